@@ -1,0 +1,37 @@
+"""Errors whose message is the one line that a person sees."""
+
+
+class FlareError(Exception):
+    """Bad input or a broken state; the message says what is wrong, with the file, and what to do."""
+
+
+class ConfigError(FlareError):
+    """The configuration is wrong; the message names the key."""
+
+
+class ImageError(FlareError):
+    """A file is not the image or label map it should be."""
+
+
+class CohortError(FlareError):
+    """The cohort's folders or cases are not what the configuration says."""
+
+
+class StoreError(FlareError):
+    """Something that the store should hold is gone or broken."""
+
+
+class TrainingError(FlareError):
+    """A training cannot start or go on."""
+
+
+class BundleError(FlareError):
+    """A model bundle or checkpoint cannot be used."""
+
+
+class MergeError(FlareError):
+    """Labels that do not belong together were to be merged."""
+
+
+class EvaluationError(FlareError):
+    """Predictions and references cannot be compared."""

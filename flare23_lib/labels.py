@@ -1,0 +1,131 @@
+"""The label map: which structures there are, how they are stored, trained and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from flare23_lib.errors import ConfigError, ImageError
+
+IGNORE_VALUE = 255
+"""Value of voxels that training passes over, in the label files we write."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """One structure.
+
+    Attributes:
+        name: as it appears in tables and file headers.
+        value: the integer that stands for it in label files (1 to 254).
+        kind: "organ" or "tumor"; the tables give tumors apart and a merge may treat them apart.
+        tolerance_mm: tolerance of the normalized surface Dice.
+        scored: "volume", or "reference_slices" for structures that are scored only between the first and
+            the last slice in which the reference holds them.
+    """
+
+    name: str
+    value: int
+    kind: str = "organ"
+    tolerance_mm: float = 2.0
+    scored: str = "volume"
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The labels in the order of the configuration.
+
+    A *value* is what files hold, an *index* what networks use: 0 is background, the labels follow from 1 in
+    the order of the map, and the index after the last stands for voxels to ignore.
+    """
+
+    labels: tuple[Label, ...]
+
+    @classmethod
+    def from_config(cls, rows: Iterable[Mapping]) -> LabelMap:
+        """Make the map from the rows of the configuration's `labels`.
+
+        Raises:
+            ConfigError: a name or a value occurs twice.
+        """
+        labels = tuple(Label(**row) for row in rows)
+        for field in ("name", "value"):
+            seen = [getattr(label, field) for label in labels]
+            for item in seen:
+                if seen.count(item) > 1:
+                    raise ConfigError(f"labels: the {field} {item!r} is given twice")
+        return cls(labels)
+
+    @property
+    def names(self) -> list[str]:
+        """The names in order."""
+        return [label.name for label in self.labels]
+
+    @property
+    def values(self) -> list[int]:
+        """The file values in order."""
+        return [label.value for label in self.labels]
+
+    @property
+    def organs(self) -> list[Label]:
+        """The labels that are organs."""
+        return [label for label in self.labels if label.kind == "organ"]
+
+    @property
+    def tumors(self) -> list[Label]:
+        """The labels that are tumors."""
+        return [label for label in self.labels if label.kind == "tumor"]
+
+    @property
+    def ignore_index(self) -> int:
+        """Index of voxels that training passes over."""
+        return len(self.labels) + 1
+
+    def value_of(self, name: str) -> int:
+        """Return the value of a named label; ConfigError if there is none."""
+        for label in self.labels:
+            if label.name == name:
+                return label.value
+        raise ConfigError(f"there is no label {name!r}; the labels are {', '.join(self.names)}")
+
+    def name_of(self, value: int) -> str:
+        """Return the name of a value; "background" for 0, the number itself if unknown."""
+        names = {
+            0: "background",
+            IGNORE_VALUE: "ignore",
+            **{label.value: label.name for label in self.labels},
+        }
+        return names.get(value, str(value))
+
+    @cached_property
+    def _index_table(self) -> np.ndarray:
+        table = np.full(256, -1, dtype=np.int16)
+        table[0] = 0
+        table[IGNORE_VALUE] = self.ignore_index
+        for index, label in enumerate(self.labels, start=1):
+            table[label.value] = index
+        return table
+
+    def to_indices(self, values: np.ndarray) -> np.ndarray:
+        """Turn a label volume of file values into one of network indices (uint8, same shape).
+
+        Raises:
+            ImageError: a voxel holds a value that is not in the map.
+        """
+        if values.size and (values.min() < 0 or values.max() > IGNORE_VALUE):
+            raise ImageError(f"label values from {values.min()} to {values.max()} are outside 0 to 255")
+        indices = self._index_table[values]
+        if (indices < 0).any():
+            unknown = sorted(int(value) for value in np.unique(values[indices < 0]))
+            raise ImageError(f"label values {unknown} are not in the label map")
+        return indices.astype(np.uint8)
+
+    def to_values(self, indices: np.ndarray) -> np.ndarray:
+        """Turn network indices (0 to the number of labels) into file values (uint8, same shape)."""
+        table = np.zeros(self.ignore_index + 1, dtype=np.uint8)
+        table[1 : self.ignore_index] = self.values
+        table[self.ignore_index] = IGNORE_VALUE
+        return table[indices]
