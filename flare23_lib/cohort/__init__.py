@@ -1,0 +1,1 @@
+"""The cohort: its files, their faults, its cases and their categories."""

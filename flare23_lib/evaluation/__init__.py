@@ -1,0 +1,1 @@
+"""Scores of predictions against references: overlap and surface agreement per case, tables per cohort."""

@@ -1,0 +1,409 @@
+"""A model bundle: a folder with `model.safetensors` (weights) and `model.json` (all else that inference needs).
+
+It loads without nnU-Net and without pickle. nnU-Net's own checkpoints, which are pickles, are read by
+`read_checkpoint`, which runs nothing of what a pickle could run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from flare23_lib.errors import BundleError, ConfigError
+from flare23_lib.labels import IGNORE_VALUE
+from flare23_lib.networks import Architecture
+from flare23_lib.networks.stunet import STUNet
+from flare23_lib.resampling import Intensity
+from flare23_lib.store import atomic_path, write_json
+
+FORMAT = 1
+"""Version of model.json that this module writes and reads."""
+
+MODEL_FILE = "model.json"
+WEIGHTS_FILE = "model.safetensors"
+
+AXES = "zyx"
+ORIENTATIONS = ("stored", "canonical")
+WINDOWS = ("all", "body", "center_first")
+PRECISIONS = ("float32", "bfloat16")
+
+SAFE_GLOBALS: list[Any] = [
+    np.dtype,
+    np.ndarray,
+    *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
+    # numpy 2 moved its internals: checkpoints name them by either path.
+    *(
+        (function, f"{module}.multiarray.{function.__name__}")
+        for module in ("numpy.core", "numpy._core")
+        for function in (np._core.multiarray.scalar, np._core.multiarray._reconstruct)
+    ),
+]
+"""What nnU-Net's checkpoints hold beside tensors and plain values: numbers and arrays of numbers of numpy."""
+
+
+@dataclass(frozen=True)
+class ModelLabel:
+    """One class of a model: its name and the value that files hold for it (background: 0)."""
+
+    name: str
+    value: int
+
+
+@dataclass(frozen=True)
+class InferenceDefaults:
+    """How a model is run when nothing else is asked for.
+
+    Attributes:
+        step: distance of neighboring windows as a share of the patch, in (0, 1].
+        tta: test-time augmentation by mirroring along the model's mirror axes.
+        windows: "all", "body" or "center_first".
+        precision: "float32" or "bfloat16".
+    """
+
+    step: float = 0.5
+    tta: bool = False
+    windows: str = "all"
+    precision: str = "float32"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights' file name in the bundle's folder and the SHA-256 of its bytes."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What model.json says. Axes are (z, y, x) throughout, spacing in mm.
+
+    Attributes:
+        name: as it appears in tables and provenance.
+        network: what the STU-Net is made of.
+        input_channels: channels of the image; 1 for CT.
+        patch_size: the window.
+        spacing: the resolution that the network sees.
+        intensity: how HU are normalized.
+        orientation: "stored" (axes as they are in the file) or "canonical" (see `images.Orientation`).
+        axes: order of the axes; always "zyx".
+        labels: the classes in the order of the network's outputs, background first.
+        unseen: names of labels that the model never saw in training.
+        mirror_axes: axes that training mirrored along; test-time augmentation uses them.
+        inference: how the model is run by default.
+        weights: the weights' file; None until the bundle is written.
+        provenance: where the model comes from; free, must fit JSON.
+
+    Raises:
+        BundleError: the values contradict one another or are out of range.
+    """
+
+    name: str
+    network: Architecture
+    patch_size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    intensity: Intensity
+    orientation: str
+    labels: tuple[ModelLabel, ...]
+    input_channels: int = 1
+    axes: str = AXES
+    unseen: tuple[str, ...] = ()
+    mirror_axes: tuple[int, ...] = ()
+    inference: InferenceDefaults = InferenceDefaults()
+    weights: Weights | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        fault = _fault_of(self)
+        if fault:
+            raise BundleError(fault)
+
+    @property
+    def names(self) -> list[str]:
+        """The classes' names in order, background first."""
+        return [label.name for label in self.labels]
+
+    @property
+    def values(self) -> list[int]:
+        """The classes' file values in order, 0 first."""
+        return [label.value for label in self.labels]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of model.json."""
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "network": self.network.to_json(),
+            "input_channels": self.input_channels,
+            "patch_size": list(self.patch_size),
+            "spacing": list(self.spacing),
+            "intensity": asdict(self.intensity),
+            "orientation": self.orientation,
+            "axes": self.axes,
+            "labels": [asdict(label) for label in self.labels],
+            "unseen": list(self.unseen),
+            "mirror_axes": list(self.mirror_axes),
+            "inference": asdict(self.inference),
+            "weights": asdict(self.weights) if self.weights else None,
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Model:
+        """Read the content of model.json.
+
+        Raises:
+            BundleError: another format, a key missing, or a value that cannot be.
+        """
+        if not isinstance(content, Mapping):
+            raise BundleError("is not a model description")
+        if content.get("format") != FORMAT:
+            raise BundleError(f"has format {content.get('format')!r}; this version reads format {FORMAT}")
+        try:
+            return cls(
+                name=content["name"],
+                network=Architecture.of(**content["network"]),
+                input_channels=content["input_channels"],
+                patch_size=tuple(content["patch_size"]),
+                spacing=tuple(float(value) for value in content["spacing"]),
+                intensity=Intensity(**content["intensity"]),
+                orientation=content["orientation"],
+                axes=content["axes"],
+                labels=tuple(ModelLabel(**label) for label in content["labels"]),
+                unseen=tuple(content["unseen"]),
+                mirror_axes=tuple(content["mirror_axes"]),
+                inference=InferenceDefaults(**content["inference"]),
+                weights=Weights(**content["weights"]) if content["weights"] else None,
+                provenance=content.get("provenance", {}),
+            )
+        except KeyError as error:
+            raise BundleError(f"has no {error.args[0]!r}") from error
+        except (ConfigError, TypeError, ValueError) as error:
+            raise BundleError(f"cannot be used ({error})") from error
+
+
+def _fault_of(model: Model) -> str | None:
+    """Say what is wrong with a model's values, or None."""
+    checks = {
+        "name": isinstance(model.name, str) and model.name,
+        "input_channels": _whole(model.input_channels, 1),
+        "patch_size": len(model.patch_size) == 3 and all(_whole(size, 1) for size in model.patch_size),
+        "spacing": len(model.spacing) == 3 and all(math.isfinite(v) and v > 0 for v in model.spacing),
+        "intensity": all(_number(value) for value in asdict(model.intensity).values()),
+        "orientation": model.orientation in ORIENTATIONS,
+        "axes": model.axes == AXES,
+        "labels": _labels_are_right(model.labels),
+        "unseen": set(model.unseen) <= set(model.names[1:]),
+        "mirror_axes": len(set(model.mirror_axes)) == len(model.mirror_axes) and set(model.mirror_axes) <= {0, 1, 2},
+        "inference.step": _number(model.inference.step) and 0 < model.inference.step <= 1,
+        "inference.tta": isinstance(model.inference.tta, bool),
+        "inference.windows": model.inference.windows in WINDOWS,
+        "inference.precision": model.inference.precision in PRECISIONS,
+        # A name with folders in it could lead out of the bundle.
+        "weights.file": model.weights is None or Path(model.weights.file).name == model.weights.file,
+    }
+    for key, right in checks.items():
+        if not right:
+            value: Any = model
+            for part in key.split("."):
+                value = getattr(value, part)
+            return f"{key} {value!r} cannot be"
+    if any(size % factor for size, factor in zip(model.patch_size, model.network.downsampling, strict=True)):
+        return f"patch_size {model.patch_size} is no multiple of the pooling {model.network.downsampling}"
+    return None
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: Any, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _labels_are_right(labels: Sequence[ModelLabel]) -> bool:
+    values = [label.value for label in labels]
+    names = [label.name for label in labels]
+    return (
+        len(labels) >= 2
+        and all(_whole(value, 0) and value < IGNORE_VALUE for value in values)
+        and values[0] == 0
+        and len(set(values)) == len(values)
+        and len(set(names)) == len(names)
+    )
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle: the description and the weights (name of layer -> tensor on the CPU)."""
+
+    model: Model
+    state_dict: Mapping[str, torch.Tensor]
+
+    def build_network(self, device: torch.device | str = "cpu") -> STUNet:
+        """Build the network with the weights, in float32, ready to infer."""
+        network = _empty_network(self.model)
+        network.load_state_dict(dict(self.state_dict), assign=True)
+        return network.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+
+
+def _empty_network(model: Model) -> STUNet:
+    """Build the network without memory for its weights."""
+    with torch.device("meta"):
+        return STUNet(model.input_channels, len(model.labels), **model.network.to_json())
+
+
+def _misfit(model: Model, state_dict: Mapping[str, torch.Tensor]) -> str | None:
+    """Say which layer is missing, too much or of another shape, or None if the weights fit the network."""
+    expected = {name: tuple(weight.shape) for name, weight in _empty_network(model).state_dict().items()}
+    given = {name: tuple(weight.shape) for name, weight in state_dict.items()}
+    missing = [name for name in expected if name not in given]
+    if missing:
+        return f"the layer {missing[0]} is missing{_and_more(missing)}"
+    surplus = [name for name in given if name not in expected]
+    if surplus:
+        return f"the network has no layer {surplus[0]}{_and_more(surplus)}"
+    other = [name for name in expected if expected[name] != given[name]]
+    if other:
+        name = other[0]
+        return f"the layer {name} is {given[name]}, the network needs {expected[name]}{_and_more(other)}"
+    return None
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def write_bundle(folder: str | Path, model: Model, state_dict: Mapping[str, torch.Tensor]) -> Model:
+    """Write a bundle; the same input gives the same bytes.
+
+    The weights are written first and the description last, each atomically: a bundle cut short does not load.
+
+    Returns:
+        The model as written, with the file and digest of its weights.
+
+    Raises:
+        BundleError: the weights do not fit the network.
+    """
+    folder = Path(folder)
+    fault = _misfit(model, state_dict)
+    if fault:
+        raise BundleError(f"{folder}: {fault}")
+    tensors = {name: state_dict[name].detach().cpu().contiguous() for name in sorted(state_dict)}
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:
+        save_file(tensors, temporary)
+        digest = _sha256(temporary)
+    model = replace(model, weights=Weights(WEIGHTS_FILE, digest))
+    write_json(folder / MODEL_FILE, model.to_json())
+    return model
+
+
+def load_bundle(folder: str | Path) -> Bundle:
+    """Load a bundle and check it: the digest of the weights, and that they fit the network.
+
+    Raises:
+        BundleError: a file is missing, of another format, broken, or the two do not belong together.
+    """
+    folder = Path(folder)
+    path = folder / MODEL_FILE
+    model = _read_model(path)
+    if model.weights is None:
+        raise BundleError(f"{path}: names no weights")
+    weights = folder / model.weights.file
+    try:
+        digest = _sha256(weights)
+        if digest != model.weights.sha256:
+            raise BundleError(f"{weights}: is not the file that {MODEL_FILE} was written for (SHA-256 differs)")
+        state_dict = load_file(weights)
+    except FileNotFoundError as error:
+        raise BundleError(f"{weights}: is missing") from error
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{weights}: cannot be read ({error})") from error
+    fault = _misfit(model, state_dict)
+    if fault:
+        raise BundleError(f"{weights}: {fault}")
+    return Bundle(model, state_dict)
+
+
+def _read_model(path: Path) -> Model:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(f"{path}: is missing; {path.parent} is no model bundle") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: cannot be read ({error})") from error
+    try:
+        return Model.from_json(content)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of nnU-Net (version 2 `.pth`, version 1 `.model`) onto the CPU.
+
+    Only tensors, plain values and numpy's numbers are read. A pickle that names anything else is refused before
+    anything of it runs.
+
+    Raises:
+        BundleError: missing, broken, or in need of more than `SAFE_GLOBALS`.
+    """
+    path = Path(path)
+    try:
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except pickle.UnpicklingError as error:
+        raise BundleError(f"{path}: is refused, nothing in it was run: {_reason(error)}") from error
+    except Exception as error:  # a broken file ends in errors of many kinds
+        raise BundleError(f"{path}: is broken or no checkpoint ({_first_line(error)})") from error
+    if not isinstance(checkpoint, dict):
+        raise BundleError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint")
+    return checkpoint
+
+
+def checkpoint_weights(checkpoint: Mapping[str, Any], source: str | Path) -> dict[str, torch.Tensor]:
+    """Return the network's weights of a checkpoint: `network_weights` (nnU-Net 2) or `state_dict` (nnU-Net 1).
+
+    Prefixes that compilation (`_orig_mod.`) and distributed training (`module.`) leave are removed.
+
+    Args:
+        checkpoint: as `read_checkpoint` gives it.
+        source: the file it came from, for messages.
+
+    Raises:
+        BundleError: neither key is there, or what it holds is not weights.
+    """
+    weights = checkpoint.get("network_weights", checkpoint.get("state_dict"))
+    if weights is None:
+        raise BundleError(f"{source}: has neither network_weights (nnU-Net 2) nor state_dict (nnU-Net 1)")
+    if not isinstance(weights, Mapping) or not all(isinstance(w, torch.Tensor) for w in weights.values()):
+        raise BundleError(f"{source}: holds no weights where they should be")
+    return {re.sub(r"^(_orig_mod\.|module\.)+", "", name): weight for name, weight in weights.items()}
+
+
+def _reason(error: pickle.UnpicklingError) -> str:
+    """Shorten torch's page of advice to the line that names what the pickle wanted."""
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"it needs {named.group(1)}" if named else _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,273 @@
+import csv
+import math
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from flare23_lib.errors import ConfigError, EvaluationError
+from flare23_lib.evaluation.metrics import score_case
+from flare23_lib.evaluation.tables import (
+    Pair,
+    evaluate_cases,
+    evaluate_folders,
+    format_summary,
+    summarize,
+    write_metrics,
+    write_summary,
+)
+from flare23_lib.images import header_for, read_labels, write_volume
+from flare23_lib.labels import Label, LabelMap
+
+LABELS = LabelMap(
+    (
+        Label("liver", 1, tolerance_mm=1.0),
+        Label("spleen", 3, tolerance_mm=1.0),
+        Label("tumor", 14, kind="tumor", tolerance_mm=1.0),
+    )
+)
+AFFINE = np.diag([0.8, 0.7, 2.5, 1.0])
+CASES = ["case_1", "case_2", "case_3", "case_4", "case_5", "case_6", "case_7"]
+
+
+def save(path, array, affine=AFFINE):
+    write_volume(path, array, header_for(array.shape, affine, array.dtype))
+
+
+def organs(seed):
+    """Two organs and a tumor, shifted a little by the seed."""
+    volume = np.zeros((8, 20, 22), np.uint8)
+    volume[1:6, 2 + seed % 3 : 10, 3:11] = 1
+    volume[2:7, 12:18, 4 + seed % 2 : 15] = 3
+    volume[3:5, 4:7, 5:8] = 14
+    return volume
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """References and good predictions of seven cases."""
+    references, predictions = tmp_path / "references", tmp_path / "predictions"
+    for number, case in enumerate(CASES):
+        save(references / f"{case}.nii.gz", organs(0))
+        save(predictions / f"{case}.nii.gz", organs(number + 1))
+    return predictions, references, tmp_path / "scores"
+
+
+def table(path):
+    with path.open() as handle:
+        return list(csv.DictReader(handle))
+
+
+def row(case="case", status="ok", **scores):
+    """A row with the same DSC and NSD for each class, 1 unless given."""
+    cells = {f"{name}_{kind}": scores.get(name, 1.0) for name in LABELS.names for kind in ("DSC", "NSD")}
+    return {"Name": case, **cells, "status": status}
+
+
+def line_of(rows, name):
+    return next(row for row in rows if row["class"] == name)
+
+
+# Folders
+
+
+def test_folders_are_scored_by_file_name(folders):
+    predictions, references, output = folders
+    report = evaluate_folders(predictions, references, output, LABELS)
+    assert (report.cases, report.scored, report.faults) == (7, 7, [])
+    rows = table(report.metrics)
+    assert [row["Name"] for row in rows] == CASES
+    reference = read_labels(references / "case_2.nii.gz")
+    scores = score_case(reference.array, organs(2), reference.geometry.spacing, LABELS)
+    assert 0.5 < scores["liver"].nsd < 1
+    for name, score in scores.items():
+        assert rows[1][f"{name}_DSC"] == str(round(score.dsc, 4))
+        assert rows[1][f"{name}_NSD"] == str(round(score.nsd, 4))
+
+
+def test_every_broken_case_is_named_and_the_others_keep_their_scores(folders, caplog):
+    predictions, references, output = folders
+    before = table(evaluate_folders(predictions, references, output, LABELS).metrics)
+    file = {case: predictions / f"{case}.nii.gz" for case in CASES}
+    file["case_1"].unlink()
+    save(file["case_2"], organs(2), np.diag([-0.8, 0.7, 2.5, 1.0]))
+    file["case_3"].write_bytes(file["case_3"].read_bytes()[:-20])
+    save(file["case_4"], np.where(organs(4) == 3, 9, organs(4)).astype(np.uint8))
+    save(file["case_5"], organs(5).astype(np.int16) + np.int16(1000) * (organs(5) == 3))
+    save(file["case_6"], organs(6)[:-1])
+    save(predictions / "stray.nii.gz", organs(0))
+
+    report = evaluate_folders(predictions, references, output, LABELS)
+    after = table(report.metrics)
+
+    reasons = {row["Name"]: row["status"] for row in after}
+    assert reasons["case_1"] == "the prediction is missing"
+    assert "lies elsewhere" in reasons["case_2"]
+    assert "broken or cut short" in reasons["case_3"]
+    assert reasons["case_4"] == "the prediction holds values that are not in the label map: 9"
+    assert reasons["case_5"] == "the prediction holds values that are not in the label map: 1003"
+    assert "shape (7, 20, 22)" in reasons["case_6"]
+    assert after[6] == before[6]
+    assert (report.cases, report.scored) == (7, 1)
+    assert (report.missing, report.extra) == (["case_1"], ["stray.nii.gz"])
+    assert len(report.faults) == 7
+    assert [record.getMessage() for record in caplog.records] == report.faults
+    assert {cell for row in after[:6] for key, cell in row.items() if key.endswith(("SC", "SD"))} == {"0.0"}
+
+
+def test_a_broken_reference_is_named(folders):
+    predictions, references, output = folders
+    (references / "case_1.nii.gz").write_bytes(b"")
+    report = evaluate_folders(predictions, references, output, LABELS)
+    assert report.faults == [f"case_1: {references / 'case_1.nii.gz'}: is empty"]
+
+
+def test_a_prediction_stored_as_floats_scores_the_same(folders):
+    predictions, references, output = folders
+    before = table(evaluate_folders(predictions, references, output, LABELS).metrics)
+    save(predictions / "case_2.nii.gz", organs(2).astype(np.float32))
+    save(predictions / "case_3.nii.gz", organs(3).astype(np.int32))
+    assert table(evaluate_folders(predictions, references, output, LABELS).metrics) == before
+
+
+def test_the_spacing_is_the_reference_header_s(folders):
+    predictions, references, _ = folders
+    pair = Pair("case_2", references / "case_2.nii.gz", predictions / "case_2.nii.gz")
+    zooms = nib.load(pair.reference).header.get_zooms()[::-1]
+    expected = score_case(organs(0), organs(2), tuple(float(zoom) for zoom in zooms), LABELS)
+    assert evaluate_cases([pair], LABELS)[0]["liver_NSD"] == expected["liver"].nsd
+
+
+def test_several_processes_give_the_same_rows_in_the_same_order(folders):
+    predictions, references, _ = folders
+    pairs = [Pair(c, references / f"{c}.nii.gz", predictions / f"{c}.nii.gz") for c in CASES[:3]]
+    pairs[1] = Pair(pairs[1].case, pairs[1].reference, None)
+    assert evaluate_cases(pairs, LABELS, processes=2) == evaluate_cases(pairs, LABELS)
+
+
+@pytest.mark.parametrize("mode", ["flare23", "plain"])
+def test_a_missing_prediction_counts_as_zero_in_both_modes(folders, mode):
+    _, references, _ = folders
+    scored = evaluate_cases([Pair("case_1", references / "case_1.nii.gz", None)], LABELS, mode)[0]
+    assert {scored[f"{name}_{kind}"] for name in LABELS.names for kind in ("DSC", "NSD")} == {0.0}
+
+
+def test_a_missing_folder_is_refused_by_name(folders, tmp_path):
+    predictions, references, output = folders
+    with pytest.raises(EvaluationError, match="nowhere: there is no such folder of predictions"):
+        evaluate_folders(tmp_path / "nowhere", references, output, LABELS)
+    with pytest.raises(EvaluationError, match="nowhere: there is no such folder of references"):
+        evaluate_folders(predictions, tmp_path / "nowhere", output, LABELS)
+
+
+def test_a_folder_without_references_is_refused_and_nothing_is_written(folders, tmp_path):
+    predictions, _, output = folders
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EvaluationError, match="holds no references"):
+        evaluate_folders(predictions, tmp_path / "empty", output, LABELS)
+    assert not output.exists()
+
+
+def test_files_that_are_still_being_written_are_passed_over(folders):
+    predictions, references, output = folders
+    (predictions / ".partial-x-case_9.nii.gz").write_bytes(b"half")
+    assert evaluate_folders(predictions, references, output, LABELS).extra == []
+
+
+def test_an_unknown_mode_is_refused_before_any_case_is_read():
+    with pytest.raises(EvaluationError, match="no evaluation mode"):
+        evaluate_cases([], LABELS, "strict")
+
+
+# Classes that the model never saw
+
+
+def test_unseen_classes_are_empty_and_not_zero(folders):
+    predictions, references, output = folders
+    report = evaluate_folders(predictions, references, output, LABELS, unseen=["tumor"])
+    rows = table(report.metrics)
+    assert {row[f"tumor_{kind}"] for row in rows for kind in ("DSC", "NSD")} == {""}
+    assert "" not in {row["liver_DSC"] for row in rows}
+    summary = line_of(table(report.summary), "tumor")
+    assert summary["note"] == "not seen in training"
+    assert (summary["cases"], summary["DSC_mean"], summary["NSD_median"]) == ("0", "", "")
+
+
+def test_an_unseen_organ_is_left_out_of_the_organs_mean():
+    summary = summarize([row(liver=0.5, spleen=0.9)], LABELS, unseen=["spleen"])
+    organs_line = line_of(summary, "organs")
+    assert organs_line["DSC_mean"] == 0.5
+    assert organs_line["note"] == "mean of 1 of 2 organs"
+
+
+def test_an_unseen_name_that_is_no_label_is_refused():
+    with pytest.raises(ConfigError, match="there is no label 'kidney'"):
+        evaluate_cases([], LABELS, unseen=["kidney"])
+
+
+# Tables
+
+
+def test_the_metrics_columns_are_the_official_ones_and_the_status(tmp_path):
+    write_metrics(tmp_path / "metrics.csv", [row()], LABELS)
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert header == "Name,liver_DSC,spleen_DSC,tumor_DSC,liver_NSD,spleen_NSD,tumor_NSD,status"
+
+
+def test_values_are_rounded_to_four_decimals_in_the_table_only(tmp_path):
+    rows = [row(liver=0.123456)]
+    write_metrics(tmp_path / "metrics.csv", rows, LABELS)
+    assert table(tmp_path / "metrics.csv")[0]["liver_DSC"] == "0.1235"
+    assert rows[0]["liver_DSC"] == 0.123456
+
+
+def test_means_are_those_of_rounded_values_rounded_again():
+    rows = [row(liver=0.11114, spleen=0.33333), row(liver=0.11114, spleen=0.33334)]
+    summary = summarize(rows, LABELS)
+    assert line_of(summary, "liver")["DSC_mean"] == 0.1111
+    assert line_of(summary, "spleen")["NSD_mean"] == 0.3333
+    assert line_of(summary, "organs")["DSC_mean"] == 0.2222
+
+
+def test_a_summary_gives_mean_spread_and_median_per_class():
+    rows = [row(liver=0.2), row(liver=0.4), row(liver=0.9)]
+    liver = line_of(summarize(rows, LABELS), "liver")
+    assert (liver["cases"], liver["DSC_mean"], liver["DSC_median"]) == (3, 0.5, 0.4)
+    assert liver["DSC_std"] == pytest.approx(0.2944, abs=1e-9)
+
+
+def test_the_tumor_does_not_enter_the_organs_mean():
+    summary = summarize([row(liver=0.8, spleen=0.6, tumor=0.0)], LABELS)
+    assert line_of(summary, "organs")["DSC_mean"] == 0.7
+    assert line_of(summary, "tumor")["DSC_mean"] == 0.0
+
+
+def test_cells_without_a_number_are_passed_over():
+    rows = [row(liver=0.4), row(liver=math.nan), row(liver=None), row(liver="0.6")]
+    liver = line_of(summarize(rows, LABELS), "liver")
+    assert (liver["cases"], liver["DSC_mean"]) == (2, 0.5)
+
+
+def test_a_summary_of_written_metrics_is_that_of_the_rows(tmp_path):
+    rows = [row("a", liver=1 / 3, spleen=2 / 3), row("b", tumor=1 / 7)]
+    write_metrics(tmp_path / "metrics.csv", rows, LABELS)
+    assert summarize(table(tmp_path / "metrics.csv"), LABELS) == summarize(rows, LABELS)
+
+
+def test_the_terminal_table_ends_with_the_organs_mean_and_the_tumor(tmp_path):
+    write_summary(tmp_path / "summary.csv", [row(liver=0.5)], LABELS, unseen=["spleen"])
+    text = format_summary(tmp_path / "summary.csv")
+    assert text.splitlines() == [
+        "class            DSC     NSD  cases",
+        "-----------------------------------",
+        "liver         0.5000  0.5000      1",
+        "spleen             -       -      0  not seen in training",
+        "organs, mean  0.5000  0.5000      1  mean of 1 of 2 organs",
+        "tumor         1.0000  1.0000      1",
+    ]
+
+
+def test_the_terminal_table_is_the_same_from_rows_and_from_the_file(tmp_path):
+    rows = [row(liver=1 / 3)]
+    write_summary(tmp_path / "summary.csv", rows, LABELS)
+    assert format_summary(summarize(rows, LABELS)) == format_summary(tmp_path / "summary.csv")
