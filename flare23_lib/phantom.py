@@ -107,8 +107,8 @@ STRUCTURES: tuple[Structure, ...] = (
             Ellipsoid((72, 2, 42), (66, 72, 64)),
             Ellipsoid((18, 42, 50), (58, 36, 34)),
         ),
-        112,
-        82,
+        108,
+        88,
     ),
     Structure(
         "stomach",
@@ -116,68 +116,68 @@ STRUCTURES: tuple[Structure, ...] = (
             Ellipsoid((-58, 22, 48), (38, 38, 44)),
             Tube(((-52, 42, 20), (-25, 52, 0), (8, 48, 4)), 20),
         ),
-        20,
-        20,
+        12,
+        12,
         7,
         0.12,
     ),
-    Structure("spleen", (Ellipsoid((-98, -34, 44), (30, 40, 46)),), 128, 145, 6),
-    Structure("right_kidney", (Ellipsoid((66, -48, -38), (29, 28, 54)),), 190, 175, 6),
-    Structure("left_kidney", (Ellipsoid((-66, -48, -22), (29, 28, 54)),), 190, 175, 6),
+    Structure("spleen", (Ellipsoid((-98, -34, 44), (30, 40, 46)),), 138, 152, 6),
+    Structure("right_kidney", (Ellipsoid((66, -48, -38), (29, 28, 54)),), 205, 195, 6),
+    Structure("left_kidney", (Ellipsoid((-66, -48, -22), (29, 28, 54)),), 205, 195, 6),
     Structure(
         "duodenum",
         (Tube(((32, 36, 10), (58, 16, 2), (60, 4, -38), (34, 4, -56), (-14, 2, -52)), 14),),
+        44,
         48,
-        55,
         5,
         0.08,
     ),
     Structure(
         "pancreas",
         (Tube(((36, 10, -22), (26, 18, -2), (-4, 20, 8), (-40, 8, 16), (-72, -14, 26)), 14),),
-        88,
-        105,
+        82,
+        96,
         4,
         0.08,
     ),
-    Structure("gallbladder", (Ellipsoid((58, 52, -16), (19, 22, 30)),), 6, 6, 7, 0.12),
+    Structure("gallbladder", (Ellipsoid((58, 52, -16), (19, 22, 30)),), -8, -8, 7, 0.12),
     Structure(
         "inferior_vena_cava",
         (Tube(((20, -18, 150), (22, -20, 60), (20, -25, 0), (18, -26, -150)), 13),),
-        150,
-        100,
+        168,
+        140,
         3,
         0.08,
     ),
     Structure(
         "aorta",
         (Tube(((-14, -30, 150), (-8, -27, 40), (-6, -25, -150)), 13),),
-        160,
-        270,
+        250,
+        330,
         3,
         0.08,
     ),
     Structure(
         "esophagus",
         (Tube(((-6, -4, 150), (-12, -2, 90), (-30, 8, 62)), 12),),
-        42,
-        45,
+        36,
+        38,
         3,
         0.08,
     ),
     Structure(
         "right_adrenal_gland",
         (Tube(((30, -38, 46), (33, -46, 18)), 9), Tube(((30, -38, 46), (49, -34, 22)), 8)),
+        70,
         78,
-        90,
         4,
         0.08,
     ),
     Structure(
         "left_adrenal_gland",
         (Tube(((-36, -30, 46), (-32, -36, 20)), 9), Tube(((-36, -30, 46), (-50, -34, 24)), 8)),
+        70,
         78,
-        90,
         4,
         0.08,
     ),
@@ -235,16 +235,16 @@ class Variation:
     plane_spacings: tuple[float, ...] = (3.0, 3.4, 3.8, 4.2)
     plane_view: tuple[float, float] = (370.0, 395.0)
     z_view: tuple[float, float] = (200.0, 260.0)
-    shift: tuple[float, float] = (25.0, 35.0)
+    shift: tuple[float, float] = (28.0, 38.0)
     in_view: tuple[float, float] = (-84.0, 98.0)
     size: tuple[float, float] = (0.86, 1.14)
     proportion: float = 0.05
     tilt: Point = (3.0, 3.0, 6.0)
     fat: tuple[float, float] = (6.0, 20.0)
-    bends: tuple[tuple[float, float], ...] = ((80.0, 5.0), (36.0, 1.6))
-    phase: tuple[float, float] = (0.0, 0.7)
-    organ_hu: float = 6.0
-    noise_hu: tuple[float, float] = (8.0, 16.0)
+    bends: tuple[tuple[float, float], ...] = ((80.0, 4.5), (36.0, 1.4))
+    phase: tuple[float, float] = (0.0, 0.6)
+    organ_hu: float = 4.0
+    noise_hu: tuple[float, float] = (6.0, 11.0)
 
 
 VARIATION = Variation()
@@ -577,7 +577,7 @@ def _paint_trunk(canvas: _Canvas, fat: float) -> np.ndarray:
 
 def _paint_bowel(canvas: _Canvas, rng: np.random.Generator, within: np.ndarray) -> None:
     """Paint unlabeled loops below the stomach and in front of the kidneys, some with gas or contrast medium."""
-    for _ in range(int(rng.integers(14, 22))):
+    for _ in range(int(rng.integers(8, 14))):
         side = rng.choice([-1, 1])
         start = np.array([side * rng.uniform(0, 110), rng.uniform(-10, 72), rng.uniform(-140, -20)])
         points = start + np.cumsum(rng.normal(0, 22, (3, 3)), axis=0)

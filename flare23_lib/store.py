@@ -155,6 +155,16 @@ def lock(path: str | Path, waiting: Any = None) -> Iterator[None]:
         yield
 
 
+def link_to(link: Path, target: Path) -> None:
+    """Make (or turn) a relative symbolic link to a file of the results."""
+    relative = Path(os.path.relpath(target, link.parent))
+    if link.is_symlink() and link.readlink() == relative:
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(relative)
+
+
 def file_mark(path: Path) -> list:
     """Return what `verify` compares: the size and the last 8 bytes (for gzip: CRC and length)."""
     with path.open("rb") as handle:

@@ -11,17 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from flare23_lib.errors import ConfigError
+from flare23_lib.networks.layouts import LAYOUTS
 
 Triple = tuple[int, int, int]
 """One whole number per axis (z, y, x)."""
 
-NETWORKS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "stunet_tiny": ((1,) * 5, (8, 16, 32, 64, 64)),
-    "stunet_small": ((1,) * 6, (16, 32, 64, 128, 256, 256)),
-    "stunet_base": ((1,) * 6, (32, 64, 128, 256, 512, 512)),
-    "stunet_large": ((2,) * 6, (64, 128, 256, 512, 1024, 1024)),
-    "stunet_huge": ((3,) * 6, (96, 192, 384, 768, 1536, 1536)),
-}
+NETWORKS = LAYOUTS
 """Name -> (blocks per stage, channels per stage), highest resolution first.
 
 S, B, L and H are those of Huang et al., "STU-Net: Scalable and Transferable Medical Image Segmentation Models

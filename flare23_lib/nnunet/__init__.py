@@ -1,0 +1,1 @@
+"""The bridge to nnU-Net: dataset.json, plans, preprocessed cases and the trainer."""

@@ -1,0 +1,90 @@
+"""nnU-Net's dataset.json and plans, written from our settings instead of planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+DATASET_NAME = "Dataset001_CT"
+PLANS_NAME = "plans"
+CONFIGURATION = "3d_fullres"
+DATA_IDENTIFIER = f"{PLANS_NAME}_{CONFIGURATION}"
+NETWORK_CLASS = "flare23_lib.networks.stunet.STUNet"
+
+
+def dataset_json(label_names: Sequence[str], ignore_label: bool, cases: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Return dataset.json.
+
+    Args:
+        label_names: names of the labels in index order, background left out.
+        ignore_label: whether voxels may be marked to be passed over by the loss.
+        cases: `case`, `image` and `label` (paths) of each training case; nothing is copied.
+    """
+    labels = {"background": 0, **{name: index for index, name in enumerate(label_names, start=1)}}
+    if ignore_label:
+        labels["ignore"] = len(label_names) + 1
+    return {
+        "channel_names": {"0": "CT"},
+        "labels": labels,
+        "numTraining": len(cases),
+        "file_ending": ".nii.gz",
+        "dataset": {row["case"]: {"images": [row["image"]], "label": row["label"]} for row in cases},
+    }
+
+
+def plans(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plans for one configuration, `3d_fullres`.
+
+    Axes are never transposed, and all resampling is trilinear along all three axes (nnU-Net's default turns to
+    nearest along z for anisotropic images): what a model sees in training is what it sees when it is used.
+
+    Args:
+        settings: `network` (depth, widths, strides), `patch_size`, `spacing`, `intensity`, `training` (the protocol,
+            which the plans carry along for our trainer).
+    """
+    intensity = settings["intensity"]
+    resample = {"is_seg": False, "force_separate_z": False}
+    return {
+        "dataset_name": DATASET_NAME,
+        "plans_name": PLANS_NAME,
+        "original_median_spacing_after_transp": list(settings["spacing"]),
+        "original_median_shape_after_transp": list(settings["patch_size"]),
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "experiment_planner_used": "flare23_lib",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {
+            "0": {
+                "percentile_00_5": intensity["low"],
+                "percentile_99_5": intensity["high"],
+                "mean": intensity["mean"],
+                "std": intensity["std"],
+            }
+        },
+        "training": dict(settings["training"]),
+        "configurations": {
+            CONFIGURATION: {
+                "data_identifier": DATA_IDENTIFIER,
+                "preprocessor_name": "DefaultPreprocessor",
+                "batch_size": settings["training"]["batch_size"],
+                "patch_size": list(settings["patch_size"]),
+                "median_image_size_in_voxels": list(settings["patch_size"]),
+                "spacing": list(settings["spacing"]),
+                "normalization_schemes": ["CTNormalization"],
+                "use_mask_for_norm": [False],
+                "resampling_fn_data": "resample_torch_fornnunet",
+                "resampling_fn_seg": "resample_torch_fornnunet",
+                "resampling_fn_probabilities": "resample_torch_fornnunet",
+                "resampling_fn_data_kwargs": resample,
+                "resampling_fn_seg_kwargs": {**resample, "is_seg": True},
+                "resampling_fn_probabilities_kwargs": resample,
+                "batch_dice": True,
+                "architecture": {
+                    "network_class_name": NETWORK_CLASS,
+                    "arch_kwargs": dict(settings["network"]),
+                    "_kw_requires_import": [],
+                },
+            }
+        },
+    }

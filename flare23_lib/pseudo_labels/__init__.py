@@ -1,0 +1,1 @@
+"""Completing partial labels with a teacher's predictions."""
