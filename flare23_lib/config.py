@@ -19,7 +19,7 @@ import yaml
 
 from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
-from flare23_lib.networks.layouts import layout_of
+from flare23_lib.networks import Architecture
 
 
 def merge(base: Mapping, update: Mapping) -> dict:
@@ -105,6 +105,12 @@ def _validate(config: Mapping, schema: Mapping) -> None:
         else:
             message = error.message
         raise ConfigError(f"{_location(error)}: {message}")
+
+
+def _architecture(model: Mapping) -> Architecture:
+    network = model["network"]
+    spec = {"name": network} if isinstance(network, str) else network
+    return Architecture.from_spec({**spec, "strides": model["strides"]})
 
 
 @dataclass(frozen=True)
@@ -257,21 +263,14 @@ class Config:
 
     @staticmethod
     def _check_network(key: str, model: Mapping) -> None:
-        depth, widths = layout_of(model["network"])
-        if len(depth) != len(widths):
-            raise ConfigError(f"{key}.network: depth has {len(depth)} stages, widths {len(widths)}")
-        if len(model["strides"]) != len(widths):
-            raise ConfigError(f"{key}.strides: has {len(model['strides'])} stages, the network has {len(widths)}")
-        if model["strides"][0] != [1, 1, 1]:
-            raise ConfigError(f"{key}.strides: the first stage's must be [1, 1, 1]")
-        for axis in range(3):
-            product = 1
-            for stride in model["strides"]:
-                product *= stride[axis]
-            if model["patch_size"][axis] % product:
+        try:
+            architecture = _architecture(model)
+        except ConfigError as error:
+            raise ConfigError(f"{key}.{str(error).removeprefix('network: ')}") from error
+        for axis, (size, factor) in enumerate(zip(model["patch_size"], architecture.downsampling, strict=True)):
+            if size % factor:
                 raise ConfigError(
-                    f"{key}.patch_size: {model['patch_size'][axis]} is not a multiple of {product}, "
-                    f"the product of the strides along axis {axis}"
+                    f"{key}.patch_size: {size} is not a multiple of {factor}, the product of the strides along axis {axis}"
                 )
 
     # ------------------------------------------------------------------ what each stage is made from
@@ -294,9 +293,8 @@ class Config:
     def training_settings(self, model: str) -> dict:
         """What shapes a model's weights, its data apart."""
         table = self.model(model)
-        depth, widths = layout_of(table["network"])
         return {
-            "network": {"depth": list(depth), "widths": list(widths), "strides": table["strides"]},
+            "network": _architecture(table).to_json(),
             "patch_size": table["patch_size"],
             "spacing": table["spacing"],
             "orientation": table["orientation"],

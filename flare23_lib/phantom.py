@@ -92,11 +92,29 @@ class Structure:
 
 
 SURROUNDINGS: tuple[Structure, ...] = (
-    Structure("right_lung", (Ellipsoid((72, -8, 150), (58, 70, 72)),), -820, -820, 4, 0.05),
-    Structure("left_lung", (Ellipsoid((-74, -8, 148), (56, 70, 70)),), -820, -820, 4, 0.05),
-    Structure("heart", (Ellipsoid((-20, 30, 140), (50, 42, 50)),), 130, 200, 4, 0.06),
-    Structure("right_psoas", (Tube(((33, -52, 10), (42, -45, -70), (52, -35, -150)), 17),), 58, 55, 2, 0.10),
-    Structure("left_psoas", (Tube(((-33, -52, 10), (-42, -45, -70), (-52, -35, -150)), 17),), 58, 55, 2, 0.10),
+    Structure(
+        "right_lung", (Ellipsoid((72, -8, 150), (58, 70, 72)),), portal=-820, arterial=-820, wander=4, growth=0.05
+    ),
+    Structure(
+        "left_lung", (Ellipsoid((-74, -8, 148), (56, 70, 70)),), portal=-820, arterial=-820, wander=4, growth=0.05
+    ),
+    Structure("heart", (Ellipsoid((-20, 30, 140), (50, 42, 50)),), portal=130, arterial=200, wander=4, growth=0.06),
+    Structure(
+        "right_psoas",
+        (Tube(((33, -52, 10), (42, -45, -70), (52, -35, -150)), 17),),
+        portal=58,
+        arterial=55,
+        wander=2,
+        growth=0.10,
+    ),
+    Structure(
+        "left_psoas",
+        (Tube(((-33, -52, 10), (-42, -45, -70), (-52, -35, -150)), 17),),
+        portal=58,
+        arterial=55,
+        wander=2,
+        growth=0.10,
+    ),
 )
 """Unlabeled structures inside the abdominal cavity; later rows lie on top of earlier ones."""
 
@@ -107,8 +125,8 @@ STRUCTURES: tuple[Structure, ...] = (
             Ellipsoid((72, 2, 42), (66, 72, 64)),
             Ellipsoid((18, 42, 50), (58, 36, 34)),
         ),
-        108,
-        88,
+        portal=108,
+        arterial=88,
     ),
     Structure(
         "stomach",
@@ -116,70 +134,72 @@ STRUCTURES: tuple[Structure, ...] = (
             Ellipsoid((-58, 22, 48), (38, 38, 44)),
             Tube(((-52, 42, 20), (-25, 52, 0), (8, 48, 4)), 20),
         ),
-        12,
-        12,
-        7,
-        0.12,
+        portal=12,
+        arterial=12,
+        wander=7,
+        growth=0.12,
     ),
-    Structure("spleen", (Ellipsoid((-98, -34, 44), (30, 40, 46)),), 138, 152, 6),
-    Structure("right_kidney", (Ellipsoid((66, -48, -38), (29, 28, 54)),), 205, 195, 6),
-    Structure("left_kidney", (Ellipsoid((-66, -48, -22), (29, 28, 54)),), 205, 195, 6),
+    Structure("spleen", (Ellipsoid((-98, -34, 44), (30, 40, 46)),), portal=138, arterial=152, wander=6),
+    Structure("right_kidney", (Ellipsoid((66, -48, -38), (29, 28, 54)),), portal=205, arterial=195, wander=6),
+    Structure("left_kidney", (Ellipsoid((-66, -48, -22), (29, 28, 54)),), portal=205, arterial=195, wander=6),
     Structure(
         "duodenum",
         (Tube(((32, 36, 10), (58, 16, 2), (60, 4, -38), (34, 4, -56), (-14, 2, -52)), 14),),
-        44,
-        48,
-        5,
-        0.08,
+        portal=44,
+        arterial=48,
+        wander=5,
+        growth=0.08,
     ),
     Structure(
         "pancreas",
         (Tube(((36, 10, -22), (26, 18, -2), (-4, 20, 8), (-40, 8, 16), (-72, -14, 26)), 14),),
-        82,
-        96,
-        4,
-        0.08,
+        portal=82,
+        arterial=96,
+        wander=4,
+        growth=0.08,
     ),
-    Structure("gallbladder", (Ellipsoid((58, 52, -16), (19, 22, 30)),), -8, -8, 7, 0.12),
+    Structure(
+        "gallbladder", (Ellipsoid((58, 52, -16), (19, 22, 30)),), portal=-8, arterial=-8, wander=7, growth=0.12
+    ),
     Structure(
         "inferior_vena_cava",
         (Tube(((20, -18, 150), (22, -20, 60), (20, -25, 0), (18, -26, -150)), 13),),
-        168,
-        140,
-        3,
-        0.08,
+        portal=168,
+        arterial=140,
+        wander=3,
+        growth=0.08,
     ),
     Structure(
         "aorta",
         (Tube(((-14, -30, 150), (-8, -27, 40), (-6, -25, -150)), 13),),
-        250,
-        330,
-        3,
-        0.08,
+        portal=250,
+        arterial=330,
+        wander=3,
+        growth=0.08,
     ),
     Structure(
         "esophagus",
         (Tube(((-6, -4, 150), (-12, -2, 90), (-30, 8, 62)), 12),),
-        36,
-        38,
-        3,
-        0.08,
+        portal=36,
+        arterial=38,
+        wander=3,
+        growth=0.08,
     ),
     Structure(
         "right_adrenal_gland",
         (Tube(((30, -38, 46), (33, -46, 18)), 9), Tube(((30, -38, 46), (49, -34, 22)), 8)),
-        70,
-        78,
-        4,
-        0.08,
+        portal=70,
+        arterial=78,
+        wander=4,
+        growth=0.08,
     ),
     Structure(
         "left_adrenal_gland",
         (Tube(((-36, -30, 46), (-32, -36, 20)), 9), Tube(((-36, -30, 46), (-50, -34, 24)), 8)),
-        70,
-        78,
-        4,
-        0.08,
+        portal=70,
+        arterial=78,
+        wander=4,
+        growth=0.08,
     ),
 )
 """The 13 organs; later rows lie on top of earlier ones, so organs never overlap."""
@@ -235,9 +255,9 @@ class Variation:
     plane_spacings: tuple[float, ...] = (3.0, 3.4, 3.8, 4.2)
     plane_view: tuple[float, float] = (370.0, 395.0)
     z_view: tuple[float, float] = (200.0, 260.0)
-    shift: tuple[float, float] = (28.0, 38.0)
+    shift: tuple[float, float] = (26.0, 36.0)
     in_view: tuple[float, float] = (-84.0, 98.0)
-    size: tuple[float, float] = (0.86, 1.14)
+    size: tuple[float, float] = (0.85, 1.15)
     proportion: float = 0.05
     tilt: Point = (3.0, 3.0, 6.0)
     fat: tuple[float, float] = (6.0, 20.0)
@@ -599,18 +619,30 @@ def _paint_table(canvas: _Canvas) -> None:
     canvas.hu[plate[None] & (canvas.hu < TISSUE_HU["gas"])] = TISSUE_HU["table"]
 
 
+def _paint_stomach_gas(canvas: _Canvas, rng: np.random.Generator) -> None:
+    """Paint gas under the front wall of some stomachs; it stays part of the stomach's label."""
+    stomach = canvas.labels == FLARE23_VALUES["stomach"]
+    chance, level = rng.uniform(), rng.uniform(38, 52)
+    if chance < 0.4:
+        canvas.hu[stomach & (canvas.frame.body[1] > level)] = TISSUE_HU["gas"]
+
+
 def _paint_tumors(canvas: _Canvas, rng: np.random.Generator, levels: Mapping[str, float]) -> np.ndarray:
-    """Paint 1 to 3 tumors, each inside an organ, and return their voxels (bool)."""
+    """Paint 1 to 3 tumors, each inside an organ (the liver if the one drawn is out of view); return them (bool)."""
     tumors = np.zeros_like(canvas.labels, dtype=bool)
     names, weights = list(TUMOR_HOSTS), np.array(list(TUMOR_HOSTS.values()))
+    seats = {
+        name: np.flatnonzero((canvas.labels == FLARE23_VALUES[name]) & (canvas.hu > TISSUE_HU["fat"]))
+        for name in names
+    }
     for _ in range(int(rng.integers(1, 4))):
         host = names[int(rng.choice(len(names), p=weights / weights.sum()))]
+        if not seats[host].size:
+            host = "liver"
         place, radius = rng.uniform(), rng.uniform(10, 22)
         stretch = np.exp(rng.normal(0, 0.15, 3))
         contrast = rng.uniform(20, 55) * (-1 if rng.uniform() < 0.85 else 1)
-        voxels = np.flatnonzero((canvas.labels == FLARE23_VALUES[host]) & (canvas.hu > TISSUE_HU["fat"]))
-        if not voxels.size:
-            continue
+        voxels = seats[host]
         seat = np.unravel_index(voxels[int(place * voxels.size)], canvas.labels.shape)
         center = np.array([coordinate[seat] for coordinate in canvas.frame.body])
         spacing = [abs(float(axis[1] - axis[0])) for axis in canvas.frame.axes]
@@ -663,14 +695,6 @@ def draw_phantom(
     mask = _paint_tumors(canvas, rng, levels) if tumors else np.zeros(shape, dtype=bool)
     _paint_table(canvas)
     return Phantom(_degrade(canvas.hu, frame, rng, noise), canvas.labels, mask, affine)
-
-
-def _paint_stomach_gas(canvas: _Canvas, rng: np.random.Generator) -> None:
-    """Paint gas under the front wall of some stomachs; it stays part of the stomach's label."""
-    stomach = canvas.labels == FLARE23_VALUES["stomach"]
-    chance, level = rng.uniform(), rng.uniform(38, 52)
-    if chance < 0.4:
-        canvas.hu[stomach & (canvas.frame.body[1] > level)] = TISSUE_HU["gas"]
 
 
 def draw(
@@ -748,15 +772,15 @@ def _annotated_names(rng: np.random.Generator, names: tuple[str, ...]) -> tuple[
 def _write_case(case: PlannedCase, folder: Path, seed: int, coarseness: float, layout: PhantomLayout) -> None:
     """Draw a case and write its files."""
     split = ("labeled", "unlabeled", "validation").index(case.split)
-    rng = np.random.default_rng([seed, split, case.index])
+    choices, content = np.random.default_rng([seed, split, case.index]).spawn(2)
     names = layout.annotated.get(case.kind, ())
     chance = TUMOR_CHANCE.get(case.kind, float("tumor" in names))
-    tumors = bool(rng.uniform() < chance)
-    removed = bool(rng.uniform() < GALLBLADDER_REMOVED)
+    tumors = bool(choices.uniform() < chance)
+    removed = bool(choices.uniform() < GALLBLADDER_REMOVED)
     first_complete = case.kind == "all_organs" and case.index == layout.kinds.index("all_organs")
-    annotated = _annotated_names(rng, names)
+    annotated = _annotated_names(choices, names)
     phantom = draw_phantom(
-        rng,
+        content,
         tumors=tumors,
         gallbladder=first_complete or not removed,
         flipped=case.index % 2 == 1,

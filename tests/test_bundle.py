@@ -26,7 +26,7 @@ from flare23_lib.resampling import Intensity
 def a_model(**changes):
     values = {
         "name": "student",
-        "network": Architecture.of(1, [4, 8], [[1, 2, 2]]),
+        "network": Architecture.of(1, [4, 8], [[1, 1, 1], [1, 2, 2]]),
         "patch_size": (4, 8, 8),
         "spacing": (2.5, 1.5, 1.5),
         "intensity": Intensity(-970, 279, 80.3, 141.4),
@@ -34,7 +34,7 @@ def a_model(**changes):
         "labels": (ModelLabel("background", 0), ModelLabel("liver", 3), ModelLabel("tumor", 14)),
         "unseen": ("tumor",),
         "mirror_axes": (0, 1, 2),
-        "inference": InferenceDefaults(step=0.8, tta=True, windows="body", precision="bfloat16"),
+        "inference": InferenceDefaults(step=0.8, tta=True, windows="all", precision="bfloat16"),
         "provenance": {"dataset": "FLARE23", "epochs": 2000},
     }
     return Model(**(values | changes))
@@ -76,7 +76,7 @@ def test_a_bundle_holds_two_files_and_json_says_everything(folder):
     content = json.loads((folder / "model.json").read_text())
     assert content["format"] == 1
     assert content["axes"] == "zyx"
-    assert content["network"]["pool_op_kernel_sizes"] == [[1, 2, 2]]
+    assert content["network"]["strides"] == [[1, 1, 1], [1, 2, 2]]
     assert content["labels"][1] == {"name": "liver", "value": 3}
     assert content["weights"]["file"] == "model.safetensors"
 
@@ -171,7 +171,7 @@ def test_a_key_that_is_missing_is_named(folder):
 
 
 def test_weights_of_another_network_are_refused(folder, tmp_path):
-    change(folder, network={"depth": [2, 1], "widths": [4, 8], "pool_op_kernel_sizes": [[1, 2, 2]]})
+    change(folder, network={"depth": [2, 1], "widths": [4, 8], "strides": [[1, 1, 1], [1, 2, 2]]})
     with pytest.raises(BundleError, match=r"conv_blocks_context\.0\.1\.conv1\.weight is missing"):
         load_bundle(folder)
     weights = some_weights()

@@ -32,7 +32,7 @@ def one_thread():
 def a_bundle(values=(0, 1, 2, 3), **changes):
     options = {
         "name": "tiny",
-        "network": Architecture.of(1, [4, 8, 8], [[1, 2, 2], [2, 2, 2]]),
+        "network": Architecture.of(1, [4, 8, 8], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]),
         "patch_size": PATCH,
         "spacing": (1.0, 1.0, 1.0),
         "intensity": Intensity(-1000, 1000, 0, 1),

@@ -68,14 +68,14 @@ def test_the_output_has_the_shape_of_the_input():
 
 
 def test_pooling_may_differ_between_axes():
-    network = small(pool_op_kernel_sizes=[[1, 2, 2], [2, 2, 2]], deep_supervision=True)
+    network = small(strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2]], deep_supervision=True)
     shapes = [tuple(output.shape[2:]) for output in network(torch.zeros(1, 1, 4, 8, 12))]
     assert shapes == [(4, 8, 12), (4, 4, 6)]
-    assert Architecture.of(1, [2, 4, 8], [[1, 2, 2], [2, 2, 2]]).downsampling == (2, 4, 4)
+    assert Architecture.of(1, [2, 4, 8], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]).downsampling == (2, 4, 4)
 
 
 def test_kernels_may_differ_between_stages():
-    network = small(conv_kernel_sizes=[[1, 3, 3], [3, 3, 3], [3, 3, 3]])
+    network = small(kernel_sizes=[[1, 3, 3], [3, 3, 3], [3, 3, 3]])
     assert network.conv_blocks_context[0][0].conv1.kernel_size == (1, 3, 3)
     assert network.conv_blocks_localization[1][0].conv2.kernel_size == (1, 3, 3)
     assert network(torch.zeros(1, 1, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
@@ -141,14 +141,15 @@ def test_every_network_of_the_table_builds(name):
         ({"widths": [8, 16]}, "depth and widths"),
         ({}, "depth and widths"),
         ({"name": "stunet_tiny", "kernels": 3}, "kernels"),
-        ({"name": "stunet_tiny", "pool_op_kernel_sizes": [[2, 2, 2]]}, "1 entries"),
-        ({"name": "stunet_tiny", "pool_op_kernel_sizes": [[2, 2]] * 3}, "z, y, x"),
-        ({"name": "stunet_tiny", "pool_op_kernel_sizes": 2}, "z, y, x"),
+        ({"name": "stunet_tiny", "strides": [[1, 1, 1]]}, "1 entries"),
+        ({"name": "stunet_tiny", "strides": [[2, 2, 2]] * 4}, "first stage"),
+        ({"name": "stunet_tiny", "strides": [[2, 2]] * 3}, "z, y, x"),
+        ({"name": "stunet_tiny", "strides": 2}, "z, y, x"),
         ({"depth": [1, 1], "widths": [8, 16, 32]}, "stages"),
         ({"depth": 0, "widths": [8, 16]}, "depth"),
         ({"depth": 1, "widths": [8, 16.5]}, "widths"),
         ({"depth": 1, "widths": [8]}, "two stages"),
-        ({"depth": 1, "widths": [8, 16], "conv_kernel_sizes": [[2, 3, 3], [3, 3, 3]]}, "odd"),
+        ({"depth": 1, "widths": [8, 16], "kernel_sizes": [[2, 3, 3], [3, 3, 3]]}, "odd"),
     ],
 )
 def test_a_specification_that_makes_no_network_is_refused(spec, words):

@@ -36,7 +36,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 AXES = "zyx"
 ORIENTATIONS = ("stored", "canonical")
-WINDOWS = ("all", "body", "center_first")
+WINDOWS = ("all",)
 PRECISIONS = ("float32", "bfloat16")
 
 SAFE_GLOBALS: list[Any] = [
@@ -68,7 +68,7 @@ class InferenceDefaults:
     Attributes:
         step: distance of neighboring windows as a share of the patch, in (0, 1].
         tta: test-time augmentation by mirroring along the model's mirror axes.
-        windows: "all", "body" or "center_first".
+        windows: "all".
         precision: "float32" or "bfloat16".
     """
 
@@ -221,7 +221,7 @@ def _fault_of(model: Model) -> str | None:
                 value = getattr(value, part)
             return f"{key} {value!r} cannot be"
     if any(size % factor for size, factor in zip(model.patch_size, model.network.downsampling, strict=True)):
-        return f"patch_size {model.patch_size} is no multiple of the pooling {model.network.downsampling}"
+        return f"patch_size {model.patch_size} is no multiple of the strides' product {model.network.downsampling}"
     return None
 
 

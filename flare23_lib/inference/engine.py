@@ -51,7 +51,7 @@ class Segmentation:
 class Engine:
     """Segments volumes with one model.
 
-    All windows are computed, whatever `inference.windows` of the model says. Results do not vary from run to run
+    All windows are computed. Results do not vary from run to run
     on one machine.
 
     Args:

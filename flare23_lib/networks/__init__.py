@@ -11,19 +11,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from flare23_lib.errors import ConfigError
-from flare23_lib.networks.layouts import LAYOUTS
 
 Triple = tuple[int, int, int]
 """One whole number per axis (z, y, x)."""
 
-NETWORKS = LAYOUTS
+NETWORKS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "stunet_tiny": ((1,) * 4, (8, 16, 32, 64)),
+    "stunet_small": ((1,) * 6, (16, 32, 64, 128, 256, 256)),
+    "stunet_base": ((1,) * 6, (32, 64, 128, 256, 512, 512)),
+    "stunet_large": ((2,) * 6, (64, 128, 256, 512, 1024, 1024)),
+    "stunet_huge": ((3,) * 6, (96, 192, 384, 768, 1536, 1536)),
+}
 """Name -> (blocks per stage, channels per stage), highest resolution first.
 
 S, B, L and H are those of Huang et al., "STU-Net: Scalable and Transferable Medical Image Segmentation Models
 Empowered by Large-Scale Supervised Pre-training" (2023); `stunet_tiny` is ours, for demos and tests.
 """
 
-_SPEC_KEYS = {"name", "depth", "widths", "pool_op_kernel_sizes", "conv_kernel_sizes"}
+_SPEC_KEYS = {"name", "depth", "widths", "strides", "kernel_sizes"}
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,9 @@ class Architecture:
     Attributes:
         depth: residual blocks per stage, highest resolution first.
         widths: channels per stage.
-        pool_op_kernel_sizes: (z, y, x) stride from each stage to the next; one entry fewer than stages.
-        conv_kernel_sizes: (z, y, x) kernel of each stage's convolutions, odd.
+        strides: (z, y, x) stride into each stage from the one before, as in nnU-Net's plans; the first stage's is
+            1 everywhere.
+        kernel_sizes: (z, y, x) kernel of each stage's convolutions, odd.
 
     Raises:
         ConfigError: the values do not make a network.
@@ -42,51 +48,52 @@ class Architecture:
 
     depth: tuple[int, ...]
     widths: tuple[int, ...]
-    pool_op_kernel_sizes: tuple[Triple, ...]
-    conv_kernel_sizes: tuple[Triple, ...]
+    strides: tuple[Triple, ...]
+    kernel_sizes: tuple[Triple, ...]
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2:
             raise ConfigError(f"network: widths {list(self.widths)} name fewer than two stages")
         if len(self.depth) != len(self.widths):
             raise ConfigError(f"network: depth names {len(self.depth)} stages, widths {len(self.widths)}")
-        if len(self.pool_op_kernel_sizes) != len(self.widths) - 1:
+        if len(self.strides) != len(self.widths):
             raise ConfigError(
-                f"network: pool_op_kernel_sizes has {len(self.pool_op_kernel_sizes)} entries; "
-                f"{len(self.widths)} stages need {len(self.widths) - 1}"
+                f"network: strides has {len(self.strides)} entries; {len(self.widths)} stages need as many"
             )
-        if len(self.conv_kernel_sizes) != len(self.widths):
+        if self.strides[0] != (1, 1, 1):
+            raise ConfigError(f"network: strides begin with {list(self.strides[0])}; the first stage's is [1, 1, 1]")
+        if len(self.kernel_sizes) != len(self.widths):
             raise ConfigError(
-                f"network: conv_kernel_sizes has {len(self.conv_kernel_sizes)} entries; "
+                f"network: kernel_sizes has {len(self.kernel_sizes)} entries; "
                 f"{len(self.widths)} stages need as many"
             )
-        if any(size % 2 == 0 for kernel in self.conv_kernel_sizes for size in kernel):
-            raise ConfigError(f"network: conv_kernel_sizes {self.conv_kernel_sizes} must be odd")
+        if any(size % 2 == 0 for kernel in self.kernel_sizes for size in kernel):
+            raise ConfigError(f"network: kernel_sizes {self.kernel_sizes} must be odd")
 
     @classmethod
     def of(
         cls,
         depth: Sequence[int] | int,
         widths: Sequence[int],
-        pool_op_kernel_sizes: Sequence[Sequence[int]] | None = None,
-        conv_kernel_sizes: Sequence[Sequence[int]] | None = None,
+        strides: Sequence[Sequence[int]] | None = None,
+        kernel_sizes: Sequence[Sequence[int]] | None = None,
     ) -> Architecture:
-        """Make an architecture from plain values: [2, 2, 2] pooling and 3x3x3 kernels where none are given.
+        """Make an architecture from plain values: strides of [2, 2, 2] and 3x3x3 kernels where none are given.
 
         Raises:
             ConfigError: the values do not make a network.
         """
         widths = _counts("widths", widths)
         depth = _counts("depth", [depth] * len(widths) if isinstance(depth, int) else depth)
-        if pool_op_kernel_sizes is None:
-            pool_op_kernel_sizes = [(2, 2, 2)] * (len(widths) - 1)
-        if conv_kernel_sizes is None:
-            conv_kernel_sizes = [(3, 3, 3)] * len(widths)
+        if strides is None:
+            strides = [(1, 1, 1)] + [(2, 2, 2)] * (len(widths) - 1)
+        if kernel_sizes is None:
+            kernel_sizes = [(3, 3, 3)] * len(widths)
         return cls(
             depth=depth,
             widths=widths,
-            pool_op_kernel_sizes=_triples("pool_op_kernel_sizes", pool_op_kernel_sizes),
-            conv_kernel_sizes=_triples("conv_kernel_sizes", conv_kernel_sizes),
+            strides=_triples("strides", strides),
+            kernel_sizes=_triples("kernel_sizes", kernel_sizes),
         )
 
     @classmethod
@@ -94,7 +101,7 @@ class Architecture:
         """Make an architecture from a name of `NETWORKS`, or from depth and widths.
 
         Args:
-            spec: `name`, or `depth` and `widths`; and, if wanted, `pool_op_kernel_sizes`, `conv_kernel_sizes`.
+            spec: `name`, or `depth` and `widths`; and, if wanted, `strides`, `kernel_sizes`.
 
         Raises:
             ConfigError: an unknown name or key, both ways at once, neither, or values that make no network.
@@ -114,14 +121,14 @@ class Architecture:
             depth, widths = spec["depth"], spec["widths"]
         else:
             raise ConfigError("network: give a name, or depth and widths")
-        return cls.of(depth, widths, spec.get("pool_op_kernel_sizes"), spec.get("conv_kernel_sizes"))
+        return cls.of(depth, widths, spec.get("strides"), spec.get("kernel_sizes"))
 
     @property
     def downsampling(self) -> Triple:
         """By how much the lowest stage is coarser than the input (z, y, x); a patch is a multiple of it."""
         factors = [1, 1, 1]
-        for pool in self.pool_op_kernel_sizes:
-            factors = [factor * size for factor, size in zip(factors, pool, strict=True)]
+        for stride in self.strides:
+            factors = [factor * size for factor, size in zip(factors, stride, strict=True)]
         return tuple(factors)
 
     def to_json(self) -> dict[str, list]:
@@ -129,8 +136,8 @@ class Architecture:
         return {
             "depth": list(self.depth),
             "widths": list(self.widths),
-            "pool_op_kernel_sizes": [list(pool) for pool in self.pool_op_kernel_sizes],
-            "conv_kernel_sizes": [list(kernel) for kernel in self.conv_kernel_sizes],
+            "strides": [list(stride) for stride in self.strides],
+            "kernel_sizes": [list(kernel) for kernel in self.kernel_sizes],
         }
 
 

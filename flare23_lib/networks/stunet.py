@@ -28,7 +28,7 @@ def build(
 
     Args:
         spec: `name` (one of `flare23_lib.networks.NETWORKS`) or `depth` and `widths`; and, if wanted,
-            `pool_op_kernel_sizes` and `conv_kernel_sizes`.
+            `strides` and `kernel_sizes`.
         num_classes: channels of the output, background included.
         input_channels: channels of the input; 1 for CT.
         deep_supervision: return the outputs of all decoder stages.
@@ -72,7 +72,7 @@ class ResidualBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest upsampling by the pooling kernel and a 1x1x1 convolution.
+    """Nearest upsampling by the encoder's stride and a 1x1x1 convolution.
 
     The convolution runs first: it works voxel by voxel, so the result is the same, at an eighth of the price.
     """
@@ -106,7 +106,7 @@ def _stage(
 class STUNet(nn.Module):
     """A U-Net of residual blocks.
 
-    Each encoder stage from the second on halves the resolution (by its pooling kernel) in its first block. Each
+    Each encoder stage from the second on halves the resolution (by its stride) in its first block. Each
     decoder stage upsamples, joins the encoder's output of the same resolution and has as many blocks as that
     encoder stage. A 1x1x1 convolution gives logits at every decoder stage.
 
@@ -115,9 +115,9 @@ class STUNet(nn.Module):
         num_classes: channels of the output, background included.
         depth: blocks per stage, highest resolution first.
         widths: channels per stage.
-        pool_op_kernel_sizes: (z, y, x) stride from each stage to the next, one entry fewer than stages; None for
-            2x2x2 throughout.
-        conv_kernel_sizes: (z, y, x) kernel per stage; None for 3x3x3 throughout.
+        strides: (z, y, x) stride into each stage, the first stage's 1 everywhere (as in nnU-Net's plans, whose trainer
+            reads them there); None for 2x2x2 from the second stage on.
+        kernel_sizes: (z, y, x) kernel per stage; None for 3x3x3 throughout.
         deep_supervision: return the outputs of all decoder stages; may be switched later at
             `network.decoder.deep_supervision`.
 
@@ -131,16 +131,16 @@ class STUNet(nn.Module):
         num_classes: int,
         depth: Sequence[int],
         widths: Sequence[int],
-        pool_op_kernel_sizes: Sequence[Sequence[int]] | None = None,
-        conv_kernel_sizes: Sequence[Sequence[int]] | None = None,
+        strides: Sequence[Sequence[int]] | None = None,
+        kernel_sizes: Sequence[Sequence[int]] | None = None,
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
         if input_channels < 1 or num_classes < 1:
             raise ConfigError(f"network: {input_channels} input channels and {num_classes} classes")
-        parts = Architecture.of(depth, widths, pool_op_kernel_sizes, conv_kernel_sizes)
+        parts = Architecture.of(depth, widths, strides, kernel_sizes)
         blocks, channels = parts.depth, parts.widths
-        pools, kernels = parts.pool_op_kernel_sizes, parts.conv_kernel_sizes
+        strides, kernels = parts.strides, parts.kernel_sizes
         stages = range(len(channels))
         upwards = stages[-2::-1]
 
@@ -151,12 +151,12 @@ class STUNet(nn.Module):
                 channels[stage],
                 blocks[stage],
                 kernels[stage],
-                pools[stage - 1] if stage else (1, 1, 1),
+                strides[stage],
             )
             for stage in stages
         )
         self.upsample_layers = nn.ModuleList(
-            Upsample(channels[stage + 1], channels[stage], pools[stage]) for stage in upwards
+            Upsample(channels[stage + 1], channels[stage], strides[stage + 1]) for stage in upwards
         )
         self.conv_blocks_localization = nn.ModuleList(
             _stage(2 * channels[stage], channels[stage], blocks[stage], kernels[stage]) for stage in upwards
@@ -174,7 +174,7 @@ class STUNet(nn.Module):
         """Map an image to logits.
 
         Args:
-            x: (b, input_channels, z, y, x); each size a multiple of the product of that axis's pooling kernels.
+            x: (b, input_channels, z, y, x); each size a multiple of the product of that axis's strides.
 
         Returns:
             Logits (b, num_classes, z, y, x). With deep supervision a list, one per decoder stage, highest
