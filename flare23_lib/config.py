@@ -33,6 +33,20 @@ def merge(base: Mapping, update: Mapping) -> dict:
     return merged
 
 
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs as `snakemake --config` takes them, values in YAML; ConfigError if one is not."""
+    values = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--config {pair!r} is not KEY=VALUE")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--config {pair!r}: the value is not YAML") from error
+    return values
+
+
 def read_yaml(path: Path) -> dict:
     """Read a YAML file that holds a table; ConfigError if it cannot be."""
     try:
@@ -270,7 +284,7 @@ class Config:
         for axis, (size, factor) in enumerate(zip(model["patch_size"], architecture.downsampling, strict=True)):
             if size % factor:
                 raise ConfigError(
-                    f"{key}.patch_size: {size} is not a multiple of {factor}, the product of the strides along axis {axis}"
+                    f"{key}.patch_size: {size} is not a multiple of {factor}, the strides' product along axis {axis}"
                 )
 
     # ------------------------------------------------------------------ what each stage is made from
@@ -283,7 +297,8 @@ class Config:
         """What shapes a model's preprocessed cases, and which cases they are."""
         table = self.model(model)
         return {
-            "categories": sorted(table["train_on"]["originals"]),
+            "originals": sorted(table["train_on"]["originals"]),
+            "completions": sorted(table["train_on"]["completions"]),
             "spacing": table["spacing"],
             "orientation": table["orientation"],
             "intensity": table["intensity"],

@@ -137,7 +137,7 @@ def read_labels(path: str | Path) -> Volume:
         array = whole
     if array.dtype != np.uint8:
         low, high = (array.min(), array.max()) if array.size else (0, 0)
-        array = array.astype(np.uint8 if 0 <= low and high <= 255 else np.int64)
+        array = array.astype(np.uint8 if low >= 0 and high <= 255 else np.int64)
     return Volume(array=array, geometry=volume.geometry, header=volume.header)
 
 

@@ -83,6 +83,20 @@ def find(cohort: Path, layout: Mapping) -> Found:
     return found
 
 
+def find_in(images: Path, labels: Path, unlabeled: Path | None, layout: Mapping) -> Found:
+    """Look for labeled and unlabeled training cases in folders given one by one; CohortError as `find`."""
+    for folder in (images, labels, unlabeled):
+        if folder is not None and not folder.is_dir():
+            raise CohortError(f"there is no folder {folder}")
+    nowhere = {"validation_images": [], "validation_labels": []}
+    given = {
+        "training_images": [str(images.absolute())],
+        "training_labels": [str(labels.absolute())],
+        "unlabeled_images": [str(unlabeled.absolute())] if unlabeled else [],
+    }
+    return find(Path("/"), {**layout, **nowhere, **given})
+
+
 def listing(cohort: Path, layout: Mapping) -> list[tuple[str, int, int]]:
     """Return (path, size in bytes, modification time in ns) of every file that `find` finds.
 

@@ -304,7 +304,7 @@ def write_bundle(folder: str | Path, model: Model, state_dict: Mapping[str, torc
     tensors = {name: state_dict[name].detach().cpu().contiguous() for name in sorted(state_dict)}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file(tensors, temporary)
-        digest = _sha256(temporary)
+        digest = file_sha256(temporary)
     model = replace(model, weights=Weights(WEIGHTS_FILE, digest))
     write_json(folder / MODEL_FILE, model.to_json())
     return model
@@ -323,7 +323,7 @@ def load_bundle(folder: str | Path) -> Bundle:
         raise BundleError(f"{path}: names no weights")
     weights = folder / model.weights.file
     try:
-        digest = _sha256(weights)
+        digest = file_sha256(weights)
         if digest != model.weights.sha256:
             raise BundleError(f"{weights}: is not the file that {MODEL_FILE} was written for (SHA-256 differs)")
         state_dict = load_file(weights)
@@ -350,7 +350,8 @@ def _read_model(path: Path) -> Model:
         raise BundleError(f"{path}: {error}") from error
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -12,7 +12,9 @@ DATA_IDENTIFIER = f"{PLANS_NAME}_{CONFIGURATION}"
 NETWORK_CLASS = "flare23_lib.networks.stunet.STUNet"
 
 
-def dataset_json(label_names: Sequence[str], ignore_label: bool, cases: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def dataset_json(
+    label_names: Sequence[str], ignore_label: bool, cases: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
     """Return dataset.json.
 
     Args:
@@ -39,8 +41,8 @@ def plans(settings: Mapping[str, Any]) -> dict[str, Any]:
     nearest along z for anisotropic images): what a model sees in training is what it sees when it is used.
 
     Args:
-        settings: `network` (depth, widths, strides), `patch_size`, `spacing`, `intensity`, `training` (the protocol,
-            which the plans carry along for our trainer).
+        settings: `network` (depth, widths, strides), `patch_size`, `spacing`, `intensity`, `label_values`, `orientation`
+            and `training` (the protocol), which the plans carry along.
     """
     intensity = settings["intensity"]
     resample = {"is_seg": False, "force_separate_z": False}
@@ -62,7 +64,10 @@ def plans(settings: Mapping[str, Any]) -> dict[str, Any]:
                 "std": intensity["std"],
             }
         },
+        # Ours, beside nnU-Net's own entries: what its trainer and an export of its checkpoint need to know.
         "training": dict(settings["training"]),
+        "label_values": list(settings["label_values"]),
+        "orientation": settings["orientation"],
         "configurations": {
             CONFIGURATION: {
                 "data_identifier": DATA_IDENTIFIER,

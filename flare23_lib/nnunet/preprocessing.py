@@ -21,9 +21,6 @@ from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.resampling import Intensity, resample_image, resample_labels, resampled_shape
 from flare23_lib.store import atomic_path, link_to
 
-VERSION = 1
-"""Raised when a preprocessed image or label changes for the same settings."""
-
 
 def _save(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
     """Save (c, z, y, x) for access patch by patch."""
@@ -40,7 +37,12 @@ def _save(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
 
 
 def preprocess_image(
-    source: Path, target: Path, spacing: Sequence[float], orientation: str, intensity: Intensity, patch_size: Sequence[int]
+    source: Path,
+    target: Path,
+    spacing: Sequence[float],
+    orientation: str,
+    intensity: Intensity,
+    patch_size: Sequence[int],
 ) -> dict[str, list]:
     """Orient, normalize and resample an image and save it as float32 (1, z, y, x).
 

@@ -24,9 +24,6 @@ from flare23_lib.store import atomic_path
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-"""Raised when the same settings and data would train to something else."""
-
 ELASTIC_PROBABILITY = 0.2
 """Share of patches that are deformed elastically; the paper names the augmentation, not its strength, and this is
 the value of nnU-Net v1, in which STU-Net was published."""
@@ -92,7 +89,8 @@ class FlareTrainer(nnUNetTrainer):
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802 (the base class's name)
         """Return nnU-Net's choice, with the configured mirror axes."""
-        rotation, dummy_2d, initial_patch_size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        choice = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        rotation, dummy_2d, initial_patch_size, _ = choice
         mirror_axes = tuple(self.training_settings["mirror_axes"])
         self.inference_allowed_mirroring_axes = mirror_axes
         return rotation, dummy_2d, initial_patch_size, mirror_axes
@@ -173,11 +171,11 @@ class FlareTrainer(nnUNetTrainer):
         """Log the epoch and write a checkpoint if one is due. No epoch is preferred over another."""
         epoch = self.current_epoch
         self.logger.log("epoch_end_timestamps", time.time(), epoch)
-        seconds = self.logger.get_value("epoch_end_timestamps", -1) - self.logger.get_value("epoch_start_timestamps", -1)
+        begun, ended = (self.logger.get_value(f"epoch_{side}_timestamps", -1) for side in ("start", "end"))
         self.print_to_log_file(
             f"train loss {self.logger.get_value('train_losses', -1):.4f}, "
             f"validation loss {self.logger.get_value('val_losses', -1):.4f}, "
-            f"pseudo Dice {self.logger.get_value('mean_fg_dice', -1):.4f}, {seconds:.1f} s"
+            f"pseudo Dice {self.logger.get_value('mean_fg_dice', -1):.4f}, {ended - begun:.1f} s"
         )
         self.current_epoch += 1
         due = time.monotonic() - self._last_checkpoint >= self.checkpoint_seconds
@@ -225,8 +223,8 @@ def train(
         The trainer with the final weights; `checkpoint_final.pth` is written.
     """
     # nnU-Net reads its folders from the environment when a trainer is made.
-    os.environ["nnUNet_preprocessed"] = str(folder.resolve() / "preprocessed")
-    os.environ["nnUNet_results"] = str(folder.resolve() / "results")
+    os.environ["nnUNet_preprocessed"] = str(folder.resolve() / "preprocessed")  # noqa: SIM112 (its spelling)
+    os.environ["nnUNet_results"] = str(folder.resolve() / "results")  # noqa: SIM112
     trainer = FlareTrainer(copy.deepcopy(plans), CONFIGURATION, "all", dataset_json, device)
     trainer.workers = workers
     trainer.checkpoint_seconds = 60 * checkpoint_minutes

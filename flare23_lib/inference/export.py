@@ -1,0 +1,107 @@
+"""A bundle from an nnU-Net v2 checkpoint of a STU-Net: ours or that of the paper's authors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flare23_lib.errors import BundleError, ConfigError
+from flare23_lib.inference.bundle import (
+    InferenceDefaults,
+    Model,
+    ModelLabel,
+    checkpoint_weights,
+    read_checkpoint,
+    write_bundle,
+)
+from flare23_lib.networks import Architecture
+from flare23_lib.resampling import Intensity
+
+
+def network_of(weights: Mapping[str, torch.Tensor], strides: list[list[int]]) -> Architecture:
+    """Read a STU-Net's stages off its weights; the strides are not in them."""
+    depth: list[int] = []
+    widths: list[int] = []
+    kernels: list[list[int]] = []
+    while (name := f"conv_blocks_context.{len(widths)}.0.conv1.weight") in weights:
+        stage = len(widths)
+        blocks = {
+            int(match.group(1))
+            for key in weights
+            if (match := re.match(rf"conv_blocks_context\.{stage}\.(\d+)\.conv1\.weight", key))
+        }
+        depth.append(len(blocks))
+        widths.append(weights[name].shape[0])
+        kernels.append(list(weights[name].shape[2:]))
+    if not widths:
+        raise BundleError("the weights are not those of a STU-Net")
+    return Architecture.of(depth, widths, strides, kernels)
+
+
+def export_checkpoint(
+    checkpoint: Path, output: Path, name: str, orientation: str | None = None, inference: InferenceDefaults | None = None
+) -> Model:
+    """Write a bundle from a checkpoint.
+
+    Plans and dataset.json are taken from the checkpoint, where nnU-Net keeps them. Nothing in it is run.
+
+    Args:
+        checkpoint: `checkpoint_final.pth` of nnU-Net v2.
+        output: the bundle's folder.
+        name: of the model.
+        orientation: "stored" or "canonical"; None for what the plans say, and "stored", nnU-Net's way, if they
+            say nothing.
+        inference: how the model is used by default.
+
+    Raises:
+        BundleError: the file is no such checkpoint, or its plans do not describe the network.
+    """
+    content = read_checkpoint(checkpoint)
+    weights = checkpoint_weights(content, checkpoint)
+    try:
+        arguments = content["init_args"]
+        plans, dataset = arguments["plans"], arguments["dataset_json"]
+        configuration = _configuration(plans, arguments["configuration"])
+        intensity = plans["foreground_intensity_properties_per_channel"]["0"]
+        architecture = configuration.get("architecture", {}).get("arch_kwargs", {})
+        strides = architecture.get("strides") or configuration["pool_op_kernel_sizes"]
+        if list(plans["transpose_forward"]) != [0, 1, 2]:
+            raise BundleError(f"{checkpoint}: its plans transpose the axes, which bundles do not")
+        model = Model(
+            name=name,
+            network=network_of(weights, [list(map(int, stride)) for stride in strides]),
+            patch_size=tuple(map(int, configuration["patch_size"])),
+            spacing=tuple(map(float, configuration["spacing"])),
+            intensity=Intensity(
+                *(float(intensity[key]) for key in ("percentile_00_5", "percentile_99_5", "mean", "std"))
+            ),
+            orientation=orientation or plans.get("orientation", "stored"),
+            labels=_labels(dataset["labels"], plans.get("label_values")),
+            mirror_axes=tuple(map(int, content.get("inference_allowed_mirroring_axes") or ())),
+            inference=inference or InferenceDefaults(),
+            provenance={"checkpoint": checkpoint.name, "trainer": str(content.get("trainer_name", ""))},
+        )
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise BundleError(f"{checkpoint}: its plans do not describe the network ({error!r})") from error
+    return write_bundle(output, model, weights)
+
+
+def _configuration(plans: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a configuration of plans with what it inherits."""
+    configuration = plans["configurations"][name]
+    if "inherits_from" in configuration:
+        return {**_configuration(plans, configuration["inherits_from"]), **configuration}
+    return configuration
+
+
+def _labels(names: Mapping[str, int], values: list[int] | None) -> tuple[ModelLabel, ...]:
+    """Return the classes in index order; plans of ours name the values that stand for them in files."""
+    classes = sorted((index, name) for name, index in names.items() if name != "ignore")
+    if [index for index, _ in classes] != list(range(len(classes))):
+        raise ValueError("labels are not numbered from 0 without gaps")
+    files = [0, *(values or range(1, len(classes)))]
+    return tuple(ModelLabel(name, int(value)) for (_, name), value in zip(classes, files, strict=True))

@@ -1,0 +1,165 @@
+"""Stage: preprocessed images and labels of a model's training cases."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flare23_lib.cohort.table import Case, usable_cases
+from flare23_lib.errors import CohortError
+from flare23_lib.progress import progress
+from flare23_lib.resampling import Intensity
+from flare23_lib.stages.results import Results, write_record
+from flare23_lib.store import Item, Shard, StageFolder, read_csv
+
+log = logging.getLogger(__name__)
+
+IMAGE_VERSION = 1
+"""Raised when a preprocessed image changes for the same settings."""
+LABEL_VERSION = 1
+"""Raised when a preprocessed label changes for the same settings."""
+
+COLUMNS = ["case", "image", "label", "labels_present"]
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """A case of a training set.
+
+    Attributes:
+        case: the case.
+        label: the label file to learn from.
+        label_id: what tells that label from another: an original's content, or a completed one's place in the store.
+    """
+
+    case: Case
+    label: Path
+    label_id: str
+
+
+def training_set(results: Results, settings: Mapping[str, Any]) -> list[TrainingCase]:
+    """Return a model's training cases, sorted. Validation cases are never among them.
+
+    Args:
+        results: the results folder.
+        settings: `originals` (categories) and `completions` of the model.
+
+    Raises:
+        CohortError: a completed case is not a training case of the cohort.
+        StoreError: a completion's record is missing.
+    """
+    usable = {case.case: case for case in usable_cases(results.cases, "training")}
+    cases = [
+        TrainingCase(case, Path(case.label), case.label_id)
+        for case in usable.values()
+        if case.category in settings["originals"] and case.label
+    ]
+    for completion in settings["completions"]:
+        for row in read_csv(results.gathered("completed_labels", completion)):
+            if row["case"] not in usable:
+                raise CohortError(
+                    f"{row['case']} of completion {completion} is no usable training case; make {results.cases} again"
+                )
+            cases.append(TrainingCase(usable[row["case"]], results.root / row["file"], row["file"]))
+    return sorted(cases, key=lambda item: item.case.case)
+
+
+def image_item(results: Results, settings: Mapping[str, Any], case: Case) -> tuple[StageFolder, Item, dict]:
+    """Return where a case's preprocessed image belongs, and what it is made from."""
+    key = {name: settings[name] for name in ("spacing", "orientation", "intensity")}
+    folder = results.folder("preprocessed_images", {"version": IMAGE_VERSION, **key})
+    inputs = {"image": case.image_id}
+    return folder, folder.item(case.case, inputs), inputs
+
+
+def label_item(results: Results, settings: Mapping[str, Any], case: TrainingCase) -> tuple[StageFolder, Item, dict]:
+    """Return where a case's preprocessed label belongs, and what it is made from."""
+    key = {name: settings[name] for name in ("spacing", "orientation", "label_values")}
+    folder = results.folder("preprocessed_labels", {"version": LABEL_VERSION, **key})
+    inputs = {"label": case.label_id}
+    return folder, folder.item(case.case.case, inputs), inputs
+
+
+def row_of(results: Results, settings: Mapping[str, Any], case: TrainingCase) -> dict[str, str]:
+    """Return the part of a case's record that is known before it is made."""
+    _, image, _ = image_item(results, settings, case.case)
+    _, label, _ = label_item(results, settings, case)
+    return {
+        "case": case.case.case,
+        "image": results.relative(image.file(".b2nd")),
+        "label": results.relative(label.file(".b2nd")),
+    }
+
+
+def preprocess(
+    results: Results, settings: Mapping[str, Any], patch_size: Sequence[int], shard: Shard, output: Path
+) -> None:
+    """Make the preprocessed cases of a shard that are not there yet, and its record.
+
+    Args:
+        results: the results folder.
+        settings: `Config.preprocessing_settings` of the model.
+        patch_size: (z, y, x); how files are divided into chunks.
+        shard: which cases.
+        output: the record.
+    """
+    cases = [case for case in training_set(results, settings) if case.case.case in shard]
+    rows = []
+    made = 0
+    for case in progress(cases):
+        log.debug("%s", case.case.case)
+        made += _image(results, settings, patch_size, shard, case.case)
+        note, fresh = _labels(results, settings, patch_size, shard, case)
+        made += fresh
+        present = " ".join(map(str, note["results"]["labels_present"]))
+        rows.append({**row_of(results, settings, case), "labels_present": present})
+    log.info("%d cases, %d files made, the rest was there", len(cases), made)
+    write_record(output, COLUMNS, rows)
+
+
+def _image(results: Results, settings: Mapping, patch_size: Sequence[int], shard: Shard, case: Case) -> bool:
+    folder, item, inputs = image_item(results, settings, case)
+    if item.read():
+        return False
+    with folder.create().lock(shard, lambda: log.info("another job makes these images; waiting for it")):
+        if item.read():
+            return False
+        from flare23_lib.nnunet.preprocessing import preprocess_image
+
+        facts = preprocess_image(
+            Path(case.image),
+            item.file(".b2nd"),
+            settings["spacing"],
+            settings["orientation"],
+            Intensity(**settings["intensity"]),
+            patch_size,
+        )
+        item.finish([".b2nd"], inputs, facts)
+    return True
+
+
+def _labels(
+    results: Results, settings: Mapping, patch_size: Sequence[int], shard: Shard, case: TrainingCase
+) -> tuple[dict, bool]:
+    folder, item, inputs = label_item(results, settings, case)
+    if note := item.read():
+        return note, False
+    with folder.create().lock(shard, lambda: log.info("another job makes these labels; waiting for it")):
+        if note := item.read():
+            return note, False
+        from flare23_lib.nnunet.preprocessing import preprocess_labels
+
+        indices = preprocess_labels(
+            results.file(case.label_id) if case.label_id.startswith("store/") else case.label,
+            item.file(".b2nd"),
+            item.file(".pkl"),
+            settings["spacing"],
+            settings["orientation"],
+            settings["label_values"],
+            patch_size,
+        )
+        present = [settings["label_values"][index - 1] for index in indices]
+        return item.finish([".b2nd", ".pkl"], inputs, {"labels_present": present}), True

@@ -1,0 +1,173 @@
+"""Stage: cases segmented by a model, as pseudo-labels (a teacher) or predictions (a model under evaluation)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flare23_lib.cohort.table import Case, usable_cases
+from flare23_lib.progress import progress
+from flare23_lib.stages.completion import annotated_labels, base_rows
+from flare23_lib.stages.gathering import complete_rows, link_cases
+from flare23_lib.stages.results import Results, write_record
+from flare23_lib.store import Item, Shard, StageFolder, fingerprint, read_json, write_csv
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised when the same model and image would be segmented differently."""
+
+LABELS = ".nii.gz"
+NEXT_CLASS = ".next.nii.gz"
+
+
+def model_digest(description: Mapping[str, Any]) -> str:
+    """Return what tells a model from another: the digest of its weights and all that shapes its results.
+
+    Its name, where it comes from and how it is used by default are not part of it.
+
+    Args:
+        description: the content of model.json.
+    """
+    return fingerprint({**description, "name": None, "inference": None, "provenance": None, "unseen": None})
+
+
+def segmentation_folder(results: Results, digest: str, inference: Mapping[str, Any]) -> StageFolder:
+    """Return the folder of what a model makes with these settings, whoever asks for it."""
+    key = {"version": VERSION, "model": digest, "inference": dict(inference)}
+    return results.folder("segmentations", key)
+
+
+def segmentation_item(folder: StageFolder, case: Case, exclude: Collection[int]) -> tuple[Item, dict[str, Any]]:
+    """Return where a case's segmentation belongs, and what it is made from."""
+    inputs = {"image": case.image_id, "exclude": sorted(exclude)}
+    return folder.item(case.case, inputs), inputs
+
+
+def pseudo_label(
+    results: Results,
+    teacher: str,
+    base: str | None,
+    settings: Mapping[str, Any],
+    inference: Mapping[str, Any],
+    device: str,
+    threads: int,
+    shard: Shard,
+    output: Path,
+) -> None:
+    """Segment a category's cases of a shard with a teacher.
+
+    Args:
+        results: the results folder.
+        teacher: name of the model.
+        base: completion that this one builds on, or None.
+        settings: `Config.completion_settings`.
+        inference: how the teacher is used.
+        device: "auto", "cuda" or "cpu".
+        threads: threads to use.
+        shard: which cases.
+        output: the record.
+    """
+    cases = [case for case in usable_cases(results.cases, "training", settings["category"]) if case.case in shard]
+    bases = base_rows(results, base)
+    exclude = exclusion(settings, bases)
+    _segment(results, teacher, cases, exclude, inference, device, threads, shard, output, with_agreement=True)
+
+
+def exclusion(settings: Mapping[str, Any], bases: Mapping[str, Mapping]) -> Callable[[Case], Collection[int]]:
+    """Return, for each case, the classes that the next class is looked for without; none if it is not wanted."""
+    if settings["dropped_to"] != "next_class":
+        return lambda case: ()
+    return lambda case: annotated_labels(settings, case, bases)
+
+
+def predict_validation(
+    results: Results,
+    model: str,
+    inference: Mapping[str, Any],
+    device: str,
+    threads: int,
+    shard: Shard,
+    output: Path,
+) -> None:
+    """Segment the validation cases of a shard; arguments as `pseudo_label`."""
+    cases = [case for case in usable_cases(results.cases, "validation") if case.case in shard]
+    _segment(results, model, cases, lambda case: (), inference, device, threads, shard, output, with_agreement=False)
+
+
+def _segment(
+    results: Results,
+    model: str,
+    cases: Sequence[Case],
+    exclude: Callable[[Case], Collection[int]],
+    inference: Mapping[str, Any],
+    device: str,
+    threads: int,
+    shard: Shard,
+    output: Path,
+    with_agreement: bool,
+) -> None:
+    description = read_json(results.bundle(model) / "model.json")
+    names = [row["name"] for row in description["labels"][1:]]
+    folder = segmentation_folder(results, model_digest(description), inference).create()
+    rows = []
+    with folder.lock(shard, lambda: log.info("another job segments these cases; waiting for it")):
+        items = [(case, *segmentation_item(folder, case, exclude(case))) for case in cases]
+        missing = sum(item.read() is None for _, item, _ in items)
+        log.info("%d cases, %d of them to be segmented", len(cases), missing)
+        engine = _engine(results, model, inference, device, threads) if missing else None
+        for case, item, inputs in progress(items):
+            note = item.read()
+            if note is None:
+                note = _segment_case(engine, case, item, inputs)
+                log.info("%s in %.1f s", case.case, sum(note["results"]["timings"].values()))
+            agreement = note["results"]["agreement"]
+            row = {"case": case.case, "file": results.relative(item.file(LABELS))}
+            if with_agreement:
+                row |= {f"agreement_{name}": _rounded(agreement.get(name)) for name in names}
+            rows.append(row)
+    columns = ["case", "file", *(f"agreement_{name}" for name in names if with_agreement)]
+    write_record(output, columns, rows)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _engine(results: Results, model: str, inference: Mapping[str, Any], device: str, threads: int):
+    import torch
+
+    from flare23_lib.devices import choose
+    from flare23_lib.inference.bundle import load_bundle
+    from flare23_lib.inference.engine import Engine
+
+    torch.set_num_threads(max(1, threads))
+    return Engine(load_bundle(results.bundle(model)), choose(device), **inference)
+
+
+def _segment_case(engine, case: Case, item: Item, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    from flare23_lib.images import read_volume, write_volume
+
+    volume = read_volume(case.image)
+    segmentation = engine.segment(volume, inputs["exclude"])
+    suffixes = [LABELS]
+    if segmentation.alternative is not None:
+        write_volume(item.file(NEXT_CLASS), segmentation.alternative, volume.header)
+        suffixes.append(NEXT_CLASS)
+    write_volume(item.file(LABELS), segmentation.labels, volume.header)
+    measures = {"agreement": segmentation.agreement, "timings": segmentation.timings}
+    return item.finish(suffixes, inputs, measures)
+
+
+def gather_predictions(results: Results, model: str, shards: int, output: Path) -> None:
+    """Check that every validation case is predicted, list the files and link them by plain names.
+
+    Raises:
+        StoreError: a case is in no shard's record.
+    """
+    cases = usable_cases(results.cases, "validation")
+    rows = complete_rows(results, "predictions", model, shards, cases)
+    link_cases(results, output.parent, rows)
+    write_csv(output, ["case", "file"], [{"case": row["case"], "file": row["file"]} for row in rows])

@@ -1,0 +1,208 @@
+"""What the next run would really compute, found out from the store without computing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flare23_lib.cohort.survey import Survey, survey
+from flare23_lib.cohort.table import Case
+from flare23_lib.config import Config
+from flare23_lib.stages import preprocessing, training
+from flare23_lib.stages.completion import LABELS, annotated_labels, completed_item, completion_folder
+from flare23_lib.stages.preprocessing import TrainingCase
+from flare23_lib.stages.results import Results
+from flare23_lib.stages.segmentation import model_digest, segmentation_folder, segmentation_item
+from flare23_lib.store import Item
+
+
+@dataclass
+class Step:
+    """One stage of one model or completion.
+
+    Attributes:
+        stage: "preprocessing", "training", "pseudo-labels", "completion" or "predictions".
+        name: of the model or completion.
+        total: cases.
+        to_do: cases that would be computed; for a training 1 or 0.
+        note: what a person should know.
+    """
+
+    stage: str
+    name: str
+    total: int
+    to_do: int
+    note: str = ""
+
+
+@dataclass
+class Plan:
+    """What the configuration and the cohort ask for.
+
+    Attributes:
+        survey: the cohort as it is now.
+        steps: in order.
+        used: items of the store that belong to the configuration.
+        used_folders: folders of trainings that belong to it.
+    """
+
+    survey: Survey
+    steps: list[Step] = field(default_factory=list)
+    used: set[Path] = field(default_factory=set)
+    used_folders: set[Path] = field(default_factory=set)
+
+    @property
+    def retrained(self) -> list[str]:
+        """The models whose training would start from zero."""
+        return [step.name for step in self.steps if step.stage == "training" and "from zero" in step.note]
+
+
+def make_plan(config: Config, processes: int = 1) -> Plan:
+    """Work out what is there and what is not. Files of the cohort that are new are read (and remembered)."""
+    results = Results(Path(config["results"]))
+    surveyed = survey(Path(config["cohort"]), config.cohort_settings(), results.scan_memory, processes)
+    return _Planner(config, results, surveyed).run()
+
+
+class _Planner:
+    """Walks through completions and models; what cannot be known before something is made is None."""
+
+    def __init__(self, config: Config, results: Results, surveyed: Survey) -> None:
+        self.config = config
+        self.results = results
+        self.plan = Plan(surveyed)
+        self.cases = [case for case in surveyed.cases if case.usable]
+        self.digests: dict[str, str | None] = {}
+        self.completed: dict[str, list[dict[str, str]] | None] = {}
+
+    def run(self) -> Plan:
+        for table, name in self.config.order():
+            if table == "models":
+                self._model(name)
+            else:
+                self._completion(name)
+        return self.plan
+
+    def _whole(self, item: Item) -> dict | None:
+        self.plan.used.add(item.note_path)
+        return item.read()
+
+    def _model(self, name: str) -> None:
+        settings = self.config.preprocessing_settings(name)
+        cases = self._training_set(settings)
+        if cases is None:
+            self.plan.steps.append(Step("training", name, 1, 1, "from zero: its labels are still to be made"))
+            self.digests[name] = None
+        else:
+            self._known_model(name, settings, cases)
+        if name in self.config.evaluated:
+            validation = [case for case in self.cases if case.split == "validation"]
+            self._segmentations("predictions", name, name, validation, {})
+
+    def _known_model(self, name: str, settings: Mapping, cases: Sequence[TrainingCase]) -> None:
+        made = 0
+        for case in cases:
+            _, image, _ = preprocessing.image_item(self.results, settings, case.case)
+            _, label, _ = preprocessing.label_item(self.results, settings, case)
+            made += bool(self._whole(image)) & bool(self._whole(label))
+        rows = [preprocessing.row_of(self.results, settings, case) for case in cases]
+        training_settings = self.config.training_settings(name)
+        folder = training.training_folder(self.results, training_settings, rows)
+        self.plan.used_folders.add(folder.path)
+        note = training.weights_item(folder).read()
+        self.plan.steps.append(Step("preprocessing", name, len(cases), len(cases) - made))
+        if note:
+            model = training.describe(
+                name,
+                training_settings,
+                self.config.inference_settings(name),
+                self.config.labels.names,
+                [],
+                note["results"]["weights_sha256"],
+                {},
+            )
+            self.digests[name] = model_digest(model.to_json())
+            self.plan.steps.append(Step("training", name, 1, 0, "is trained"))
+            return
+        self.digests[name] = None
+        begun = any(folder.path.glob("results/*/*/fold_all/checkpoint_latest.pth"))
+        note_text = "goes on from its last checkpoint" if begun else "from zero"
+        if not begun and self.results.training(name).exists():
+            note_text += ": its settings or its training set changed since it was trained"
+        self.plan.steps.append(Step("training", name, 1, 1, note_text))
+
+    def _training_set(self, settings: Mapping) -> list[TrainingCase] | None:
+        by_name = {case.case: case for case in self.cases if case.split == "training"}
+        cases = [
+            TrainingCase(case, Path(case.label), case.label_id)
+            for case in by_name.values()
+            if case.category in settings["originals"] and case.label
+        ]
+        for completion in settings["completions"]:
+            rows = self.completed[completion]
+            if rows is None:
+                return None
+            cases += [
+                TrainingCase(by_name[row["case"]], self.results.root / row["file"], row["file"]) for row in rows
+            ]
+        return sorted(cases, key=lambda item: item.case.case)
+
+    def _segmentations(
+        self, stage: str, name: str, model: str, cases: Sequence[Case], exclude: Mapping[str, Sequence[int]]
+    ) -> list[Item] | None:
+        digest = self.digests[model]
+        if digest is None:
+            self.plan.steps.append(Step(stage, name, len(cases), len(cases), f"after {model} is trained"))
+            return None
+        folder = segmentation_folder(self.results, digest, self.config.inference_settings(model))
+        items = [segmentation_item(folder, case, exclude.get(case.case, ()))[0] for case in cases]
+        to_do = sum(self._whole(item) is None for item in items)
+        self.plan.steps.append(Step(stage, name, len(cases), to_do))
+        return items
+
+    def _completion(self, name: str) -> None:
+        row = self.config.completion(name)
+        settings = self.config.completion_settings(name)
+        cases = [case for case in self.cases if case.split == "training" and case.category == row["category"]]
+        base = row.get("on_top_of")
+        bases: dict[str, dict[str, str]] | None = {}
+        if base is not None:
+            known = self.completed[base]
+            bases = None if known is None else {entry["case"]: entry for entry in known}
+        exclude = {}
+        if settings["dropped_to"] == "next_class" and bases is not None:
+            exclude = {case.case: annotated_labels(settings, case, bases) for case in cases}
+        items = self._segmentations("pseudo-labels", name, row["teacher"], cases, exclude)
+        if items is None or bases is None:
+            self.completed[name] = None
+            self.plan.steps.append(Step("completion", name, len(cases), len(cases)))
+            return
+        folder = completion_folder(self.results, settings)
+        rows, to_do = [], 0
+        for case, segmentation in zip(cases, items, strict=True):
+            prediction = self.results.relative(segmentation.file(LABELS))
+            item, _ = completed_item(folder, case, prediction, bases)
+            note = self._whole(item)
+            to_do += note is None
+            present = " ".join(map(str, note["results"]["labels_present"])) if note else ""
+            rows.append(
+                {"case": case.case, "file": self.results.relative(item.file(LABELS)), "labels_present": present}
+            )
+        # What a second look would build on is only known once the first is made.
+        self.completed[name] = rows
+        self.plan.steps.append(Step("completion", name, len(cases), to_do))
+
+
+def format_plan(plan: Plan) -> str:
+    """Return the plan as a table for the terminal."""
+    lines = [f"{'stage':<16}{'of':<24}{'cases':>7}{'to do':>7}"]
+    for step in plan.steps:
+        total = "" if step.stage == "training" else str(step.total)
+        to_do = ("yes" if step.to_do else "-") if step.stage == "training" else str(step.to_do or "-")
+        lines.append(f"{step.stage:<16}{step.name:<24}{total:>7}{to_do:>7}  {step.note}".rstrip())
+    if plan.retrained:
+        lines.append(f"The next run trains from zero: {', '.join(plan.retrained)}")
+    elif not any(step.to_do for step in plan.steps):
+        lines.append("Everything is there; the next run computes nothing.")
+    return "\n".join(lines)

@@ -1,0 +1,228 @@
+"""Stage: a trained model, its record and its bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from flare23_lib import __version__
+from flare23_lib.errors import TrainingError
+from flare23_lib.inference.bundle import (
+    WEIGHTS_FILE,
+    InferenceDefaults,
+    Model,
+    ModelLabel,
+    Weights,
+    file_sha256,
+    write_bundle,
+)
+from flare23_lib.networks import Architecture
+from flare23_lib.resampling import Intensity
+from flare23_lib.stages.results import Results, read_shards, read_training
+from flare23_lib.store import Item, StageFolder, atomic_path, link_to, lock, write_json
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised when the same settings and data would train to something else."""
+
+WEIGHTS = ".safetensors"
+
+
+def training_folder(results: Results, settings: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> StageFolder:
+    """Return the folder of a training: its fingerprint holds the settings and every case of the training set.
+
+    Args:
+        results: the results folder.
+        settings: `Config.training_settings`.
+        rows: `case`, `image` and `label` of the preprocessed cases.
+    """
+    cases = sorted([row["case"], row["image"], row["label"]] for row in rows)
+    return results.folder("training", {"version": VERSION, "settings": dict(settings), "cases": cases})
+
+
+def weights_item(folder: StageFolder) -> Item:
+    """Return the item that holds a training's final weights."""
+    return Item(folder.path, "model")
+
+
+def train(
+    results: Results,
+    model: str,
+    settings: Mapping[str, Any],
+    label_names: Sequence[str],
+    shards: int,
+    device: str,
+    threads: int,
+    checkpoint_minutes: float,
+    output: Path,
+) -> None:
+    """Train a model to the end, from its last checkpoint if there is one, and write the record.
+
+    Args:
+        results: the results folder.
+        model: its name.
+        settings: `Config.training_settings`.
+        label_names: names of the labels in order.
+        shards: shards of the preprocessing.
+        device: "auto", "cuda" or "cpu".
+        threads: threads and processes to use.
+        checkpoint_minutes: the longest time of training between two checkpoints.
+        output: the record.
+
+    Raises:
+        TrainingError: there is nothing to train on.
+    """
+    rows = read_shards(results, "preprocessed", model, shards)
+    if not rows:
+        raise TrainingError(f"{model}: no case to train on; {results.cases} and quarantine.csv beside it say why")
+    seen = sorted({int(value) for row in rows for value in row["labels_present"].split()})
+    if not seen:
+        raise TrainingError(f"{model}: none of its {len(rows)} cases holds a label")
+    folder = training_folder(results, settings, rows).create()
+    with lock(folder.path / ".lock", lambda: log.info("another job trains this model; waiting for it")):
+        item = weights_item(folder)
+        note = item.read()
+        if note:
+            log.info("%s is trained already (%s)", model, results.relative(folder.path))
+        else:
+            log.info("%s learns from %d cases", model, len(rows))
+            note = _train(results, settings, label_names, rows, folder, device, threads, checkpoint_minutes)
+    names = dict(zip(settings["label_values"], label_names, strict=True))
+    write_json(
+        output,
+        {
+            "model": model,
+            "fingerprint": folder.fingerprint,
+            "weights": results.relative(item.file(WEIGHTS)),
+            "cases": len(rows),
+            "labels_seen": [names[value] for value in seen],
+            "labels_unseen": [name for value, name in names.items() if value not in seen],
+            **note["results"],
+            "settings": dict(settings),
+        },
+    )
+
+
+def _train(
+    results: Results,
+    settings: Mapping[str, Any],
+    label_names: Sequence[str],
+    rows: Sequence[Mapping[str, str]],
+    folder: StageFolder,
+    device: str,
+    threads: int,
+    checkpoint_minutes: float,
+) -> dict[str, Any]:
+    import torch
+
+    from flare23_lib.devices import choose
+    from flare23_lib.nnunet import plans as nnunet_plans
+    from flare23_lib.nnunet.preprocessing import link_dataset
+    from flare23_lib.nnunet.trainer import train as run
+
+    started = time.time()
+    torch.set_num_threads(max(1, threads))
+    preprocessed = folder.path / "preprocessed" / nnunet_plans.DATASET_NAME
+    link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, results.root, rows)
+    write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
+    plans = nnunet_plans.plans(settings)
+    dataset = nnunet_plans.dataset_json(label_names, settings["ignore_label"], rows)
+    chosen = choose(device)
+    # On a GPU the processor is free to load and augment; on the CPU it has no core to spare for that.
+    workers = max(1, threads - 1) if chosen.type == "cuda" else 0
+    with open_quietly(folder.path / "training.log"):
+        trainer = run(folder.path, plans, dataset, chosen, workers, checkpoint_minutes)
+    network = trainer.network
+    network = getattr(network, "_orig_mod", network)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(network.state_dict().items())}
+    item = weights_item(folder)
+    with atomic_path(item.file(WEIGHTS)) as temporary:
+        save_file(weights, temporary)
+    return item.finish(
+        [WEIGHTS],
+        {"cases": len(rows)},
+        {
+            "checkpoint": results.relative(Path(trainer.output_folder) / "checkpoint_final.pth"),
+            "weights_sha256": file_sha256(item.file(WEIGHTS)),
+            "epochs": trainer.num_epochs,
+            "seconds": round(time.time() - started, 1),
+            "device": str(chosen),
+            "machine": platform.machine(),
+            "versions": {"flare23_lib": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        },
+    )
+
+
+@contextlib.contextmanager
+def open_quietly(path: Path):
+    """Send what nnU-Net prints to a file, so that a job's log stays readable."""
+    with path.open("a", encoding="utf-8") as handle, contextlib.redirect_stdout(handle):
+        yield
+
+
+def describe(
+    model: str,
+    settings: Mapping[str, Any],
+    inference: Mapping[str, Any],
+    label_names: Sequence[str],
+    unseen: Sequence[str],
+    weights_sha256: str,
+    provenance: Mapping[str, Any],
+) -> Model:
+    """Return the description of a trained model, as model.json holds it."""
+    return Model(
+        name=model,
+        network=Architecture.of(**settings["network"]),
+        patch_size=tuple(settings["patch_size"]),
+        spacing=tuple(settings["spacing"]),
+        intensity=Intensity(**settings["intensity"]),
+        orientation=settings["orientation"],
+        labels=(
+            ModelLabel("background", 0),
+            *(ModelLabel(*pair) for pair in zip(label_names, settings["label_values"], strict=True)),
+        ),
+        unseen=tuple(unseen),
+        mirror_axes=tuple(settings["training"]["mirror_axes"]),
+        inference=InferenceDefaults(**inference),
+        weights=Weights(WEIGHTS_FILE, weights_sha256),
+        provenance=provenance,
+    )
+
+
+def export(
+    results: Results,
+    model: str,
+    inference: Mapping[str, Any],
+    label_names: Sequence[str],
+    output: Path,
+) -> None:
+    """Write a trained model's bundle: model.safetensors and model.json.
+
+    Args:
+        results: the results folder.
+        model: its name.
+        inference: how the model is used by default.
+        label_names: names of the labels in order.
+        output: the bundle's folder.
+    """
+    record = read_training(results, model)
+    provenance = {
+        "trained_on_cases": record["cases"],
+        "training": record["settings"]["training"],
+        "fingerprint": record["fingerprint"],
+        "versions": record["versions"],
+    }
+    description = describe(
+        model, record["settings"], inference, label_names, record["labels_unseen"], record["weights_sha256"], provenance
+    )
+    write_bundle(output, description, load_file(results.file(record["weights"])))
+    # For people who go on with nnU-Net: its model folder beside the record.
+    link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)

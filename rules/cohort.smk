@@ -1,0 +1,41 @@
+# Cohort: what cases there are, what is wrong with them, and what each one is.
+#
+# Takes the folders of `cohort` and `layout`; gives cohort/cases.csv (every case), quarantine.csv (every fault) and
+# categories.csv (counts). The files of the cohort are not declared: the rule runs again when their listing changes,
+# and reads only those that are new or changed.
+
+
+rule cohort:
+    """Find, read, check and categorise all cases."""
+    output:
+        cases=f"{R}/cohort/cases.csv",
+        quarantine=report(f"{R}/cohort/quarantine.csv", category="Cohort", labels={"table": "faults"}),
+        categories=report(
+            f"{R}/cohort/categories.csv",
+            category="Cohort",
+            labels={"table": "categories"},
+        ),
+    log:
+        f"{R}/logs/cohort.log",
+    benchmark:
+        f"{R}/benchmarks/cohort.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 8
+    resources:
+        mem_mb=16000,
+        runtime=240,
+    params:
+        cohort=CONFIG["cohort"],
+        settings=CONFIG.settings("cohort"),
+        listing=lambda wildcards: fingerprint(listing(CONFIG["cohort"], CONFIG["layout"])),
+    shell:
+        "flare23 stage cohort"
+        " --cohort {params.cohort:q}"
+        " --results {R:q}"
+        " --settings {params.settings:q}"
+        " --threads {threads}"
+        " --quarantine {output.quarantine:q}"
+        " --categories {output.categories:q}"
+        " --output {output.cases:q}"
+        " > {log:q} 2>&1"

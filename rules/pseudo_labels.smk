@@ -1,0 +1,141 @@
+# Pseudo-labels: a teacher's predictions, merged under the original annotations.
+#
+# Takes cohort/cases.csv, a teacher's bundle and, for a completion that builds on another, that one's record; gives
+# completed_labels/{completion}/conflicts.csv and, beside it, a link {case}.nii.gz for every case of the category.
+# Shards work case by case: what lies whole in the store is not made again.
+
+
+def teacher(wildcards):
+    """The bundle of a completion's teacher."""
+    return f"{R}/models/{CONFIG.completion(wildcards.completion)['teacher']}/model.json"
+
+
+def base(wildcards):
+    """The record of the completion that a completion builds on; empty without one."""
+    name = CONFIG.completion(wildcards.completion).get("on_top_of")
+    return f"{R}/completed_labels/{name}/conflicts.csv" if name else []
+
+
+def base_option(wildcards):
+    """The command's option for it."""
+    name = CONFIG.completion(wildcards.completion).get("on_top_of")
+    return f"--base {name}" if name else ""
+
+
+rule pseudo_label:
+    """Segment a shard of a category with its teacher."""
+    input:
+        cases=f"{R}/cohort/cases.csv",
+        teacher=teacher,
+        base=base,
+    output:
+        record=f"{R}/pseudo_labels/{{completion}}/{{shard}}.csv",
+    log:
+        f"{R}/logs/pseudo_label/{{completion}}/{{shard}}.log",
+    benchmark:
+        f"{R}/benchmarks/pseudo_label/{{completion}}/{{shard}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 4
+    resources:
+        mem_mb=32000,
+        runtime=720,
+        gpu=1,
+    params:
+        settings=stage_settings("completion", "completion"),
+        inference=lambda wildcards: CONFIG.settings("inference", CONFIG.completion(wildcards.completion)["teacher"]),
+        teacher=lambda wildcards: CONFIG.completion(wildcards.completion)["teacher"],
+        base=base_option,
+    shell:
+        "flare23 stage pseudo-label"
+        " --results {R:q}"
+        " --teacher {params.teacher}"
+        " {params.base}"
+        " --settings {params.settings:q}"
+        " --inference {params.inference:q}"
+        " --shard {wildcards.shard}"
+        " --device {DEVICE}"
+        " --threads {threads}"
+        " --output {output.record:q}"
+        " > {log:q} 2>&1"
+
+
+rule complete:
+    """Merge a shard's original annotations and pseudo-labels."""
+    input:
+        cases=f"{R}/cohort/cases.csv",
+        pseudo_labels=f"{R}/pseudo_labels/{{completion}}/{{shard}}.csv",
+        base=base,
+    output:
+        record=f"{R}/completed_labels/{{completion}}/{{shard}}.csv",
+    log:
+        f"{R}/logs/complete/{{completion}}/{{shard}}.log",
+    benchmark:
+        f"{R}/benchmarks/complete/{{completion}}/{{shard}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=240,
+    params:
+        settings=stage_settings("completion", "completion"),
+        label_names=LABEL_NAMES,
+        base=base_option,
+    shell:
+        "flare23 stage complete"
+        " --results {R:q}"
+        " --completion {wildcards.completion}"
+        " {params.base}"
+        " --settings {params.settings:q}"
+        " --label-names {params.label_names}"
+        " --shard {wildcards.shard}"
+        " --output {output.record:q}"
+        " > {log:q} 2>&1"
+
+
+rule gather_completed:
+    """Count a category's completed labels and conflicts, and link them by plain names."""
+    input:
+        cases=f"{R}/cohort/cases.csv",
+        records=expand(
+            f"{R}/completed_labels/{{{{completion}}}}/{{shard}}.csv",
+            shard=shards("pseudo_labels"),
+        ),
+    output:
+        conflicts=report(
+            f"{R}/completed_labels/{{completion}}/conflicts.csv",
+            category="Pseudo-labels",
+            labels={"completion": "{completion}", "table": "conflicts"},
+        ),
+    log:
+        f"{R}/logs/gather_completed/{{completion}}.log",
+    benchmark:
+        f"{R}/benchmarks/gather_completed/{{completion}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=stage_settings("completion", "completion"),
+        label_names=LABEL_NAMES,
+    shell:
+        "flare23 stage gather-completed"
+        " --results {R:q}"
+        " --completion {wildcards.completion}"
+        " --settings {params.settings:q}"
+        " --label-names {params.label_names}"
+        " --shards {SHARDS[pseudo_labels]}"
+        " --output {output.conflicts:q}"
+        " > {log:q} 2>&1"
+
+
+rule pseudo_labels:
+    """All completed labels."""
+    input:
+        expand(
+            f"{R}/completed_labels/{{completion}}/conflicts.csv",
+            completion=CONFIG.completions,
+        ),

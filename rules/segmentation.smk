@@ -1,0 +1,62 @@
+# Segmentation: the validation cases as a model sees them.
+#
+# Takes cohort/cases.csv and a model's bundle; gives predictions/{model}/predictions.csv and, beside it, a link
+# {case}.nii.gz for every validation case.
+
+
+rule predict:
+    """Segment a shard of the validation cases."""
+    input:
+        cases=f"{R}/cohort/cases.csv",
+        model=f"{R}/models/{{model}}/model.json",
+    output:
+        record=f"{R}/predictions/{{model}}/{{shard}}.csv",
+    log:
+        f"{R}/logs/predict/{{model}}/{{shard}}.log",
+    benchmark:
+        f"{R}/benchmarks/predict/{{model}}/{{shard}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 4
+    resources:
+        mem_mb=32000,
+        runtime=240,
+        gpu=1,
+    params:
+        inference=stage_settings("inference", "model"),
+    shell:
+        "flare23 stage predict"
+        " --results {R:q}"
+        " --model {wildcards.model}"
+        " --inference {params.inference:q}"
+        " --shard {wildcards.shard}"
+        " --device {DEVICE}"
+        " --threads {threads}"
+        " --output {output.record:q}"
+        " > {log:q} 2>&1"
+
+
+rule gather_predictions:
+    """Count a model's predictions and link them by plain names."""
+    input:
+        cases=f"{R}/cohort/cases.csv",
+        records=expand(f"{R}/predictions/{{{{model}}}}/{{shard}}.csv", shard=shards("predictions")),
+    output:
+        predictions=f"{R}/predictions/{{model}}/predictions.csv",
+    log:
+        f"{R}/logs/gather_predictions/{{model}}.log",
+    benchmark:
+        f"{R}/benchmarks/gather_predictions/{{model}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    shell:
+        "flare23 stage gather-predictions"
+        " --results {R:q}"
+        " --model {wildcards.model}"
+        " --shards {SHARDS[predictions]}"
+        " --output {output.predictions:q}"
+        " > {log:q} 2>&1"

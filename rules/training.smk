@@ -1,0 +1,123 @@
+# Training: a model out of the labels that its row in `models` names.
+#
+# Takes cohort/cases.csv and the gathered completions that the model learns from; gives the record
+# training/{model}/training.json and the deployable bundle models/{model}/. Preprocessed cases, checkpoints and logs
+# lie in the store; a job that is started again goes on from its last checkpoint.
+
+
+def completed_labels(wildcards):
+    """The gathered completions that a model learns from."""
+    train_on = CONFIG.model(wildcards.model)["train_on"]
+    return expand(
+        f"{R}/completed_labels/{{completion}}/conflicts.csv",
+        completion=train_on["completions"],
+    )
+
+
+rule preprocess:
+    """Prepare a shard of a model's training cases."""
+    input:
+        cases=f"{R}/cohort/cases.csv",
+        completed=completed_labels,
+    output:
+        record=f"{R}/preprocessed/{{model}}/{{shard}}.csv",
+    log:
+        f"{R}/logs/preprocess/{{model}}/{{shard}}.log",
+    benchmark:
+        f"{R}/benchmarks/preprocess/{{model}}/{{shard}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=24000,
+        runtime=480,
+    params:
+        settings=stage_settings("preprocessing", "model"),
+        patch_size=lambda wildcards: CONFIG.model(wildcards.model)["patch_size"],
+    shell:
+        "flare23 stage preprocess"
+        " --results {R:q}"
+        " --settings {params.settings:q}"
+        " --patch-size {params.patch_size}"
+        " --shard {wildcards.shard}"
+        " --output {output.record:q}"
+        " > {log:q} 2>&1"
+
+
+rule train:
+    """Train a model to its last epoch, from its last checkpoint if there is one."""
+    input:
+        records=expand(
+            f"{R}/preprocessed/{{{{model}}}}/{{shard}}.csv",
+            shard=shards("preprocessing"),
+        ),
+    output:
+        record=f"{R}/training/{{model}}/training.json",
+    log:
+        f"{R}/logs/train/{{model}}.log",
+    benchmark:
+        f"{R}/benchmarks/train/{{model}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 12
+    resources:
+        mem_mb=64000,
+        runtime=4320,
+        gpu=1,
+    params:
+        settings=stage_settings("training", "model"),
+        label_names=LABEL_NAMES,
+    shell:
+        "flare23 stage train"
+        " --results {R:q}"
+        " --model {wildcards.model}"
+        " --settings {params.settings:q}"
+        " --label-names {params.label_names}"
+        " --shards {SHARDS[preprocessing]}"
+        " --device {DEVICE}"
+        " --threads {threads}"
+        " --checkpoint-minutes {CHECKPOINT_MINUTES}"
+        " --output {output.record:q}"
+        " > {log:q} 2>&1"
+
+
+rule bundle:
+    """Write a trained model's bundle."""
+    input:
+        record=f"{R}/training/{{model}}/training.json",
+    output:
+        description=f"{R}/models/{{model}}/model.json",
+        weights=f"{R}/models/{{model}}/model.safetensors",
+    log:
+        f"{R}/logs/bundle/{{model}}.log",
+    benchmark:
+        f"{R}/benchmarks/bundle/{{model}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        inference=stage_settings("inference", "model"),
+        label_names=LABEL_NAMES,
+    shell:
+        "flare23 stage export"
+        " --results {R:q}"
+        " --model {wildcards.model}"
+        " --inference {params.inference:q}"
+        " --label-names {params.label_names}"
+        " --output {output.description:q}"
+        " > {log:q} 2>&1"
+
+
+rule teachers:
+    """All teachers."""
+    input:
+        expand(f"{R}/models/{{model}}/model.json", model=TEACHERS),
+
+
+rule models:
+    """All models."""
+    input:
+        expand(f"{R}/models/{{model}}/model.json", model=CONFIG.models),
