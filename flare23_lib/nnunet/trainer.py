@@ -223,8 +223,8 @@ def train(
         The trainer with the final weights; `checkpoint_final.pth` is written.
     """
     # nnU-Net reads its folders from the environment when a trainer is made.
-    os.environ["nnUNet_preprocessed"] = str(folder.resolve() / "preprocessed")  # noqa: SIM112 (its spelling)
-    os.environ["nnUNet_results"] = str(folder.resolve() / "results")  # noqa: SIM112
+    os.environ["nnUNet_preprocessed"] = str(folder.absolute() / "preprocessed")  # noqa: SIM112 (its spelling)
+    os.environ["nnUNet_results"] = str(folder.absolute() / "results")  # noqa: SIM112
     trainer = FlareTrainer(copy.deepcopy(plans), CONFIGURATION, "all", dataset_json, device)
     trainer.workers = workers
     trainer.checkpoint_seconds = 60 * checkpoint_minutes

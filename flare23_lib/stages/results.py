@@ -51,7 +51,7 @@ class Results:
 
     def relative(self, path: Path) -> str:
         """A path as records hold it."""
-        return path.relative_to(self.root).as_posix()
+        return path.absolute().relative_to(self.root.absolute()).as_posix()
 
     def file(self, relative: str) -> Path:
         """The path of a file out of a record; StoreError if it is gone."""
