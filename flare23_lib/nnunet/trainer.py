@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 ELASTIC_PROBABILITY = 0.2
 """Share of patches that are deformed elastically; the paper names the augmentation, not its strength, and this is
 the value of nnU-Net v1, in which STU-Net was published."""
+
+GRADIENT_NORM = 12
+"""Largest norm of a step's gradient, nnU-Net's."""
 
 CHECKPOINT_LATEST = "checkpoint_latest.pth"
 CHECKPOINT_FINAL = "checkpoint_final.pth"
@@ -71,6 +75,42 @@ class FlareTrainer(nnUNetTrainer):
         self.weight_decay = training["weight_decay"]
         self.oversample_foreground_percent = training["oversample_foreground"]
         self._last_checkpoint = time.monotonic()
+
+    def initialize(self) -> None:
+        """Build the network, with the memory layout in which 3-D convolutions are fastest."""
+        super().initialize()
+        self.network = self.network.to(memory_format=torch.channels_last_3d)
+        if self.training_settings["precision"] != "mixed":
+            self.grad_scaler = None
+
+    @contextlib.contextmanager
+    def _autocast(self):
+        """Compute in the configured precision; "mixed" is what nnU-Net does by itself."""
+        precision = self.training_settings["precision"]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+
+    def train_step(self, batch: dict) -> dict:
+        """Take one step; returns the loss."""
+        if self.training_settings["precision"] == "mixed":
+            return super().train_step(batch)
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = [scale.to(self.device, non_blocking=True) for scale in batch["target"]]
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            output = self.network(data)
+        loss = self.loss([scale.float() for scale in output], target)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        self.optimizer.step()
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def validation_step(self, batch: dict) -> dict:
+        """Return the loss and the counts of true and false voxels of one batch."""
+        if self.training_settings["precision"] == "mixed":
+            return super().validation_step(batch)
+        with self._autocast():
+            return super().validation_step(batch)
 
     def configure_optimizers(self):
         """Return the configured optimizer and the polynomial decay of its learning rate."""
