@@ -70,3 +70,12 @@ rule all:
         rules.models.input,
         rules.evaluation.input,
         rules.report.input,
+
+
+onsuccess:
+    from flare23_lib.evaluation.tables import format_summary
+
+    for model in CONFIG.evaluated:
+        summary = Path(R) / "evaluation" / model / "summary.csv"
+        if summary.exists():
+            print(f"\n{model} ({summary})\n\n{format_summary(summary)}")

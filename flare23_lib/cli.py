@@ -228,9 +228,7 @@ def _stage_pseudo_label(args: argparse.Namespace) -> int:
 def _stage_complete(args: argparse.Namespace) -> int:
     from flare23_lib.stages.completion import complete
 
-    complete(
-        _results(args), args.completion, args.base, args.settings, args.label_names, args.shard, args.output
-    )
+    complete(_results(args), args.completion, args.base, args.settings, args.label_names, args.shard, args.output)
     return 0
 
 
@@ -244,9 +242,7 @@ def _stage_gather_completed(args: argparse.Namespace) -> int:
 def _stage_predict(args: argparse.Namespace) -> int:
     from flare23_lib.stages.segmentation import predict_validation
 
-    predict_validation(
-        _results(args), args.model, args.inference, args.device, args.threads, args.shard, args.output
-    )
+    predict_validation(_results(args), args.model, args.inference, args.device, args.threads, args.shard, args.output)
     return 0
 
 

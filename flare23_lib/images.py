@@ -194,9 +194,7 @@ def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header) 
     raw = header.binaryblock.ljust(offset, b"\0") + np.ascontiguousarray(array).tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(
-            igzip.compress(raw, compresslevel=1, mtime=0) if path.name.endswith(".gz") else raw
-        )
+        temporary.write_bytes(igzip.compress(raw, compresslevel=1, mtime=0) if path.name.endswith(".gz") else raw)
 
 
 def header_for(shape: tuple[int, int, int], affine: np.ndarray, dtype: np.dtype) -> nib.Nifti1Header:
@@ -250,9 +248,7 @@ class Orientation:
             raise ValueError(f"orientation must be stored or canonical, not {mode!r}")
         if np.isnan(stored).any():
             raise ImageError("the affine is singular: an axis has no direction")
-        return cls(
-            nib.orientations.ornt_transform(stored, seen), nib.orientations.ornt_transform(seen, stored)
-        )
+        return cls(nib.orientations.ornt_transform(stored, seen), nib.orientations.ornt_transform(seen, stored))
 
     def forward(self, array: np.ndarray) -> np.ndarray:
         """Turn a stored (z, y, x) array into the seen one (a view)."""

@@ -27,9 +27,7 @@ class Intensity:
         return image.float().clamp(self.low, self.high).sub_(self.mean).div_(max(self.std, 1e-8))
 
 
-def resampled_shape(
-    shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]
-) -> tuple[int, int, int]:
+def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> tuple[int, int, int]:
     """Shape (z, y, x) after resampling from one spacing to another, rounded as nnU-Net rounds."""
     return tuple(
         max(1, int(np.round(size * old / new))) for size, old, new in zip(shape, spacing, target, strict=True)

@@ -138,6 +138,8 @@ def test_the_counts_add_up_to_the_volume(original, predicted, extra, chosen):
 @settings(max_examples=300, deadline=None)
 @given(volumes, volumes, subsets)
 def test_merging_again_changes_nothing(original, predicted, extra):
-    annotated, once = run(original, predicted, extra, {"dropped_to": "background", "tumor_inside_organs": "keep_organ"})
+    annotated, once = run(
+        original, predicted, extra, {"dropped_to": "background", "tumor_inside_organs": "keep_organ"}
+    )
     twice = merge(once.labels, predicted, annotated, tumors=[TUMOR])
     assert np.array_equal(once.labels, twice.labels)

@@ -88,5 +88,5 @@ def test_a_lock_is_free_again_when_its_holder_is_killed(tmp_path):
 
 
 def test_a_missing_record_is_named_with_what_to_do(tmp_path):
-    with pytest.raises(StoreError, match="nowhere.json"):
+    with pytest.raises(StoreError, match=r"nowhere\.json"):
         store.read_json(tmp_path / "nowhere.json")

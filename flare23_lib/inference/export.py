@@ -43,7 +43,11 @@ def network_of(weights: Mapping[str, torch.Tensor], strides: list[list[int]]) ->
 
 
 def export_checkpoint(
-    checkpoint: Path, output: Path, name: str, orientation: str | None = None, inference: InferenceDefaults | None = None
+    checkpoint: Path,
+    output: Path,
+    name: str,
+    orientation: str | None = None,
+    inference: InferenceDefaults | None = None,
 ) -> Model:
     """Write a bundle from a checkpoint.
 

@@ -64,8 +64,7 @@ class Architecture:
             raise ConfigError(f"network: strides begin with {list(self.strides[0])}; the first stage's is [1, 1, 1]")
         if len(self.kernel_sizes) != len(self.widths):
             raise ConfigError(
-                f"network: kernel_sizes has {len(self.kernel_sizes)} entries; "
-                f"{len(self.widths)} stages need as many"
+                f"network: kernel_sizes has {len(self.kernel_sizes)} entries; {len(self.widths)} stages need as many"
             )
         if any(size % 2 == 0 for kernel in self.kernel_sizes for size in kernel):
             raise ConfigError(f"network: kernel_sizes {self.kernel_sizes} must be odd")

@@ -115,8 +115,8 @@ class STUNet(nn.Module):
         num_classes: channels of the output, background included.
         depth: blocks per stage, highest resolution first.
         widths: channels per stage.
-        strides: (z, y, x) stride into each stage, the first stage's 1 everywhere (as in nnU-Net's plans, whose trainer
-            reads them there); None for 2x2x2 from the second stage on.
+        strides: (z, y, x) stride into each stage, the first stage's 1 everywhere (as in nnU-Net's plans, where its
+            trainer reads them); None for 2x2x2 from the second stage on.
         kernel_sizes: (z, y, x) kernel per stage; None for 3x3x3 throughout.
         deep_supervision: return the outputs of all decoder stages; may be switched later at
             `network.decoder.deep_supervision`.

@@ -41,8 +41,8 @@ def plans(settings: Mapping[str, Any]) -> dict[str, Any]:
     nearest along z for anisotropic images): what a model sees in training is what it sees when it is used.
 
     Args:
-        settings: `network` (depth, widths, strides), `patch_size`, `spacing`, `intensity`, `label_values`, `orientation`
-            and `training` (the protocol), which the plans carry along.
+        settings: `network` (depth, widths, strides), `patch_size`, `spacing`, `intensity`, and `label_values`,
+            `orientation` and `training` (the protocol), which the plans carry along.
     """
     intensity = settings["intensity"]
     resample = {"is_seg": False, "force_separate_z": False}

@@ -221,7 +221,13 @@ def export(
         "versions": record["versions"],
     }
     description = describe(
-        model, record["settings"], inference, label_names, record["labels_unseen"], record["weights_sha256"], provenance
+        model,
+        record["settings"],
+        inference,
+        label_names,
+        record["labels_unseen"],
+        record["weights_sha256"],
+        provenance,
     )
     write_bundle(output, description, load_file(results.file(record["weights"])))
     # For people who go on with nnU-Net: its model folder beside the record.

@@ -1,0 +1,42 @@
+# `make demo` and `make test` set up their own environment in .venv from nothing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= 2
+
+.PHONY: demo smoke test lint clean-demo
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[workflow,test]'
+	touch $@
+
+## The whole method on synthetic CTs: minutes on a processor.
+demo: $(VENV)/installed
+	$(BIN)/flare23 phantoms --output demo/cohort --cases 32 --validation 6 --seed 0
+	$(BIN)/snakemake --cores $(CORES) --configfile presets/demo.yaml --quiet rules
+	@echo
+	@echo 'demo/results/evaluation/student   scores by case and class'
+	@echo 'demo/results/completed_labels     the completed labels, and the conflicts with the originals'
+	@echo 'demo/results/predictions/student  the student'"'"'s labels of the validation cases'
+	@echo 'demo/results/models/student       the deployable model; on CTs of your own:'
+	@echo '  $(BIN)/flare23 predict --model demo/results/models/student --input FOLDER --output FOLDER'
+	@echo 'What a next run would compute:'
+	@echo '  $(BIN)/flare23 status --configfile presets/demo.yaml'
+
+## The chain on a cohort of real CTs in FLARE23's layout: make smoke COHORT=FOLDER
+smoke: $(VENV)/installed
+	$(BIN)/snakemake --cores $(CORES) --configfile presets/smoke.yaml --config cohort=$(COHORT) --quiet rules
+
+test: $(VENV)/installed lint
+	$(BIN)/pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint --configfile presets/demo.yaml --config cohort=tests
+
+clean-demo:
+	rm -rf demo

@@ -1,0 +1,268 @@
+"""The whole chain on a few small phantoms, run once; each test looks at its results or changes a copy."""
+
+import csv
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CHAIN, CONFIGURATION, ENVIRONMENT, flare23, run_snakemake, snakemake_command
+
+from flare23_lib.cohort.table import read_cases
+from flare23_lib.images import read_geometry, read_labels
+from flare23_lib.phantom import draw
+from flare23_lib.pseudo_labels.merge import OUTCOMES
+from flare23_lib.store import read_csv, read_json
+
+
+def stored(folder: Path, stage: str) -> dict[str, int]:
+    """Times of the files of a stage in the store, by name."""
+    root = folder / "results" / "store" / stage
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in sorted(root.rglob("*.nii.gz"))}
+
+
+def weights(folder: Path) -> dict[str, int]:
+    root = folder / "results" / "store" / "training"
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.glob("*/model.safetensors")}
+
+
+def succeed(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def completions(folder: Path):
+    cases = {case.case: case for case in read_cases(folder / "results/cohort/cases.csv")}
+    for name in ("tumor", "all_organs", "five_organs", "unlabeled"):
+        for row in read_csv(folder / f"results/completed_labels/{name}/conflicts.csv"):
+            yield name, cases[row["case"]], row
+
+
+def test_every_training_case_is_completed_and_every_validation_case_predicted(finished_chain):
+    cases = read_cases(finished_chain / "results/cohort/cases.csv")
+    completed = sorted(case.case for _, case, _ in completions(finished_chain))
+    assert completed == sorted(case.case for case in cases if case.split == "training")
+    predicted = read_csv(finished_chain / "results/predictions/student/predictions.csv")
+    assert [row["case"] for row in predicted] == [case.case for case in cases if case.split == "validation"]
+
+
+def test_a_completed_label_lies_on_its_image_to_the_last_bit(finished_chain):
+    for name, case, row in completions(finished_chain):
+        label = finished_chain / "results/completed_labels" / name / f"{case.case}.nii.gz"
+        assert label.resolve() == (finished_chain / "results" / row["file"]).resolve()
+        image = read_geometry(finished_chain / case.image)
+        assert read_geometry(label).shape == image.shape
+        assert np.array_equal(read_geometry(label).affine, image.affine)
+
+
+def test_every_original_voxel_is_kept(finished_chain):
+    for name, case, row in completions(finished_chain):
+        if name == "unlabeled":
+            continue
+        original = read_labels(finished_chain / case.label).array
+        completed = read_labels(finished_chain / "results" / row["file"]).array
+        assert (completed[original != 0] == original[original != 0]).all()
+
+
+def test_the_conflicts_add_up_to_the_voxels(finished_chain):
+    for _, case, row in completions(finished_chain):
+        counts = sum(
+            int(value) for key, value in row.items() if key.split("_")[0] in {o.split("_")[0] for o in OUTCOMES}
+        )
+        assert counts + int(row["background"]) == int(row["voxels"]) == np.prod(case.shape)
+
+
+def test_links_of_completed_labels_are_relative(finished_chain):
+    links = list((finished_chain / "results/completed_labels").glob("*/*.nii.gz"))
+    assert len(links) == 6
+    assert not any(link.readlink().is_absolute() for link in links)
+
+
+def test_the_summary_has_a_row_per_class_and_the_organs_mean(finished_chain):
+    rows = read_csv(finished_chain / "results/evaluation/student/summary.csv")
+    assert len(rows) == 15
+    assert [row["class"] for row in rows[-2:]] == ["tumor", "organs"]
+
+
+def test_a_teacher_knows_which_labels_it_never_saw(finished_chain):
+    assert "tumor" in read_json(finished_chain / "results/models/organ_teacher/model.json")["unseen"]
+
+
+def test_no_validation_case_is_in_any_training_set(finished_chain):
+    for path in (finished_chain / "results/store/training").glob("*/about.json"):
+        trained_on = [row[0] for row in read_json(path)["key"]["cases"]]
+        assert trained_on
+        assert not any(case.startswith("FLARE23Ts") for case in trained_on)
+
+
+def test_the_training_folder_is_laid_out_as_nnunets(finished_chain):
+    for record in (finished_chain / "results/training").glob("*/training.json"):
+        folder = record.with_name("nnunet")
+        assert (folder / "plans.json").exists()
+        assert (folder / "dataset.json").exists()
+        assert (folder / "fold_all" / "checkpoint_final.pth").exists()
+
+
+def test_a_checkpoint_of_ours_exports_to_the_bundle_that_the_workflow_made(finished_chain, tmp_path):
+    checkpoint = finished_chain / "results/training/student/nnunet/fold_all/checkpoint_final.pth"
+    succeed(flare23(tmp_path, "export", "--checkpoint", str(checkpoint), "--output", "bundle"))
+    made = read_json(tmp_path / "bundle/model.json")
+    ours = read_json(finished_chain / "results/models/student/model.json")
+    for key in ("network", "patch_size", "spacing", "intensity", "orientation", "labels", "mirror_axes", "weights"):
+        assert made[key] == ours[key]
+
+
+def test_predict_gives_what_the_workflow_gave(finished_chain, tmp_path):
+    model = str(finished_chain / "results/models/student")
+    image = next((finished_chain / "cohort/validation").glob("*.nii.gz"))
+    options = ["--step", "0.8", "--no-tta", "--device", "cpu", "--threads", "2"]
+    succeed(flare23(tmp_path, "predict", "--model", model, "--input", str(image), "--output", "out", *options))
+    name = image.name.replace("_0000", "")
+    workflow = read_labels(finished_chain / "results/predictions/student" / name).array
+    assert np.mean(read_labels(tmp_path / "out" / name).array == workflow) > 0.999
+
+
+def test_started_again_it_does_nothing(finished_chain):
+    assert "Nothing to be done" in succeed(run_snakemake(finished_chain, "--dry-run"))
+
+
+def test_status_says_that_everything_is_there(finished_chain):
+    assert "computes nothing" in succeed(flare23(finished_chain, "status", *CONFIGURATION))
+
+
+def test_records_of_a_stage_that_were_deleted_are_made_again_without_computing(chain):
+    for record in (chain / "results/pseudo_labels/unlabeled").glob("*.csv"):
+        record.unlink()
+    before = stored(chain, "segmentations"), weights(chain)
+    succeed(run_snakemake(chain, "--", "results/completed_labels/unlabeled/conflicts.csv"))
+    assert list((chain / "results/pseudo_labels/unlabeled").glob("*.csv"))
+    assert (stored(chain, "segmentations"), weights(chain)) == before
+
+
+def test_a_lost_file_is_named_made_again_and_retrains_nothing(chain):
+    row = read_csv(next((chain / "results/pseudo_labels/tumor").glob("*.csv")))[0]
+    (chain / "results" / row["file"]).unlink()
+    found = flare23(chain, "store", "verify", *CONFIGURATION)
+    assert found.returncode == 1
+    assert row["file"] in found.stdout
+    trained, others = weights(chain), stored(chain, "segmentations")
+    assert "tumor " in succeed(flare23(chain, "status", *CONFIGURATION))
+    succeed(run_snakemake(chain))
+    assert (chain / "results" / row["file"]).exists()
+    assert weights(chain) == trained
+    after = stored(chain, "segmentations")
+    assert {name: after[name] for name in others} == others
+    assert "0 not whole" in succeed(flare23(chain, "store", "verify", *CONFIGURATION))
+
+
+def test_a_setting_changed_and_changed_back_computes_nothing_the_second_time(chain, tmp_path):
+    target = "results/completed_labels/tumor/conflicts.csv"
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
+    first = stored(chain, "completed_labels")
+    succeed(run_snakemake(chain, "--", target, configfile=changed))
+    second = stored(chain, "completed_labels")
+    assert len(second) == len(first) + 2
+    succeed(run_snakemake(chain, "--", target))
+    assert stored(chain, "completed_labels") == second
+    rows = read_csv(chain / target)
+    assert {row["file"].removeprefix("store/completed_labels/") for row in rows} <= set(first)
+
+
+def test_an_unlabeled_case_added_is_one_case_computed_and_status_knows_beforehand(chain):
+    from flare23_lib.images import header_for, write_volume
+
+    image, _, affine = draw(np.random.default_rng(5), coarseness=2.0)
+    path = chain / "cohort/unlabelTr1800/FLARE23_9999_0000.nii.gz"
+    write_volume(path, image, header_for(image.shape, affine, image.dtype))
+    status = succeed(flare23(chain, "status", *CONFIGURATION))
+    assert "trains from zero: student\n" in status
+    before, trained = stored(chain, "segmentations"), weights(chain)
+    succeed(run_snakemake(chain, "--", "results/completed_labels/unlabeled/conflicts.csv"))
+    new = set(stored(chain, "segmentations")) - set(before)
+    assert len(new) == 1
+    assert "FLARE23_9999" in new.pop()
+    assert weights(chain) == trained
+
+
+def test_a_training_that_is_killed_goes_on_from_its_checkpoint(chain, tmp_path):
+    longer = tmp_path / "longer.yaml"
+    longer.write_text(CHAIN.read_text().replace("epochs: 2", "epochs: 40"))
+    target = "results/models/organ_teacher/model.json"
+    process = subprocess.Popen(
+        snakemake_command("--", target, configfile=longer),
+        cwd=chain, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not list((chain / "results/store/training").glob("*/results/*/*/fold_all/checkpoint_latest.pth")):
+            assert process.poll() is None, "the training ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    succeed(run_snakemake(chain, "--unlock", configfile=longer))
+    status = succeed(flare23(chain, "status", *CONFIGURATION[:2], "--configfile", str(longer)))
+    assert "goes on from its last checkpoint" in status
+    succeed(run_snakemake(chain, "--", target, configfile=longer))
+    log = (chain / "results/logs/train/organ_teacher.log").read_text()
+    epoch = int(log.split("epoch ")[1].split(" of 40")[0])
+    assert epoch > 1
+
+
+def test_pseudo_labeling_that_is_killed_goes_on_with_the_next_case(chain):
+    import shutil
+
+    shutil.rmtree(chain / "results/store/segmentations")
+    for record in (chain / "results/pseudo_labels/tumor").glob("*.csv"):
+        record.unlink()
+    target = "results/pseudo_labels/tumor/0-of-1.csv"
+    process = subprocess.Popen(
+        snakemake_command("--", target),
+        cwd=chain, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        notes = []
+        while not notes:
+            assert process.poll() is None, "the job ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+            notes = [
+                path for path in (chain / "results/store/segmentations").glob("*/*.json") if path.name != "about.json"
+            ]
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = {path: path.stat().st_mtime_ns for path in notes}
+    succeed(run_snakemake(chain, "--unlock"))
+    succeed(run_snakemake(chain, "--", target))
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    with (chain / target).open() as handle:
+        assert len(list(csv.DictReader(handle))) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("completions: {tumor: {teacher: nobody}}", "completions.tumor.teacher: there is no model 'nobody'"),
+        ("completions: {tumor: {teacher: tumor_teacher}}", "goes round in a circle"),
+        ("cohort: nowhere", "there is no folder nowhere"),
+        ("models: {student: {patch_size: [16, 24]}}", "models.student.patch_size"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_in_one_line_before_any_job(finished_chain, tmp_path, change, words):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(change + "\n")
+    command = snakemake_command("--dry-run", configfile=CHAIN)
+    command[command.index(str(CHAIN)) + 1 : command.index(str(CHAIN)) + 1] = [str(wrong)]
+    done = subprocess.run(command, cwd=finished_chain, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if "configuration:" in line]
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert "Traceback" not in done.stderr

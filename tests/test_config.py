@@ -1,0 +1,127 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flare23_lib.config import Config, merge, parse_overrides
+from flare23_lib.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RECIPE = REPOSITORY / "config.yaml"
+
+
+def load(**overrides) -> Config:
+    return Config.load([RECIPE], overrides)
+
+
+@pytest.mark.parametrize("preset", sorted(path.name for path in (REPOSITORY / "presets").glob("*.yaml")))
+def test_every_preset_is_a_valid_configuration(preset):
+    Config.load([RECIPE, REPOSITORY / "presets" / preset])
+
+
+def test_a_later_file_wins_key_by_key_and_replaces_lists_whole():
+    merged = merge({"a": {"x": 1, "y": [1, 2]}, "b": 1}, {"a": {"y": [3]}})
+    assert merged == {"a": {"x": 1, "y": [3]}, "b": 1}
+
+
+def test_merging_is_what_snakemake_does():
+    from snakemake.utils import update_config
+
+    base = yaml.safe_load(RECIPE.read_text())
+    update = yaml.safe_load((REPOSITORY / "presets/demo.yaml").read_text())
+    ours = merge(base, update)
+    update_config(base, update)
+    assert ours == base
+
+
+def test_null_removes_an_entry():
+    assert "student_2200" not in load(models={"student_2200": None}).models
+
+
+def test_values_on_the_command_line_are_yaml():
+    assert parse_overrides(["cohort=a b", "device=cpu", "shards={predictions: 2}"]) == {
+        "cohort": "a b",
+        "device": "cpu",
+        "shards": {"predictions": 2},
+    }
+
+
+def test_models_and_completions_follow_what_they_need():
+    order = load().order()
+    for name in ("organ_teacher", "tumor_teacher"):
+        assert order.index(("models", name)) < order.index(("models", "student"))
+    assert order.index(("models", "organ_teacher")) < order.index(("completions", "tumor"))
+    assert order.index(("completions", "tumor")) < order.index(("models", "tumor_teacher"))
+
+
+def test_a_completion_may_build_on_another():
+    again = {"category": "tumor", "on_top_of": "tumor", "teacher": "tumor_teacher"}
+    order = load(completions={"tumor_again": again}).order()
+    assert order.index(("completions", "tumor")) < order.index(("completions", "tumor_again"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"models": {"student": {"training": {"epochs": "many"}}}}, "models.student.training.epochs"),
+        ({"models": {"student": {"training": {"epochs": 0}}}}, "models.student.training.epochs"),
+        ({"models": {"student": {"trainning": {}}}}, "trainning"),
+        ({"models": {"student": {"network": "stunet_gigantic"}}}, "models.student.network"),
+        ({"models": {"student": {"strides": [[1, 1, 1], [2, 2, 2]]}}}, "models.student.strides"),
+        ({"models": {"student": {"patch_size": [50, 128, 160]}}}, "models.student.patch_size"),
+        ({"models": {"student": {"train_on": {"completions": ["nothing"]}}}}, "models.student.train_on.completions"),
+        ({"models": {"student": {"train_on": {"originals": ["unlabeled"]}}}}, "has no labels to learn from"),
+        ({"models": {"student": {"train_on": {"originals": ["tumor"]}}}}, "learned from twice"),
+        ({"completions": {"tumor": {"teacher": "nobody"}}}, "completions.tumor.teacher"),
+        ({"completions": {"tumor": {"category": "nothing"}}}, "completions.tumor.category"),
+        ({"completions": {"tumor": {"annotated": ["heart"]}}}, "completions.tumor.annotated"),
+        ({"completions": {"tumor": {"teacher": "tumor_teacher"}}}, "circle"),
+        ({"completions": {"tumor": {"on_top_of": "tumor"}}}, "circle"),
+        ({"completions": {"tumor": {"on_top_of": "unlabeled"}}}, "completes another category"),
+        ({"categories": [{"name": "a", "contains_any": ["heart"]}]}, "categories[0].contains_any"),
+        (
+            {"labels": [{"name": "a", "value": 1, "tolerance_mm": 1}, {"name": "a", "value": 2, "tolerance_mm": 1}]},
+            "'a'",
+        ),
+        ({"labels": [{"name": "a", "value": 0, "tolerance_mm": 1}]}, "labels[0].value"),
+        ({"faults": {"unreadable": "ignore"}}, "faults.unreadable"),
+        ({"cohrot": "x"}, "cohrot"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_in_one_line_that_names_the_key(overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        load(**overrides)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_how_the_work_is_cut_is_in_no_stages_settings():
+    one, other = load(), load(shards={"pseudo_labels": 3}, device="cpu", checkpoint_minutes=1, results="elsewhere")
+    for stage in ("preprocessing", "training", "inference"):
+        assert one.settings(stage, "student") == other.settings(stage, "student")
+    assert one.settings("completion", "tumor") == other.settings("completion", "tumor")
+    assert one.settings("cohort") == other.settings("cohort")
+
+
+def test_the_ignore_label_is_there_when_a_completion_may_write_it():
+    assert not load().training_settings("student")["ignore_label"]
+    config = load(completions={"tumor": {"dropped_to": "ignore"}})
+    assert config.training_settings("student")["ignore_label"]
+    assert not config.training_settings("organ_teacher")["ignore_label"]
+
+
+def test_the_recipe_has_the_papers_values():
+    student = load().model("student")
+    assert student["training"]["epochs"] == 2000
+    assert student["training"]["momentum"] == 0.99
+    assert student["patch_size"] == [48, 128, 160]
+    assert load().model("organ_teacher")["patch_size"] == [48, 192, 192]
+    assert student["intensity"] == {"low": -970, "high": 279, "mean": 80.3, "std": 141.4}
+
+
+def test_the_example_of_the_documentation_is_valid():
+    text = (REPOSITORY / "docs/your_cohort.md").read_text()
+    example = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
+    config = load(**example)
+    assert config.models == ["student", "teacher"]
+    assert config.labels.values == [6, 1, 20]

@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+
+from flare23_lib.errors import ConfigError, ImageError
+from flare23_lib.labels import IGNORE_VALUE, Label, LabelMap
+
+LABELS = LabelMap((Label("liver", 6), Label("spleen", 1), Label("lesion", 20, kind="tumor")))
+
+
+def test_indices_follow_the_order_of_the_map_and_turn_back_into_values():
+    values = np.array([0, 6, 1, 20, IGNORE_VALUE])
+    assert LABELS.to_indices(values).tolist() == [0, 1, 2, 3, 4]
+    assert LABELS.to_values(LABELS.to_indices(values)).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("value", [2, -1, 300])
+def test_a_value_outside_the_map_is_refused(value):
+    with pytest.raises(ImageError, match=str(value)):
+        LABELS.to_indices(np.array([0, value]))
+
+
+def test_a_name_or_value_given_twice_is_refused():
+    with pytest.raises(ConfigError, match="'liver' is given twice"):
+        LabelMap.from_config([{"name": "liver", "value": 1}, {"name": "liver", "value": 2}])
+    with pytest.raises(ConfigError, match="value 1 is given twice"):
+        LabelMap.from_config([{"name": "liver", "value": 1}, {"name": "spleen", "value": 1}])
+
+
+def test_tumors_and_organs_are_told_apart():
+    assert [label.name for label in LABELS.tumors] == ["lesion"]
+    assert [label.name for label in LABELS.organs] == ["liver", "spleen"]
