@@ -639,9 +639,9 @@ def _paint_tumors(canvas: _Canvas, rng: np.random.Generator, levels: Mapping[str
         host = names[int(rng.choice(len(names), p=weights / weights.sum()))]
         if not seats[host].size:
             host = "liver"
-        place, radius = rng.uniform(), rng.uniform(10, 22)
+        place, radius = rng.uniform(), rng.uniform(12, 24)
         stretch = np.exp(rng.normal(0, 0.15, 3))
-        contrast = rng.uniform(20, 55) * (-1 if rng.uniform() < 0.85 else 1)
+        contrast = rng.uniform(45, 85) * (-1 if rng.uniform() < 0.85 else 1)
         voxels = seats[host]
         seat = np.unravel_index(voxels[int(place * voxels.size)], canvas.labels.shape)
         center = np.array([coordinate[seat] for coordinate in canvas.frame.body])

@@ -1,0 +1,42 @@
+"""The workflow's form: what Snakemake itself has to say about it."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import CHAIN, ENVIRONMENT, REPOSITORY, run_snakemake
+
+
+def test_snakemakes_linter_has_nothing_to_say(finished_chain):
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--lint"]
+    done = subprocess.run(
+        [*command, "--configfile", str(CHAIN)], cwd=finished_chain, env=ENVIRONMENT, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("target", ["cohort", "teachers", "pseudo_labels", "models", "evaluation", "report"])
+def test_every_stage_has_a_named_target(finished_chain, target):
+    done = run_snakemake(finished_chain, "--dry-run", "--", target)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_the_plan_does_not_grow_with_the_cohort(finished_chain, tmp_path):
+    """As many jobs for a cohort ten times as large."""
+
+    def jobs(cohort):
+        done = run_snakemake(
+            tmp_path, "--dry-run", "--forceall", "--config", f"cohort={cohort}", f"results={tmp_path}/results"
+        )
+        assert done.returncode == 0, done.stderr
+        text = done.stdout + done.stderr
+        return [line.split()[-1] for line in text.splitlines() if line.startswith("total")]
+
+    small = finished_chain / "cohort"
+    images = tmp_path / "large" / "unlabelTr1800"
+    images.mkdir(parents=True)
+    for number in range(60):
+        (images / f"case{number}_0000.nii.gz").write_bytes(b"")
+    assert jobs(small) == jobs(images.parent)
