@@ -213,6 +213,7 @@ def _stage_pseudo_label(args: argparse.Namespace) -> int:
 
     pseudo_label(
         _results(args),
+        args.completion,
         args.teacher,
         args.base,
         args.settings,
@@ -410,8 +411,8 @@ def _stages(commands: Commands) -> None:
                    "--device", "--threads")  # fmt: skip
     parser.add_argument("--checkpoint-minutes", type=float, default=10.0)
     stage("export", _stage_export, "write a trained model's bundle", "--model", "--inference", "--label-names")
-    parser = stage("pseudo-label", _stage_pseudo_label, "segment a category with a teacher", "--base", "--settings",
-                   "--inference", "--shard", "--device", "--threads")  # fmt: skip
+    parser = stage("pseudo-label", _stage_pseudo_label, "segment a category with a teacher", "--completion", "--base",
+                   "--settings", "--inference", "--shard", "--device", "--threads")  # fmt: skip
     parser.add_argument("--teacher", required=True, help="name of the model")
     stage("complete", _stage_complete, "merge originals and pseudo-labels", "--completion", "--base", "--settings",
           "--label-names", "--shard")  # fmt: skip

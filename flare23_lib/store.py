@@ -254,6 +254,6 @@ class StageFolder:
         """Return the item of a case for these inputs (whether it is there or not)."""
         return Item(self.path, f"{case}.{fingerprint(dict(inputs))[:12]}")
 
-    def lock(self, shard: Shard, waiting: Any = None) -> contextlib.AbstractContextManager[None]:
-        """Hold the lock of a shard of this folder."""
-        return lock(self.path / f".lock-{shard}", waiting)
+    def lock(self, name: object, waiting: Any = None) -> contextlib.AbstractContextManager[None]:
+        """Hold one of the folder's locks: that of a shard, or of one purpose's shard where several share a folder."""
+        return lock(self.path / f".lock-{name}", waiting)

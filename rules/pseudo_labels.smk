@@ -49,6 +49,7 @@ rule pseudo_label:
     shell:
         "flare23 stage pseudo-label"
         " --results {R:q}"
+        " --completion {wildcards.completion}"
         " --teacher {params.teacher}"
         " {params.base}"
         " --settings {params.settings:q}"

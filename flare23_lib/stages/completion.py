@@ -93,7 +93,7 @@ def complete(
     folder = completion_folder(results, settings).create()
     rows = []
     made = 0
-    with folder.lock(shard, lambda: log.info("another job completes these cases; waiting for it")):
+    with folder.lock(f"{completion}-{shard}", lambda: log.info("another job completes these cases; waiting for it")):
         for case in progress(cases):
             if case.case not in predictions:
                 raise StoreError(f"{case.case} is not in {pseudo_labels}; run `flare23 store verify` and start again")

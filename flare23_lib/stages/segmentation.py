@@ -48,6 +48,7 @@ def segmentation_item(folder: StageFolder, case: Case, exclude: Collection[int])
 
 def pseudo_label(
     results: Results,
+    completion: str,
     teacher: str,
     base: str | None,
     settings: Mapping[str, Any],
@@ -61,6 +62,7 @@ def pseudo_label(
 
     Args:
         results: the results folder.
+        completion: name of the completion.
         teacher: name of the model.
         base: completion that this one builds on, or None.
         settings: `Config.completion_settings`.
@@ -73,7 +75,8 @@ def pseudo_label(
     cases = [case for case in usable_cases(results.cases, "training", settings["category"]) if case.case in shard]
     bases = base_rows(results, base)
     exclude = exclusion(settings, bases)
-    _segment(results, teacher, cases, exclude, inference, device, threads, shard, output, with_agreement=True)
+    lock_name = f"{completion}-{shard}"
+    _segment(results, teacher, cases, exclude, inference, device, threads, lock_name, output, with_agreement=True)
 
 
 def exclusion(settings: Mapping[str, Any], bases: Mapping[str, Mapping]) -> Callable[[Case], Collection[int]]:
@@ -94,7 +97,10 @@ def predict_validation(
 ) -> None:
     """Segment the validation cases of a shard; arguments as `pseudo_label`."""
     cases = [case for case in usable_cases(results.cases, "validation") if case.case in shard]
-    _segment(results, model, cases, lambda case: (), inference, device, threads, shard, output, with_agreement=False)
+    lock_name = f"validation-{shard}"
+    _segment(
+        results, model, cases, lambda case: (), inference, device, threads, lock_name, output, with_agreement=False
+    )
 
 
 def _segment(
@@ -105,7 +111,7 @@ def _segment(
     inference: Mapping[str, Any],
     device: str,
     threads: int,
-    shard: Shard,
+    lock_name: str,
     output: Path,
     with_agreement: bool,
 ) -> None:
@@ -113,7 +119,7 @@ def _segment(
     names = [row["name"] for row in description["labels"][1:]]
     folder = segmentation_folder(results, model_digest(description), inference).create()
     rows = []
-    with folder.lock(shard, lambda: log.info("another job segments these cases; waiting for it")):
+    with folder.lock(lock_name, lambda: log.info("another job segments these cases; waiting for it")):
         items = [(case, *segmentation_item(folder, case, exclude(case))) for case in cases]
         missing = sum(item.read() is None for _, item, _ in items)
         log.info("%d cases, %d of them to be segmented", len(cases), missing)
