@@ -635,11 +635,11 @@ def _paint_tumors(canvas: _Canvas, rng: np.random.Generator, levels: Mapping[str
         name: np.flatnonzero((canvas.labels == FLARE23_VALUES[name]) & (canvas.hu > TISSUE_HU["fat"]))
         for name in names
     }
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.integers(2, 5))):
         host = names[int(rng.choice(len(names), p=weights / weights.sum()))]
         if not seats[host].size:
             host = "liver"
-        place, radius = rng.uniform(), rng.uniform(12, 24)
+        place, radius = rng.uniform(), rng.uniform(16, 30)
         stretch = np.exp(rng.normal(0, 0.15, 3))
         contrast = rng.uniform(45, 85) * (-1 if rng.uniform() < 0.85 else 1)
         voxels = seats[host]

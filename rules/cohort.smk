@@ -26,13 +26,14 @@ rule cohort:
         mem_mb=16000,
         runtime=240,
     params:
+        results=results,
         cohort=CONFIG["cohort"],
         settings=CONFIG.settings("cohort"),
         listing=lambda wildcards: fingerprint(listing(CONFIG["cohort"], CONFIG["layout"])),
     shell:
         "flare23 stage cohort"
         " --cohort {params.cohort:q}"
-        " --results {R:q}"
+        " --results {params.results:q}"
         " --settings {params.settings:q}"
         " --threads {threads}"
         " --quarantine {output.quarantine:q}"

@@ -32,10 +32,11 @@ rule evaluate:
         mem_mb=16000,
         runtime=120,
     params:
+        results=results,
         settings=CONFIG.settings("evaluation"),
     shell:
         "flare23 stage evaluate"
-        " --results {R:q}"
+        " --results {params.results:q}"
         " --model {wildcards.model}"
         " --settings {params.settings:q}"
         " --threads {threads}"
@@ -45,6 +46,11 @@ rule evaluate:
 
 
 rule evaluation:
-    """All models that are to be evaluated."""
+    """All models that are to be evaluated, and the records of their predictions."""
     input:
+        expand(
+            f"{R}/predictions/{{model}}/{{shard}}.csv",
+            model=CONFIG.evaluated,
+            shard=shards("predictions"),
+        ),
         expand(f"{R}/evaluation/{{model}}/summary.csv", model=CONFIG.evaluated),

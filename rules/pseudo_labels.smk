@@ -5,23 +5,6 @@
 # Shards work case by case: what lies whole in the store is not made again.
 
 
-def teacher(wildcards):
-    """The bundle of a completion's teacher."""
-    return f"{R}/models/{CONFIG.completion(wildcards.completion)['teacher']}/model.json"
-
-
-def base(wildcards):
-    """The record of the completion that a completion builds on; empty without one."""
-    name = CONFIG.completion(wildcards.completion).get("on_top_of")
-    return f"{R}/completed_labels/{name}/conflicts.csv" if name else []
-
-
-def base_option(wildcards):
-    """The command's option for it."""
-    name = CONFIG.completion(wildcards.completion).get("on_top_of")
-    return f"--base {name}" if name else ""
-
-
 rule pseudo_label:
     """Segment a shard of a category with its teacher."""
     input:
@@ -42,20 +25,22 @@ rule pseudo_label:
         runtime=720,
         gpu=1,
     params:
+        results=results,
+        device=DEVICE,
         settings=stage_settings("completion", "completion"),
         inference=lambda wildcards: CONFIG.settings("inference", CONFIG.completion(wildcards.completion)["teacher"]),
         teacher=lambda wildcards: CONFIG.completion(wildcards.completion)["teacher"],
         base=base_option,
     shell:
         "flare23 stage pseudo-label"
-        " --results {R:q}"
+        " --results {params.results:q}"
         " --completion {wildcards.completion}"
         " --teacher {params.teacher}"
         " {params.base}"
         " --settings {params.settings:q}"
         " --inference {params.inference:q}"
         " --shard {wildcards.shard}"
-        " --device {DEVICE}"
+        " --device {params.device}"
         " --threads {threads}"
         " --output {output.record:q}"
         " > {log:q} 2>&1"
@@ -80,12 +65,13 @@ rule complete:
         mem_mb=16000,
         runtime=240,
     params:
+        results=results,
         settings=stage_settings("completion", "completion"),
         label_names=LABEL_NAMES,
         base=base_option,
     shell:
         "flare23 stage complete"
-        " --results {R:q}"
+        " --results {params.results:q}"
         " --completion {wildcards.completion}"
         " {params.base}"
         " --settings {params.settings:q}"
@@ -120,22 +106,30 @@ rule gather_completed:
         mem_mb=4000,
         runtime=30,
     params:
+        results=results,
+        shards=SHARDS["pseudo_labels"],
         settings=stage_settings("completion", "completion"),
         label_names=LABEL_NAMES,
     shell:
         "flare23 stage gather-completed"
-        " --results {R:q}"
+        " --results {params.results:q}"
         " --completion {wildcards.completion}"
         " --settings {params.settings:q}"
         " --label-names {params.label_names}"
-        " --shards {SHARDS[pseudo_labels]}"
+        " --shards {params.shards}"
         " --output {output.conflicts:q}"
         " > {log:q} 2>&1"
 
 
 rule pseudo_labels:
-    """All completed labels."""
+    """All completed labels, and the records that they were made from."""
     input:
+        expand(
+            f"{R}/{{stage}}/{{completion}}/{{shard}}.csv",
+            stage=["pseudo_labels", "completed_labels"],
+            completion=CONFIG.completions,
+            shard=shards("pseudo_labels"),
+        ),
         expand(
             f"{R}/completed_labels/{{completion}}/conflicts.csv",
             completion=CONFIG.completions,

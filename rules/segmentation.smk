@@ -23,14 +23,16 @@ rule predict:
         runtime=240,
         gpu=1,
     params:
+        results=results,
+        device=DEVICE,
         inference=stage_settings("inference", "model"),
     shell:
         "flare23 stage predict"
-        " --results {R:q}"
+        " --results {params.results:q}"
         " --model {wildcards.model}"
         " --inference {params.inference:q}"
         " --shard {wildcards.shard}"
-        " --device {DEVICE}"
+        " --device {params.device}"
         " --threads {threads}"
         " --output {output.record:q}"
         " > {log:q} 2>&1"
@@ -53,10 +55,13 @@ rule gather_predictions:
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        results=results,
+        shards=SHARDS["predictions"],
     shell:
         "flare23 stage gather-predictions"
-        " --results {R:q}"
+        " --results {params.results:q}"
         " --model {wildcards.model}"
-        " --shards {SHARDS[predictions]}"
+        " --shards {params.shards}"
         " --output {output.predictions:q}"
         " > {log:q} 2>&1"

@@ -5,15 +5,6 @@
 # lie in the store; a job that is started again goes on from its last checkpoint.
 
 
-def completed_labels(wildcards):
-    """The gathered completions that a model learns from."""
-    train_on = CONFIG.model(wildcards.model)["train_on"]
-    return expand(
-        f"{R}/completed_labels/{{completion}}/conflicts.csv",
-        completion=train_on["completions"],
-    )
-
-
 rule preprocess:
     """Prepare a shard of a model's training cases."""
     input:
@@ -32,11 +23,12 @@ rule preprocess:
         mem_mb=24000,
         runtime=480,
     params:
+        results=results,
         settings=stage_settings("preprocessing", "model"),
         patch_size=lambda wildcards: CONFIG.model(wildcards.model)["patch_size"],
     shell:
         "flare23 stage preprocess"
-        " --results {R:q}"
+        " --results {params.results:q}"
         " --settings {params.settings:q}"
         " --patch-size {params.patch_size}"
         " --shard {wildcards.shard}"
@@ -65,18 +57,22 @@ rule train:
         runtime=4320,
         gpu=1,
     params:
+        results=results,
+        shards=SHARDS["preprocessing"],
+        device=DEVICE,
+        checkpoint_minutes=CHECKPOINT_MINUTES,
         settings=stage_settings("training", "model"),
         label_names=LABEL_NAMES,
     shell:
         "flare23 stage train"
-        " --results {R:q}"
+        " --results {params.results:q}"
         " --model {wildcards.model}"
         " --settings {params.settings:q}"
         " --label-names {params.label_names}"
-        " --shards {SHARDS[preprocessing]}"
-        " --device {DEVICE}"
+        " --shards {params.shards}"
+        " --device {params.device}"
         " --threads {threads}"
-        " --checkpoint-minutes {CHECKPOINT_MINUTES}"
+        " --checkpoint-minutes {params.checkpoint_minutes}"
         " --output {output.record:q}"
         " > {log:q} 2>&1"
 
@@ -99,11 +95,12 @@ rule bundle:
         mem_mb=8000,
         runtime=30,
     params:
+        results=results,
         inference=stage_settings("inference", "model"),
         label_names=LABEL_NAMES,
     shell:
         "flare23 stage export"
-        " --results {R:q}"
+        " --results {params.results:q}"
         " --model {wildcards.model}"
         " --inference {params.inference:q}"
         " --label-names {params.label_names}"
@@ -118,6 +115,12 @@ rule teachers:
 
 
 rule models:
-    """All models."""
+    """All models, and the records that they were made from (so that one withdrawn is made again)."""
     input:
+        expand(
+            f"{R}/preprocessed/{{model}}/{{shard}}.csv",
+            model=CONFIG.models,
+            shard=shards("preprocessing"),
+        ),
+        expand(f"{R}/training/{{model}}/training.json", model=CONFIG.models),
         expand(f"{R}/models/{{model}}/model.json", model=CONFIG.models),

@@ -133,28 +133,35 @@ def test_status_says_that_everything_is_there(finished_chain):
     assert "computes nothing" in succeed(flare23(finished_chain, "status", *CONFIGURATION))
 
 
-def test_records_of_a_stage_that_were_deleted_are_made_again_without_computing(chain):
-    for record in (chain / "results/pseudo_labels/unlabeled").glob("*.csv"):
+def everything(folder: Path):
+    return stored(folder, "segmentations"), stored(folder, "completed_labels"), weights(folder)
+
+
+@pytest.mark.parametrize("stage", ["pseudo_labels", "completed_labels"])
+def test_records_of_a_stage_that_were_deleted_are_made_again_without_computing(chain, stage):
+    for record in (chain / "results" / stage / "unlabeled").glob("*.csv"):
         record.unlink()
-    before = stored(chain, "segmentations"), weights(chain)
-    succeed(run_snakemake(chain, "--", "results/completed_labels/unlabeled/conflicts.csv"))
-    assert list((chain / "results/pseudo_labels/unlabeled").glob("*.csv"))
-    assert (stored(chain, "segmentations"), weights(chain)) == before
+    before = everything(chain)
+    target = {"pseudo_labels": "0-of-1.csv", "completed_labels": "conflicts.csv"}[stage]
+    succeed(run_snakemake(chain, "--", f"results/{stage}/unlabeled/{target}"))
+    assert read_csv(chain / "results" / stage / "unlabeled" / target)
+    assert everything(chain) == before
 
 
-def test_a_lost_file_is_named_made_again_and_retrains_nothing(chain):
-    row = read_csv(next((chain / "results/pseudo_labels/tumor").glob("*.csv")))[0]
+@pytest.mark.parametrize("stage", ["pseudo_labels", "completed_labels"])
+def test_a_lost_file_is_named_made_again_and_retrains_nothing(chain, stage):
+    row = read_csv(next((chain / "results" / stage / "tumor").glob("*-of-*.csv")))[0]
     (chain / "results" / row["file"]).unlink()
     found = flare23(chain, "store", "verify", *CONFIGURATION)
     assert found.returncode == 1
     assert row["file"] in found.stdout
-    trained, others = weights(chain), stored(chain, "segmentations")
-    assert "tumor " in succeed(flare23(chain, "status", *CONFIGURATION))
+    assert "from zero" not in succeed(flare23(chain, "status", *CONFIGURATION))
+    before = everything(chain)
     succeed(run_snakemake(chain))
     assert (chain / "results" / row["file"]).exists()
-    assert weights(chain) == trained
-    after = stored(chain, "segmentations")
-    assert {name: after[name] for name in others} == others
+    after = everything(chain)
+    assert sum(map(len, after)) == sum(map(len, before)) + 1
+    assert all({name: new[name] for name in old} == old for old, new in zip(before, after, strict=True))
     assert "0 not whole" in succeed(flare23(chain, "store", "verify", *CONFIGURATION))
 
 

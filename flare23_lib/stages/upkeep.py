@@ -13,6 +13,8 @@ from flare23_lib.stages.status import Plan
 from flare23_lib.store import TEMPORARY_MARK, Item, read_csv, read_json
 
 RECORD_FOLDERS = ("preprocessed", "pseudo_labels", "completed_labels", "predictions")
+GATHERED = ("conflicts.csv", "predictions.csv")
+"""What gathering jobs write beside the records of their shards."""
 FILE_COLUMNS = ("file", "image", "label")
 
 
@@ -78,8 +80,10 @@ def verify(results: Results) -> Verification:
                 missing += known[file]
             faults += known[file]
         if faults:
-            record.unlink()
-            withdrawn.append(record)
+            gathered = [path for path in record.parent.glob("*.csv") if path.name in GATHERED]
+            for path in [record, *gathered]:
+                path.unlink(missing_ok=True)
+                withdrawn.append(path)
     return Verification(checked, list(dict.fromkeys(missing)), withdrawn)
 
 

@@ -1,0 +1,83 @@
+# Shared by all files of rules: the checked configuration, names of shards, and the inputs and parameters that follow from
+# the configuration's tables. The configuration is refused here, before any job, in one line.
+
+import sys
+from os import environ, pathsep
+from pathlib import Path
+
+from flare23_lib.cohort.folders import find, listing
+from flare23_lib.config import Config
+from flare23_lib.errors import FlareError
+from flare23_lib.evaluation.tables import format_summary
+from flare23_lib.store import fingerprint
+
+try:
+    CONFIG = Config.check(config, Path(workflow.basedir) / "config.schema.yaml")
+    find(CONFIG["cohort"], CONFIG["layout"])
+except FlareError as error:
+    sys.exit(f"configuration: {error}")
+
+# Rules call `flare23`; it lies beside the interpreter that runs Snakemake, on the PATH or not.
+environ["PATH"] = f"{Path(sys.executable).parent}{pathsep}{environ['PATH']}"
+
+R = CONFIG["results"]
+SHARDS = CONFIG["shards"]
+DEVICE = CONFIG["device"]
+CHECKPOINT_MINUTES = CONFIG["checkpoint_minutes"]
+LABEL_NAMES = CONFIG.labels.names
+TEACHERS = sorted({row["teacher"] for row in CONFIG["completions"].values()})
+
+
+wildcard_constraints:
+    model="|".join(CONFIG.models),
+    completion="|".join(CONFIG.completions) or "none",
+    shard=r"\d+-of-\d+",
+
+
+def results(wildcards):
+    """The results folder."""
+    return R
+
+
+def shards(stage):
+    """The names of a stage's shards, as in its records' file names."""
+    return [f"{index}-of-{SHARDS[stage]}" for index in range(SHARDS[stage])]
+
+
+def stage_settings(stage, wildcard):
+    """A function that gives a stage's settings for a rule's `params`."""
+    return lambda wildcards: CONFIG.settings(stage, wildcards[wildcard])
+
+
+def completed_labels(wildcards):
+    """The gathered completions that a model learns from."""
+    train_on = CONFIG.model(wildcards.model)["train_on"]
+    return expand(
+        f"{R}/completed_labels/{{completion}}/conflicts.csv",
+        completion=train_on["completions"],
+    )
+
+
+def teacher(wildcards):
+    """The bundle of a completion's teacher."""
+    return f"{R}/models/{CONFIG.completion(wildcards.completion)['teacher']}/model.json"
+
+
+def base(wildcards):
+    """The record of the completion that a completion builds on; empty without one."""
+    name = CONFIG.completion(wildcards.completion).get("on_top_of")
+    return f"{R}/completed_labels/{name}/conflicts.csv" if name else []
+
+
+def base_option(wildcards):
+    """The command's option for it."""
+    name = CONFIG.completion(wildcards.completion).get("on_top_of")
+    return f"--base {name}" if name else ""
+
+
+def print_summaries():
+    """Show the scores of the evaluated models at the end of a run."""
+    for model in CONFIG.evaluated:
+        summary = Path(R) / "evaluation" / model / "summary.csv"
+        if summary.exists():
+            print(f"\n{model} ({summary})\n\n{format_summary(summary)}")
