@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from provenance import provenance
 
 from flare23_lib.images import Geometry, read_labels, read_volume
 from flare23_lib.phantom import FLARE23_VALUES, ORGANS, PhantomLayout
@@ -115,7 +116,7 @@ def main() -> None:
     for name, value in result.items():
         print(f"{name:24} {value:.3f}")
     if arguments.output:
-        write_json(arguments.output, {"dsc": result})
+        write_json(arguments.output, {**provenance(), "cohort": str(arguments.cohort), "DSC": result})
 
 
 if __name__ == "__main__":

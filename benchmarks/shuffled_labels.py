@@ -11,15 +11,13 @@ annotations by the same rules), and prints both students' scores.
 from __future__ import annotations
 
 import argparse
-import datetime
 import logging
 import os
-import platform
 import shutil
 from pathlib import Path
 
 import numpy as np
-import torch
+from provenance import provenance
 
 from flare23_lib.cohort.table import read_cases
 from flare23_lib.config import Config
@@ -107,9 +105,7 @@ def main() -> None:
         write_json(
             args.output,
             {
-                "date": datetime.date.today().isoformat(),
-                "machine": {"processor": platform.machine(), "cores": threads},
-                "versions": {"torch": torch.__version__, "python": platform.python_version()},
+                **provenance(),
                 "configuration": str(args.configfile),
                 "DSC": scores,
                 "ratio": round(ratio, 4),
