@@ -78,8 +78,6 @@ def _predict(args: argparse.Namespace) -> int:
         precision=args.precision,
         overwrite=args.overwrite,
     )
-    for fault in faults:
-        log.error("%s: not segmented: %s", fault.case, fault.message)
     return 1 if faults else 0
 
 
