@@ -1,0 +1,72 @@
+"""Commands about the cohort: `categorise`, `phantoms`, `status`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flare23_lib.commands.common import Commands, add_config, add_processes, command, load_config, say
+
+
+def _categorise(args: argparse.Namespace) -> int:
+    from flare23_lib.cohort.folders import find_in
+    from flare23_lib.cohort.survey import format_survey, survey_found, write_survey
+
+    config = load_config(args)
+    settings = config.cohort_settings()
+    found = find_in(args.images, args.labels, args.unlabeled, settings["layout"])
+    output = args.output
+    survey = survey_found(found, settings, output / ".scan.jsonl", args.processes)
+    write_survey(survey, output / "cases.csv", output / "quarantine.csv", output / "categories.csv")
+    say(format_survey(survey))
+    say(f"{output}/cases.csv, quarantine.csv and categories.csv are written")
+    return 0
+
+
+def _phantoms(args: argparse.Namespace) -> int:
+    from flare23_lib.phantom import write_cohort
+
+    write_cohort(
+        args.output,
+        cases=args.cases,
+        validation=args.validation,
+        seed=args.seed,
+        coarseness=args.coarseness,
+        processes=args.processes,
+    )
+    say(f"{args.output}: {args.cases} training and {args.validation} validation phantoms")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from flare23_lib.cohort.survey import format_survey
+    from flare23_lib.stages.status import format_plan, make_plan
+
+    plan = make_plan(load_config(args), args.processes)
+    say(format_survey(plan.survey))
+    say("")
+    say(format_plan(plan))
+    return 0
+
+
+def register(commands: Commands) -> None:
+    """Add the commands."""
+    parser = command(commands, "categorise", _categorise, "find, check and categorise the cases of a cohort")
+    parser.add_argument("--images", type=Path, required=True, help="folder of the labeled images")
+    parser.add_argument("--labels", type=Path, required=True, help="folder of their labels")
+    parser.add_argument("--unlabeled", type=Path, help="folder of images without labels")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
+    add_config(parser)
+    add_processes(parser)
+
+    parser = command(commands, "phantoms", _phantoms, "draw a cohort of synthetic CTs in FLARE23's layout")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the cohort")
+    parser.add_argument("--cases", type=int, default=32, help="training cases (default: %(default)s)")
+    parser.add_argument("--validation", type=int, default=6, help="validation cases (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
+    parser.add_argument("--coarseness", type=float, default=1.0, help="factor on the size of voxels")
+    add_processes(parser)
+
+    parser = command(commands, "status", _status, "say what the next run of the workflow would compute")
+    add_config(parser)
+    add_processes(parser)

@@ -1,0 +1,44 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+Commands = argparse._SubParsersAction
+
+
+def say(text: str) -> None:
+    """Write to standard output what the person asked for."""
+    print(text)
+
+
+def command(commands: Commands, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+    """Add a command: its name, the function that runs it, and what it does in one line."""
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def load_config(args: argparse.Namespace):
+    """Return the checked configuration that the options of `add_config` name."""
+    from flare23_lib.config import Config, parse_overrides
+
+    return Config.load([args.base_config, *(args.configfile or [])], parse_overrides(args.config or []))
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the configuration."""
+    parser.add_argument("--base-config", type=Path, default=Path("config.yaml"), metavar="FILE",
+                        help="the recipe, with config.schema.yaml beside it (default: config.yaml)")  # fmt: skip
+    parser.add_argument("--configfile", type=Path, nargs="+", metavar="FILE",
+                        help="what differs from it, as for snakemake")  # fmt: skip
+    parser.add_argument("--config", nargs="+", metavar="KEY=VALUE", help="single values, as for snakemake")
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add --processes."""
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+                        help="processes at once (default: the cores there are)")  # fmt: skip

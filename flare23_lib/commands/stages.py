@@ -1,0 +1,179 @@
+"""`flare23 stage ...`: one job of the workflow each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from flare23_lib.commands.common import Commands, command
+from flare23_lib.store import Shard
+
+log = logging.getLogger(__name__)
+
+
+def _stage_cohort(args: argparse.Namespace) -> int:
+    from flare23_lib.cohort.survey import format_survey, survey, write_survey
+
+    found = survey(args.cohort, args.settings, _results(args).scan_memory, args.threads)
+    for fault in found.faults:
+        log.warning("%s: %s: %s (%s): %s", fault.severity, fault.case, fault.kind, fault.file, fault.message)
+    log.info("%s", format_survey(found))
+    write_survey(found, args.output, args.quarantine, args.categories)
+    return 0
+
+
+def _stage_preprocess(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.preprocessing import preprocess
+
+    preprocess(_results(args), args.settings, args.patch_size, args.shard, args.output)
+    return 0
+
+
+def _stage_train(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.training import train
+
+    train(
+        _results(args),
+        args.model,
+        args.settings,
+        args.label_names,
+        args.shards,
+        args.device,
+        args.threads,
+        args.checkpoint_minutes,
+        args.output,
+    )
+    return 0
+
+
+def _stage_export(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.training import export
+
+    export(_results(args), args.model, args.inference, args.label_names, args.output.parent)
+    return 0
+
+
+def _stage_pseudo_label(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.segmentation import pseudo_label
+
+    pseudo_label(
+        _results(args),
+        args.completion,
+        args.teacher,
+        args.base,
+        args.settings,
+        args.inference,
+        args.device,
+        args.threads,
+        args.shard,
+        args.output,
+    )
+    return 0
+
+
+def _stage_complete(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.completion import complete
+
+    complete(_results(args), args.completion, args.base, args.settings, args.label_names, args.shard, args.output)
+    return 0
+
+
+def _stage_gather_completed(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.completion import gather
+
+    gather(_results(args), args.completion, args.settings, args.label_names, args.shards, args.output)
+    return 0
+
+
+def _stage_predict(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.segmentation import predict_validation
+
+    predict_validation(_results(args), args.model, args.inference, args.device, args.threads, args.shard, args.output)
+    return 0
+
+
+def _stage_gather_predictions(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.segmentation import gather_predictions
+
+    gather_predictions(_results(args), args.model, args.shards, args.output)
+    return 0
+
+
+def _stage_evaluate(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.evaluation import evaluate
+
+    evaluate(_results(args), args.model, args.settings, args.threads, args.output, args.summary)
+    return 0
+
+
+def _results(args: argparse.Namespace):
+    from flare23_lib.stages.results import Results
+
+    return Results(args.results)
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 0-of-4") from error
+
+
+def _json(text: str) -> dict:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
+
+
+def register(commands: Commands) -> None:
+    """Add the commands."""
+    stages = commands.add_parser("stage", help="run one job of the workflow").add_subparsers(
+        required=True, metavar="STAGE"
+    )
+
+    def stage(name: str, run: Callable, text: str, *options: str) -> argparse.ArgumentParser:
+        parser = command(stages, name, run, text)
+        parser.add_argument("--results", type=Path, required=True, help="the results folder")
+        parser.add_argument("--output", type=Path, required=True, help="what is written last")
+        known: dict[str, dict] = {
+            "--settings": {"type": _json, "required": True, "help": "what shapes the result, as JSON"},
+            "--inference": {"type": _json, "required": True, "help": "how the model is used, as JSON"},
+            "--model": {"required": True, "help": "name of the model"},
+            "--completion": {"required": True, "help": "name of the completion"},
+            "--base": {"help": "completion that this one builds on"},
+            "--label-names": {"nargs": "+", "required": True, "help": "names of the labels in order"},
+            "--shard": {"type": _shard, "required": True, "help": "which cases, such as 0-of-4"},
+            "--shards": {"type": int, "required": True, "help": "number of shards"},
+            "--device": {"choices": ["auto", "cuda", "cpu"], "default": "auto"},
+            "--threads": {"type": int, "default": 1, "help": "threads or processes"},
+        }
+        for option in options:
+            parser.add_argument(option, **known[option])
+        return parser
+
+    parser = stage("cohort", _stage_cohort, "find, check and categorise all cases", "--settings", "--threads")
+    parser.add_argument("--cohort", type=Path, required=True, help="folder of the cohort")
+    parser.add_argument("--quarantine", type=Path, required=True, help="table of faults")
+    parser.add_argument("--categories", type=Path, required=True, help="table of counts")
+    parser = stage("preprocess", _stage_preprocess, "prepare training cases", "--settings", "--shard")
+    parser.add_argument("--patch-size", type=int, nargs=3, required=True, help="z y x; how files are chunked")
+    parser = stage("train", _stage_train, "train a model", "--model", "--settings", "--label-names", "--shards",
+                   "--device", "--threads")  # fmt: skip
+    parser.add_argument("--checkpoint-minutes", type=float, default=10.0)
+    stage("export", _stage_export, "write a trained model's bundle", "--model", "--inference", "--label-names")
+    parser = stage("pseudo-label", _stage_pseudo_label, "segment a category with a teacher", "--completion", "--base",
+                   "--settings", "--inference", "--shard", "--device", "--threads")  # fmt: skip
+    parser.add_argument("--teacher", required=True, help="name of the model")
+    stage("complete", _stage_complete, "merge originals and pseudo-labels", "--completion", "--base", "--settings",
+          "--label-names", "--shard")  # fmt: skip
+    stage("gather-completed", _stage_gather_completed, "count completed labels and their conflicts", "--completion",
+          "--settings", "--label-names", "--shards")  # fmt: skip
+    stage("predict", _stage_predict, "segment the validation cases", "--model", "--inference", "--shard", "--device",
+          "--threads")  # fmt: skip
+    stage("gather-predictions", _stage_gather_predictions, "count predictions", "--model", "--shards")
+    parser = stage("evaluate", _stage_evaluate, "score predictions", "--model", "--settings", "--threads")
+    parser.add_argument("--summary", type=Path, required=True, help="table with a row per class")

@@ -1,0 +1,65 @@
+"""`flare23 store ...`: looking after the store."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flare23_lib.commands.common import Commands, add_config, add_processes, command, load_config, say
+
+
+def _store_list(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.results import Results
+    from flare23_lib.stages.status import make_plan
+    from flare23_lib.stages.upkeep import entries, format_entries
+
+    config = load_config(args)
+    say(format_entries(entries(Results(Path(config["results"])), make_plan(config, args.processes))))
+    return 0
+
+
+def _store_verify(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.results import Results
+    from flare23_lib.stages.upkeep import verify
+
+    found = verify(Results(Path(load_config(args)["results"])))
+    for path in found.missing:
+        say(f"gone or broken: {path}")
+    for path in found.withdrawn:
+        say(f"withdrawn: {path}")
+    say(f"{found.checked} files checked, {len(found.missing)} not whole")
+    if found.withdrawn:
+        say("the next run makes them again")
+    return 1 if found.missing else 0
+
+
+def _store_clean(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.results import Results
+    from flare23_lib.stages.status import make_plan
+    from flare23_lib.stages.upkeep import clean, entries, format_entries
+
+    config = load_config(args)
+    results = Results(Path(config["results"]))
+    plan = make_plan(config, args.processes)
+    if args.yes:
+        say(f"{clean(results, plan) / 1e6:.1f} MB deleted")
+    else:
+        unused = [entry for entry in entries(results, plan) if entry.unused]
+        say(format_entries(unused))
+        say("nothing was deleted; --yes deletes what is unused")
+    return 0
+
+
+def register(commands: Commands) -> None:
+    """Add the commands."""
+    store = commands.add_parser("store", help="look after the store").add_subparsers(required=True, metavar="COMMAND")
+    for name, run, text in (
+        ("list", _store_list, "list what the store holds and what is unused"),
+        ("verify", _store_verify, "check that every recorded file is whole, and withdraw records that lie"),
+        ("clean", _store_clean, "delete what the configuration no longer uses"),
+    ):
+        parser = command(store, name, run, text)
+        add_config(parser)
+        add_processes(parser)
+        if name == "clean":
+            parser.add_argument("--yes", action="store_true", help="really delete")
