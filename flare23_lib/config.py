@@ -291,7 +291,7 @@ class Config:
 
     def cohort_settings(self) -> dict:
         """What shapes cases.csv, the cohort's place apart."""
-        return {key: self[key] for key in ("layout", "labels", "categories", "faults")}
+        return {key: self[key] for key in ("layout", "labels", "categories", "scan", "faults")}
 
     def preprocessing_settings(self, model: str) -> dict:
         """What shapes a model's preprocessed cases, and which cases they are."""

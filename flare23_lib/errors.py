@@ -10,7 +10,15 @@ class ConfigError(FlareError):
 
 
 class ImageError(FlareError):
-    """A file is not the image or label map it should be."""
+    """A file is not the image or label map it should be.
+
+    Attributes:
+        kind: which fault it is, a name out of `flare23_lib.cohort.faults.KINDS`; empty where none was given.
+    """
+
+    def __init__(self, message: str, kind: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class CohortError(FlareError):

@@ -11,8 +11,10 @@ import contextlib
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -39,6 +41,11 @@ class Geometry:
     affine: np.ndarray
     spacing: tuple[float, float, float]
 
+    @property
+    def axis_codes(self) -> str:
+        """Directions of the x, y and z axes, such as `LPS`."""
+        return "".join(code or "?" for code in nib.aff2axcodes(self.affine))
+
     def difference(self, other: Geometry, tolerance: float = 1e-3) -> str | None:
         """Say in words how two geometries differ, or None if voxels lie on voxels (within mm)."""
         if self.shape != other.shape:
@@ -62,61 +69,177 @@ class Volume:
 def describe_axes(geometry: Geometry) -> str:
     """Name axis directions and spacing for a message, like `LPS 0.8x0.8x2.5 mm` (x, y, z)."""
     spacing = np.linalg.norm(geometry.affine[:3, :3], axis=0)
-    codes = "".join(code or "?" for code in nib.aff2axcodes(geometry.affine))
-    return codes + " " + "x".join(f"{value:.4g}" for value in spacing) + " mm"
+    return geometry.axis_codes + " " + "x".join(f"{value:.4g}" for value in spacing) + " mm"
 
 
-def _inflate(path: Path) -> bytes:
-    """Return the bytes of a file, inflated if it is gzip; ImageError if the stream is not whole."""
+@dataclass(frozen=True)
+class Stream:
+    """An open file whose header is read and whose voxels come next.
+
+    Attributes:
+        path: of the file.
+        header: as it is stored; nothing in it is repaired.
+        handle: the inflated bytes; at the end of a gzip stream its CRC and length are checked.
+    """
+
+    path: Path
+    header: nib.Nifti1Header
+    handle: BinaryIO
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(z, y, x)."""
+        return tuple(int(size) for size in self.header.get_data_shape()[::-1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The stored data type, byte order included."""
+        return self.header.get_data_dtype()
+
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """Slope and intercept; (1, 0) where the header gives none."""
+        slope, intercept = self.header.get_slope_inter()
+        return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
+
+    def geometry(self) -> Geometry:
+        """Check and return the geometry; ImageError if the volume is not 3-D or has no place in the world."""
+        if len(self.shape) != 3:
+            raise ImageError(f"{self.path}: is {len(self.shape)}-D {self.shape[::-1]}, not a 3-D volume", "not_3d")
+        spacing = tuple(float(zoom) for zoom in self.header["pixdim"][3:0:-1])
+        if not all(np.isfinite(spacing)) or min(spacing) <= 0:
+            raise ImageError(f"{self.path}: the spacing {spacing} is not positive", "bad_spacing")
+        try:
+            affine = self.header.get_best_affine()
+            turned = nib.io_orientation(affine) if np.isfinite(affine).all() else np.array([np.nan])
+        except (ValueError, np.linalg.LinAlgError):
+            turned = np.array([np.nan])
+        if np.isnan(turned).any():
+            raise ImageError(f"{self.path}: the affine is singular, an axis has no direction", "singular_axes")
+        return Geometry(self.shape, affine, spacing)
+
+    def fill(self, buffer: memoryview) -> int:
+        """Read bytes into a buffer until it is full or the file ends, and return how many; ImageError if broken."""
+        filled = 0
+        with self._guard():
+            while filled < len(buffer):
+                count = self.handle.readinto(buffer[filled:])
+                if not count:
+                    break
+                filled += count
+        return filled
+
+    def finish(self, missing: int = 0) -> None:
+        """Check that the file ends here; ImageError if bytes are missing, left over, or not what was written."""
+        if missing:
+            raise ImageError(f"{self.path}: holds fewer voxels than its header says", "wrong_length")
+        with self._guard():
+            if self.handle.read(1):
+                raise ImageError(f"{self.path}: holds more data than its header says", "wrong_length")
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        with _reading(self.path):
+            yield
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what reading may raise into an ImageError with its kind."""
     try:
-        raw = path.read_bytes()
+        yield
+    except (EOFError, igzip.BadGzipFile, zlib.error, isal_zlib.IsalError) as error:
+        if _other_data_follow(path):
+            raise ImageError(f"{path}: other data follow the gzip stream", "trailing_data") from error
+        if isinstance(error, EOFError):
+            raise ImageError(f"{path}: the gzip stream is cut short", "truncated_gzip") from error
+        raise ImageError(f"{path}: the gzip stream is broken ({error})", "corrupt_gzip") from error
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
-    if not raw:
-        raise ImageError(f"{path}: is empty")
-    if raw[:2] != b"\x1f\x8b":
-        if path.name.endswith(".gz"):
-            raise ImageError(f"{path}: is not gzip, though its name says so")
-        return raw
-    try:
-        return igzip.decompress(raw)
-    except (EOFError, zlib.error, isal_zlib.IsalError, igzip.BadGzipFile, OSError) as error:
-        raise ImageError(f"{path}: the gzip stream is broken or cut short ({error})") from error
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})", "cannot_be_read") from error
 
 
-def _parse(path: Path, raw: bytes) -> nib.Nifti1Image:
-    kind = nib.Nifti2Image if raw[:4] in (struct.pack("<i", 540), struct.pack(">i", 540)) else nib.Nifti1Image
-    try:
-        return kind.from_bytes(raw)
-    except Exception as error:  # nibabel raises many kinds for a broken header
-        raise ImageError(f"{path}: is not NIfTI ({error})") from error
+def _other_data_follow(path: Path) -> bool:
+    """Say whether a gzip stream that could not be read to its end is whole, and what follows it is no gzip."""
+    stream = zlib.decompressobj(wbits=31)
+    with path.open("rb") as handle:
+        try:
+            while not stream.eof and (block := handle.read(1 << 20)):
+                stream.decompress(block)
+        except zlib.error:
+            return False
+        rest = stream.unused_data + handle.read(2)
+    return stream.eof and not rest.startswith(b"\x1f\x8b")
 
 
-def _geometry(path: Path, image: nib.Nifti1Image) -> Geometry:
-    if len(image.shape) != 3:
-        raise ImageError(f"{path}: is {len(image.shape)}-D {image.shape}, not a 3-D volume")
-    spacing = tuple(float(zoom) for zoom in image.header.get_zooms()[::-1])
-    if not all(np.isfinite(spacing)) or min(spacing) <= 0:
-        raise ImageError(f"{path}: the spacing {spacing} is not positive")
-    return Geometry(shape=tuple(image.shape[::-1]), affine=image.affine, spacing=spacing)
+@contextlib.contextmanager
+def open_volume(path: str | Path) -> Iterator[Stream]:
+    """Open a NIfTI file (.nii or .nii.gz, version 1 or 2) and read its header.
+
+    Raises:
+        ImageError: missing, empty, broken, or not NIfTI.
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        with _reading(path):
+            handle: BinaryIO = stack.enter_context(path.open("rb"))
+            start = handle.read(2)
+            handle.seek(0)
+        if not start:
+            raise ImageError(f"{path}: is empty", "empty_file")
+        if start == b"\x1f\x8b":
+            handle = stack.enter_context(igzip.open(handle, "rb"))
+        elif path.name.endswith(".gz"):
+            raise ImageError(f"{path}: is not gzip, though its name says so", "not_nifti")
+        stream = Stream(path, _read_header(path, handle), handle)
+        yield stream
+
+
+def _read_header(path: Path, handle: BinaryIO) -> nib.Nifti1Header:
+    """Read the header and go to the first voxel."""
+    with _reading(path):
+        size = handle.read(4)
+        kind = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+        for order in "<>":
+            if len(size) == 4 and (length := struct.unpack(order + "i", size)[0]) in kind:
+                break
+        else:
+            raise ImageError(f"{path}: is not NIfTI (its first bytes are no NIfTI header's)", "not_nifti")
+        head = size + handle.read(length - 4)
+        if len(head) < length:
+            raise ImageError(f"{path}: is not NIfTI (it ends within the header)", "not_nifti")
+        header = kind[length](head, endianness=order, check=False)
+        magic = header["magic"].item()
+        if magic[:3] != (b"n+1" if length == 348 else b"n+2"):
+            raise ImageError(f"{path}: is not a single-file NIfTI (its magic is {magic!r})", "not_nifti")
+        try:
+            dtype = header.get_data_dtype()
+            shape = header.get_data_shape()
+        except (nib.spatialimages.HeaderDataError, KeyError) as error:
+            raise ImageError(f"{path}: is not NIfTI ({error})", "not_nifti") from error
+        if dtype.fields or dtype.kind not in "iuf":
+            what = "a color image (RGB)" if dtype.fields else f"of type {dtype}"
+            raise ImageError(f"{path}: is {what}, not CT or labels", "unsupported_type")
+        if not shape or min(shape) < 1:
+            raise ImageError(f"{path}: is not NIfTI (its shape is {shape})", "not_nifti")
+        handle.read(max(0, int(header["vox_offset"]) - length))
+    return header
 
 
 def read_volume(path: str | Path) -> Volume:
     """Read a NIfTI file (.nii or .nii.gz, version 1 or 2) with its stored data type, scaling applied.
 
     Raises:
-        ImageError: missing, broken, not NIfTI, not 3-D, or without a positive spacing.
+        ImageError: missing, broken, not NIfTI, not 3-D, of the wrong length, or without a place in the world.
     """
-    path = Path(path)
-    image = _parse(path, _inflate(path))
-    geometry = _geometry(path, image)
-    try:
-        array = np.asanyarray(image.dataobj).T
-    except (ValueError, OSError, nib.filebasedimages.ImageFileError) as error:
-        raise ImageError(f"{path}: holds fewer voxels than its header says") from error
-    if array.dtype.fields:
-        raise ImageError(f"{path}: is a color image (RGB), not CT")
-    return Volume(array=array, geometry=geometry, header=image.header)
+    with open_volume(path) as stream:
+        geometry = stream.geometry()
+        array = np.empty(stream.shape, stream.dtype)
+        buffer = memoryview(array.reshape(-1).view(np.uint8))
+        stream.finish(missing=len(buffer) - stream.fill(buffer))
+        slope, intercept = stream.header.get_slope_inter()
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    array = nib.volumeutils.apply_read_scaling(array, slope, intercept)
+    return Volume(array=array, geometry=geometry, header=stream.header)
 
 
 def read_labels(path: str | Path) -> Volume:
@@ -133,7 +256,7 @@ def read_labels(path: str | Path) -> Volume:
     if array.dtype.kind == "f":
         whole = np.rint(array)
         if not np.array_equal(whole, array):
-            raise ImageError(f"{path}: label values are not whole numbers")
+            raise ImageError(f"{path}: label values are not whole numbers", "fractional_label_values")
         array = whole
     if array.dtype != np.uint8:
         low, high = (array.min(), array.max()) if array.size else (0, 0)
@@ -143,33 +266,8 @@ def read_labels(path: str | Path) -> Volume:
 
 def read_geometry(path: str | Path) -> Geometry:
     """Read only what the header says; ImageError as `read_volume` (the pixels are not looked at)."""
-    path = Path(path)
-    try:
-        with contextlib.ExitStack() as stack:
-            handle = stack.enter_context(path.open("rb"))
-            if handle.read(2) == b"\x1f\x8b":
-                handle.seek(0)
-                handle = stack.enter_context(igzip.open(handle, "rb"))
-            else:
-                handle.seek(0)
-            head = handle.read(544)
-    except (EOFError, zlib.error, isal_zlib.IsalError, OSError) as error:
-        raise ImageError(f"{path}: cannot be read ({error})") from error
-    nifti2 = head[:4] in (struct.pack("<i", 540), struct.pack(">i", 540))
-    kind, size = (nib.Nifti2Header, 540) if nifti2 else (nib.Nifti1Header, 348)
-    try:
-        header = kind(head[:size])
-        affine = header.get_best_affine()
-    except Exception as error:  # nibabel raises many kinds for a broken header
-        raise ImageError(f"{path}: is not NIfTI ({error})") from error
-    image = nib.Nifti1Image(
-        np.lib.stride_tricks.as_strided(
-            np.zeros(1, np.uint8), header.get_data_shape(), (0,) * len(header.get_data_shape())
-        ),
-        affine,
-    )
-    image.header.set_zooms(header.get_zooms())
-    return _geometry(path, image)
+    with open_volume(path) as stream:
+        return stream.geometry()
 
 
 def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header) -> None:
@@ -191,7 +289,8 @@ def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header) 
     if array.shape != expected:
         raise ImageError(f"{path}: an array of shape {array.shape} does not fit the header's {expected}")
     offset = int(header["vox_offset"])
-    raw = header.binaryblock.ljust(offset, b"\0") + np.ascontiguousarray(array).tobytes()
+    stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    raw = header.binaryblock.ljust(offset, b"\0") + stored.tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(igzip.compress(raw, compresslevel=1, mtime=0) if path.name.endswith(".gz") else raw)
@@ -199,7 +298,8 @@ def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header) 
 
 def header_for(shape: tuple[int, int, int], affine: np.ndarray, dtype: np.dtype) -> nib.Nifti1Header:
     """Make a plain header for an array of shape (z, y, x): qform and sform both the affine, unit mm."""
-    image = nib.Nifti1Image(np.zeros(shape[::-1], dtype=dtype), affine)
+    image = nib.Nifti1Image(np.zeros(shape[::-1], dtype=np.uint8), affine)
+    image.set_data_dtype(dtype)
     image.header.set_xyzt_units("mm")
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
@@ -209,7 +309,8 @@ def header_for(shape: tuple[int, int, int], affine: np.ndarray, dtype: np.dtype)
 def file_identity(path: str | Path) -> str:
     """Return what tells one version of a user's file from another: its size and gzip trailer (CRC, length).
 
-    A file that is not gzip is identified by its size and the CRC of its bytes. Never by its path or time.
+    A file that is not gzip, or whose last gzip member is empty (bgzip), is identified by its size and the CRC of its
+    bytes. Never by its path or time.
     """
     path = Path(path)
     try:
@@ -217,14 +318,16 @@ def file_identity(path: str | Path) -> str:
         with path.open("rb") as handle:
             if handle.read(2) == b"\x1f\x8b" and size >= 18:
                 handle.seek(-8, os.SEEK_END)
-                return f"{size}-{handle.read(8).hex()}"
+                trailer = handle.read(8)
+                if any(trailer[4:]):
+                    return f"{size}-{trailer.hex()}"
             handle.seek(0)
             crc = 0
             while block := handle.read(1 << 22):
                 crc = isal_zlib.crc32(block, crc)
             return f"{size}-{crc:08x}"
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ImageError(f"{path}: cannot be read ({error.strerror})", "cannot_be_read") from error
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 # Cohort: what cases there are, what is wrong with them, and what each one is.
 #
-# Takes the folders of `cohort` and `layout`; gives cohort/cases.csv (every case), quarantine.csv (every fault) and
-# categories.csv (counts). The files of the cohort are not declared: the rule runs again when their listing changes,
+# Takes the folders of `cohort` and `layout`; gives cohort/cases.csv (every case), quarantine.csv (what is left out and
+# why), warnings.csv (faults that are only listed) and categories.csv (counts). The files of the cohort are not declared: the rule runs again when their listing changes,
 # and reads only those that are new or changed.
 
 
@@ -9,7 +9,12 @@ rule cohort:
     """Find, read, check and categorise all cases."""
     output:
         cases=f"{R}/cohort/cases.csv",
-        quarantine=report(f"{R}/cohort/quarantine.csv", category="Cohort", labels={"table": "faults"}),
+        quarantine=report(
+            f"{R}/cohort/quarantine.csv",
+            category="Cohort",
+            labels={"table": "quarantine"},
+        ),
+        warnings=report(f"{R}/cohort/warnings.csv", category="Cohort", labels={"table": "warnings"}),
         categories=report(
             f"{R}/cohort/categories.csv",
             category="Cohort",
@@ -36,7 +41,5 @@ rule cohort:
         " --results {params.results:q}"
         " --settings {params.settings:q}"
         " --threads {threads}"
-        " --quarantine {output.quarantine:q}"
-        " --categories {output.categories:q}"
         " --output {output.cases:q}"
         " > {log:q} 2>&1"

@@ -1,68 +1,25 @@
-from pathlib import Path
+import json
 
-import nibabel as nib
 import numpy as np
 import pytest
+from cohorts import RECIPE, SETTINGS, label_array, small_cohort, write
 
-from flare23_lib import images
 from flare23_lib.cohort.categories import Category, categorise
+from flare23_lib.cohort.facts import value_counts
 from flare23_lib.cohort.folders import find, listing
-from flare23_lib.cohort.scan import scan, value_counts
-from flare23_lib.cohort.survey import survey, write_survey
+from flare23_lib.cohort.scan import Task, scan
+from flare23_lib.cohort.summary import write_survey
+from flare23_lib.cohort.survey import survey
 from flare23_lib.cohort.table import Case, read_cases, usable_cases, write_cases
 from flare23_lib.config import Config
 from flare23_lib.errors import CohortError
 from flare23_lib.stages.preprocessing import training_set
 from flare23_lib.stages.results import Results
 
-RECIPE = Path(__file__).resolve().parent.parent / "config.yaml"
-SETTINGS = Config.load([RECIPE]).cohort_settings()
-AFFINE = np.diag([-2.0, -2.0, 5.0, 1.0])
-
-
-def write(path, array, affine=AFFINE):
-    images.write_volume(path, array, images.header_for(array.shape, affine, array.dtype))
-
-
-def image_array(seed=0):
-    return np.random.default_rng(seed).integers(-1000, 500, (4, 5, 6)).astype(np.int16)
-
-
-def label_array(*values):
-    array = np.zeros((4, 5, 6), np.uint8)
-    array.ravel()[: len(values)] = values
-    return array
-
-
-class Cohort:
-    def __init__(self, root):
-        self.root = root
-        self.memory = root / "memory.jsonl"
-
-    def image(self, case, folder="imagesTr2200", **options):
-        write(self.root / folder / f"{case}_0000.nii.gz", image_array(len(case) + sum(map(ord, case))), **options)
-
-    def label(self, case, *values, folder="labelsTr2200", **options):
-        write(self.root / folder / f"{case}.nii.gz", label_array(*values), **options)
-
-    def survey(self, processes=1):
-        return survey(self.root, SETTINGS, self.memory, processes)
-
-    def kinds(self):
-        return [(fault.case, fault.kind, fault.severity) for fault in self.survey().faults]
-
 
 @pytest.fixture
 def cohort(tmp_path):
-    """One good case of each category and a labeled validation case."""
-    made = Cohort(tmp_path)
-    for case, values in {"a": (1, 14), "b": (1, 5), "c": (2, 13)}.items():
-        made.image(case)
-        made.label(case, *values)
-    made.image("d", folder="unlabeledTr1800")
-    made.image("v", folder="validation")
-    made.label("v", 1, folder="validation-gt")
-    return made
+    return small_cohort(tmp_path)
 
 
 def test_cases_are_found_paired_and_categorised(cohort):
@@ -92,79 +49,11 @@ def test_a_case_survives_the_table(cohort, tmp_path):
 def test_the_tables_count_cases_and_label_sets(cohort, tmp_path):
     cohort.image("a2")
     cohort.label("a2", 14)
-    write_survey(cohort.survey(), tmp_path / "cases.csv", tmp_path / "quarantine.csv", tmp_path / "categories.csv")
+    write_survey(cohort.survey(), tmp_path)
     text = (tmp_path / "categories.csv").read_text()
-    assert "training,tumor,all,2,0" in text
-    assert "training,tumor,1 14,1,0" in text
-    assert "training,unlabeled,all,1,0" in text
-
-
-def spoil_gzip(cohort):
-    path = cohort.root / "imagesTr2200" / "a_0000.nii.gz"
-    path.write_bytes(path.read_bytes()[:-20])
-
-
-def remove_label(cohort):
-    (cohort.root / "labelsTr2200" / "a.nii.gz").unlink()
-
-
-def remove_image(cohort):
-    (cohort.root / "imagesTr2200" / "a_0000.nii.gz").unlink()
-
-
-def flip_label(cohort):
-    cohort.label("a", 1, 14, affine=np.diag([-2.0, 2.0, 5.0, 1.0]))
-
-
-def unknown_value(cohort):
-    cohort.label("a", 1, 77)
-
-
-def fractions(cohort):
-    nib.save(nib.Nifti1Image(np.full((6, 5, 4), 0.5, np.float32), AFFINE), cohort.root / "labelsTr2200" / "a.nii.gz")
-
-
-def empty_label(cohort):
-    cohort.label("a")
-
-
-def constant(cohort):
-    write(cohort.root / "imagesTr2200" / "a_0000.nii.gz", np.zeros((4, 5, 6), np.int16))
-
-
-def not_finite(cohort):
-    array = np.ones((4, 5, 6), np.float32)
-    array[0, 0, 0] = np.nan
-    write(cohort.root / "imagesTr2200" / "a_0000.nii.gz", array)
-
-
-def twice(cohort):
-    cohort.image("a", folder="imagesTr2200/again")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "kind"),
-    [
-        (spoil_gzip, "unreadable"),
-        (remove_label, "image_without_label"),
-        (flip_label, "geometry_mismatch"),
-        (unknown_value, "unknown_label_values"),
-        (fractions, "unknown_label_values"),
-        (empty_label, "empty_label"),
-        (constant, "constant_image"),
-        (not_finite, "not_finite"),
-        (twice, "duplicate_case"),
-    ],
-)
-def test_a_fault_quarantines_its_case_and_no_other(cohort, spoil, kind):
-    spoil(cohort)
-    assert ("a", kind, "quarantine") in cohort.kinds()
-    assert [case.case for case in cohort.survey().quarantined] == ["a"]
-
-
-def test_a_label_without_an_image_is_reported(cohort):
-    remove_image(cohort)
-    assert cohort.kinds() == [("a", "label_without_image", "warn")]
+    assert "training,tumor,all,2,0,240" in text
+    assert "training,tumor,1 14,1,0,120" in text
+    assert "training,unlabeled,all,1,0,120" in text
 
 
 def test_an_id_in_two_folders_is_quarantined(cohort):
@@ -176,20 +65,6 @@ def test_a_label_set_that_fits_no_category_is_refused_by_name(cohort):
     settings = {**SETTINGS, "categories": [row for row in SETTINGS["categories"] if row["name"] != "five_organs"]}
     found = survey(cohort.root, settings, cohort.memory)
     assert [(fault.case, fault.kind) for fault in found.faults] == [("c", "no_category")]
-
-
-def test_placeholder_spacing_only_warns(cohort):
-    for folder, name in (("imagesTr2200", "a_0000.nii.gz"), ("labelsTr2200", "a.nii.gz")):
-        array = image_array() if "images" in folder else label_array(14)
-        write(cohort.root / folder / name, array, affine=np.diag([-1.0, -1.0, 1.0, 1.0]))
-    assert cohort.kinds() == [("a", "placeholder_spacing", "warn")]
-    assert cohort.survey().quarantined == []
-
-
-def test_a_severity_can_be_configured(cohort):
-    constant(cohort)
-    settings = {**SETTINGS, "faults": {**SETTINGS["faults"], "constant_image": "warn"}}
-    assert survey(cohort.root, settings, cohort.memory).quarantined == []
 
 
 def test_a_second_scan_reads_only_what_is_new(cohort, caplog):
@@ -208,10 +83,41 @@ def test_a_scan_that_was_killed_in_a_line_goes_on(cohort):
     assert cohort.survey().cases == first.cases
 
 
+def test_the_memory_forgets_files_that_are_long_gone(cohort):
+    for number in range(20):
+        cohort.image(f"e{number}", folder="unlabeledTr1800")
+    cohort.survey()
+    for number in range(20):
+        cohort.image_path(f"e{number}", "unlabeledTr1800").unlink()
+    cohort.survey()
+    remembered = [json.loads(line) for line in cohort.memory.read_text().splitlines()]
+    assert len(remembered) == len(find(cohort.root, SETTINGS["layout"]).files())
+
+
 def test_parallel_scans_see_the_same(cohort):
     found = find(cohort.root, SETTINGS["layout"])
-    tasks = [(path, "labels" in str(path) or "-gt" in str(path)) for path in found.files()]
+    tasks = [Task(path, "labels" in str(path) or "-gt" in str(path)) for path in found.files()]
     assert scan(tasks, cohort.root / "one.jsonl", 1) == scan(tasks, cohort.root / "two.jsonl", 2)
+
+
+def test_a_scan_of_headers_reads_no_voxel_of_an_image(cohort):
+    settings = {**SETTINGS, "scan": {**SETTINGS["scan"], "check_images": "header"}}
+    path = cohort.image_path("d", "unlabeledTr1800")
+    write(path, np.random.default_rng(0).integers(-1000, 500, (40, 50, 60)).astype(np.int16))
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-30] + bytes(22) + raw[-8:])
+    assert survey(cohort.root, settings, cohort.memory).faults == []
+    assert [fault.kind for fault in cohort.survey().faults] == ["truncated_gzip"]
+
+
+def test_voxels_are_counted_across_blocks(tmp_path):
+    array = np.zeros((40, 200, 200), np.uint8)
+    array[20:, 50:, :] = 3
+    array[39, 199, 190:] = 7
+    write(tmp_path / "label.nii.gz", array)
+    task = Task(tmp_path / "label.nii.gz", True)
+    facts = scan([task], tmp_path / "memory.jsonl")[task.path]
+    assert facts.voxels == {3: 20 * 150 * 200 - 10, 7: 10}
 
 
 def test_the_listing_changes_with_every_file(cohort):
@@ -286,3 +192,19 @@ def test_a_completed_label_of_a_validation_case_stops_the_run(tmp_path):
     table.write_text("case,file\ncheck,store/x.nii.gz\n")
     with pytest.raises(CohortError, match="check"):
         training_set(results, {"originals": [], "completions": ["all_organs"]})
+
+
+def test_files_that_fit_no_suffix_are_listed(cohort):
+    write(cohort.root / "imagesTr2200" / "e.nii", label_array())
+    assert [(fault.kind, fault.severity) for fault in cohort.survey().faults] == [("other_file_name", "warn")]
+
+
+def test_images_and_labels_may_lie_in_one_folder(tmp_path):
+    layout = {**SETTINGS["layout"], "training_images": ["all"], "training_labels": ["all"]}
+    for image, label in (("_0000.nii.gz", ".nii.gz"), (".nii.gz", "_seg.nii.gz")):
+        folder = tmp_path / label
+        for name in ("a", "b"):
+            write(folder / "all" / f"{name}{image}", label_array())
+            write(folder / "all" / f"{name}{label}", label_array())
+        found = find(folder, {**layout, "image_suffix": image, "label_suffix": label})
+        assert (list(found.labeled), list(found.labels), found.others) == (["a", "b"], ["a", "b"], ())

@@ -8,6 +8,7 @@ import torch
 
 from flare23_lib import images
 from flare23_lib.cohort import scan
+from flare23_lib.cohort.facts import read_facts
 from flare23_lib.images import Geometry, Volume
 from flare23_lib.inference.bundle import Bundle, Model, ModelLabel
 from flare23_lib.inference.engine import Engine
@@ -102,7 +103,10 @@ GOLDEN_MERGE = {0: 658, 1: 794, 2: 2052, 3: 185, 255: 2071}
 def test_scans(tmp_path):
     array = np.digitize(wave(SHAPE, 0.5), [0.2, 0.6]).astype(np.uint8)
     images.write_volume(tmp_path / "l.nii.gz", array, volume(array).header)
-    facts = scan.read_facts(tmp_path / "l.nii.gz", is_label=True)
-    assert scan.VERSION == 1
+    facts = read_facts(tmp_path / "l.nii.gz", is_label=True)
+    assert scan.VERSION == 2
     assert (facts.shape, facts.spacing, facts.low, facts.high) == (SHAPE, (5.0, 2.0, 2.0), 0.0, 2.0)
-    assert sum(facts.voxels.values()) == np.count_nonzero(array)
+    assert (facts.content, facts.voxels) == GOLDEN_SCAN
+
+
+GOLDEN_SCAN = ("ef672ec56b8e081d", {1: 1042, 2: 517})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flare23_lib.errors import CohortError
@@ -13,13 +13,25 @@ from flare23_lib.errors import CohortError
 
 @dataclass(frozen=True)
 class Found:
-    """What lies in the folders: paths by case id, several where an id occurs several times."""
+    """What lies in the folders: paths by case id, several where an id occurs several times.
+
+    Attributes:
+        labeled: images of labeled training cases.
+        unlabeled: images of unlabeled ones.
+        validation: images of validation cases.
+        labels: labels of training cases.
+        validation_labels: labels of validation cases.
+        twins: files `x.nii.gz` that have an `x.nii` beside them.
+        others: NIfTI files in the cohort's folders whose names are neither an image's nor a label's.
+    """
 
     labeled: Mapping[str, list[Path]] = field(default_factory=dict)
     unlabeled: Mapping[str, list[Path]] = field(default_factory=dict)
     validation: Mapping[str, list[Path]] = field(default_factory=dict)
     labels: Mapping[str, list[Path]] = field(default_factory=dict)
     validation_labels: Mapping[str, list[Path]] = field(default_factory=dict)
+    twins: frozenset[Path] = frozenset()
+    others: tuple[Path, ...] = ()
 
     def files(self) -> list[Path]:
         """All files, sorted."""
@@ -40,20 +52,52 @@ def _files_below(folder: Path) -> list[Path]:
     return found
 
 
-def _by_case(root: Path, folders: Sequence[str], suffix: str) -> dict[str, list[Path]]:
-    cases: dict[str, list[Path]] = defaultdict(list)
-    for folder in folders:
-        path = root / folder
-        if not path.is_dir():
-            continue
-        try:
-            files = _files_below(path)
-        except OSError as error:
-            raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-        for file in files:
-            if file.name.endswith(suffix) and len(file.name) > len(suffix):
+class _Folders:
+    """The files below the layout's folders, each folder listed once."""
+
+    def __init__(self, root: Path, layout: Mapping) -> None:
+        self.root = root
+        self.image_suffix, self.label_suffix = layout["image_suffix"], layout["label_suffix"]
+        self.listed: dict[str, list[Path]] = {}
+        self.taken: set[Path] = set()
+
+    def _files(self, folder: str) -> list[Path]:
+        if folder not in self.listed:
+            path = self.root / folder
+            try:
+                self.listed[folder] = _files_below(path) if path.is_dir() else []
+            except OSError as error:
+                raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+        return self.listed[folder]
+
+    def by_case(self, folders: Sequence[str], suffix: str, other: str) -> dict[str, list[Path]]:
+        """Return files by case; a name that ends in both suffixes is that of the longer one."""
+        cases: dict[str, list[Path]] = defaultdict(list)
+        not_mine = other if len(other) > len(suffix) and other.endswith(suffix) else None
+        for file in sorted(file for folder in folders for file in self._files(folder)):
+            if not file.name.endswith(suffix) or len(file.name) == len(suffix):
+                continue
+            if not_mine is None or not file.name.endswith(not_mine):
                 cases[file.name.removesuffix(suffix)].append(file)
-    return {case: sorted(paths) for case, paths in sorted(cases.items())}
+                self.taken.add(file)
+        return dict(sorted(cases.items()))
+
+    def images(self, folders: Sequence[str]) -> dict[str, list[Path]]:
+        return self.by_case(folders, self.image_suffix, self.label_suffix)
+
+    def labels(self, folders: Sequence[str]) -> dict[str, list[Path]]:
+        return self.by_case(folders, self.label_suffix, self.image_suffix)
+
+    def twins(self) -> frozenset[Path]:
+        present = {str(file) for files in self.listed.values() for file in files}
+        return frozenset(
+            file for file in self.taken if file.name.endswith(".gz") and str(file).removesuffix(".gz") in present
+        )
+
+    def others(self) -> tuple[Path, ...]:
+        known = self.taken | {twin.with_suffix("") for twin in self.twins()}
+        files = {file for files in self.listed.values() for file in files if file.name.endswith((".nii", ".nii.gz"))}
+        return tuple(sorted(files - known))
 
 
 def find(cohort: Path, layout: Mapping) -> Found:
@@ -69,17 +113,18 @@ def find(cohort: Path, layout: Mapping) -> Found:
     cohort = Path(cohort)
     if not cohort.is_dir():
         raise CohortError(f"cohort: there is no folder {cohort}; give yours with --config cohort=FOLDER")
-    image, label = layout["image_suffix"], layout["label_suffix"]
+    folders = _Folders(cohort, layout)
     found = Found(
-        labeled=_by_case(cohort, layout["training_images"], image),
-        unlabeled=_by_case(cohort, layout["unlabeled_images"], image),
-        validation=_by_case(cohort, layout["validation_images"], image),
-        labels=_by_case(cohort, layout["training_labels"], label),
-        validation_labels=_by_case(cohort, layout["validation_labels"], label),
+        labeled=folders.images(layout["training_images"]),
+        unlabeled=folders.images(layout["unlabeled_images"]),
+        validation=folders.images(layout["validation_images"]),
+        labels=folders.labels(layout["training_labels"]),
+        validation_labels=folders.labels(layout["validation_labels"]),
     )
+    found = replace(found, twins=folders.twins(), others=folders.others())
     if not found.labeled and not found.unlabeled:
         wanted = [*layout["training_images"], *layout["unlabeled_images"]]
-        raise CohortError(f"{cohort}: no file *{image} in any of its folders {', '.join(wanted)}")
+        raise CohortError(f"{cohort}: no file *{layout['image_suffix']} in any of its folders {', '.join(wanted)}")
     return found
 
 

@@ -10,16 +10,17 @@ from flare23_lib.commands.common import Commands, add_config, add_processes, com
 
 def _categorise(args: argparse.Namespace) -> int:
     from flare23_lib.cohort.folders import find_in
-    from flare23_lib.cohort.survey import format_survey, survey_found, write_survey
+    from flare23_lib.cohort.summary import format_survey, write_survey
+    from flare23_lib.cohort.survey import survey_found
 
     config = load_config(args)
     settings = config.cohort_settings()
     found = find_in(args.images, args.labels, args.unlabeled, settings["layout"])
     output = args.output
     survey = survey_found(found, settings, output / ".scan.jsonl", args.processes)
-    write_survey(survey, output / "cases.csv", output / "quarantine.csv", output / "categories.csv")
+    write_survey(survey, output)
     say(format_survey(survey))
-    say(f"{output}/cases.csv, quarantine.csv and categories.csv are written")
+    say(f"{output}/cases.csv, quarantine.csv, warnings.csv and categories.csv are written")
     return 0
 
 
@@ -39,7 +40,7 @@ def _phantoms(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from flare23_lib.cohort.survey import format_survey
+    from flare23_lib.cohort.summary import format_survey
     from flare23_lib.stages.status import format_plan, make_plan
 
     plan = make_plan(load_config(args), args.processes)

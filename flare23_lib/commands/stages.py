@@ -15,13 +15,14 @@ log = logging.getLogger(__name__)
 
 
 def _stage_cohort(args: argparse.Namespace) -> int:
-    from flare23_lib.cohort.survey import format_survey, survey, write_survey
+    from flare23_lib.cohort.summary import format_survey, write_survey
+    from flare23_lib.cohort.survey import survey
 
     found = survey(args.cohort, args.settings, _results(args).scan_memory, args.threads)
     for fault in found.faults:
         log.warning("%s: %s: %s (%s): %s", fault.severity, fault.case, fault.kind, fault.file, fault.message)
     log.info("%s", format_survey(found))
-    write_survey(found, args.output, args.quarantine, args.categories)
+    write_survey(found, args.output.parent)
     return 0
 
 
@@ -157,8 +158,6 @@ def register(commands: Commands) -> None:
 
     parser = stage("cohort", _stage_cohort, "find, check and categorise all cases", "--settings", "--threads")
     parser.add_argument("--cohort", type=Path, required=True, help="folder of the cohort")
-    parser.add_argument("--quarantine", type=Path, required=True, help="table of faults")
-    parser.add_argument("--categories", type=Path, required=True, help="table of counts")
     parser = stage("preprocess", _stage_preprocess, "prepare training cases", "--settings", "--shard")
     parser.add_argument("--patch-size", type=int, nargs=3, required=True, help="z y x; how files are chunked")
     parser = stage("train", _stage_train, "train a model", "--model", "--settings", "--label-names", "--shards",
