@@ -1,0 +1,254 @@
+"""Do planning, a run with nothing to do, and `store verify` stay quick for 400, 4,000 and 40,000 cases?
+
+For each size it writes a cohort of tiny files in FLARE23's proportions, scans it, and lays out a finished results folder
+of the paper's recipe with the workflow's own functions (every record, every note; the heavy files hold a few bytes). That
+layout is right is not taken on trust: `flare23 status` must find nothing to do. Then it times, as a user would run them:
+the dry run of a fresh start, a dry run and a run with nothing to do, `flare23 status` and `flare23 store verify`.
+
+    python benchmarks/scale.py --output benchmarks/results/scale.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from provenance import provenance
+
+from flare23_lib import images
+from flare23_lib.cohort.table import Case, read_cases
+from flare23_lib.config import Config
+from flare23_lib.pseudo_labels.merge import OUTCOMES
+from flare23_lib.stages import completion, preprocessing, segmentation, training
+from flare23_lib.stages.results import Results, write_record
+from flare23_lib.store import Item, Shard, file_mark, read_json, shard_of, write_csv, write_json
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARES = {"tumor": (0.374, (14,)), "all_organs": (0.0625, range(1, 14)), "five_organs": (0.113, (1, 2, 3, 4, 13))}
+VALIDATION = 50
+WEIGHTS = torch.zeros(1)
+
+
+def command(*arguments: str, folder: Path) -> tuple[float, str]:
+    """Run a command of the environment in a folder; return seconds and what it said."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    begun = time.perf_counter()
+    done = subprocess.run(
+        arguments, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(arguments)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return round(time.perf_counter() - begun, 2), done.stdout + done.stderr
+
+
+def snakemake(folder: Path, *arguments: str, results: str = "results") -> tuple[float, str]:
+    """Run snakemake on the benchmark's cohort."""
+    return command(
+        "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "2", "--workflow-profile",
+        str(REPOSITORY / "profiles" / "default"), "--quiet", "progress", "--config", "cohort=cohort",
+        f"results={results}", *arguments, folder=folder,
+    )  # fmt: skip
+
+
+def flare23(folder: Path, *arguments: str) -> tuple[float, str]:
+    """Run flare23 on the benchmark's cohort."""
+    return command(
+        "flare23", *arguments, "--base-config", str(REPOSITORY / "config.yaml"), "--config", "cohort=cohort",
+        "results=results", folder=folder,
+    )  # fmt: skip
+
+
+def write_cohort(folder: Path, number: int) -> None:
+    """Write images and labels of a few voxels; no two images are equal."""
+    random = np.random.default_rng(0)
+    image = images.header_for((2, 4, 4), np.diag([-2.0, -2.0, 5.0, 1.0]), np.dtype(np.int16))
+    label = images.header_for((2, 4, 4), np.diag([-2.0, -2.0, 5.0, 1.0]), np.dtype(np.uint8))
+    kinds = [values for share, values in SHARES.values() for _ in range(round(share * number))]
+    kinds += [None] * (number - len(kinds))
+    for index, values in enumerate(kinds):
+        name = f"FLARE23_{index:05}"
+        where = "unlabelTr1800" if values is None else "imagesTr2200"
+        write(folder / where / f"{name}_0000.nii.gz", random.integers(-1000, 1000, (2, 4, 4)).astype(np.int16), image)
+        if values is not None:
+            array = np.zeros((2, 4, 4), np.uint8)
+            array.ravel()[: len(values)] = values
+            write(folder / "labelsTr2200" / f"{name}.nii.gz", array, label)
+    for index in range(VALIDATION):
+        array = random.integers(-1000, 1000, (2, 4, 4)).astype(np.int16)
+        write(folder / "validation" / f"FLARE23Ts_{index:04}_0000.nii.gz", array, image)
+
+
+def write(path: Path, array: np.ndarray, header) -> None:
+    """Write a volume without the care (and the time) of an atomic write."""
+    raw = header.binaryblock.ljust(352, b"\0") + array.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(images.igzip.compress(raw, compresslevel=1, mtime=0))
+
+
+class Finished:
+    """Lays out what a finished run leaves, case by case, with the workflow's own names and records."""
+
+    def __init__(self, config: Config, results: Results) -> None:
+        self.config = config
+        self.results = results
+        self.cases = read_cases(results.cases)
+        self.digests: dict[str, str] = {}
+        self.files = 0
+
+    def lay_out(self) -> None:
+        """Write everything, in the order of the workflow."""
+        for table, name in self.config.order():
+            if table == "models":
+                self._model(name)
+            else:
+                self._completion(name)
+
+    def _item(self, item: Item, suffixes: Sequence[str], inputs: Mapping, results: Mapping) -> None:
+        item.folder.mkdir(parents=True, exist_ok=True)
+        for suffix in suffixes:
+            item.file(suffix).write_bytes(b"as heavy as it need be")
+        marks = {suffix: file_mark(item.file(suffix)) for suffix in suffixes}
+        item.note_path.write_text(json.dumps({"inputs": inputs, "files": marks, "results": results}, indent=2))
+        self.files += len(suffixes)
+
+    def _records(self, stage: str, name: str, columns: Sequence[str], rows: Sequence[Mapping], shards: int) -> None:
+        for index in range(shards):
+            chosen = [row for row in rows if shard_of(row["case"], shards) == index]
+            write_record(self.results.shard(stage, name, Shard(index, shards)), columns, chosen)
+
+    def _model(self, name: str) -> None:
+        settings = self.config.preprocessing_settings(name)
+        rows = []
+        for case in preprocessing.training_set(self.results, settings):
+            folder, image, image_inputs = preprocessing.image_item(self.results, settings, case.case)
+            folder.create()
+            self._item(image, [".b2nd"], image_inputs, {"seconds": 1.0})
+            folder, label, label_inputs = preprocessing.label_item(self.results, settings, case)
+            folder.create()
+            self._item(label, [".b2nd", ".pkl"], label_inputs, {"labels_present": [1, 14], "seconds": 1.0})
+            rows.append({**preprocessing.row_of(self.results, settings, case), "labels_present": "1 14"})
+        self._records("preprocessed", name, preprocessing.COLUMNS, rows, self.config["shards"]["preprocessing"])
+        self._train(name, rows)
+        if name in self.config.evaluated:
+            cases = [case for case in self.cases if case.split == "validation"]
+            self._segment("predictions", name, name, cases)
+            rows = [{"case": case.case, "file": file} for case, file in zip(cases, self.made, strict=True)]
+            write_csv(self.results.gathered("predictions", name), ["case", "file"], rows)
+
+    def _train(self, name: str, rows: Sequence[Mapping]) -> None:
+        settings = self.config.training_settings(name)
+        folder = training.training_folder(self.results, settings, rows).create()
+        item = training.weights_item(folder)
+        sha = hashlib.sha256(name.encode()).hexdigest()
+        self._item(item, [training.WEIGHTS], {}, {"weights_sha256": sha})
+        record = {"model": name, "weights": self.results.relative(item.file(training.WEIGHTS)), "labels_unseen": []}
+        write_json(self.results.training(name), record)
+        inference, names = self.config.inference_settings(name), self.config.labels.names
+        model = training.describe(name, settings, inference, names, [], sha, {})
+        write_json(self.results.bundle(name) / "model.json", model.to_json())
+        (self.results.bundle(name) / "model.safetensors").write_bytes(b"weights")
+        self.digests[name] = segmentation.model_digest(read_json(self.results.bundle(name) / "model.json"))
+
+    def _segment(self, stage: str, name: str, model: str, cases: Sequence[Case]) -> None:
+        folder = segmentation.segmentation_folder(
+            self.results, self.digests[model], self.config.inference_settings(model)
+        ).create()
+        self.made = []
+        for case in cases:
+            item, inputs = segmentation.segmentation_item(folder, case, ())
+            self._item(item, [segmentation.LABELS], inputs, {"agreement": {}, "timings": {"windows": 1.0}})
+            self.made.append(self.results.relative(item.file(segmentation.LABELS)))
+        rows = [{"case": case.case, "file": file} for case, file in zip(cases, self.made, strict=True)]
+        shards = self.config["shards"][stage if stage == "predictions" else "pseudo_labels"]
+        self._records(stage, name, ["case", "file"], rows, shards)
+
+    def _completion(self, name: str) -> None:
+        row, settings = self.config.completion(name), self.config.completion_settings(name)
+        cases = [case for case in self.cases if case.usable and case.category == row["category"]]
+        self._segment("pseudo_labels", name, row["teacher"], cases)
+        folder = completion.completion_folder(self.results, settings).create()
+        columns = completion.columns_of(self.config.labels.names)
+        counts = {outcome: {"1": 1, "14": 1} for outcome in OUTCOMES}
+        rows = []
+        for case, prediction in zip(cases, self.made, strict=True):
+            item, inputs = completion.completed_item(folder, case, prediction, {})
+            measures = {"voxels": 32, "background": 30, "counts": counts, "labels_present": [1, 14]}
+            self._item(item, [completion.LABELS], inputs, measures)
+            file = self.results.relative(item.file(completion.LABELS))
+            row = dict.fromkeys(columns, 0) | {"case": case.case, "file": file, "labels_present": "1 14"}
+            rows.append(row)
+        self._records("completed_labels", name, columns, rows, self.config["shards"]["pseudo_labels"])
+        write_csv(self.results.gathered("completed_labels", name), columns, rows)
+
+
+def measure(folder: Path, number: int) -> dict:
+    """Return the figures for a number of cases."""
+    write_cohort(folder / "cohort", number)
+    planned, said = snakemake(folder, "--dry-run", results="fresh")
+    jobs = next(int(line.split()[-1]) for line in said.splitlines() if line.startswith("total"))
+    config = Config.load([REPOSITORY / "config.yaml"], {"cohort": "cohort", "results": str(folder / "results")})
+    scanned, _ = snakemake(folder, "--", "results/cohort/cases.csv")
+    finished = Finished(config, Results(folder / "results"))
+    finished.lay_out()
+    for line in snakemake(folder, "--summary")[1].splitlines():
+        output = folder / line.split("\t")[0]
+        if line.startswith("results/") and not output.exists():
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.touch()
+    snakemake(folder, "--touch")
+    status, said = flare23(folder, "status")
+    if "computes nothing" not in said:
+        raise SystemExit(f"the layout is not a finished run's:\n{said}")
+    dry, said = snakemake(folder, "--dry-run")
+    noop, said = snakemake(folder)
+    if "Nothing to be done" not in said:
+        raise SystemExit(f"the layout is not a finished run's:\n{said}")
+    verified, said = flare23(folder, "store", "verify")
+    return {
+        "cases": number,
+        "jobs": jobs,
+        "files_in_store": finished.files,
+        "plan_of_a_fresh_run_s": planned,
+        "scan_of_tiny_files_s": scanned,
+        "dry_run_with_nothing_to_do_s": dry,
+        "run_with_nothing_to_do_s": noop,
+        "status_s": status,
+        "verify_s": verified,
+        "verify_said": said.strip().splitlines()[-1],
+    }
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, nargs="+", default=[400, 4000, 40000])
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    found = {**provenance(), "sizes": []}
+    for number in args.cases:
+        folder = Path(tempfile.mkdtemp())
+        try:
+            found["sizes"].append(measure(folder, number))
+        finally:
+            shutil.rmtree(folder)
+        print(json.dumps(found["sizes"][-1], indent=2), flush=True)
+    first, last = found["sizes"][0], found["sizes"][-1]
+    ratio = last["plan_of_a_fresh_run_s"] / first["plan_of_a_fresh_run_s"]
+    print(f"planning {last['cases']} cases / planning {first['cases']} cases = {ratio:.2f}")
+    if args.output:
+        write_json(args.output, found)
+
+
+if __name__ == "__main__":
+    main()
