@@ -1,8 +1,8 @@
 """What one core and one byte do: the CPU and disk figures that `flare23 estimate` assumes.
 
 One synthetic CT of 512x512x100 with all labels goes through the real functions, on one thread, in CPU seconds. What a
-voxel costs in preprocessing is taken from two target spacings and checked against a third. Bytes are measured on the
-CTs of a cohort in FLARE23's layout, since noise decides how small an image gets.
+voxel costs in preprocessing is taken from two target spacings and checked against a third (`foretold_to_measured`).
+Bytes are measured on the CTs of a cohort in FLARE23's layout, since noise decides how small an image gets.
 
     python benchmarks/throughput.py --cohort DIR
 """
@@ -25,6 +25,7 @@ from provenance import provenance
 from flare23_lib.cohort.facts import read_facts
 from flare23_lib.config import Config
 from flare23_lib.estimate.network import forward_macs
+from flare23_lib.estimate.throughputs import FIGURES
 from flare23_lib.evaluation.metrics import score_case
 from flare23_lib.images import header_for, read_geometry, read_labels, read_volume, write_volume
 from flare23_lib.networks import Architecture
@@ -37,8 +38,8 @@ from flare23_lib.store import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACING, SHAPE = (2.5, 0.8, 0.8), (100, 512, 512)
-FINE, COARSE, BETWEEN = (2.5, 0.8, 0.7), (2.5, 1.5, 1.5), (2.5, 1.0, 1.0)
-"""Target spacings (z, y, x) in mm: two to solve for, one to check."""
+FINE, COARSE, BETWEEN = (2.5, 0.8, 0.7), (10, 3.2, 3.2), (2.5, 1.5, 1.5)
+"""Target spacings (z, y, x) in mm: two far apart to solve for, the student's to check."""
 
 PATCH = (48, 128, 160)
 NETWORK, NETWORK_PATCH, CLASSES = "stunet_small", (48, 96, 96), 15
@@ -154,10 +155,13 @@ def network() -> dict[str, float]:
 
 
 def bytes_per_voxel(cohort: Path, folder: Path, config: Config) -> dict[str, float]:
-    """Return bytes per voxel over a cohort's CTs and labels: preprocessed to two spacings, and labels as written."""
-    sizes: dict[str, list[int]] = {}
+    """Return bytes per voxel over a cohort's CTs and labels: preprocessed to two spacings, and labels as written.
 
-    def count(name: str, path: Path, voxels: int) -> None:
+    The list of locations is also set against the bytes that an estimate foretells for it.
+    """
+    sizes: dict[str, list[float]] = {}
+
+    def count(name: str, path: Path, voxels: float) -> None:
         total = sizes.setdefault(name, [0, 0])
         total[0] += path.stat().st_size
         total[1] += voxels
@@ -176,6 +180,8 @@ def bytes_per_voxel(cohort: Path, folder: Path, config: Config) -> dict[str, flo
         preprocess_labels(source, labels, locations, settings["spacing"], "stored", config.labels.values, PATCH)
         count("preprocessed_labels", labels, voxels)
         count("preprocessed_locations", locations, voxels)
+        foretold = FIGURES["locations"].use(len(config.labels.values) + 1)
+        count("preprocessed_locations_to_foretold", locations, foretold)
         write_volume(folder / "written.nii.gz", volume.array, volume.header)
         count("written_labels", folder / "written.nii.gz", volume.array.size)
     return {name: size / voxels for name, (size, voxels) in sizes.items()}
