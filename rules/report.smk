@@ -1,7 +1,30 @@
 # Report: figures of the run.
 #
-# Takes the configuration's tables, cohort/categories.csv and the evaluations; gives report/method.svg (what was
-# trained on what, with the numbers of cases) and report/scores.svg.
+# Takes the configuration's tables, cohort/categories.csv and the evaluations; gives report/cohort.svg (the categories and
+# their labels), report/method.svg (what was trained on what, with the numbers of cases), report/training/{model}.svg and
+# report/scores.svg.
+
+
+rule cohort_figure:
+    """Draw the categories of the cohort and the labels present in them."""
+    input:
+        categories=f"{R}/cohort/categories.csv",
+    output:
+        figure=report(f"{R}/report/cohort.svg", category="Cohort", labels={"figure": "cohort"}),
+    log:
+        f"{R}/logs/report/cohort.log",
+    benchmark:
+        f"{R}/benchmarks/report/cohort.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        labels=[{"name": row["name"], "value": row["value"]} for row in CONFIG["labels"]],
+    script:
+        "../scripts/cohort_figure.py"
 
 
 rule method_figure:
@@ -26,6 +49,30 @@ rule method_figure:
         train_on={name: model["train_on"] for name, model in CONFIG["models"].items()},
     script:
         "../scripts/method_figure.py"
+
+
+rule training_figure:
+    """Draw the course of a training: losses and pseudo Dice by epoch."""
+    input:
+        history=f"{R}/training/{{model}}/training.csv",
+    output:
+        figure=report(
+            f"{R}/report/training/{{model}}.svg",
+            category="Training",
+            labels={"figure": "{model}"},
+        ),
+    log:
+        f"{R}/logs/report/training/{{model}}.log",
+    benchmark:
+        f"{R}/benchmarks/report/training/{{model}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    script:
+        "../scripts/training_figure.py"
 
 
 rule score_figure:
@@ -57,5 +104,7 @@ rule score_figure:
 rule report:
     """All figures."""
     input:
+        rules.cohort_figure.output,
         rules.method_figure.output,
+        expand(f"{R}/report/training/{{model}}.svg", model=CONFIG.models),
         rules.score_figure.output if CONFIG.evaluated else [],

@@ -1,0 +1,98 @@
+"""The course of a training as a figure: losses, and the pseudo Dice of each class, by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flare23_lib import store
+from flare23_lib.report.colors import label_colors
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "flare23",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+}
+_INK, _PALE_INK = "#1d2733", "#5d6876"
+_CLASS = "pseudo_dice_"
+
+
+def draw_training(path: Path, model: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write the figure as SVG; the same rows give the same bytes.
+
+    Args:
+        path: the file to write.
+        model: its name.
+        rows: of training.csv, a row per epoch.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(9.5, 3.6), facecolor="white", layout="constrained")
+        losses, dice = figure.subplots(1, 2, width_ratios=(1, 1.35))
+        _draw_losses(losses, model, rows)
+        _draw_dice(dice, rows)
+        with store.atomic_path(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], list[float]]:
+    """Return epochs and values where there is a value."""
+    known = [(int(row["epoch"]), float(row[name])) for row in rows if row[name]]
+    return [epoch for epoch, _ in known], [value for _, value in known]
+
+
+def _draw_losses(axes: Axes, model: str, rows: Sequence[Mapping[str, str]]) -> None:
+    axes.plot(*_column(rows, "train_loss"), color="#0072b2", linewidth=1.6, label="training")
+    axes.plot(*_column(rows, "validation_loss"), color="#d55e00", linewidth=1.2, label="patches looked at")
+    axes.set_title(f"{model.replace('_', ' ')}: loss", loc="left", fontweight="bold", color=_INK)
+    axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+    _dress(axes)
+
+
+def _draw_dice(axes: Axes, rows: Sequence[Mapping[str, str]]) -> None:
+    """Draw a line per class; each is named, in its color, at the right."""
+    names = [name.removeprefix(_CLASS) for name in (rows[0] if rows else {}) if name.startswith(_CLASS)]
+    colors = label_colors(names)
+    ends = []
+    for name in names:
+        epochs, values = _column(rows, _CLASS + name)
+        marker = "o" if len(epochs) == 1 else None
+        if values:
+            axes.plot(epochs, values, color=colors[name], linewidth=1.1, marker=marker, markersize=3)
+            ends.append((values[-1], name))
+    axes.plot(*_column(rows, "pseudo_dice"), color=_INK, linewidth=2)
+    axes.set_title("pseudo Dice (black: mean)", loc="left", fontweight="bold", color=_INK)
+    axes.set_ylim(0, 1)
+    _dress(axes)
+    for height, (_, name) in zip(_apart([value for value, _ in sorted(ends)]), sorted(ends), strict=True):
+        for text, color, offset in (("\N{BLACK CIRCLE}", colors[name], 6), (name.replace("_", " "), _INK, 17)):
+            axes.annotate(
+                text, (1, height), xycoords=("axes fraction", "data"), xytext=(offset, 0),
+                textcoords="offset points", va="center", fontsize=8, color=color, annotation_clip=False,
+            )  # fmt: skip
+
+
+def _apart(values: Sequence[float], least: float = 0.06) -> list[float]:
+    """Return heights for words, in order, no two closer than `least`, around the values, in 0 to 1 if they fit."""
+    heights: list[float] = []
+    for value in values:
+        heights.append(max(value, heights[-1] + least) if heights else value)
+    if not heights:
+        return heights
+    shift = sum(values) / len(values) - sum(heights) / len(heights)
+    shift = max(min(shift, 1 - heights[-1]), -heights[0])
+    return [height + shift for height in heights]
+
+
+def _dress(axes: Axes) -> None:
+    axes.set_xlabel("epoch", color=_PALE_INK)
+    axes.tick_params(length=0, labelcolor=_PALE_INK)
+    axes.grid(color="#d5dbe1", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in axes.spines.values():
+        side.set_visible(False)

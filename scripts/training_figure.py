@@ -1,0 +1,12 @@
+"""Draw the course of a training.
+
+Reads `input.history` (training.csv of the model `wildcards.model`); writes `output.figure` (SVG).
+"""
+
+from pathlib import Path
+
+from flare23_lib.report.training import draw_training
+from flare23_lib.store import read_csv
+
+rows = read_csv(snakemake.input.history)  # noqa: F821
+draw_training(Path(snakemake.output.figure), snakemake.wildcards.model, rows)  # noqa: F821

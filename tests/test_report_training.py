@@ -1,0 +1,35 @@
+import itertools
+import re
+
+import pytest
+
+from flare23_lib.report.training import _apart, draw_training
+
+
+def rows(epochs, **dice):
+    return [
+        {"epoch": str(epoch), "train_loss": "0.5", "validation_loss": "0.4", "pseudo_dice": "0.3",
+         **{f"pseudo_dice_{name}": value for name, value in dice.items()}}
+        for epoch in range(1, epochs + 1)
+    ]  # fmt: skip
+
+
+def test_the_figure_names_the_model_and_every_class_that_was_seen(tmp_path):
+    draw_training(tmp_path / "a.svg", "organ_teacher", rows(5, liver="0.9", left_kidney="0.2", tumor=""))
+    text = re.sub(r"<[^>]*>", "", (tmp_path / "a.svg").read_text())
+    assert "organ teacher: loss" in text
+    assert "left kidney" in text
+    assert "tumor" not in text
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    for name in ("a.svg", "b.svg"):
+        draw_training(tmp_path / name, "m", rows(1, liver="0.9"))
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+@pytest.mark.parametrize("values", [[], [0.0], [0.5, 0.5, 0.5], [0.9, 0.95, 0.99, 1.0], [0.0, 0.0, 0.01]])
+def test_words_keep_their_distance_and_stay_on_the_panel(values):
+    heights = _apart(values)
+    assert all(second - first >= 0.06 - 1e-9 for first, second in itertools.pairwise(heights))
+    assert all(-1e-9 <= height <= 1 + 1e-9 for height in heights)
