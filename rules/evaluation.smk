@@ -1,7 +1,8 @@
 # Evaluation: a model's predictions of the labeled validation cases, scored.
 #
 # Takes predictions/{model}/predictions.csv; gives evaluation/{model}/metrics.csv (a row per case, the challenge's
-# columns) and summary.csv (a row per class).
+# columns), summary.csv (a row per class) and, if so configured, efficiency.csv (what single cases took) and the tables
+# of details; from all models, evaluation/tables/: the paper's tables as CSV, Markdown and LaTeX.
 
 
 rule evaluate:
@@ -21,6 +22,7 @@ rule evaluate:
             category="Evaluation",
             labels={"model": "{model}", "table": "by class"},
         ),
+        details=expand(f"{R}/evaluation/{{{{model}}}}/{{table}}", table=DETAILS),
     log:
         f"{R}/logs/evaluate/{{model}}.log",
     benchmark:
@@ -40,13 +42,89 @@ rule evaluate:
         " --model {wildcards.model}"
         " --settings {params.settings:q}"
         " --threads {threads}"
+        " --memory {resources.mem_mb}"
         " --summary {output.summary:q}"
         " --output {output.metrics:q}"
         " > {log:q} 2>&1"
 
 
+rule measure_efficiency:
+    """Measure a model's inference, one validation case at a time in a fresh process."""
+    input:
+        cases=f"{R}/cohort/cases.csv",
+        model=f"{R}/models/{{model}}/model.json",
+    output:
+        efficiency=report(
+            f"{R}/evaluation/{{model}}/efficiency.csv",
+            category="Evaluation",
+            labels={"model": "{model}", "table": "efficiency"},
+        ),
+    log:
+        f"{R}/logs/measure_efficiency/{{model}}.log",
+    benchmark:
+        f"{R}/benchmarks/measure_efficiency/{{model}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 16  # as a rule the whole machine, so that no other job is measured with it
+    resources:
+        mem_mb=32000,
+        runtime=240,
+        gpu=1,
+    params:
+        results=results,
+        device=DEVICE,
+        cases=CONFIG["evaluation"]["efficiency_cases"],
+        inference=stage_settings("inference", "model"),
+    shell:
+        "flare23 stage measure-efficiency"
+        " --results {params.results:q}"
+        " --model {wildcards.model}"
+        " --inference {params.inference:q}"
+        " --cases {params.cases}"
+        " --device {params.device}"
+        " --threads {threads}"
+        " --output {output.efficiency:q}"
+        " > {log:q} 2>&1"
+
+
+rule paper_tables:
+    """Set out the scores of all evaluated models as in the paper's tables."""
+    input:
+        cases=f"{R}/cohort/cases.csv",
+        summaries=expand(f"{R}/evaluation/{{model}}/summary.csv", model=CONFIG.evaluated),
+        metrics=expand(f"{R}/evaluation/{{model}}/metrics.csv", model=CONFIG.evaluated),
+        efficiency=expand(f"{R}/evaluation/{{model}}/efficiency.csv", model=MEASURED),
+    output:
+        tables=expand(f"{R}/evaluation/tables/{{table}}.{{format}}", table=TABLES, format=FORMATS),
+    log:
+        f"{R}/logs/paper_tables.log",
+    benchmark:
+        f"{R}/benchmarks/paper_tables.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        results=results,
+        settings=CONFIG.settings("tables"),
+    shell:
+        "flare23 stage paper-tables"
+        " --results {params.results:q}"
+        " --settings {params.settings:q}"
+        " --output $(dirname {output.tables[0]:q})"
+        " > {log:q} 2>&1"
+
+
+rule efficiency:
+    """What the inference of all evaluated models takes, if `evaluation.efficiency_cases` says so."""
+    input:
+        expand(f"{R}/evaluation/{{model}}/efficiency.csv", model=MEASURED),
+
+
 rule evaluation:
-    """All models that are to be evaluated, and the records of their predictions."""
+    """All models that are to be evaluated, the records of their predictions, and the paper's tables."""
     input:
         expand(
             f"{R}/predictions/{{model}}/{{shard}}.csv",
@@ -54,3 +132,5 @@ rule evaluation:
             shard=shards("predictions"),
         ),
         expand(f"{R}/evaluation/{{model}}/summary.csv", model=CONFIG.evaluated),
+        rules.efficiency.input,
+        rules.paper_tables.output if CONFIG.evaluated else [],

@@ -1,5 +1,6 @@
 import functools
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -7,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from engines import PATCH, a_bundle, a_volume, volume_of
 
 from flare23_lib.errors import BundleError, ConfigError, ImageError
-from flare23_lib.images import Geometry, Volume, header_for, read_volume, write_volume
-from flare23_lib.inference.bundle import Bundle, InferenceDefaults, Model, ModelLabel
-from flare23_lib.inference.engine import Engine, agreement_of, all_flips
-from flare23_lib.inference.predict import find_cases, predict
+from flare23_lib.inference import engine as engine_module
+from flare23_lib.inference import memory
+from flare23_lib.inference import network as network_module
+from flare23_lib.inference.agreement import Agreement
+from flare23_lib.inference.bundle import InferenceDefaults
+from flare23_lib.inference.engine import Engine, all_flips
+from flare23_lib.inference.network import WindowNetwork, choose_precision
+from flare23_lib.inference.windows import all_windows, importance_map, pad_to_patch
 from flare23_lib.networks import Architecture
-from flare23_lib.networks.stunet import STUNet
-from flare23_lib.resampling import Intensity
-
-PATCH = (8, 16, 16)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -27,38 +29,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def a_bundle(values=(0, 1, 2, 3), **changes):
-    options = {
-        "name": "tiny",
-        "network": Architecture.of(1, [4, 8, 8], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]),
-        "patch_size": PATCH,
-        "spacing": (1.0, 1.0, 1.0),
-        "intensity": Intensity(-1000, 1000, 0, 1),
-        "orientation": "stored",
-        "labels": tuple(ModelLabel(f"label_{value}" if value else "background", value) for value in values),
-        "mirror_axes": (0, 1, 2),
-    }
-    model = Model(**(options | changes))
-    torch.manual_seed(0)
-    network = STUNet(model.input_channels, len(values), **model.network.to_json())
-    network.apply(network.initialize)
-    return Bundle(model, network.state_dict())
-
-
-def a_volume(shape=(11, 20, 23), affine=None, seed=0, dtype=np.float32):
-    torch.manual_seed(seed)
-    coarse = torch.randn(1, 1, *(max(2, size // 4) for size in shape))
-    smooth = F.interpolate(coarse, size=shape, mode="trilinear")[0, 0]
-    array = (3 * smooth + 0.1 * torch.randn(shape)).numpy().astype(dtype)
-    return volume_of(array, np.eye(4) if affine is None else affine)
-
-
-def volume_of(array, affine):
-    header = header_for(array.shape, affine, array.dtype)
-    spacing = tuple(float(zoom) for zoom in header.get_zooms()[::-1])
-    return Volume(array, Geometry(tuple(array.shape), affine, spacing), header)
 
 
 def nnunets_labels(bundle, volume, mirroring):
@@ -148,17 +118,35 @@ def test_labels_come_out_as_file_values():
     assert len(np.unique(renamed.labels)) > 2
 
 
-def test_labels_are_made_at_the_images_resolution():
-    engine = Engine(a_bundle(spacing=(2.0, 2.0, 2.0)))
-    volume = a_volume((13, 41, 37))
-    result = engine.segment(volume)
-    image, shape = engine._prepare(volume, SimpleNamespace(forward=lambda a: a, spacing=lambda s: s))
-    assert image.shape == (6, 20, 18)
-    assert shape == result.labels.shape == (13, 41, 37)
+def whole_logits(engine, image):
+    """Logits (classes, z, y, x) of all windows and passes, summed over the whole image at once."""
+    padded, box = pad_to_patch(image, PATCH)
+    weights, coverage = importance_map(PATCH), torch.zeros(padded.shape)
+    total = torch.zeros((len(engine.model.labels), *padded.shape))
+    for layer in all_windows(padded.shape, PATCH, engine.step):
+        for window in layer.windows:
+            coverage[window] += weights
+            for flip in engine.flips:
+                dims = [axis + 1 for axis in flip]
+                logits = engine._network(padded[window][None].flip(dims)).flip(dims)[0]
+                total[(slice(None), *window)] += logits.permute(3, 0, 1, 2) * weights
+    return (total / coverage)[(slice(None), *box)]
+
+
+@pytest.mark.parametrize(("spacing", "shape"), [((2.0, 2.0, 2.0), (13, 41, 37)), ((0.4, 1.5, 0.8), (9, 30, 20))])
+@pytest.mark.parametrize("tta", [False, True])
+def test_labels_are_those_of_interpolating_the_whole_images_logits(spacing, shape, tta):
+    engine = Engine(a_bundle(spacing=spacing), tta=tta)
+    volume = a_volume(shape)
+    result = engine.segment(volume, exclude={2})
+    assert result.labels.shape == shape
     with torch.inference_mode():
-        logits, _ = engine._infer(image)
+        logits = whole_logits(engine, engine.prepare(volume).image)
     full = F.interpolate(logits[None], size=shape, mode="trilinear", align_corners=False)[0]
     assert (result.labels == full.argmax(dim=0).numpy()).mean() > 0.9999
+    assert len(np.unique(result.labels)) > 2
+    full[2] = -torch.inf
+    assert (result.alternative == full.argmax(dim=0).numpy()).mean() > 0.9999
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 20), (8, 5, 30), (1, 1, 1), (7, 15, 15)])
@@ -195,9 +183,18 @@ def test_a_result_repeats_to_the_bit():
     assert first.agreement == second.agreement
 
 
-def test_the_batch_size_does_not_matter():
-    one, three = (Engine(a_bundle(), batch_size=size).segment(a_volume()).labels for size in (1, 3))
-    assert (one == three).mean() >= 0.9999
+@pytest.mark.parametrize("change", [{"batch": 3}, {"strips": 3}, {"strips": 7, "batch": 2}, {"slab_bytes": 1}])
+@pytest.mark.parametrize("windows", ["all", "center_first"])
+def test_how_the_work_is_cut_does_not_matter(monkeypatch, change, windows):
+    volume, plan = a_volume((27, 37, 30)), memory.plan
+    bundle = a_bundle(spacing=(1.3, 1.0, 0.7))
+    whole = Engine(bundle, tta=True, windows=windows).segment(volume, exclude={2})
+    monkeypatch.setattr(engine_module, "plan", lambda *given: replace(plan(*given), **change))
+    cut = Engine(bundle, tta=True, windows=windows).segment(volume, exclude={2})
+    assert (cut.labels == whole.labels).mean() >= 0.9999
+    assert (cut.alternative == whole.alternative).mean() >= 0.9999
+    assert cut.agreement == pytest.approx(whole.agreement, abs=1e-3)
+    assert cut.windows >= whole.windows
 
 
 def test_bfloat16_gives_nearly_the_same_labels():
@@ -208,17 +205,17 @@ def test_bfloat16_gives_nearly_the_same_labels():
 
 
 def test_the_models_defaults_hold_unless_others_are_asked_for():
-    defaults = InferenceDefaults(step=0.8, tta=True, precision="bfloat16")
+    defaults = InferenceDefaults(step=0.8, tta=True, windows="center_first", precision="bfloat16")
     bundle = a_bundle(inference=defaults)
-    engine = Engine(bundle, precision=None)
-    assert (engine.step, engine.tta, engine.precision) == (0.8, True, "bfloat16")
-    engine = Engine(bundle, step=0.5, tta=False)
-    assert (engine.step, engine.tta, engine.precision) == (0.5, False, "float32")
+    engine = Engine(bundle)
+    assert (engine.step, engine.tta, engine.windows, engine.precision) == (0.8, True, "center_first", "bfloat16")
+    engine = Engine(bundle, step=0.5, tta=False, windows="all", precision="float32")
+    assert (engine.step, engine.tta, engine.windows, engine.precision) == (0.5, False, "all", "float32")
 
 
 def test_every_phase_is_timed():
     timings = Engine(a_bundle()).segment(a_volume()).timings
-    assert set(timings) == {"prepare", "infer", "upsample"}
+    assert set(timings) == {"resample", "windows", "labels"}
     assert all(seconds >= 0 for seconds in timings.values())
 
 
@@ -231,8 +228,13 @@ def test_mirroring_takes_every_combination_of_axes_once():
 def test_agreement_is_the_mean_dice_of_the_passes_that_count():
     mean = torch.tensor([0, 1, 1, 2])
     passes = [torch.tensor([0, 1, 1, 2], dtype=torch.uint8), torch.tensor([0, 1, 3, 2], dtype=torch.uint8)]
-    scores = agreement_of(passes, mean, 5)
-    assert scores == pytest.approx([1, (1 + 2 / 3) / 2, 1, 0, None])
+    expected = pytest.approx([1, (1 + 2 / 3) / 2, 1, 0, None])
+    whole, parts = Agreement(5, 2), Agreement(5, 2)
+    whole.add(passes, mean)
+    for part in (slice(0, 1), slice(1, 4)):
+        parts.add([labels[part] for labels in passes], mean[part])
+    assert whole.scores() == expected
+    assert parts.scores() == expected
 
 
 def test_agreement_is_given_by_label_name_and_only_with_mirroring():
@@ -258,7 +260,9 @@ def test_stored_integers_are_read_like_floats():
     assert np.array_equal(engine.segment(volume).labels, engine.segment(other).labels)
 
 
-@pytest.mark.parametrize("options", [{"step": 0}, {"step": 1.5}, {"precision": "int8"}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "options", [{"step": 0}, {"step": 1.5}, {"precision": "int8"}, {"precision": "float16"}, {"windows": "some"}]
+)
 def test_an_option_out_of_range_is_refused(options):
     with pytest.raises(ConfigError):
         Engine(a_bundle(), **options)
@@ -269,112 +273,88 @@ def test_a_model_of_several_channels_is_refused():
         Engine(a_bundle(input_channels=2))
 
 
-ODD_AFFINE = np.array(
-    [[-0.7123456, 0.0001, 0, 123.456], [0, 0.7123, 0.0002, -7.1], [0, 0, 2.50001, 3.3], [0, 0, 0, 1]]
-)
+class Probe:
+    """Stands for a network; says foreground where the patch is bright."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, patches):
+        self.count += len(patches)
+        bright = (patches > 0).float()
+        return torch.stack([1 - bright, bright, torch.zeros_like(bright) - 1, torch.zeros_like(bright) - 1], dim=-1)
 
 
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    for number in (1, 2):
-        volume = a_volume((6, 10, 12), ODD_AFFINE, seed=number, dtype=np.int16)
-        volume.header["descrip"] = b"scanner"
-        write_volume(folder / f"case_{number}_0000.nii.gz", volume.array, volume.header)
-    return folder
+def a_probed_engine(spacing=1.0, **options):
+    engine = Engine(a_bundle(spacing=(spacing,) * 3), step=1, **options)
+    engine._network = Probe()
+    return engine
 
 
-def fast(bundle=None):
-    return bundle or a_bundle(spacing=(2.5, 1.0, 1.0))
+def test_a_layer_without_foreground_in_its_center_is_left_out():
+    array = np.full((24, 48, 48), -100, np.int16)
+    array[:8, 24, 24] = 100
+    array[:8, 3, 3] = 100
+    array[16:, 3, 3] = 100
+    engine = a_probed_engine(windows="center_first")
+    result = engine.segment(volume_of(array, np.eye(4)))
+    assert engine._network.count == result.windows == 9 + 1 + 1
+    # In the last layer only what the central window sees is looked at; the rest is background by decision.
+    assert set(map(tuple, np.argwhere(result.labels)[:, 1:])) == {(24, 24), (3, 3)}
+    assert np.flatnonzero(result.labels.any(axis=(1, 2))).tolist() == list(range(8))
+    assert a_probed_engine(windows="all").segment(volume_of(array, np.eye(4))).labels[16:, 3, 3].all()
 
 
-def test_a_folder_is_segmented_under_the_names_of_its_cases(images, tmp_path):
-    (images / "notes.txt").write_text("no image")
-    (images / ".partial-x.nii.gz").write_bytes(b"")
-    assert predict(images, tmp_path / "labels", fast()) == []
-    assert sorted(p.name for p in (tmp_path / "labels").iterdir()) == ["case_1.nii.gz", "case_2.nii.gz"]
-    labels = read_volume(tmp_path / "labels" / "case_1.nii.gz")
-    volume = read_volume(images / "case_1_0000.nii.gz")
-    assert labels.array.dtype == np.uint8
-    assert np.array_equal(labels.array, Engine(fast()).segment(volume).labels)
+def test_windows_over_the_body_are_fewer_and_find_the_same():
+    y, x = np.ogrid[:96, :96]
+    inside = (y - 40) ** 2 + (x - 50) ** 2 < 18**2
+    array = np.full((24, 96, 96), -1000, np.int16)
+    array[:, inside] = 20
+    everything, body = (
+        a_probed_engine(windows=windows, spacing=4.0).segment(volume_of(array, np.diag([4.0, 4, 4, 1])))
+        for windows in ("all", "body")
+    )
+    assert np.array_equal(everything.labels, body.labels)
+    assert np.array_equal(body.labels > 0, np.broadcast_to(inside, array.shape))
+    assert body.windows < everything.windows / 2
 
 
-def test_the_output_keeps_the_geometry_to_the_last_bit(images, tmp_path):
-    predict(images, tmp_path / "labels", fast())
-    given = read_volume(images / "case_1_0000.nii.gz").header
-    made = read_volume(tmp_path / "labels" / "case_1.nii.gz").header
-    fields = ["dim", "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"]
-    fields += ["qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units", "descrip"]
-    for name in fields:
-        assert given[name].tobytes() == made[name].tobytes(), name
-
-
-def test_a_single_file_may_be_given_a_folder_or_a_name(images, tmp_path):
-    image = images / "case_2_0000.nii.gz"
-    assert predict(image, tmp_path / "labels", fast()) == []
-    assert predict(image, tmp_path / "mine.nii", fast()) == []
-    folder, name = (read_volume(tmp_path / p).array for p in ("labels/case_2.nii.gz", "mine.nii"))
-    assert np.array_equal(folder, name)
-
-
-def test_a_broken_case_is_named_in_one_line_and_the_others_are_done(images, tmp_path, caplog):
-    broken = images / "case_1_0000.nii.gz"
-    broken.write_bytes(broken.read_bytes()[:-20])
+def test_an_image_without_a_body_is_computed_whole_and_the_log_says_so(caplog):
+    volume = volume_of(np.full((8, 40, 40), -1000, np.int16), np.eye(4))
     with caplog.at_level(logging.INFO):
-        faults = predict(images, tmp_path / "labels", fast())
-    assert [(fault.case, fault.path) for fault in faults] == [("case_1", broken)]
-    assert faults[0].message.startswith(f"{broken}: ")
-    assert "\n" not in faults[0].message
-    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert errors == [f"1 of 2: {faults[0].message}"]
-    assert [p.name for p in (tmp_path / "labels").iterdir()] == ["case_2.nii.gz"]
+        result = a_probed_engine(windows="body").segment(volume)
+    assert "there is no body" in caplog.text
+    assert result.windows == 9
 
 
-def test_a_case_with_nan_is_a_fault_that_names_the_file(tmp_path):
-    volume = a_volume((6, 10, 12))
-    volume.array[0, 0, 0] = np.nan
-    write_volume(tmp_path / "x_0000.nii.gz", volume.array, volume.header)
-    (fault,) = predict(tmp_path / "x_0000.nii.gz", tmp_path / "labels", fast())
-    assert fault.message.startswith(f"{tmp_path / 'x_0000.nii.gz'}: ")
-    assert "finite" in fault.message
+def test_the_network_of_the_engine_is_the_network():
+    bundle = a_bundle(network=Architecture.of([2, 1, 1], [4, 8, 8], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]))
+    patches = torch.randn(2, *PATCH)
+    with torch.inference_mode():
+        expected = bundle.build_network()(patches[:, None]).permute(0, 2, 3, 4, 1)
+        for precision, tolerance in (("float32", 1e-4), ("bfloat16", 0.3)):
+            made = WindowNetwork(bundle.build_network(), torch.device("cpu"), precision)(patches)
+            assert made.is_contiguous()
+            assert torch.allclose(made.float(), expected, atol=tolerance, rtol=0.05), precision
 
 
-def test_what_is_there_and_whole_is_not_made_again(images, tmp_path):
-    output = tmp_path / "labels"
-    predict(images, output, fast())
-    whole, cut = output / "case_1.nii.gz", output / "case_2.nii.gz"
-    content = cut.read_bytes()
-    cut.write_bytes(content[:-10])
-    before = whole.stat().st_ino
-    assert predict(images, output, fast()) == []
-    assert whole.stat().st_ino == before
-    assert cut.read_bytes() == content
-    predict(images, output, fast(), overwrite=True)
-    assert whole.stat().st_ino != before
+def test_the_precision_of_a_processor_is_chosen_by_a_trial(monkeypatch, caplog):
+    seconds = {"float32": 2.0, "bfloat16": 1.0}
+    monkeypatch.setattr(network_module, "_trial", lambda bundle, device, precision: seconds[precision])
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, raising=False)
+    assert choose_precision(a_bundle(), torch.device("cpu")) == "bfloat16"
+    seconds["bfloat16"] = 3.0
+    assert choose_precision(a_bundle(), torch.device("cpu")) == "float32"
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False, raising=False)
+    seconds.clear()
+    assert choose_precision(a_bundle(), torch.device("cpu")) == "float32"
 
 
-def test_inputs_that_are_not_there_are_refused_in_one_line(tmp_path):
-    with pytest.raises(ImageError, match="there is no such file or folder"):
-        predict(tmp_path / "nothing", tmp_path / "labels", fast())
-    with pytest.raises(ImageError, match="holds no"):
-        predict(tmp_path, tmp_path / "labels", fast())
-    (tmp_path / "x.txt").write_text("x")
-    with pytest.raises(ImageError, match="is not named"):
-        predict(tmp_path / "x.txt", tmp_path / "labels", fast())
-    assert not (tmp_path / "labels").exists()
-
-
-def test_labels_never_replace_images(images, tmp_path):
-    (images / "case_1_0000.nii.gz").rename(images / "case_1.nii.gz")
-    before = (images / "case_1.nii.gz").read_bytes()
-    with pytest.raises(ImageError, match="would replace it"):
-        predict(images, images, fast(), overwrite=True)
-    with pytest.raises(ImageError, match="must be a folder"):
-        predict(images, tmp_path / "x.nii.gz", fast())
-    assert (images / "case_1.nii.gz").read_bytes() == before
-
-
-def test_two_images_of_one_name_are_refused(images, tmp_path):
-    (images / "case_1.nii").write_bytes(b"")
-    with pytest.raises(ImageError, match=r"same case_1\.nii\.gz"):
-        find_cases(images, tmp_path / "labels")
+def test_a_trial_leaves_the_bundle_as_it_is():
+    bundle = a_bundle()
+    before = {name: weight.clone() for name, weight in bundle.state_dict.items()}
+    assert network_module._trial(bundle, torch.device("cpu"), "bfloat16") > 0
+    assert all(
+        torch.equal(weight, bundle.state_dict[name]) and bundle.state_dict[name].dtype == torch.float32
+        for name, weight in before.items()
+    )

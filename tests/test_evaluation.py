@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 
 from flare23_lib.errors import ConfigError, EvaluationError
+from flare23_lib.evaluation.cases import Pair, _affordable, evaluate_cases
+from flare23_lib.evaluation.folders import evaluate_folders
 from flare23_lib.evaluation.metrics import score_case
-from flare23_lib.evaluation.tables import (
-    Pair,
-    evaluate_cases,
-    evaluate_folders,
-    format_summary,
-    summarize,
-    write_metrics,
-    write_summary,
-)
+from flare23_lib.evaluation.tables import format_summary, summarize, write_metrics, write_summary
 from flare23_lib.images import header_for, read_labels, write_volume
 from flare23_lib.labels import Label, LabelMap
 
@@ -96,6 +90,7 @@ def test_every_broken_case_is_named_and_the_others_keep_their_scores(folders, ca
     save(file["case_5"], organs(5).astype(np.int16) + np.int16(1000) * (organs(5) == 3))
     save(file["case_6"], organs(6)[:-1])
     save(predictions / "stray.nii.gz", organs(0))
+    caplog.clear()
 
     report = evaluate_folders(predictions, references, output, LABELS)
     after = table(report.metrics)
@@ -103,7 +98,7 @@ def test_every_broken_case_is_named_and_the_others_keep_their_scores(folders, ca
     reasons = {row["Name"]: row["status"] for row in after}
     assert reasons["case_1"] == "the prediction is missing"
     assert "lies elsewhere" in reasons["case_2"]
-    assert "broken or cut short" in reasons["case_3"]
+    assert "cut short" in reasons["case_3"]
     assert reasons["case_4"] == "the prediction holds values that are not in the label map: 9"
     assert reasons["case_5"] == "the prediction holds values that are not in the label map: 1003"
     assert "shape (7, 20, 22)" in reasons["case_6"]
@@ -111,15 +106,23 @@ def test_every_broken_case_is_named_and_the_others_keep_their_scores(folders, ca
     assert (report.cases, report.scored) == (7, 1)
     assert (report.missing, report.extra) == (["case_1"], ["stray.nii.gz"])
     assert len(report.faults) == 7
+    assert "stray.nii.gz: has no reference and was left out" in report.faults
     assert [record.getMessage() for record in caplog.records] == report.faults
     assert {cell for row in after[:6] for key, cell in row.items() if key.endswith(("SC", "SD"))} == {"0.0"}
 
 
-def test_a_broken_reference_is_named(folders):
+@pytest.mark.parametrize("fault", ["empty", "value"])
+def test_a_broken_reference_is_named_and_the_model_is_not_blamed(folders, fault):
     predictions, references, output = folders
-    (references / "case_1.nii.gz").write_bytes(b"")
+    if fault == "empty":
+        (references / "case_1.nii.gz").write_bytes(b"")
+    else:
+        save(references / "case_1.nii.gz", np.where(organs(0) == 3, 9, organs(0)).astype(np.uint8))
     report = evaluate_folders(predictions, references, output, LABELS)
-    assert report.faults == [f"case_1: {references / 'case_1.nii.gz'}: is empty"]
+    assert len(report.faults) == 1
+    assert report.faults[0].startswith("case_1: no usable reference: ")
+    assert {table(report.metrics)[0][f"{name}_DSC"] for name in LABELS.names} == {""}
+    assert line_of(table(report.summary), "liver")["cases"] == "6"
 
 
 def test_a_prediction_stored_as_floats_scores_the_same(folders):
@@ -135,20 +138,33 @@ def test_the_spacing_is_the_reference_header_s(folders):
     pair = Pair("case_2", references / "case_2.nii.gz", predictions / "case_2.nii.gz")
     zooms = nib.load(pair.reference).header.get_zooms()[::-1]
     expected = score_case(organs(0), organs(2), tuple(float(zoom) for zoom in zooms), LABELS)
-    assert evaluate_cases([pair], LABELS)[0]["liver_NSD"] == expected["liver"].nsd
+    assert evaluate_cases([pair], LABELS)[0][0]["liver_NSD"] == expected["liver"].nsd
 
 
 def test_several_processes_give_the_same_rows_in_the_same_order(folders):
     predictions, references, _ = folders
     pairs = [Pair(c, references / f"{c}.nii.gz", predictions / f"{c}.nii.gz") for c in CASES[:3]]
     pairs[1] = Pair(pairs[1].case, pairs[1].reference, None)
-    assert evaluate_cases(pairs, LABELS, processes=2) == evaluate_cases(pairs, LABELS)
+    alone = evaluate_cases(pairs, LABELS, with_details=True)
+    assert evaluate_cases(pairs, LABELS, processes=2, with_details=True) == alone
+
+
+def test_as_many_processes_run_as_the_memory_allows_for_the_largest_case(tmp_path):
+    save(tmp_path / "small.nii.gz", np.zeros((2, 3, 4), np.uint8))
+    save(tmp_path / "large.nii.gz", np.zeros((40, 512, 512), np.float32))
+    small = Pair("small", tmp_path / "small.nii.gz", tmp_path / "small.nii.gz")
+    large = Pair("large", tmp_path / "large.nii.gz", tmp_path / "missing.nii.gz")
+    assert _affordable([small] * 8, 8, memory_mb=2000) == 8
+    assert _affordable([small, large] * 4, 8, memory_mb=2000) == 8
+    assert _affordable([small, large] * 4, 8, memory_mb=1000) == 4
+    assert _affordable([large] * 8, 8, memory_mb=10) == 1
+    assert _affordable([large] * 8, 8, memory_mb=None) == 8
 
 
 @pytest.mark.parametrize("mode", ["flare23", "plain"])
 def test_a_missing_prediction_counts_as_zero_in_both_modes(folders, mode):
     _, references, _ = folders
-    scored = evaluate_cases([Pair("case_1", references / "case_1.nii.gz", None)], LABELS, mode)[0]
+    scored = evaluate_cases([Pair("case_1", references / "case_1.nii.gz", None)], LABELS, mode)[0][0]
     assert {scored[f"{name}_{kind}"] for name in LABELS.names for kind in ("DSC", "NSD")} == {0.0}
 
 
@@ -203,6 +219,23 @@ def test_an_unseen_organ_is_left_out_of_the_organs_mean():
 def test_an_unseen_name_that_is_no_label_is_refused():
     with pytest.raises(ConfigError, match="there is no label 'kidney'"):
         evaluate_cases([], LABELS, unseen=["kidney"])
+
+
+# Details
+
+
+def test_details_are_tables_of_their_own_and_count_a_missing_prediction_as_nothing_found(folders):
+    predictions, references, output = folders
+    (predictions / "case_1.nii.gz").unlink()
+    before = table(evaluate_folders(predictions, references, output, LABELS).metrics)
+    assert not (output / "distances.csv").exists()
+    report = evaluate_folders(predictions, references, output, LABELS, with_details=True)
+    assert table(report.metrics) == before
+    distances = table(output / "distances.csv")
+    assert [row["Name"] for row in distances[::3]] == CASES
+    assert (distances[0]["prediction_ml"], distances[0]["HD95_mm"]) == ("0.0", "")
+    counted = table(output / "detection.csv")[-1]
+    assert (counted["diameter"], counted["tumors"], counted["found"], counted["missed"]) == ("all", "7", "6", "1")
 
 
 # Tables

@@ -1,4 +1,4 @@
-"""Commands that measure: `evaluate`."""
+"""Commands that measure and compare: `evaluate`, `measure`, `rank`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import argparse
 from pathlib import Path
 
 from flare23_lib.commands.common import Commands, add_config, add_processes, command, load_config, say
+from flare23_lib.errors import EvaluationError
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from flare23_lib.evaluation.tables import evaluate_folders, format_summary
+    from flare23_lib.evaluation.folders import evaluate_folders
+    from flare23_lib.evaluation.tables import format_summary
 
     report = evaluate_folders(
         args.predictions,
@@ -18,11 +20,47 @@ def _evaluate(args: argparse.Namespace) -> int:
         load_config(args).labels,
         mode=args.mode,
         processes=args.processes,
-        progress=True,
+        memory_mb=args.memory,
+        with_details=args.details,
     )
     say(format_summary(report.summary))
     say(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
     return 1 if report.faults else 0
+
+
+def _measure(args: argparse.Namespace) -> int:
+    from flare23_lib.evaluation.efficiency import (
+        add_measurement,
+        available_cores,
+        efficiency_row,
+        format_efficiency,
+    )
+    from flare23_lib.evaluation.measuring import measure_command
+    from flare23_lib.evaluation.sources import find_gpu
+
+    name = args.name or Path(args.command[0]).name
+    if "/" in name or name.startswith("."):
+        raise EvaluationError(f"--name {name!r}: a curve's file is named so; give a name without / and . in front")
+    gpu = find_gpu(args.gpu)
+    curve, code = measure_command(args.command, gpu)
+    row = efficiency_row(name, curve, gpu, available_cores())
+    say(format_efficiency(row))
+    if code:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        say(f"{args.command[0]} failed ({how}); nothing is written")
+        return 128 - code if code < 0 else code
+    say(f"{add_measurement(args.output, row, curve)} is written")
+    return 0
+
+
+def _rank(args: argparse.Namespace) -> int:
+    from flare23_lib.evaluation.ranking import format_ranking, rank_folders, write_ranking
+
+    ranking = rank_folders(args.folders, load_config(args).labels)
+    write_ranking(args.output, ranking)
+    say(format_ranking(ranking))
+    say(f"{args.output} is written")
+    return 0
 
 
 def register(commands: Commands) -> None:
@@ -33,5 +71,22 @@ def register(commands: Commands) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for metrics.csv and summary.csv")
     parser.add_argument("--mode", choices=["flare23", "plain"], default="flare23",
                         help="the challenge's rules, or whole volumes without special rules")  # fmt: skip
+    parser.add_argument("--details", action="store_true",
+                        help="measure HD95, volumes and found tumors too, in tables of their own")  # fmt: skip
+    parser.add_argument("--memory", type=float, metavar="MB",
+                        help="what all processes may take together (default: no limit)")  # fmt: skip
     add_config(parser)
     add_processes(parser)
+
+    parser = command(commands, "measure", _measure, "measure time, memory and processor use of one command")
+    parser.add_argument("--output", type=Path, required=True, help="folder for efficiency.csv and curves/")
+    parser.add_argument("--name", help="the row's name, such as a case's (default: the program's)")
+    parser.add_argument("--gpu", type=int, metavar="N",
+                        help="GPU as nvidia-smi counts (default: the first visible one)")  # fmt: skip
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the program and its arguments")
+
+    parser = command(commands, "rank", _rank, "rank result folders as FLARE23 does")
+    parser.add_argument("--output", type=Path, required=True, help="CSV file for the ranking")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER",
+                        help="with metrics.csv and, if efficiency is to count, efficiency.csv")  # fmt: skip
+    add_config(parser)

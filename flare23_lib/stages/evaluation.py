@@ -1,4 +1,4 @@
-"""Stage: a model's predictions of the validation cases, scored."""
+"""Stages: a model's predictions of the validation cases, scored; the paper's tables from the scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 
 from flare23_lib.cohort.table import usable_cases
 from flare23_lib.errors import EvaluationError
-from flare23_lib.evaluation.tables import Pair, evaluate_cases, format_summary, write_metrics, write_summary
+from flare23_lib.evaluation.cases import Pair, evaluate_cases
+from flare23_lib.evaluation.folders import write_details
+from flare23_lib.evaluation.formats import write_table
+from flare23_lib.evaluation.paper_tables import Evaluated, make_tables
+from flare23_lib.evaluation.tables import format_summary, write_metrics, write_summary
 from flare23_lib.labels import LabelMap
 from flare23_lib.stages.results import Results, read_training
 from flare23_lib.store import read_csv
@@ -18,7 +22,13 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(
-    results: Results, model: str, settings: Mapping[str, Any], processes: int, metrics: Path, summary: Path
+    results: Results,
+    model: str,
+    settings: Mapping[str, Any],
+    processes: int,
+    memory_mb: float | None,
+    metrics: Path,
+    summary: Path,
 ) -> None:
     """Score a model on the validation cases that have labels.
 
@@ -26,8 +36,9 @@ def evaluate(
         results: the results folder.
         model: its name.
         settings: `Config.evaluation_settings`.
-        processes: cases scored at once.
-        metrics: table with a row per case.
+        processes: cases scored at once, at most.
+        memory_mb: memory that they may take together; None for no limit.
+        metrics: table with a row per case; with details, their tables are written beside it.
         summary: table with a row per class.
 
     Raises:
@@ -40,7 +51,35 @@ def evaluate(
         raise EvaluationError(f"no validation case has a label (see {results.cases}); {model} needs evaluate: false")
     pairs = [Pair(case.case, Path(case.label), files.get(case.case)) for case in labeled]
     unseen = read_training(results, model)["labels_unseen"]
-    rows = evaluate_cases(pairs, labels, mode=settings["mode"], unseen=unseen, processes=processes, progress=True)
+    rows, details = evaluate_cases(
+        pairs, labels, settings["mode"], unseen, processes, memory_mb, with_details=settings["details"]
+    )
+    if settings["details"]:
+        write_details(metrics.parent, details, labels)
     write_metrics(metrics, rows, labels)
     write_summary(summary, rows, labels, unseen)
     log.info("%s on %d validation cases\n%s", model, len(pairs), format_summary(summary))
+
+
+def write_tables(results: Results, settings: Mapping[str, Any], folder: Path) -> None:
+    """Write the paper's tables from the evaluations of all models.
+
+    Args:
+        results: the results folder.
+        settings: `Config.tables_settings`.
+        folder: where the tables go.
+    """
+    labels = LabelMap.from_config(settings["labels"])
+    models = []
+    for name in settings["models"]:
+        own = results.root / "evaluation" / name
+        efficiency = read_csv(own / "efficiency.csv") if settings["measured"] else []
+        models.append(Evaluated(name, read_csv(own / "summary.csv"), read_csv(own / "metrics.csv"), efficiency))
+    shapes = {
+        case.case: "x".join(map(str, case.shape[::-1]))
+        for case in usable_cases(results.cases, "validation")
+        if case.shape
+    }
+    for table in make_tables(models, labels, settings["compare"], shapes).values():
+        write_table(folder, table)
+        log.info("%s: %s", table.name, table.title)

@@ -1,0 +1,126 @@
+"""The comparison of two folders: references and predictions of the same names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from flare23_lib import store
+from flare23_lib.errors import EvaluationError
+from flare23_lib.evaluation.cases import OK, Pair, evaluate_cases
+from flare23_lib.evaluation.details import (
+    DETECTION_COLUMNS,
+    DISTANCE_COLUMNS,
+    TUMOR_COLUMNS,
+    Details,
+    detection,
+)
+from flare23_lib.evaluation.tables import write_metrics, write_summary
+from flare23_lib.labels import LabelMap
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of comparing two folders.
+
+    Attributes:
+        cases: number of references.
+        scored: number of cases whose status is "ok".
+        missing: cases without a prediction.
+        extra: names of prediction files without a reference; they are left out.
+        faults: one line per case that was not scored and per extra prediction.
+        metrics: path of the table with a row per case.
+        summary: path of the table with a row per class.
+    """
+
+    cases: int
+    scored: int
+    missing: list[str]
+    extra: list[str]
+    faults: list[str]
+    metrics: Path
+    summary: Path
+
+
+def evaluate_folders(
+    predictions: str | Path,
+    references: str | Path,
+    output: str | Path,
+    labels: LabelMap,
+    mode: str = "flare23",
+    processes: int = 1,
+    memory_mb: float | None = None,
+    unseen: Collection[str] = (),
+    with_details: bool = False,
+) -> Report:
+    """Score every reference against the prediction of the same name and write metrics.csv and summary.csv.
+
+    Args:
+        predictions: folder with X.nii.gz.
+        references: folder with X.nii.gz.
+        output: folder for the tables; made if missing.
+        labels: the structures.
+        mode: see `metrics.MODES`.
+        processes: how many cases are scored at a time, at most.
+        memory_mb: as `evaluate_cases`.
+        unseen: names of classes that the model never saw in training.
+        with_details: write the tables of `write_details` too.
+
+    Raises:
+        EvaluationError: a folder is missing, no reference is there, or as `evaluate_cases`.
+        ConfigError: `unseen` names a label that is not in the map.
+    """
+    truth, found = (
+        _files(Path(folder), kind) for folder, kind in ((references, "reference"), (predictions, "prediction"))
+    )
+    if not truth:
+        raise EvaluationError(f"{references}: holds no references (*{SUFFIX})")
+    pairs = [Pair(case, path, found.get(case)) for case, path in truth.items()]
+    rows, details = evaluate_cases(pairs, labels, mode, unseen, processes, memory_mb, with_details)
+    extra = [path.name for case, path in found.items() if case not in truth]
+    faults = [f"{row['Name']}: {row['status']}" for row in rows if row["status"] != OK]
+    faults += [f"{name}: has no reference and was left out" for name in extra]
+    for fault in faults:
+        log.warning(fault)
+    output = Path(output)
+    write_metrics(output / "metrics.csv", rows, labels)
+    write_summary(output / "summary.csv", rows, labels, unseen)
+    if with_details:
+        write_details(output, details, labels)
+    return Report(
+        cases=len(rows),
+        scored=sum(row["status"] == OK for row in rows),
+        missing=[pair.case for pair in pairs if pair.prediction is None],
+        extra=extra,
+        faults=faults,
+        metrics=output / "metrics.csv",
+        summary=output / "summary.csv",
+    )
+
+
+def detail_tables(labels: LabelMap) -> list[str]:
+    """Return the names of the tables that `write_details` writes."""
+    return ["distances.csv", *(["tumors.csv", "detection.csv"] if labels.tumors else [])]
+
+
+def write_details(folder: Path, details: list[Details], labels: LabelMap) -> None:
+    """Write distances.csv (a row per case and class) and, if there are tumor labels, tumors.csv and detection.csv."""
+    store.write_csv(folder / "distances.csv", DISTANCE_COLUMNS, (row for case in details for row in case.distances))
+    if labels.tumors:
+        tumors = [row for case in details for row in case.tumors]
+        store.write_csv(folder / "tumors.csv", TUMOR_COLUMNS, tumors)
+        store.write_csv(folder / "detection.csv", DETECTION_COLUMNS, detection(tumors, labels))
+
+
+def _files(folder: Path, kind: str) -> dict[str, Path]:
+    """Return the label files of a folder by case, sorted; EvaluationError if there is no such folder."""
+    if not folder.is_dir():
+        raise EvaluationError(f"{folder}: there is no such folder of {kind}s")
+    files = sorted(path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+    return {path.name.removesuffix(SUFFIX): path for path in files}

@@ -1,0 +1,162 @@
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from flare23_lib.config import Config
+from flare23_lib.errors import ConfigError
+from flare23_lib.evaluation import paper
+from flare23_lib.evaluation.efficiency import COLUMNS
+from flare23_lib.evaluation.formats import Table, to_latex, to_markdown, write_table
+from flare23_lib.evaluation.paper_tables import Evaluated, make_tables, table_names
+from flare23_lib.evaluation.tables import summarize, write_metrics, write_summary
+from flare23_lib.labels import Label, LabelMap
+from flare23_lib.store import read_csv
+
+FLARE = LabelMap(
+    (*(Label(name, value) for value, name in enumerate(paper.ORGANS, start=1)), Label("tumor", 14, kind="tumor"))
+)
+OTHER = LabelMap((Label("heart", 1), Label("lung", 2)))
+
+
+def evaluated(name, score, labels, folder, efficiency=(), cases=4, unseen=()):
+    """A model whose DSC is the score plus a hundredth per case, and its NSD a tenth more."""
+    rows = []
+    for case in range(cases):
+        row = {"Name": f"case_{case}", "status": "ok"}
+        for label in labels.names:
+            value = None if label in unseen else score + case / 100
+            row |= {f"{label}_DSC": value, f"{label}_NSD": None if value is None else value + 0.1}
+        rows.append(row)
+    write_metrics(folder / f"{name}-metrics.csv", rows, labels)
+    write_summary(folder / f"{name}-summary.csv", rows, labels, unseen)
+    return Evaluated(
+        name, read_csv(folder / f"{name}-summary.csv"), read_csv(folder / f"{name}-metrics.csv"), efficiency
+    )
+
+
+def taken(name, seconds, gpu=None):
+    """A row of efficiency.csv as it is read."""
+    row = dict.fromkeys(COLUMNS, "") | {"Name": name, "Time": str(seconds), "MaxRAM": "900.5", "Cores": "2"}
+    if gpu:
+        row |= {"MaxGPU_Mem": "2900", "AUC_GPU_Time": "15000", "GPU_Area": "15500", "GPU": gpu}
+    return row
+
+
+def record_of(table, **wanted):
+    return next(row for row in table.records if wanted.items() <= row.items())
+
+
+def test_table_6_has_ours_in_percent_and_the_paper_s_only_where_it_names_them(tmp_path):
+    table = make_tables([evaluated("student", 0.8, FLARE, tmp_path)], FLARE, [], {})["table6"]
+    liver, organs, tumor = (record_of(table, **{"class": name}) for name in ("liver", "organs", "tumor"))
+    assert (liver["student_DSC_mean"], liver["student_NSD_mean"]) == (81.5, 91.5)
+    assert liver["student_DSC_low"] < 81.5 < liver["student_DSC_high"]
+    assert liver["paper_test_DSC"] is None
+    assert (organs["paper_test_DSC"], organs["paper_online_validation_NSD"]) == (89.98, 96.46)
+    assert (tumor["paper_test_DSC"], tumor["paper_online_validation_NSD"]) == (62.61, 39.17)
+    assert [row[0] for row in table.cells][-2:] == ["organs, mean", "tumor"]
+    assert table.cells[0][1].startswith("81.50 ± 1.12 [")
+
+
+def test_classes_that_a_model_never_saw_are_noted_and_not_zero(tmp_path):
+    teacher = evaluated("teacher", 0.8, FLARE, tmp_path, unseen=["tumor"])
+    table = make_tables([teacher], FLARE, [], {})["table6"]
+    assert record_of(table, **{"class": "tumor"})["teacher_DSC_mean"] is None
+    assert table.cells[-1][1] == "-"
+    assert "teacher: 4 validation cases; tumor: not seen in training." in table.notes
+
+
+def test_table_7_is_the_paired_difference_of_a_pair(tmp_path):
+    models = [evaluated("student", 0.8, FLARE, tmp_path), evaluated("student_2200", 0.75, FLARE, tmp_path)]
+    table = make_tables(models, FLARE, [["student", "student_2200"]], {})["table7"]
+    organs = record_of(table, **{"class": "organs"})
+    assert (organs["first"], organs["second"], organs["cases"]) == ("student", "student_2200", 4)
+    assert (organs["DSC_first"], organs["DSC_second"], organs["DSC_difference"]) == (81.5, 76.5, 5.0)
+    assert (organs["DSC_low"], organs["DSC_high"]) == (5.0, 5.0)
+    assert table.cells[0][4] == "+5.00 [+5.00, +5.00]"
+    assert "student_2200 DSC" in table.header
+
+
+def test_table_8_has_a_row_per_case_with_empty_cells_without_a_gpu(tmp_path):
+    model = evaluated("student", 0.8, FLARE, tmp_path, [taken("case_0", 5.5), taken("case_1", 7.5, "RTX")])
+    table = make_tables([model], FLARE, [], {"case_0": "512x512x90"})["table8"]
+    first, second = table.records
+    assert (first["size"], first["Time"], first["MaxGPU_Mem"], first["GPU"]) == ("512x512x90", 5.5, None, None)
+    assert (second["MaxGPU_Mem"], second["AUC_GPU_Time"], second["GPU"]) == (2900, 15000, "RTX")
+    assert table.cells[0][4] == "-"
+    assert table.cells[-1][3:6] == ["13 to 29", "2,836 to 3,394", "14,975 to 23,825"]
+
+
+def test_table_9_sets_ours_beside_the_published_results(tmp_path):
+    model = evaluated("student", 0.8, FLARE, tmp_path, [taken("case_0", 5.5), taken("case_1", 7.5, "RTX")])
+    table = make_tables([model], FLARE, [], {})["table9"]
+    ours = table.records[0]
+    assert (ours["system"], ours["organ DSC"], ours["tumor NSD"], ours["time, s"]) == (
+        "ours: student",
+        81.5,
+        91.5,
+        6.5,
+    )
+    assert ours["GPU area, official sum, MB s"] is None  # not every case has one
+    assert len(table.records) == 1 + len(paper.RESULTS)
+
+
+def test_other_cohorts_have_their_tables_without_the_paper_s_figures(tmp_path):
+    model = evaluated("ours", 0.5, OTHER, tmp_path, [taken("case_0", 5.5)])
+    tables = make_tables([model], OTHER, [], {})
+    assert list(tables) == ["table6", "table8"]
+    assert [row["class"] for row in tables["table6"].records] == ["heart", "lung", "organs"]
+    texts = " ".join(to_markdown(table) for table in tables.values())
+    assert "paper" not in texts
+    assert "tumor" not in texts
+
+
+def test_a_tumor_alone_has_the_paper_s_tumor_figures_but_no_organ_ones(tmp_path):
+    labels = LabelMap((Label("liver", 1), Label("tumor", 14, kind="tumor")))
+    table = make_tables([evaluated("ours", 0.5, labels, tmp_path)], labels, [], {})["table6"]
+    assert record_of(table, **{"class": "tumor"})["paper_test_DSC"] == 62.61
+    assert record_of(table, **{"class": "organs"})["paper_test_DSC"] is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "pairs", "measured", "names"),
+    [
+        (FLARE, [["a", "b"]], True, ["table6", "table7", "table8", "table9"]),
+        (FLARE, [], False, ["table6", "table9"]),
+        (OTHER, [], False, ["table6"]),
+    ],
+)
+def test_which_tables_there_are_follows_from_the_configuration(labels, pairs, measured, names):
+    assert table_names(labels, pairs, measured) == names
+
+
+def test_the_published_classes_are_those_of_the_recipe():
+    labels = Config.load([REPOSITORY / "config.yaml"]).labels
+    assert paper.organs_match(labels)
+    assert paper.tumor_matches(labels)
+
+
+def test_a_table_is_written_in_three_formats(tmp_path):
+    table = Table("t", "A & B", [{"a": 1, "b": None}], ["a_1", "b %"], [["x|y", "1 ± 2"]], ["A note."])
+    write_table(tmp_path, table)
+    assert read_csv(tmp_path / "t.csv") == [{"a": "1", "b": ""}]
+    assert to_markdown(table).splitlines()[2:5] == ["| a_1 | b % |", "| --- | ---: |", "| x\\|y | 1 ± 2 |"]
+    latex = Path(tmp_path / "t.tex").read_text()
+    assert latex == to_latex(table)
+    assert r"a\_1 & b \% \\" in latex
+    assert r"x|y & 1 $\pm$ 2 \\" in latex
+    assert r"\caption{A \& B. A note.}" in latex
+
+
+def test_a_comparison_with_a_model_that_is_not_evaluated_is_refused_by_its_key():
+    for pair in (["student", "organ_teacher"], ["student", "nobody"]):
+        with pytest.raises(ConfigError, match=r"^evaluation\.compare\[0\]: there is no evaluated model"):
+            Config.load([REPOSITORY / "config.yaml"], {"evaluation": {"compare": [pair]}})
+    with pytest.raises(ConfigError, match=r"evaluation\.compare\[0\]"):
+        Config.load([REPOSITORY / "config.yaml"], {"evaluation": {"compare": [["student", "student"]]}})
+
+
+def test_a_summary_s_organ_mean_is_that_of_the_tables(tmp_path):
+    rows = [{"Name": "a", "status": "ok", **{f"{n}_{m}": 0.5 for n in FLARE.names for m in ("DSC", "NSD")}}]
+    assert summarize(rows, FLARE)[-1]["DSC_mean"] == 0.5

@@ -1,0 +1,134 @@
+import pytest
+from conftest import REPOSITORY
+
+from flare23_lib import cli
+from flare23_lib.config import Config
+from flare23_lib.errors import EvaluationError, StoreError
+from flare23_lib.evaluation.ranking import format_ranking, rank_folders, write_ranking
+from flare23_lib.labels import Label, LabelMap
+from flare23_lib.store import read_csv, write_csv
+
+LABELS = LabelMap((Label("liver", 1), Label("spleen", 3), Label("tumor", 14, kind="tumor")))
+COLUMNS = [f"{name}_{measure}" for name in LABELS.names for measure in ("DSC", "NSD")]
+
+
+def team(folder, scores, times=None, memory=None):
+    """A result folder: one score for all classes by case, and seconds and (peak, area) by case."""
+    rows = [{"Name": case, **dict.fromkeys(COLUMNS, score)} for case, score in scores.items()]
+    write_csv(folder / "metrics.csv", ["Name", *COLUMNS], rows)
+    if times is not None:
+        memory = memory or dict.fromkeys(times, (None, None))
+        rows = [
+            {
+                "Name": f"{case}_0000.nii.gz",
+                "Time": seconds,
+                "MaxGPU_Mem": memory[case][0],
+                "AUC_GPU_Time": memory[case][1],
+            }
+            for case, seconds in times.items()
+        ]
+        write_csv(folder / "efficiency.csv", ["Name", "Time", "MaxGPU_Mem", "AUC_GPU_Time"], rows)
+    return folder
+
+
+def ranks(ranking):
+    return {row["folder"].rsplit("/", 1)[-1]: (row["rank"], row["mean_rank"]) for row in ranking.rows}
+
+
+def test_every_metric_of_every_case_is_ranked_and_ranks_are_averaged(tmp_path):
+    """a is best in two cases of three, but its mean score is the lowest: ranks count, not means."""
+    a = team(tmp_path / "a", {"x": 0.9, "y": 0.9, "z": 0.1})
+    b = team(tmp_path / "b", {"x": 0.8, "y": 0.8, "z": 0.9})
+    c = team(tmp_path / "c", {"x": 0.7, "y": 0.7, "z": 0.8})
+    ranking = rank_folders([b, c, a], LABELS)
+    assert ranking.metrics == ["organ_DSC", "organ_NSD", "tumor_DSC", "tumor_NSD"]
+    assert ranks(ranking) == {"a": (1, 1.6667), "b": (1, 1.6667), "c": (3, 2.6667)}
+    assert ranking.notes == [f"time and GPU memory do not count: {b} has no efficiency.csv"]
+
+
+def test_equal_values_share_the_best_of_their_ranks(tmp_path):
+    teams = [team(tmp_path / name, {"x": score}) for name, score in (("a", 0.8), ("b", 0.8), ("c", 0.5))]
+    assert ranks(rank_folders(teams, LABELS)) == {"a": (1, 1.0), "b": (1, 1.0), "c": (3, 3.0)}
+
+
+def test_time_and_memory_within_the_tolerances_are_equally_good(tmp_path):
+    scores = {"x": 0.8}
+    a = team(tmp_path / "a", scores, {"x": 2.0}, {"x": (1000, 500)})
+    b = team(tmp_path / "b", scores, {"x": 14.9}, {"x": (4096, 90_000)})
+    c = team(tmp_path / "c", scores, {"x": 15.1}, {"x": (4097, 100)})
+    ranking = rank_folders([a, b, c], LABELS)
+    table = {row["folder"][-1]: row for row in ranking.rows}
+    assert [table[name]["time_rank"] for name in "abc"] == [1, 1, 3]
+    assert [table[name]["gpu_area_rank"] for name in "abc"] == [1, 1, 3]
+    assert (table["b"]["time"], table["c"]["time"]) == (15, 15.1)
+    assert (table["a"]["rank"], table["b"]["rank"], table["c"]["rank"]) == (1, 1, 3)
+
+
+def test_memory_counts_only_if_every_folder_measured_it(tmp_path):
+    a = team(tmp_path / "a", {"x": 0.8}, {"x": 20.0}, {"x": (1000, 500)})
+    b = team(tmp_path / "b", {"x": 0.8}, {"x": 30.0})
+    ranking = rank_folders([a, b], LABELS)
+    assert ranking.metrics[-1] == "time"
+    assert ranking.notes == [f"GPU memory does not count: {b / 'efficiency.csv'} has none for some cases"]
+    assert ranks(ranking) == {"a": (1, 1.0), "b": (2, 1.2)}
+
+
+def test_what_nobody_measured_for_a_case_is_not_ranked(tmp_path):
+    a = team(tmp_path / "a", {"x": 0.8, "y": 0.8}, {"x": 40.0})
+    b = team(tmp_path / "b", {"x": 0.8, "y": 0.8}, {"x": 20.0})
+    assert ranks(rank_folders([a, b], LABELS)) == {"b": (1, 1.0), "a": (2, 1.1111)}
+
+
+def test_a_missing_case_counts_as_worst_and_is_named(tmp_path):
+    a = team(tmp_path / "a", {"x": 0.9})
+    b = team(tmp_path / "b", {"x": 0.1, "y": 0.0})
+    ranking = rank_folders([a, b], LABELS)
+    assert ranks(ranking) == {"a": (1, 1.5), "b": (1, 1.5)}
+    assert f"{a}: 1 cases are missing and count as worst: y" in ranking.notes
+
+
+def test_classes_that_a_model_never_saw_do_not_enter_its_mean(tmp_path):
+    a = team(tmp_path / "a", {"x": 0.5})
+    row = {"Name": "x", **dict.fromkeys(COLUMNS, 0.6), "spleen_DSC": None, "tumor_DSC": None}
+    write_csv(tmp_path / "b" / "metrics.csv", ["Name", *COLUMNS], [row])
+    table = {entry["folder"][-1]: entry for entry in rank_folders([a, tmp_path / "b"], LABELS).rows}
+    assert table["b"]["organ_DSC"] == 0.6
+    assert (table["b"]["tumor_DSC_rank"], table["a"]["tumor_DSC_rank"]) == (2, 1)
+
+
+def test_a_ranking_is_written_and_shown(tmp_path):
+    teams = [team(tmp_path / name, {"x": score}) for name, score in (("a", 0.8), ("b", 0.9))]
+    ranking = rank_folders(teams, LABELS)
+    write_ranking(tmp_path / "ranking.csv", ranking)
+    rows = read_csv(tmp_path / "ranking.csv")
+    assert [(row["rank"], row["folder"][-1], row["organ_DSC"]) for row in rows] == [
+        ("1", "b", "0.9"),
+        ("2", "a", "0.8"),
+    ]
+    assert "mean ranks over 1 cases and 4 metrics" in format_ranking(ranking)
+
+
+def test_bad_folders_are_refused_by_name(tmp_path):
+    a, b = (team(tmp_path / name, {"x": 0.5}) for name in "ab")
+    with pytest.raises(EvaluationError, match="at least two"):
+        rank_folders([a], LABELS)
+    with pytest.raises(EvaluationError, match="given twice"):
+        rank_folders([a, b, a], LABELS)
+    with pytest.raises(StoreError, match=r"nowhere/metrics\.csv is missing"):
+        rank_folders([a, tmp_path / "nowhere"], LABELS)
+    (b / "metrics.csv").write_text("Name,Liver_DSC\nx,1\n")
+    with pytest.raises(EvaluationError, match=r"b/metrics\.csv: has no column liver_DSC"):
+        rank_folders([a, b], LABELS)
+
+
+def test_the_command_writes_the_ranking_and_says_what_was_left_out(tmp_path, capsys):
+    labels = Config.load([REPOSITORY / "config.yaml"]).labels
+    columns = [f"{name}_{measure}" for name in labels.names for measure in ("DSC", "NSD")]
+    for name, score in (("a", 0.8), ("b", 0.9)):
+        write_csv(
+            tmp_path / name / "metrics.csv", ["Name", *columns], [{"Name": "x", **dict.fromkeys(columns, score)}]
+        )
+    command = ["rank", "--output", str(tmp_path / "ranking.csv"), str(tmp_path / "a"), str(tmp_path / "b")]
+    assert cli.main([*command, "--base-config", str(REPOSITORY / "config.yaml")]) == 0
+    assert "time and GPU memory do not count" in capsys.readouterr().out
+    assert read_csv(tmp_path / "ranking.csv")[0]["folder"] == str(tmp_path / "b")
