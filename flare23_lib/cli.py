@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         kind = "configuration: " if isinstance(error, ConfigError) else ""
         sys.stderr.write(f"flare23: {kind}{error}\n")
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
 

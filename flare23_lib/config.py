@@ -6,7 +6,6 @@ fingerprint in the store. What only says how the work is done (shards, device) i
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,111 +13,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import yaml
-
+from flare23_lib.config_files import filled_in, merge, read_yaml, validate, without_nulls
 from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture
 
+MEASURE = "measure"
+"""In the place of a model's intensity: its four numbers are measured on the training set."""
 
-def merge(base: Mapping, update: Mapping) -> dict:
-    """Merge as Snakemake merges configuration files: tables key by key, everything else replaced."""
-    merged = dict(base)
-    for key, value in update.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged
-
-
-def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs as `snakemake --config` takes them, values in YAML; ConfigError if one is not."""
-    values = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--config {pair!r} is not KEY=VALUE")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--config {pair!r}: the value is not YAML") from error
-    return values
-
-
-def read_yaml(path: Path) -> dict:
-    """Read a YAML file that holds a table; ConfigError if it cannot be."""
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: should hold keys and values")
-    return content
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return value
-
-
-def _filled(value: Any, schema: Mapping, root: Mapping) -> Any:
-    """Return the value with the schema's defaults where it is silent."""
-    while "$ref" in schema:
-        target: Any = root
-        for part in schema["$ref"].removeprefix("#/").split("/"):
-            target = target[part]
-        schema = {**target, **{key: item for key, item in schema.items() if key != "$ref"}}
-    if isinstance(value, Mapping):
-        known = schema.get("properties", {})
-        other = schema.get("additionalProperties")
-        filled = {
-            key: _filled(item, known.get(key) or (other if isinstance(other, Mapping) else {}), root)
-            for key, item in value.items()
-        }
-        for key, item in known.items():
-            default = _default(item, root)
-            if key not in filled and default is not None:
-                filled[key] = _filled(copy.deepcopy(default), item, root)
-        return filled
-    if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
-        return [_filled(item, schema["items"], root) for item in value]
-    return value
-
-
-def _default(schema: Mapping, root: Mapping) -> Any:
-    while "default" not in schema and "$ref" in schema:
-        target: Any = root
-        for part in schema["$ref"].removeprefix("#/").split("/"):
-            target = target[part]
-        schema = target
-    return schema.get("default")
-
-
-def _location(error: jsonschema.ValidationError) -> str:
-    text = ""
-    for part in error.absolute_path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text or "the configuration"
-
-
-def _validate(config: Mapping, schema: Mapping) -> None:
-    errors = jsonschema.Draft202012Validator(schema).iter_errors(config)
-    error = jsonschema.exceptions.best_match(errors)
-    if error is not None:
-        if error.validator == "pattern":
-            message = f"{error.instance!r} is not a name of letters, digits and underscores"
-            if "nii" in error.validator_value:
-                message = f"{error.instance!r} does not end in .nii or .nii.gz"
-        else:
-            message = error.message
-        raise ConfigError(f"{_location(error)}: {message}")
+BUNDLE_WEIGHTS = "model.safetensors"
+"""The file of weights in a bundle's folder."""
 
 
 def _architecture(model: Mapping) -> Architecture:
@@ -141,13 +45,13 @@ class Config:
             ConfigError: one line that names the key.
         """
         schema = read_yaml(schema_path)
-        values = _without_nulls(values)
+        values = without_nulls(values)
         for name in values.get("models") or {}:
             model = values["models"][name]
             if isinstance(model, Mapping):
                 values["models"][name] = merge(values.get("model_defaults") or {}, model)
-        values = _filled(values, schema, schema)
-        _validate(values, schema)
+        values = filled_in(values, schema, schema)
+        validate(values, schema)
         config = cls(values)
         config._check_names()
         config._check_circles()
@@ -221,7 +125,9 @@ class Config:
     def _needs(self, node: tuple[str, str]) -> list[tuple[str, str]]:
         table, name = node
         if table == "models":
-            return [("completions", item) for item in self.model(name)["train_on"]["completions"]]
+            source = self.pretrained_model(name)
+            first = [] if source is None else [("models", source)]
+            return first + [("completions", item) for item in self.model(name)["train_on"]["completions"]]
         row = self.completion(name)
         base = [("completions", row["on_top_of"])] if "on_top_of" in row else []
         return [("models", row["teacher"]), *base]
@@ -257,10 +163,17 @@ class Config:
                 known(f"{key}.on_top_of", [row["on_top_of"]], self.completions, "completion")
                 if self.completion(row["on_top_of"])["category"] != row["category"]:
                     raise ConfigError(f"{key}.on_top_of: {row['on_top_of']!r} completes another category")
+        for index, pair in enumerate(self["evaluation"]["compare"]):
+            known(f"evaluation.compare[{index}]", pair, self.evaluated, "evaluated model")
         for name, model in self["models"].items():
             key = f"models.{name}"
             self._check_training_set(key, model["train_on"], categories, unlabeled, known)
             self._check_network(key, model)
+            if (source := self.pretrained_model(name)) is not None:
+                known(f"{key}.pretrained", [source], self.models, "model")
+                self._check_pretrained(key, model, source)
+            if model["gpus"] > model["training"]["batch_size"]:
+                raise ConfigError(f"{key}.gpus: {model['gpus']} cannot share a batch_size of fewer patches")
 
     def _check_training_set(self, key, train_on, categories, unlabeled, known) -> None:
         known(f"{key}.train_on.originals", train_on["originals"], categories, "category")
@@ -287,11 +200,52 @@ class Config:
                     f"{key}.patch_size: {size} is not a multiple of {factor}, the strides' product along axis {axis}"
                 )
 
+    def _check_pretrained(self, key: str, model: Mapping, source: str) -> None:
+        one, other = _architecture(model), _architecture(self.model(source))
+        for part in ("depth", "widths", "kernel_sizes"):
+            if getattr(one, part) != getattr(other, part):
+                raise ConfigError(
+                    f"{key}.pretrained: {source} has another network ({part} {getattr(other, part)}), whose weights "
+                    "do not fit"
+                )
+
+    # ------------------------------------------------------------------ what a model is made from
+
+    def pretrained_model(self, model: str) -> str | None:
+        """Return the model of the configuration that a model starts from; None without one."""
+        source = self.model(model).get("pretrained")
+        return source["model"] if isinstance(source, Mapping) else None
+
+    def pretrained_file(self, model: str) -> Path | None:
+        """Return the file of weights that a model starts from; None without one. A folder is a bundle."""
+        source = self.model(model).get("pretrained")
+        if source is None:
+            return None
+        if isinstance(source, Mapping):
+            return Path(self["results"]) / "models" / source["model"] / BUNDLE_WEIGHTS
+        return Path(source) / BUNDLE_WEIGHTS if Path(source).is_dir() else Path(source)
+
+    def check_pretrained_files(self) -> None:
+        """Look for the files of initial weights that are not made in the run; ConfigError for one that is missing."""
+        for name in self.models:
+            path = self.pretrained_file(name)
+            if path is not None and self.pretrained_model(name) is None and not path.is_file():
+                raise ConfigError(f"models.{name}.pretrained: there is no file {path}")
+
+    def is_measured(self, model: str) -> bool:
+        """Say whether a model's intensity is to be measured on its training set."""
+        return self.model(model)["intensity"] == MEASURE
+
     # ------------------------------------------------------------------ what each stage is made from
 
     def cohort_settings(self) -> dict:
         """What shapes cases.csv, the cohort's place apart."""
         return {key: self[key] for key in ("layout", "labels", "categories", "scan", "faults")}
+
+    def intensity_settings(self, model: str) -> dict:
+        """Which cases a model's intensity is measured on."""
+        train_on = self.model(model)["train_on"]
+        return {key: sorted(train_on[key]) for key in ("originals", "completions")}
 
     def preprocessing_settings(self, model: str) -> dict:
         """What shapes a model's preprocessed cases, and which cases they are."""
@@ -348,7 +302,20 @@ class Config:
 
     def evaluation_settings(self) -> dict:
         """How predictions are scored."""
-        return {"mode": self["evaluation"]["mode"], "labels": self["labels"]}
+        return {**{key: self["evaluation"][key] for key in ("mode", "details")}, "labels": self["labels"]}
+
+    def tables_settings(self) -> dict:
+        """What the paper's tables are made of."""
+        return {
+            "labels": self["labels"],
+            "models": self.evaluated,
+            "compare": self["evaluation"]["compare"],
+            "measured": self["evaluation"]["efficiency_cases"] > 0,
+        }
+
+    def estimate_settings(self) -> dict:
+        """What the cost of a run follows from, the cases apart."""
+        return {key: self[key] for key in ("labels", "categories", "scan", "completions", "models", "device")}
 
     def settings(self, stage: str, name: str | None = None) -> str:
         """Return a stage's settings as canonical JSON, as the workflow passes them on."""

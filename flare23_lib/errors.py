@@ -2,7 +2,13 @@
 
 
 class FlareError(Exception):
-    """Bad input or a broken state; the message says what is wrong, with the file, and what to do."""
+    """Bad input or a broken state; the message says what is wrong, with the file, and what to do.
+
+    Attributes:
+        exit_code: of a command that ends with it.
+    """
+
+    exit_code = 1
 
 
 class ConfigError(FlareError):

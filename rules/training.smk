@@ -1,8 +1,38 @@
 # Training: a model out of the labels that its row in `models` names.
 #
-# Takes cohort/cases.csv and the gathered completions that the model learns from; gives the record
-# training/{model}/training.json and the deployable bundle models/{model}/. Preprocessed cases, checkpoints and logs
-# lie in the store; a job that is started again goes on from its last checkpoint.
+# Takes cohort/cases.csv, the gathered completions that the model learns from and the weights that it starts from, if it
+# does; gives the record training/{model}/training.json and the deployable bundle models/{model}/. Preprocessed cases,
+# checkpoints and logs lie in the store; a job that is started again goes on from its last checkpoint.
+
+
+rule measure_intensity:
+    """Measure the intensities of a model's training set, where they are not given."""
+    input:
+        cases=f"{R}/cohort/cases.csv",
+        completed=completed_labels,
+    output:
+        record=f"{R}/training/{{model}}/intensity.json",
+    log:
+        f"{R}/logs/measure_intensity/{{model}}.log",
+    benchmark:
+        f"{R}/benchmarks/measure_intensity/{{model}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 4
+    resources:
+        mem_mb=12000,
+        runtime=480,
+    params:
+        results=results,
+        settings=stage_settings("intensity", "model"),
+    shell:
+        "flare23 stage measure-intensity"
+        " --results {params.results:q}"
+        " --model {wildcards.model}"
+        " --settings {params.settings:q}"
+        " --threads {threads}"
+        " --output {output.record:q}"
+        " > {log:q} 2>&1"
 
 
 rule preprocess:
@@ -10,6 +40,7 @@ rule preprocess:
     input:
         cases=f"{R}/cohort/cases.csv",
         completed=completed_labels,
+        intensity=measured_intensity,
     output:
         record=f"{R}/preprocessed/{{model}}/{{shard}}.csv",
     log:
@@ -20,16 +51,18 @@ rule preprocess:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=24000,
+        mem_mb=6000,
         runtime=480,
     params:
         results=results,
         settings=stage_settings("preprocessing", "model"),
         patch_size=lambda wildcards: CONFIG.model(wildcards.model)["patch_size"],
+        intensity=option("--intensity", measured_intensity),
     shell:
         "flare23 stage preprocess"
         " --results {params.results:q}"
         " --settings {params.settings:q}"
+        " {params.intensity}"
         " --patch-size {params.patch_size}"
         " --shard {wildcards.shard}"
         " --output {output.record:q}"
@@ -43,36 +76,48 @@ rule train:
             f"{R}/preprocessed/{{{{model}}}}/{{shard}}.csv",
             shard=shards("preprocessing"),
         ),
+        intensity=measured_intensity,
+        pretrained=pretrained,
     output:
         record=f"{R}/training/{{model}}/training.json",
+        history=f"{R}/training/{{model}}/training.csv",
     log:
         f"{R}/logs/train/{{model}}.log",
     benchmark:
         f"{R}/benchmarks/train/{{model}}.tsv"
+    retries: RETRIES
     conda:
         "../envs/workflow.yaml"
     threads: 12
     resources:
         mem_mb=64000,
         runtime=4320,
-        gpu=1,
+        gpu=lambda wildcards: CONFIG.model(wildcards.model)["gpus"],
+        attempt=lambda wildcards, attempt: attempt,
     params:
         results=results,
         shards=SHARDS["preprocessing"],
         device=DEVICE,
         checkpoint_minutes=CHECKPOINT_MINUTES,
         settings=stage_settings("training", "model"),
+        intensity=option("--intensity", measured_intensity),
+        pretrained=option("--pretrained", pretrained),
         label_names=LABEL_NAMES,
     shell:
         "flare23 stage train"
         " --results {params.results:q}"
         " --model {wildcards.model}"
         " --settings {params.settings:q}"
+        " {params.intensity}"
+        " {params.pretrained}"
         " --label-names {params.label_names}"
         " --shards {params.shards}"
         " --device {params.device}"
         " --threads {threads}"
         " --checkpoint-minutes {params.checkpoint_minutes}"
+        " --gpus {resources.gpu}"
+        " --attempt {resources.attempt}"
+        " --history {output.history:q}"
         " --output {output.record:q}"
         " > {log:q} 2>&1"
 

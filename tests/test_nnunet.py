@@ -12,6 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from flare23_lib import images
 from flare23_lib.config import Config
 from flare23_lib.errors import ImageError
+from flare23_lib.nnunet.locations import class_locations
 from flare23_lib.nnunet.plans import CONFIGURATION, dataset_json, plans
 from flare23_lib.nnunet.preprocessing import link_dataset, preprocess_image, preprocess_labels
 from flare23_lib.nnunet.sampling import Rounds
@@ -67,6 +68,32 @@ def test_labels_become_indices_with_the_places_of_each_class(case):
     assert len(places[2]) == 0
     annotated = places[(-1, 0, 1, 2, 3)]
     assert not any(result[tuple(place[1:])] == 4 for place in annotated)
+
+
+def test_locations_are_as_many_as_nnunets_and_drawn_from_the_whole_class():
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+    rng = np.random.default_rng(0)
+    labels = (rng.random((40, 60, 70)) < 0.3).astype(np.uint8)
+    labels[3:5, 4:9, 5:6] = 2
+    labels[30:] = 4
+    made = class_locations(labels, [1, 2, 3])
+    theirs = DefaultPreprocessor._sample_foreground_locations(labels[None], [1, 2, 3, [-1, 0, 1, 2, 3]])
+    assert list(made) == list(theirs)
+    assert [len(made[value]) for value in (1, 2, 3)] == [len(theirs[value]) for value in (1, 2, 3)] == [10_000, 10, 0]
+    assert len(made[(-1, 0, 1, 2, 3)]) == 10_000
+    for key, values in ((1, {1}), (2, {2}), ((-1, 0, 1, 2, 3), {0, 1, 2})):
+        places = made[key]
+        assert set(labels[tuple(places.T[1:])]) == values
+        assert not places[:, 0].any()
+        assert len(np.unique(places, axis=0)) == len(places)
+    first_slice = (labels[0] == 1).sum() / (labels == 1).sum() * 10_000
+    assert abs((made[1][:, 1] == 0).sum() - first_slice) < 60
+
+
+def test_at_least_one_percent_of_a_large_class_is_kept():
+    labels = np.ones((11, 320, 320), np.uint8)
+    assert len(class_locations(labels, [1])[1]) == int(np.ceil(0.01 * labels.size))
 
 
 def test_a_value_outside_the_map_is_refused(case):

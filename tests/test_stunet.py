@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from flare23_lib.errors import ConfigError
 from flare23_lib.networks import NETWORKS, Architecture
@@ -23,6 +24,7 @@ def small(pools=((2, 2, 2), (2, 2, 2)), **kwargs):
         ("stunet_small", 15, 14_551_851),
         ("stunet_base", 15, 58_172_939),
         ("stunet_large", 15, 440_123_595),
+        ("stunet_huge", 15, 1_457_057_931),
         ("stunet_small", 105, 14_596_941),
         ("stunet_base", 105, 58_262_669),
         ("stunet_large", 105, 440_302_605),
@@ -31,6 +33,37 @@ def small(pools=((2, 2, 2), (2, 2, 2)), **kwargs):
 )
 def test_a_network_has_as_many_parameters_as_the_official_one(name, num_classes, parameters):
     assert sum(p.numel() for p in on_meta(name, num_classes).parameters()) == parameters
+
+
+def upsample_first(layer, x):
+    """The official order; ours gives the same with fewer multiplications."""
+    return layer.conv(F.interpolate(x, scale_factor=layer.scale, mode="nearest"))
+
+
+def tera_macs(network):
+    """Convolution multiply-accumulates of a 128x128x128 patch: half of what torch counts."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network(torch.zeros(1, 1, 128, 128, 128, device="meta"))
+    return counter.get_total_flops() / 2e12
+
+
+@pytest.mark.parametrize(
+    ("name", "official", "ours"),
+    [
+        ("stunet_small", 0.129, 0.126),
+        ("stunet_base", 0.506, 0.497),
+        ("stunet_large", 3.804, 3.770),
+        ("stunet_huge", 12.593, 12.522),
+    ],
+)
+def test_a_network_is_as_much_work_as_the_official_one_or_less(name, official, ours, monkeypatch):
+    network = on_meta(name, 105)
+    assert round(tera_macs(network), 3) == ours
+    # The official network has logits at all stages, and convolves after it upsamples.
+    network.decoder.deep_supervision = True
+    monkeypatch.setattr(Upsample, "forward", upsample_first)
+    assert round(tera_macs(network), 3) == official
 
 
 def test_parameters_have_the_official_names():

@@ -12,13 +12,13 @@ from pathlib import Path
 import blosc2
 import numpy as np
 import torch
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from flare23_lib.errors import ImageError
 from flare23_lib.images import Orientation, read_labels, read_volume
 from flare23_lib.labels import IGNORE_VALUE
-from flare23_lib.resampling import Intensity, resample_image, resample_labels, resampled_shape
+from flare23_lib.nnunet.locations import class_locations
+from flare23_lib.resampling import Intensity, prepare_image, resample_labels, resampled_shape
 from flare23_lib.store import atomic_path, link_to
 
 
@@ -59,12 +59,12 @@ def preprocess_image(
     """
     volume = read_volume(source)
     turn = Orientation.of(volume.geometry.affine, orientation)
-    array = np.ascontiguousarray(turn.forward(volume.array), dtype=np.float32)
-    if not np.isfinite(array).all():
+    array = turn.forward(volume.array)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ImageError(f"{source}: has NaN or infinite voxels")
     source_spacing = turn.spacing(volume.geometry.spacing)
     shape = resampled_shape(array.shape, source_spacing, spacing)
-    image = resample_image(intensity.normalize(torch.from_numpy(array)), shape)
+    image = prepare_image(array, intensity, shape)
     _save(target, image.numpy()[None], patch_size)
     return {"shape": list(array.shape), "spacing": list(source_spacing)}
 
@@ -97,26 +97,24 @@ def preprocess_labels(
     turn = Orientation.of(volume.geometry.affine, orientation)
     indices = _indices(source, turn.forward(volume.array), label_values)
     shape = resampled_shape(indices.shape, turn.spacing(volume.geometry.spacing), spacing)
-    labels = resample_labels(torch.from_numpy(indices), shape).numpy()[None].astype(np.int16)
+    labels = resample_labels(torch.from_numpy(indices), shape).numpy()
     classes = list(range(1, len(label_values) + 1))
-    # With an ignore label nnU-Net draws its unforced patches from all voxels that are not ignored.
-    annotated = [-1, 0, *classes]
-    locations = DefaultPreprocessor._sample_foreground_locations(labels, [*classes, annotated])
+    locations = class_locations(labels, classes)
     with atomic_path(properties) as temporary:
         temporary.write_bytes(pickle.dumps({"class_locations": locations, "spacing": list(spacing)}))
-    _save(target, labels, patch_size)
+    _save(target, labels[None].astype(np.int16), patch_size)
     return [index for index in classes if len(locations[index])]
 
 
 def _indices(source: Path, values: np.ndarray, label_values: Sequence[int]) -> np.ndarray:
-    table = np.full(256, -1, dtype=np.int16)
-    table[0] = 0
+    table = np.zeros(256, dtype=np.uint8)
     table[IGNORE_VALUE] = len(label_values) + 1
     table[list(label_values)] = np.arange(1, len(label_values) + 1)
-    indices = table[values] if values.dtype == np.uint8 else np.full(1, -1)
-    if (indices < 0).any():
+    known = np.zeros(256, dtype=bool)
+    known[[0, IGNORE_VALUE, *label_values]] = True
+    if values.dtype != np.uint8 or not all(known[plane].all() for plane in values):
         raise ImageError(f"{source}: holds values that are not in the label map")
-    return np.ascontiguousarray(indices, dtype=np.uint8)
+    return np.ascontiguousarray(table[values])
 
 
 def link_dataset(folder: Path, root: Path, cases: Sequence[Mapping[str, str]]) -> None:

@@ -7,10 +7,31 @@ case is drawn from all that hold it.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import signal
 from collections.abc import Collection, Mapping
 
 import numpy as np
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+
+from flare23_lib.nnunet.signals import STOPPING
+
+PR_SET_PDEATHSIG = 1
+"""Linux's option of prctl (see its manual page) to be sent a signal when the parent ends."""
+
+
+def become_worker(thread_id: int) -> None:
+    """Make a process that loads batches end with the training, and not before; the augmenter calls it in each.
+
+    Signals that reach the whole process group are for the training to answer; of a training that was killed
+    nothing must stay behind.
+    """
+    del thread_id
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError, AttributeError):  # only Linux has it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Rounds:

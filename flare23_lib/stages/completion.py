@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,7 @@ def _complete_case(
     item: Item,
     inputs: Mapping[str, Any],
 ) -> dict[str, Any]:
+    started = time.process_time()
     prediction = results.file(inputs["prediction"])
     predicted = read_labels(prediction)
     if original is None:
@@ -154,6 +156,7 @@ def _complete_case(
             for outcome, counts in merged.counts.items()
         },
         "labels_present": present,
+        "core_seconds": time.process_time() - started,
     }
     return item.finish([LABELS], inputs, measures)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 IMAGE_VERSION = 1
 """Raised when a preprocessed image changes for the same settings."""
-LABEL_VERSION = 1
+LABEL_VERSION = 2
 """Raised when a preprocessed label changes for the same settings."""
 
 COLUMNS = ["case", "image", "label", "labels_present"]
@@ -65,6 +66,11 @@ def training_set(results: Results, settings: Mapping[str, Any]) -> list[Training
                 )
             cases.append(TrainingCase(usable[row["case"]], results.root / row["file"], row["file"]))
     return sorted(cases, key=lambda item: item.case.case)
+
+
+def label_file(results: Results, case: TrainingCase) -> Path:
+    """Return the label file to read; StoreError if it is a completed one and gone."""
+    return results.file(case.label_id) if case.label_id.startswith("store/") else case.label
 
 
 def image_item(results: Results, settings: Mapping[str, Any], case: Case) -> tuple[StageFolder, Item, dict]:
@@ -129,6 +135,7 @@ def _image(results: Results, settings: Mapping, patch_size: Sequence[int], shard
             return False
         from flare23_lib.nnunet.preprocessing import preprocess_image
 
+        started = time.process_time()
         facts = preprocess_image(
             Path(case.image),
             item.file(".b2nd"),
@@ -137,7 +144,7 @@ def _image(results: Results, settings: Mapping, patch_size: Sequence[int], shard
             Intensity(**settings["intensity"]),
             patch_size,
         )
-        item.finish([".b2nd"], inputs, facts)
+        item.finish([".b2nd"], inputs, {**facts, "core_seconds": time.process_time() - started})
     return True
 
 
@@ -152,8 +159,9 @@ def _labels(
             return note, False
         from flare23_lib.nnunet.preprocessing import preprocess_labels
 
+        started = time.process_time()
         indices = preprocess_labels(
-            results.file(case.label_id) if case.label_id.startswith("store/") else case.label,
+            label_file(results, case),
             item.file(".b2nd"),
             item.file(".pkl"),
             settings["spacing"],
@@ -162,4 +170,5 @@ def _labels(
             patch_size,
         )
         present = [settings["label_values"][index - 1] for index in indices]
-        return item.finish([".b2nd", ".pkl"], inputs, {"labels_present": present}), True
+        measures = {"labels_present": present, "core_seconds": time.process_time() - started}
+        return item.finish([".b2nd", ".pkl"], inputs, measures), True

@@ -11,7 +11,9 @@ from flare23_lib.cohort.table import Case
 from flare23_lib.config import Config
 from flare23_lib.stages import preprocessing, training
 from flare23_lib.stages.completion import LABELS, annotated_labels, completed_item, completion_folder
+from flare23_lib.stages.intensity import case_item, intensity_folder, pooled_item
 from flare23_lib.stages.preprocessing import TrainingCase
+from flare23_lib.stages.pretraining import digest_of, with_digest
 from flare23_lib.stages.results import Results
 from flare23_lib.stages.segmentation import model_digest, segmentation_folder, segmentation_item
 from flare23_lib.store import Item
@@ -22,7 +24,7 @@ class Step:
     """One stage of one model or completion.
 
     Attributes:
-        stage: "preprocessing", "training", "pseudo-labels", "completion" or "predictions".
+        stage: "intensity", "preprocessing", "training", "pseudo-labels", "completion" or "predictions".
         name: of the model or completion.
         total: cases.
         to_do: cases that would be computed; for a training 1 or 0.
@@ -74,6 +76,7 @@ class _Planner:
         self.plan = Plan(surveyed)
         self.cases = [case for case in surveyed.cases if case.usable]
         self.digests: dict[str, str | None] = {}
+        self.weights: dict[str, str] = {}
         self.completed: dict[str, list[dict[str, str]] | None] = {}
 
     def run(self) -> Plan:
@@ -92,8 +95,7 @@ class _Planner:
         settings = self.config.preprocessing_settings(name)
         cases = self._training_set(settings)
         if cases is None:
-            self.plan.steps.append(Step("training", name, 1, 1, "from zero: its labels are still to be made"))
-            self.digests[name] = None
+            self._not_yet(name, "its labels are still to be made")
         else:
             self._known_model(name, settings, cases)
         if name in self.config.evaluated:
@@ -101,18 +103,28 @@ class _Planner:
             self._segmentations("predictions", name, name, validation, {})
 
     def _known_model(self, name: str, settings: Mapping, cases: Sequence[TrainingCase]) -> None:
+        measured = self._intensity(name, settings, cases)
+        if measured is None:
+            self._not_yet(name, "its intensities are still to be measured")
+            return
+        settings = {**settings, "intensity": measured}
         made = 0
         for case in cases:
             _, image, _ = preprocessing.image_item(self.results, settings, case.case)
             _, label, _ = preprocessing.label_item(self.results, settings, case)
             made += bool(self._whole(image)) & bool(self._whole(label))
         rows = [preprocessing.row_of(self.results, settings, case) for case in cases]
-        training_settings = self.config.training_settings(name)
+        self.plan.steps.append(Step("preprocessing", name, len(cases), len(cases) - made))
+        digest = self._initial_weights(name)
+        if digest is None:
+            self._not_yet(name, f"{self.config.pretrained_model(name)}, from which it starts, is still to be trained")
+            return
+        training_settings = with_digest({**self.config.training_settings(name), "intensity": measured}, digest)
         folder = training.training_folder(self.results, training_settings, rows)
         self.plan.used_folders.add(folder.path)
         note = training.weights_item(folder).read()
-        self.plan.steps.append(Step("preprocessing", name, len(cases), len(cases) - made))
         if note:
+            self.weights[name] = note["results"]["weights_sha256"]
             model = training.describe(
                 name,
                 training_settings,
@@ -131,6 +143,27 @@ class _Planner:
         if not begun and self.results.training(name).exists():
             note_text += ": its settings or its training set changed since it was trained"
         self.plan.steps.append(Step("training", name, 1, 1, note_text))
+
+    def _not_yet(self, name: str, reason: str) -> None:
+        self.digests[name] = None
+        self.plan.steps.append(Step("training", name, 1, 1, f"from zero: {reason}"))
+
+    def _intensity(self, name: str, settings: Mapping, cases: Sequence[TrainingCase]) -> Mapping | None:
+        """Return a model's intensity as numbers; None if it is still to be measured."""
+        if not self.config.is_measured(name):
+            return settings["intensity"]
+        folder = intensity_folder(self.results)
+        pooled = self._whole(pooled_item(folder, cases)[0])
+        there = sum(self._whole(case_item(folder, case)[0]) is not None for case in cases)
+        self.plan.steps.append(Step("intensity", name, len(cases), 0 if pooled else len(cases) - there))
+        return pooled["results"]["intensity"] if pooled else None
+
+    def _initial_weights(self, name: str) -> str | None:
+        """Return the digest of the weights that a model starts from, empty without; None if they are not there."""
+        source = self.config.pretrained_model(name)
+        if source is not None:
+            return self.weights.get(source)
+        return digest_of(self.config.pretrained_file(name)) or ""
 
     def _training_set(self, settings: Mapping) -> list[TrainingCase] | None:
         by_name = {case.case: case for case in self.cases if case.split == "training"}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import platform
+import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,13 @@ from flare23_lib.inference.bundle import (
     write_bundle,
 )
 from flare23_lib.networks import Architecture
+from flare23_lib.nnunet.plans import CONFIGURATION, DATASET_NAME, PLANS_NAME
+from flare23_lib.nnunet.signals import StoppedError
 from flare23_lib.resampling import Intensity
+from flare23_lib.stages.attempts import attempt
+from flare23_lib.stages.pretraining import TABLE, InitialWeights, publish
 from flare23_lib.stages.results import Results, read_shards, read_training
-from flare23_lib.store import Item, StageFolder, atomic_path, link_to, lock, write_json
+from flare23_lib.store import Item, StageFolder, atomic_path, link_to, lock, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +40,28 @@ VERSION = 1
 """Raised when the same settings and data would train to something else."""
 
 WEIGHTS = ".safetensors"
+HISTORY = ".csv"
+CHECKPOINTS = f"results/{DATASET_NAME}/FlareTrainer__{PLANS_NAME}__{CONFIGURATION}/fold_all"
+"""nnU-Net's folder of the checkpoints in a training's folder."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a training is done; it shapes no result.
+
+    Attributes:
+        device: "auto", "cuda" or "cpu".
+        threads: threads and processes to use.
+        gpus: GPUs (on a processor: processes) that share each batch.
+        checkpoint_minutes: the longest time of training between two checkpoints.
+        attempt: which attempt of this run of the workflow it is, from 1.
+    """
+
+    device: str = "auto"
+    threads: int = 1
+    gpus: int = 1
+    checkpoint_minutes: float = 10.0
+    attempt: int = 1
 
 
 def training_folder(results: Results, settings: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> StageFolder:
@@ -59,12 +87,12 @@ def train(
     settings: Mapping[str, Any],
     label_names: Sequence[str],
     shards: int,
-    device: str,
-    threads: int,
-    checkpoint_minutes: float,
+    way: Way,
     output: Path,
+    history: Path,
+    pretrained: Path | None = None,
 ) -> None:
-    """Train a model to the end, from its last checkpoint if there is one, and write the record.
+    """Train a model to the end, from its newest checkpoint if there is one, and write the record.
 
     Args:
         results: the results folder.
@@ -72,13 +100,14 @@ def train(
         settings: `Config.training_settings`.
         label_names: names of the labels in order.
         shards: shards of the preprocessing.
-        device: "auto", "cuda" or "cpu".
-        threads: threads and processes to use.
-        checkpoint_minutes: the longest time of training between two checkpoints.
+        way: how it is done.
         output: the record.
+        history: table of the epochs.
+        pretrained: file of weights to start from; its digest is among the settings.
 
     Raises:
-        TrainingError: there is nothing to train on.
+        TrainingError: there is nothing to train on, or the training cannot go on.
+        StoppedError: a signal asked for it; the state is saved.
     """
     rows = read_shards(results, "preprocessed", model, shards)
     if not rows:
@@ -94,7 +123,14 @@ def train(
             log.info("%s is trained already (%s)", model, results.relative(folder.path))
         else:
             log.info("%s learns from %d cases", model, len(rows))
-            note = _train(results, settings, label_names, rows, folder, device, threads, checkpoint_minutes)
+            from flare23_lib.nnunet import checkpoints
+
+            where = folder.path / CHECKPOINTS
+            with attempt(folder.path, way.attempt, lambda: checkpoints.mark(where), StoppedError):
+                initial = None if pretrained is None else InitialWeights(pretrained, folder.path / TABLE)
+                note = _train(results, settings, label_names, rows, folder, way, initial)
+    publish(folder.path, output)
+    write_text(history, item.file(HISTORY).read_text(encoding="utf-8"))
     names = dict(zip(settings["label_values"], label_names, strict=True))
     write_json(
         output,
@@ -117,44 +153,47 @@ def _train(
     label_names: Sequence[str],
     rows: Sequence[Mapping[str, str]],
     folder: StageFolder,
-    device: str,
-    threads: int,
-    checkpoint_minutes: float,
+    way: Way,
+    initial: InitialWeights | None,
 ) -> dict[str, Any]:
     import torch
 
     from flare23_lib.devices import choose
     from flare23_lib.nnunet import plans as nnunet_plans
+    from flare23_lib.nnunet.history import write as write_history
     from flare23_lib.nnunet.preprocessing import link_dataset
-    from flare23_lib.nnunet.trainer import train as run
+    from flare23_lib.nnunet.running import Run
+    from flare23_lib.nnunet.running import train as run
 
     started = time.time()
-    torch.set_num_threads(max(1, threads))
     preprocessed = folder.path / "preprocessed" / nnunet_plans.DATASET_NAME
     link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, results.root, rows)
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
     plans = nnunet_plans.plans(settings)
     dataset = nnunet_plans.dataset_json(label_names, settings["ignore_label"], rows)
-    chosen = choose(device)
-    # On a GPU the processor is free to load and augment; on the CPU it has no core to spare for that.
-    workers = max(1, threads - 1) if chosen.type == "cuda" else 0
-    with open_quietly(folder.path / "training.log"):
-        trainer = run(folder.path, plans, dataset, chosen, workers, checkpoint_minutes)
-    network = trainer.network
-    network = getattr(network, "_orig_mod", network)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(network.state_dict().items())}
+    chosen = choose(way.device)
+    with quiet(folder.path / "nnunet.log"):
+        what = Run(folder.path, plans, dataset, chosen, way.gpus, way.threads, way.checkpoint_minutes)
+        trainer = run(what, initial)
+    state = trainer.bare_network.state_dict()
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
     item = weights_item(folder)
     with atomic_path(item.file(WEIGHTS)) as temporary:
         save_file(weights, temporary)
+    write_history(item.file(HISTORY), trainer.class_names, trainer.history)
     return item.finish(
-        [WEIGHTS],
+        [WEIGHTS, HISTORY],
         {"cases": len(rows)},
         {
             "checkpoint": results.relative(Path(trainer.output_folder) / "checkpoint_final.pth"),
             "weights_sha256": file_sha256(item.file(WEIGHTS)),
             "epochs": trainer.num_epochs,
             "seconds": round(time.time() - started, 1),
+            "epoch_seconds": statistics.median(row["seconds"] for row in trainer.history),
+            "threads": way.threads,
             "device": str(chosen),
+            "gpus": way.gpus,
+            "used": trainer.used(),
             "machine": platform.machine(),
             "versions": {"flare23_lib": __version__, "torch": torch.__version__, "python": platform.python_version()},
         },
@@ -162,7 +201,7 @@ def _train(
 
 
 @contextlib.contextmanager
-def open_quietly(path: Path):
+def quiet(path: Path):
     """Send what nnU-Net prints to a file, so that a job's log stays readable."""
     with path.open("a", encoding="utf-8") as handle, contextlib.redirect_stdout(handle):
         yield

@@ -1,21 +1,15 @@
-"""Looking after the store: what is in it, whether it is whole, and what can go."""
+"""Looking after the store: what is in it, and what can go."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flare23_lib.errors import StoreError
 from flare23_lib.stages.results import Results
 from flare23_lib.stages.status import Plan
-from flare23_lib.store import TEMPORARY_MARK, Item, read_csv, read_json
-
-RECORD_FOLDERS = ("preprocessed", "pseudo_labels", "completed_labels", "predictions")
-GATHERED = ("conflicts.csv", "predictions.csv")
-"""What gathering jobs write beside the records of their shards."""
-FILE_COLUMNS = ("file", "image", "label")
+from flare23_lib.stages.verification import records
+from flare23_lib.store import TEMPORARY_MARK
 
 
 @dataclass(frozen=True)
@@ -38,61 +32,6 @@ class Entry:
     size: int
     unused: list[Path]
     unused_size: int
-
-
-def records(results: Results) -> Iterator[tuple[Path, list[str]]]:
-    """Yield every record with the files that it lists (relative to the results folder)."""
-    for folder in RECORD_FOLDERS:
-        for path in sorted((results.root / folder).glob("*/*-of-*.csv")):
-            rows = read_csv(path)
-            yield path, [row[column] for row in rows for column in FILE_COLUMNS if row.get(column)]
-    for path in sorted((results.root / "training").glob("*/training.json")):
-        yield path, [read_json(path)["weights"]]
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What `verify` found.
-
-    Attributes:
-        checked: files looked at.
-        missing: files that are gone or not as they were written.
-        withdrawn: records that listed them and were removed, so that the next run makes them again.
-    """
-
-    checked: int
-    missing: list[Path]
-    withdrawn: list[Path]
-
-
-def verify(results: Results) -> Verification:
-    """Check every file that a record lists (size and last bytes), and withdraw records whose files are not whole."""
-    checked = 0
-    missing: list[Path] = []
-    withdrawn: list[Path] = []
-    known: dict[str, list[Path]] = {}
-    for record, files in records(results):
-        faults: list[Path] = []
-        for file in files:
-            if file not in known:
-                checked += 1
-                known[file] = _faults(results.item(file), results.root / file)
-                missing += known[file]
-            faults += known[file]
-        if faults:
-            gathered = [path for path in record.parent.glob("*.csv") if path.name in GATHERED]
-            for path in [record, *gathered]:
-                path.unlink(missing_ok=True)
-                withdrawn.append(path)
-    return Verification(checked, list(dict.fromkeys(missing)), withdrawn)
-
-
-def _faults(item: Item, file: Path) -> list[Path]:
-    try:
-        note = read_json(item.note_path)
-    except StoreError:
-        return [item.note_path if file.exists() else file]
-    return item.missing(note)
 
 
 def entries(results: Results, plan: Plan) -> list[Entry]:

@@ -1,0 +1,114 @@
+"""Configuration files: read, merged as Snakemake merges them, filled with defaults, checked against the schema."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from flare23_lib.errors import ConfigError
+
+
+def merge(base: Mapping, update: Mapping) -> dict:
+    """Merge as Snakemake merges configuration files: tables key by key, everything else replaced."""
+    merged = dict(base)
+    for key, value in update.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs as `snakemake --config` takes them, values in YAML; ConfigError if one is not."""
+    values = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--config {pair!r} is not KEY=VALUE")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--config {pair!r}: the value is not YAML") from error
+    return values
+
+
+def read_yaml(path: Path) -> dict:
+    """Read a YAML file that holds a table; ConfigError if it cannot be."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: should hold keys and values")
+    return content
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a value without the entries of its tables that are None."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def filled_in(value: Any, schema: Mapping, root: Mapping) -> Any:
+    """Return the value with the schema's defaults where it is silent."""
+    while "$ref" in schema:
+        target: Any = root
+        for part in schema["$ref"].removeprefix("#/").split("/"):
+            target = target[part]
+        schema = {**target, **{key: item for key, item in schema.items() if key != "$ref"}}
+    if isinstance(value, Mapping):
+        known = schema.get("properties", {})
+        other = schema.get("additionalProperties")
+        filled = {
+            key: filled_in(item, known.get(key) or (other if isinstance(other, Mapping) else {}), root)
+            for key, item in value.items()
+        }
+        for key, item in known.items():
+            default = _default(item, root)
+            if key not in filled and default is not None:
+                filled[key] = filled_in(copy.deepcopy(default), item, root)
+        return filled
+    if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
+        return [filled_in(item, schema["items"], root) for item in value]
+    return value
+
+
+def _default(schema: Mapping, root: Mapping) -> Any:
+    while "default" not in schema and "$ref" in schema:
+        target: Any = root
+        for part in schema["$ref"].removeprefix("#/").split("/"):
+            target = target[part]
+        schema = target
+    return schema.get("default")
+
+
+def _location(error: jsonschema.ValidationError) -> str:
+    text = ""
+    for part in error.absolute_path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text or "the configuration"
+
+
+def validate(config: Mapping, schema: Mapping) -> None:
+    """Check a configuration against the schema; ConfigError with one line that names the key."""
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(config)
+    error = jsonschema.exceptions.best_match(errors)
+    if error is not None:
+        if error.validator == "pattern":
+            message = f"{error.instance!r} is not a name of letters, digits and underscores"
+            if "nii" in error.validator_value:
+                message = f"{error.instance!r} does not end in .nii or .nii.gz"
+        else:
+            message = error.message
+        raise ConfigError(f"{_location(error)}: {message}")

@@ -1,0 +1,109 @@
+"""Checkpoints that survive a kill at any moment, and the random state that goes into them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flare23_lib.store import atomic_path
+
+log = logging.getLogger(__name__)
+
+FINAL = "checkpoint_final.pth"
+LATEST = "checkpoint_latest.pth"
+PREVIOUS = "checkpoint_previous.pth"
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint: to a temporary file, synced, then renamed."""
+    with atomic_path(path) as temporary:
+        torch.save(dict(content), temporary)
+
+
+def write_latest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the newest checkpoint and keep the one before it; at any moment one of them is whole."""
+    latest, previous = folder / LATEST, folder / PREVIOUS
+    with atomic_path(latest) as temporary:
+        torch.save(dict(content), temporary)
+        if latest.exists():
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                os.link(latest, Path(place) / PREVIOUS)
+                (Path(place) / PREVIOUS).replace(previous)
+
+
+def remove_intermediate(folder: Path) -> None:
+    """Remove what the final checkpoint makes unnecessary."""
+    for name in (LATEST, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def newest(folder: Path, device: torch.device) -> tuple[str, dict[str, Any]] | None:
+    """Return name and content of the newest checkpoint that is whole, or None.
+
+    A broken one is said in the log and passed over. Checkpoints are our own; they are read as pickles.
+    """
+    for name in (FINAL, LATEST, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        fault = _fault(path)
+        if fault is None:
+            return name, torch.load(path, map_location=device, weights_only=False)
+        log.warning("%s is broken (%s); the one before it is used, if there is one", path, fault)
+    return None
+
+
+def mark(folder: Path) -> list[int]:
+    """Return what changes whenever a new checkpoint is written: size and time of the newest; empty without one."""
+    for name in (FINAL, LATEST, PREVIOUS):
+        try:
+            status = (folder / name).stat()
+        except FileNotFoundError:
+            continue
+        return [status.st_size, status.st_mtime_ns]
+    return []
+
+
+def _fault(path: Path) -> str | None:
+    """Say what is wrong with a file; every part of it carries a checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        return str(error)
+    return None if broken is None else f"{broken} fails its checksum"
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Return the state of all random generators of this process."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Set the random generators to what `random_state` returned."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"].cpu())
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def seed(number: int) -> None:
+    """Start all random generators of this process anew."""
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)

@@ -1,0 +1,67 @@
+"""What a training wrote down about itself, epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flare23_lib.store import write_csv
+
+
+@dataclass
+class Epoch:
+    """An epoch under way.
+
+    Attributes:
+        losses: of its training iterations so far.
+        seconds: spent on it so far, in all runs that worked on it.
+        waiting: of these, seconds spent waiting for batches.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    waiting: float = 0.0
+
+
+def columns(classes: Sequence[str]) -> list[str]:
+    """Return the columns of training.csv."""
+    fixed = ["epoch", "learning_rate", "train_loss", "validation_loss", "pseudo_dice"]
+    return [*fixed, *(f"pseudo_dice_{name}" for name in classes), "seconds", "waiting_seconds"]
+
+
+def row(
+    epoch: int,
+    learning_rate: float,
+    progress: Epoch,
+    validation_losses: Sequence[float],
+    dice: Mapping[str, float],
+) -> dict[str, Any]:
+    """Return one epoch's row; a class that was in none of the patches looked at has an empty cell.
+
+    Args:
+        epoch: counted from 1.
+        learning_rate: of its iterations.
+        progress: the epoch's.
+        validation_losses: of the patches looked at after it.
+        dice: per class; NaN for a class that was absent.
+    """
+    known = [value for value in dice.values() if not np.isnan(value)]
+    return {
+        "epoch": epoch,
+        "learning_rate": float(f"{learning_rate:.6g}"),
+        "train_loss": round(float(np.mean(progress.losses)), 5),
+        "validation_loss": round(float(np.mean(validation_losses)), 5),
+        "pseudo_dice": round(float(np.mean(known)), 4) if known else None,
+        **{f"pseudo_dice_{name}": None if np.isnan(value) else round(value, 4) for name, value in dice.items()},
+        "seconds": round(progress.seconds, 2),
+        "waiting_seconds": round(progress.waiting, 2),
+    }
+
+
+def write(path: Path, classes: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write training.csv: a row per finished epoch."""
+    write_csv(path, columns(classes), rows)

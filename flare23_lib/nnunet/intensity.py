@@ -1,0 +1,53 @@
+"""The intensities of a training set's foreground, measured as nnU-Net does.
+
+nnU-Net 2.8.1 (`DatasetFingerprintExtractor`) draws from the foreground of each case the same number of voxels, with
+replacement, so that each case weighs the same, and takes percentiles, mean and standard deviation of all of them. The
+number is 10,000 where `collect_foreground_intensities` is called by itself, and 1e8 over the number of cases in a run
+of nnU-Net. Here it is 10,000, so that what is drawn from a case does not depend on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flare23_lib.labels import IGNORE_VALUE
+
+SAMPLES = 10_000
+"""Voxels that are drawn from a case (nnU-Net's default)."""
+
+SEED = 1234
+"""nnU-Net's."""
+
+PERCENTILES = (0.5, 99.5)
+"""Between them intensities are clipped."""
+
+DIGITS = 4
+"""To which a result is rounded: what differs from processor to processor is beyond them."""
+
+
+def draw_foreground(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Draw `SAMPLES` voxels out of an image's foreground, with replacement.
+
+    Args:
+        image: (z, y, x) in HU.
+        labels: (z, y, x); background is 0, and voxels to ignore are no foreground.
+
+    Returns:
+        Their intensities, float32; none if there is no foreground.
+    """
+    # Slice by slice: a mask of the whole would take as much memory as the labels.
+    slices = zip(image, labels, strict=True)
+    foreground = np.concatenate([plane[(label != 0) & (label != IGNORE_VALUE)] for plane, label in slices])
+    if not foreground.size:
+        return np.empty(0, np.float32)
+    return np.random.RandomState(SEED).choice(foreground, SAMPLES, replace=True).astype(np.float32)
+
+
+def pool(samples: Sequence[np.ndarray]) -> dict[str, float]:
+    """Return `low`, `high`, `mean` and `std` in HU of the voxels drawn from all cases; at least one is needed."""
+    drawn = np.concatenate(samples).astype(np.float64)
+    low, high = np.percentile(drawn, PERCENTILES)
+    values = {"low": low, "high": high, "mean": drawn.mean(), "std": drawn.std()}
+    return {name: round(float(value), DIGITS) for name, value in values.items()}

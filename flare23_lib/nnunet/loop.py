@@ -1,0 +1,269 @@
+"""A training loop that survives: signals, checkpoints in mid-epoch, and a history without gap or repetition."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from flare23_lib.errors import TrainingError
+from flare23_lib.nnunet import checkpoints, history
+from flare23_lib.nnunet.signals import Signals, StoppedError
+
+log = logging.getLogger(__name__)
+
+HISTORY = "training.csv"
+
+
+class SurvivingTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with a loop of its own: checkpoints by time, in mid-epoch too, and no model selection.
+
+    Arguments as the base class's. A subclass gives `step` and `autocast`.
+
+    Attributes:
+        checkpoint_seconds: the longest time between two checkpoints.
+        history: a row per finished epoch (`history.row`).
+        epoch: the epoch under way.
+    """
+
+    def __init__(self, plans, configuration, fold, dataset_json, device) -> None:
+        plans.setdefault("continue_training", True)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if device.type == "cpu":  # the base class takes several processes for as many GPUs
+            self.device, self.grad_scaler = device, None
+        self.checkpoint_seconds = 600.0
+        self.history: list[dict[str, Any]] = []
+        self.epoch = history.Epoch()
+        self._restored_random_state: dict[str, Any] | None = None
+        self._last_checkpoint = time.monotonic()
+        self._timestamp = time.time()
+
+    def step(self, batch: dict) -> torch.Tensor:
+        """Take one step, and return its loss, still on the device."""
+        raise NotImplementedError
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the network computes."""
+        raise NotImplementedError
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the foreground classes in index order."""
+        names = {value: name for name, value in self.dataset_json["labels"].items()}
+        return [names[label] for label in self.label_manager.foreground_labels]
+
+    def run_training(self) -> None:
+        """Train to the last epoch.
+
+        Raises:
+            StoppedError: a signal asked for it; a checkpoint is written.
+            TrainingError: the loss is NaN.
+        """
+        with Signals() as signals:
+            try:
+                self.on_train_start()
+                while self.current_epoch < self.num_epochs:
+                    self._train_epoch(signals)
+                    losses, dice = self._look_at_patches(signals)
+                    self._end_epoch(losses, dice)
+                    self._stop_or_save(signals)
+                self.on_train_end()
+            finally:
+                self._end_workers()
+
+    def _train_epoch(self, signals: Signals) -> None:
+        """Take the iterations of the epoch under way that are still to be taken."""
+        self.network.train()
+        self.lr_scheduler.step(self.current_epoch)
+        self._timestamp = time.time()
+        waiting: torch.Tensor | None = None
+        while len(self.epoch.losses) + (waiting is not None) < self.num_iterations_per_epoch:
+            begun = time.perf_counter()
+            batch = next(self.dataloader_train)
+            self.epoch.waiting += time.perf_counter() - begun
+            step = self.step(batch)
+            # The loss of the step before is read while the device works on this one, so that neither waits.
+            self._note_loss(waiting)
+            waiting = step
+            self.epoch.seconds += time.perf_counter() - begun
+            if self._must_stop(signals) or self._is_due():
+                self._note_loss(waiting)
+                waiting = None
+                self._stop_or_save(signals)
+        self._note_loss(waiting)
+
+    def _note_loss(self, loss: torch.Tensor | None) -> None:
+        if loss is None:
+            return
+        self.epoch.losses.append(float(loss))
+        if len(self.epoch.losses) > 1 and np.isnan(self.epoch.losses[-2:]).all():
+            raise TrainingError(
+                f"the loss is NaN twice in a row, in epoch {self.current_epoch + 1} after "
+                f"{len(self.epoch.losses)} iterations; the last good checkpoint is kept in {self.output_folder}; "
+                "a lower learning_rate or precision float32 or bfloat16 may help"
+            )
+
+    @torch.no_grad()
+    def _look_at_patches(self, signals: Signals) -> tuple[list[float], dict[str, float]]:
+        """Return losses and pseudo Dice of some patches of the training set. Nothing is selected by them."""
+        begun = time.perf_counter()
+        self.network.eval()
+        losses, counts = [], np.zeros((3, len(self.class_names)))
+        for _ in range(self.num_val_iterations_per_epoch):
+            with self.autocast():
+                seen = self.validation_step(next(self.dataloader_val))
+            losses.append(float(seen["loss"]))
+            counts += np.stack([seen["tp_hard"], seen["fp_hard"], seen["fn_hard"]])
+            if self._must_stop(signals):
+                self._stop_or_save(signals)
+        if self.is_ddp:
+            gathered: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(gathered, (losses, counts, self.epoch.losses))
+            losses = [loss for rank in gathered for loss in rank[0]]
+            counts = np.sum([rank[1] for rank in gathered], axis=0)
+            self.epoch.losses = list(np.mean([rank[2] for rank in gathered], axis=0))
+        true, false, missed = counts
+        with np.errstate(invalid="ignore"):
+            dice = 2 * true / (2 * true + false + missed)
+        self.epoch.seconds += time.perf_counter() - begun
+        return losses, dict(zip(self.class_names, dice.tolist(), strict=True))
+
+    def _end_epoch(self, losses: list[float], dice: dict[str, float]) -> None:
+        """Write the epoch down, for us and in nnU-Net's own log, and go on to the next."""
+        rate = self.optimizer.param_groups[0]["lr"]
+        row = history.row(self.current_epoch + 1, rate, self.epoch, losses, dice)
+        self.history.append(row)
+        known = [value for value in dice.values() if not np.isnan(value)]
+        for key, value in (
+            ("epoch_start_timestamps", self._timestamp),
+            ("lrs", rate),
+            ("train_losses", row["train_loss"]),
+            ("mean_fg_dice", float(np.mean(known)) if known else float("nan")),
+            ("dice_per_class_or_region", list(dice.values())),
+            ("val_losses", row["validation_loss"]),
+            ("epoch_end_timestamps", time.time()),
+        ):
+            self.logger.log(key, value, self.current_epoch)
+        if self.local_rank == 0:
+            history.write(Path(self.output_folder) / HISTORY, self.class_names, self.history)
+            self.on_epoch_written(row)
+        self.current_epoch += 1
+        self.epoch = history.Epoch()
+
+    def on_epoch_written(self, row: dict[str, Any]) -> None:
+        """Say how an epoch went; called after its row is written."""
+        log.info(
+            "epoch %d of %d: loss %.4f, validation loss %.4f, pseudo Dice %s, %.1f s",
+            row["epoch"], self.num_epochs, row["train_loss"], row["validation_loss"], row["pseudo_dice"],
+            row["seconds"],
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ survival
+
+    def _must_stop(self, signals: Signals) -> bool:
+        """Say whether a signal came, to this process or to one of those that train with it."""
+        if not self.is_ddp:
+            return signals.received is not None
+        flag = torch.tensor([signals.received or 0], device=self.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        signals.received = int(flag) or None
+        return signals.received is not None
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._last_checkpoint >= self.checkpoint_seconds
+
+    def _stop_or_save(self, signals: Signals) -> None:
+        """Write a checkpoint if one is due or a signal came, and stop for the signal."""
+        finished = self.current_epoch >= self.num_epochs
+        if signals.received is not None or (self._is_due() and not finished):
+            self._save()
+        if signals.received is not None and not finished:
+            place = f" in epoch {self.current_epoch + 1} after {len(self.epoch.losses)} iterations"
+            raise StoppedError(signals.received, place)
+
+    def _save(self) -> None:
+        """Write the newest checkpoint, unless the weights may be spoiled already."""
+        if self.local_rank == 0 and not np.isnan(self.epoch.losses[-1:]).any():
+            checkpoints.write_latest(Path(self.output_folder), self._content())
+        self._last_checkpoint = time.monotonic()
+
+    def _content(self) -> dict[str, Any]:
+        """Return a checkpoint in nnU-Net's form, with what makes a start in mid-epoch possible beside it."""
+        return {
+            "network_weights": self.bare_network.state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": None if self.grad_scaler is None else self.grad_scaler.state_dict(),
+            "logging": self.logger.get_checkpoint(),
+            "_best_ema": None,
+            "current_epoch": self.current_epoch,
+            "init_args": self.my_init_kwargs,
+            "trainer_name": type(self).__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            "flare23": {
+                "history": self.history,
+                "epoch": asdict(self.epoch),
+                "random_state": checkpoints.random_state(self.device),
+            },
+        }
+
+    @property
+    def bare_network(self) -> torch.nn.Module:
+        """The network itself, out of what wraps it."""
+        network = self.network.module if self.is_ddp else self.network
+        return getattr(network, "_orig_mod", network)
+
+    def on_train_end(self) -> None:
+        """Write the final checkpoint and remove the others."""
+        if self.local_rank == 0:
+            folder = Path(self.output_folder)
+            checkpoints.write(folder / checkpoints.FINAL, self._content())
+            checkpoints.remove_intermediate(folder)
+
+    def _end_workers(self) -> None:
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if isinstance(loader, NonDetMultiThreadedAugmenter):
+                loader._finish()
+
+    def resume(self) -> bool:
+        """Go on from the newest whole checkpoint, and say whether there was one."""
+        found = checkpoints.newest(Path(self.output_folder), self.device)
+        if found is None:
+            return False
+        name, content = found
+        self.bare_network.load_state_dict(content["network_weights"])
+        self.optimizer.load_state_dict(content["optimizer_state"])
+        if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(content["grad_scaler_state"])
+        self.logger.load_checkpoint(content["logging"])
+        self.current_epoch = content["current_epoch"]
+        self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
+        state = content["flare23"]
+        self.history, self.epoch = state["history"], history.Epoch(**state["epoch"])
+        self._restored_random_state = state["random_state"]
+        log.info("%s: epoch %d, iteration %d come next", name, self.current_epoch + 1, len(self.epoch.losses) + 1)
+        return True
+
+    def on_train_start(self) -> None:
+        """Make the loaders; then set the random state, which making them used, to that of the checkpoint."""
+        super().on_train_start()
+        if self._restored_random_state is not None:
+            checkpoints.restore_random_state(self._restored_random_state, self.device)
+
+    # ------------------------------------------------------------------ what the base class says and draws
+
+    def print_to_log_file(self, *args, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """Pass on what nnU-Net says; a file of its own for each start would repeat what a kill undid."""
+        text = " ".join(str(arg) for arg in args).strip()
+        if text:
+            log.debug("%s", text)
+
+    def plot_network_architecture(self) -> None:
+        """Draw nothing: the drawing needs a package that is no longer kept."""

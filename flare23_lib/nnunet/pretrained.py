@@ -1,0 +1,83 @@
+"""Initial weights: what a file holds, and which of it a network can start from.
+
+Three kinds of file are read: those of the STU-Net releases (nnU-Net 1, `.model`), nnU-Net 2's checkpoints, and the
+safetensors of our bundles.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from flare23_lib.errors import BundleError
+from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
+
+LOADED, OTHER_SHAPE, NOT_IN_FILE, NOT_USED = "loaded", "shape differs", "not in file", "not used"
+STATUSES = (LOADED, OTHER_SHAPE, NOT_IN_FILE, NOT_USED)
+"""What can be said of a parameter; the last is one that the file holds and the network has not."""
+
+COLUMNS = ("parameter", "status", "shape", "shape_in_file")
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a file of weights onto the CPU, by name of parameter; nothing in it is run.
+
+    Raises:
+        BundleError: missing, broken, or in need of more than plain values; one line that names the file.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        return checkpoint_weights(read_checkpoint(path), path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path}: cannot be read ({error})") from error
+
+
+@dataclass(frozen=True)
+class Match:
+    """What of some weights a network can start from.
+
+    Attributes:
+        rows: one per parameter of the network or the file, in the network's order, with `COLUMNS`.
+        weights: those that are loaded, by name of parameter.
+    """
+
+    rows: list[dict[str, str]]
+    weights: dict[str, torch.Tensor]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many parameters have which status."""
+        counted = Counter(row["status"] for row in self.rows)
+        return {status: counted[status] for status in STATUSES}
+
+
+def match(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Match:
+    """Compare weights with a network's parameters, by name and shape. The network may be on the meta device.
+
+    Layers whose shape differs start fresh: of a network for other classes, the heads.
+    """
+    expected = network.state_dict()
+    rows, fitting = [], {}
+    for name in [*expected, *(name for name in weights if name not in expected)]:
+        here, there = expected.get(name), weights.get(name)
+        if here is None or there is None:
+            status = NOT_USED if here is None else NOT_IN_FILE
+        elif here.shape != there.shape:
+            status = OTHER_SHAPE
+        else:
+            status = LOADED
+            fitting[name] = there.to(here.dtype)
+        rows.append(dict(zip(COLUMNS, (name, status, _shape(here), _shape(there)), strict=True)))
+    return Match(rows, fitting)
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "" if tensor is None else "x".join(map(str, tensor.shape))

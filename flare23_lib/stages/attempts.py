@@ -1,0 +1,55 @@
+"""Attempts at a long job within one run of the workflow, and when to give up.
+
+The workflow starts a training again when it ended before its last epoch, as often as its `retries` say: that is how a
+training of days passes through time limits. It cannot tell why a job ended. So a failure that another attempt would
+only repeat leaves a marker, and the attempts that are left print it and end at once. The first attempt of a run,
+which is a person's, removes the marker and tries again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from flare23_lib.errors import FlareError, TrainingError
+from flare23_lib.store import read_json, write_json
+
+MOST_WITHOUT_PROGRESS = 2
+"""Attempts without a new checkpoint after which there is no point in another."""
+
+
+@contextlib.contextmanager
+def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: type[FlareError]) -> Iterator[None]:
+    """Work on a job as one of several attempts.
+
+    Args:
+        folder: the job's; the markers lie there.
+        number: of the attempt in this run of the workflow, from 1.
+        progress: returns what changes with every checkpoint (plain data).
+        stopped: the error of a job that was asked to stop, which is no failure.
+
+    Raises:
+        TrainingError: an earlier attempt of this run failed in a way that another cannot mend.
+    """
+    failed, counted = folder / "failed.json", folder / "attempts.json"
+    if number <= 1:
+        failed.unlink(missing_ok=True)
+        counted.unlink(missing_ok=True)
+    elif failed.exists():
+        raise TrainingError(f"given up in this run of the workflow: {read_json(failed)['message']}")
+    known = read_json(counted) if counted.exists() else {"progress": None, "without": 0}
+    now = progress()
+    without = known["without"] + 1 if known["progress"] == [now] else 0
+    if without >= MOST_WITHOUT_PROGRESS:
+        message = f"{without} attempts ended without a new checkpoint; the log and {folder} may say why"
+        write_json(failed, {"message": message})
+        raise TrainingError(message)
+    write_json(counted, {"progress": [now], "without": without})
+    try:
+        yield
+    except FlareError as error:
+        if not isinstance(error, stopped):
+            write_json(failed, {"message": str(error)})
+        raise
+    counted.unlink(missing_ok=True)

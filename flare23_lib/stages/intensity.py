@@ -1,0 +1,130 @@
+"""Stage: the intensities of a model's training set, where the configuration says `intensity: measure`."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flare23_lib.config import MEASURE
+from flare23_lib.errors import ConfigError, TrainingError
+from flare23_lib.images import read_labels, read_volume
+from flare23_lib.nnunet.intensity import SAMPLES, draw_foreground, pool
+from flare23_lib.progress import progress
+from flare23_lib.stages.preprocessing import TrainingCase, label_file, training_set
+from flare23_lib.stages.results import Results
+from flare23_lib.store import Item, StageFolder, atomic_path, fingerprint, read_json, write_json
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised when the same image and label would give other intensities."""
+
+DRAWN = ".npy"
+
+
+def intensity_folder(results: Results) -> StageFolder:
+    """Return the folder of what is drawn from cases; all models share it."""
+    return results.folder("intensities", {"version": VERSION, "samples": SAMPLES})
+
+
+def case_item(folder: StageFolder, case: TrainingCase) -> tuple[Item, dict[str, Any]]:
+    """Return where what is drawn from a case belongs, and what it is made from."""
+    inputs = {"image": case.case.image_id, "label": case.label_id}
+    return folder.item(case.case.case, inputs), inputs
+
+
+def pooled_item(folder: StageFolder, cases: Sequence[TrainingCase]) -> tuple[Item, dict[str, Any]]:
+    """Return the note that keeps the result of a training set, and what it is made from."""
+    inputs = {"cases": fingerprint(sorted(case_item(folder, case)[0].name for case in cases))}
+    return folder.item("training_set", inputs), inputs
+
+
+class _Task(NamedTuple):
+    image: Path
+    label: Path
+    item: Item
+    inputs: dict[str, Any]
+
+
+def measure(results: Results, model: str, settings: Mapping[str, Any], processes: int, output: Path) -> None:
+    """Measure the intensities of a model's training set and write them down.
+
+    Args:
+        results: the results folder.
+        model: its name.
+        settings: `Config.intensity_settings` of the model.
+        processes: how many cases are read at once.
+        output: the record: `intensity` (low, high, mean, std in HU) and the cases without foreground.
+
+    Raises:
+        TrainingError: no case has foreground.
+    """
+    cases = training_set(results, settings)
+    folder = intensity_folder(results).create()
+    items = [case_item(folder, case) for case in cases]
+    with folder.lock(model, lambda: log.info("another job measures this model's cases; waiting for it")):
+        pooled, inputs = pooled_item(folder, cases)
+        note = pooled.read()
+        if note is None:
+            tasks = [
+                _Task(Path(case.case.image), label_file(results, case), *item)
+                for case, item in zip(cases, items, strict=True)
+                if item[0].read() is None
+            ]
+            log.info("%d cases, %d of them to be measured", len(cases), len(tasks))
+            _run(tasks, processes)
+            note = pooled.finish([], inputs, _pool(model, cases, [item for item, _ in items]))
+    log.info("%s: %s", model, note["results"]["intensity"])
+    write_json(output, {"model": model, **note["results"]})
+
+
+def _run(tasks: Sequence[_Task], processes: int) -> None:
+    if processes <= 1 or len(tasks) < 2:
+        for _ in progress(map(_draw, tasks), total=len(tasks)):
+            pass
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=context) as pool_of_processes:
+        for _ in progress(pool_of_processes.map(_draw, tasks), total=len(tasks)):
+            pass
+
+
+def _draw(task: _Task) -> None:
+    started = time.process_time()
+    drawn = draw_foreground(read_volume(task.image).array, read_labels(task.label).array)
+    with atomic_path(task.item.file(DRAWN)) as temporary, temporary.open("wb") as handle:
+        np.save(handle, drawn)
+    task.item.finish([DRAWN], task.inputs, {"voxels": len(drawn), "core_seconds": time.process_time() - started})
+
+
+def _pool(model: str, cases: Sequence[TrainingCase], items: Sequence[Item]) -> dict[str, Any]:
+    drawn = [np.load(item.file(DRAWN)) for item in items]
+    empty = [case.case.case for case, values in zip(cases, drawn, strict=True) if not len(values)]
+    if len(empty) == len(cases):
+        raise TrainingError(f"{model}: no case has a labeled voxel to measure; give its intensity as four numbers")
+    return {"intensity": pool(drawn), "cases": len(cases), "cases_without_foreground": empty}
+
+
+def with_intensity(settings: Mapping[str, Any], record: Path | None) -> dict[str, Any]:
+    """Return a stage's settings with the measured numbers in the place of `measure`.
+
+    Args:
+        settings: of the stage.
+        record: what `measure` wrote; only looked at where the settings ask for it.
+
+    Raises:
+        ConfigError: it is needed and not given.
+        StoreError: it is missing.
+    """
+    if settings["intensity"] != MEASURE:
+        return dict(settings)
+    if record is None:
+        raise ConfigError("--intensity: the settings say `measure`; name the record of what was measured")
+    return {**settings, "intensity": read_json(record)["intensity"]}

@@ -1,0 +1,92 @@
+"""Whether every file that a record lists is there and whole."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from flare23_lib.errors import StoreError
+from flare23_lib.stages.results import Results
+from flare23_lib.store import read_csv, read_json
+
+RECORD_FOLDERS = ("preprocessed", "pseudo_labels", "completed_labels", "predictions")
+GATHERED = ("conflicts.csv", "predictions.csv")
+"""What gathering jobs write beside the records of their shards."""
+FILE_COLUMNS = ("file", "image", "label")
+
+PART, THREADS = 4000, 16
+"""Files that a process checks at a time, and how many of them at once."""
+
+
+def records(results: Results) -> Iterator[tuple[Path, list[str]]]:
+    """Yield every record with the files that it lists (relative to the results folder)."""
+    for folder in RECORD_FOLDERS:
+        for path in sorted((results.root / folder).glob("*/*-of-*.csv")):
+            rows = read_csv(path)
+            yield path, [row[column] for row in rows for column in FILE_COLUMNS if row.get(column)]
+    for path in sorted((results.root / "evaluation").glob("*/efficiency.csv")):
+        yield path, [row["file"] for row in read_csv(path)]
+    for path in sorted((results.root / "training").glob("*/training.json")):
+        yield path, [read_json(path)["weights"]]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        checked: files looked at.
+        missing: files that are gone or not as they were written.
+        withdrawn: records that listed them and were removed, so that the next run makes them again.
+    """
+
+    checked: int
+    missing: list[Path]
+    withdrawn: list[Path]
+
+
+def verify(results: Results, processes: int = 1) -> Verification:
+    """Check every file that a record lists (size and last bytes), and withdraw records whose files are not whole."""
+    listed = list(records(results))
+    files = list(dict.fromkeys(file for _, found in listed for file in found))
+    faults = dict(zip(files, _check_all(results, files, processes), strict=True))
+    missing = list(dict.fromkeys(path for found in faults.values() for path in found))
+    withdrawn: list[Path] = []
+    for record, found in listed:
+        if any(faults[file] for file in found):
+            gathered = [path for path in record.parent.glob("*.csv") if path.name in GATHERED]
+            for path in [record, *gathered]:
+                path.unlink(missing_ok=True)
+                withdrawn.append(path)
+    return Verification(len(files), missing, withdrawn)
+
+
+def _check_all(results: Results, files: Sequence[str], processes: int) -> list[list[Path]]:
+    """Return what is wrong with each file; many are looked at at once, because a disk takes its time for each."""
+    parts = [files[start : start + PART] for start in range(0, len(files), PART)]
+    if processes <= 1 or len(parts) < 2:
+        return [faults for part in parts for faults in _check(results, part)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(parts)), mp_context=context) as pool:
+        return [faults for found in pool.map(partial(_check, results), parts) for faults in found]
+
+
+def _check(results: Results, files: Sequence[str]) -> list[list[Path]]:
+    """Return what is wrong with each file of a part."""
+    slices = [files[start::THREADS] for start in range(THREADS)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda chosen: [_faults(results, file) for file in chosen], slices))
+    return [found[place % THREADS][place // THREADS] for place in range(len(files))]
+
+
+def _faults(results: Results, file: str) -> list[Path]:
+    item, path = results.item(file), results.root / file
+    try:
+        note = read_json(item.note_path)
+    except StoreError:
+        return [item.note_path if path.exists() else path]
+    return item.missing(note)

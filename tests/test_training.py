@@ -1,0 +1,227 @@
+"""Training: what it uses and writes down, and that a kill costs no more than the time since the last checkpoint."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from trainings import MODEL, command, prepare, settings
+
+from flare23_lib.errors import TrainingError
+from flare23_lib.nnunet import checkpoints
+from flare23_lib.nnunet.sampling import Rounds
+from flare23_lib.nnunet.signals import StoppedError
+from flare23_lib.stages.attempts import attempt
+from flare23_lib.stages.results import Results
+from flare23_lib.stages.training import CHECKPOINTS
+from flare23_lib.store import read_csv, read_json
+
+
+def run(results, **options):
+    return subprocess.run(command(results, **options), capture_output=True, text=True, check=False)
+
+
+def epochs(results):
+    return [int(row["epoch"]) for row in read_csv(results.training(MODEL).with_name("training.csv"))]
+
+
+def checkpoint_folder(results):
+    return next((results.root / "store" / "training").glob("*")) / CHECKPOINTS
+
+
+def weights(results):
+    return load_file(results.root / read_json(results.training(MODEL))["weights"])
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture
+def results(prepared, tmp_path):
+    subprocess.run(["cp", "-r", prepared.root, tmp_path / "results"], check=True)
+    return Results(tmp_path / "results")
+
+
+@pytest.fixture(scope="module")
+def unbroken(prepared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    subprocess.run(["cp", "-r", prepared.root, folder / "results"], check=True)
+    made = Results(folder / "results")
+    done = run(made)
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+def test_a_training_ends_with_a_record_of_every_epoch(unbroken):
+    assert epochs(unbroken) == [1, 2, 3, 4]
+    rows = read_csv(unbroken.training(MODEL).with_name("training.csv"))
+    assert all(float(row["seconds"]) > 0 and float(row["train_loss"]) < 3 for row in rows)
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert rates == pytest.approx([0.01 * (1 - epoch / 4) ** 0.9 for epoch in range(4)], rel=1e-4)
+    assert {row["pseudo_dice_absent"] for row in rows} <= {"", "0.0"}
+    assert sorted(path.name for path in checkpoint_folder(unbroken).glob("*.pth")) == [checkpoints.FINAL]
+
+
+def test_the_record_says_what_was_really_used(unbroken):
+    record = read_json(unbroken.training(MODEL))
+    assert record["used"]["optimizer"]["class"] == "AdamW"
+    assert record["used"]["computed_in"] == "torch.float32"
+    assert record["used"]["batch_size"] == 2
+    assert record["used"]["mirror_axes"] == [0, 1, 2]
+    assert any("Spatial" in transform for transform in record["used"]["augmentation"])
+    assert record["labels_unseen"] == ["absent"]
+    assert record["settings"] == settings()
+
+
+def test_the_same_seed_trains_to_the_same_weights(results, unbroken):
+    assert run(results).returncode == 0
+    first, second = weights(results), weights(unbroken)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_another_seed_does_not(results, unbroken):
+    assert run(results, seed=1).returncode == 0
+    first, second = weights(results), weights(unbroken)
+    assert not all(torch.equal(first[name], second[name]) for name in first)
+
+
+def wait_for(condition, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def has_checkpoint(results):
+    return any((results.root / "store" / "training").glob(f"*/{CHECKPOINTS}/{checkpoints.LATEST}"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_in_mid_epoch_and_the_next_start_goes_on_there(results, number):
+    long = {"iterations_per_epoch": 400, "epochs": 2}
+    process = subprocess.Popen(command(results, checkpoint_minutes=0.002, **long), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: has_checkpoint(results), process)
+    process.send_signal(number)
+    said = process.communicate()[1]
+    assert process.returncode == 128 + number
+    assert said.strip().splitlines()[-1].startswith(f"flare23: stopped by {signal.Signals(number).name} in epoch")
+    name, content = checkpoints.newest(checkpoint_folder(results), torch.device("cpu"))
+    assert name == checkpoints.LATEST
+    assert f"in epoch {content['current_epoch'] + 1} after {len(content['flare23']['epoch']['losses'])} iter" in said
+    again = run(results, **long)
+    assert again.returncode == 0, again.stderr
+    place = (
+        f"epoch {content['current_epoch'] + 1}, iteration {len(content['flare23']['epoch']['losses']) + 1} come next"
+    )
+    assert place in again.stderr
+    assert epochs(results) == [1, 2]
+
+
+def test_a_broken_newest_checkpoint_is_noticed_and_the_one_before_it_used(results):
+    long = {"iterations_per_epoch": 200, "epochs": 2}
+    process = subprocess.Popen(command(results, checkpoint_minutes=0.001, **long), stderr=subprocess.PIPE, text=True)
+    folder = results.root / "store" / "training"
+    wait_for(lambda: any(folder.glob(f"*/{CHECKPOINTS}/{checkpoints.PREVIOUS}")), process)
+    process.kill()
+    process.communicate()
+    latest = checkpoint_folder(results) / checkpoints.LATEST
+    raw = bytearray(latest.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    latest.unlink()
+    latest.write_bytes(raw)
+    done = run(results, **long)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint_latest.pth is broken" in done.stderr
+    assert "checkpoint_previous.pth: epoch" in done.stderr
+    assert epochs(results) == [1, 2]
+
+
+def test_kills_at_random_moments_lose_no_epoch_and_repeat_none(results):
+    chance = random.Random(0)
+    long = {"iterations_per_epoch": 60, "epochs": 12}
+    ended = []
+    for kill in range(4):
+        options = {**long, "checkpoint_minutes": 0.005}
+        process = subprocess.Popen(command(results, **options), stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            process.wait(timeout=chance.uniform(3.5, 6.5))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL if kill % 2 else signal.SIGTERM)
+        ended.append(process.wait())
+    assert set(ended) <= {0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM}
+    done = run(results, **long)
+    assert done.returncode == 0, done.stderr
+    assert epochs(results) == list(range(1, 13))
+    leftovers = [path.name for path in results.root.rglob("*.pth") if path.name != checkpoints.FINAL]
+    assert leftovers == []
+
+
+def test_a_nan_loss_ends_the_run_and_the_retries_of_the_same_run_end_at_once(results):
+    first = run(results, learning_rate=1e30, epochs=50)
+    assert first.returncode == 1
+    assert "NaN twice in a row" in first.stderr.splitlines()[-1]
+    second = run(results, attempt=2, learning_rate=1e30, epochs=50)
+    assert "given up in this run of the workflow: the loss is NaN" in second.stderr
+    third = run(results, attempt=1, learning_rate=1e30, epochs=50)
+    assert "given up" not in third.stderr
+
+
+class Progress:
+    value = 0
+
+    def __call__(self):
+        return self.value
+
+
+def test_two_attempts_without_a_new_checkpoint_are_enough(tmp_path):
+    progress = Progress()
+
+    def die(number):
+        with pytest.raises(RuntimeError), attempt(tmp_path, number, progress, StoppedError):
+            raise RuntimeError
+
+    die(1)
+    die(2)
+    with pytest.raises(TrainingError, match="2 attempts ended without a new checkpoint"):
+        attempt(tmp_path, 3, progress, StoppedError).__enter__()
+    with pytest.raises(TrainingError, match="given up"):
+        attempt(tmp_path, 4, progress, StoppedError).__enter__()
+    die(1)
+    for number in range(2, 9):
+        progress.value += 1
+        die(number)
+
+
+def test_a_stop_by_a_signal_is_no_failure(tmp_path):
+    progress = Progress()
+    for number in range(1, 9):
+        progress.value += 1
+        with pytest.raises(StoppedError), attempt(tmp_path, number, progress, StoppedError):
+            raise StoppedError(signal.SIGTERM)
+
+
+def test_every_class_is_the_target_once_a_round_however_rare():
+    np.random.seed(0)
+    members = {1: [f"case{number}" for number in range(50)], 2: ["case7"], 3: [], 4: ["case1", "case2"]}
+    rounds = Rounds(members)
+    for _ in range(40):
+        drawn = [rounds.draw() for _ in range(3)]
+        assert sorted(target for target, _ in drawn) == [1, 2, 4]
+        assert all(case in members[target] for target, case in drawn)
+    cases = {rounds.draw()[1] for _ in range(3000)}
+    assert len(cases) == 50
+
+
+def test_two_processes_share_a_batch(results):
+    done = run(results, gpus=2)
+    assert done.returncode == 0, done.stderr
+    assert epochs(results) == [1, 2, 3, 4]
+    assert read_json(results.training(MODEL))["gpus"] == 2
