@@ -5,12 +5,16 @@ Resampling is trilinear with half-pixel centers (`align_corners=False`), all thr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+SLAB_BYTES = 64 * 2**20
+"""How much memory the slices that are resampled at a time may take."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,146 @@ def resample_image(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return resampled.reshape(*image.shape[:-3], *shape)
 
 
-def resample_labels(labels: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+@dataclass(frozen=True)
+class Axis:
+    """Where the voxels of a resampled axis lie between those of the source axis.
+
+    Attributes:
+        lower: index of the source voxel below each target voxel.
+        upper: index of the source voxel above it; the same at the ends, where there is none.
+        share: how far it is from the lower to the upper one, float32.
+    """
+
+    lower: torch.Tensor
+    upper: torch.Tensor
+    share: torch.Tensor
+
+    @classmethod
+    def between(cls, source: int, target: int) -> Axis:
+        """Lay `target` voxels over the extent of `source` voxels, with half-pixel centers.
+
+        In float32 and in the order of torch's own interpolation, so that rounding falls the same way.
+        """
+        scale = torch.tensor(source, dtype=torch.float32) / target
+        position = (scale * (torch.arange(target) + 0.5) - 0.5).clamp(min=0)
+        lower = position.long().clamp(max=source - 1)
+        return cls(lower, (lower + 1).clamp(max=source - 1), (position - lower).clamp(0, 1))
+
+    def part(self, start: int, stop: int, origin: int = 0) -> Axis:
+        """Return the target voxels from `start` to `stop`, source indices counted from `origin`."""
+        part = slice(start, stop)
+        return Axis(self.lower[part] - origin, self.upper[part] - origin, self.share[part])
+
+
+def prepare_image(
+    array: np.ndarray,
+    intensity: Intensity,
+    shape: Sequence[int],
+    device: torch.device | str = "cpu",
+    store: torch.device | str | None = None,
+    slab_bytes: int = SLAB_BYTES,
+) -> torch.Tensor:
+    """Normalize an image and resample it, a few slices at a time.
+
+    Equals `resample_image(intensity.normalize(image), shape)` up to float rounding, without a float copy of the whole
+    image.
+
+    Args:
+        array: (z, y, x) in HU, of any type of number, contiguous or not.
+        intensity: normalization, before resampling.
+        shape: (z, y, x) of the result.
+        device: where to compute.
+        store: where the result is kept; None for the device.
+        slab_bytes: memory for one slab; at least one slice is made at a time.
+
+    Returns:
+        float32 of the shape.
+    """
+    depth, height, width = shape
+    axis = Axis.between(array.shape[0], depth)
+    result = torch.empty((depth, height, width), device=store or device)
+    for start, stop in _slabs(array.shape, shape, slab_bytes):
+        first, last = int(axis.lower[start]), int(axis.upper[stop - 1])
+        slab = intensity.normalize(_tensor(array[first : last + 1]).to(device))
+        part = axis.part(start, stop, first)
+        lower, upper, share = (item.to(device) for item in (part.lower, part.upper, part.share))
+        slab = torch.lerp(slab[lower], slab[upper], share[:, None, None])
+        if slab.shape[1:] != (height, width):
+            slab = F.interpolate(slab[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+        result[start:stop] = slab
+    return result
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """Return a tensor of a stored type that torch knows, otherwise of float32."""
+    known = array.dtype.isnative and array.dtype.name in ("uint8", "int16", "int32", "float32")
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype if known else np.float32))
+
+
+def _slabs(source: Sequence[int], shape: Sequence[int], slab_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last but one slice of each slab of a resampled volume.
+
+    Three float32 copies of a slab are alive at a time; downsampling takes more source slices than it makes.
+    """
+    slice_bytes = 12 * max(source[1] * source[2], shape[1] * shape[2]) * max(1, math.ceil(source[0] / shape[0]))
+    thickness = max(1, slab_bytes // slice_bytes)
+    for start in range(0, shape[0], thickness):
+        yield start, min(start + thickness, shape[0])
+
+
+def resample_labels(labels: torch.Tensor, shape: Sequence[int], slab_bytes: int = SLAB_BYTES) -> torch.Tensor:
     """Resample a (z, y, x) uint8 label map: each label's mask trilinearly, then the strongest label.
 
-    The lowest label wins a tie. Memory: two float32 volumes of the new shape, whatever the number of labels.
+    The lowest label wins a tie. A label is only looked at where it is, and a few slices at a time, so that it takes
+    little memory beside the two label maps, whatever the number of labels.
     """
     if tuple(labels.shape) == tuple(shape):
         return labels
-    best = torch.full(tuple(shape), -1.0)
+    axes = [Axis.between(*sizes) for sizes in zip(labels.shape, shape, strict=True)]
     result = torch.zeros(tuple(shape), dtype=labels.dtype)
-    for value in torch.unique(labels):
-        share = resample_image(labels == value, shape)
-        stronger = share > best
-        result[stronger] = value
-        torch.maximum(best, share, out=best)
+    for start, stop in _slabs(labels.shape, shape, slab_bytes):
+        first, last = int(axes[0].lower[start]), int(axes[0].upper[stop - 1])
+        _vote(labels[first : last + 1], [axes[0].part(start, stop, first), *axes[1:]], result[start:stop])
     return result
+
+
+def _vote(source: torch.Tensor, axes: Sequence[Axis], result: torch.Tensor) -> None:
+    """Write the strongest label of each voxel into a result that is zero."""
+    labeled = _reach(source != 0, axes)
+    if labeled is None:
+        return
+    best = torch.zeros(result.shape)
+    for value in torch.bincount(source.flatten()).nonzero().flatten().tolist():
+        mask = source == value
+        # Background outside of what any label reaches is settled already.
+        box = labeled if value == 0 else _reach(mask, axes)
+        share = _share(mask, axes, box)
+        stronger = share > best[box]
+        result[box][stronger] = value
+        torch.maximum(best[box], share, out=best[box])
+
+
+def _reach(mask: torch.Tensor, axes: Sequence[Axis]) -> tuple[slice, ...] | None:
+    """Return the box of the target voxels that the marked source voxels have a share in; None if none is marked."""
+    box = []
+    rows = mask.any(0)
+    for marked, axis in zip((mask.flatten(1).any(1), rows.any(1), rows.any(0)), axes, strict=True):
+        reached = (marked[axis.lower] | marked[axis.upper]).nonzero()
+        if not len(reached):
+            return None
+        box.append(slice(int(reached[0]), int(reached[-1]) + 1))
+    return tuple(box)
+
+
+def _share(mask: torch.Tensor, axes: Sequence[Axis], box: Sequence[slice]) -> torch.Tensor:
+    """Return the trilinear share of the marked voxels in the target voxels of a box, float32."""
+    parts = []
+    for dimension, (axis, part) in enumerate(zip(axes, box, strict=True)):
+        first, last = int(axis.lower[part.start]), int(axis.upper[part.stop - 1])
+        mask = mask.narrow(dimension, first, last - first + 1)
+        parts.append(axis.part(part.start, part.stop, first))
+    share = mask.float()
+    for dimension, axis in enumerate(parts):
+        lower, upper = (share.index_select(dimension, index) for index in (axis.lower, axis.upper))
+        share = torch.lerp(lower, upper, axis.share.view([-1 if d == dimension else 1 for d in range(3)]))
+    return share

@@ -9,15 +9,8 @@ import pytest
 import torch
 
 from flare23_lib.errors import BundleError
-from flare23_lib.inference.bundle import (
-    InferenceDefaults,
-    Model,
-    ModelLabel,
-    checkpoint_weights,
-    load_bundle,
-    read_checkpoint,
-    write_bundle,
-)
+from flare23_lib.inference.bundle import InferenceDefaults, Model, ModelLabel, load_bundle, write_bundle
+from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.resampling import Intensity

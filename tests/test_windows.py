@@ -1,13 +1,17 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 
-from flare23_lib.inference.upsampling import labels_from_logits
-from flare23_lib.inference.windows import Grid, importance_map, pad_to_patch, window_slices, window_starts
+from flare23_lib.inference.windows import (
+    all_windows,
+    importance_map,
+    pad_to_patch,
+    window_slices,
+    window_starts,
+)
 
 sizes = st.integers(1, 200)
 
@@ -72,65 +76,11 @@ def test_padding_is_that_of_nnunet(shape):
 
 
 def test_a_grid_covers_every_voxel():
-    grid = Grid.over((9, 10, 11), (4, 6, 8), 0.8)
-    assert len(grid.windows) == 3 * 2 * 2
-    assert grid.coverage.min() > 0
-    total = sum(float(grid.importance.sum()) for _ in grid.windows)
-    assert float(grid.coverage.sum()) == pytest.approx(total, rel=1e-5)
-
-
-SHAPES = [
-    ((5, 6, 7), (11, 13, 15)),
-    ((9, 9, 9), (4, 5, 3)),
-    ((6, 6, 6), (6, 12, 6)),
-    ((1, 3, 1), (4, 1, 5)),
-    ((7, 8, 9), (7, 8, 9)),
-    ((10, 4, 6), (3, 17, 6)),
-    ((11, 5, 5), (29, 9, 10)),
-]
-
-
-@pytest.mark.parametrize(("source", "target"), SHAPES)
-@pytest.mark.parametrize("slab_bytes", [0, 2000, 2**28])
-def test_labels_made_slab_by_slab_equal_full_interpolation(source, target, slab_bytes):
-    torch.manual_seed(0)
-    logits = torch.randn(4, *source)
-    full = F.interpolate(logits[None], size=target, mode="trilinear", align_corners=False)[0]
-    labels = labels_from_logits(logits, target, slab_bytes=slab_bytes)
-    assert labels.shape == target
-    assert labels.dtype == torch.uint8
-    best = full.amax(dim=0)
-    chosen = full.gather(0, labels[None].long())[0]
-    assert (best - chosen).max() < 1e-5
-    top = full.topk(2, dim=0).values
-    clear = top[0] - top[1] > 1e-5
-    assert torch.equal(labels[clear].long(), full.argmax(dim=0)[clear])
-    assert clear.float().mean() > 0.99
-
-
-@pytest.mark.parametrize("slab_bytes", [0, 2**28])
-def test_an_excluded_class_does_not_win(slab_bytes):
-    torch.manual_seed(0)
-    logits = torch.randn(4, 5, 6, 7)
-    before = logits.clone()
-    target = (9, 9, 9)
-    without = labels_from_logits(logits, target, excluded={1, 3}, slab_bytes=slab_bytes)
-    assert set(without.unique().tolist()) == {0, 2}
-    assert torch.equal(without, labels_from_logits(logits[[0, 2]], target) * 2)
-    assert torch.equal(logits, before)
-
-
-def test_excluding_a_class_leaves_the_logits_alone_where_no_resampling_is_needed():
-    logits = torch.randn(3, 4, 4, 4)
-    before = logits.clone()
-    labels_from_logits(logits, (4, 4, 4), excluded={0})
-    assert torch.equal(logits, before)
-
-
-def test_excluding_every_class_is_refused():
-    with pytest.raises(ValueError, match="every class"):
-        labels_from_logits(torch.zeros(2, 1, 1, 1), (1, 1, 1), excluded={0, 1})
-
-
-def test_the_lowest_class_wins_a_tie():
-    assert not labels_from_logits(torch.zeros(3, 2, 2, 2), (4, 4, 4)).any()
+    layers = all_windows((9, 10, 11), (4, 6, 8), 0.8)
+    assert [layer.start for layer in layers] == [0, 2, 5]
+    assert [len(layer.windows) for layer in layers] == [4, 4, 4]
+    covered = torch.zeros(9, 10, 11, dtype=torch.int)
+    for layer in layers:
+        for window in layer.windows:
+            covered[window] += 1
+    assert covered.min() > 0

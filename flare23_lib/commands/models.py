@@ -6,27 +6,35 @@ import argparse
 from pathlib import Path
 
 from flare23_lib.commands.common import Commands, command, say
+from flare23_lib.store import Shard
 
 
 def _predict(args: argparse.Namespace) -> int:
+    from flare23_lib.inference.cases import Reader, find_cases, model_file
+
+    model_file(args.model)
+    reader = Reader(find_cases(args.input, args.output, args.shard), args.overwrite)
+    reader.start(0)  # torch is imported and the weights are loaded beside it
     import torch
 
     from flare23_lib.devices import choose
     from flare23_lib.inference.bundle import load_bundle
+    from flare23_lib.inference.engine import Engine
+    from flare23_lib.inference.memory import Limits
+    from flare23_lib.inference.network import choose_precision
     from flare23_lib.inference.predict import predict
+    from flare23_lib.inference.timing import seconds_since_start
 
+    seconds = {"start_up": seconds_since_start()}
     if args.threads:
         torch.set_num_threads(args.threads)
-    faults = predict(
-        args.input,
-        args.output,
-        load_bundle(args.model),
-        device=choose(args.device),
-        step=args.step,
-        tta=args.tta,
-        precision=args.precision,
-        overwrite=args.overwrite,
-    )
+    device = choose(args.device)
+    bundle = load_bundle(args.model)
+    precision = choose_precision(bundle, device) if args.precision == "auto" else args.precision
+    engine = Engine(bundle, device, args.step, args.tta, precision, args.windows,
+                    Limits(args.gpu_memory, args.memory))  # fmt: skip
+    seconds["weights"] = seconds_since_start() - seconds["start_up"]
+    faults = predict(reader, engine, args.timings, seconds)
     return 1 if faults else 0
 
 
@@ -34,10 +42,17 @@ def _export(args: argparse.Namespace) -> int:
     from flare23_lib.inference.bundle import InferenceDefaults
     from flare23_lib.inference.export import export_checkpoint
 
-    inference = InferenceDefaults(step=args.step, tta=bool(args.tta))
+    inference = InferenceDefaults(step=args.step, tta=bool(args.tta), windows=args.windows)
     model = export_checkpoint(args.checkpoint, args.output, args.name, args.orientation, inference)
     say(f"{args.output}: {model.name}, {len(model.labels) - 1} labels, orientation {model.orientation}")
     return 0
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text.replace("/", "-of-"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 0/4") from error
 
 
 def register(commands: Commands) -> None:
@@ -49,9 +64,20 @@ def register(commands: Commands) -> None:
     parser.add_argument("--tta", action=argparse.BooleanOptionalAction, default=None,
                         help="average over mirrored passes (default: the model's)")  # fmt: skip
     parser.add_argument("--step", type=float, help="distance of windows in patch sizes (default: the model's)")
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], help="(default: the model's)")
+    parser.add_argument("--windows", choices=["all", "body", "center_first"],
+                        help="where windows are laid (default: the model's)")  # fmt: skip
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto",
+                        help="auto takes the fastest of the device (default: %(default)s)")  # fmt: skip
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
+    parser.add_argument("--gpu-memory", type=int, default=4000, metavar="MB",
+                        help="limit on the GPU, as its driver counts (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--memory", type=int, default=8000, metavar="MB",
+                        help="limit of the process on the host (default: %(default)s)")  # fmt: skip
     parser.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
+    parser.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="only part I (from 0) of N equal parts of a folder"
+    )
+    parser.add_argument("--timings", type=Path, metavar="FILE", help="CSV for the seconds per phase of each case")
     parser.add_argument("--overwrite", action="store_true", help="segment again what is there already")
 
     parser = command(commands, "export", _export, "make a model bundle from an nnU-Net checkpoint of a STU-Net")
@@ -61,4 +87,6 @@ def register(commands: Commands) -> None:
     parser.add_argument("--orientation", choices=["stored", "canonical"],
                         help="default: what its plans say, else stored, nnU-Net's way")  # fmt: skip
     parser.add_argument("--step", type=float, default=0.5, help="distance of windows (default: %(default)s)")
+    parser.add_argument("--windows", choices=["all", "body", "center_first"], default="body",
+                        help="where windows are laid (default: %(default)s)")  # fmt: skip
     parser.add_argument("--tta", action="store_true", help="the model averages over mirrored passes by default")

@@ -1,7 +1,6 @@
 """A model bundle: a folder with `model.safetensors` (weights) and `model.json` (all else that inference needs).
 
-It loads without nnU-Net and without pickle. nnU-Net's own checkpoints, which are pickles, are read by
-`read_checkpoint`, which runs nothing of what a pickle could run.
+It loads without nnU-Net and without pickle.
 """
 
 from __future__ import annotations
@@ -9,19 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from flare23_lib.errors import BundleError, ConfigError
+from flare23_lib.inference.cases import MODEL_FILE, model_file
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
@@ -31,26 +28,12 @@ from flare23_lib.store import atomic_path, write_json
 FORMAT = 1
 """Version of model.json that this module writes and reads."""
 
-MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 
 AXES = "zyx"
 ORIENTATIONS = ("stored", "canonical")
-WINDOWS = ("all",)
-PRECISIONS = ("float32", "bfloat16")
-
-SAFE_GLOBALS: list[Any] = [
-    np.dtype,
-    np.ndarray,
-    *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
-    # numpy 2 moved its internals: checkpoints name them by either path.
-    *(
-        (function, f"{module}.multiarray.{function.__name__}")
-        for module in ("numpy.core", "numpy._core")
-        for function in (np._core.multiarray.scalar, np._core.multiarray._reconstruct)
-    ),
-]
-"""What nnU-Net's checkpoints hold beside tensors and plain values: numbers and arrays of numbers of numpy."""
+WINDOWS = ("all", "body", "center_first")
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -68,8 +51,9 @@ class InferenceDefaults:
     Attributes:
         step: distance of neighboring windows as a share of the patch, in (0, 1].
         tta: test-time augmentation by mirroring along the model's mirror axes.
-        windows: "all".
-        precision: "float32" or "bfloat16".
+        windows: which windows are computed (see `flare23_lib.inference.windows`): "all", "body" or "center_first".
+            A model.json that is silent means "all".
+        precision: "float32", "bfloat16" or "float16" (on a GPU only).
     """
 
     step: float = 0.5
@@ -317,7 +301,7 @@ def load_bundle(folder: str | Path) -> Bundle:
         BundleError: a file is missing, of another format, broken, or the two do not belong together.
     """
     folder = Path(folder)
-    path = folder / MODEL_FILE
+    path = model_file(folder)
     model = _read_model(path)
     if model.weights is None:
         raise BundleError(f"{path}: names no weights")
@@ -340,8 +324,6 @@ def load_bundle(folder: str | Path) -> Bundle:
 def _read_model(path: Path) -> Model:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(f"{path}: is missing; {path.parent} is no model bundle") from error
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read ({error})") from error
     try:
@@ -354,57 +336,3 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of nnU-Net (version 2 `.pth`, version 1 `.model`) onto the CPU.
-
-    Only tensors, plain values and numpy's numbers are read. A pickle that names anything else is refused before
-    anything of it runs.
-
-    Raises:
-        BundleError: missing, broken, or in need of more than `SAFE_GLOBALS`.
-    """
-    path = Path(path)
-    try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except pickle.UnpicklingError as error:
-        raise BundleError(f"{path}: is refused, nothing in it was run: {_reason(error)}") from error
-    except Exception as error:  # a broken file ends in errors of many kinds
-        raise BundleError(f"{path}: is broken or no checkpoint ({_first_line(error)})") from error
-    if not isinstance(checkpoint, dict):
-        raise BundleError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint")
-    return checkpoint
-
-
-def checkpoint_weights(checkpoint: Mapping[str, Any], source: str | Path) -> dict[str, torch.Tensor]:
-    """Return the network's weights of a checkpoint: `network_weights` (nnU-Net 2) or `state_dict` (nnU-Net 1).
-
-    Prefixes that compilation (`_orig_mod.`) and distributed training (`module.`) leave are removed.
-
-    Args:
-        checkpoint: as `read_checkpoint` gives it.
-        source: the file it came from, for messages.
-
-    Raises:
-        BundleError: neither key is there, or what it holds is not weights.
-    """
-    weights = checkpoint.get("network_weights", checkpoint.get("state_dict"))
-    if weights is None:
-        raise BundleError(f"{source}: has neither network_weights (nnU-Net 2) nor state_dict (nnU-Net 1)")
-    if not isinstance(weights, Mapping) or not all(isinstance(w, torch.Tensor) for w in weights.values()):
-        raise BundleError(f"{source}: holds no weights where they should be")
-    return {re.sub(r"^(_orig_mod\.|module\.)+", "", name): weight for name, weight in weights.items()}
-
-
-def _reason(error: pickle.UnpicklingError) -> str:
-    """Shorten torch's page of advice to the line that names what the pickle wanted."""
-    named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return f"it needs {named.group(1)}" if named else _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,27 +1,38 @@
 """Segmentation of one volume with a model bundle.
 
-Order: orient, normalize, resample, windows, logits, labels at full resolution, orient back. Axes are (z, y, x).
+Order: orient, normalize, resample; then, layer of windows by layer: logits, their weighted sums, labels at full
+resolution, orient back. Axes are (z, y, x).
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import torch
 
 from flare23_lib.errors import BundleError, ConfigError, ImageError
-from flare23_lib.images import Orientation, Volume
-from flare23_lib.inference.bundle import PRECISIONS, Bundle
-from flare23_lib.inference.upsampling import labels_from_logits
-from flare23_lib.inference.windows import Grid, pad_to_patch
-from flare23_lib.networks.stunet import STUNet
-from flare23_lib.resampling import resample_image, resampled_shape
+from flare23_lib.images import Geometry, Orientation, Volume
+from flare23_lib.inference.agreement import Agreement
+from flare23_lib.inference.body import Body, find_body
+from flare23_lib.inference.bundle import PRECISIONS, WINDOWS, Bundle
+from flare23_lib.inference.layers import Output, run_layers
+from flare23_lib.inference.memory import Limits, Plan, Task, plan
+from flare23_lib.inference.network import WindowNetwork
+from flare23_lib.inference.timing import Clock
+from flare23_lib.inference.windows import (
+    Layer,
+    all_windows,
+    body_windows,
+    center_first_windows,
+    importance_map,
+    pad_to_patch,
+)
+from flare23_lib.resampling import prepare_image, resampled_shape
 
 log = logging.getLogger(__name__)
 
@@ -39,29 +50,54 @@ class Segmentation:
             excluded.
         agreement: by label name, the Dice between each mirrored pass's labels and the mean's, averaged over the
             passes, at the model's resolution; None for a class that neither holds. Empty without TTA.
-        timings: seconds per phase.
+        timings: seconds per phase: resample, windows, labels.
+        windows: how many windows were computed.
     """
 
     labels: np.ndarray
     alternative: np.ndarray | None
     agreement: dict[str, float | None]
     timings: dict[str, float]
+    windows: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A volume as the network sees it; the volume itself is needed no more.
+
+    Attributes:
+        image: float32, normalized and resampled.
+        shape: at full resolution, as the network sees the axes.
+        stored_shape: as the file stores them.
+        orientation: the way between the two.
+        body: where the body is; None if all windows are wanted, or nothing was found.
+        plan: how the memory is used.
+        clock: its phases so far.
+    """
+
+    image: torch.Tensor
+    shape: tuple[int, int, int]
+    stored_shape: tuple[int, int, int]
+    orientation: Orientation
+    body: Body | None
+    plan: Plan
+    clock: Clock
 
 
 class Engine:
     """Segments volumes with one model.
 
-    All windows are computed. Results do not vary from run to run
-    on one machine.
+    Results do not vary from run to run on one machine, nor with the limits of memory but for float rounding.
 
     Args:
         bundle: the model.
         device: "cpu", "cuda" or "cuda:1".
         step: distance of neighboring windows as a share of the patch; None for the model's default.
         tta: average over mirrored passes; None for the model's default.
-        precision: "float32" or "bfloat16" (the network under autocast; sums stay float32); None for the model's
-            default.
-        batch_size: windows that the network sees at a time.
+        precision: "float32", "bfloat16" or (on a GPU) "float16", what the network computes in (sums stay float32);
+            None for the model's default.
+        windows: "all", "body" or "center_first" (see `flare23_lib.inference.windows`); None for the model's default.
+        limits: of memory.
 
     Raises:
         ConfigError: an option is out of range.
@@ -74,8 +110,9 @@ class Engine:
         device: torch.device | str = "cpu",
         step: float | None = None,
         tta: bool | None = None,
-        precision: str | None = "float32",
-        batch_size: int = 1,
+        precision: str | None = None,
+        windows: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
         model = bundle.model
         if model.input_channels != 1:
@@ -85,23 +122,45 @@ class Engine:
         self.step = model.inference.step if step is None else step
         self.tta = model.inference.tta if tta is None else tta
         self.precision = model.inference.precision if precision is None else precision
-        self.batch_size = batch_size
+        self.windows = model.inference.windows if windows is None else windows
+        self.limits = limits or Limits()
         if not 0 < self.step <= 1:
             raise ConfigError(f"step {self.step} is not in (0, 1]")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size {batch_size} is not at least 1")
-        self.network = bundle.build_network(self.device)
-        self._values = torch.tensor(model.values, dtype=torch.uint8, device=self.device)
+        if self.precision == "float16" and self.device.type == "cpu":
+            raise ConfigError("precision float16 needs a GPU; use float32 or bfloat16 on a processor")
+        if self.windows not in WINDOWS:
+            raise ConfigError(f"windows {self.windows!r} is not one of {', '.join(WINDOWS)}")
+        if self.device.type == "cuda" and self.limits.gpu is not None:
+            self.limits.enforce(self.device)
+        self._network = WindowNetwork(bundle.build_network(), self.device, self.precision)
 
     @property
     def flips(self) -> list[Flip]:
         """The passes: unmirrored, and with TTA every combination of the model's mirror axes."""
         return all_flips(self.model.mirror_axes) if self.tta else [()]
 
+    def plan(self, geometry: Geometry, image_bytes: int, exclude: Collection[int] = ()) -> Plan:
+        """Say how a volume would be computed and what memory that takes.
+
+        Args:
+            geometry: of the volume.
+            image_bytes: of its array.
+            exclude: as `segment`.
+
+        Raises:
+            ImageError: it cannot be done within the limits.
+        """
+        orientation = Orientation.of(geometry.affine, self.model.orientation)
+        shape = orientation.forward(np.broadcast_to(np.uint8(0), geometry.shape)).shape
+        resampled = resampled_shape(shape, orientation.spacing(geometry.spacing), self.model.spacing)
+        padded = tuple(map(max, resampled, self.model.patch_size))
+        task = Task(image_bytes, int(np.prod(shape)), padded, len(self.flips), 2 if exclude else 1)
+        return plan(self.model, self.precision, self.device, task, self.limits)
+
     def segment(self, volume: Volume, exclude: Collection[int] = ()) -> Segmentation:
-        """Segment a volume.
+        """Segment a volume: `prepare` and `infer`.
 
         Args:
             volume: a CT in HU.
@@ -109,139 +168,87 @@ class Engine:
                 have no effect.
 
         Raises:
-            ImageError: the volume is empty or holds values that are not finite.
+            ImageError: the volume is empty or holds values that are not finite, or the limits of memory are too low.
             ConfigError: nothing is left to win.
         """
-        excluded = [index for index, value in enumerate(self.model.values) if value in set(exclude)]
-        if len(excluded) == len(self.model.values):
-            raise ConfigError("exclude: every label of the model is excluded")
-        clock = Clock(self.device)
-        with torch.inference_mode(), _reproducible(self.device, self.precision):
-            orientation = Orientation.of(volume.geometry.affine, self.model.orientation)
-            image, shape = self._prepare(volume, orientation)
-            clock.phase("prepare")
-            logits, agreement = self._infer(image)
-            clock.phase("infer")
-            labels = self._finish(logits, shape, orientation)
-            alternative = self._finish(logits, shape, orientation, excluded) if exclude else None
-            clock.phase("upsample")
-        return Segmentation(labels, alternative, agreement, clock.seconds)
+        return self.infer(self.prepare(volume, exclude), exclude)
 
-    def _prepare(self, volume: Volume, orientation: Orientation) -> tuple[torch.Tensor, tuple[int, int, int]]:
-        """Return the image that the network sees, and the oriented shape at full resolution."""
+    def prepare(self, volume: Volume, exclude: Collection[int] = ()) -> Prepared:
+        """Make the image that the network sees; arguments and errors as `segment`."""
         stored = volume.array
         if stored.size == 0 or stored.dtype.kind not in "iufb":
             raise ImageError(f"a volume of shape {stored.shape} and type {stored.dtype} is no CT")
-        if stored.dtype.kind == "f" and not np.isfinite(stored).all():
+        if stored.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in stored):
             raise ImageError("the volume holds values that are not finite (NaN or infinite)")
-        seen = np.ascontiguousarray(orientation.forward(stored), dtype=np.float32)
-        spacing = orientation.spacing(volume.geometry.spacing)
-        image = self.model.intensity.normalize(torch.from_numpy(seen).to(self.device))
-        return resample_image(image, resampled_shape(seen.shape, spacing, self.model.spacing)), seen.shape
+        chosen = self.plan(volume.geometry, stored.nbytes, exclude)
+        log.info("memory: %s", chosen)
+        clock = Clock(self.device)
+        orientation = Orientation.of(volume.geometry.affine, self.model.orientation)
+        seen, spacing = orientation.forward(stored), orientation.spacing(volume.geometry.spacing)
+        with torch.inference_mode(), _reproducible(self.device, self.precision):
+            image = prepare_image(
+                seen,
+                self.model.intensity,
+                resampled_shape(seen.shape, spacing, self.model.spacing),
+                self.device,
+                self.device if chosen.image_on_device else "cpu",
+                chosen.slab_bytes,
+            )
+        body = find_body(seen, spacing) if self.windows == "body" else None
+        if self.windows == "body" and body is None:
+            log.info("windows: there is no body in the image; all of it is computed")
+        clock.phase("resample")
+        return Prepared(image, seen.shape, stored.shape, orientation, body, chosen, clock)
 
-    def _infer(self, image: torch.Tensor) -> tuple[torch.Tensor, dict[str, float | None]]:
-        """Return the mean logits (classes, z, y, x) of all passes at the image's resolution, and the agreement."""
-        padded, box = pad_to_patch(image, self.model.patch_size)
-        grid = Grid.over(padded.shape, self.model.patch_size, self.step, self.device)
+    def infer(self, prepared: Prepared, exclude: Collection[int] = ()) -> Segmentation:
+        """Segment a prepared volume; arguments and errors as `segment`."""
+        excluded = [index for index, value in enumerate(self.model.values) if value in set(exclude)]
+        if len(excluded) == len(self.model.values):
+            raise ConfigError("exclude: every label of the model is excluded")
+        outputs = [self._output(prepared)]
+        if exclude:
+            outputs.append(self._output(prepared, excluded))
         flips = self.flips
-        mean, passes = None, []
-        for flip in flips:
-            logits = self._pass(padded, grid, flip)[(slice(None), *box)]
-            if len(flips) > 1:
-                passes.append(logits.argmax(dim=0).to(torch.uint8))
-            mean = logits if mean is None else mean.add_(logits)
-        mean.div_(len(flips))
-        agreement = agreement_of(passes, mean.argmax(dim=0), len(self.model.labels)) if passes else []
-        return mean, dict(zip(self.model.names[1:], agreement[1:], strict=True)) if passes else {}
+        agreement = Agreement(len(self.model.labels), len(flips)) if len(flips) > 1 else None
+        prepared.clock.start()
+        with torch.inference_mode(), _reproducible(self.device, self.precision):
+            padded, box = pad_to_patch(prepared.image, self.model.patch_size)
+            layers = self._layers(padded.shape, box, prepared)
+            computed = run_layers(
+                self._network,
+                padded,
+                box,
+                layers,
+                importance_map(self.model.patch_size),
+                flips,
+                outputs,
+                agreement,
+                prepared.plan,
+                self.device if prepared.plan.sums_on_device else torch.device("cpu"),
+                prepared.clock,
+            )
+        log.info("windows: %d computed (%s)", computed, self.windows)
+        scores = dict(zip(self.model.names[1:], agreement.scores()[1:], strict=True)) if agreement else {}
+        labels = [output.stored for output in outputs]
+        return Segmentation(labels[0], labels[1] if exclude else None, scores, prepared.clock.seconds, computed)
 
-    def _pass(self, image: torch.Tensor, grid: Grid, flip: Flip) -> torch.Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return sliding_window(self.network, image, grid, len(self.model.labels), flip, batch_size=self.batch_size)
+    def _output(self, prepared: Prepared, excluded: Collection[int] = ()) -> Output:
+        stored = np.zeros(prepared.stored_shape, dtype=np.uint8)
+        return Output(stored, prepared.orientation.forward(stored), np.array(self.model.values, np.uint8), excluded)
 
-    def _finish(
-        self,
-        logits: torch.Tensor,
-        shape: Sequence[int],
-        orientation: Orientation,
-        excluded: Collection[int] = (),
-    ) -> np.ndarray:
-        """Return file values in the stored geometry."""
-        indices = labels_from_logits(logits, shape, excluded)
-        values = self._values[indices.int()].cpu().numpy()
-        return np.ascontiguousarray(orientation.backward(values))
+    def _layers(self, shape: Sequence[int], box: Sequence[slice], prepared: Prepared) -> list[Layer]:
+        if prepared.body is not None:
+            body = prepared.body.on(prepared.image.shape)
+            offset = [part.start for part in box]
+            return body_windows(shape, self.model.patch_size, self.step, body, offset)
+        if self.windows == "center_first":
+            return center_first_windows(shape, self.model.patch_size, self.step)
+        return all_windows(shape, self.model.patch_size, self.step)
 
 
 def all_flips(axes: Sequence[int]) -> list[Flip]:
     """Return every combination of axes, the empty one first: 8 for three axes."""
-    return [flip for count in range(len(axes) + 1) for flip in combinations(axes, count)]
-
-
-def sliding_window(
-    network: STUNet, image: torch.Tensor, grid: Grid, classes: int, flip: Flip = (), batch_size: int = 1
-) -> torch.Tensor:
-    """Run a network over an image window by window.
-
-    Every window is mirrored, run, and mirrored back (as nnU-Net does it; the windows stay where they are), so
-    that the mean of several flips' results is nnU-Net's result.
-
-    Args:
-        network: maps (b, 1, z, y, x) to logits (b, classes, z, y, x).
-        image: (z, y, x), normalized.
-        grid: the windows over the image.
-        classes: the network's outputs.
-        flip: axes of (z, y, x) to mirror along.
-        batch_size: windows at a time.
-
-    Returns:
-        float32 logits (classes, z, y, x), the mean of the windows by their Gaussian weights.
-    """
-    dims = [axis + 2 for axis in flip]
-    total = torch.zeros((classes, *image.shape), device=image.device)
-    for start in range(0, len(grid.windows), batch_size):
-        windows = grid.windows[start : start + batch_size]
-        patches = torch.stack([image[window] for window in windows])[:, None]
-        outputs = network(patches.flip(dims)).float().flip(dims)
-        for window, logits in zip(windows, outputs, strict=True):
-            total[(slice(None), *window)] += logits * grid.importance
-    return total.div_(grid.coverage)
-
-
-def agreement_of(passes: Sequence[torch.Tensor], mean: torch.Tensor, classes: int) -> list[float | None]:
-    """Return, per class, the Dice between each pass's labels and the mean's, averaged over the passes.
-
-    A pass counts for a class if it or the mean holds the class; None if no pass counts.
-
-    Args:
-        passes: label indices, all of one shape.
-        mean: label indices of the same shape.
-        classes: number of classes.
-    """
-    scores: list[list[float]] = [[] for _ in range(classes)]
-    for labels in passes:
-        pairs = torch.bincount((labels.long() * classes + mean).flatten(), minlength=classes**2)
-        table = pairs.reshape(classes, classes).cpu()
-        both, sizes = table.diagonal().tolist(), (table.sum(0) + table.sum(1)).tolist()
-        for score, shared, size in zip(scores, both, sizes, strict=True):
-            if size:
-                score.append(2 * shared / size)
-    return [sum(score) / len(score) if score else None for score in scores]
-
-
-class Clock:
-    """Seconds per phase; waits for the device at the end of each, as its work is asynchronous."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds: dict[str, float] = {}
-        self._device = device
-        self._last = time.perf_counter()
-
-    def phase(self, name: str) -> None:
-        """End a phase."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now
+    return [flip for count in range(len(axes) + 1) for flip in itertools.combinations(axes, count)]
 
 
 @contextlib.contextmanager

@@ -10,14 +10,8 @@ from typing import Any
 import torch
 
 from flare23_lib.errors import BundleError, ConfigError
-from flare23_lib.inference.bundle import (
-    InferenceDefaults,
-    Model,
-    ModelLabel,
-    checkpoint_weights,
-    read_checkpoint,
-    write_bundle,
-)
+from flare23_lib.inference.bundle import InferenceDefaults, Model, ModelLabel, write_bundle
+from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 from flare23_lib.networks import Architecture
 from flare23_lib.resampling import Intensity
 

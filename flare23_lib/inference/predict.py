@@ -1,4 +1,4 @@
-"""Segment a file or a folder of CTs."""
+"""Segment a file or a folder of CTs: one case is read ahead, one is computed, one is being written."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import nibabel as nib
+import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from flare23_lib.errors import FlareError, ImageError
-from flare23_lib.images import read_volume, write_volume
-from flare23_lib.inference.bundle import Bundle
-from flare23_lib.inference.engine import Engine
+from flare23_lib.errors import FlareError
+from flare23_lib.images import open_volume, write_volume
+from flare23_lib.inference.cases import Case, Reader, Reading
+from flare23_lib.inference.engine import Engine, Segmentation
+from flare23_lib.inference.memory import WRITING, Plan
+from flare23_lib.inference.timing import PHASES
+from flare23_lib.store import write_csv
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = (".nii.gz", ".nii")
-CHANNEL_SUFFIX = "_0000"
-"""What nnU-Net and FLARE append to an image's name, and its labels' name lacks."""
 
 
 @dataclass(frozen=True)
@@ -35,137 +36,143 @@ class Fault:
     message: str
 
 
-@dataclass(frozen=True)
-class Case:
-    """An image to segment and where its labels go."""
-
-    name: str
-    image: Path
-    labels: Path
-
-
-def case_name(path: Path) -> str | None:
-    """Return the name of an image's case, `X` for `X_0000.nii.gz`; None if the file is not NIfTI by its name."""
-    for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix).removesuffix(CHANNEL_SUFFIX)
-    return None
-
-
-def find_cases(inputs: Path, output: Path) -> list[Case]:
-    """List the images of a file or folder, sorted, with the file for each one's labels.
-
-    Args:
-        inputs: a NIfTI file, or a folder whose `*.nii.gz` and `*.nii` are taken (hidden ones not).
-        output: a folder; for a single file it may be a NIfTI file's name.
-
-    Raises:
-        ImageError: nothing there, two images for one name, or labels that would replace their image.
-    """
-    if inputs.is_dir():
-        images = [
-            path
-            for path in sorted(inputs.iterdir())
-            if case_name(path) and not path.name.startswith(".") and path.is_file()
-        ]
-        if not images:
-            raise ImageError(f"{inputs}: the folder holds no *.nii.gz or *.nii")
-    elif inputs.is_file():
-        if not case_name(inputs):
-            raise ImageError(f"{inputs}: is not named *.nii.gz or *.nii")
-        images = [inputs]
-    else:
-        raise ImageError(f"{inputs}: there is no such file or folder")
-    if case_name(output) and not output.is_dir():
-        if inputs.is_dir():
-            raise ImageError(f"{output}: must be a folder, as {inputs} is one")
-        cases = [Case(case_name(inputs), inputs, output)]
-    else:
-        cases = [Case(case_name(image), image, output / f"{case_name(image)}.nii.gz") for image in images]
-    _refuse_collisions(cases)
-    return cases
-
-
-def _refuse_collisions(cases: Iterable[Case]) -> None:
-    taken: dict[Path, Path] = {}
-    for case in cases:
-        if case.labels.exists() and case.labels.samefile(case.image):
-            raise ImageError(f"{case.image}: its labels would replace it; give another output folder")
-        if case.labels in taken:
-            raise ImageError(f"{case.image}: would give the same {case.labels.name} as {taken[case.labels]}")
-        taken[case.labels] = case.image
-
-
-def is_whole(path: Path) -> bool:
-    """Tell whether a file is there and reads to its end."""
-    try:
-        read_volume(path)
-    except ImageError:
-        return False
-    return True
-
-
 def predict(
-    inputs: str | Path,
-    output: str | Path,
-    bundle: Bundle,
-    *,
-    device: torch.device | str = "cpu",
-    step: float | None = None,
-    tta: bool | None = None,
-    precision: str | None = None,
-    batch_size: int = 1,
-    overwrite: bool = False,
+    reader: Reader, engine: Engine, timings: Path | None = None, start: dict[str, float] | None = None
 ) -> list[Fault]:
-    """Segment a file or a folder and write `X.nii.gz` for each `X_0000.nii.gz` or `X.nii.gz`.
+    """Segment cases and write `X.nii.gz` for each `X_0000.nii.gz` or `X.nii.gz`.
 
     Labels are uint8 with the header of their image, geometry to the last bit. What is there and whole is not made
-    again. A case that fails is logged and does not stop the others.
+    again, unless the reader says so. A case that fails is logged and does not stop the others.
 
     Args:
-        inputs: a NIfTI file or a folder of them.
-        output: a folder; for a single file it may be a NIfTI file's name.
-        bundle: the model.
-        device: where to compute.
-        step: as `Engine`.
-        tta: as `Engine`.
-        precision: as `Engine`.
-        batch_size: as `Engine`.
-        overwrite: make again what is there.
+        reader: gives the cases.
+        engine: segments them.
+        timings: CSV for the seconds per phase of each case; None for none.
+        start: seconds of the phases that come before the first case.
 
     Returns:
         The cases that failed.
-
-    Raises:
-        ImageError: the inputs are not there, or the output would replace them.
-        ConfigError: an option is out of range.
     """
-    cases = find_cases(Path(inputs), Path(output))
-    engine = Engine(bundle, device, step=step, tta=tta, precision=precision, batch_size=batch_size)
-    faults = []
-    for number, case in enumerate(_with_progress(cases), start=1):
-        if not overwrite and is_whole(case.labels):
-            log.info("%d of %d: %s is there already", number, len(cases), case.labels)
-            continue
-        started = time.perf_counter()
-        fault = _segment_case(engine, case)
-        if fault:
-            log.error("%d of %d: %s", number, len(cases), fault.message)
-            faults.append(fault)
-        else:
-            seconds = time.perf_counter() - started
-            log.info("%d of %d: %s in %.1f s", number, len(cases), case.labels, seconds)
-    return faults
+    run = _Run(reader, engine, timings, start or {})
+    with contextlib.closing(reader), ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
+        for index in _with_progress(len(reader.cases)):
+            run.case(index, writer)
+        run.finish_writing()
+    return run.faults
 
 
-def _segment_case(engine: Engine, case: Case) -> Fault | None:
-    try:
-        volume = read_volume(case.image)
-        write_volume(case.labels, engine.segment(volume).labels, volume.header)
-    except Exception as error:  # one case must not stop the others, whatever is wrong with it
-        log.debug("%s", case.image, exc_info=True)
-        return Fault(case.name, case.image, _one_line(case.image, error))
-    return None
+@dataclass(frozen=True)
+class _Written:
+    """Labels on their way to the disk.
+
+    Attributes:
+        index: of the case.
+        future: done when they are written; gives the seconds that took.
+        seconds: of the phases before.
+        bytes: that are held until then.
+    """
+
+    index: int
+    future: Future[float]
+    seconds: dict[str, float]
+    bytes: int
+
+
+class _Run:
+    """The state of one call of `predict`."""
+
+    def __init__(self, reader: Reader, engine: Engine, timings: Path | None, start: dict[str, float]) -> None:
+        self.reader, self.engine, self.timings = reader, engine, timings
+        self.faults: list[Fault] = []
+        self._start = start
+        self._rows: list[dict[str, float | str]] = []
+        self._writing: _Written | None = None
+
+    def case(self, index: int, writer: ThreadPoolExecutor) -> None:
+        """Segment one case and leave its labels to the writer."""
+        try:
+            if not self.reader.started(index):
+                _needs(self.engine, self.reader.cases[index].image)
+            reading = self.reader.get(index)
+            if reading.volume is None:
+                log.info("%s: %s is there already", self._number(index), self.reader.cases[index].labels)
+                return
+            seconds, header, ahead, result = self._segment(index, reading)
+        except Exception as error:  # one case must not stop the others, whatever is wrong with it
+            self._fault(index, error)
+            return
+        self.finish_writing()
+        future = writer.submit(_write, self.reader.cases[index], result.labels, header)
+        self._writing = _Written(index, future, seconds | result.timings, (1 + WRITING) * result.labels.nbytes)
+        if not ahead:
+            self.finish_writing()
+
+    def _segment(self, index: int, reading: Reading) -> tuple[dict[str, float], nib.Nifti1Header, bool, Segmentation]:
+        """Compute a case; returns the seconds before, its header, whether the next one is read, and the result."""
+        seconds, self._start = {**self._start, "read": reading.seconds}, {}
+        volume = reading.volume
+        header = volume.header
+        ahead = self._room_for_next(index, self.engine.plan(volume.geometry, volume.array.nbytes))
+        if ahead:
+            self.reader.start(index + 1)
+        prepared = self.engine.prepare(volume)
+        # From here on only the resampled image is needed.
+        reading.forget()
+        del volume
+        return seconds, header, ahead, self.engine.infer(prepared)
+
+    def _room_for_next(self, index: int, plan: Plan) -> bool:
+        """Tell whether the next case may be read while this one is computed and the last one written."""
+        if index + 1 >= len(self.reader.cases):
+            return False
+        try:
+            following = _needs(self.engine, self.reader.cases[index + 1].image)
+        except FlareError:
+            return False  # reported when it is its turn
+        held = self._writing.bytes if self._writing else 0
+        return plan.host + following + held <= self.engine.limits.host_bytes()
+
+    def finish_writing(self) -> None:
+        """Wait for the labels that are being written, and report the case."""
+        if self._writing is None:
+            return
+        written, self._writing = self._writing, None
+        case = self.reader.cases[written.index]
+        try:
+            seconds = {**written.seconds, "write": written.future.result()}
+        except Exception as error:
+            self._fault(written.index, error)
+            return
+        phases = ", ".join(f"{name} {seconds[name]:.1f} s" for name in PHASES if name in seconds)
+        log.info("%s: %s (%s)", self._number(written.index), case.labels, phases)
+        self._rows.append({"case": case.name, **{name: round(value, 3) for name, value in seconds.items()}})
+        if self.timings is not None:
+            write_csv(self.timings, ["case", *PHASES], self._rows)
+
+    def _number(self, index: int) -> str:
+        return f"{index + 1} of {len(self.reader.cases)}"
+
+    def _fault(self, index: int, error: Exception) -> None:
+        case = self.reader.cases[index]
+        log.debug("%s", case.image, exc_info=error)
+        fault = Fault(case.name, case.image, _one_line(case.image, error))
+        log.error("%s: %s", self._number(index), fault.message)
+        self.faults.append(fault)
+
+
+def _needs(engine: Engine, image: Path) -> int:
+    """Return how many bytes an image's case takes on the host, by its header; ImageError if that is too many."""
+    with open_volume(image) as stream:
+        geometry = stream.geometry()
+        # A scaled image is held as stored and as float64 while it is read.
+        size = stream.dtype.itemsize + (0 if stream.scaling == (1, 0) else 8)
+    return engine.plan(geometry, size * int(np.prod(geometry.shape))).host
+
+
+def _write(case: Case, labels: np.ndarray, header: nib.Nifti1Header) -> float:
+    started = time.perf_counter()
+    write_volume(case.labels, labels, header)
+    return time.perf_counter() - started
 
 
 def _one_line(path: Path, error: Exception) -> str:
@@ -175,8 +182,8 @@ def _one_line(path: Path, error: Exception) -> str:
     return text if text.startswith(str(path)) else f"{path}: {text}"
 
 
-def _with_progress(cases: list[Case]) -> Iterator[Case]:
-    """Go through cases under a progress bar if a person watches."""
+def _with_progress(count: int) -> Iterator[int]:
+    """Count cases under a progress bar if a person watches."""
     watched = sys.stderr.isatty()
     with logging_redirect_tqdm() if watched else contextlib.nullcontext():
-        yield from tqdm(cases, unit="case", disable=not watched)
+        yield from tqdm(range(count), unit="case", disable=not watched)

@@ -2,32 +2,69 @@
 
 The logits are interpolated, not the labels: thin organs keep their shape. Interpolation is trilinear with
 half-pixel centers (`align_corners=False`), the same operation that resampled the image.
+
+Not every voxel needs it. An output voxel's logits are a convex combination of those of the eight voxels around it. If
+one class is the strongest at all eight, it is the strongest in the combination too. Only where the eight disagree, a
+fraction of the volume along the borders of organs, are the logits of all classes interpolated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import product
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-SLAB_BYTES = 256 * 2**20
-"""How large the interpolated logits of one slab may be."""
+from flare23_lib.resampling import Axis
+
+UNDECIDED = 255
+"""Marks a cell whose corners disagree; no class has this index."""
+
+CHUNK_VOXELS = 2**18
+"""How many undecided voxels are interpolated at a time."""
+
+BLOCK_VOXELS = 2**24
+"""How many output voxels are searched for undecided ones at a time."""
+
+Axes = tuple[Axis, Axis, Axis]
+
+
+def strongest(logits: torch.Tensor, excluded: Collection[int] = ()) -> torch.Tensor:
+    """Return the index of the strongest class of each voxel; the lowest one wins a tie.
+
+    Args:
+        logits: (..., classes).
+        excluded: classes that may not win.
+
+    Returns:
+        uint8 (...).
+
+    Raises:
+        ValueError: every class is excluded.
+    """
+    if not excluded:
+        return logits.argmax(dim=-1).to(torch.uint8)
+    left = torch.tensor([index for index in range(logits.shape[-1]) if index not in set(excluded)])
+    if not len(left):
+        raise ValueError("every class is excluded")
+    left = left.to(logits.device)
+    return left[logits.index_select(-1, left).argmax(dim=-1)].to(torch.uint8)
 
 
 def labels_from_logits(
-    logits: torch.Tensor, shape: Sequence[int], excluded: Collection[int] = (), slab_bytes: int = SLAB_BYTES
+    logits: torch.Tensor, shape: Sequence[int], excluded: Collection[int] = (), chunk: int = CHUNK_VOXELS
 ) -> torch.Tensor:
     """Interpolate logits to a shape and take the strongest class of each voxel.
 
-    Equals `F.interpolate(logits, shape, mode="trilinear").argmax()` up to float rounding, but holds the logits of
-    only a few slices at a time. The lowest index wins a tie.
+    Equals the `argmax` of `F.interpolate(logits, shape, mode="trilinear")` up to float rounding.
 
     Args:
-        logits: (classes, z, y, x), float32.
+        logits: (z, y, x, classes), float32.
         shape: (z, y, x) of the result.
         excluded: indices of classes that may not win.
-        slab_bytes: memory for interpolated logits; at least one slice is made at a time.
+        chunk: voxels to interpolate at a time.
 
     Returns:
         uint8 indices of the shape, on the logits' device.
@@ -35,37 +72,100 @@ def labels_from_logits(
     Raises:
         ValueError: every class is excluded.
     """
-    barred = torch.tensor(sorted(set(excluded)), dtype=torch.long, device=logits.device)
-    if len(barred) >= len(logits):
-        raise ValueError("every class is excluded")
-    depth, height, width = shape
-    lower, upper, share = _neighbors(logits.shape[1], depth, logits.device)
-    labels = torch.empty(tuple(shape), dtype=torch.uint8, device=logits.device)
-    slice_bytes = 4 * len(logits) * max(height * width, logits.shape[2] * logits.shape[3])
-    thickness = max(1, slab_bytes // slice_bytes)
-    for start in range(0, depth, thickness):
-        slab = slice(start, start + thickness)
-        between = torch.lerp(logits[:, lower[slab]], logits[:, upper[slab]], share[slab, None, None])
-        resized = _resize_slices(between, height, width).index_fill_(0, barred, -torch.inf)
-        labels[slab] = resized.argmax(dim=0)
-    return labels
+    axes = tuple(Axis.between(source, target) for source, target in zip(logits.shape[:3], shape, strict=True))
+    return interpolated_labels(logits, strongest(logits, excluded), axes, None, excluded, chunk)
 
 
-def _neighbors(source: int, target: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return, for each voxel of an axis, the source voxels on either side and how far it is to the upper one.
+def interpolated_labels(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    axes: Axes,
+    weight: torch.Tensor | None = None,
+    excluded: Collection[int] = (),
+    chunk: int = CHUNK_VOXELS,
+) -> torch.Tensor:
+    """Return the strongest classes of interpolated logits for a block of output voxels.
 
-    In float32 and in the order of torch's own interpolation, so that rounding falls the same way.
+    Args:
+        logits: float32 (z, y, x, classes), contiguous.
+        labels: `strongest(logits, excluded)`.
+        axes: (z, y, x), where the block's voxels lie between those of the logits.
+        weight: (z, y, x), contiguous, what the logits are to be divided by, positive; None for 1.
+        excluded: classes that may not win.
+        chunk: voxels to interpolate at a time.
+
+    Returns:
+        uint8 (z, y, x), as many as the axes have places, on the logits' device.
     """
-    scale = torch.tensor(source, dtype=torch.float32) / target
-    position = (scale * (torch.arange(target) + 0.5) - 0.5).clamp(min=0)
-    lower = position.long().clamp(max=source - 1)
-    upper = (lower + 1).clamp(max=source - 1)
-    share = (position - lower).clamp(0, 1)
-    return lower.to(device), upper.to(device), share.to(device)
+    cells = _uniform_cells(labels)
+    for dim in (2, 1):
+        cells = _select(cells, axes[dim].lower, dim)
+    result = _select(cells, axes[0].lower, 0)
+    axes = tuple(Axis(*(item.to(logits.device) for item in (a.lower, a.upper, a.share))) for a in axes)
+    rows = logits.view(-1, logits.shape[-1])
+    thickness = max(1, BLOCK_VOXELS // max(1, result[0].numel()))
+    for first in range(0, len(result), thickness):
+        block = result[first : first + thickness].view(-1)
+        undecided = _nonzero(block == UNDECIDED)
+        for start in range(0, len(undecided), chunk):
+            part = undecided[start : start + chunk]
+            corners, shares = _corners(part + first * result[0].numel(), axes, logits.shape)
+            if weight is not None:
+                shares = shares / weight.view(-1)[corners]
+            # One weighted sum of eight rows per voxel, without the eight rows ever being side by side in memory.
+            mixed = F.embedding_bag(corners, rows, mode="sum", per_sample_weights=shares)
+            block[part] = strongest(mixed, excluded)
+    return result
 
 
-def _resize_slices(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Interpolate (classes, z, y, x) in y and x only."""
-    if logits.shape[2:] == (height, width):
-        return logits
-    return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+def _uniform_cells(labels: torch.Tensor) -> torch.Tensor:
+    """Return, for the cell above each voxel, the label that its eight corners share, or `UNDECIDED`."""
+    low = high = labels
+    for dim in range(3):
+        size = labels.shape[dim]
+        if size > 1:
+            above = slice(1, None), slice(-1, None)
+            low, high = (
+                choose(data, torch.cat([data[(slice(None),) * dim + (part,)] for part in above], dim))
+                for choose, data in ((torch.minimum, low), (torch.maximum, high))
+            )
+    return torch.where(low == high, low, UNDECIDED)
+
+
+def _select(data: torch.Tensor, indices: torch.Tensor, dim: int) -> torch.Tensor:
+    """Pick indices along one dimension; on the CPU with numpy, which is several times faster at it."""
+    if data.device.type == "cpu":
+        return torch.from_numpy(np.take(data.numpy(), indices.numpy(), axis=dim))
+    return data.index_select(dim, indices.to(data.device))
+
+
+def _nonzero(mask: torch.Tensor) -> torch.Tensor:
+    """Return where a flat mask is set; on the CPU with numpy, which is several times faster at it."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.nonzero()[:, 0]
+
+
+def _corners(voxels: torch.Tensor, axes: Axes, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the eight corners of output voxels and what each contributes.
+
+    Args:
+        voxels: flat indices (n,) into the output block.
+        axes: of the block.
+        shape: (z, y, x, ...) of the logits.
+
+    Returns:
+        Flat indices into the logits' voxels and shares that sum to 1, both (n, 8).
+    """
+    height, width = (len(axis.lower) for axis in axes[1:])
+    rest = torch.div(voxels, width, rounding_mode="floor")
+    places = (torch.div(rest, height, rounding_mode="floor"), rest % height, voxels % width)
+    strides = (shape[1] * shape[2], shape[2], 1)
+    indices, shares = [], []
+    for axis, place, stride in zip(axes, places, strides, strict=True):
+        share = axis.share[place]
+        indices.append((axis.lower[place] * stride, axis.upper[place] * stride))
+        shares.append((1 - share, share))
+    corners = [z + y + x for z, y, x in product(*indices)]
+    weights = [z * y * x for z, y, x in product(*shares)]
+    return torch.stack(corners, dim=1), torch.stack(weights, dim=1)

@@ -1,5 +1,7 @@
-"""Where the windows of a sliding window lie and what each voxel of a window weighs; nnU-Net's way.
+"""Where the windows of a sliding window lie and what each voxel of a window weighs.
 
+Three ways to lay them: `all`, nnU-Net's grid over the image; `body`, the same grid over the body; `center_first`, the
+grid over the image, of which a layer is computed only if its central window holds foreground (the paper's rule).
 Shapes and positions are (z, y, x) in voxels.
 """
 
@@ -12,6 +14,8 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
+
+from flare23_lib.inference.body import BodyGrid
 
 Slices = tuple[slice, slice, slice]
 """A box in a (z, y, x) tensor."""
@@ -101,27 +105,83 @@ def pad_to_patch(image: torch.Tensor, patch: Sequence[int]) -> tuple[torch.Tenso
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The windows over one image.
+class Layer:
+    """The windows that start at one slice.
 
     Attributes:
+        start: the slice.
         windows: their boxes.
-        importance: weight of each voxel of a window, of the patch's shape.
-        coverage: sum of the weights at each voxel of the image, of the image's shape.
+        probe: compute the first window alone, and the others only if it holds foreground.
     """
 
-    windows: list[Slices]
-    importance: torch.Tensor
-    coverage: torch.Tensor
+    start: int
+    windows: tuple[Slices, ...]
+    probe: bool = False
 
-    @classmethod
-    def over(
-        cls, shape: Sequence[int], patch: Sequence[int], step: float, device: torch.device | str = "cpu"
-    ) -> Grid:
-        """Lay windows over all of an image that is at least as large as the patch."""
-        windows = window_slices(window_starts(shape, patch, step), patch)
-        importance = importance_map(patch, device=device)
-        coverage = torch.zeros(tuple(shape), device=device)
-        for window in windows:
-            coverage[window] += importance
-        return cls(windows, importance, coverage)
+
+def all_windows(shape: Sequence[int], patch: Sequence[int], step: float) -> list[Layer]:
+    """Lay windows over all of an image that is at least as large as the patch (z, y, x)."""
+    depth, *plane = window_starts(shape, patch, step)
+    return [Layer(start, tuple(window_slices([[start], *plane], patch))) for start in depth]
+
+
+def center_first_windows(shape: Sequence[int], patch: Sequence[int], step: float) -> list[Layer]:
+    """Lay windows as `all_windows`; in each layer the one nearest to the image's center decides about the others."""
+
+    def distance(window: Slices) -> float:
+        """Squared distance, in the plane and in patches, of a window's center from the image's."""
+        return sum(
+            ((part.start + part.stop - size) / extent) ** 2
+            for part, size, extent in zip(window[1:], shape[1:], patch[1:], strict=True)
+        )
+
+    return [
+        Layer(layer.start, tuple(sorted(layer.windows, key=distance)), probe=True)
+        for layer in all_windows(shape, patch, step)
+    ]
+
+
+def body_windows(
+    shape: Sequence[int], patch: Sequence[int], step: float, body: BodyGrid, offset: Sequence[int]
+) -> list[Layer]:
+    """Lay windows over the body: layers over its extent in z, and in each layer windows over its extent there.
+
+    Every voxel of the mask lies in a layer, in that layer's extent, and so in a window of the layer's grid; a window
+    is left out only if it holds no voxel of the mask.
+
+    Args:
+        shape: of the padded image, at least as large as the patch (z, y, x).
+        patch: the window.
+        step: as `window_starts`.
+        body: in indices of the image before padding.
+        offset: where that image begins in the padded one.
+    """
+    layers = []
+    for start in _starts(body, 0, shape, patch, step, offset):
+        slab = slice(start - offset[0], start - offset[0] + patch[0])
+        there = body.within((slab, slice(0, body.shape[1]), slice(0, body.shape[2])))
+        if there is None:
+            continue
+        plane = [_starts(there, axis, shape, patch, step, offset) for axis in (1, 2)]
+        windows = tuple(
+            window
+            for window in window_slices([[start], *plane], patch)
+            if there.touches([slice(p.start - low, p.stop - low) for p, low in zip(window, offset, strict=True)])
+        )
+        layers.append(Layer(start, windows))
+    return layers
+
+
+def _starts(
+    body: BodyGrid, axis: int, shape: Sequence[int], patch: Sequence[int], step: float, offset: Sequence[int]
+) -> list[int]:
+    """Return where windows start along an axis so that they cover the body's extent and stay in the image.
+
+    If that takes no fewer windows than the whole image, they lie as they do over the whole image.
+    """
+    (whole,) = window_starts([shape[axis]], [patch[axis]], step)
+    low, high = (index + offset[axis] for index in body.extent(axis))
+    if high - low < patch[axis]:
+        return [min(max(0, (low + high - patch[axis]) // 2), shape[axis] - patch[axis])]
+    (starts,) = window_starts([high - low], [patch[axis]], step)
+    return whole if len(starts) == len(whole) else [low + start for start in starts]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from flare23_lib.cohort.table import Case, usable_cases
+from flare23_lib.images import Volume, read_volume, write_volume
 from flare23_lib.progress import progress
 from flare23_lib.stages.completion import annotated_labels, base_rows
 from flare23_lib.stages.gathering import complete_rows, link_cases
@@ -16,7 +19,7 @@ from flare23_lib.store import Item, Shard, StageFolder, fingerprint, read_json, 
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised when the same model and image would be segmented differently."""
 
 LABELS = ".nii.gz"
@@ -121,13 +124,15 @@ def _segment(
     rows = []
     with folder.lock(lock_name, lambda: log.info("another job segments these cases; waiting for it")):
         items = [(case, *segmentation_item(folder, case, exclude(case))) for case in cases]
-        missing = sum(item.read() is None for _, item, _ in items)
-        log.info("%d cases, %d of them to be segmented", len(cases), missing)
+        notes = [item.read() for _, item, _ in items]
+        missing = [case for case, note in zip(cases, notes, strict=True) if note is None]
+        log.info("%d cases, %d of them to be segmented", len(cases), len(missing))
         engine = _engine(results, model, inference, device, threads) if missing else None
-        for case, item, inputs in progress(items):
-            note = item.read()
+        volumes = _read_ahead([case.image for case in missing])
+        for (case, item, inputs), done in progress(list(zip(items, notes, strict=True))):
+            note = done
             if note is None:
-                note = _segment_case(engine, case, item, inputs)
+                note = _segment_case(engine, next(volumes), item, inputs)
                 log.info("%s in %.1f s", case.case, sum(note["results"]["timings"].values()))
             agreement = note["results"]["agreement"]
             row = {"case": case.case, "file": results.relative(item.file(LABELS))}
@@ -153,10 +158,19 @@ def _engine(results: Results, model: str, inference: Mapping[str, Any], device: 
     return Engine(load_bundle(results.bundle(model)), choose(device), **inference)
 
 
-def _segment_case(engine, case: Case, item: Item, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    from flare23_lib.images import read_volume, write_volume
+def _read_ahead(paths: Sequence[str | Path]) -> Iterator[Volume]:
+    """Give images one by one; each is read while the one before is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: deque[Future[Volume]] = deque()
+        for path in paths:
+            waiting.append(thread.submit(read_volume, path))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
-    volume = read_volume(case.image)
+
+def _segment_case(engine, volume: Volume, item: Item, inputs: Mapping[str, Any]) -> dict[str, Any]:
     segmentation = engine.segment(volume, inputs["exclude"])
     suffixes = [LABELS]
     if segmentation.alternative is not None:

@@ -1,0 +1,158 @@
+"""Which images are segmented, where their labels go, and reading them ahead.
+
+This module imports no torch: the first image is read while torch is being imported.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from flare23_lib.errors import BundleError, ImageError
+from flare23_lib.images import Volume, read_volume
+from flare23_lib.store import Shard
+
+SUFFIXES = (".nii.gz", ".nii")
+CHANNEL_SUFFIX = "_0000"
+"""What nnU-Net and FLARE append to an image's name, and its labels' name lacks."""
+
+MODEL_FILE = "model.json"
+"""What describes the model in a bundle's folder."""
+
+
+def model_file(bundle: Path) -> Path:
+    """Return the path of a bundle's description; BundleError if it is not there."""
+    path = bundle / MODEL_FILE
+    if not path.is_file():
+        raise BundleError(f"{path}: is missing; {bundle} is no model bundle")
+    return path
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image to segment and where its labels go."""
+
+    name: str
+    image: Path
+    labels: Path
+
+
+@dataclass
+class Reading:
+    """A case that was read, or need not be.
+
+    Attributes:
+        volume: the image; None if the case's labels are there and whole.
+        seconds: how long reading took.
+    """
+
+    volume: Volume | None
+    seconds: float
+
+    def forget(self) -> None:
+        """Let go of the image."""
+        self.volume = None
+
+
+def case_name(path: Path) -> str | None:
+    """Return the name of an image's case, `X` for `X_0000.nii.gz`; None if the file is not NIfTI by its name."""
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix).removesuffix(CHANNEL_SUFFIX)
+    return None
+
+
+def find_cases(inputs: Path, output: Path, shard: Shard | None = None) -> list[Case]:
+    """List the images of a file or folder, sorted, with the file for each one's labels.
+
+    Args:
+        inputs: a NIfTI file, or a folder whose `*.nii.gz` and `*.nii` are taken (hidden ones not).
+        output: a folder; for a single file it may be a NIfTI file's name.
+        shard: only the cases whose name hashes to it; None for all.
+
+    Raises:
+        ImageError: nothing there, two images for one name, or labels that would replace their image.
+    """
+    if inputs.is_dir():
+        images = [
+            path
+            for path in sorted(inputs.iterdir())
+            if case_name(path) and not path.name.startswith(".") and path.is_file()
+        ]
+        if not images:
+            raise ImageError(f"{inputs}: the folder holds no *.nii.gz or *.nii")
+    elif inputs.is_file():
+        if not case_name(inputs):
+            raise ImageError(f"{inputs}: is not named *.nii.gz or *.nii")
+        images = [inputs]
+    else:
+        raise ImageError(f"{inputs}: there is no such file or folder")
+    if case_name(output) and not output.is_dir():
+        if inputs.is_dir():
+            raise ImageError(f"{output}: must be a folder, as {inputs} is one")
+        cases = [Case(case_name(inputs), inputs, output)]
+    else:
+        cases = [Case(case_name(image), image, output / f"{case_name(image)}.nii.gz") for image in images]
+    _refuse_collisions(cases)
+    return [case for case in cases if shard is None or case.name in shard]
+
+
+def _refuse_collisions(cases: Iterable[Case]) -> None:
+    taken: dict[Path, Path] = {}
+    for case in cases:
+        if case.labels.exists() and case.labels.samefile(case.image):
+            raise ImageError(f"{case.image}: its labels would replace it; give another output folder")
+        if case.labels in taken:
+            raise ImageError(f"{case.image}: would give the same {case.labels.name} as {taken[case.labels]}")
+        taken[case.labels] = case.image
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether a file is there and reads to its end."""
+    try:
+        read_volume(path)
+    except ImageError:
+        return False
+    return True
+
+
+class Reader:
+    """Reads cases one by one in a thread, each when it is asked for.
+
+    Args:
+        cases: in the order in which they are wanted.
+        overwrite: read also those whose labels are there and whole.
+    """
+
+    def __init__(self, cases: Sequence[Case], overwrite: bool = False) -> None:
+        self.cases = cases
+        self._overwrite = overwrite
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        self._started: dict[int, Future[Reading]] = {}
+
+    def start(self, index: int) -> None:
+        """Begin to read a case, unless that was done or there is none."""
+        if index < len(self.cases) and index not in self._started:
+            self._started[index] = self._thread.submit(self._read, self.cases[index])
+
+    def started(self, index: int) -> bool:
+        """Tell whether a case is read or being read."""
+        return index in self._started
+
+    def get(self, index: int) -> Reading:
+        """Return a case, once; raises what reading it raised."""
+        self.start(index)
+        return self._started.pop(index).result()
+
+    def close(self) -> None:
+        """Give up what has not begun."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, case: Case) -> Reading:
+        started = time.perf_counter()
+        done = not self._overwrite and is_whole(case.labels)
+        volume = None if done else read_volume(case.image)
+        return Reading(volume, time.perf_counter() - started)

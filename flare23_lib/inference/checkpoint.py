@@ -1,0 +1,81 @@
+"""nnU-Net's own checkpoints, which are pickles: read without running anything of what a pickle could run."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flare23_lib.errors import BundleError
+
+SAFE_GLOBALS: list[Any] = [
+    np.dtype,
+    np.ndarray,
+    *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
+    # numpy 2 moved its internals: checkpoints name them by either path.
+    *(
+        (function, f"{module}.multiarray.{function.__name__}")
+        for module in ("numpy.core", "numpy._core")
+        for function in (np._core.multiarray.scalar, np._core.multiarray._reconstruct)
+    ),
+]
+"""What nnU-Net's checkpoints hold beside tensors and plain values: numbers and arrays of numbers of numpy."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of nnU-Net (version 2 `.pth`, version 1 `.model`) onto the CPU.
+
+    Only tensors, plain values and numpy's numbers are read. A pickle that names anything else is refused before
+    anything of it runs.
+
+    Raises:
+        BundleError: missing, broken, or in need of more than `SAFE_GLOBALS`.
+    """
+    path = Path(path)
+    try:
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except pickle.UnpicklingError as error:
+        raise BundleError(f"{path}: is refused, nothing in it was run: {_reason(error)}") from error
+    except Exception as error:  # a broken file ends in errors of many kinds
+        raise BundleError(f"{path}: is broken or no checkpoint ({_first_line(error)})") from error
+    if not isinstance(checkpoint, dict):
+        raise BundleError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint")
+    return checkpoint
+
+
+def checkpoint_weights(checkpoint: Mapping[str, Any], source: str | Path) -> dict[str, torch.Tensor]:
+    """Return the network's weights of a checkpoint: `network_weights` (nnU-Net 2) or `state_dict` (nnU-Net 1).
+
+    Prefixes that compilation (`_orig_mod.`) and distributed training (`module.`) leave are removed.
+
+    Args:
+        checkpoint: as `read_checkpoint` gives it.
+        source: the file it came from, for messages.
+
+    Raises:
+        BundleError: neither key is there, or what it holds is not weights.
+    """
+    weights = checkpoint.get("network_weights", checkpoint.get("state_dict"))
+    if weights is None:
+        raise BundleError(f"{source}: has neither network_weights (nnU-Net 2) nor state_dict (nnU-Net 1)")
+    if not isinstance(weights, Mapping) or not all(isinstance(w, torch.Tensor) for w in weights.values()):
+        raise BundleError(f"{source}: holds no weights where they should be")
+    return {re.sub(r"^(_orig_mod\.|module\.)+", "", name): weight for name, weight in weights.items()}
+
+
+def _reason(error: pickle.UnpicklingError) -> str:
+    """Shorten torch's page of advice to the line that names what the pickle wanted."""
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"it needs {named.group(1)}" if named else _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

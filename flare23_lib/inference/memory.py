@@ -1,0 +1,216 @@
+"""How the work on a case is cut so that it stays within limits of memory.
+
+Every buffer whose size depends on the image or the patch is counted before it is made. What can be smaller is made
+as large as fits: windows at a time, slices resampled at a time, and, if the sums of a whole plane do not fit, strips
+of the plane, whose common windows are then computed for each (slower, the same labels).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from flare23_lib.errors import ConfigError, ImageError
+from flare23_lib.inference.bundle import Model
+from flare23_lib.resampling import SLAB_BYTES
+
+MB = 10**6
+
+HOST_BASE = 450 * MB
+"""A process that has imported torch and run a convolution, without weights."""
+
+GPU_BASE = 700 * MB
+"""A CUDA context with its libraries, as the driver counts it."""
+
+ACTIVATIONS = 7.0
+"""Activations alive at a time in a U-Net's forward pass, in units of the first stage's (voxels times channels): the
+last decoder stage's joined input (2), its two outputs and its shortcut (3), and what convolutions set aside (2)."""
+
+LABEL_BYTES = 150 * MB
+"""What making a slab of labels takes (`upsampling.CHUNK_VOXELS` voxels at a time, 8 corners each)."""
+
+WRITING = 2
+"""Copies of a label map that writing it takes, beside the map."""
+
+BATCHES = (8, 4, 2, 1)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of memory in MB (10^6 bytes); None for what the machine has."""
+
+    gpu: int | None = None
+    host: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("gpu-memory", self.gpu), ("memory", self.host)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} {value} MB is no limit")
+
+    def gpu_bytes(self, device: torch.device) -> int:
+        """Return the limit on a GPU; without one, nine tenths of what is free on it."""
+        if self.gpu is not None:
+            return self.gpu * MB
+        return int(0.9 * torch.cuda.mem_get_info(device)[0])
+
+    def enforce(self, device: torch.device) -> None:
+        """Make PyTorch refuse memory on a GPU beyond the limit; what it counts is less than the driver does."""
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, self.gpu * MB - GPU_BASE) / total), device)
+
+    def host_bytes(self) -> int:
+        """Return the limit on the host; without one, nine tenths of what is available there."""
+        if self.host is not None:
+            return self.host * MB
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        available = next(line for line in lines if line.startswith("MemAvailable"))
+        return int(0.9 * int(available.split()[1]) * 1024)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the memory for one case follows from.
+
+    Attributes:
+        image: bytes of the image as it was read.
+        voxels: of the image, and so bytes of its labels.
+        shape: (z, y, x) of the resampled and padded image.
+        passes: mirrored passes.
+        outputs: label maps to make: 1, or 2 with an alternative.
+    """
+
+    image: int
+    voxels: int
+    shape: tuple[int, int, int]
+    passes: int
+    outputs: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one case is computed.
+
+    Attributes:
+        batch: windows at a time.
+        strips: parts that the plane is cut into along y.
+        sums_on_device: the sums are kept on the device, not on the host.
+        image_on_device: so is the resampled image.
+        slab_bytes: for resampling.
+        host: bytes that the case takes on the host at most, the process included.
+        gpu: bytes on the GPU; 0 if there is none.
+    """
+
+    batch: int
+    strips: int
+    sums_on_device: bool
+    image_on_device: bool
+    slab_bytes: int
+    host: int
+    gpu: int
+
+    def __str__(self) -> str:
+        text = f"{self.batch} windows at a time, {self.strips} strips, host {self.host / MB:.0f} MB"
+        if self.gpu:
+            places = ["GPU" if there else "host" for there in (self.sums_on_device, self.image_on_device)]
+            text += f", GPU {self.gpu / MB:.0f} MB (sums on the {places[0]}, image on the {places[1]})"
+        return text
+
+
+def plan(model: Model, precision: str, device: torch.device, task: Task, limits: Limits) -> Plan:
+    """Return the fastest plan that stays within the limits.
+
+    Raises:
+        ImageError: no plan does; the message says how much is needed.
+    """
+    gpu_limit = limits.gpu_bytes(device) if device.type == "cuda" else 0
+    host_limit = limits.host_bytes()
+    least = None
+    for candidate in _candidates(model, precision, device, task):
+        if candidate.gpu <= gpu_limit and candidate.host <= host_limit:
+            return candidate
+        if least is None or (candidate.host, candidate.gpu) < (least.host, least.gpu):
+            least = candidate
+    if least.host > host_limit:
+        raise ImageError(f"needs {least.host / MB:.0f} MB of memory, the limit is {host_limit / MB:.0f} (--memory)")
+    raise ImageError(f"needs {least.gpu / MB:.0f} MB on the GPU, the limit is {gpu_limit / MB:.0f} (--gpu-memory)")
+
+
+def _candidates(model: Model, precision: str, device: torch.device, task: Task) -> list[Plan]:
+    """List plans from fast to slow."""
+    on_gpu = device.type == "cuda"
+    places = [(True, True), (True, False), (False, False)] if on_gpu else [(True, True)]
+    most = math.ceil(task.shape[1] / 16)
+    strips = sorted({min(most, 2**power) for power in range(8)})
+    return [
+        _cost(model, precision, on_gpu, task, batch, count, sums, image, slab)
+        for slab in (SLAB_BYTES, SLAB_BYTES // 8)
+        for count in strips
+        for sums, image in places
+        for batch in (BATCHES if on_gpu else (1,))
+    ]
+
+
+def _cost(
+    model: Model,
+    precision: str,
+    on_gpu: bool,
+    task: Task,
+    batch: int,
+    strips: int,
+    sums_on_device: bool,
+    image_on_device: bool,
+    slab_bytes: int,
+) -> Plan:
+    network = _network_bytes(model, precision, batch, task.passes)
+    resampled = 4 * math.prod(task.shape)
+    sums = sums_bytes(model.patch_size, task.shape, strips, len(model.labels), task.passes) + LABEL_BYTES
+    host, gpu = HOST_BASE + weight_bytes(model, 4), GPU_BASE if on_gpu else 0
+    working = 0
+    for size, there in ((network, True), (resampled, image_on_device), (sums, sums_on_device)):
+        if on_gpu and there:
+            gpu += size
+        else:
+            working += size
+    if on_gpu:
+        gpu += slab_bytes
+    # While it is resampled the image is there, afterwards its labels; the last one is copied to be written.
+    labels = task.outputs * task.voxels
+    host += max(task.image + slab_bytes + resampled, labels + working, labels + WRITING * task.voxels)
+    return Plan(batch, strips, sums_on_device, image_on_device, slab_bytes, host, gpu)
+
+
+def sums_bytes(patch: Sequence[int], shape: Sequence[int], strips: int, classes: int, passes: int) -> int:
+    """Return what `RollingSums` takes for a strip of the plane, with the copy it makes when it moves on."""
+    rows = min(shape[1], math.ceil(shape[1] / strips) + 2)
+    voxels = (patch[0] + 2) * rows * shape[2]
+    kept = voxels * (4 + 4 * classes + (2 * classes * passes if passes > 1 else 0))
+    return kept + voxels * 4 * classes
+
+
+def weight_bytes(model: Model, bytes_each: int) -> int:
+    """Return the size of the weights: those of the convolutions; norms are nothing beside them."""
+    network = model.network
+    total = 0
+    for stage, (blocks, width, kernel) in enumerate(
+        zip(network.depth, network.widths, network.kernel_sizes, strict=True)
+    ):
+        below = network.widths[stage - 1] if stage else model.input_channels
+        cube = width * math.prod(kernel)
+        total += cube * (below + (2 * blocks - 1) * width) + below * width
+        if stage < len(network.widths) - 1:
+            total += cube * (2 * width + (2 * blocks - 1) * width) + 2 * width * width
+            total += network.widths[stage + 1] * width
+    return bytes_each * total
+
+
+def _network_bytes(model: Model, precision: str, batch: int, passes: int) -> int:
+    """Return what the network takes beside the weights that were loaded: its own weights, activations, logits."""
+    bytes_each = 4 if precision == "float32" else 2
+    voxels = batch * math.prod(model.patch_size)
+    activations = ACTIVATIONS * voxels * model.network.widths[0] * bytes_each
+    logits = voxels * len(model.labels) * (bytes_each * (passes + 1) + 8)
+    return int(weight_bytes(model, bytes_each) + activations + logits)

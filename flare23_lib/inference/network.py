@@ -1,0 +1,113 @@
+"""A STU-Net as inference runs it: one memory layout throughout, no copies between layers.
+
+The arithmetic is that of `STUNet.forward`. Channels lie last in memory, where convolutions are fastest in every
+precision; instance norm is computed as a batch norm of one sample, which keeps that layout (`F.instance_norm` copies
+its input to another one and back); what follows a layer works in place.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flare23_lib.inference.bundle import Bundle
+from flare23_lib.networks.stunet import NEGATIVE_SLOPE, ResidualBlock, STUNet
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precision -> data type of weights and activations."""
+
+
+class WindowNetwork:
+    """Logits of windows.
+
+    Args:
+        network: its weights are converted and laid out in place.
+        device: where it runs.
+        precision: "float32", "bfloat16" or "float16": convolutions and what is kept between layers. Statistics of
+            the norms, and sums inside a convolution, are float32 in each.
+    """
+
+    def __init__(self, network: STUNet, device: torch.device, precision: str) -> None:
+        self.dtype = DTYPES[precision]
+        self.device = device
+        self._network = network.to(device=device, memory_format=torch.channels_last_3d)
+        for module in network.modules():
+            if isinstance(module, nn.Conv3d):
+                module.to(self.dtype)
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        """Map normalized patches (b, z, y, x) to logits (b, z, y, x, classes), contiguous, in the network's type."""
+        x = patches[:, None].to(self.device, self.dtype, memory_format=torch.channels_last_3d)
+        skips = []
+        for blocks in self._network.conv_blocks_context:
+            x = _stage(blocks, x)
+            skips.append(x)
+        skips.pop()
+        for upsample, blocks in zip(
+            self._network.upsample_layers, self._network.conv_blocks_localization, strict=True
+        ):
+            skip = skips.pop()
+            x = F.interpolate(_conv(upsample.conv, x), size=skip.shape[2:], mode="nearest")
+            x = _stage(blocks, torch.cat((x, skip), dim=1))
+        return _conv(self._network.seg_outputs[-1], x).permute(0, 2, 3, 4, 1).contiguous()
+
+
+def _stage(blocks: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+    for block in blocks:
+        x = _block(block, x)
+    return x
+
+
+def _block(block: ResidualBlock, x: torch.Tensor) -> torch.Tensor:
+    # A norm removes whatever constant comes before it: the biases of conv1 and conv2 have no effect.
+    y = _norm(block.norm1, _conv(block.conv1, x, bias=False))
+    y = _norm(block.norm2, _conv(block.conv2, F.leaky_relu_(y, NEGATIVE_SLOPE), bias=False))
+    y.add_(x if block.conv3 is None else _conv(block.conv3, x))
+    return F.leaky_relu_(y, NEGATIVE_SLOPE)
+
+
+def _conv(conv: nn.Conv3d, x: torch.Tensor, bias: bool = True) -> torch.Tensor:
+    return F.conv3d(x, conv.weight, conv.bias if bias else None, conv.stride, conv.padding)
+
+
+def _norm(norm: nn.InstanceNorm3d, x: torch.Tensor) -> torch.Tensor:
+    if len(x) == 1:
+        return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, momentum=0.0, eps=norm.eps)
+    return torch.cat([_norm(norm, sample[None]) for sample in x])
+
+
+def choose_precision(bundle: Bundle, device: torch.device) -> str:
+    """Return the fastest precision of a device.
+
+    A GPU takes bfloat16 if it computes in it, else float16. A processor that reports bfloat16 instructions (AVX-512
+    BF16, AMX) runs one window in float32 and one in bfloat16, half of the patch along each axis where the strides
+    allow, and the faster precision is taken; every other processor takes float32.
+    """
+    if device.type == "cuda":
+        chosen = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+        log.info("precision: %s", chosen)
+        return chosen
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        log.info("precision: float32 (this processor has no bfloat16 instructions)")
+        return "float32"
+    seconds = {precision: _trial(bundle, device, precision) for precision in ("float32", "bfloat16")}
+    chosen = min(seconds, key=seconds.get)
+    log.info("precision: %s (a small window took %s)", chosen,
+             ", ".join(f"{value:.2f} s in {precision}" for precision, value in seconds.items()))  # fmt: skip
+    return chosen
+
+
+def _trial(bundle: Bundle, device: torch.device, precision: str) -> float:
+    sizes = zip(bundle.model.patch_size, bundle.model.network.downsampling, strict=True)
+    halves = [size if size // 2 % factor else size // 2 for size, factor in sizes]
+    window = WindowNetwork(bundle.build_network(), device, precision)
+    with torch.inference_mode():
+        started = time.perf_counter()
+        window(torch.zeros(1, *halves))
+    return time.perf_counter() - started

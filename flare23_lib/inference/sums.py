@@ -1,0 +1,142 @@
+"""Sums of windows' logits, held for a few slices at a time.
+
+Windows come layer by layer, from the first slice to the last. A slice before the next layer's first is final: its
+labels can be made and its memory used again. So the memory depends on the patch and on the image's plane, never on
+the number of slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from flare23_lib.inference.windows import Slices
+
+UNCOVERED = -1e4
+"""Logit of every class but the background where no window was computed: background by decision, also when it is
+interpolated with its neighbors."""
+
+PASS_TYPE = torch.float16
+"""Sums of single mirrored passes, which serve only for their agreement, are kept in half the memory."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Final slices.
+
+    Attributes:
+        start: index of the first one in the padded image.
+        seen: how many slices at the beginning were the end of the part before.
+        sums: (z, y, x, classes), the windows' logits times their Gaussian weights, or `UNCOVERED`.
+        weights: (z, y, x), what the sums are to be divided by, positive.
+        passes: the same sums for each mirrored pass; not to be divided for their strongest class.
+    """
+
+    start: int
+    seen: int
+    sums: torch.Tensor
+    weights: torch.Tensor
+    passes: list[torch.Tensor]
+
+
+class RollingSums:
+    """Weighted sums over a part of the plane and as many slices as a window has, and one more on either side.
+
+    Args:
+        importance: weight of each voxel of a window (z, y, x).
+        rows: (start, stop) of y that are kept, in the padded image.
+        columns: (start, stop) of x.
+        depth: slices of the padded image.
+        classes: of the network.
+        passes: mirrored passes to keep apart; 0 or 1 for none.
+        device: where the sums are kept.
+    """
+
+    def __init__(
+        self,
+        importance: torch.Tensor,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        depth: int,
+        classes: int,
+        passes: int,
+        device: torch.device,
+    ) -> None:
+        self._importance = importance.to(device)[..., None]
+        self._rows, self._columns, self._depth = rows, columns, depth
+        shape = (len(importance) + 2, rows[1] - rows[0], columns[1] - columns[0])
+        self._weights = torch.zeros(shape, device=device)
+        self._sums = torch.zeros((*shape, classes), device=device)
+        self._passes = [
+            torch.zeros((*shape, classes), dtype=PASS_TYPE, device=device) for _ in range(passes if passes > 1 else 0)
+        ]
+        # In slices of the padded image: where the buffer begins, and the first one that was not given out yet.
+        self._first, self._fresh = 0, 0
+
+    def open(self, start: int) -> None:
+        """Make room for a layer that begins at a slice, after `close` gave away what lies before."""
+        first = max(0, start - 1)
+        shift = first - self._first
+        for buffer in self._buffers:
+            kept = max(0, len(buffer) - shift)
+            if kept and shift:
+                buffer[:kept] = buffer[shift:].clone()
+            buffer[kept:] = 0
+        self._first, self._fresh = first, max(self._fresh, first)
+
+    def add(self, window: Slices, outputs: Sequence[torch.Tensor]) -> None:
+        """Add one window.
+
+        Args:
+            window: its box in the padded image, within the open layer.
+            outputs: the logits (z, y, x, classes) of each mirrored pass, mirrored back.
+        """
+        place, part = self._clip(window)
+        weight = self._importance[part]
+        self._weights[place] += weight[..., 0]
+        for index, output in enumerate(outputs):
+            weighted = output[part].to(self._sums.device, torch.float32) * weight
+            self._sums[place] += weighted
+            if self._passes:
+                self._passes[index][place] += weighted
+
+    def close(self, end: int | None) -> Part | None:
+        """Give out the slices before the next layer's first, or the rest.
+
+        Args:
+            end: where the next layer begins; None after the last one.
+
+        Returns:
+            The slices from the last one given out before (it is the lower neighbor of the first new one); valid until
+            `open`. None if there is nothing new.
+        """
+        last = min(self._depth, self._first + len(self._weights))
+        stop = last if end is None else min(end, last)
+        if stop <= self._fresh:
+            return None
+        start = max(self._first, self._fresh - 1)
+        seen = self._fresh - start
+        part = slice(start - self._first, stop - self._first)
+        self._fresh = stop
+        weights = self._weights[part]
+        empty = weights == 0
+        if bool(empty.any()):
+            weights.masked_fill_(empty, 1)
+            for sums in (self._sums[part], *(each[part] for each in self._passes)):
+                sums[..., 1:].masked_fill_(empty[..., None], UNCOVERED)
+        return Part(start, seen, self._sums[part], weights, [each[part] for each in self._passes])
+
+    @property
+    def _buffers(self) -> list[torch.Tensor]:
+        return [self._weights, self._sums, *self._passes]
+
+    def _clip(self, window: Slices) -> tuple[Slices, Slices]:
+        """Return where a window lies in the buffer, and which part of the window that is."""
+        place, part = [slice(window[0].start - self._first, window[0].stop - self._first)], [slice(None)]
+        for extent, (low, high) in zip(window[1:], (self._rows, self._columns), strict=True):
+            start, stop = max(extent.start, low), min(extent.stop, high)
+            place.append(slice(start - low, stop - low))
+            part.append(slice(start - extent.start, stop - extent.start))
+        return tuple(place), tuple(part)
