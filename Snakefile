@@ -1,7 +1,8 @@
 """CT segmentation from partial labels: teachers complete what annotators left open, a student learns from all of it.
 
 What a run makes is said by the configuration's tables `completions` and `models`; the order follows from them.
-Targets: `all` (the default), `cohort`, `teachers`, `pseudo_labels`, `models`, `evaluation`, `report`, or any file.
+Targets: `all` (the default), `cohort`, `estimate`, `teachers`, `pseudo_labels`, `models`, `efficiency`, `evaluation`,
+`report`, or any file.
 """
 
 from snakemake.utils import min_version

@@ -1,9 +1,10 @@
 """Do planning, a run with nothing to do, and `store verify` stay quick for 400, 4,000 and 40,000 cases?
 
-For each size it writes a cohort of tiny files in FLARE23's proportions, scans it, and lays out a finished results folder
-of the paper's recipe with the workflow's own functions (every record, every note; the heavy files hold a few bytes). That
-layout is right is not taken on trust: `flare23 status` must find nothing to do. Then it times, as a user would run them:
-the dry run of a fresh start, a dry run and a run with nothing to do, `flare23 status` and `flare23 store verify`.
+For each size it writes a cohort of tiny files in FLARE23's proportions, scans it, and lays out a finished results
+folder of the paper's recipe with the workflow's own functions: every record and every note, while the heavy files
+hold a few bytes. That the layout is right is not taken on trust: `flare23 status` must find nothing to do. Then it
+times, as a user would run them: the dry run of a fresh start, a dry run and a run with nothing to do, `flare23
+status` and `flare23 store verify`.
 
     python benchmarks/scale.py --output benchmarks/results/scale.json
 """
@@ -11,10 +12,10 @@ the dry run of a fresh start, a dry run and a run with nothing to do, `flare23 s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,7 +57,7 @@ def snakemake(folder: Path, *arguments: str, results: str = "results") -> tuple[
     """Run snakemake on the benchmark's cohort."""
     return command(
         "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "2", "--workflow-profile",
-        str(REPOSITORY / "profiles" / "default"), "--quiet", "progress", "--config", "cohort=cohort",
+        str(REPOSITORY / "profiles" / "default"), "--quiet", "rules", "--config", "cohort=cohort",
         f"results={results}", *arguments, folder=folder,
     )  # fmt: skip
 
@@ -91,6 +92,7 @@ def write_cohort(folder: Path, number: int) -> None:
 
 def write(path: Path, array: np.ndarray, header) -> None:
     """Write a volume without the care (and the time) of an atomic write."""
+    header["vox_offset"] = 352
     raw = header.binaryblock.ljust(352, b"\0") + array.tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(images.igzip.compress(raw, compresslevel=1, mtime=0))
@@ -103,6 +105,8 @@ class Finished:
         self.config = config
         self.results = results
         self.cases = read_cases(results.cases)
+        if not all(case.usable for case in self.cases):
+            raise SystemExit("a case is in quarantine")
         self.digests: dict[str, str] = {}
         self.files = 0
 
@@ -233,16 +237,17 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, nargs="+", default=[400, 4000, 40000])
+    parser.add_argument("--folder", type=Path, help="work here and leave everything (default: a temporary folder)")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     found = {**provenance(), "sizes": []}
-    for number in args.cases:
-        folder = Path(tempfile.mkdtemp())
-        try:
+    with contextlib.ExitStack() as stack:
+        root = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for number in args.cases:
+            folder = root.absolute() / str(number)
+            folder.mkdir(parents=True)
             found["sizes"].append(measure(folder, number))
-        finally:
-            shutil.rmtree(folder)
-        print(json.dumps(found["sizes"][-1], indent=2), flush=True)
+            print(json.dumps(found["sizes"][-1], indent=2), flush=True)
     first, last = found["sizes"][0], found["sizes"][-1]
     ratio = last["plan_of_a_fresh_run_s"] / first["plan_of_a_fresh_run_s"]
     print(f"planning {last['cases']} cases / planning {first['cases']} cases = {ratio:.2f}")

@@ -1,8 +1,9 @@
 # Cohort: what cases there are, what is wrong with them, and what each one is.
 #
 # Takes the folders of `cohort` and `layout`; gives cohort/cases.csv (every case), quarantine.csv (what is left out and
-# why), warnings.csv (faults that are only listed) and categories.csv (counts). The files of the cohort are not declared: the rule runs again when their listing changes,
-# and reads only those that are new or changed.
+# why), warnings.csv (faults that are only listed) and categories.csv (counts). The files of the cohort are not declared:
+# the rule runs again when their listing changes, and reads only those that are new or changed. `estimate`, a target of its own, gives cohort/estimate.csv: what the run
+# costs.
 
 
 rule cohort:
@@ -34,7 +35,7 @@ rule cohort:
         results=results,
         cohort=CONFIG["cohort"],
         settings=CONFIG.settings("cohort"),
-        listing=lambda wildcards: fingerprint(listing(CONFIG["cohort"], CONFIG["layout"])),
+        listing=LISTING,
     shell:
         "flare23 stage cohort"
         " --cohort {params.cohort:q}"
@@ -42,4 +43,35 @@ rule cohort:
         " --settings {params.settings:q}"
         " --threads {threads}"
         " --output {output.cases:q}"
+        " > {log:q} 2>&1"
+
+
+rule estimate:
+    """Say what the run costs; a target of its own."""
+    input:
+        cases=f"{R}/cohort/cases.csv",
+    output:
+        estimate=report(
+            f"{R}/cohort/estimate.csv",
+            category="Cohort",
+            labels={"table": "estimate of cost"},
+        ),
+    log:
+        f"{R}/logs/estimate.log",
+    benchmark:
+        f"{R}/benchmarks/estimate.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        results=results,
+        settings=CONFIG.settings("estimate"),
+    shell:
+        "flare23 stage estimate"
+        " --results {params.results:q}"
+        " --settings {params.settings:q}"
+        " --output {output.estimate:q}"
         " > {log:q} 2>&1"

@@ -4,16 +4,21 @@
 import sys
 from os import environ, pathsep
 from pathlib import Path
+from shlex import quote
 
-from flare23_lib.cohort.folders import find, listing
+from flare23_lib.cohort.folders import listing
 from flare23_lib.config import Config
 from flare23_lib.errors import FlareError
+from flare23_lib.evaluation.folders import detail_tables
+from flare23_lib.evaluation.formats import FORMATS
+from flare23_lib.evaluation.paper_tables import table_names
 from flare23_lib.evaluation.tables import format_summary
 from flare23_lib.store import fingerprint
 
 try:
     CONFIG = Config.check(config, Path(workflow.basedir) / "config.schema.yaml")
-    find(CONFIG["cohort"], CONFIG["layout"])
+    LISTING = fingerprint(listing(CONFIG["cohort"], CONFIG["layout"]))
+    CONFIG.check_pretrained_files()
 except FlareError as error:
     sys.exit(f"configuration: {error}")
 
@@ -24,7 +29,11 @@ R = CONFIG["results"]
 SHARDS = CONFIG["shards"]
 DEVICE = CONFIG["device"]
 CHECKPOINT_MINUTES = CONFIG["checkpoint_minutes"]
+RETRIES = CONFIG["retries"]
 LABEL_NAMES = CONFIG.labels.names
+MEASURED = CONFIG.evaluated if CONFIG["evaluation"]["efficiency_cases"] else []
+TABLES = table_names(CONFIG.labels, CONFIG["evaluation"]["compare"], bool(MEASURED))
+DETAILS = detail_tables(CONFIG.labels) if CONFIG["evaluation"]["details"] else []
 TEACHERS = sorted({row["teacher"] for row in CONFIG["completions"].values()})
 
 
@@ -56,6 +65,22 @@ def completed_labels(wildcards):
         f"{R}/completed_labels/{{completion}}/conflicts.csv",
         completion=train_on["completions"],
     )
+
+
+def measured_intensity(wildcards):
+    """The record of a model's measured intensity; empty where it is given."""
+    return f"{R}/training/{wildcards.model}/intensity.json" if CONFIG.is_measured(wildcards.model) else []
+
+
+def pretrained(wildcards):
+    """The file of weights that a model starts from; empty without one."""
+    path = CONFIG.pretrained_file(wildcards.model)
+    return [] if path is None else str(path)
+
+
+def option(name, file):
+    """A function that gives a command's option for a function's file; empty without a file."""
+    return lambda wildcards: f"{name} {quote(file(wildcards))}" if file(wildcards) else ""
 
 
 def teacher(wildcards):

@@ -33,6 +33,7 @@ def test_categorise_works_outside_the_workflow(folders):
     assert {path.name for path in (folders / "out").glob("*.csv")} == {
         "cases.csv",
         "quarantine.csv",
+        "warnings.csv",
         "categories.csv",
     }
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flare23_lib.config import Config, merge, parse_overrides
+from flare23_lib.config import Config
+from flare23_lib.config_files import merge, parse_overrides
 from flare23_lib.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -35,7 +36,7 @@ def test_merging_is_what_snakemake_does():
 
 
 def test_null_removes_an_entry():
-    assert "student_2200" not in load(models={"student_2200": None}).models
+    assert "student_2200" not in load(models={"student_2200": None}, evaluation={"compare": []}).models
 
 
 def test_values_on_the_command_line_are_yaml():
@@ -84,7 +85,7 @@ def test_a_completion_may_build_on_another():
             "'a'",
         ),
         ({"labels": [{"name": "a", "value": 0, "tolerance_mm": 1}]}, "labels[0].value"),
-        ({"faults": {"unreadable": "ignore"}}, "faults.unreadable"),
+        ({"faults": {"constant_image": "ignore"}}, "faults.constant_image"),
         ({"cohrot": "x"}, "cohrot"),
     ],
 )

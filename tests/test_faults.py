@@ -16,7 +16,7 @@ from flare23_lib.cohort.facts import read_facts
 from flare23_lib.cohort.faults import KINDS, QUARANTINE
 from flare23_lib.cohort.summary import write_survey
 from flare23_lib.cohort.survey import survey
-from flare23_lib.config import read_yaml
+from flare23_lib.config_files import read_yaml
 from flare23_lib.store import read_csv
 
 REPOSITORY = Path(__file__).resolve().parent.parent

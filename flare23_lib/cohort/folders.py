@@ -34,38 +34,39 @@ class Found:
     others: tuple[Path, ...] = ()
 
     def files(self) -> list[Path]:
-        """All files, sorted."""
+        """All images and labels."""
         groups = (self.labeled, self.unlabeled, self.validation, self.labels, self.validation_labels)
-        return sorted(path for group in groups for paths in group.values() for path in paths)
+        return [path for group in groups for paths in group.values() for path in paths]
 
 
-def _files_below(folder: Path) -> list[Path]:
+def _files_below(folder: str) -> list[str]:
+    """Return the paths of all files below a folder, hidden ones left out; a missing folder holds none."""
     found = []
     pending = [folder]
     while pending:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
                 if entry.is_dir():
-                    pending.append(Path(entry.path))
+                    pending.append(entry.path)
                 elif not entry.name.startswith("."):
-                    found.append(Path(entry.path))
+                    found.append(entry.path)
     return found
 
 
 class _Folders:
-    """The files below the layout's folders, each folder listed once."""
+    """The files below the layout's folders, each folder listed once. Plain strings: there may be 100,000 of them."""
 
     def __init__(self, root: Path, layout: Mapping) -> None:
         self.root = root
         self.image_suffix, self.label_suffix = layout["image_suffix"], layout["label_suffix"]
-        self.listed: dict[str, list[Path]] = {}
-        self.taken: set[Path] = set()
+        self.listed: dict[str, list[str]] = {}
+        self.taken: set[str] = set()
 
-    def _files(self, folder: str) -> list[Path]:
+    def _files(self, folder: str) -> list[str]:
         if folder not in self.listed:
             path = self.root / folder
             try:
-                self.listed[folder] = _files_below(path) if path.is_dir() else []
+                self.listed[folder] = _files_below(str(path)) if path.is_dir() else []
             except OSError as error:
                 raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
         return self.listed[folder]
@@ -75,10 +76,11 @@ class _Folders:
         cases: dict[str, list[Path]] = defaultdict(list)
         not_mine = other if len(other) > len(suffix) and other.endswith(suffix) else None
         for file in sorted(file for folder in folders for file in self._files(folder)):
-            if not file.name.endswith(suffix) or len(file.name) == len(suffix):
+            name = file.rpartition("/")[2]
+            if not name.endswith(suffix) or len(name) == len(suffix):
                 continue
-            if not_mine is None or not file.name.endswith(not_mine):
-                cases[file.name.removesuffix(suffix)].append(file)
+            if not_mine is None or not name.endswith(not_mine):
+                cases[name.removesuffix(suffix)].append(Path(file))
                 self.taken.add(file)
         return dict(sorted(cases.items()))
 
@@ -88,16 +90,14 @@ class _Folders:
     def labels(self, folders: Sequence[str]) -> dict[str, list[Path]]:
         return self.by_case(folders, self.label_suffix, self.image_suffix)
 
-    def twins(self) -> frozenset[Path]:
-        present = {str(file) for files in self.listed.values() for file in files}
-        return frozenset(
-            file for file in self.taken if file.name.endswith(".gz") and str(file).removesuffix(".gz") in present
-        )
+    def twins(self) -> set[str]:
+        present = {file for files in self.listed.values() for file in files}
+        return {file for file in self.taken if file.endswith(".gz") and file.removesuffix(".gz") in present}
 
-    def others(self) -> tuple[Path, ...]:
-        known = self.taken | {twin.with_suffix("") for twin in self.twins()}
-        files = {file for files in self.listed.values() for file in files if file.name.endswith((".nii", ".nii.gz"))}
-        return tuple(sorted(files - known))
+    def others(self) -> list[str]:
+        known = self.taken | {twin.removesuffix(".gz") for twin in self.twins()}
+        files = {file for files in self.listed.values() for file in files if file.endswith((".nii", ".nii.gz"))}
+        return sorted(files - known)
 
 
 def find(cohort: Path, layout: Mapping) -> Found:
@@ -121,7 +121,7 @@ def find(cohort: Path, layout: Mapping) -> Found:
         labels=folders.labels(layout["training_labels"]),
         validation_labels=folders.labels(layout["validation_labels"]),
     )
-    found = replace(found, twins=folders.twins(), others=folders.others())
+    found = replace(found, twins=frozenset(map(Path, folders.twins())), others=tuple(map(Path, folders.others())))
     if not found.labeled and not found.unlabeled:
         wanted = [*layout["training_images"], *layout["unlabeled_images"]]
         raise CohortError(f"{cohort}: no file *{layout['image_suffix']} in any of its folders {', '.join(wanted)}")
@@ -155,4 +155,4 @@ def listing(cohort: Path, layout: Mapping) -> list[tuple[str, int, int]]:
             rows.append((str(path), -1, -1))
         else:
             rows.append((str(path), status.st_size, status.st_mtime_ns))
-    return rows
+    return sorted(rows)

@@ -49,7 +49,7 @@ def category_rows(survey: Survey) -> list[dict]:
             continue
         rows.append(_count("training", name or "(none)", ALL, members))
         sets = Counter(tuple(case.labels_present) for case in members)
-        if len(sets) > 1:
+        if any(sets):
             for present, _ in sorted(sets.items(), key=lambda item: (-item[1], item[0])):
                 chosen = [case for case in members if tuple(case.labels_present) == present]
                 rows.append(_count("training", name or "(none)", " ".join(map(str, present)), chosen))

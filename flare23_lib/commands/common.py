@@ -24,7 +24,8 @@ def command(commands: Commands, name: str, run: Callable, text: str) -> argparse
 
 def load_config(args: argparse.Namespace):
     """Return the checked configuration that the options of `add_config` name."""
-    from flare23_lib.config import Config, parse_overrides
+    from flare23_lib.config import Config
+    from flare23_lib.config_files import parse_overrides
 
     return Config.load([args.base_config, *(args.configfile or [])], parse_overrides(args.config or []))
 

@@ -26,26 +26,52 @@ def _stage_cohort(args: argparse.Namespace) -> int:
     return 0
 
 
+def _stage_estimate(args: argparse.Namespace) -> int:
+    from flare23_lib.cohort.table import read_cases
+    from flare23_lib.config import Config
+    from flare23_lib.estimate.extents import Sizes
+    from flare23_lib.estimate.table import estimate, format_estimate, write_estimate
+    from flare23_lib.estimate.throughputs import FIGURES
+
+    config = Config(args.settings)
+    sizes = Sizes.of_cases(read_cases(_results(args).cases), [row["name"] for row in config["categories"]])
+    result = estimate(config, sizes, FIGURES)
+    log.info("%s", format_estimate(result))
+    write_estimate(args.output, result)
+    return 0
+
+
+def _stage_measure_intensity(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.intensity import measure
+
+    measure(_results(args), args.model, args.settings, args.threads, args.output)
+    return 0
+
+
 def _stage_preprocess(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.intensity import with_intensity
     from flare23_lib.stages.preprocessing import preprocess
 
-    preprocess(_results(args), args.settings, args.patch_size, args.shard, args.output)
+    settings = with_intensity(args.settings, args.intensity)
+    preprocess(_results(args), settings, args.patch_size, args.shard, args.output)
     return 0
 
 
 def _stage_train(args: argparse.Namespace) -> int:
-    from flare23_lib.stages.training import train
+    from flare23_lib.stages.intensity import with_intensity
+    from flare23_lib.stages.pretraining import digest_of, with_digest
+    from flare23_lib.stages.training import Way, train
 
     train(
         _results(args),
         args.model,
-        args.settings,
+        with_digest(with_intensity(args.settings, args.intensity), digest_of(args.pretrained)),
         args.label_names,
         args.shards,
-        args.device,
-        args.threads,
-        args.checkpoint_minutes,
+        Way(args.device, args.threads, args.gpus, args.checkpoint_minutes, args.attempt),
         args.output,
+        args.history,
+        args.pretrained,
     )
     return 0
 
@@ -106,7 +132,21 @@ def _stage_gather_predictions(args: argparse.Namespace) -> int:
 def _stage_evaluate(args: argparse.Namespace) -> int:
     from flare23_lib.stages.evaluation import evaluate
 
-    evaluate(_results(args), args.model, args.settings, args.threads, args.output, args.summary)
+    evaluate(_results(args), args.model, args.settings, args.threads, args.memory, args.output, args.summary)
+    return 0
+
+
+def _stage_measure_efficiency(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.efficiency import measure
+
+    measure(_results(args), args.model, args.inference, args.cases, args.device, args.threads, args.output)
+    return 0
+
+
+def _stage_paper_tables(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.evaluation import write_tables
+
+    write_tables(_results(args), args.settings, args.output)
     return 0
 
 
@@ -151,6 +191,7 @@ def register(commands: Commands) -> None:
             "--shards": {"type": int, "required": True, "help": "number of shards"},
             "--device": {"choices": ["auto", "cuda", "cpu"], "default": "auto"},
             "--threads": {"type": int, "default": 1, "help": "threads or processes"},
+            "--intensity": {"type": Path, "help": "record of the measured intensity, if the settings say measure"},
         }
         for option in options:
             parser.add_argument(option, **known[option])
@@ -158,11 +199,18 @@ def register(commands: Commands) -> None:
 
     parser = stage("cohort", _stage_cohort, "find, check and categorise all cases", "--settings", "--threads")
     parser.add_argument("--cohort", type=Path, required=True, help="folder of the cohort")
-    parser = stage("preprocess", _stage_preprocess, "prepare training cases", "--settings", "--shard")
+    stage("estimate", _stage_estimate, "say what the run costs", "--settings")
+    stage("measure-intensity", _stage_measure_intensity, "measure the intensities of a training set", "--model",
+          "--settings", "--threads")  # fmt: skip
+    parser = stage("preprocess", _stage_preprocess, "prepare training cases", "--settings", "--intensity", "--shard")
     parser.add_argument("--patch-size", type=int, nargs=3, required=True, help="z y x; how files are chunked")
-    parser = stage("train", _stage_train, "train a model", "--model", "--settings", "--label-names", "--shards",
-                   "--device", "--threads")  # fmt: skip
+    parser = stage("train", _stage_train, "train a model", "--model", "--settings", "--intensity", "--label-names",
+                   "--shards", "--device", "--threads")  # fmt: skip
+    parser.add_argument("--pretrained", type=Path, help="file of weights to start from")
     parser.add_argument("--checkpoint-minutes", type=float, default=10.0)
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs that share each batch")
+    parser.add_argument("--attempt", type=int, default=1, help="which attempt of this run of the workflow it is")
+    parser.add_argument("--history", type=Path, required=True, help="table of the epochs")
     stage("export", _stage_export, "write a trained model's bundle", "--model", "--inference", "--label-names")
     parser = stage("pseudo-label", _stage_pseudo_label, "segment a category with a teacher", "--completion", "--base",
                    "--settings", "--inference", "--shard", "--device", "--threads")  # fmt: skip
@@ -176,3 +224,8 @@ def register(commands: Commands) -> None:
     stage("gather-predictions", _stage_gather_predictions, "count predictions", "--model", "--shards")
     parser = stage("evaluate", _stage_evaluate, "score predictions", "--model", "--settings", "--threads")
     parser.add_argument("--summary", type=Path, required=True, help="table with a row per class")
+    parser.add_argument("--memory", type=float, help="MB that all processes may take together")
+    parser = stage("measure-efficiency", _stage_measure_efficiency, "measure a model's inference case by case",
+                   "--model", "--inference", "--device", "--threads")  # fmt: skip
+    parser.add_argument("--cases", type=int, required=True, help="number of validation cases to measure")
+    stage("paper-tables", _stage_paper_tables, "set out scores as in the paper's tables", "--settings")

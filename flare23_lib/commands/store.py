@@ -20,9 +20,9 @@ def _store_list(args: argparse.Namespace) -> int:
 
 def _store_verify(args: argparse.Namespace) -> int:
     from flare23_lib.stages.results import Results
-    from flare23_lib.stages.upkeep import verify
+    from flare23_lib.stages.verification import verify
 
-    found = verify(Results(Path(load_config(args)["results"])))
+    found = verify(Results(Path(load_config(args)["results"])), args.processes)
     for path in found.missing:
         say(f"gone or broken: {path}")
     for path in found.withdrawn:
