@@ -83,7 +83,7 @@ def run(work: Path, limit: int) -> dict[str, object]:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limits", type=int, nargs="+", default=[8000, 3000, 2300, 1500])
+    parser.add_argument("--limits", type=int, nargs="+", default=[8000, 3000, 1500])
     parser.add_argument("--slices", type=int, default=SHAPE[0], help="fewer, for a first look")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "inference_memory.json")
     args = parser.parse_args()

@@ -11,7 +11,7 @@ from engines import a_bundle, a_volume
 from flare23_lib.errors import ImageError
 from flare23_lib.images import read_volume, write_volume
 from flare23_lib.inference.bundle import write_bundle
-from flare23_lib.inference.cases import Reader, find_cases
+from flare23_lib.inference.cases import HOST_BASE, Reader, find_cases
 from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.memory import Limits
 from flare23_lib.inference.predict import predict
@@ -225,3 +225,16 @@ def test_the_stage_reads_one_image_ahead_and_keeps_their_order(images, monkeypat
     assert len(begun) <= 2
     assert [volume.array.sum() for volume in (first, *volumes)] == [read_volume(path).array.sum() for path in paths]
     assert begun == paths
+
+
+def test_the_first_case_is_read_early_only_within_the_limit(images, tmp_path):
+    reader = Reader(find_cases(images, tmp_path / "labels"))
+    reader.start_early(HOST_BASE + 100)
+    assert not reader.started(0)
+    reader.start_early(HOST_BASE + 10**6)
+    assert reader.started(0)
+    Reader([]).start_early(10**9)
+    (images / "case_1_0000.nii.gz").write_bytes(b"")
+    broken = Reader(find_cases(images, tmp_path / "labels"))
+    broken.start_early(10**10)
+    assert not broken.started(0)

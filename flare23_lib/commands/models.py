@@ -10,11 +10,11 @@ from flare23_lib.store import Shard
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from flare23_lib.inference.cases import Reader, find_cases, model_file
+    from flare23_lib.inference.cases import MB, Reader, find_cases, model_file
 
     model_file(args.model)
     reader = Reader(find_cases(args.input, args.output, args.shard), args.overwrite)
-    reader.start(0)  # torch is imported and the weights are loaded beside it
+    reader.start_early(args.memory * MB)  # torch is imported and the weights are loaded beside it
     import torch
 
     from flare23_lib.devices import choose

@@ -16,12 +16,8 @@ import torch
 
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.bundle import Model
+from flare23_lib.inference.cases import HOST_BASE, MB
 from flare23_lib.resampling import SLAB_BYTES
-
-MB = 10**6
-
-HOST_BASE = 450 * MB
-"""A process that has imported torch and run a convolution, without weights."""
 
 GPU_BASE = 700 * MB
 """A CUDA context with its libraries, as the driver counts it."""

@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from flare23_lib.errors import FlareError
 from flare23_lib.images import open_volume, write_volume
-from flare23_lib.inference.cases import Case, Reader, Reading
+from flare23_lib.inference.cases import Case, Reader, Reading, held_bytes
 from flare23_lib.inference.engine import Engine, Segmentation
 from flare23_lib.inference.memory import WRITING, Plan
 from flare23_lib.inference.timing import PHASES
@@ -164,9 +164,8 @@ def _needs(engine: Engine, image: Path) -> int:
     """Return how many bytes an image's case takes on the host, by its header; ImageError if that is too many."""
     with open_volume(image) as stream:
         geometry = stream.geometry()
-        # A scaled image is held as stored and as float64 while it is read.
-        size = stream.dtype.itemsize + (0 if stream.scaling == (1, 0) else 8)
-    return engine.plan(geometry, size * int(np.prod(geometry.shape))).host
+        size = held_bytes(stream)
+    return engine.plan(geometry, size).host
 
 
 def _write(case: Case, labels: np.ndarray, header: nib.Nifti1Header) -> float:
