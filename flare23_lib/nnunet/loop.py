@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +14,12 @@ import torch
 import torch.distributed
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from tqdm import tqdm
 
 from flare23_lib.errors import TrainingError
 from flare23_lib.nnunet import checkpoints, history
 from flare23_lib.nnunet.signals import Signals, StoppedError
+from flare23_lib.progress import duration
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ class SurvivingTrainer(nnUNetTrainer):
         self.history: list[dict[str, Any]] = []
         self.epoch = history.Epoch()
         self._restored_random_state: dict[str, Any] | None = None
+        self._nan_in_a_row = 0
         self._last_checkpoint = time.monotonic()
         self._timestamp = time.time()
 
@@ -85,6 +89,10 @@ class SurvivingTrainer(nnUNetTrainer):
         self.lr_scheduler.step(self.current_epoch)
         self._timestamp = time.time()
         waiting: torch.Tensor | None = None
+        bar = tqdm(
+            desc=f"epoch {self.current_epoch + 1} of {self.num_epochs}", total=self.num_iterations_per_epoch,
+            initial=len(self.epoch.losses), unit="it", leave=False, disable=not sys.stderr.isatty(),
+        )  # fmt: skip
         while len(self.epoch.losses) + (waiting is not None) < self.num_iterations_per_epoch:
             begun = time.perf_counter()
             batch = next(self.dataloader_train)
@@ -94,22 +102,29 @@ class SurvivingTrainer(nnUNetTrainer):
             self._note_loss(waiting)
             waiting = step
             self.epoch.seconds += time.perf_counter() - begun
+            bar.set_postfix(loss=self.epoch.losses[-1] if self.epoch.losses else None, refresh=False)
+            bar.update()
             if self._must_stop(signals) or self._is_due():
                 self._note_loss(waiting)
                 waiting = None
                 self._stop_or_save(signals)
         self._note_loss(waiting)
+        bar.close()
 
     def _note_loss(self, loss: torch.Tensor | None) -> None:
         if loss is None:
             return
         self.epoch.losses.append(float(loss))
-        if len(self.epoch.losses) > 1 and np.isnan(self.epoch.losses[-2:]).all():
-            raise TrainingError(
-                f"the loss is NaN twice in a row, in epoch {self.current_epoch + 1} after "
-                f"{len(self.epoch.losses)} iterations; the last good checkpoint is kept in {self.output_folder}; "
-                "a lower learning_rate or precision float32 or bfloat16 may help"
-            )
+        self._nan_in_a_row = self._nan_in_a_row + 1 if np.isnan(self.epoch.losses[-1]) else 0
+        if self._nan_in_a_row > 1:
+            raise self._nan_error("twice in a row")
+
+    def _nan_error(self, when: str) -> TrainingError:
+        epoch = min(self.current_epoch + 1, self.num_epochs)
+        return TrainingError(
+            f"the loss is NaN {when}, in epoch {epoch}; the last good checkpoint is kept in "
+            f"{self.output_folder}; a lower learning_rate or precision float32 or bfloat16 may help"
+        )
 
     @torch.no_grad()
     def _look_at_patches(self, signals: Signals) -> tuple[list[float], dict[str, float]]:
@@ -160,10 +175,14 @@ class SurvivingTrainer(nnUNetTrainer):
 
     def on_epoch_written(self, row: dict[str, Any]) -> None:
         """Say how an epoch went; called after its row is written."""
+        recent = [epoch["seconds"] for epoch in self.history[-20:]]
+        left = (self.num_epochs - row["epoch"]) * sum(recent) / len(recent)
+        known = {name: row[f"pseudo_dice_{name}"] for name in self.class_names}
+        classes = ", ".join(f"{name} {dice:.2f}" for name, dice in known.items() if dice is not None)
         log.info(
-            "epoch %d of %d: loss %.4f, validation loss %.4f, pseudo Dice %s, %.1f s",
-            row["epoch"], self.num_epochs, row["train_loss"], row["validation_loss"], row["pseudo_dice"],
-            row["seconds"],
+            "epoch %d of %d: loss %.4f, validation loss %.4f, %.1f s, about %s left; pseudo Dice %s (%s)",
+            row["epoch"], self.num_epochs, row["train_loss"], row["validation_loss"], row["seconds"], duration(left),
+            row["pseudo_dice"], classes,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ survival
@@ -191,7 +210,7 @@ class SurvivingTrainer(nnUNetTrainer):
 
     def _save(self) -> None:
         """Write the newest checkpoint, unless the weights may be spoiled already."""
-        if self.local_rank == 0 and not np.isnan(self.epoch.losses[-1:]).any():
+        if self.local_rank == 0 and not self._nan_in_a_row:
             checkpoints.write_latest(Path(self.output_folder), self._content())
         self._last_checkpoint = time.monotonic()
 
@@ -221,7 +240,9 @@ class SurvivingTrainer(nnUNetTrainer):
         return getattr(network, "_orig_mod", network)
 
     def on_train_end(self) -> None:
-        """Write the final checkpoint and remove the others."""
+        """Write the final checkpoint and remove the others; TrainingError if the last loss is NaN."""
+        if self._nan_in_a_row:
+            raise self._nan_error("in the last iteration")
         if self.local_rank == 0:
             folder = Path(self.output_folder)
             checkpoints.write(folder / checkpoints.FINAL, self._content())

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from flare23_lib import __version__
+from flare23_lib.cohort.table import read_cases
 from flare23_lib.errors import TrainingError
 from flare23_lib.inference.bundle import (
     WEIGHTS_FILE,
@@ -123,6 +124,9 @@ def train(
             log.info("%s is trained already (%s)", model, results.relative(folder.path))
         else:
             log.info("%s learns from %d cases", model, len(rows))
+            left_out = [case.case for case in read_cases(results.cases) if not case.usable]
+            if left_out:
+                log.info("left out, quarantine.csv says why: %s", ", ".join(left_out))
             from flare23_lib.nnunet import checkpoints
 
             where = folder.path / CHECKPOINTS
