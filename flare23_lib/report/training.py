@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from flare23_lib import store
 from flare23_lib.report.colors import label_colors
@@ -91,6 +92,7 @@ def _apart(values: Sequence[float], least: float = 0.06) -> list[float]:
 
 def _dress(axes: Axes) -> None:
     axes.set_xlabel("epoch", color=_PALE_INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(length=0, labelcolor=_PALE_INK)
     axes.grid(color="#d5dbe1", linewidth=0.8)
     axes.set_axisbelow(True)
