@@ -76,7 +76,7 @@ def run(work: Path, limit: int) -> dict[str, object]:
     peak = usage.ru_maxrss * 1024 / 1e6
     return {
         "limit_MB": limit, "refused": status != 0, "peak_MB": round(peak), "share": round(peak / limit, 3),
-        "seconds": round(seconds, 1), "log": said[0].split(" ", 2)[2] if said else lines[-1:],
+        "seconds": round(seconds, 1), "log": (said or lines or [""])[0].split(" ", 2)[-1].replace(f"{work}/", ""),
     }  # fmt: skip
 
 

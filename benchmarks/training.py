@@ -104,6 +104,7 @@ class Clock:
         self.trainer, self.step = trainer, step
         self.seconds = {"waiting": 0.0, "forward": 0.0, "step": 0.0}
         self.iterations = 0
+        self.utilization: list[int] = []
         self._begun = 0.0
         trainer.network.register_forward_pre_hook(lambda *_: self._start())
         trainer.network.register_forward_hook(lambda *_: self._stop())
@@ -123,6 +124,8 @@ class Clock:
         """Take steps; return the mean of the losses."""
         losses = []
         for _ in range(iterations):
+            if self.trainer.device.type == "cuda":
+                self.utilization.append(torch.cuda.utilization())
             begun = self._now()
             batch = next(self.trainer.dataloader_train)
             got = self._now()
@@ -142,6 +145,7 @@ class Clock:
             "waiting_s": round(waiting, 4),
             "forward_s": round(forward, 4),
             "backward_and_update_s": round(step - forward, 4),
+            "gpu_utilization_percent": round(float(np.mean(self.utilization)), 1) if self.utilization else None,
         }
 
 
@@ -180,6 +184,7 @@ def measure(network: str, args: argparse.Namespace) -> dict:
             clock.run(args.warm_up)
             clock.seconds = dict.fromkeys(clock.seconds, 0.0)
             clock.iterations = 0
+            clock.utilization.clear()
         losses = {name: [] for name in sides}
         for _ in range(args.rounds):
             for name, clock in sides.items():
