@@ -50,17 +50,14 @@ def table(rows):
 
 
 @pytest.mark.parametrize(
-    ("name", "write"),
+    ("name", "write", "prefix"),
     [
-        ("base_ep4k.model", release),
-        ("checkpoint_final.pth", checkpoint),
-        ("model.safetensors", lambda path, weights: save_file(weights, path)),
+        *(("base_ep4k.model", release, prefix) for prefix in ("", "module.", "_orig_mod.")),
+        *(("checkpoint_final.pth", checkpoint, prefix) for prefix in ("", "module.", "_orig_mod.")),
+        ("model.safetensors", lambda path, weights: save_file(weights, path), ""),
     ],
 )
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
 def test_weights_of_all_three_kinds_of_file_are_read(tmp_path, name, write, prefix):
-    if prefix and name == "model.safetensors":
-        pytest.skip("bundles are written without prefixes")
     weights = network().state_dict()
     write(tmp_path / name, {prefix + key: weight for key, weight in weights.items()})
     read = read_weights(tmp_path / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import logging
 import sys
 import time
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 HISTORY = "training.csv"
 
 
-class SurvivingTrainer(nnUNetTrainer):
+class SurvivingTrainer(nnUNetTrainer, abc.ABC):
     """nnU-Net's trainer with a loop of its own: checkpoints by time, in mid-epoch too, and no model selection.
 
     Arguments as the base class's. A subclass gives `step` and `autocast`.
@@ -50,13 +51,13 @@ class SurvivingTrainer(nnUNetTrainer):
         self._last_checkpoint = time.monotonic()
         self._timestamp = time.time()
 
+    @abc.abstractmethod
     def step(self, batch: dict) -> torch.Tensor:
         """Take one step, and return its loss, still on the device."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def autocast(self) -> torch.autocast:
         """Return the context in which the network computes."""
-        raise NotImplementedError
 
     @property
     def class_names(self) -> list[str]:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from flare23_lib import store
 from flare23_lib.cohort.summary import ALL
 from flare23_lib.report.colors import label_colors
+from flare23_lib.report.style import INK, NO_DATE, PALE_INK, STYLE
 
 SETS_SHOWN = 5
 """Label sets of a category that get a row of their own, the most frequent ones; one row sums up the others."""
@@ -23,14 +24,7 @@ NO_LABELS = "no label"
 VALIDATION = "validation"
 """Name of the group of validation cases; categories.csv does not list their label sets."""
 
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "flare23",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
-}
-_INK, _PALE_INK, _PALE, _BAR = "#1d2733", "#5d6876", "#d5dbe1", "#9aa7b5"
+_PALE, _BAR = "#d5dbe1", "#9aa7b5"
 _ROW, _HEAD, _APART = 0.24, 0.62, 0.18
 """Inches: height of a label set, of a category's head, and between categories."""
 _COLUMN, _BARS, _FOOT = 0.46, 1.7, 0.42
@@ -105,10 +99,10 @@ def draw_cohort(path: Path, rows: Sequence[Mapping[str, str]], labels: Mapping[s
         rows: of categories.csv.
         labels: value of each label, by name, in the order of the label map.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = _figure(read_groups(rows), labels)
         with store.atomic_path(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+            figure.savefig(temporary, format="svg", metadata=NO_DATE)
 
 
 def _figure(groups: Sequence[Group], labels: Mapping[str, int]) -> Figure:
@@ -127,15 +121,15 @@ def _figure(groups: Sequence[Group], labels: Mapping[str, int]) -> Figure:
     sheet = _Sheet(axes, labels, left, left + matrix + 0.2, _most(groups))
     for index, name in enumerate(names):
         place = (sheet.column(index) - 0.06, top - 0.1)
-        axes.text(*place, name, rotation=50, rotation_mode="anchor", ha="left", va="bottom", fontsize=9, color=_INK)
-    axes.text(sheet.bars, top - 0.1, "cases", ha="left", va="bottom", fontsize=9, color=_INK)
+        axes.text(*place, name, rotation=50, rotation_mode="anchor", ha="left", va="bottom", fontsize=9, color=INK)
+    axes.text(sheet.bars, top - 0.1, "cases", ha="left", va="bottom", fontsize=9, color=INK)
     y = top
     for group in groups:
         sheet.group(group, y)
         y += _height(group) + _APART
     axes.text(
         left, height - 0.14, "Heads of categories: how many cases hold the label, as a number and as a share. Rows: "
-        "cases with just these labels.", fontsize=8, color=_PALE_INK,
+        "cases with just these labels.", fontsize=8, color=PALE_INK,
     )  # fmt: skip
     return figure
 
@@ -187,17 +181,17 @@ class _Sheet:
         if group.others:
             middle, cases = y + _ROW / 2, sum(found.cases for found in group.others)
             text = f"{len(group.others)} other label sets"
-            self._text(self.left - 0.12, middle, text, ha="right", fontstyle="italic", color=_PALE_INK)
+            self._text(self.left - 0.12, middle, text, ha="right", fontstyle="italic", color=PALE_INK)
             self._bar(cases, middle, pale=True)
 
     def _head(self, group: Group, y: float) -> None:
         right = self.left + _COLUMN * len(self.labels)
         self.axes.fill_between([0.12, right + 0.05], y, y + _HEAD - 0.06, color="#eef1f5", linewidth=0, zorder=0)
-        self._text(0.22, y + 0.19, group.name.replace("_", " "), fontsize=11, fontweight="bold", color=_INK)
-        self._text(0.22, y + 0.4, _count(group), color=_PALE_INK)
+        self._text(0.22, y + 0.19, group.name.replace("_", " "), fontsize=11, fontweight="bold", color=INK)
+        self._text(0.22, y + 0.4, _count(group), color=PALE_INK)
         if not group.sets:
             if group.name != VALIDATION:
-                self._text(self.column(0) - 0.15, y + 0.4, NO_LABELS, fontstyle="italic", color=_PALE_INK)
+                self._text(self.column(0) - 0.15, y + 0.4, NO_LABELS, fontstyle="italic", color=PALE_INK)
             return
         colors = label_colors(list(self.labels))
         foot, tall = y + _HEAD - 0.1, 0.26
@@ -207,19 +201,19 @@ class _Sheet:
             if cases:
                 share = tall * cases / group.cases
                 self.axes.fill_between([x - 0.13, x + 0.13], foot - share, foot, facecolor=colors[name],
-                                       edgecolor=_INK, linewidth=0.4, zorder=2)  # fmt: skip
+                                       edgecolor=INK, linewidth=0.4, zorder=2)  # fmt: skip
             self._text(x, y + 0.12, f"{cases:,}" if cases else "–", ha="center", fontsize=7.5,
-                       color=_INK if cases else _PALE_INK)  # fmt: skip
+                       color=INK if cases else PALE_INK)  # fmt: skip
 
     def _set(self, found: LabelSet, y: float) -> None:
         colors = label_colors(list(self.labels))
         if not found.values:
-            self._text(self.left - 0.12, y, NO_LABELS, ha="right", fontstyle="italic", color=_PALE_INK)
+            self._text(self.left - 0.12, y, NO_LABELS, ha="right", fontstyle="italic", color=PALE_INK)
         for index, (name, value) in enumerate(self.labels.items()):
             present = value in found.values
             self.axes.plot(
                 [self.column(index)], [y], linestyle="", marker="o", markersize=7.5 if present else 2.5,
-                markerfacecolor=colors[name] if present else _PALE, markeredgecolor=_INK if present else _PALE,
+                markerfacecolor=colors[name] if present else _PALE, markeredgecolor=INK if present else _PALE,
                 markeredgewidth=0.4, zorder=2,
             )  # fmt: skip
         self._bar(found.cases, y)
@@ -227,7 +221,7 @@ class _Sheet:
     def _bar(self, cases: int, y: float, pale: bool = False) -> None:
         end = self.bars + _BARS * cases / self.most
         self.axes.fill_between([self.bars, end], y - 0.07, y + 0.07, color=_PALE if pale else _BAR, linewidth=0)
-        self._text(end + 0.06, y, f"{cases:,}", fontsize=8.5, color=_INK)
+        self._text(end + 0.06, y, f"{cases:,}", fontsize=8.5, color=INK)
 
     def _text(self, x: float, y: float, text: str, **style) -> None:
         self.axes.text(x, y, text, **{"va": "center_baseline", "fontsize": 8.5, **style})

@@ -15,19 +15,12 @@ from matplotlib.lines import Line2D
 from flare23_lib import store
 from flare23_lib.evaluation.tables import MEASURES, ORGANS
 from flare23_lib.report.colors import model_colors
+from flare23_lib.report.style import INK, NO_DATE, PALE_INK, STYLE
 
 NO_VALUE = "no value"
 """What stands in place of the score of a class that no case gave a number for."""
 
 _MARKS = "osD^vPX"
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "flare23",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
-}
-_INK, _PALE_INK = "#1d2733", "#5d6876"
 _WORDS = {"textcoords": "offset points", "va": "center_baseline", "fontsize": 8.5, "fontstyle": "italic"}
 _ROW_INCHES, _MODEL_INCHES, _LETTER_INCHES = 0.11, 0.165, 0.083
 _APART = 0.45
@@ -59,10 +52,10 @@ def draw_scores(path: Path, summaries: Mapping[str, Sequence[Mapping[str, str]]]
         path: the file to write.
         summaries: for each model, in the order of the figure, the rows of its summary.csv.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = _figure(summaries)
         with store.atomic_path(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+            figure.savefig(temporary, format="svg", metadata=NO_DATE)
 
 
 def read_scores(rows: Sequence[Mapping[str, str]], measure: str) -> dict[str, Score]:
@@ -120,7 +113,7 @@ def _figure(summaries: Mapping[str, Sequence[Mapping[str, str]]]) -> Figure:
             frameon=False,
             borderaxespad=0,
             handletextpad=0.2,
-            labelcolor=_INK,
+            labelcolor=INK,
         )
     return figure
 
@@ -143,13 +136,13 @@ def _draw_panel(
             if row.name in table:
                 height = row.height + ((number + 0.5) / len(scores) - 0.5) * 0.8
                 _draw_score(axes, table[row.name], height, start, colors[model], _mark(number))
-    axes.set_title(measure, loc="left", fontsize=12, fontweight="bold", color=_INK)
+    axes.set_title(measure, loc="left", fontsize=12, fontweight="bold", color=INK)
     named = rows if with_names else []
     axes.set_yticks([row.height for row in named], [row.label for row in named])
     for label, row in zip(axes.get_yticklabels(), named, strict=True):
-        label.set(color=_INK, fontweight="bold" if row.kind == ORGANS else "normal")
+        label.set(color=INK, fontweight="bold" if row.kind == ORGANS else "normal")
     axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", length=0, labelcolor=_PALE_INK)
+    axes.tick_params(axis="x", length=0, labelcolor=PALE_INK)
     axes.grid(axis="x", color="#d5dbe1", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in axes.spines.values():
@@ -180,7 +173,7 @@ def _draw_score(axes: Axes, score: Score, height: float, start: float, color: st
             xytext=(-7 if leftwards else 7, 0),
             **_WORDS,
             ha="right" if leftwards else "left",
-            color=_PALE_INK,
+            color=PALE_INK,
         )
 
 

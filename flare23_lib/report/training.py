@@ -12,15 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from flare23_lib import store
 from flare23_lib.report.colors import label_colors
+from flare23_lib.report.style import INK, NO_DATE, PALE_INK, STYLE
 
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "flare23",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
-}
-_INK, _PALE_INK = "#1d2733", "#5d6876"
 _CLASS = "pseudo_dice_"
 
 
@@ -32,13 +25,13 @@ def draw_training(path: Path, model: str, rows: Sequence[Mapping[str, str]]) -> 
         model: its name.
         rows: of training.csv, a row per epoch.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 3.6), facecolor="white", layout="constrained")
         losses, dice = figure.subplots(1, 2, width_ratios=(1, 1.35))
         _draw_losses(losses, model, rows)
         _draw_dice(dice, rows)
         with store.atomic_path(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+            figure.savefig(temporary, format="svg", metadata=NO_DATE)
 
 
 def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], list[float]]:
@@ -50,8 +43,8 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], li
 def _draw_losses(axes: Axes, model: str, rows: Sequence[Mapping[str, str]]) -> None:
     axes.plot(*_column(rows, "train_loss"), color="#0072b2", linewidth=1.6, label="training")
     axes.plot(*_column(rows, "validation_loss"), color="#d55e00", linewidth=1.2, label="patches looked at")
-    axes.set_title(f"{model.replace('_', ' ')}: loss", loc="left", fontweight="bold", color=_INK)
-    axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+    axes.set_title(f"{model.replace('_', ' ')}: loss", loc="left", fontweight="bold", color=INK)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
     _dress(axes)
 
 
@@ -66,12 +59,12 @@ def _draw_dice(axes: Axes, rows: Sequence[Mapping[str, str]]) -> None:
         if values:
             axes.plot(epochs, values, color=colors[name], linewidth=1.1, marker=marker, markersize=3)
             ends.append((values[-1], name))
-    axes.plot(*_column(rows, "pseudo_dice"), color=_INK, linewidth=2)
-    axes.set_title("pseudo Dice (black: mean)", loc="left", fontweight="bold", color=_INK)
+    axes.plot(*_column(rows, "pseudo_dice"), color=INK, linewidth=2)
+    axes.set_title("pseudo Dice (black: mean)", loc="left", fontweight="bold", color=INK)
     axes.set_ylim(0, 1)
     _dress(axes)
     for height, (_, name) in zip(_apart([value for value, _ in sorted(ends)]), sorted(ends), strict=True):
-        for text, color, offset in (("\N{BLACK CIRCLE}", colors[name], 6), (name.replace("_", " "), _INK, 17)):
+        for text, color, offset in (("\N{BLACK CIRCLE}", colors[name], 6), (name.replace("_", " "), INK, 17)):
             axes.annotate(
                 text, (1, height), xycoords=("axes fraction", "data"), xytext=(offset, 0),
                 textcoords="offset points", va="center", fontsize=8, color=color, annotation_clip=False,
@@ -91,9 +84,9 @@ def _apart(values: Sequence[float], least: float = 0.06) -> list[float]:
 
 
 def _dress(axes: Axes) -> None:
-    axes.set_xlabel("epoch", color=_PALE_INK)
+    axes.set_xlabel("epoch", color=PALE_INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(length=0, labelcolor=_PALE_INK)
+    axes.tick_params(length=0, labelcolor=PALE_INK)
     axes.grid(color="#d5dbe1", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in axes.spines.values():
