@@ -187,13 +187,16 @@ class Finished:
         rows = []
         for case, prediction in zip(cases, self.made, strict=True):
             item, inputs = completion.completed_item(folder, case, prediction, {})
-            measures = {"voxels": 32, "background": 30, "counts": counts, "labels_present": [1, 14]}
+            measures = {
+                "voxels": 32, "background": 30, "counts": counts, "pairs": [[0, 0, 30], [0, 1, 1], [14, 14, 1]],
+                "specks": {}, "labels_present": [1, 14],
+            }  # fmt: skip
             self._item(item, [completion.LABELS], inputs, measures)
             file = self.results.relative(item.file(completion.LABELS))
             row = dict.fromkeys(columns, 0) | {"case": case.case, "file": file, "labels_present": "1 14"}
             rows.append(row)
         self._records("completed_labels", name, columns, rows, self.config["shards"]["pseudo_labels"])
-        write_csv(self.results.gathered("completed_labels", name), columns, rows)
+        write_csv(self.results.gathered("completed_labels", name), ["left_out", *columns], rows)
 
 
 def measure(folder: Path, number: int) -> dict:

@@ -24,6 +24,7 @@ from flare23_lib.config import Config
 from flare23_lib.evaluation.tables import format_summary
 from flare23_lib.images import read_labels, write_volume
 from flare23_lib.pseudo_labels.merge import merge
+from flare23_lib.pseudo_labels.rules import Rules
 from flare23_lib.stages.completion import annotated_labels
 from flare23_lib.stages.evaluation import evaluate
 from flare23_lib.stages.preprocessing import preprocess
@@ -56,11 +57,11 @@ def shuffle(config: Config, real: Results, other: Results, completion: str) -> N
         predicted = fitted(read_labels(real.root / wrong["file"]).array, own.array.shape)
         original = read_labels(case.label).array if case.label else np.zeros_like(own.array)
         annotated = annotated_labels(settings, case, {})
-        merged = merge(original, predicted, annotated, settings["tumor_values"])
+        merged = merge(original, predicted, annotated, Rules.of(settings, settings["tumor_values"]))
         file = f"store/shuffled/{completion}/{case.case}.nii.gz"
         write_volume(other.root / file, merged.labels, own.header)
-        rows.append({"case": case.case, "file": file})
-    write_csv(other.gathered("completed_labels", completion), ["case", "file"], rows)
+        rows.append({"case": case.case, "file": file, "left_out": ""})
+    write_csv(other.gathered("completed_labels", completion), ["case", "file", "left_out"], rows)
 
 
 def main() -> None:

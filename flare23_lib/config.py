@@ -17,6 +17,7 @@ from flare23_lib.config_files import filled_in, merge, read_yaml, validate, with
 from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture
+from flare23_lib.pseudo_labels.rules import PASSES, RULES, Rules
 
 MEASURE = "measure"
 """In the place of a model's intensity: its four numbers are measured on the training set."""
@@ -129,8 +130,8 @@ class Config:
             first = [] if source is None else [("models", source)]
             return first + [("completions", item) for item in self.model(name)["train_on"]["completions"]]
         row = self.completion(name)
-        base = [("completions", row["on_top_of"])] if "on_top_of" in row else []
-        return [("models", row["teacher"]), *base]
+        others = [other for other in (row.get("on_top_of"), self.compared_completion(name)) if other is not None]
+        return [("models", row["teacher"]), *(("completions", other) for other in others)]
 
     def _check_circles(self) -> None:
         self.order()
@@ -154,15 +155,7 @@ class Config:
             for condition in ("contains_any", "contains_all"):
                 known(f"{key}.{condition}", row.get(condition, []), sorted(labels), "label")
         for name, row in self["completions"].items():
-            key = f"completions.{name}"
-            known(f"{key}.category", [row["category"]], categories, "category")
-            known(f"{key}.teacher", [row["teacher"]], self.models, "model")
-            if row["annotated"] != "present":
-                known(f"{key}.annotated", row["annotated"], self.labels.names, "label")
-            if "on_top_of" in row:
-                known(f"{key}.on_top_of", [row["on_top_of"]], self.completions, "completion")
-                if self.completion(row["on_top_of"])["category"] != row["category"]:
-                    raise ConfigError(f"{key}.on_top_of: {row['on_top_of']!r} completes another category")
+            self._check_completion(name, row, categories, known)
         for index, pair in enumerate(self["evaluation"]["compare"]):
             known(f"evaluation.compare[{index}]", pair, self.evaluated, "evaluated model")
         for name, model in self["models"].items():
@@ -174,6 +167,35 @@ class Config:
                 self._check_pretrained(key, model, source)
             if model["gpus"] > model["training"]["batch_size"]:
                 raise ConfigError(f"{key}.gpus: {model['gpus']} cannot share a batch_size of fewer patches")
+
+    def _check_completion(self, name: str, row: Mapping, categories: Sequence[str], known) -> None:
+        key = f"completions.{name}"
+        known(f"{key}.category", [row["category"]], categories, "category")
+        known(f"{key}.teacher", [row["teacher"]], self.models, "model")
+        known(f"{key}.least_volume_ml", list(row["least_volume_ml"]), self.labels.names, "label")
+        if row["annotated"] != "present":
+            known(f"{key}.annotated", row["annotated"], self.labels.names, "label")
+        others = {"on_top_of": row.get("on_top_of"), "leave_out.changed_between": self.compared_completion(name)}
+        for place, other in others.items():
+            if other is not None:
+                known(f"{key}.{place}", [other], self.completions, "completion")
+                if self.completion(other)["category"] != row["category"]:
+                    raise ConfigError(f"{key}.{place}: {other!r} completes another category")
+        if row["unmarked_tumors"] != "keep_original" and not self.labels.tumors:
+            raise ConfigError(f"{key}.unmarked_tumors: no label is of the kind tumor")
+        self._check_passes(key, row)
+
+    def _check_passes(self, key: str, row: Mapping) -> None:
+        """Refuse what asks for mirrored passes of a teacher that has none."""
+        asking = [name for name in ("tumor_inside_organs", "unmarked_tumors") if row[name] == "if_sure"]
+        asking += ["unsure_below"] if row["unsure_below"] else []
+        asking += ["leave_out"] if row.get("leave_out", {}).get("changed_between") == PASSES else []
+        teacher = self.model(row["teacher"])
+        if asking and not (teacher["inference"]["tta"] and teacher["training"]["mirror_axes"]):
+            raise ConfigError(
+                f"{key}.{asking[0]}: asks how the passes of test-time augmentation agree; models.{row['teacher']} "
+                "has none (inference.tta, training.mirror_axes)"
+            )
 
     def _check_training_set(self, key, train_on, categories, unlabeled, known) -> None:
         known(f"{key}.train_on.originals", train_on["originals"], categories, "category")
@@ -269,7 +291,7 @@ class Config:
             "orientation": table["orientation"],
             "intensity": table["intensity"],
             "label_values": self.labels.values,
-            "ignore_label": self._may_ignore(model),
+            "ignore_label": table["ignore_label"] == "always" or self._may_ignore(model),
             "training": table["training"],
         }
 
@@ -277,7 +299,7 @@ class Config:
         rows = [self.completion(name) for name in self.model(model)["train_on"]["completions"]]
         while rows:
             row = rows.pop()
-            if "ignore" in (row["dropped_to"], row["tumor_inside_organs"]):
+            if Rules.of(row).may_ignore:
                 return True
             if "on_top_of" in row:
                 rows.append(self.completion(row["on_top_of"]))
@@ -294,11 +316,19 @@ class Config:
         return {
             "category": row["category"],
             "annotated": annotated if annotated == "present" else sorted(map(self.labels.value_of, annotated)),
-            "dropped_to": row["dropped_to"],
-            "tumor_inside_organs": row["tumor_inside_organs"],
+            **{name: row[name] for name in RULES},
+            "least_volume_ml": {
+                str(self.labels.value_of(label)): volume for label, volume in row["least_volume_ml"].items()
+            },
+            "leave_out": row.get("leave_out"),
             "label_values": self.labels.values,
             "tumor_values": [label.value for label in self.labels.tumors],
         }
+
+    def compared_completion(self, completion: str) -> str | None:
+        """Return the completion that one is compared with to leave cases out; None if with none."""
+        other = self.completion(completion).get("leave_out", {}).get("changed_between", PASSES)
+        return None if other == PASSES else other
 
     def evaluation_settings(self) -> dict:
         """How predictions are scored."""

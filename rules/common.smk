@@ -100,6 +100,12 @@ def base_option(wildcards):
     return f"--base {name}" if name else ""
 
 
+def compared(wildcards):
+    """The record of the completion that one is compared with to leave cases out; empty without one."""
+    name = CONFIG.compared_completion(wildcards.completion)
+    return f"{R}/completed_labels/{name}/conflicts.csv" if name else []
+
+
 def print_summaries():
     """Show the scores of the evaluated models at the end of a run."""
     for model in CONFIG.evaluated:

@@ -1,7 +1,8 @@
 # Pseudo-labels: a teacher's predictions, merged under the original annotations.
 #
 # Takes cohort/cases.csv, a teacher's bundle and, for a completion that builds on another, that one's record; gives
-# completed_labels/{completion}/conflicts.csv and, beside it, a link {case}.nii.gz for every case of the category.
+# completed_labels/{completion}/conflicts.csv (a row per case) and confusion.csv (original against predicted classes), and
+# beside them a link {case}.nii.gz for every case of the category.
 # Shards work case by case: what lies whole in the store is not made again.
 
 
@@ -52,6 +53,7 @@ rule complete:
         cases=f"{R}/cohort/cases.csv",
         pseudo_labels=f"{R}/pseudo_labels/{{completion}}/{{shard}}.csv",
         base=base,
+        compared=compared,
     output:
         record=f"{R}/completed_labels/{{completion}}/{{shard}}.csv",
     log:
@@ -95,6 +97,7 @@ rule gather_completed:
             category="Pseudo-labels",
             labels={"completion": "{completion}", "table": "conflicts"},
         ),
+        confusion=f"{R}/completed_labels/{{completion}}/confusion.csv",
     log:
         f"{R}/logs/gather_completed/{{completion}}.log",
     benchmark:
@@ -118,6 +121,7 @@ rule gather_completed:
         " --label-names {params.label_names}"
         " --shards {params.shards}"
         " --output {output.conflicts:q}"
+        " --confusion {output.confusion:q}"
         " > {log:q} 2>&1"
 
 

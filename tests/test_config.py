@@ -61,6 +61,13 @@ def test_a_completion_may_build_on_another():
     assert order.index(("completions", "tumor")) < order.index(("completions", "tumor_again"))
 
 
+WITHOUT_TTA = {"models": {"organ_teacher": {"inference": {"tta": False}}}}
+
+
+def leave_out_by(name):
+    return {"leave_out": {"share": 0.1, "changed_between": name}}
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -79,6 +86,19 @@ def test_a_completion_may_build_on_another():
         ({"completions": {"tumor": {"teacher": "tumor_teacher"}}}, "circle"),
         ({"completions": {"tumor": {"on_top_of": "tumor"}}}, "circle"),
         ({"completions": {"tumor": {"on_top_of": "unlabeled"}}}, "completes another category"),
+        ({"completions": {"tumor": {"least_volume_ml": {"heart": 1}}}}, "completions.tumor.least_volume_ml"),
+        ({"completions": {"tumor": {"least_volume_ml": {"liver": 0}}}}, "completions.tumor.least_volume_ml"),
+        ({"completions": {"tumor": {"unsure_below": 2}}}, "completions.tumor.unsure_below"),
+        ({"completions": {"tumor": {"leave_out": {"share": 1, "changed_between": "passes"}}}}, "leave_out.share"),
+        ({"completions": {"tumor": leave_out_by("nothing")}}, "completions.tumor.leave_out.changed_between"),
+        ({"completions": {"tumor": leave_out_by("unlabeled")}}, "completes another category"),
+        ({"completions": {"tumor": leave_out_by("tumor")}}, "circle"),
+        (
+            {**WITHOUT_TTA, "completions": {"tumor": {"unsure_below": 0.5}}},
+            "completions.tumor.unsure_below: asks how",
+        ),
+        ({**WITHOUT_TTA, "completions": {"tumor": {"unmarked_tumors": "if_sure"}}}, "models.organ_teacher has none"),
+        ({**WITHOUT_TTA, "completions": {"tumor": leave_out_by("passes")}}, "completions.tumor.leave_out: asks how"),
         ({"categories": [{"name": "a", "contains_any": ["heart"]}]}, "categories[0].contains_any"),
         (
             {"labels": [{"name": "a", "value": 1, "tolerance_mm": 1}, {"name": "a", "value": 2, "tolerance_mm": 1}]},
@@ -104,9 +124,18 @@ def test_how_the_work_is_cut_is_in_no_stages_settings():
     assert one.settings("cohort") == other.settings("cohort")
 
 
-def test_the_ignore_label_is_there_when_a_completion_may_write_it():
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"dropped_to": "ignore"},
+        {"tumor_inside_organs": "if_sure"},
+        {"unmarked_tumors": "ignore"},
+        {"unsure_below": 0.5},
+    ],
+)
+def test_the_ignore_label_is_there_when_a_completion_may_write_it(row):
     assert not load().training_settings("student")["ignore_label"]
-    config = load(completions={"tumor": {"dropped_to": "ignore"}})
+    config = load(completions={"tumor": row})
     assert config.training_settings("student")["ignore_label"]
     assert not config.training_settings("organ_teacher")["ignore_label"]
 

@@ -245,6 +245,39 @@ def test_agreement_is_given_by_label_name_and_only_with_mirroring():
     assert any(score for score in agreement.values())
 
 
+def test_votes_count_the_passes_that_say_what_their_mean_says(monkeypatch):
+    # The volume has the model's resolution, so the passes' labels can be had one by one.
+    engine, volume = Engine(a_bundle(), tta=True), a_volume()
+    flips = engine.flips
+    result = engine.segment(volume, votes=True)
+    assert np.array_equal(engine.segment(volume).labels, result.labels)
+    expected = np.zeros(volume.array.shape, int)
+    for flip in flips:
+        monkeypatch.setattr(Engine, "flips", [flip])
+        expected += engine.segment(volume).labels == result.labels
+    assert result.passes == len(flips) == 8
+    assert len(np.unique(expected)) > 4
+    # Single passes are summed in bfloat16: nearly equal logits may go either way.
+    assert (result.votes == expected).mean() > 0.95
+    assert np.abs(result.votes - expected).max() <= 2
+
+
+def test_votes_are_taken_from_the_nearest_voxel():
+    agreement = Agreement(3, 4, shape=(2, 2, 3))
+    mean = torch.tensor([[[0, 1, 2]]], dtype=torch.uint8)
+    passes = [torch.tensor([[values]], dtype=torch.uint8) for values in ([0, 1, 2], [0, 1, 0], [0, 0, 0], [1, 1, 0])]
+    agreement.add(passes, mean, (slice(1, 2), slice(0, 1), slice(0, 3)))
+    seen = np.zeros((4, 2, 6), np.uint8)
+    agreement.write_votes(seen)
+    assert seen[:, 0].tolist() == [[4] * 6] * 2 + [[3, 3, 3, 3, 1, 1]] * 2
+    assert (seen[:, 1] == 4).all(), "where nothing was computed all passes agree on background"
+
+
+def test_votes_without_mirroring_are_refused():
+    with pytest.raises(ConfigError, match="votes"):
+        Engine(a_bundle(), tta=False).segment(a_volume(), votes=True)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_volume_that_is_not_finite_is_refused(value):
     volume = a_volume()

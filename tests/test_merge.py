@@ -7,7 +7,8 @@ from hypothesis.extra.numpy import arrays
 from flare23_lib.errors import MergeError
 from flare23_lib.images import Geometry
 from flare23_lib.labels import IGNORE_VALUE
-from flare23_lib.pseudo_labels.merge import OUTCOMES, check_geometry, merge
+from flare23_lib.pseudo_labels.merge import OUTCOMES, Votes, check_geometry, merge
+from flare23_lib.pseudo_labels.rules import Rules
 
 TUMOR = 5
 VALUES = [0, 1, 2, 3, 4, TUMOR]
@@ -17,8 +18,11 @@ def row(*values):
     return np.array(values, dtype=np.uint8).reshape(1, 1, -1)
 
 
-def merged(original, predicted, annotated, **options):
-    return merge(original, predicted, annotated, tumors=[TUMOR], **options).labels.ravel().tolist()
+def merged(original, predicted, annotated, next_class=None, votes=None, **rules):
+    votes = None if votes is None else Votes(votes, 8)
+    result = merge(original, predicted, annotated, Rules([TUMOR], **rules), next_class, votes)
+    assert result.background + sum(sum(rows.values()) for rows in result.counts.values()) == original.size
+    return result.labels.ravel().tolist()
 
 
 def test_a_voxel_with_an_original_label_keeps_it():
@@ -55,25 +59,78 @@ def test_where_tumors_are_annotated_none_is_added_inside_organs():
 
 
 def test_the_outcomes_are_counted_by_class():
-    result = merge(row(1, 1, 1, 0, 0, 0), row(1, 2, TUMOR, 1, 3, 0), [1], tumors=[TUMOR])
+    result = merge(row(1, 1, 1, 0, 0, 0), row(1, 2, TUMOR, 1, 3, 0), [1], Rules([TUMOR]))
     assert result.counts == {
         "agreed": {1: 1},
         "kept": {1: 1},
-        "tumor_inside": {1: 1},
         "dropped": {1: 1},
         "taken": {3: 1},
+        "tumor_inside": {1: 1},
+        "unmarked_tumor": {},
+        "unsure": {},
     }
     assert result.background == 1
+    assert result.pairs == {(0, 0): 1, (0, 1): 1, (0, 3): 1, (1, 1): 1, (1, 2): 1, (1, TUMOR): 1}
+
+
+@pytest.mark.parametrize(("votes", "result"), [(8, TUMOR), (6, IGNORE_VALUE)])
+def test_a_tumor_inside_an_annotated_organ_is_taken_if_the_passes_are_sure_of_it(votes, result):
+    count = np.full((1, 1, 3), votes, np.uint8)
+    merging = {"tumor_inside_organs": "if_sure", "sure_from": 0.9, "votes": count}
+    assert merged(row(1, 1, 1), row(1, TUMOR, TUMOR), [1], **merging) == [1, result, result]
+
+
+def test_a_tumor_is_judged_by_the_mean_of_its_voxels_also_outside_the_organ():
+    merging = {"tumor_inside_organs": "if_sure", "sure_from": 0.5, "votes": row(8, 1, 8)}
+    assert merged(row(1, 1, 0), row(1, TUMOR, TUMOR), [1], **merging) == [1, TUMOR, TUMOR]
+    assert merged(row(1, 1, 0), row(1, TUMOR, 2), [1], **merging) == [1, IGNORE_VALUE, 2]
+
+
+@pytest.mark.parametrize(
+    ("rule", "unmarked"),
+    [("keep_original", [1, 0]), ("ignore", [IGNORE_VALUE] * 2), ("tumor", [TUMOR] * 2), ("if_sure", [TUMOR] * 2)],
+)
+def test_a_tumor_apart_from_the_marked_ones_becomes_what_is_configured(rule, unmarked):
+    original, predicted = row(TUMOR, 1, 1, 1, 0), row(TUMOR, TUMOR, 0, TUMOR, TUMOR)
+    result = merged(original, predicted, [1, TUMOR], unmarked_tumors=rule, votes=row(0, 0, 0, 7, 8))
+    assert result == [TUMOR, 1, 1, *unmarked], "what touches a marked tumor is that tumor's border, drawn by a person"
+
+
+def test_an_unmarked_tumor_that_the_passes_are_not_sure_of_is_ignored():
+    original, predicted = row(TUMOR, 0, 0, 1, 0), row(0, 0, TUMOR, TUMOR, 0)
+    result = merged(original, predicted, [1, TUMOR], unmarked_tumors="if_sure", votes=row(8, 8, 7, 6, 8))
+    assert result == [TUMOR, 0, IGNORE_VALUE, IGNORE_VALUE, 0]
+
+
+def test_without_annotated_tumors_no_tumor_is_unmarked():
+    assert merged(row(1, 0), row(TUMOR, TUMOR), [1], unmarked_tumors="ignore") == [1, TUMOR]
+
+
+def test_unannotated_voxels_on_which_the_passes_disagree_are_ignored():
+    original, predicted = row(1, 0, 0, 0, 0), row(2, 2, 2, 0, 1)
+    result = merged(original, predicted, [1], unsure_below=0.75, votes=row(1, 6, 5, 5, 1))
+    assert result == [1, 2, IGNORE_VALUE, IGNORE_VALUE, 0], "original and dropped voxels are known"
+
+
+def test_rules_that_ask_for_votes_are_refused_without():
+    with pytest.raises(MergeError, match="votes"):
+        merge(row(1), row(1), [1], Rules([TUMOR], unsure_below=0.5))
+
+
+@pytest.mark.parametrize("rule", ["dropped_to", "tumor_inside_organs", "unmarked_tumors"])
+def test_a_rule_that_is_none_is_refused(rule):
+    with pytest.raises(MergeError, match=rule):
+        Rules(**{rule: "sometimes"})
 
 
 def test_other_shapes_are_refused():
     with pytest.raises(MergeError, match="prediction"):
-        merge(row(1, 2), row(1), [1])
+        merge(row(1, 2), row(1), [1], Rules())
 
 
 def test_next_class_without_the_next_classes_is_refused():
     with pytest.raises(MergeError, match="next_class"):
-        merge(row(1), row(1), [1], dropped_to="next_class")
+        merge(row(1), row(1), [1], Rules(dropped_to="next_class"))
 
 
 @pytest.mark.parametrize("change", ["shift", "flip", "shape"])
@@ -93,53 +150,106 @@ def test_labels_of_another_geometry_are_refused(change):
 
 
 volumes = arrays(np.uint8, (3, 4, 5), elements=st.sampled_from(VALUES))
-options = st.fixed_dictionaries(
-    {
-        "dropped_to": st.sampled_from(["background", "next_class", "ignore"]),
-        "tumor_inside_organs": st.sampled_from(["keep_organ", "ignore", "tumor"]),
-    }
-)
+counts = arrays(np.uint8, (3, 4, 5), elements=st.integers(1, 8))
 subsets = st.sets(st.sampled_from(VALUES[1:]))
+rules = st.builds(
+    Rules,
+    tumors=st.just((TUMOR,)),
+    dropped_to=st.sampled_from(["background", "next_class", "ignore"]),
+    tumor_inside_organs=st.sampled_from(["keep_organ", "ignore", "tumor", "if_sure"]),
+    unmarked_tumors=st.sampled_from(["keep_original", "ignore", "tumor", "if_sure"]),
+    sure_from=st.sampled_from([0.3, 0.6, 0.9]),
+    unsure_below=st.sampled_from([0, 0.3, 0.75, 1]),
+)
 
 
-def run(original, predicted, extra, chosen):
-    annotated = extra | set(np.unique(original)) - {0}
-    allowed = sorted(set(VALUES) - annotated)
-    next_class = np.full_like(original, allowed[-1])
-    return annotated, merge(original, predicted, annotated, tumors=[TUMOR], next_class=next_class, **chosen)
+def run(original, predicted, extra, chosen, count=None):
+    """Merge, with the classes present annotated, others too, and for a next class one that may win."""
+    annotated = extra | set(np.unique(original).tolist()) - {0}
+    next_class = np.full_like(original, max(set(VALUES) - annotated))
+    votes = Votes(np.full_like(original, 8) if count is None else count, 8)
+    return annotated, merge(original, predicted, annotated, chosen, next_class, votes)
+
+
+def by_hand(original, predicted, annotated, chosen, count):
+    """The rules of docs/method.md, voxel by voxel, with tumors found by spreading from voxel to voxel."""
+    labels = np.zeros_like(original)
+    certainty, marked = {}, {}
+    marks = (original == TUMOR) & (TUMOR in annotated)
+    tumors = {tuple(place) for place in np.argwhere((predicted == TUMOR) | marks)}
+    while tumors:
+        front = [tumors.pop()]
+        whole = []
+        while front:
+            place = front.pop()
+            whole.append(place)
+            near = {other for other in tumors if max(abs(a - b) for a, b in zip(place, other, strict=True)) == 1}
+            tumors -= near
+            front += near
+        votes = [count[place] / 8 for place in whole]
+        for place in whole:
+            certainty[place] = np.mean(votes)
+            marked[place] = any(original[other] == TUMOR for other in whole)
+
+    def tumor_or_ignored(place, rule):
+        sure = rule == "tumor" or (rule == "if_sure" and certainty[place] >= chosen.sure_from)
+        return TUMOR if sure else IGNORE_VALUE
+
+    for place in np.ndindex(original.shape):
+        known, guess = original[place], predicted[place]
+        if guess == TUMOR and TUMOR in annotated and not marked[place] and chosen.unmarked_tumors != "keep_original":
+            labels[place] = tumor_or_ignored(place, chosen.unmarked_tumors)
+        elif known and guess == TUMOR and TUMOR not in annotated and chosen.tumor_inside_organs != "keep_organ":
+            labels[place] = tumor_or_ignored(place, chosen.tumor_inside_organs)
+        elif known:
+            labels[place] = known
+        elif guess and guess in annotated:
+            labels[place] = {
+                "background": 0, "ignore": IGNORE_VALUE, "next_class": max(set(VALUES) - annotated),
+            }[chosen.dropped_to]  # fmt: skip
+        else:
+            labels[place] = IGNORE_VALUE if count[place] / 8 < chosen.unsure_below else guess
+    return labels
+
+
+@settings(max_examples=500, deadline=None)
+@given(volumes, volumes, subsets, rules, counts)
+def test_every_voxel_becomes_what_the_rules_say(original, predicted, extra, chosen, count):
+    annotated, result = run(original, predicted, extra, chosen, count)
+    assert np.array_equal(result.labels, by_hand(original, predicted, annotated, chosen, count))
 
 
 @settings(max_examples=300, deadline=None)
-@given(volumes, volumes, subsets, options)
-def test_no_original_voxel_changes_unless_a_tumor_inside_was_asked_for(original, predicted, extra, chosen):
-    _, result = run(original, predicted, extra, chosen)
+@given(volumes, volumes, subsets, rules, counts)
+def test_no_original_voxel_changes_unless_a_tumor_was_asked_for(original, predicted, extra, chosen, count):
+    _, result = run(original, predicted, extra, chosen, count)
     changed = (original != 0) & (result.labels != original)
-    if chosen["tumor_inside_organs"] == "keep_organ":
+    if (chosen.tumor_inside_organs, chosen.unmarked_tumors) == ("keep_organ", "keep_original"):
         assert not changed.any()
     assert (predicted[changed] == TUMOR).all()
 
 
 @settings(max_examples=300, deadline=None)
-@given(volumes, volumes, subsets, options)
-def test_no_annotated_class_grows(original, predicted, extra, chosen):
-    annotated, result = run(original, predicted, extra, chosen)
-    for value in annotated:
-        assert not ((result.labels == value) & (original != value)).any()
+@given(volumes, volumes, subsets, rules, counts)
+def test_no_annotated_class_grows(original, predicted, extra, chosen, count):
+    annotated, result = run(original, predicted, extra, chosen, count)
+    grown = {value for value in annotated if ((result.labels == value) & (original != value)).any()}
+    assert grown <= ({TUMOR} if chosen.unmarked_tumors in ("tumor", "if_sure") else set())
 
 
 @settings(max_examples=300, deadline=None)
-@given(volumes, volumes, subsets, options)
-def test_the_counts_add_up_to_the_volume(original, predicted, extra, chosen):
-    _, result = run(original, predicted, extra, chosen)
-    assert tuple(result.counts) == tuple(sorted(OUTCOMES, key=list(result.counts).index))
+@given(volumes, volumes, subsets, rules, counts)
+def test_the_counts_add_up_to_the_volume(original, predicted, extra, chosen, count):
+    _, result = run(original, predicted, extra, chosen, count)
+    assert tuple(result.counts) == OUTCOMES
+    assert min([0, *(number for rows in result.counts.values() for number in rows.values())]) == 0
     assert result.background + sum(sum(rows.values()) for rows in result.counts.values()) == original.size
+    assert sum(result.pairs.values()) == original.size
 
 
 @settings(max_examples=300, deadline=None)
 @given(volumes, volumes, subsets)
 def test_merging_again_changes_nothing(original, predicted, extra):
-    annotated, once = run(
-        original, predicted, extra, {"dropped_to": "background", "tumor_inside_organs": "keep_organ"}
-    )
-    twice = merge(once.labels, predicted, annotated, tumors=[TUMOR])
+    annotated, once = run(original, predicted, extra, Rules([TUMOR]))
+    twice = merge(once.labels, predicted, annotated, Rules([TUMOR]))
     assert np.array_equal(once.labels, twice.labels)

@@ -15,7 +15,8 @@ from flare23_lib.inference.engine import Engine
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.nnunet.preprocessing import preprocess_image, preprocess_labels
-from flare23_lib.pseudo_labels import merge
+from flare23_lib.pseudo_labels import components, merge, selection
+from flare23_lib.pseudo_labels.rules import Rules
 from flare23_lib.resampling import Intensity
 from flare23_lib.stages import preprocessing, segmentation
 
@@ -92,12 +93,24 @@ GOLDEN_ALTERNATIVE = [5362, 0, 295, 103]
 def test_merges():
     original = np.digitize(wave(SHAPE, 0.5), [0.2, 0.6]).astype(np.uint8)
     predicted = np.digitize(wave(SHAPE, 0.6), [-0.4, 0, 0.4]).astype(np.uint8)
-    made = merge.merge(original, predicted, [1], tumors=[3], dropped_to="ignore", tumor_inside_organs="ignore")
-    assert merge.VERSION == 1
+    rules = Rules(
+        tumors=[3], dropped_to="ignore", tumor_inside_organs="if_sure", unmarked_tumors="if_sure", unsure_below=0.8
+    )
+    count = np.digitize(wave(SHAPE, 0.9), [-0.5, 0.5]).astype(np.uint8) + 6
+    made = merge.merge(original, predicted, [1], rules, votes=merge.Votes(count, 8))
+    assert merge.VERSION == 2
     assert {int(v): int(c) for v, c in zip(*np.unique(made.labels, return_counts=True), strict=True)} == GOLDEN_MERGE
 
 
-GOLDEN_MERGE = {0: 658, 1: 794, 2: 2052, 3: 185, 255: 2071}
+def test_specks_and_changes():
+    labels = np.digitize(wave(SHAPE, 0.5), [0.2, 0.9]).astype(np.uint8)
+    made, dropped = components.drop_specks(labels, {1: 0.05, 2: 0.2}, (5.0, 2.0, 2.0))
+    assert (components.VERSION, selection.VERSION) == (1, 1)
+    assert (dropped, round(selection.change_between(labels, made, [1, 2]), 6)) == GOLDEN_RELIABILITY
+
+
+GOLDEN_RELIABILITY = ({2: 9}, 0.035433)
+GOLDEN_MERGE = {0: 587, 1: 794, 2: 1923, 3: 232, 255: 2224}
 
 
 def test_scans(tmp_path):

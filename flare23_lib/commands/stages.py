@@ -111,7 +111,7 @@ def _stage_complete(args: argparse.Namespace) -> int:
 def _stage_gather_completed(args: argparse.Namespace) -> int:
     from flare23_lib.stages.completion import gather
 
-    gather(_results(args), args.completion, args.settings, args.label_names, args.shards, args.output)
+    gather(_results(args), args.completion, args.settings, args.label_names, args.shards, args.output, args.confusion)
     return 0
 
 
@@ -217,8 +217,9 @@ def register(commands: Commands) -> None:
     parser.add_argument("--teacher", required=True, help="name of the model")
     stage("complete", _stage_complete, "merge originals and pseudo-labels", "--completion", "--base", "--settings",
           "--label-names", "--shard")  # fmt: skip
-    stage("gather-completed", _stage_gather_completed, "count completed labels and their conflicts", "--completion",
-          "--settings", "--label-names", "--shards")  # fmt: skip
+    parser = stage("gather-completed", _stage_gather_completed, "count completed labels and their conflicts",
+                   "--completion", "--settings", "--label-names", "--shards")  # fmt: skip
+    parser.add_argument("--confusion", type=Path, required=True, help="table of original against predicted classes")
     stage("predict", _stage_predict, "segment the validation cases", "--model", "--inference", "--shard", "--device",
           "--threads")  # fmt: skip
     stage("gather-predictions", _stage_gather_predictions, "count predictions", "--model", "--shards")

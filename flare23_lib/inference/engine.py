@@ -50,6 +50,9 @@ class Segmentation:
             excluded.
         agreement: by label name, the Dice between each mirrored pass's labels and the mean's, averaged over the
             passes, at the model's resolution; None for a class that neither holds. Empty without TTA.
+        votes: uint8, likewise: how many of the passes say what their mean says at the nearest voxel of the model's
+            resolution; None if they were not asked for.
+        passes: how many there are.
         timings: seconds per phase: resample, windows, labels.
         windows: how many windows were computed.
     """
@@ -57,6 +60,8 @@ class Segmentation:
     labels: np.ndarray
     alternative: np.ndarray | None
     agreement: dict[str, float | None]
+    votes: np.ndarray | None
+    passes: int
     timings: dict[str, float]
     windows: int
 
@@ -141,13 +146,14 @@ class Engine:
         """The passes: unmirrored, and with TTA every combination of the model's mirror axes."""
         return all_flips(self.model.mirror_axes) if self.tta else [()]
 
-    def plan(self, geometry: Geometry, image_bytes: int, exclude: Collection[int] = ()) -> Plan:
+    def plan(self, geometry: Geometry, image_bytes: int, exclude: Collection[int] = (), votes: bool = False) -> Plan:
         """Say how a volume would be computed and what memory that takes.
 
         Args:
             geometry: of the volume.
             image_bytes: of its array.
             exclude: as `segment`.
+            votes: as `segment`.
 
         Raises:
             ImageError: it cannot be done within the limits.
@@ -156,31 +162,33 @@ class Engine:
         shape = orientation.forward(np.broadcast_to(np.uint8(0), geometry.shape)).shape
         resampled = resampled_shape(shape, orientation.spacing(geometry.spacing), self.model.spacing)
         padded = tuple(map(max, resampled, self.model.patch_size))
-        task = Task(image_bytes, int(np.prod(shape)), padded, len(self.flips), 2 if exclude else 1)
+        outputs = 1 + bool(exclude) + votes
+        task = Task(image_bytes, int(np.prod(shape)), padded, len(self.flips), outputs, votes)
         return plan(self.model, self.precision, self.device, task, self.limits)
 
-    def segment(self, volume: Volume, exclude: Collection[int] = ()) -> Segmentation:
+    def segment(self, volume: Volume, exclude: Collection[int] = (), votes: bool = False) -> Segmentation:
         """Segment a volume: `prepare` and `infer`.
 
         Args:
             volume: a CT in HU.
             exclude: label values whose classes may not win in `alternative`; values that the model does not know
                 have no effect.
+            votes: keep how many of the mirrored passes agree at every voxel.
 
         Raises:
             ImageError: the volume is empty or holds values that are not finite, or the limits of memory are too low.
-            ConfigError: nothing is left to win.
+            ConfigError: nothing is left to win, or there are no mirrored passes to vote.
         """
-        return self.infer(self.prepare(volume, exclude), exclude)
+        return self.infer(self.prepare(volume, exclude, votes), exclude, votes)
 
-    def prepare(self, volume: Volume, exclude: Collection[int] = ()) -> Prepared:
+    def prepare(self, volume: Volume, exclude: Collection[int] = (), votes: bool = False) -> Prepared:
         """Make the image that the network sees; arguments and errors as `segment`."""
         stored = volume.array
         if stored.size == 0 or stored.dtype.kind not in "iufb":
             raise ImageError(f"a volume of shape {stored.shape} and type {stored.dtype} is no CT")
         if stored.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in stored):
             raise ImageError("the volume holds values that are not finite (NaN or infinite)")
-        chosen = self.plan(volume.geometry, stored.nbytes, exclude)
+        chosen = self.plan(volume.geometry, stored.nbytes, exclude, votes)
         log.info("memory: %s", chosen)
         clock = Clock(self.device)
         orientation = Orientation.of(volume.geometry.affine, self.model.orientation)
@@ -200,16 +208,20 @@ class Engine:
         clock.phase("resample")
         return Prepared(image, seen.shape, stored.shape, orientation, body, chosen, clock)
 
-    def infer(self, prepared: Prepared, exclude: Collection[int] = ()) -> Segmentation:
+    def infer(self, prepared: Prepared, exclude: Collection[int] = (), votes: bool = False) -> Segmentation:
         """Segment a prepared volume; arguments and errors as `segment`."""
         excluded = [index for index, value in enumerate(self.model.values) if value in set(exclude)]
         if len(excluded) == len(self.model.values):
             raise ConfigError("exclude: every label of the model is excluded")
+        if votes and len(self.flips) == 1:
+            raise ConfigError(f"model {self.model.name}: votes need test-time augmentation (tta, mirror_axes)")
         outputs = [self._output(prepared)]
         if exclude:
             outputs.append(self._output(prepared, excluded))
         flips = self.flips
-        agreement = Agreement(len(self.model.labels), len(flips)) if len(flips) > 1 else None
+        agreement = None
+        if len(flips) > 1:
+            agreement = Agreement(len(self.model.labels), len(flips), prepared.image.shape if votes else None)
         prepared.clock.start()
         with torch.inference_mode(), _reproducible(self.device, self.precision):
             padded, box = pad_to_patch(prepared.image, self.model.patch_size)
@@ -229,8 +241,13 @@ class Engine:
             )
         log.info("windows: %d computed (%s)", computed, self.windows)
         scores = dict(zip(self.model.names[1:], agreement.scores()[1:], strict=True)) if agreement else {}
+        counts = None
+        if votes:
+            counts = np.empty(prepared.stored_shape, dtype=np.uint8)
+            agreement.write_votes(prepared.orientation.forward(counts))
         labels = [output.stored for output in outputs]
-        return Segmentation(labels[0], labels[1] if exclude else None, scores, prepared.clock.seconds, computed)
+        alternative = labels[1] if exclude else None
+        return Segmentation(labels[0], alternative, scores, counts, len(flips), prepared.clock.seconds, computed)
 
     def _output(self, prepared: Prepared, excluded: Collection[int] = ()) -> Output:
         stored = np.zeros(prepared.stored_shape, dtype=np.uint8)

@@ -196,8 +196,8 @@ def _finish(part: Part, strip: Strip, box: Slices, outputs: Sequence[Output], ag
     for output in outputs:
         labels = strongest(part.sums, output.excluded)
         if agreement is not None and output is outputs[0]:
-            fresh = _inside(part, strip, box)
-            agreement.add([strongest(sums[fresh]) for sums in part.passes], labels[fresh])
+            fresh, place = _inside(part, strip, box)
+            agreement.add([strongest(sums[fresh]) for sums in part.passes], labels[fresh], place)
         if last > first:
             axes = (strip.axes[0].part(first, last, start), *strip.axes[1:])
             made = interpolated_labels(part.sums, labels, axes, part.weights, output.excluded)
@@ -205,11 +205,14 @@ def _finish(part: Part, strip: Strip, box: Slices, outputs: Sequence[Output], ag
     strip.done = max(strip.done, last)
 
 
-def _inside(part: Part, strip: Strip, box: Slices) -> Slices:
-    """Return, in a part, what is new in it, belongs to its strip and is no padding."""
+def _inside(part: Part, strip: Strip, box: Slices) -> tuple[Slices, Slices]:
+    """Return what is new in a part, belongs to its strip and is no padding: its place there and in the image."""
     origins = (part.start, strip.rows[0], strip.columns[0])
     extents = ((part.start + part.seen, part.start + len(part.sums)), strip.own, strip.columns)
-    return tuple(
-        slice(max(low, image.start) - origin, max(low, image.start, min(high, image.stop)) - origin)
-        for (low, high), image, origin in zip(extents, box, origins, strict=True)
-    )
+    inside, place = [], []
+    for (low, high), image, origin in zip(extents, box, origins, strict=True):
+        start = max(low, image.start)
+        stop = max(start, min(high, image.stop))
+        inside.append(slice(start - origin, stop - origin))
+        place.append(slice(start - image.start, stop - image.start))
+    return tuple(inside), tuple(place)

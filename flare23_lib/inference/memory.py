@@ -76,7 +76,8 @@ class Task:
         voxels: of the image, and so bytes of its labels.
         shape: (z, y, x) of the resampled and padded image.
         passes: mirrored passes.
-        outputs: label maps to make: 1, or 2 with an alternative.
+        outputs: volumes to make: labels, and with them an alternative, votes.
+        votes: whether votes are kept, at the model's resolution too.
     """
 
     image: int
@@ -84,6 +85,7 @@ class Task:
     shape: tuple[int, int, int]
     passes: int
     outputs: int = 1
+    votes: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def _cost(
     if on_gpu:
         gpu += slab_bytes
     # While it is resampled the image is there, afterwards its labels; the last one is copied to be written.
-    labels = task.outputs * task.voxels
+    labels = task.outputs * task.voxels + (math.prod(task.shape) if task.votes else 0)
     host += max(task.image + slab_bytes + resampled, labels + working, labels + WRITING * task.voxels)
     return Plan(batch, strips, sums_on_device, image_on_device, slab_bytes, host, gpu)
 

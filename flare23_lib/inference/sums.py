@@ -18,8 +18,9 @@ UNCOVERED = -1e4
 """Logit of every class but the background where no window was computed: background by decision, also when it is
 interpolated with its neighbors."""
 
-PASS_TYPE = torch.float16
-"""Sums of single mirrored passes, which serve only for their agreement, are kept in half the memory."""
+PASS_TYPE = torch.bfloat16
+"""Sums of single mirrored passes, which serve only for their agreement, are kept in half the memory. In float16 the
+Gaussian weights of windows' corners, all there is at an image's corners, would underflow."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Merging original annotations and predictions: originals win.
 
-Every voxel falls into exactly one outcome, so the counts of a case add up to its volume.
+What becomes of a voxel follows from its original and its predicted label alone, but for tumors that are judged as a
+whole and voxels that the teacher was unsure of. So a merge is a lookup in a table of pairs, and counting the pairs of
+a case counts its outcomes. Every voxel falls into exactly one outcome; the counts of a case add up to its volume.
 """
 
 from __future__ import annotations
@@ -13,12 +15,30 @@ import numpy as np
 from flare23_lib.errors import MergeError
 from flare23_lib.images import Geometry
 from flare23_lib.labels import IGNORE_VALUE
+from flare23_lib.pseudo_labels.rules import Rules
+from flare23_lib.pseudo_labels.tumors import judge_tumors
 
-VERSION = 1
+VERSION = 2
 """Raised when the same inputs would merge to something else."""
 
-OUTCOMES = ("agreed", "kept", "dropped", "taken", "tumor_inside")
-"""What can become of a voxel with an original or a predicted label; see `merge`."""
+OUTCOMES = ("agreed", "kept", "dropped", "taken", "tumor_inside", "unmarked_tumor", "unsure")
+"""What can become of a voxel with an original or a predicted label, or an unsure prediction; see `merge`."""
+
+BACKGROUND = len(OUTCOMES)
+"""Code, beside the outcomes' places, of a voxel that neither side labels."""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """How many of a teacher's mirrored passes say at each voxel what their mean says.
+
+    Attributes:
+        count: uint8 (z, y, x).
+        passes: how many there are.
+    """
+
+    count: np.ndarray
+    passes: int
 
 
 @dataclass(frozen=True)
@@ -29,83 +49,84 @@ class Merged:
         labels: uint8 (z, y, x); 255 where training is to pass over.
         background: voxels that neither side labels.
         counts: outcome -> label value -> voxels; the value is the original's for agreed, kept and tumor_inside, the
-            prediction's for dropped and taken.
+            prediction's for dropped, taken and unsure (0 for background), and for unmarked_tumor the result's.
+        pairs: (original, predicted) -> voxels, of all voxels.
     """
 
     labels: np.ndarray
     background: int
     counts: dict[str, dict[int, int]]
+    pairs: dict[tuple[int, int], int]
 
 
 def merge(
     original: np.ndarray,
     predicted: np.ndarray,
     annotated: Collection[int],
-    tumors: Collection[int] = (),
-    dropped_to: str = "background",
-    tumor_inside_organs: str = "keep_organ",
+    rules: Rules,
     next_class: np.ndarray | None = None,
+    votes: Votes | None = None,
 ) -> Merged:
     """Complete an original label map with a prediction.
 
     Outcomes, voxel by voxel:
 
     - *agreed*, *kept*: the voxel has an original label; it keeps it, whether the prediction agrees or not.
-    - *tumor_inside*: of these, a tumor is predicted inside an annotated organ, in a case whose tumors are not
-      annotated; `tumor_inside_organs` decides.
     - *dropped*: no original label, and the prediction is of a class that is annotated in this case, hence known not
-      to be there; `dropped_to` decides.
+      to be there; `Rules.dropped_to` decides.
     - *taken*: no original label, and the prediction is of a class that is not annotated.
+    - *tumor_inside*: a tumor is predicted inside an annotated organ, in a case whose tumors are not annotated;
+      `Rules.tumor_inside_organs` decides.
+    - *unmarked_tumor*: a tumor is predicted apart from all marked ones, in a case whose tumors are annotated, and
+      `Rules.unmarked_tumors` says that this is not simply kept or dropped.
+    - *unsure*: no original label, what is left to take is background or a prediction, and too few passes agree.
 
     Args:
         original: uint8 (z, y, x) label values, 0 where nothing is annotated.
         predicted: uint8 label values of the same shape.
         annotated: label values that count as annotated in this case.
-        tumors: label values that are tumors.
-        dropped_to: "background", "next_class" (then `next_class` is needed) or "ignore".
-        tumor_inside_organs: "keep_organ", "ignore" or "tumor".
+        rules: who wins.
         next_class: the prediction's best classes when those annotated may not win, same shape.
+        votes: how the teacher's passes agree, same shape.
 
     Raises:
-        MergeError: different shapes, or an option that is none.
+        MergeError: different shapes, or something that the rules need is not given.
     """
-    if original.shape != predicted.shape:
-        raise MergeError(f"the original is {original.shape}, the prediction {predicted.shape}")
-    if dropped_to not in ("background", "next_class", "ignore"):
-        raise MergeError(f"dropped_to {dropped_to!r} is not background, next_class or ignore")
-    if tumor_inside_organs not in ("keep_organ", "ignore", "tumor"):
-        raise MergeError(f"tumor_inside_organs {tumor_inside_organs!r} is not keep_organ, ignore or tumor")
-    if dropped_to == "next_class" and (next_class is None or next_class.shape != original.shape):
+    given = {"prediction": predicted, "next class": next_class, "count of votes": votes and votes.count}
+    for name, array in given.items():
+        if array is not None and array.shape != original.shape:
+            raise MergeError(f"the original is {original.shape}, the {name} {array.shape}")
+    if rules.dropped_to == "next_class" and next_class is None:
         raise MergeError("dropped_to next_class needs the next classes of every voxel")
+    if rules.need_votes and votes is None:
+        raise MergeError("the rules ask how sure the teacher's passes are, and their votes are not given")
 
-    is_annotated = _table(annotated)
-    is_open_tumor = _table(set(tumors) - set(annotated))
-    has_original = original != 0
-    agreed = has_original & (original == predicted)
-    organ = has_original & ~_table({*tumors, IGNORE_VALUE})[original]
-    tumor_inside = organ & is_open_tumor[predicted]
-    dropped = ~has_original & is_annotated[predicted]
-    taken = ~has_original & ~dropped & (predicted != 0)
-
-    labels = np.where(has_original, original, predicted)
-    if tumor_inside_organs == "ignore":
-        labels[tumor_inside] = IGNORE_VALUE
-    elif tumor_inside_organs == "tumor":
-        labels[tumor_inside] = predicted[tumor_inside]
-    if dropped_to == "next_class":
-        labels[dropped] = next_class[dropped]
-    else:
-        labels[dropped] = IGNORE_VALUE if dropped_to == "ignore" else 0
-
+    outcomes, table = _tables(annotated, rules)
+    labels = np.empty(original.shape, np.uint8)
+    pairs = np.zeros(1 << 16, np.int64)
+    totals = np.zeros((BACKGROUND + 1, 256), np.int64)
+    least = np.ceil(rules.unsure_below * votes.passes) if rules.unsure_below else 0
+    open_outcomes = np.isin(outcomes, [OUTCOMES.index("taken"), BACKGROUND])
+    for z in range(len(original)):
+        pair = _pairs(original[z], predicted[z])
+        pairs += np.bincount(pair.ravel(), minlength=len(pairs))
+        labels[z] = table[pair]
+        if rules.dropped_to == "next_class":
+            dropped = outcomes[pair] == OUTCOMES.index("dropped")
+            labels[z][dropped] = next_class[z][dropped]
+        if least:
+            unsure = (votes.count[z] < least) & open_outcomes[pair]
+            _move(totals, outcomes, pair[unsure], "unsure", pair[unsure] & 255)
+            labels[z][unsure] = IGNORE_VALUE
+    _judge(labels, totals, outcomes, original, predicted, annotated, rules, votes)
+    values = _counted_by(outcomes)
+    np.add.at(totals, (outcomes, values), pairs)
     counts = {
-        "agreed": _count(original[agreed]),
-        "kept": _count(original[has_original & ~agreed & ~tumor_inside]),
-        "tumor_inside": _count(original[tumor_inside]),
-        "dropped": _count(predicted[dropped]),
-        "taken": _count(predicted[taken]),
+        outcome: {int(value): int(row[value]) for value in np.flatnonzero(row)}
+        for outcome, row in zip(OUTCOMES, totals[:BACKGROUND], strict=True)
     }
-    background = int(labels.size - sum(sum(rows.values()) for rows in counts.values()))
-    return Merged(labels, background, counts)
+    there = {(int(pair) >> 8, int(pair) & 255): int(pairs[pair]) for pair in np.flatnonzero(pairs)}
+    return Merged(labels, int(totals[BACKGROUND].sum()), counts, there)
 
 
 def check_geometry(original: Geometry, predicted: Geometry) -> None:
@@ -114,12 +135,77 @@ def check_geometry(original: Geometry, predicted: Geometry) -> None:
         raise MergeError(f"labels of different geometry cannot be merged: {difference}")
 
 
-def _table(values: Collection[int]) -> np.ndarray:
-    table = np.zeros(256, dtype=bool)
-    table[list(values)] = True
-    return table
+def _pairs(original: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    return original.astype(np.uint16) << 8 | predicted
 
 
-def _count(values: np.ndarray) -> dict[int, int]:
-    counts = np.bincount(values, minlength=1)
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+def _tables(annotated: Collection[int], rules: Rules) -> tuple[np.ndarray, np.ndarray]:
+    """Return the outcome and the label of each pair, (65536,); a pair is 256 * original + predicted."""
+    original, predicted = np.divmod(np.arange(1 << 16), 256)
+    has_original = original != 0
+    known = np.isin(predicted, list(annotated)) & (predicted != 0)
+    organ = has_original & ~np.isin(original, [*rules.tumors, IGNORE_VALUE])
+    open_tumor = np.isin(predicted, [value for value in rules.tumors if value not in annotated])
+    inside = organ & open_tumor
+    conditions = {
+        "tumor_inside": inside,
+        "agreed": has_original & (original == predicted),
+        "kept": has_original,
+        "dropped": known,
+        "taken": predicted != 0,
+    }
+    codes = [OUTCOMES.index(outcome) for outcome in conditions]
+    outcomes = np.select(list(conditions.values()), codes, BACKGROUND).astype(np.uint8)
+    labels = np.where(has_original, original, predicted)
+    labels[outcomes == OUTCOMES.index("dropped")] = IGNORE_VALUE if rules.dropped_to == "ignore" else 0
+    if rules.tumor_inside_organs == "tumor":
+        labels[inside] = predicted[inside]
+    elif rules.tumor_inside_organs in ("ignore", "if_sure"):
+        labels[inside] = IGNORE_VALUE
+    return outcomes, labels.astype(np.uint8)
+
+
+def _counted_by(outcomes: np.ndarray) -> np.ndarray:
+    """Return the label value that each pair is counted by."""
+    original, predicted = np.divmod(np.arange(1 << 16), 256)
+    by_prediction = np.isin(outcomes, [OUTCOMES.index("dropped"), OUTCOMES.index("taken")])
+    return np.where(by_prediction, predicted, original)
+
+
+def _move(totals: np.ndarray, outcomes: np.ndarray, pairs: np.ndarray, outcome: str, values: np.ndarray) -> None:
+    """Count voxels of some pairs as another outcome than their pair's, by given label values."""
+    np.add.at(totals[OUTCOMES.index(outcome)], values, 1)
+    np.subtract.at(totals, (outcomes[pairs], _counted_by(outcomes)[pairs]), 1)
+
+
+def _judge(
+    labels: np.ndarray,
+    totals: np.ndarray,
+    outcomes: np.ndarray,
+    original: np.ndarray,
+    predicted: np.ndarray,
+    annotated: Collection[int],
+    rules: Rules,
+    votes: Votes | None,
+) -> None:
+    """Decide what is decided tumor by tumor, in place."""
+    if set(rules.tumors) & set(annotated):
+        if rules.unmarked_tumors == "keep_original":
+            return
+        marked, rule = np.isin(original, list(rules.tumors)), rules.unmarked_tumors
+    else:
+        if rules.tumor_inside_organs != "if_sure":
+            return
+        marked, rule = None, rules.tumor_inside_organs
+    agreement, passes = (None, 1) if votes is None else (votes.count, votes.passes)
+    for tumor in judge_tumors(np.isin(predicted, list(rules.tumors)), marked, agreement, passes):
+        sure = rule == "tumor" or (rule == "if_sure" and tumor.certainty >= rules.sure_from)
+        place = tuple(tumor.voxels.T)
+        pair = _pairs(original[place], predicted[place])
+        if marked is None:
+            inside = outcomes[pair] == OUTCOMES.index("tumor_inside")
+            place = tuple(tumor.voxels[inside].T)
+            labels[place] = predicted[place] if sure else IGNORE_VALUE
+        else:
+            labels[place] = predicted[place] if sure else IGNORE_VALUE
+            _move(totals, outcomes, pair, "unmarked_tumor", labels[place])

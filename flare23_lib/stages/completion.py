@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import numpy as np
 
 from flare23_lib.cohort.table import Case, usable_cases
 from flare23_lib.errors import MergeError, StoreError
-from flare23_lib.images import read_labels, write_volume
+from flare23_lib.images import Volume, read_labels, write_volume
+from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.progress import progress
-from flare23_lib.pseudo_labels.merge import OUTCOMES, VERSION, check_geometry, merge
+from flare23_lib.pseudo_labels import components, selection
+from flare23_lib.pseudo_labels.merge import OUTCOMES, VERSION, Votes, check_geometry, merge
+from flare23_lib.pseudo_labels.rules import PASSES, RULES, Rules
 from flare23_lib.stages.gathering import complete_rows, link_cases
 from flare23_lib.stages.results import Results, write_record
 from flare23_lib.store import Item, Shard, StageFolder, read_csv, write_csv
@@ -26,8 +30,9 @@ LABELS = ".nii.gz"
 
 def completion_folder(results: Results, settings: Mapping[str, Any]) -> StageFolder:
     """Return the folder of labels merged by these rules."""
-    rules = ("annotated", "dropped_to", "tumor_inside_organs", "tumor_values", "label_values")
-    return results.folder("completed_labels", {"version": VERSION, **{name: settings[name] for name in rules}})
+    rules = ("annotated", *RULES, "least_volume_ml", "tumor_values", "label_values")
+    versions = [VERSION, components.VERSION]
+    return results.folder("completed_labels", {"version": versions, **{name: settings[name] for name in rules}})
 
 
 def completed_item(
@@ -88,8 +93,9 @@ def complete(
     """
     cases = [case for case in usable_cases(results.cases, "training", settings["category"]) if case.case in shard]
     pseudo_labels = results.shard("pseudo_labels", completion, shard)
-    predictions = {row["case"]: row["file"] for row in read_csv(pseudo_labels)}
+    predictions = {row["case"]: row for row in read_csv(pseudo_labels)}
     bases = base_rows(results, base)
+    compared = compared_rows(results, settings)
     names = dict(zip(settings["label_values"], label_names, strict=True))
     folder = completion_folder(results, settings).create()
     rows = []
@@ -98,16 +104,70 @@ def complete(
         for case in progress(cases):
             if case.case not in predictions:
                 raise StoreError(f"{case.case} is not in {pseudo_labels}; run `flare23 store verify` and start again")
-            item, inputs = completed_item(folder, case, predictions[case.case], bases)
+            prediction = predictions[case.case]
+            item, inputs = completed_item(folder, case, prediction["file"], bases)
             note = item.read()
             if note is None:
                 original = results.file(bases[case.case]["file"]) if bases else case.label
                 annotated = annotated_labels(settings, case, bases)
                 note = _complete_case(results, settings, case, original, annotated, item, inputs)
                 made += 1
-            rows.append(_row(results, case, item, note["results"], names))
+            row = _row(results, case, item, note["results"], names)
+            agreement = {name: _number(prediction.get(f"agreement_{name}", "")) for name in label_names}
+            row["agreement"] = _mean_agreement(agreement)
+            row["change"] = _change(results, settings, case, row["file"], agreement, compared)
+            rows.append(row)
     log.info("%s: %d cases, %d of them merged now", completion, len(cases), made)
     write_record(output, columns_of(label_names), rows)
+
+
+def compared_rows(results: Results, settings: Mapping[str, Any]) -> dict[str, dict[str, str]] | None:
+    """Return the records, by case, of the completion that cases are compared with to leave some out; None if none."""
+    leave_out = settings["leave_out"]
+    if leave_out is None or leave_out["changed_between"] == PASSES:
+        return None
+    return {row["case"]: row for row in read_csv(results.gathered("completed_labels", leave_out["changed_between"]))}
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _mean_agreement(agreement: Mapping[str, float | None]) -> float | None:
+    scores = [score for score in agreement.values() if score is not None]
+    return round(sum(scores) / len(scores), 4) if scores else None
+
+
+def change_item(
+    results: Results, settings: Mapping[str, Any], case: str, file: str, other: str
+) -> tuple[StageFolder, Item, dict[str, str]]:
+    """Return where the change between two completed labels of a case belongs, and what it is made from."""
+    folder = results.folder("label_changes", {"version": selection.VERSION, "label_values": settings["label_values"]})
+    inputs = {"labels": file, "other": other}
+    return folder, folder.item(case, inputs), inputs
+
+
+def _change(
+    results: Results,
+    settings: Mapping[str, Any],
+    case: Case,
+    file: str,
+    agreement: Mapping[str, float | None],
+    compared: Mapping[str, Mapping[str, str]] | None,
+) -> float | None:
+    """Return how much a case's labels changed, as the settings want it measured; None if they do not."""
+    if settings["leave_out"] is None:
+        return None
+    if compared is None:
+        return selection.change_between_passes(agreement)
+    other = compared[case.case]["file"]
+    folder, item, inputs = change_item(results, settings, case.case, file, other)
+    note = item.read()
+    if note is None:
+        folder.create()
+        one, two = (read_labels(results.file(path)).array for path in (file, other))
+        note = item.finish([], inputs, {"change": selection.change_between(one, two, settings["label_values"])})
+    return note["results"]["change"]
 
 
 def _complete_case(
@@ -122,28 +182,16 @@ def _complete_case(
     started = time.process_time()
     prediction = results.file(inputs["prediction"])
     predicted = read_labels(prediction)
-    if original is None:
-        originals = np.zeros_like(predicted.array, dtype=np.uint8)
-    else:
-        volume = read_labels(original)
-        try:
-            check_geometry(volume.geometry, predicted.geometry)
-        except MergeError as error:
-            raise MergeError(f"{case.case}: {original} and {prediction}: {error}") from error
-        originals = volume.array
-    next_class = None
-    if settings["dropped_to"] == "next_class":
-        name = prediction.name.removesuffix(LABELS) + ".next.nii.gz"
-        next_class = read_labels(prediction.with_name(name)).array
-    merged = merge(
-        originals,
-        predicted.array,
-        annotated,
-        tumors=settings["tumor_values"],
-        dropped_to=settings["dropped_to"],
-        tumor_inside_organs=settings["tumor_inside_organs"],
-        next_class=next_class,
-    )
+    originals = _originals(case, original, predicted, prediction)
+    least = {int(value): volume for value, volume in settings["least_volume_ml"].items()}
+    labels, specks = components.drop_specks(predicted.array, least, predicted.geometry.spacing)
+    rules = Rules.of(settings, settings["tumor_values"])
+    next_class = _beside(prediction, ".next.nii.gz") if rules.dropped_to == "next_class" else None
+    votes = None
+    if rules.need_votes:
+        passes = results.item(inputs["prediction"]).read()["results"]["passes"]
+        votes = Votes(_beside(prediction, ".votes.nii.gz"), passes)
+    merged = merge(originals, labels, annotated, rules, next_class, votes)
     # The prediction carries the image's header; the original's may differ from it within the tolerance.
     write_volume(item.file(LABELS), merged.labels, predicted.header)
     known = set(settings["label_values"])
@@ -155,20 +203,46 @@ def _complete_case(
             outcome: {str(value): count for value, count in counts.items()}
             for outcome, counts in merged.counts.items()
         },
+        "pairs": [[*pair, count] for pair, count in merged.pairs.items()],
+        "specks": {str(value): count for value, count in specks.items()},
         "labels_present": present,
         "core_seconds": time.process_time() - started,
     }
     return item.finish([LABELS], inputs, measures)
 
 
+def _originals(case: Case, original: str | Path | None, predicted: Volume, prediction: Path) -> np.ndarray:
+    """Read the original labels; none where there is no file. MergeError if they do not lie on the prediction."""
+    if original is None:
+        return np.zeros_like(predicted.array, dtype=np.uint8)
+    volume = read_labels(original)
+    try:
+        check_geometry(volume.geometry, predicted.geometry)
+    except MergeError as error:
+        raise MergeError(f"{case.case}: {original} and {prediction}: {error}") from error
+    return volume.array
+
+
+def _beside(prediction: Path, suffix: str) -> np.ndarray:
+    """Read what a teacher left beside its labels."""
+    return read_labels(prediction.with_name(prediction.name.removesuffix(LABELS) + suffix)).array
+
+
+def _counted(names: Mapping[int, str], outcome: str) -> dict[int, str]:
+    """Return the label values that an outcome is counted by, with the names of their columns."""
+    background = {0: "background"} if outcome == "unsure" else {}
+    return {**background, **names, IGNORE_VALUE: "ignore"}
+
+
 def columns_of(label_names: Sequence[str]) -> list[str]:
     """Return the columns of a completion's records: counts of voxels by outcome and class add up to `voxels`."""
-    counts = [f"{outcome}_{name}" for outcome in OUTCOMES for name in [*label_names, "ignore"]]
-    return ["case", "file", "labels_present", "voxels", "background", *counts]
+    names = dict(enumerate(label_names, start=1))
+    counts = [f"{outcome}_{name}" for outcome in OUTCOMES for name in _counted(names, outcome).values()]
+    specks = [f"specks_{name}" for name in label_names]
+    return ["case", "file", "labels_present", "agreement", "change", "voxels", "background", *counts, *specks]
 
 
 def _row(results: Results, case: Case, item: Item, measures: Mapping[str, Any], names: Mapping[int, str]) -> dict:
-    names = {**names, 255: "ignore"}
     row = {
         "case": case.case,
         "file": results.relative(item.file(LABELS)),
@@ -178,8 +252,20 @@ def _row(results: Results, case: Case, item: Item, measures: Mapping[str, Any], 
     }
     for outcome in OUTCOMES:
         counts = measures["counts"][outcome]
-        row |= {f"{outcome}_{name}": counts.get(str(value), 0) for value, name in names.items()}
-    return row
+        for value, name in _counted(names, outcome).items():
+            row[f"{outcome}_{name}"] = counts.get(str(value), 0)
+    return row | {f"specks_{name}": measures["specks"].get(str(value), 0) for value, name in names.items()}
+
+
+def left_out(settings: Mapping[str, Any], changes: Mapping[str, float]) -> set[str]:
+    """Return the cases of a completion that are not learned from.
+
+    Args:
+        settings: `Config.completion_settings`.
+        changes: case -> how much its labels changed; not looked at if none is to be left out.
+    """
+    leave_out = settings["leave_out"]
+    return set() if leave_out is None else selection.most_changed(changes, leave_out["share"])
 
 
 def gather(
@@ -189,8 +275,18 @@ def gather(
     label_names: Sequence[str],
     shards: int,
     output: Path,
+    confusion: Path,
 ) -> None:
     """Check that every case of the category is completed, count the conflicts and link the labels by plain names.
+
+    Args:
+        results: the results folder.
+        completion: its name.
+        settings: `Config.completion_settings`.
+        label_names: names of the labels in order.
+        shards: how many there are.
+        output: the table of cases with their conflicts.
+        confusion: the table of voxels by original and predicted class, all cases together.
 
     Raises:
         StoreError: a case is in no shard's record, or its file is gone.
@@ -198,7 +294,26 @@ def gather(
     cases = usable_cases(results.cases, "training", settings["category"])
     rows = complete_rows(results, "completed_labels", completion, shards, cases)
     link_cases(results, output.parent, rows)
-    write_csv(output, columns_of(label_names), rows)
-    for outcome in ("kept", "dropped", "taken", "tumor_inside"):
-        total = sum(int(row[f"{outcome}_{name}"]) for row in rows for name in label_names)
+    excluded = left_out(settings, {row["case"]: float(row["change"] or 0) for row in rows})
+    for row in rows:
+        row["left_out"] = "yes" if row["case"] in excluded else ""
+    _write_confusion(results, rows, dict(zip(settings["label_values"], label_names, strict=True)), confusion)
+    write_csv(output, ["case", "file", "left_out", *columns_of(label_names)[2:]], rows)
+    for outcome in OUTCOMES[1:]:
+        total = sum(int(value) for row in rows for name, value in row.items() if name.startswith(f"{outcome}_"))
         log.info("%s: %s %d voxels in %d cases", completion, outcome, total, len(rows))
+    if excluded:
+        log.info("%s: %d of %d cases changed most and are left out", completion, len(excluded), len(rows))
+
+
+def _write_confusion(results: Results, rows: Sequence[Mapping], names: Mapping[int, str], output: Path) -> None:
+    totals: Counter[tuple[int, int]] = Counter()
+    for row in rows:
+        for original, predicted, count in results.item(row["file"]).read()["results"]["pairs"]:
+            totals[original, predicted] += count
+    names = {0: "background", **names, IGNORE_VALUE: "ignore"}
+    table = [
+        {"original": names[original], "predicted": names[predicted], "voxels": count}
+        for (original, predicted), count in sorted(totals.items())
+    ]
+    write_csv(output, ["original", "predicted", "voxels"], table)

@@ -42,7 +42,7 @@ class TrainingCase:
 
 
 def training_set(results: Results, settings: Mapping[str, Any]) -> list[TrainingCase]:
-    """Return a model's training cases, sorted. Validation cases are never among them.
+    """Return a model's training cases, sorted; without validation cases and those that a completion leaves out.
 
     Args:
         results: the results folder.
@@ -64,6 +64,8 @@ def training_set(results: Results, settings: Mapping[str, Any]) -> list[Training
                 raise CohortError(
                     f"{row['case']} of completion {completion} is no usable training case; make {results.cases} again"
                 )
+            if row["left_out"]:
+                continue
             cases.append(TrainingCase(usable[row["case"]], results.root / row["file"], row["file"]))
     return sorted(cases, key=lambda item: item.case.case)
 

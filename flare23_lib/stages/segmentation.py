@@ -12,6 +12,8 @@ from typing import Any
 from flare23_lib.cohort.table import Case, usable_cases
 from flare23_lib.images import Volume, read_volume, write_volume
 from flare23_lib.progress import progress
+from flare23_lib.pseudo_labels import selection
+from flare23_lib.pseudo_labels.rules import Rules
 from flare23_lib.stages.completion import annotated_labels, base_rows
 from flare23_lib.stages.gathering import complete_rows, link_cases
 from flare23_lib.stages.results import Results, write_record
@@ -24,6 +26,7 @@ VERSION = 2
 
 LABELS = ".nii.gz"
 NEXT_CLASS = ".next.nii.gz"
+VOTES = ".votes.nii.gz"
 
 
 def model_digest(description: Mapping[str, Any]) -> str:
@@ -43,9 +46,20 @@ def segmentation_folder(results: Results, digest: str, inference: Mapping[str, A
     return results.folder("segmentations", key)
 
 
-def segmentation_item(folder: StageFolder, case: Case, exclude: Collection[int]) -> tuple[Item, dict[str, Any]]:
-    """Return where a case's segmentation belongs, and what it is made from."""
+def segmentation_item(
+    folder: StageFolder, case: Case, exclude: Collection[int] = (), votes: bool = False
+) -> tuple[Item, dict[str, Any]]:
+    """Return where a case's segmentation belongs, and what it is made from.
+
+    Args:
+        folder: of the model and its settings.
+        case: the case.
+        exclude: label values without which the next class is looked for.
+        votes: whether the votes of the mirrored passes are kept.
+    """
     inputs = {"image": case.image_id, "exclude": sorted(exclude)}
+    if votes:
+        inputs["votes"] = True
     return folder.item(case.case, inputs), inputs
 
 
@@ -77,9 +91,9 @@ def pseudo_label(
     """
     cases = [case for case in usable_cases(results.cases, "training", settings["category"]) if case.case in shard]
     bases = base_rows(results, base)
-    exclude = exclusion(settings, bases)
+    exclude, votes = exclusion(settings, bases), Rules.of(settings).need_votes
     lock_name = f"{completion}-{shard}"
-    _segment(results, teacher, cases, exclude, inference, device, threads, lock_name, output, with_agreement=True)
+    _segment(results, teacher, cases, exclude, votes, inference, device, threads, lock_name, output, True)
 
 
 def exclusion(settings: Mapping[str, Any], bases: Mapping[str, Mapping]) -> Callable[[Case], Collection[int]]:
@@ -101,9 +115,7 @@ def predict_validation(
     """Segment the validation cases of a shard; arguments as `pseudo_label`."""
     cases = [case for case in usable_cases(results.cases, "validation") if case.case in shard]
     lock_name = f"validation-{shard}"
-    _segment(
-        results, model, cases, lambda case: (), inference, device, threads, lock_name, output, with_agreement=False
-    )
+    _segment(results, model, cases, lambda case: (), False, inference, device, threads, lock_name, output, False)
 
 
 def _segment(
@@ -111,6 +123,7 @@ def _segment(
     model: str,
     cases: Sequence[Case],
     exclude: Callable[[Case], Collection[int]],
+    votes: bool,
     inference: Mapping[str, Any],
     device: str,
     threads: int,
@@ -123,7 +136,7 @@ def _segment(
     folder = segmentation_folder(results, model_digest(description), inference).create()
     rows = []
     with folder.lock(lock_name, lambda: log.info("another job segments these cases; waiting for it")):
-        items = [(case, *segmentation_item(folder, case, exclude(case))) for case in cases]
+        items = [(case, *segmentation_item(folder, case, exclude(case), votes)) for case in cases]
         notes = [item.read() for _, item, _ in items]
         missing = [case for case, note in zip(cases, notes, strict=True) if note is None]
         log.info("%d cases, %d of them to be segmented", len(cases), len(missing))
@@ -145,6 +158,12 @@ def _segment(
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
+
+
+def pass_change(note: Mapping[str, Any]) -> float:
+    """Return how much a segmentation's labels change between its passes, as a record of it tells it."""
+    agreement = note["results"]["agreement"]
+    return selection.change_between_passes({name: _rounded(value) for name, value in agreement.items()})
 
 
 def _engine(results: Results, model: str, inference: Mapping[str, Any], device: str, threads: int):
@@ -171,13 +190,20 @@ def _read_ahead(paths: Sequence[str | Path]) -> Iterator[Volume]:
 
 
 def _segment_case(engine, volume: Volume, item: Item, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    segmentation = engine.segment(volume, inputs["exclude"])
+    segmentation = engine.segment(volume, inputs["exclude"], inputs.get("votes", False))
     suffixes = [LABELS]
     if segmentation.alternative is not None:
         write_volume(item.file(NEXT_CLASS), segmentation.alternative, volume.header)
         suffixes.append(NEXT_CLASS)
+    if segmentation.votes is not None:
+        write_volume(item.file(VOTES), segmentation.votes, volume.header)
+        suffixes.append(VOTES)
     write_volume(item.file(LABELS), segmentation.labels, volume.header)
-    measures = {"agreement": segmentation.agreement, "timings": segmentation.timings}
+    measures = {
+        "agreement": segmentation.agreement,
+        "passes": segmentation.passes,
+        "timings": segmentation.timings,
+    }
     return item.finish(suffixes, inputs, measures)
 
 

@@ -9,13 +9,21 @@ from pathlib import Path
 from flare23_lib.cohort.survey import Survey, survey
 from flare23_lib.cohort.table import Case
 from flare23_lib.config import Config
+from flare23_lib.pseudo_labels.rules import PASSES, Rules
 from flare23_lib.stages import preprocessing, training
-from flare23_lib.stages.completion import LABELS, annotated_labels, completed_item, completion_folder
+from flare23_lib.stages.completion import (
+    LABELS,
+    annotated_labels,
+    change_item,
+    completed_item,
+    completion_folder,
+    left_out,
+)
 from flare23_lib.stages.intensity import case_item, intensity_folder, pooled_item
 from flare23_lib.stages.preprocessing import TrainingCase
 from flare23_lib.stages.pretraining import digest_of, with_digest
 from flare23_lib.stages.results import Results
-from flare23_lib.stages.segmentation import model_digest, segmentation_folder, segmentation_item
+from flare23_lib.stages.segmentation import model_digest, pass_change, segmentation_folder, segmentation_item
 from flare23_lib.store import Item
 
 
@@ -177,19 +185,27 @@ class _Planner:
             if rows is None:
                 return None
             cases += [
-                TrainingCase(by_name[row["case"]], self.results.root / row["file"], row["file"]) for row in rows
+                TrainingCase(by_name[row["case"]], self.results.root / row["file"], row["file"])
+                for row in rows
+                if not row["left_out"]
             ]
         return sorted(cases, key=lambda item: item.case.case)
 
     def _segmentations(
-        self, stage: str, name: str, model: str, cases: Sequence[Case], exclude: Mapping[str, Sequence[int]]
+        self,
+        stage: str,
+        name: str,
+        model: str,
+        cases: Sequence[Case],
+        exclude: Mapping[str, Sequence[int]],
+        votes: bool = False,
     ) -> list[Item] | None:
         digest = self.digests[model]
         if digest is None:
             self.plan.steps.append(Step(stage, name, len(cases), len(cases), f"after {model} is trained"))
             return None
         folder = segmentation_folder(self.results, digest, self.config.inference_settings(model))
-        items = [segmentation_item(folder, case, exclude.get(case.case, ()))[0] for case in cases]
+        items = [segmentation_item(folder, case, exclude.get(case.case, ()), votes)[0] for case in cases]
         to_do = sum(self._whole(item) is None for item in items)
         self.plan.steps.append(Step(stage, name, len(cases), to_do))
         return items
@@ -206,7 +222,8 @@ class _Planner:
         exclude = {}
         if settings["dropped_to"] == "next_class" and bases is not None:
             exclude = {case.case: annotated_labels(settings, case, bases) for case in cases}
-        items = self._segmentations("pseudo-labels", name, row["teacher"], cases, exclude)
+        votes = Rules.of(settings).need_votes
+        items = self._segmentations("pseudo-labels", name, row["teacher"], cases, exclude, votes)
         if items is None or bases is None:
             self.completed[name] = None
             self.plan.steps.append(Step("completion", name, len(cases), len(cases)))
@@ -223,8 +240,36 @@ class _Planner:
                 {"case": case.case, "file": self.results.relative(item.file(LABELS)), "labels_present": present}
             )
         # What a second look would build on is only known once the first is made.
-        self.completed[name] = rows
         self.plan.steps.append(Step("completion", name, len(cases), to_do))
+        changes = self._changes(settings, rows, items)
+        if changes is None:
+            self.completed[name] = None
+            return
+        excluded = left_out(settings, changes)
+        self.completed[name] = [row | {"left_out": row["case"] in excluded} for row in rows]
+
+    def _changes(self, settings: Mapping, rows: Sequence[Mapping], items: Sequence[Item]) -> dict[str, float] | None:
+        """Return how much each case's labels changed; None if that is needed and not known yet."""
+        leave_out = settings["leave_out"]
+        if leave_out is None:
+            return {}
+        if leave_out["changed_between"] == PASSES:
+            notes = [self._whole(item) for item in items]
+            if None in notes:
+                return None
+            return {row["case"]: pass_change(note) for row, note in zip(rows, notes, strict=True)}
+        known = self.completed[leave_out["changed_between"]]
+        if known is None:
+            return None
+        others = {row["case"]: row["file"] for row in known}
+        changes = {}
+        for row in rows:
+            item = change_item(self.results, settings, row["case"], row["file"], others[row["case"]])[1]
+            note = self._whole(item)
+            if note is None:
+                return None
+            changes[row["case"]] = note["results"]["change"]
+        return changes
 
 
 def format_plan(plan: Plan) -> str:
