@@ -1,0 +1,166 @@
+"""How much of what full labels would give does the pipeline recover from partial ones?
+
+    python benchmarks/recovery.py --folder FOLDER [--seeds 0 1 2] [--orientation canonical|stored] [--output FILE]
+
+On phantoms, whose whole truth is known but hidden from the pipeline, students of the same network and budget are
+trained: S on the pipeline's completed labels, L (`labeled_only`) on the fully labeled cases alone, U (`full_truth`)
+on the truth of all cases. Recovery is (S - L) / (U - L) of the mean organ DSC on validation phantoms. With
+`--options` there are students with one option of reliability each, too. `recovery*.yaml` say what is run; a seed
+makes another cohort and other trainings. The pseudo-labels of each completion, as predicted and as merged, are
+compared with the truth too. What a folder holds is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from phantom_runs import REPOSITORY, interval, run_workflow, scores
+from provenance import provenance
+
+from flare23_lib.cohort.table import read_cases
+from flare23_lib.images import read_labels
+from flare23_lib.phantom import FLARE23_VALUES, PhantomLayout, write_cohort
+from flare23_lib.store import link_to, read_csv, write_json
+
+log = logging.getLogger(__name__)
+
+CASES, VALIDATION = 32, 16
+"""11 tumor, 4 fully labeled, 5 five-organ and 12 unlabeled phantoms to learn from, and those that are scored."""
+
+SEEDS = (0, 1, 2)
+
+COMPLETIONS = ("tumor", "all_organs", "five_organs", "unlabeled")
+
+OPTIONS = ("student_left_out", "student_unsure", "student_specks")
+
+CONFIGURATIONS = [REPOSITORY / "presets" / "demo.yaml", REPOSITORY / "benchmarks" / "recovery.yaml"]
+TRUTH, WITH_OPTIONS = (REPOSITORY / "benchmarks" / f"recovery_{name}.yaml" for name in ("truth", "options"))
+
+
+def make_cohorts(folder: Path, seed: int) -> tuple[Path, Path]:
+    """Make a seed's cohort with partial labels and, of the same images, one with all of the truth."""
+    partial, whole = folder / "cohort", folder / "cohort_truth"
+    if not (whole / "done").exists():
+        write_cohort(partial, CASES, VALIDATION, seed, processes=len(os.sched_getaffinity(0)))
+        layout = PhantomLayout()
+        images = [*(partial / Path(layout.images).parent).iterdir()]
+        images += (partial / Path(layout.unlabeled_images).parent).iterdir()
+        for part, files in (
+            (Path(layout.images).parent, images),
+            (Path(layout.labels).parent, (partial / "truth").iterdir()),
+            (Path(layout.validation_images).parent, (partial / "validation").iterdir()),
+            (Path(layout.validation_labels).parent, (partial / "validation-gt").iterdir()),
+        ):
+            (whole / part).mkdir(parents=True, exist_ok=True)
+            for file in files:
+                link_to(whole / part / file.name, file)
+        (whole / "done").touch()
+    return partial, whole
+
+
+def quality(results: Path, truth: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Return, by completion, "predicted" or "completed" and class, the mean Dice with the truth where it holds it."""
+    found: dict = {}
+    cases = {case.case: case for case in read_cases(results / "cohort" / "cases.csv")}
+    for completion in COMPLETIONS:
+        rows = {
+            "predicted": read_csv(results / "pseudo_labels" / completion / "0-of-1.csv"),
+            "completed": read_csv(results / "completed_labels" / completion / "conflicts.csv"),
+        }
+        for kind, listed in rows.items():
+            dice = defaultdict(list)
+            for row in listed:
+                made = read_labels(results / row["file"]).array
+                true = read_labels(truth / f"{cases[row['case']].case}.nii.gz").array
+                for name, value in FLARE23_VALUES.items():
+                    size = (true == value).sum()
+                    if size:
+                        both = ((true == value) & (made == value)).sum()
+                        dice[name].append(2 * both / (size + (made == value).sum()))
+            means = {name: round(float(np.mean(values)), 4) for name, values in dice.items()}
+            means["organs"] = round(float(np.mean([mean for name, mean in means.items() if name != "tumor"])), 4)
+            found.setdefault(completion, {})[kind] = means
+    return found
+
+
+def run_seed(folder: Path, seed: int, orientation: str, options: bool) -> dict:
+    """Run all arms of a seed; returns their scores and the quality of the pseudo-labels."""
+    partial, whole = make_cohorts(folder, seed)
+    defaults = {"orientation": orientation, "training": {"seed": seed}}
+    common = {"model_defaults": defaults}
+    figures = {}
+    for name, cohort, files in (
+        ("pipeline", partial, [*CONFIGURATIONS, *([WITH_OPTIONS] if options else [])]),
+        ("truth", whole, [*CONFIGURATIONS, TRUTH]),
+    ):
+        log.info("seed %d, %s: %s", seed, orientation, name)
+        run = folder / f"{orientation}_{name}"
+        run_workflow(run, files, {**common, "cohort": str(cohort.absolute()), "results": "results"}, ["evaluation"])
+        models = ["full_truth"] if name == "truth" else ["student", "labeled_only", *(OPTIONS if options else [])]
+        figures |= {model: scores(run / "results", model) for model in models}
+    figures["pseudo_labels"] = quality(folder / f"{orientation}_pipeline" / "results", partial / "truth")
+    return figures
+
+
+def recovery(figures: dict, model: str, score: str) -> float:
+    """Return (S - L) / (U - L) of a score, with a model in the place of S."""
+    low, high = figures["labeled_only"].get(score, 0.0), figures["full_truth"][score]
+    return (figures[model][score] - low) / (high - low)
+
+
+def main() -> None:
+    """Run the seeds and summarize them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where cohorts and runs are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--orientation", choices=["canonical", "stored"], default="canonical")
+    parser.add_argument("--options", action="store_true", help="the options of reliability, too")
+    parser.add_argument("--output", type=Path, help="JSON with the figures")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    runs = {}
+    for seed in args.seeds:
+        runs[seed] = run_seed(args.folder / f"seed{seed}", seed, args.orientation, args.options)
+        summary = summarize(runs)
+        print(format_table(summary), flush=True)
+        if args.output:
+            settings = {"orientation": args.orientation, "cases": CASES, "validation": VALIDATION}
+            write_json(args.output, {**provenance(), **settings, "summary": summary, "seeds": runs})
+
+
+def summarize(runs: dict[int, dict]) -> dict:
+    """Return, per arm, the organs' and tumors' DSC and the recovery, over the seeds."""
+    arms = [
+        arm for arm in ("labeled_only", "student", "full_truth", *OPTIONS) if all(arm in run for run in runs.values())
+    ]
+    table = {
+        arm: {
+            "organs": interval([run[arm]["organs"] for run in runs.values()]),
+            "tumor": interval([run[arm].get("tumor", 0.0) for run in runs.values()]),
+        }
+        for arm in arms
+    }
+    for arm in set(arms) - {"labeled_only", "full_truth"}:
+        table[arm]["recovery"] = interval([recovery(run, arm, "organs") for run in runs.values()])
+    gaps = [run["full_truth"]["organs"] - run["labeled_only"]["organs"] for run in runs.values()]
+    return {"gap": interval(gaps), "arms": table}
+
+
+def format_table(summary: dict) -> str:
+    """Return the summary for the terminal."""
+    lines = [f"{'arm':<18}{'organ DSC':>10}{'tumor DSC':>11}{'recovery':>10}  95 % interval"]
+    for arm, row in summary["arms"].items():
+        line = f"{arm:<18}{row['organs']['mean']:>10.3f}{row['tumor']['mean']:>11.3f}"
+        if "recovery" in row:
+            line += f"{row['recovery']['mean']:>10.2f}  {row['recovery']['interval']}"
+        lines.append(line)
+    return "\n".join(lines) + f"\nfull_truth - labeled_only: {summary['gap']['mean']:.3f} of organ DSC"
+
+
+if __name__ == "__main__":
+    main()
