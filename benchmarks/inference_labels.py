@@ -45,7 +45,7 @@ def trained_logits(folder: Path) -> tuple[torch.Tensor, tuple[int, int, int]]:
     """Return the model's logits (z, y, x, classes) on the case, and the case's shape."""
     bundle, volume = load_bundle(folder / "stunet_small"), read_volume(case_path(folder))
     model, device = bundle.model, torch.device("cpu")
-    network = WindowNetwork(bundle.build_network(), device, choose_precision(bundle, device))
+    network = WindowNetwork(bundle.build_network(), device, choose_precision(device))
     shape = resampled_shape(volume.array.shape, volume.geometry.spacing, model.spacing)
     image = prepare_image(volume.array, model.intensity, shape)
     sums, weights = torch.zeros((*shape, len(model.labels))), torch.zeros(shape)

@@ -10,6 +10,7 @@ from itertools import repeat
 from typing import TypeVar
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,11 @@ def progress(
     if total is None and hasattr(items, "__len__"):
         total = len(items)
     if sys.stderr.isatty():
-        if sizes is None:
-            yield from tqdm(items, total=total, unit=unit, dynamic_ncols=True)
-        else:
-            yield from _bar_of_bytes(items, sizes, unit)
+        with logging_redirect_tqdm():
+            if sizes is None:
+                yield from tqdm(items, total=total, unit=unit, dynamic_ncols=True)
+            else:
+                yield from _bar_of_bytes(items, sizes, unit)
     else:
         yield from _logged(items, total, unit, sizes)
 

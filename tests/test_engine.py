@@ -13,7 +13,6 @@ from engines import PATCH, a_bundle, a_volume, volume_of
 from flare23_lib.errors import BundleError, ConfigError, ImageError
 from flare23_lib.inference import engine as engine_module
 from flare23_lib.inference import memory
-from flare23_lib.inference import network as network_module
 from flare23_lib.inference.agreement import Agreement
 from flare23_lib.inference.bundle import InferenceDefaults
 from flare23_lib.inference.engine import Engine, all_flips
@@ -371,23 +370,11 @@ def test_the_network_of_the_engine_is_the_network():
             assert torch.allclose(made.float(), expected, atol=tolerance, rtol=0.05), precision
 
 
-def test_the_precision_of_a_processor_is_chosen_by_a_trial(monkeypatch, caplog):
-    seconds = {"float32": 2.0, "bfloat16": 1.0}
-    monkeypatch.setattr(network_module, "_trial", lambda bundle, device, precision: seconds[precision])
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, raising=False)
-    assert choose_precision(a_bundle(), torch.device("cpu")) == "bfloat16"
-    seconds["bfloat16"] = 3.0
-    assert choose_precision(a_bundle(), torch.device("cpu")) == "float32"
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False, raising=False)
-    seconds.clear()
-    assert choose_precision(a_bundle(), torch.device("cpu")) == "float32"
-
-
-def test_a_trial_leaves_the_bundle_as_it_is():
-    bundle = a_bundle()
-    before = {name: weight.clone() for name, weight in bundle.state_dict.items()}
-    assert network_module._trial(bundle, torch.device("cpu"), "bfloat16") > 0
-    assert all(
-        torch.equal(weight, bundle.state_dict[name]) and bundle.state_dict[name].dtype == torch.float32
-        for name, weight in before.items()
-    )
+@pytest.mark.parametrize(
+    ("reported", "precision"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx512_bf16": False}, "float32"),
+     ({}, "float32")],
+)  # fmt: skip
+def test_the_precision_of_a_processor_follows_from_what_it_reports(monkeypatch, reported, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: reported)
+    assert choose_precision(torch.device("cpu")) == precision

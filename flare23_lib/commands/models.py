@@ -30,7 +30,7 @@ def _predict(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     device = choose(args.device)
     bundle = load_bundle(args.model)
-    precision = choose_precision(bundle, device) if args.precision == "auto" else args.precision
+    precision = choose_precision(device) if args.precision == "auto" else args.precision
     engine = Engine(bundle, device, args.step, args.tta, precision, args.windows,
                     Limits(args.gpu_memory, args.memory))  # fmt: skip
     seconds["weights"] = seconds_since_start() - seconds["start_up"]

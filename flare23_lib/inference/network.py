@@ -8,13 +8,11 @@ its input to another one and back); what follows a layer works in place.
 from __future__ import annotations
 
 import logging
-import time
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flare23_lib.inference.bundle import Bundle
 from flare23_lib.networks.stunet import NEGATIVE_SLOPE, ResidualBlock, STUNet
 
 log = logging.getLogger(__name__)
@@ -82,32 +80,18 @@ def _norm(norm: nn.InstanceNorm3d, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([_norm(norm, sample[None]) for sample in x])
 
 
-def choose_precision(bundle: Bundle, device: torch.device) -> str:
+def choose_precision(device: torch.device) -> str:
     """Return the fastest precision of a device.
 
-    A GPU takes bfloat16 if it computes in it, else float16. A processor that reports bfloat16 instructions (AVX-512
-    BF16, AMX) runs one window in float32 and one in bfloat16, half of the patch along each axis where the strides
-    allow, and the faster precision is taken; every other processor takes float32.
+    A GPU takes bfloat16 if it computes in it, else float16. A processor takes bfloat16 if it reports instructions
+    that multiply in it (AVX-512 BF16, AMX), else float32.
     """
     if device.type == "cuda":
         chosen = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
         log.info("precision: %s", chosen)
         return chosen
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        log.info("precision: float32 (this processor has no bfloat16 instructions)")
-        return "float32"
-    seconds = {precision: _trial(bundle, device, precision) for precision in ("float32", "bfloat16")}
-    chosen = min(seconds, key=seconds.get)
-    log.info("precision: %s (a small window took %s)", chosen,
-             ", ".join(f"{value:.2f} s in {precision}" for precision, value in seconds.items()))  # fmt: skip
+    reported = torch.cpu.get_capabilities()
+    there = [name for name in ("avx512_bf16", "amx_bf16") if reported.get(name)]
+    chosen = "bfloat16" if there else "float32"
+    log.info("precision: %s (this processor reports %s)", chosen, ", ".join(there) or "no bfloat16 instructions")
     return chosen
-
-
-def _trial(bundle: Bundle, device: torch.device, precision: str) -> float:
-    sizes = zip(bundle.model.patch_size, bundle.model.network.downsampling, strict=True)
-    halves = [size if size // 2 % factor else size // 2 for size, factor in sizes]
-    window = WindowNetwork(bundle.build_network(), device, precision)
-    with torch.inference_mode():
-        started = time.perf_counter()
-        window(torch.zeros(1, *halves))
-    return time.perf_counter() - started

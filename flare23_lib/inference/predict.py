@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from flare23_lib.errors import FlareError
 from flare23_lib.images import open_volume, write_volume
@@ -22,6 +18,7 @@ from flare23_lib.inference.cases import Case, Reader, Reading, held_bytes
 from flare23_lib.inference.engine import Engine, Segmentation
 from flare23_lib.inference.memory import WRITING, Plan
 from flare23_lib.inference.timing import PHASES
+from flare23_lib.progress import progress
 from flare23_lib.store import write_csv
 
 log = logging.getLogger(__name__)
@@ -55,7 +52,7 @@ def predict(
     """
     run = _Run(reader, engine, timings, start or {})
     with contextlib.closing(reader), ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
-        for index in _with_progress(len(reader.cases)):
+        for index in progress(range(len(reader.cases))):
             run.case(index, writer)
         run.finish_writing()
     return run.faults
@@ -179,10 +176,3 @@ def _one_line(path: Path, error: Exception) -> str:
     if not isinstance(error, FlareError):
         text = f"{type(error).__name__}: {text}"
     return text if text.startswith(str(path)) else f"{path}: {text}"
-
-
-def _with_progress(count: int) -> Iterator[int]:
-    """Count cases under a progress bar if a person watches."""
-    watched = sys.stderr.isatty()
-    with logging_redirect_tqdm() if watched else contextlib.nullcontext():
-        yield from tqdm(range(count), unit="case", disable=not watched)
