@@ -1,0 +1,90 @@
+"""A shard of pseudo-labels that is killed again and again loses no case, computes none twice, leaves no half file."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from conftest import ENVIRONMENT
+from engines import a_bundle, a_volume
+
+from flare23_lib.cohort.table import Case, write_cases
+from flare23_lib.config import Config
+from flare23_lib.images import read_labels, write_volume
+from flare23_lib.inference.bundle import write_bundle
+from flare23_lib.stages.results import Results
+from flare23_lib.store import TEMPORARY_MARK, read_csv
+
+CASES, KILLS = 80, 10
+SHAPE = (12, 24, 24)
+INFERENCE = {"step": 0.5, "tta": True, "windows": "all", "precision": "float32"}
+SETTINGS = Config.load([Path(__file__).parent.parent / "config.yaml"]).completion_settings("unlabeled")
+
+
+def prepare(results: Results) -> None:
+    """Write a teacher of random weights and images for it."""
+    bundle = a_bundle(orientation="canonical")
+    write_bundle(results.bundle("teacher"), bundle.model, bundle.state_dict)
+    cases = []
+    for number in range(CASES):
+        volume = a_volume(SHAPE, seed=number, dtype=np.int16)
+        path = results.root / "images" / f"case{number:02d}.nii.gz"
+        write_volume(path, volume.array, volume.header)
+        cases.append(
+            Case(f"case{number:02d}", str(path), None, "training", {}, "unlabeled", SHAPE, (1.0, 1.0, 1.0),
+                 image_id=f"image{number}")
+        )  # fmt: skip
+    write_cases(results.cases, cases)
+
+
+def start(results: Results, output: Path) -> subprocess.Popen:
+    command = [
+        sys.executable, "-m", "flare23_lib.cli", "stage", "pseudo-label", "--results", str(results.root),
+        "--completion", "unlabeled", "--teacher", "teacher", "--settings", json.dumps(SETTINGS),
+        "--inference", json.dumps(INFERENCE), "--shard", "0-of-1", "--device", "cpu", "--output", str(output),
+    ]  # fmt: skip
+    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+
+
+def whole(results: Results) -> dict[Path, int]:
+    """The files of the cases that are whole (their note is there), with the times at which they were written."""
+    files = {}
+    for note in (results.root / "store" / "segmentations").glob("*/case*.json"):
+        for path in note.parent.glob(f"{note.stem}.*"):
+            files[path] = path.stat().st_mtime_ns
+    return files
+
+
+def test_a_shard_killed_ten_times_loses_no_case_and_computes_none_twice(tmp_path):
+    results, output = Results(tmp_path / "results"), tmp_path / "results/pseudo_labels/unlabeled/0-of-1.csv"
+    prepare(results)
+    chance = random.Random(0)
+    progressed = 0
+    for _ in range(KILLS):
+        before = whole(results)
+        process = start(results, output)
+        while whole(results) == before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.15))
+        assert process.poll() is None, "it ended before it was killed; more cases are needed"
+        process.kill()
+        process.wait()
+        after = whole(results)
+        assert {path: after.get(path) for path in before} == before
+        assert not output.exists()
+        progressed += len(after) > len(before)
+    assert progressed == KILLS
+    before = whole(results)
+    process = start(results, output)
+    assert process.wait() == 0, process.stderr.read()
+    after = whole(results)
+    assert {path: after[path] for path in before} == before
+    rows = read_csv(output)
+    assert [row["case"] for row in rows] == [f"case{number:02d}" for number in range(CASES)]
+    assert all(read_labels(results.root / row["file"]).array.shape == SHAPE for row in rows)
+    assert len(list((results.root / "store").glob("segmentations/*/case*.json"))) == CASES
+    others = {path for path in (results.root / "store").glob("segmentations/*/*.nii.gz*")} - set(after)
+    assert all(TEMPORARY_MARK in path.name for path in others), "half files lie under temporary names alone"
