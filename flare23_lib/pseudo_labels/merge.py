@@ -102,6 +102,7 @@ def merge(
         raise MergeError("the rules ask how sure the teacher's passes are, and their votes are not given")
 
     outcomes, table = _tables(annotated, rules)
+    places = outcomes * np.intp(256) + _counted_by(outcomes)
     labels = np.empty(original.shape, np.uint8)
     pairs = np.zeros(1 << 16, np.int64)
     totals = np.zeros((BACKGROUND + 1, 256), np.int64)
@@ -116,11 +117,10 @@ def merge(
             labels[z][dropped] = next_class[z][dropped]
         if least:
             unsure = (votes.count[z] < least) & open_outcomes[pair]
-            _move(totals, outcomes, pair[unsure], "unsure", pair[unsure] & 255)
+            _move(totals, places, pair[unsure], "unsure", pair[unsure] & 255)
             labels[z][unsure] = IGNORE_VALUE
-    _judge(labels, totals, outcomes, original, predicted, annotated, rules, votes)
-    values = _counted_by(outcomes)
-    np.add.at(totals, (outcomes, values), pairs)
+    _judge(labels, totals, outcomes, places, original, predicted, annotated, rules, votes)
+    np.add.at(totals.reshape(-1), places, pairs)
     counts = {
         outcome: {int(value): int(row[value]) for value in np.flatnonzero(row)}
         for outcome, row in zip(OUTCOMES, totals[:BACKGROUND], strict=True)
@@ -172,16 +172,17 @@ def _counted_by(outcomes: np.ndarray) -> np.ndarray:
     return np.where(by_prediction, predicted, original)
 
 
-def _move(totals: np.ndarray, outcomes: np.ndarray, pairs: np.ndarray, outcome: str, values: np.ndarray) -> None:
-    """Count voxels of some pairs as another outcome than their pair's, by given label values."""
-    np.add.at(totals[OUTCOMES.index(outcome)], values, 1)
-    np.subtract.at(totals, (outcomes[pairs], _counted_by(outcomes)[pairs]), 1)
+def _move(totals: np.ndarray, places: np.ndarray, pairs: np.ndarray, outcome: str, values: np.ndarray) -> None:
+    """Count voxels of some pairs as another outcome, by given label values, and no longer at their pairs' places."""
+    totals[OUTCOMES.index(outcome)] += np.bincount(values, minlength=256)
+    totals -= np.bincount(places[pairs], minlength=totals.size).reshape(totals.shape)
 
 
 def _judge(
     labels: np.ndarray,
     totals: np.ndarray,
     outcomes: np.ndarray,
+    places: np.ndarray,
     original: np.ndarray,
     predicted: np.ndarray,
     annotated: Collection[int],
@@ -189,16 +190,17 @@ def _judge(
     votes: Votes | None,
 ) -> None:
     """Decide what is decided tumor by tumor, in place."""
+    is_tumor = np.isin(np.arange(256), list(rules.tumors))
     if set(rules.tumors) & set(annotated):
         if rules.unmarked_tumors == "keep_original":
             return
-        marked, rule = np.isin(original, list(rules.tumors)), rules.unmarked_tumors
+        marked, rule = is_tumor[original], rules.unmarked_tumors
     else:
         if rules.tumor_inside_organs != "if_sure":
             return
         marked, rule = None, rules.tumor_inside_organs
     agreement, passes = (None, 1) if votes is None else (votes.count, votes.passes)
-    for tumor in judge_tumors(np.isin(predicted, list(rules.tumors)), marked, agreement, passes):
+    for tumor in judge_tumors(is_tumor[predicted], marked, agreement, passes):
         sure = rule == "tumor" or (rule == "if_sure" and tumor.certainty >= rules.sure_from)
         place = tuple(tumor.voxels.T)
         pair = _pairs(original[place], predicted[place])
@@ -208,4 +210,4 @@ def _judge(
             labels[place] = predicted[place] if sure else IGNORE_VALUE
         else:
             labels[place] = predicted[place] if sure else IGNORE_VALUE
-            _move(totals, outcomes, pair, "unmarked_tumor", labels[place])
+            _move(totals, places, pair, "unmarked_tumor", labels[place])
