@@ -1,0 +1,55 @@
+from xml.etree import ElementTree
+
+import numpy as np
+
+from flare23_lib.report.conflicts import conflict_matrix, draw_conflicts
+
+NAMES = ["liver", "right_kidney", "tumor"]
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def row(original, predicted, voxels):
+    return {"original": original, "predicted": predicted, "voxels": str(voxels)}
+
+
+ROWS = [
+    row("background", "background", 5_000_000),
+    row("background", "tumor", 1),
+    row("tumor", "liver", 250),
+    row("tumor", "tumor", 750),
+]
+
+
+def test_the_matrix_has_the_classes_that_occur_in_the_order_of_the_label_map():
+    originals, predictions, counts = conflict_matrix(ROWS, NAMES)
+    assert originals == ["background", "tumor"]
+    assert predictions == ["background", "liver", "tumor"]
+    assert np.array_equal(counts, [[5_000_000, 0, 1], [0, 250, 750]])
+
+
+def test_the_figure_names_classes_counts_and_shares(tmp_path):
+    path = tmp_path / "conflicts.svg"
+    draw_conflicts(path, "completion tumor", ROWS, NAMES)
+    texts = [element.text for element in ElementTree.parse(path).iter(f"{SVG}text")]
+    for words in (
+        "background  5 M",
+        "tumor  1 k",
+        "25",
+        "75",
+        "100",
+        "<0.1",
+        "completion tumor: percent of each row",
+    ):
+        assert words in texts
+    assert "right kidney" not in " ".join(text or "" for text in texts)
+
+
+def test_the_same_table_gives_the_same_figure(tmp_path):
+    for name in ("one", "two"):
+        draw_conflicts(tmp_path / name, "t", ROWS, NAMES)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_completion_without_cases_is_drawn_too(tmp_path):
+    draw_conflicts(tmp_path / "empty.svg", "completion none", [], NAMES)
+    assert "completion none: no cases" in (tmp_path / "empty.svg").read_text()
