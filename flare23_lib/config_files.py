@@ -39,18 +39,36 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict:
-    """Read a YAML file that holds a table; ConfigError if it cannot be."""
+    """Read a YAML file that holds a table; ConfigError if it cannot be, or if a table in it has a key twice."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        twice = _key_given_twice(yaml.compose(text, yaml.SafeLoader))
+        content = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    if twice is not None:
+        raise ConfigError(f"{path}: {twice.value} is there twice in a table (line {twice.start_mark.line + 1})")
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: should hold keys and values")
     return content
+
+
+def _key_given_twice(node: yaml.Node | None) -> yaml.ScalarNode | None:
+    """Find a key that a table has twice; YAML's readers keep the last and lose the others in silence."""
+    if isinstance(node, yaml.MappingNode):
+        known = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in known:
+                return key
+            known.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        inner = [value for _, value in node.value]
+    else:
+        inner = node.value if isinstance(node, yaml.SequenceNode) else []
+    return next((found for found in map(_key_given_twice, inner) if found is not None), None)
 
 
 def without_nulls(value: Any) -> Any:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from flare23_lib.config import Config
-from flare23_lib.config_files import merge, parse_overrides
+from flare23_lib.config_files import merge, parse_overrides, read_yaml
 from flare23_lib.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -33,6 +33,26 @@ def test_merging_is_what_snakemake_does():
     ours = merge(base, update)
     update_config(base, update)
     assert ours == base
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models: {a: 1}\ncohort: x\nmodels: {b: 1}\n", r"models is there twice in a table \(line 3\)"),
+        ("models:\n- {epochs: 1, epochs: 2}\n", r"epochs is there twice in a table \(line 2\)"),
+    ],
+)
+def test_a_key_given_twice_is_refused(tmp_path, text, words):
+    file = tmp_path / "twice.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_yaml(file)
+
+
+def test_a_table_may_change_what_it_takes_from_another(tmp_path):
+    file = tmp_path / "merged.yaml"
+    file.write_text("a: &a {x: 1, y: 1}\nb: &b {<<: *a, y: 2}\nc: {<<: *b, y: 3}\n")
+    assert read_yaml(file)["c"] == {"x": 1, "y": 3}
 
 
 def test_null_removes_an_entry():

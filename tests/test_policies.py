@@ -4,10 +4,12 @@ import csv
 
 import numpy as np
 import pytest
+import yaml
 from conftest import CHAIN, flare23, run_snakemake
 
 from flare23_lib.cohort.table import read_cases
 from flare23_lib.config import Config
+from flare23_lib.config_files import merge, read_yaml
 from flare23_lib.images import read_labels
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.store import read_csv
@@ -36,7 +38,7 @@ def options(finished_chain, tmp_path_factory):
     folder = tmp_path_factory.mktemp("options")
     (folder / "cohort").symlink_to(finished_chain / "cohort")
     configuration = folder / "options.yaml"
-    configuration.write_text(CHAIN.read_text() + OPTIONS)
+    configuration.write_text(yaml.safe_dump(merge(read_yaml(CHAIN), yaml.safe_load(OPTIONS))))
     targets = ["pseudo_labels", "results/training/student_again/training.json"]
     done = run_snakemake(folder, "--", *targets, configfile=configuration)
     assert done.returncode == 0, done.stderr[-4000:]
