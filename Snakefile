@@ -14,6 +14,7 @@ configfile: f"{workflow.basedir}/config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/resources.smk"
 include: "rules/cohort.smk"
 include: "rules/training.smk"
 include: "rules/pseudo_labels.smk"
@@ -29,6 +30,10 @@ rule all:
         rules.models.input,
         rules.evaluation.input,
         rules.report.input,
+
+
+onstart:
+    ask_squeue_for_sacct()
 
 
 onsuccess:

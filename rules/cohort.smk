@@ -29,8 +29,8 @@ rule cohort:
         "../envs/workflow.yaml"
     threads: 8
     resources:
-        mem_mb=16000,
-        runtime=240,
+        mem_mb=more(16000),
+        runtime=more(240),
     params:
         results=results,
         cohort=CONFIG["cohort"],
@@ -64,8 +64,8 @@ rule estimate:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=more(2000),
+        runtime=more(10),
     params:
         results=results,
         settings=CONFIG.settings("estimate"),

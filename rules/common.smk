@@ -1,6 +1,7 @@
 # Shared by all files of rules: the checked configuration, names of shards, and the inputs and parameters that follow from
 # the configuration's tables. The configuration is refused here, before any job, in one line.
 
+import subprocess
 import sys
 from os import environ, pathsep
 from pathlib import Path
@@ -8,6 +9,7 @@ from shlex import quote
 
 from flare23_lib.cohort.folders import listing
 from flare23_lib.config import Config
+from flare23_lib.config_files import read_yaml
 from flare23_lib.errors import FlareError
 from flare23_lib.evaluation.folders import detail_tables
 from flare23_lib.evaluation.formats import FORMATS
@@ -16,6 +18,8 @@ from flare23_lib.evaluation.tables import format_summary
 from flare23_lib.store import fingerprint
 
 try:
+    for file in workflow.configfiles:
+        read_yaml(Path(file))  # Snakemake takes the last of two equal keys, without a word
     CONFIG = Config.check(config, Path(workflow.basedir) / "config.schema.yaml")
     LISTING = fingerprint(listing(CONFIG["cohort"], CONFIG["layout"]))
     CONFIG.check_pretrained_files()
@@ -24,6 +28,9 @@ except FlareError as error:
 
 # Rules call `flare23`; it lies beside the interpreter that runs Snakemake, on the PATH or not.
 environ["PATH"] = f"{Path(sys.executable).parent}{pathsep}{environ['PATH']}"
+
+# Conda environments install the library from here (envs/workflow.post-deploy.sh).
+environ["FLARE23_REPOSITORY"] = str(workflow.basedir)
 
 R = CONFIG["results"]
 SHARDS = CONFIG["shards"]
@@ -78,6 +85,11 @@ def pretrained(wildcards):
     return [] if path is None else str(path)
 
 
+def training_gpus(wildcards):
+    """The GPUs that share a model's batches."""
+    return CONFIG.model(wildcards.model)["gpus"]
+
+
 def option(name, file):
     """A function that gives a command's option for a function's file; empty without a file."""
     return lambda wildcards: f"{name} {quote(file(wildcards))}" if file(wildcards) else ""
@@ -104,6 +116,22 @@ def compared(wildcards):
     """The record of the completion that one is compared with to leave cases out; empty without one."""
     name = CONFIG.compared_completion(wildcards.completion)
     return f"{R}/completed_labels/{name}/conflicts.csv" if name else []
+
+
+def ask_squeue_for_sacct():
+    """Where jobs go to a SLURM without accounts, put a stand-in for `sacct` on the PATH.
+
+    While SLURM's controller is away the plugin asks `sacct`, whatever the profile says. Without accounts that fails,
+    and the plugin waits forever for jobs that it has lost sight of.
+    """
+    if workflow.executor_plugin.name == "slurm" and not has_accounts():
+        environ["PATH"] = f"{workflow.basedir}/profiles/slurm/no_accounting{pathsep}{environ['PATH']}"
+
+
+def has_accounts():
+    """Say whether SLURM keeps accounts of jobs."""
+    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
+    return "accounting_storage/none" not in shown.stdout
 
 
 def print_summaries():

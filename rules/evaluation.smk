@@ -31,8 +31,8 @@ rule evaluate:
         "../envs/workflow.yaml"
     threads: 4
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=more(16000),
+        runtime=more(120),
     params:
         results=results,
         settings=CONFIG.settings("evaluation"),
@@ -67,8 +67,8 @@ rule measure_efficiency:
         "../envs/workflow.yaml"
     threads: 16  # as a rule the whole machine, so that no other job is measured with it
     resources:
-        mem_mb=32000,
-        runtime=240,
+        mem_mb=more(32000),
+        runtime=more(240),
         gpu=1,
     params:
         results=results,
@@ -104,8 +104,8 @@ rule paper_tables:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=more(2000),
+        runtime=more(10),
     params:
         results=results,
         settings=CONFIG.settings("tables"),

@@ -22,9 +22,9 @@ rule pseudo_label:
         "../envs/workflow.yaml"
     threads: 4
     resources:
-        mem_mb=32000,
-        runtime=720,
-        gpu=1,
+        mem_mb=unless(is_pseudo_labeled, "mem_mb", 32000),
+        runtime=unless(is_pseudo_labeled, "runtime", 720),
+        gpu=unless(is_pseudo_labeled, "gpu", 1),
     params:
         results=results,
         device=DEVICE,
@@ -64,8 +64,8 @@ rule complete:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=240,
+        mem_mb=unless(is_completed, "mem_mb", 16000),
+        runtime=unless(is_completed, "runtime", 240),
     params:
         results=results,
         settings=stage_settings("completion", "completion"),
@@ -106,8 +106,8 @@ rule gather_completed:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=more(4000),
+        runtime=more(30),
     params:
         results=results,
         shards=SHARDS["pseudo_labels"],

@@ -19,8 +19,8 @@ rule cohort_figure:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=more(2000),
+        runtime=more(10),
     params:
         labels=[{"name": row["name"], "value": row["value"]} for row in CONFIG["labels"]],
     script:
@@ -41,8 +41,8 @@ rule method_figure:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=more(2000),
+        runtime=more(10),
     params:
         categories=CONFIG["categories"],
         completions=CONFIG["completions"],
@@ -69,10 +69,36 @@ rule training_figure:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=more(2000),
+        runtime=more(10),
     script:
         "../scripts/training_figure.py"
+
+
+rule conflicts_figure:
+    """Draw a completion's conflicts: original classes against predicted ones."""
+    input:
+        confusion=f"{R}/completed_labels/{{completion}}/confusion.csv",
+    output:
+        figure=report(
+            f"{R}/report/pseudo_labels/{{completion}}.svg",
+            category="Pseudo-labels",
+            labels={"completion": "{completion}", "figure": "conflicts"},
+        ),
+    log:
+        f"{R}/logs/report/pseudo_labels/{{completion}}.log",
+    benchmark:
+        f"{R}/benchmarks/report/pseudo_labels/{{completion}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=more(2000),
+        runtime=more(10),
+    params:
+        label_names=LABEL_NAMES,
+    script:
+        "../scripts/conflicts_figure.py"
 
 
 rule score_figure:
@@ -93,8 +119,8 @@ rule score_figure:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=more(2000),
+        runtime=more(10),
     params:
         models=CONFIG.evaluated,
     script:
@@ -107,4 +133,8 @@ rule report:
         rules.cohort_figure.output,
         rules.method_figure.output,
         expand(f"{R}/report/training/{{model}}.svg", model=CONFIG.models),
+        expand(
+            f"{R}/report/pseudo_labels/{{completion}}.svg",
+            completion=CONFIG.completions,
+        ),
         rules.score_figure.output if CONFIG.evaluated else [],

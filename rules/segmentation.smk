@@ -19,9 +19,9 @@ rule predict:
         "../envs/workflow.yaml"
     threads: 4
     resources:
-        mem_mb=32000,
-        runtime=240,
-        gpu=1,
+        mem_mb=unless(is_predicted, "mem_mb", 32000),
+        runtime=unless(is_predicted, "runtime", 240),
+        gpu=unless(is_predicted, "gpu", 1),
     params:
         results=results,
         device=DEVICE,
@@ -53,8 +53,8 @@ rule gather_predictions:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=more(4000),
+        runtime=more(30),
     params:
         results=results,
         shards=SHARDS["predictions"],

@@ -20,8 +20,8 @@ rule measure_intensity:
         "../envs/workflow.yaml"
     threads: 4
     resources:
-        mem_mb=12000,
-        runtime=480,
+        mem_mb=unless(is_measured, "mem_mb", 12000),
+        runtime=unless(is_measured, "runtime", 480),
     params:
         results=results,
         settings=stage_settings("intensity", "model"),
@@ -51,8 +51,8 @@ rule preprocess:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=6000,
-        runtime=480,
+        mem_mb=unless(is_preprocessed, "mem_mb", 6000),
+        runtime=unless(is_preprocessed, "runtime", 480),
     params:
         results=results,
         settings=stage_settings("preprocessing", "model"),
@@ -90,9 +90,10 @@ rule train:
         "../envs/workflow.yaml"
     threads: 12
     resources:
-        mem_mb=64000,
-        runtime=4320,
-        gpu=lambda wildcards: CONFIG.model(wildcards.model)["gpus"],
+        mem_mb=for_training("mem_mb", lambda wildcards: 64000),
+        runtime=for_training("runtime", lambda wildcards: 4320),
+        gpu=for_training("gpu", training_gpus),
+        processes=training_gpus,
         attempt=lambda wildcards, attempt: attempt,
     params:
         results=results,
@@ -103,8 +104,9 @@ rule train:
         intensity=option("--intensity", measured_intensity),
         pretrained=option("--pretrained", pretrained),
         label_names=LABEL_NAMES,
+    # exec: a signal to all of a job's processes would end a shell, and with it the job, before the training has saved.
     shell:
-        "flare23 stage train"
+        "exec flare23 stage train"
         " --results {params.results:q}"
         " --model {wildcards.model}"
         " --settings {params.settings:q}"
@@ -115,7 +117,7 @@ rule train:
         " --device {params.device}"
         " --threads {threads}"
         " --checkpoint-minutes {params.checkpoint_minutes}"
-        " --gpus {resources.gpu}"
+        " --gpus {resources.processes}"
         " --attempt {resources.attempt}"
         " --history {output.history:q}"
         " --output {output.record:q}"
@@ -137,8 +139,8 @@ rule bundle:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=30,
+        mem_mb=more(8000),
+        runtime=more(10),
     params:
         results=results,
         inference=stage_settings("inference", "model"),

@@ -15,6 +15,9 @@ from pathlib import Path
 from flare23_lib.errors import FlareError, TrainingError
 from flare23_lib.store import read_json, write_json
 
+FAILED = "failed.json"
+COUNTED = "attempts.json"
+
 MOST_WITHOUT_PROGRESS = 2
 """Attempts without a new checkpoint after which there is no point in another."""
 
@@ -32,24 +35,41 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
     Raises:
         TrainingError: an earlier attempt of this run failed in a way that another cannot mend.
     """
-    failed, counted = folder / "failed.json", folder / "attempts.json"
+    failed, counted = folder / FAILED, folder / COUNTED
     if number <= 1:
         failed.unlink(missing_ok=True)
         counted.unlink(missing_ok=True)
     elif failed.exists():
         raise TrainingError(f"given up in this run of the workflow: {read_json(failed)['message']}")
-    known = read_json(counted) if counted.exists() else {"progress": None, "without": 0}
+    known = read_json(counted) if counted.exists() else {"progress": None, "without": 0, "begun": 0, "stopped": 0}
     now = progress()
     without = known["without"] + 1 if known["progress"] == [now] else 0
     if without >= MOST_WITHOUT_PROGRESS:
         message = f"{without} attempts ended without a new checkpoint; the log and {folder} may say why"
         write_json(failed, {"message": message})
         raise TrainingError(message)
-    write_json(counted, {"progress": [now], "without": without})
+    known |= {"progress": [now], "without": without, "begun": known["begun"] + 1}
+    write_json(counted, known)
     try:
         yield
     except FlareError as error:
-        if not isinstance(error, stopped):
+        if isinstance(error, stopped):
+            write_json(counted, known | {"stopped": known["stopped"] + 1})
+        else:
             write_json(failed, {"message": str(error)})
         raise
     counted.unlink(missing_ok=True)
+
+
+def is_given_up(folder: Path) -> bool:
+    """Say whether an attempt of this run of the workflow failed in a way that another cannot mend."""
+    return (folder / FAILED).exists()
+
+
+def killed(folder: Path) -> int:
+    """Return how many attempts of this run were ended by force: neither finished nor stopped by a signal."""
+    counted = folder / COUNTED
+    if not counted.exists():
+        return 0
+    known = read_json(counted)
+    return known["begun"] - known["stopped"]

@@ -12,7 +12,6 @@ from typing import Any
 from flare23_lib.cohort.table import Case, usable_cases
 from flare23_lib.errors import CohortError
 from flare23_lib.progress import progress
-from flare23_lib.resampling import Intensity
 from flare23_lib.stages.results import Results, write_record
 from flare23_lib.store import Item, Shard, StageFolder, read_csv
 
@@ -136,6 +135,7 @@ def _image(results: Results, settings: Mapping, patch_size: Sequence[int], shard
         if item.read():
             return False
         from flare23_lib.nnunet.preprocessing import preprocess_image
+        from flare23_lib.resampling import Intensity
 
         started = time.process_time()
         facts = preprocess_image(
