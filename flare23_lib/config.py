@@ -343,6 +343,10 @@ class Config:
             "measured": self["evaluation"]["efficiency_cases"] > 0,
         }
 
+    def report_settings(self) -> dict:
+        """What the report tells of the configuration: all of it."""
+        return dict(self.values)
+
     def estimate_settings(self) -> dict:
         """What the cost of a run follows from, the cases apart."""
         return {key: self[key] for key in ("labels", "categories", "scan", "completions", "models", "device")}

@@ -1,3 +1,4 @@
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,24 @@ def test_the_example_of_the_documentation_is_valid():
     config = load(**example)
     assert config.models == ["student", "teacher"]
     assert config.labels.values == [6, 1, 20]
+
+
+def reference():
+    specification = importlib.util.spec_from_file_location(
+        "reference", REPOSITORY / "scripts/configuration_reference.py"
+    )
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_all_keys_is_what_the_schema_says():
+    page = reference().reference(reference().load())
+    assert page == (REPOSITORY / "docs/configuration.md").read_text(), "make -B docs/configuration.md"
+
+
+def test_every_key_is_described():
+    schema = reference().load()
+    rows = [row for row in reference().rows(schema, schema, "") if not row[0].startswith("faults.")]
+    assert len(rows) > 100
+    assert [name for name, node, _ in rows if not node.get("description")] == []
