@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 
-.PHONY: demo smoke test lint clean-demo
+.PHONY: demo smoke test lint clean-demo viewer
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,16 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
+
+## The page of all keys of the configuration, from the schema.
+docs/configuration.md: config.schema.yaml scripts/configuration_reference.py | $(VENV)/installed
+	$(BIN)/python scripts/configuration_reference.py > $@
+
+## The report's CT viewer: its library in a pinned version, through npm. Without it the report has no viewer.
+viewer: vendor/niivue/niivue.js
+
+vendor/niivue/niivue.js: scripts/fetch_viewer.py
+	$(PYTHON) scripts/fetch_viewer.py $(@D)
 
 clean-demo:
 	rm -rf demo
