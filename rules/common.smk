@@ -135,8 +135,11 @@ def has_accounts():
 
 
 def print_summaries():
-    """Show the scores of the evaluated models at the end of a run."""
+    """Show the scores of the evaluated models and where the report lies, at the end of a run."""
     for model in CONFIG.evaluated:
         summary = Path(R) / "evaluation" / model / "summary.csv"
         if summary.exists():
             print(f"\n{model} ({summary})\n\n{format_summary(summary)}")
+    page = Path(R) / "report" / "index.html"
+    if page.exists():
+        print(f"\nReport: {page}")

@@ -14,11 +14,13 @@ rule evaluate:
     output:
         metrics=report(
             f"{R}/evaluation/{{model}}/metrics.csv",
+            caption="captions/metrics.rst",
             category="Evaluation",
             labels={"model": "{model}", "table": "by case"},
         ),
         summary=report(
             f"{R}/evaluation/{{model}}/summary.csv",
+            caption="captions/summary.rst",
             category="Evaluation",
             labels={"model": "{model}", "table": "by class"},
         ),
@@ -56,6 +58,7 @@ rule measure_efficiency:
     output:
         efficiency=report(
             f"{R}/evaluation/{{model}}/efficiency.csv",
+            caption="captions/efficiency.rst",
             category="Evaluation",
             labels={"model": "{model}", "table": "efficiency"},
         ),

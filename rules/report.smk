@@ -1,8 +1,13 @@
-# Report: figures of the run.
+# Report: figures of the run, and the page that shows everything.
 #
-# Takes the configuration's tables, cohort/categories.csv and the evaluations; gives report/cohort.svg (the categories and
-# their labels), report/method.svg (what was trained on what, with the numbers of cases), report/training/{model}.svg and
-# report/scores.svg.
+# Takes the configuration's tables, the cohort's tables, completed labels, trainings and the evaluations; gives
+# report/index.html, which opens from disk, and report/figures/ (each figure as SVG and PNG; the method as SVG alone). The
+# CT viewer is on the page if `make viewer` has fetched its library into vendor/niivue.
+
+from json import dumps
+
+VIEWER = [f"{workflow.basedir}/vendor/niivue/{name}" for name in ("niivue.js", "LICENSE.txt")]
+HAS_VIEWER = all(Path(file).exists() for file in VIEWER)
 
 
 rule cohort_figure:
@@ -10,7 +15,13 @@ rule cohort_figure:
     input:
         categories=f"{R}/cohort/categories.csv",
     output:
-        figure=report(f"{R}/report/cohort.svg", category="Cohort", labels={"figure": "cohort"}),
+        figure=report(
+            f"{R}/report/figures/cohort.svg",
+            caption="captions/cohort.rst",
+            category="Cohort",
+            labels={"figure": "cohort"},
+        ),
+        png=f"{R}/report/figures/cohort.png",
     log:
         f"{R}/logs/report/cohort.log",
     benchmark:
@@ -32,7 +43,12 @@ rule method_figure:
     input:
         categories=f"{R}/cohort/categories.csv",
     output:
-        figure=report(f"{R}/report/method.svg", category="Method", labels={"figure": "method"}),
+        figure=report(
+            f"{R}/report/figures/method.svg",
+            caption="captions/method.rst",
+            category="Method",
+            labels={"figure": "method"},
+        ),
     log:
         f"{R}/logs/report/method.log",
     benchmark:
@@ -57,10 +73,12 @@ rule training_figure:
         history=f"{R}/training/{{model}}/training.csv",
     output:
         figure=report(
-            f"{R}/report/training/{{model}}.svg",
+            f"{R}/report/figures/training/{{model}}.svg",
+            caption="captions/training.rst",
             category="Training",
             labels={"figure": "{model}"},
         ),
+        png=f"{R}/report/figures/training/{{model}}.png",
     log:
         f"{R}/logs/report/training/{{model}}.log",
     benchmark:
@@ -81,10 +99,12 @@ rule conflicts_figure:
         confusion=f"{R}/completed_labels/{{completion}}/confusion.csv",
     output:
         figure=report(
-            f"{R}/report/pseudo_labels/{{completion}}.svg",
+            f"{R}/report/figures/pseudo_labels/{{completion}}.svg",
+            caption="captions/conflicts.rst",
             category="Pseudo-labels",
             labels={"completion": "{completion}", "figure": "conflicts"},
         ),
+        png=f"{R}/report/figures/pseudo_labels/{{completion}}.png",
     log:
         f"{R}/logs/report/pseudo_labels/{{completion}}.log",
     benchmark:
@@ -107,10 +127,12 @@ rule score_figure:
         summaries=expand(f"{R}/evaluation/{{model}}/summary.csv", model=CONFIG.evaluated),
     output:
         figure=report(
-            f"{R}/report/scores.svg",
+            f"{R}/report/figures/scores.svg",
+            caption="captions/scores.rst",
             category="Evaluation",
             labels={"figure": "scores by class"},
         ),
+        png=f"{R}/report/figures/scores.png",
     log:
         f"{R}/logs/report/scores.log",
     benchmark:
@@ -127,14 +149,57 @@ rule score_figure:
         "../scripts/score_figure.py"
 
 
-rule report:
-    """All figures."""
+rule report_page:
+    """Make the page of the run."""
     input:
-        rules.cohort_figure.output,
-        rules.method_figure.output,
-        expand(f"{R}/report/training/{{model}}.svg", model=CONFIG.models),
-        expand(
-            f"{R}/report/pseudo_labels/{{completion}}.svg",
+        cases=f"{R}/cohort/cases.csv",
+        categories=f"{R}/cohort/categories.csv",
+        cohort=rules.cohort_figure.output.figure,
+        method=rules.method_figure.output.figure,
+        trainings=expand(f"{R}/training/{{model}}/training.json", model=CONFIG.models),
+        training_figures=expand(f"{R}/report/figures/training/{{model}}.svg", model=CONFIG.models),
+        conflicts=expand(
+            f"{R}/completed_labels/{{completion}}/conflicts.csv",
             completion=CONFIG.completions,
         ),
-        rules.score_figure.output if CONFIG.evaluated else [],
+        conflict_figures=expand(
+            f"{R}/report/figures/pseudo_labels/{{completion}}.svg",
+            completion=CONFIG.completions,
+        ),
+        predictions=expand(f"{R}/predictions/{{model}}/predictions.csv", model=CONFIG.evaluated),
+        metrics=expand(f"{R}/evaluation/{{model}}/metrics.csv", model=CONFIG.evaluated),
+        summaries=expand(f"{R}/evaluation/{{model}}/summary.csv", model=CONFIG.evaluated),
+        efficiency=expand(f"{R}/evaluation/{{model}}/efficiency.csv", model=MEASURED),
+        tables=rules.paper_tables.output if CONFIG.evaluated else [],
+        scores=rules.score_figure.output.figure if CONFIG.evaluated else [],
+        benchmark=CONFIG["report"]["inference_benchmark"] or [],
+        viewer=VIEWER if HAS_VIEWER else [],
+    output:
+        page=f"{R}/report/index.html",
+    log:
+        f"{R}/logs/report/page.log",
+    benchmark:
+        f"{R}/benchmarks/report/page.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=more(8000),
+        runtime=more(60),
+    params:
+        results=results,
+        settings=dumps(CONFIG.report_settings()),  # in the configuration's order, which the page keeps
+        viewer=f"--viewer {quote(str(Path(VIEWER[0]).parent))}" if HAS_VIEWER else "",
+    shell:
+        "flare23 stage report"
+        " --results {params.results:q}"
+        " --settings {params.settings:q}"
+        " {params.viewer}"
+        " --output {output.page:q}"
+        " > {log:q} 2>&1"
+
+
+rule report:
+    """The page of the run and all its figures."""
+    input:
+        rules.report_page.output,

@@ -1,6 +1,7 @@
 """Someone else's cohort, through the whole chain, by configuration alone."""
 
 import csv
+import re
 import shutil
 
 import numpy as np
@@ -109,6 +110,18 @@ def test_status_says_what_waits_for_a_measurement_and_what_for_another_model(fin
     assert "student, from which it starts, is still to be trained" in flare23(run, "status", *options).stdout
     shutil.rmtree(run / "results" / "store" / "intensities")
     assert "its intensities are still to be measured" in flare23(run, "status", *options).stdout
+
+
+def test_its_report_speaks_of_it_alone(finished):
+    text = re.sub(r"base64,[^\"]+", "", (finished / "results/report/index.html").read_text())
+    for name in ("hepar", "ren dexter", "kidneys"):
+        assert name in text
+    shown = text.split('id="provenance"')[0]
+    for word in ("FLARE", "liver", "five organs", "tumor", "Huang"):
+        assert word not in shown
+    for figure in ("cohort", "scores", "training/student", "pseudo_labels/kidneys"):
+        for suffix in (".svg", ".png"):
+            assert (finished / "results/report/figures" / f"{figure}{suffix}").stat().st_size
 
 
 def test_status_and_estimate_know_it(finished):

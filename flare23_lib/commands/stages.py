@@ -150,6 +150,13 @@ def _stage_paper_tables(args: argparse.Namespace) -> int:
     return 0
 
 
+def _stage_report(args: argparse.Namespace) -> int:
+    from flare23_lib.stages.report import write_report
+
+    write_report(_results(args), args.settings, args.viewer, args.output)
+    return 0
+
+
 def _results(args: argparse.Namespace):
     from flare23_lib.stages.results import Results
 
@@ -230,3 +237,5 @@ def register(commands: Commands) -> None:
                    "--model", "--inference", "--device", "--threads")  # fmt: skip
     parser.add_argument("--cases", type=int, required=True, help="number of validation cases to measure")
     stage("paper-tables", _stage_paper_tables, "set out scores as in the paper's tables", "--settings")
+    parser = stage("report", _stage_report, "make the page of the run", "--settings")
+    parser.add_argument("--viewer", type=Path, help="folder of the viewing library, if it was fetched")

@@ -10,10 +10,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flare23_lib import store
 from flare23_lib.cohort.summary import ALL
 from flare23_lib.report.colors import label_colors
-from flare23_lib.report.style import INK, NO_DATE, PALE_INK, STYLE
+from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure
 
 SETS_SHOWN = 5
 """Label sets of a category that get a row of their own, the most frequent ones; one row sums up the others."""
@@ -92,7 +91,7 @@ def _frequency(found: LabelSet) -> tuple[int, tuple[int, ...]]:
 
 
 def draw_cohort(path: Path, rows: Sequence[Mapping[str, str]], labels: Mapping[str, int]) -> None:
-    """Write the figure as SVG; the same rows give the same bytes.
+    """Write the figure as SVG and PNG; the same rows give the same bytes.
 
     Args:
         path: the file to write.
@@ -101,8 +100,7 @@ def draw_cohort(path: Path, rows: Sequence[Mapping[str, str]], labels: Mapping[s
     """
     with matplotlib.rc_context(STYLE):
         figure = _figure(read_groups(rows), labels)
-        with store.atomic_path(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata=NO_DATE)
+        save_figure(path, figure)
 
 
 def _figure(groups: Sequence[Group], labels: Mapping[str, int]) -> Figure:

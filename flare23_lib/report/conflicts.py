@@ -9,13 +9,15 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from flare23_lib import store
-from flare23_lib.report.style import INK, NO_DATE, PALE_INK, STYLE
+from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure
 
 BACKGROUND = "background"
 
 CELL = 0.42
 """Inches per class."""
+
+LETTER = 0.09
+"""Inches per letter of the heading."""
 
 DARK = 0.55
 """Share from which on a number is written in white."""
@@ -46,7 +48,7 @@ def draw_conflicts(output: Path, title: str, rows: Sequence[Mapping[str, str]], 
     """Draw the matrix: each row's shares of what the teacher predicted where the original has the row's class.
 
     Args:
-        output: the figure (SVG).
+        output: the figure (SVG; a PNG is written beside it).
         title: what stands above it.
         rows: of confusion.csv.
         names: names of the labels in order.
@@ -55,7 +57,9 @@ def draw_conflicts(output: Path, title: str, rows: Sequence[Mapping[str, str]], 
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 + CELL * len(predictions), 2.3 + CELL * len(originals)), layout="constrained")
+        heading = f"{title}: percent of each row" if counts.size else f"{title}: no cases"
+        width = max(3.4 + CELL * len(predictions), 0.4 + LETTER * len(heading))
+        figure = Figure(figsize=(width, 2.3 + CELL * len(originals)), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.1, h_pad=0.15)
         axes = figure.add_subplot()
         if counts.size:
@@ -73,10 +77,8 @@ def draw_conflicts(output: Path, title: str, rows: Sequence[Mapping[str, str]], 
         axes.tick_params(length=0, labelcolor=INK)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        heading = f"{title}: percent of each row" if counts.size else f"{title}: no cases"
-        axes.set_title(heading, loc="left", color=INK, fontsize=11)
-        with store.atomic_path(output) as temporary:
-            figure.savefig(temporary, format="svg", metadata=NO_DATE)
+        figure.suptitle(heading, x=0.02, ha="left", color=INK, fontsize=11)
+        save_figure(output, figure)
 
 
 def _percent(share: float) -> str:

@@ -12,10 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from flare23_lib import store
 from flare23_lib.evaluation.tables import MEASURES, ORGANS
 from flare23_lib.report.colors import model_colors
-from flare23_lib.report.style import INK, NO_DATE, PALE_INK, STYLE
+from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure
 
 NO_VALUE = "no value"
 """What stands in place of the score of a class that no case gave a number for."""
@@ -46,7 +45,7 @@ class _Row:
 
 
 def draw_scores(path: Path, summaries: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
-    """Write the figure as SVG; the same summaries give the same bytes.
+    """Write the figure as SVG and PNG; the same summaries give the same bytes.
 
     Args:
         path: the file to write.
@@ -54,8 +53,7 @@ def draw_scores(path: Path, summaries: Mapping[str, Sequence[Mapping[str, str]]]
     """
     with matplotlib.rc_context(STYLE):
         figure = _figure(summaries)
-        with store.atomic_path(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata=NO_DATE)
+        save_figure(path, figure)
 
 
 def read_scores(rows: Sequence[Mapping[str, str]], measure: str) -> dict[str, Score]:

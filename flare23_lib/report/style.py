@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from flare23_lib import store
+
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "flare23",
@@ -16,3 +22,19 @@ INK, PALE_INK = "#1d2733", "#5d6876"
 
 NO_DATE = {"Date": None, "Creator": None}
 """Metadata for `savefig`: nothing that differs from run to run."""
+
+PNG_DPI = 200
+"""Resolution of the PNG beside each SVG."""
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as SVG and, beside it, as PNG; the same content gives the same bytes.
+
+    Args:
+        path: of the SVG.
+        figure: drawn under `STYLE`.
+    """
+    with store.atomic_path(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata=NO_DATE)
+    with store.atomic_path(path.with_suffix(".png")) as temporary:
+        figure.savefig(temporary, format="png", dpi=PNG_DPI, metadata={"Software": None})

@@ -10,15 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from flare23_lib import store
 from flare23_lib.report.colors import label_colors
-from flare23_lib.report.style import INK, NO_DATE, PALE_INK, STYLE
+from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure
 
 _CLASS = "pseudo_dice_"
 
 
 def draw_training(path: Path, model: str, rows: Sequence[Mapping[str, str]]) -> None:
-    """Write the figure as SVG; the same rows give the same bytes.
+    """Write the figure as SVG and PNG; the same rows give the same bytes.
 
     Args:
         path: the file to write.
@@ -30,8 +29,7 @@ def draw_training(path: Path, model: str, rows: Sequence[Mapping[str, str]]) -> 
         losses, dice = figure.subplots(1, 2, width_ratios=(1, 1.35))
         _draw_losses(losses, model, rows)
         _draw_dice(dice, rows)
-        with store.atomic_path(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata=NO_DATE)
+        save_figure(path, figure)
 
 
 def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], list[float]]:
