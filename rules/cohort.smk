@@ -33,6 +33,7 @@ rule cohort:
         runtime=more(240),
     params:
         results=results,
+        version=versions.SCAN,
         cohort=CONFIG["cohort"],
         settings=CONFIG.settings("cohort"),
         listing=LISTING,

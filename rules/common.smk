@@ -7,6 +7,7 @@ from os import environ, pathsep
 from pathlib import Path
 from shlex import quote
 
+from flare23_lib import versions
 from flare23_lib.cohort.folders import listing
 from flare23_lib.config import Config
 from flare23_lib.config_files import read_yaml

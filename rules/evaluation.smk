@@ -37,6 +37,7 @@ rule evaluate:
         runtime=more(120),
     params:
         results=results,
+        version=versions.EVALUATION,
         settings=CONFIG.settings("evaluation"),
     shell:
         "flare23 stage evaluate"
@@ -75,6 +76,7 @@ rule measure_efficiency:
         gpu=1,
     params:
         results=results,
+        version=[versions.EFFICIENCY, versions.SEGMENTATION],
         device=DEVICE,
         cases=CONFIG["evaluation"]["efficiency_cases"],
         inference=stage_settings("inference", "model"),

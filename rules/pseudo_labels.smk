@@ -27,6 +27,7 @@ rule pseudo_label:
         gpu=unless(is_pseudo_labeled, "gpu", 1),
     params:
         results=results,
+        version=versions.SEGMENTATION,
         device=DEVICE,
         settings=stage_settings("completion", "completion"),
         inference=lambda wildcards: CONFIG.settings("inference", CONFIG.completion(wildcards.completion)["teacher"]),
@@ -68,6 +69,7 @@ rule complete:
         runtime=unless(is_completed, "runtime", 240),
     params:
         results=results,
+        version=[versions.MERGE, versions.SPECKS, versions.CHANGE],
         settings=stage_settings("completion", "completion"),
         label_names=LABEL_NAMES,
         base=base_option,

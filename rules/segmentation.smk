@@ -24,6 +24,7 @@ rule predict:
         gpu=unless(is_predicted, "gpu", 1),
     params:
         results=results,
+        version=versions.SEGMENTATION,
         device=DEVICE,
         inference=stage_settings("inference", "model"),
     shell:

@@ -24,6 +24,7 @@ rule measure_intensity:
         runtime=unless(is_measured, "runtime", 480),
     params:
         results=results,
+        version=versions.INTENSITY,
         settings=stage_settings("intensity", "model"),
     shell:
         "flare23 stage measure-intensity"
@@ -55,6 +56,7 @@ rule preprocess:
         runtime=unless(is_preprocessed, "runtime", 480),
     params:
         results=results,
+        version=[versions.PREPROCESSED_IMAGE, versions.PREPROCESSED_LABEL],
         settings=stage_settings("preprocessing", "model"),
         patch_size=lambda wildcards: CONFIG.model(wildcards.model)["patch_size"],
         intensity=option("--intensity", measured_intensity),
@@ -97,6 +99,7 @@ rule train:
         attempt=lambda wildcards, attempt: attempt,
     params:
         results=results,
+        version=versions.TRAINING,
         shards=SHARDS["preprocessing"],
         device=DEVICE,
         checkpoint_minutes=CHECKPOINT_MINUTES,

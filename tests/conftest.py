@@ -15,16 +15,18 @@ CHAIN = REPOSITORY / "tests" / "chain.yaml"
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def snakemake_command(*arguments: str, configfile: Path = CHAIN) -> list[str]:
+def snakemake_command(
+    *arguments: str, configfile: Path = CHAIN, snakefile: Path = REPOSITORY / "Snakefile"
+) -> list[str]:
     return [
-        sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "2",
+        sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--cores", "2",
         "--workflow-profile", str(REPOSITORY / "profiles" / "default"), "--configfile", str(configfile),
         "--quiet", "rules", *arguments,
     ]  # fmt: skip
 
 
-def run_snakemake(folder: Path, *arguments: str, configfile: Path = CHAIN) -> subprocess.CompletedProcess:
-    command = snakemake_command(*arguments, configfile=configfile)
+def run_snakemake(folder: Path, *arguments: str, **options: Path) -> subprocess.CompletedProcess:
+    command = snakemake_command(*arguments, **options)
     return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 

@@ -6,8 +6,7 @@ The store takes what it holds for right as long as settings, inputs and these ve
 import numpy as np
 import torch
 
-from flare23_lib import images
-from flare23_lib.cohort import scan
+from flare23_lib import images, versions
 from flare23_lib.cohort.facts import read_facts
 from flare23_lib.images import Geometry, Volume
 from flare23_lib.inference.bundle import Bundle, Model, ModelLabel
@@ -18,7 +17,6 @@ from flare23_lib.nnunet.preprocessing import preprocess_image, preprocess_labels
 from flare23_lib.pseudo_labels import components, merge, selection
 from flare23_lib.pseudo_labels.rules import Rules
 from flare23_lib.resampling import Intensity
-from flare23_lib.stages import preprocessing, segmentation
 
 INTENSITY = Intensity(low=-200, high=300, mean=40, std=100)
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
@@ -43,7 +41,7 @@ def test_preprocessed_images(tmp_path):
     images.write_volume(tmp_path / "i.nii.gz", array, volume(array).header)
     preprocess_image(tmp_path / "i.nii.gz", tmp_path / "i.b2nd", (6, 3, 3), "canonical", INTENSITY, (8, 8, 8))
     made = blosc2.open(str(tmp_path / "i.b2nd"), mode="r")[:]
-    assert preprocessing.IMAGE_VERSION == 1
+    assert versions.PREPROCESSED_IMAGE == 1
     assert made.shape == (1, 10, 13, 16)
     assert np.allclose([made.mean(), made.std(), made[0, 3, 4, 5], made[0, 7, 9, 2]], GOLDEN_IMAGE, atol=1e-4)
 
@@ -59,7 +57,7 @@ def test_preprocessed_labels(tmp_path):
     paths = tmp_path / "l.nii.gz", tmp_path / "l.b2nd", tmp_path / "l.pkl"
     preprocess_labels(*paths, (6, 3, 3), "canonical", [1, 2, 3], (8, 8, 8))
     made = blosc2.open(str(tmp_path / "l.b2nd"), mode="r")[:]
-    assert preprocessing.LABEL_VERSION == 2
+    assert versions.PREPROCESSED_LABEL == 2
     assert np.bincount(made.ravel()).tolist() == GOLDEN_LABELS
 
 
@@ -80,7 +78,7 @@ def test_segmentations():
     )  # fmt: skip
     engine = Engine(Bundle(model, weights), step=0.5, tta=True, precision="float32")
     made = engine.segment(volume((600 * wave(SHAPE, 0.5)).astype(np.int16)), exclude=[1])
-    assert segmentation.VERSION == 2
+    assert versions.SEGMENTATION == 2
     # Rounding differs between processors: a voxel on the border of two classes may go either way.
     assert np.abs(np.bincount(made.labels.ravel(), minlength=4) - GOLDEN_SEGMENTATION).max() <= 10
     assert np.abs(np.bincount(made.alternative.ravel(), minlength=4) - GOLDEN_ALTERNATIVE).max() <= 10
@@ -98,14 +96,14 @@ def test_merges():
     )
     count = np.digitize(wave(SHAPE, 0.9), [-0.5, 0.5]).astype(np.uint8) + 6
     made = merge.merge(original, predicted, [1], rules, votes=merge.Votes(count, 8))
-    assert merge.VERSION == 2
+    assert versions.MERGE == 2
     assert {int(v): int(c) for v, c in zip(*np.unique(made.labels, return_counts=True), strict=True)} == GOLDEN_MERGE
 
 
 def test_specks_and_changes():
     labels = np.digitize(wave(SHAPE, 0.5), [0.2, 0.9]).astype(np.uint8)
     made, dropped = components.drop_specks(labels, {1: 0.05, 2: 0.2}, (5.0, 2.0, 2.0))
-    assert (components.VERSION, selection.VERSION) == (1, 1)
+    assert (versions.SPECKS, versions.CHANGE) == (1, 1)
     assert (dropped, round(selection.change_between(labels, made, [1, 2]), 6)) == GOLDEN_RELIABILITY
 
 
@@ -117,7 +115,7 @@ def test_scans(tmp_path):
     array = np.digitize(wave(SHAPE, 0.5), [0.2, 0.6]).astype(np.uint8)
     images.write_volume(tmp_path / "l.nii.gz", array, volume(array).header)
     facts = read_facts(tmp_path / "l.nii.gz", is_label=True)
-    assert scan.VERSION == 2
+    assert versions.SCAN == 2
     assert (facts.shape, facts.spacing, facts.low, facts.high) == (SHAPE, (5.0, 2.0, 2.0), 0.0, 2.0)
     assert (facts.content, facts.voxels) == GOLDEN_SCAN
 

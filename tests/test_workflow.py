@@ -1,5 +1,7 @@
 """The workflow's form: what Snakemake itself has to say about it."""
 
+import re
+import shutil
 import subprocess
 import sys
 
@@ -21,6 +23,21 @@ def test_every_stage_has_a_named_target(finished_chain, target):
     done = run_snakemake(finished_chain, "--dry-run", "--", target)
     assert done.returncode == 0, done.stderr
     assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_a_raised_version_starts_the_jobs_of_its_rule(finished_chain, tmp_path):
+    for name in ("flare23_lib", "rules", "scripts", "envs"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    for name in ("Snakefile", "config.yaml", "config.schema.yaml"):
+        shutil.copy2(REPOSITORY / name, tmp_path)
+    module = tmp_path / "flare23_lib" / "versions.py"
+    module.write_text(re.sub(r"^MERGE = \d+", "MERGE = 1000", module.read_text(), flags=re.MULTILINE))
+    done = run_snakemake(finished_chain, "--dry-run", snakefile=tmp_path / "Snakefile")
+    assert done.returncode == 0, done.stderr
+    planned = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
+    assert int(planned["complete"]) == 4
+    assert int(planned["pseudo_label"]) == 3, "those of the teacher that learns from merged labels"
+    assert "cohort" not in planned
 
 
 def test_the_plan_does_not_grow_with_the_cohort(finished_chain, tmp_path):

@@ -14,14 +14,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from flare23_lib import versions
 from flare23_lib.cohort.facts import Facts, read_facts
 from flare23_lib.progress import progress
 from flare23_lib.store import lock, write_text
 
 log = logging.getLogger(__name__)
-
-VERSION = 2
-"""Raised when what is read from a file changes."""
 
 SMALL_FILE_BYTES = 1 << 20
 """Files smaller than this on average are handed to processes several at a time."""
@@ -58,7 +56,7 @@ def _read(task: Task) -> Facts:
 
 
 def _line(key: Key, facts: Facts) -> str:
-    return json.dumps([VERSION, *key, facts.to_json()])
+    return json.dumps([versions.SCAN, *key, facts.to_json()])
 
 
 def _remembered(memory: Path) -> dict[Key, Facts]:
@@ -69,7 +67,7 @@ def _remembered(memory: Path) -> dict[Key, Facts]:
             for line in handle:
                 try:
                     version, *key, facts = json.loads(line)
-                    if version == VERSION:
+                    if version == versions.SCAN:
                         known[Key(*key)] = Facts.from_json(facts)
                 except (ValueError, TypeError, KeyError):
                     continue

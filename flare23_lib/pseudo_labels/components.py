@@ -8,9 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-VERSION = 1
-"""Raised when other components would be dropped from the same labels."""
-
 CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 """Voxels that share a face, an edge or a corner are connected."""
 

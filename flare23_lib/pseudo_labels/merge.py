@@ -18,9 +18,6 @@ from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.pseudo_labels.rules import Rules
 from flare23_lib.pseudo_labels.tumors import judge_tumors
 
-VERSION = 2
-"""Raised when the same inputs would merge to something else."""
-
 OUTCOMES = ("agreed", "kept", "dropped", "taken", "tumor_inside", "unmarked_tumor", "unsure")
 """What can become of a voxel with an original or a predicted label, or an unsure prediction; see `merge`."""
 

@@ -12,9 +12,6 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-VERSION = 1
-"""Raised when the same labels would be found to have changed by something else."""
-
 DIGITS = 6
 """Decimals that a change is given with."""
 

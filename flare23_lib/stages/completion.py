@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
 from flare23_lib.errors import MergeError, StoreError
 from flare23_lib.images import Volume, read_labels, write_volume
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.progress import progress
 from flare23_lib.pseudo_labels import components, selection
-from flare23_lib.pseudo_labels.merge import OUTCOMES, VERSION, Votes, check_geometry, merge
+from flare23_lib.pseudo_labels.merge import OUTCOMES, Votes, check_geometry, merge
 from flare23_lib.pseudo_labels.rules import PASSES, RULES, Rules
 from flare23_lib.stages.gathering import complete_rows, link_cases
 from flare23_lib.stages.results import Results, write_record
@@ -31,8 +32,8 @@ LABELS = ".nii.gz"
 def completion_folder(results: Results, settings: Mapping[str, Any]) -> StageFolder:
     """Return the folder of labels merged by these rules."""
     rules = ("annotated", *RULES, "least_volume_ml", "tumor_values", "label_values")
-    versions = [VERSION, components.VERSION]
-    return results.folder("completed_labels", {"version": versions, **{name: settings[name] for name in rules}})
+    version = [versions.MERGE, versions.SPECKS]
+    return results.folder("completed_labels", {"version": version, **{name: settings[name] for name in rules}})
 
 
 def completed_item(
@@ -142,7 +143,7 @@ def change_item(
     results: Results, settings: Mapping[str, Any], case: str, file: str, other: str
 ) -> tuple[StageFolder, Item, dict[str, str]]:
     """Return where the change between two completed labels of a case belongs, and what it is made from."""
-    folder = results.folder("label_changes", {"version": selection.VERSION, "label_values": settings["label_values"]})
+    folder = results.folder("label_changes", {"version": versions.CHANGE, "label_values": settings["label_values"]})
     inputs = {"labels": file, "other": other}
     return folder, folder.item(case, inputs), inputs
 

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
 from flare23_lib.devices import choose
 from flare23_lib.errors import EvaluationError
@@ -27,14 +28,10 @@ from flare23_lib.evaluation.measuring import measure_command
 from flare23_lib.evaluation.sources import NvmlGpu, find_gpu
 from flare23_lib.progress import progress
 from flare23_lib.stages.results import Results
-from flare23_lib.stages.segmentation import VERSION as SEGMENTATION_VERSION
 from flare23_lib.stages.segmentation import model_digest
 from flare23_lib.store import Item, link_to, read_json
 
 log = logging.getLogger(__name__)
-
-VERSION = 1
-"""Raised when the same run would be measured differently."""
 
 CURVE = ".curve.csv"
 
@@ -105,8 +102,12 @@ def measure(
         log.info(NO_GPU)
     digest = model_digest(read_json(results.bundle(model) / "model.json"))
     conditions = measured_on(device, threads, gpu)
-    versions = [VERSION, SEGMENTATION_VERSION]
-    key = {"version": versions, "model": digest, "inference": dict(inference), "conditions": conditions}
+    key = {
+        "version": [versions.EFFICIENCY, versions.SEGMENTATION],
+        "model": digest,
+        "inference": dict(inference),
+        "conditions": conditions,
+    }
     folder = results.folder("efficiency", key).create()
     rows, faults, curves = [], [], {}
     with folder.lock("cases", lambda: log.info("another job measures this model; waiting for it")):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flare23_lib import versions
 from flare23_lib.config import MEASURE
 from flare23_lib.errors import ConfigError, TrainingError
 from flare23_lib.images import read_labels, read_volume
@@ -23,15 +24,12 @@ from flare23_lib.store import Item, StageFolder, atomic_path, fingerprint, read_
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-"""Raised when the same image and label would give other intensities."""
-
 DRAWN = ".npy"
 
 
 def intensity_folder(results: Results) -> StageFolder:
     """Return the folder of what is drawn from cases; all models share it."""
-    return results.folder("intensities", {"version": VERSION, "samples": SAMPLES})
+    return results.folder("intensities", {"version": versions.INTENSITY, "samples": SAMPLES})
 
 
 def case_item(folder: StageFolder, case: TrainingCase) -> tuple[Item, dict[str, Any]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
 from flare23_lib.errors import CohortError
 from flare23_lib.progress import progress
@@ -16,11 +17,6 @@ from flare23_lib.stages.results import Results, write_record
 from flare23_lib.store import Item, Shard, StageFolder, read_csv
 
 log = logging.getLogger(__name__)
-
-IMAGE_VERSION = 1
-"""Raised when a preprocessed image changes for the same settings."""
-LABEL_VERSION = 2
-"""Raised when a preprocessed label changes for the same settings."""
 
 COLUMNS = ["case", "image", "label", "labels_present"]
 
@@ -77,7 +73,7 @@ def label_file(results: Results, case: TrainingCase) -> Path:
 def image_item(results: Results, settings: Mapping[str, Any], case: Case) -> tuple[StageFolder, Item, dict]:
     """Return where a case's preprocessed image belongs, and what it is made from."""
     key = {name: settings[name] for name in ("spacing", "orientation", "intensity")}
-    folder = results.folder("preprocessed_images", {"version": IMAGE_VERSION, **key})
+    folder = results.folder("preprocessed_images", {"version": versions.PREPROCESSED_IMAGE, **key})
     inputs = {"image": case.image_id}
     return folder, folder.item(case.case, inputs), inputs
 
@@ -85,7 +81,7 @@ def image_item(results: Results, settings: Mapping[str, Any], case: Case) -> tup
 def label_item(results: Results, settings: Mapping[str, Any], case: TrainingCase) -> tuple[StageFolder, Item, dict]:
     """Return where a case's preprocessed label belongs, and what it is made from."""
     key = {name: settings[name] for name in ("spacing", "orientation", "label_values")}
-    folder = results.folder("preprocessed_labels", {"version": LABEL_VERSION, **key})
+    folder = results.folder("preprocessed_labels", {"version": versions.PREPROCESSED_LABEL, **key})
     inputs = {"label": case.label_id}
     return folder, folder.item(case.case.case, inputs), inputs
 

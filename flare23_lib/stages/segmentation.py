@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
 from flare23_lib.images import Volume, read_volume, write_volume
 from flare23_lib.progress import progress
@@ -20,9 +21,6 @@ from flare23_lib.stages.results import Results, write_record
 from flare23_lib.store import Item, Shard, StageFolder, fingerprint, read_json, write_csv
 
 log = logging.getLogger(__name__)
-
-VERSION = 2
-"""Raised when the same model and image would be segmented differently."""
 
 LABELS = ".nii.gz"
 NEXT_CLASS = ".next.nii.gz"
@@ -42,7 +40,7 @@ def model_digest(description: Mapping[str, Any]) -> str:
 
 def segmentation_folder(results: Results, digest: str, inference: Mapping[str, Any]) -> StageFolder:
     """Return the folder of what a model makes with these settings, whoever asks for it."""
-    key = {"version": VERSION, "model": digest, "inference": dict(inference)}
+    key = {"version": versions.SEGMENTATION, "model": digest, "inference": dict(inference)}
     return results.folder("segmentations", key)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from flare23_lib import __version__
+from flare23_lib import __version__, versions
 from flare23_lib.cohort.table import read_cases
 from flare23_lib.errors import TrainingError
 from flare23_lib.inference.bundle import (
@@ -36,9 +36,6 @@ from flare23_lib.stages.results import Results, read_shards, read_training
 from flare23_lib.store import Item, StageFolder, atomic_path, link_to, lock, write_json, write_text
 
 log = logging.getLogger(__name__)
-
-VERSION = 1
-"""Raised when the same settings and data would train to something else."""
 
 WEIGHTS = ".safetensors"
 HISTORY = ".csv"
@@ -74,7 +71,7 @@ def training_folder(results: Results, settings: Mapping[str, Any], rows: Sequenc
         rows: `case`, `image` and `label` of the preprocessed cases.
     """
     cases = sorted([row["case"], row["image"], row["label"]] for row in rows)
-    return results.folder("training", {"version": VERSION, "settings": dict(settings), "cases": cases})
+    return results.folder("training", {"version": versions.TRAINING, "settings": dict(settings), "cases": cases})
 
 
 def weights_item(folder: StageFolder) -> Item:

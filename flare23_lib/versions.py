@@ -1,0 +1,40 @@
+"""Versions of the algorithms whose results are kept.
+
+Each is part of the fingerprints of what the algorithm makes, and of the parameters of the rules that run it. Raised,
+it gives those files another place in the store and starts their jobs in the next run. Raise one when the same
+settings and inputs would give something else; tests/test_versions.py holds golden results that fail when one changes
+without.
+"""
+
+SCAN = 2
+"""What is read from a file of the cohort."""
+
+INTENSITY = 1
+"""Intensities drawn from an image and its labels."""
+
+PREPROCESSED_IMAGE = 1
+"""An image as trainings see it."""
+
+PREPROCESSED_LABEL = 2
+"""Labels as trainings see them."""
+
+TRAINING = 1
+"""A training's last weights."""
+
+SEGMENTATION = 2
+"""A model's labels of an image."""
+
+MERGE = 2
+"""Original labels and pseudo-labels put together."""
+
+SPECKS = 1
+"""Components that are dropped from pseudo-labels."""
+
+CHANGE = 1
+"""How much two completed labels of a case differ."""
+
+EVALUATION = 1
+"""Scores of a prediction."""
+
+EFFICIENCY = 1
+"""How a segmentation's time and memory are measured."""
