@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 
-.PHONY: demo smoke test lint clean-demo viewer
+.PHONY: demo smoke test test-cluster lint clean-demo viewer
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,11 @@ smoke: $(VENV)/installed
 
 test: $(VENV)/installed lint
 	$(BIN)/pytest
+
+## Drills on a SLURM of one node, which is brought up and taken down; as root, on Debian, about an hour (docs/cluster.md).
+test-cluster: $(VENV)/installed
+	trap 'tests/cluster/slurm.sh down' EXIT; tests/cluster/slurm.sh up --accounting && \
+	$(BIN)/python benchmarks/cluster.py --output benchmarks/results/cluster.json
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

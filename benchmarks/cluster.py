@@ -1,7 +1,8 @@
 """Drills on a SLURM of one node: does the workflow end complete, whatever happens, and compute nothing twice?
 
 Each drill is a run of a small chain through profiles/slurm to which something is done. It raises AssertionError if
-what is expected does not come, and returns figures. A SLURM must be up (tests/cluster/slurm.sh up --accounting).
+what is expected does not come, and returns figures. A SLURM must be up (tests/cluster/slurm.sh up --accounting). The
+output file keeps what it has of drills that are not run this time.
 
     python benchmarks/cluster.py --output benchmarks/results/cluster.json
     python benchmarks/cluster.py cancel_training controller --folder FOLDER
@@ -27,7 +28,7 @@ from pathlib import Path
 from provenance import provenance
 
 from flare23_lib.phantom import write_cohort
-from flare23_lib.store import read_csv, write_json
+from flare23_lib.store import read_csv, read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import slurm
@@ -104,8 +105,9 @@ def training_begun(folder: Path, *arguments: str) -> subprocess.Popen:
 
 
 def training_log(folder: Path) -> str:
-    """Return the log of the teacher's latest attempt."""
-    return (folder / "results/logs/train/organ_teacher.log").read_text(encoding="utf-8")
+    """Return the log of the teacher's latest attempt; empty before there is one."""
+    path = folder / "results/logs/train/organ_teacher.log"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 # ------------------------------------------------------------------ drills
@@ -323,7 +325,8 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         root = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         root = root.absolute()
-        found["drills"] = {}
+        known = read_json(args.output)["drills"] if args.output and args.output.exists() else {}
+        found["drills"] = known
         names = args.drills or list(DRILLS)
         finished = root / "whole_chain"
         if "whole_chain" not in names and not finished.exists():
@@ -335,12 +338,12 @@ def main() -> None:
                 result = {"passed": True, **DRILLS[name](finished, root / name)}
             except AssertionError as error:
                 result = {"passed": False, "why": str(error)}
-            result["drill_s"] = round(time.perf_counter() - begun)
+            result |= {"date": found["date"], "drill_s": round(time.perf_counter() - begun)}
             found["drills"][name] = result
             print(json.dumps({name: result}, indent=2), flush=True)
-    if args.output:
-        write_json(args.output, found)
-    sys.exit(0 if all(result["passed"] for result in found["drills"].values()) else 1)
+            if args.output:
+                write_json(args.output, found)
+    sys.exit(0 if all(found["drills"][name]["passed"] for name in names) else 1)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -94,7 +95,9 @@ def finish(process: subprocess.Popen, folder: Path, seconds: float = 600) -> Non
         code = process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=60)
+        process.kill()
         code = f"no end after {seconds} s"
     assert code == 0, f"{code}\n" + (folder / "snakemake.log").read_text()[-3000:]
 

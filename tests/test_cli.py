@@ -79,34 +79,3 @@ def test_a_prediction_imports_neither_nnunet_nor_simpleitk_nor_pandas():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_conda_environment_has_the_versions_of_the_constraints():
-    pins = dict(
-        line.lower().replace("_", "-").split("==")
-        for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    )
-    lines = [
-        line.strip("- ") for line in (REPOSITORY / "envs/workflow.yaml").read_text().splitlines() if "==" in line
-    ]
-    assert len(lines) > 10
-    for line in lines:
-        name, version = line.split("==")
-        assert pins[name] == version
-
-
-def test_every_package_of_the_project_is_pinned():
-    import tomllib
-
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = [
-        *project["dependencies"],
-        *(name for extra in project["optional-dependencies"].values() for name in extra),
-    ]
-    pinned = {
-        line.split("==")[0].lower().replace("_", "-")
-        for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    }
-    assert {name.lower().replace("_", "-") for name in wanted} <= pinned

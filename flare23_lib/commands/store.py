@@ -56,7 +56,7 @@ def register(commands: Commands) -> None:
     for name, run, text in (
         ("list", _store_list, "list what the store holds and what is unused"),
         ("verify", _store_verify, "check that every recorded file is whole, and withdraw records that lie"),
-        ("clean", _store_clean, "delete what the configuration no longer uses"),
+        ("clean", _store_clean, "delete what neither the configuration nor a record uses"),
     ):
         parser = command(store, name, run, text)
         add_config(parser)
