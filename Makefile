@@ -16,6 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed demo/cohort
 	$(BIN)/snakemake --cores $(CORES) --configfile presets/demo.yaml --quiet rules
 	@echo
+	@echo 'demo/results/report/index.html    the page of the run (with a CT viewer after make viewer)'
 	@echo 'demo/results/evaluation/student   scores by case and class'
 	@echo 'demo/results/completed_labels     the completed labels, and the conflicts with the originals'
 	@echo 'demo/results/predictions/student  the student'"'"'s labels of the validation cases'

@@ -57,7 +57,7 @@ def draw_conflicts(output: Path, title: str, rows: Sequence[Mapping[str, str]], 
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     with matplotlib.rc_context(STYLE):
-        heading = f"{title}: percent of each row" if counts.size else f"{title}: no cases"
+        heading = f"{_words(title)}: percent of each row" if counts.size else f"{_words(title)}: no cases"
         width = max(3.4 + CELL * len(predictions), 0.4 + LETTER * len(heading))
         figure = Figure(figsize=(width, 2.3 + CELL * len(originals)), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.1, h_pad=0.15)

@@ -40,6 +40,12 @@ class Grid:
 
     kind = "grid"
 
+    @property
+    def words(self) -> tuple[bool, ...]:
+        """Whether a column holds words, which begin at the left; numbers end at the right."""
+        cells = zip(*self.rows, strict=True) if self.rows else [()] * len(self.header)
+        return tuple(any(cell and cell[0].isalpha() for cell in column) for column in cells)
+
 
 @dataclass(frozen=True)
 class Picture:
