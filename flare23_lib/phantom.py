@@ -769,7 +769,9 @@ def _annotated_names(rng: np.random.Generator, names: tuple[str, ...]) -> tuple[
     return tuple(name for name, gone in zip(names, missed, strict=True) if name == "tumor" or not gone)
 
 
-def _write_case(case: PlannedCase, folder: Path, seed: int, coarseness: float, layout: PhantomLayout) -> None:
+def _write_case(
+    case: PlannedCase, folder: Path, seed: int, coarseness: float, layout: PhantomLayout, variation: Variation
+) -> None:
     """Draw a case and write its files."""
     split = ("labeled", "unlabeled", "validation").index(case.split)
     choices, content = np.random.default_rng([seed, split, case.index]).spawn(2)
@@ -785,6 +787,7 @@ def _write_case(case: PlannedCase, folder: Path, seed: int, coarseness: float, l
         gallbladder=first_complete or not removed,
         flipped=case.index % 2 == 1,
         coarseness=coarseness,
+        variation=variation,
     )
     header = partial(header_for, phantom.image.shape, phantom.affine)
     truth = _stored_labels(phantom, tuple(FLARE23_VALUES), layout.values)
@@ -816,11 +819,12 @@ def write_cohort(
     coarseness: float = 1.0,
     layout: PhantomLayout | None = None,
     processes: int = 1,
+    variation: Variation = VARIATION,
 ) -> None:
     """Write a cohort of phantoms.
 
-    A case depends only on the seed, its place in its split and the coarseness: the same call gives the same bytes,
-    whatever the number of processes, and a larger cohort holds the smaller one.
+    A case depends only on the seed, its place in its split, the coarseness and the variation: the same call gives the
+    same bytes, whatever the number of processes, and a larger cohort holds the smaller one.
 
     Args:
         folder: where the layout's folders are made.
@@ -830,13 +834,16 @@ def write_cohort(
         coarseness: factor on the voxel size; 1 gives voxels of 4 to 6 mm by 3 to 4.2 mm.
         layout: names, label values and annotations; None for FLARE23's.
         processes: how many cases are drawn at a time.
+        variation: how much bodies and scans differ.
 
     Raises:
         CohortError: the cohort cannot be planned (see `plan_cohort`).
     """
     layout = layout or PhantomLayout()
     plan = plan_cohort(cases, validation, layout)
-    write = partial(_write_case, folder=Path(folder), seed=seed, coarseness=coarseness, layout=layout)
+    write = partial(
+        _write_case, folder=Path(folder), seed=seed, coarseness=coarseness, layout=layout, variation=variation
+    )
     if processes == 1:
         for case in plan:
             write(case)
