@@ -269,9 +269,10 @@ def many_shards(finished: Path, folder: Path, number: int = 200) -> dict:
     """Many shards whose work is done: what a job costs beyond its work."""
     copy_of(finished, folder)
     targets = [f"results/pseudo_labels/unlabeled/{index}-of-{number}.csv" for index in range(number)]
-    shards = f"shards={{preprocessing: 1, pseudo_labels: {number}, predictions: 1}}"
+    shards = folder / "shards.yaml"
+    shards.write_text(f"shards: {{pseudo_labels: {number}}}\n", encoding="utf-8")
     begun, before = time.perf_counter(), os.times()
-    slurm.finish(slurm.start(folder, "--config", shards, "--", *targets, jobs=8), folder, 3600)
+    slurm.finish(slurm.start(folder, "--", *targets, configfiles=[shards], jobs=8), folder, 3600)
     seconds, after = time.perf_counter() - begun, os.times()
     processor = sum(getattr(after, kind) - getattr(before, kind) for kind in ("children_user", "children_system"))
     found = [job for job in slurm.jobs(folder) if job.rule == "pseudo_label"]
