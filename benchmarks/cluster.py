@@ -135,6 +135,19 @@ def cancel_training(finished: Path, folder: Path) -> dict:
     return {"states": states(folder, "train"), "saved_on_cancel": True, "every_epoch_once": True}
 
 
+def requeue(finished: Path, folder: Path) -> dict:
+    """A running training goes back into the queue, as by preemption: it saves, and the same job goes on later."""
+    process = training_begun(fresh(folder))
+    job = slurm.running(folder, "train")[0]
+    subprocess.run(["scontrol", "requeue", str(job.id)], check=True)
+    slurm.wait_until(lambda: "stopped by SIGTERM" in training_log(folder), 60)
+    slurm.finish(process, folder, 900)
+    (last,) = [job for job in slurm.jobs(folder) if job.rule == "train"]
+    assert (last.id, last.state, last.restarts) == (job.id, "COMPLETED", 1), last
+    assert epochs_once(folder)
+    return {"state": last.state, "restarts": last.restarts, "saved": True, "every_epoch_once": True}
+
+
 def cancel_shard(finished: Path, folder: Path) -> dict:
     """`scancel` on a shard of pseudo-labels: the next job goes on with the next case."""
     copy_of(finished, folder)
@@ -294,7 +307,7 @@ def many_shards(finished: Path, folder: Path, number: int = 200) -> dict:
 DRILLS: dict[str, Callable[[Path, Path], dict]] = {
     drill.__name__: drill
     for drill in (
-        whole_chain, cancel_training, cancel_shard, over_memory, over_time, controller, interrupt, kill,
+        whole_chain, cancel_training, requeue, cancel_shard, over_memory, over_time, controller, interrupt, kill,
         one_more_case, many_shards,
     )
 }  # fmt: skip

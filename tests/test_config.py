@@ -174,7 +174,7 @@ def test_the_example_of_the_documentation_is_valid():
     text = (REPOSITORY / "docs/your_cohort.md").read_text()
     example = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
     config = load(**example)
-    assert config.models == ["student", "teacher"]
+    assert config.models == ["organ_teacher", "tumor_teacher", "student"]
     assert config.labels.values == [6, 1, 20]
 
 

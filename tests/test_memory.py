@@ -139,3 +139,11 @@ def test_the_memory_of_the_sums_is_what_was_counted():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1.1 * sums_bytes(patch, shape, 1, 15, 4)
+
+
+def test_without_a_limit_a_job_of_slurm_takes_no_more_than_it_asked_for(monkeypatch):
+    monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
+    machine = Limits().host_bytes()
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
+    assert Limits().host_bytes() == int(0.9 * 100 * 1024**2) < machine
+    assert Limits(host=200).host_bytes() == 200 * MB

@@ -8,6 +8,7 @@ of the plane, whose common windows are then computed for each (slower, the same 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +60,14 @@ class Limits:
         torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, self.gpu * MB - GPU_BASE) / total), device)
 
     def host_bytes(self) -> int:
-        """Return the limit on the host; without one, nine tenths of what is available there."""
+        """Return the limit on the host; without one, nine tenths of what is available there, or to the SLURM job."""
         if self.host is not None:
             return self.host * MB
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        available = next(line for line in lines if line.startswith("MemAvailable"))
-        return int(0.9 * int(available.split()[1]) * 1024)
+        available = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+        if granted := int(os.environ.get("SLURM_MEM_PER_NODE", 0)):
+            available = min(available, granted * 1024**2)
+        return int(0.9 * available)
 
 
 @dataclass(frozen=True)
