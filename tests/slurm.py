@@ -117,7 +117,7 @@ def jobs(folder: Path) -> list[Job]:
 def _job(row: dict[str, str]) -> Job:
     what = re.fullmatch(r"rule_(.+?)(?:_wildcards_(.*))?", row["Comment"])
     days, hours, minutes, _ = map(int, re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", row["TimeLimit"]).groups("0"))
-    gpus = re.search(r"gres/gpu=(\d+)", row.get("TRES", ""))
+    gpus = re.search(r"gres:gpu:(\d+)", row.get("TresPerJob", ""))
     memory = re.search(r"mem=([\d.]+)([MG])", row.get("TRES", ""))
     megabytes = float(memory[1]) * {"M": 1, "G": 1024}[memory[2]] if memory else 0
     return Job(
