@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import logging
 import os
@@ -123,14 +124,26 @@ def _train_part(rank: int, run: Run, port: int, prepare: Callable[[FlareTrainer]
     if run.device.type == "cuda":
         torch.cuda.set_device(rank)
     torch.distributed.init_process_group(backend, rank=rank, world_size=run.processes)
+    code = 1
     try:
         trainer = make_trainer(run)
+        _kept.append(trainer)
         if not trainer.resume() and prepare is not None:
             prepare(trainer)
         if trainer.current_epoch < trainer.num_epochs:
             trainer.run_training()
+        code = 0
     finally:
         torch.distributed.destroy_process_group()
+        atexit.register(os._exit, code)
+
+
+_kept: list[FlareTrainer] = []
+"""A process's trainer, kept until the process ends, which it does without destructors.
+
+That of gloo's process group, which the network holds, waits for a thread with Python's lock in its hands. The thread
+may be waiting for that lock, and the process never ends.
+"""
 
 
 def _free_port() -> int:
