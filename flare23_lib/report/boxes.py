@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from flare23_lib.evaluation.statistics import number
 from flare23_lib.evaluation.tables import MEASURES
 from flare23_lib.report.colors import label_colors
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure
+from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
 
 
 def draw_boxes(path: Path, model: str, rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ def _draw_measure(axes: Axes, rows: Sequence[Mapping[str, str]], names: Sequence
             axes.text(0.01, height, "no value", va="center_baseline", fontsize=8, fontstyle="italic", color=PALE_INK)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], color=INK)
+    axes.set_yticks(range(len(names)), [words(name) for name in names], color=INK)
     axes.tick_params(length=0, labelcolor=INK)
     axes.grid(axis="x", color="#d5dbe1", linewidth=0.8)
     axes.set_axisbelow(True)

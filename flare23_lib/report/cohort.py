@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from flare23_lib.cohort.summary import ALL
 from flare23_lib.report.colors import label_colors
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure
+from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
 
 SETS_SHOWN = 5
 """Label sets of a category that get a row of their own, the most frequent ones; one row sums up the others."""
@@ -104,7 +104,7 @@ def draw_cohort(path: Path, rows: Sequence[Mapping[str, str]], labels: Mapping[s
 
 
 def _figure(groups: Sequence[Group], labels: Mapping[str, int]) -> Figure:
-    names = [name.replace("_", " ") for name in labels]
+    names = [words(name) for name in labels]
     texts = [group.name for group in groups] + [_count(group) for group in groups] + ["000 other label sets"]
     left = 0.3 + _LETTER_INCHES * max(map(len, texts))
     matrix = _COLUMN * len(names)
@@ -185,7 +185,7 @@ class _Sheet:
     def _head(self, group: Group, y: float) -> None:
         right = self.left + _COLUMN * len(self.labels)
         self.axes.fill_between([0.12, right + 0.05], y, y + _HEAD - 0.06, color="#eef1f5", linewidth=0, zorder=0)
-        self._text(0.22, y + 0.19, group.name.replace("_", " "), fontsize=11, fontweight="bold", color=INK)
+        self._text(0.22, y + 0.19, words(group.name), fontsize=11, fontweight="bold", color=INK)
         self._text(0.22, y + 0.4, _count(group), color=PALE_INK)
         if not group.sets:
             if group.name != VALIDATION:

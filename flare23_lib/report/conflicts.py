@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure
+from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
 
 BACKGROUND = "background"
 
@@ -57,7 +57,7 @@ def draw_conflicts(output: Path, title: str, rows: Sequence[Mapping[str, str]], 
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     with matplotlib.rc_context(STYLE):
-        heading = f"{_words(title)}: percent of each row" if counts.size else f"{_words(title)}: no cases"
+        heading = f"{words(title)}: percent of each row" if counts.size else f"{words(title)}: no cases"
         width = max(3.4 + CELL * len(predictions), 0.4 + LETTER * len(heading))
         figure = Figure(figsize=(width, 2.3 + CELL * len(originals)), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.1, h_pad=0.15)
@@ -68,9 +68,9 @@ def draw_conflicts(output: Path, title: str, rows: Sequence[Mapping[str, str]], 
             if counts[y, x]:
                 axes.text(x, y, _percent(share), ha="center", va="center", fontsize=7.5,
                           color="white" if share > DARK else INK)  # fmt: skip
-        axes.set_xticks(range(len(predictions)), [_words(name) for name in predictions], rotation=45, ha="right",
+        axes.set_xticks(range(len(predictions)), [words(name) for name in predictions], rotation=45, ha="right",
                         rotation_mode="anchor")  # fmt: skip
-        rows_named = [f"{_words(name)}  {_count(total)}" for name, total in zip(originals, totals[:, 0], strict=True)]
+        rows_named = [f"{words(name)}  {_count(total)}" for name, total in zip(originals, totals[:, 0], strict=True)]
         axes.set_yticks(range(len(originals)), rows_named)
         axes.set_xlabel("predicted by the teacher", color=PALE_INK)
         axes.set_ylabel("original label, voxels", color=PALE_INK)
@@ -92,7 +92,3 @@ def _count(voxels: int) -> str:
         if voxels >= factor:
             return f"{voxels / factor:.3g} {unit}"
     return str(voxels)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure
+from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
 
 PHASE_COLORS = ("#0072b2", "#d55e00", "#4f8a76", "#9aa7b5", "#3b1620", "#ccaa33", "#cc79a7")
 
@@ -60,7 +60,7 @@ def draw_phases(path: Path, timings: Mapping[str, Mapping[str, float]]) -> None:
             color = PHASE_COLORS[index % len(PHASE_COLORS)]
             axes.barh(range(len(timings)), seconds, left=starts, height=0.6, color=color, label=phase)
             starts = [start + more for start, more in zip(starts, seconds, strict=True)]
-        axes.set_yticks(range(len(timings)), [name.replace("_", " ") for name in timings])
+        axes.set_yticks(range(len(timings)), [words(name) for name in timings])
         axes.set_ylim(len(timings) - 0.5, -0.5)
         axes.set_xlabel("seconds a case", color=PALE_INK)
         axes.legend(frameon=False, ncols=max(len(phases), 1), loc="lower left", bbox_to_anchor=(0, 1), labelcolor=INK)

@@ -22,6 +22,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from flare23_lib import store
 from flare23_lib.config import Config
+from flare23_lib.report.style import words
 
 FLARE23_CASES: Mapping[str, int] = {"tumor": 1497, "all_organs": 250, "five_organs": 453, "unlabeled": 1800}
 """Numbers of FLARE23's training cases by category of the recipe."""
@@ -264,11 +265,7 @@ def _texts(
 
 
 def _name_lines(name: str) -> list[Line]:
-    return [Line(part, bold=True) for part in textwrap.wrap(_spaced(name), _LETTERS_PER_LINE)]
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
+    return [Line(part, bold=True) for part in textwrap.wrap(words(name), _LETTERS_PER_LINE)]
 
 
 def _cases(number: int) -> str:
@@ -605,7 +602,7 @@ def _stroke(kind: str) -> str:
 
 def _arrow(route: Route) -> str:
     edge = route.edge
-    title = f"{_spaced(edge.source.name)} to {_spaced(edge.target.name)}: {_PENS[edge.kind].legend}"
+    title = f"{words(edge.source.name)} to {words(edge.target.name)}: {_PENS[edge.kind].legend}"
     steps = []
     for index, (x0, y0, x1, y1) in enumerate(route.curves):
         if index < route.shared:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from flare23_lib.evaluation.tables import MEASURES, ORGANS
 from flare23_lib.report.colors import model_colors
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure
+from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
 
 NO_VALUE = "no value"
 """What stands in place of the score of a class that no case gave a number for."""
@@ -74,7 +74,7 @@ def _rows(summaries: Mapping[str, Sequence[Mapping[str, str]]]) -> list[_Row]:
     for name, kind in sorted(kinds.items(), key=lambda item: _ORDER.get(item[1], 2)):
         if rows:
             height += 1 + (_APART if kind != rows[-1].kind else 0)
-        rows.append(_Row(name, kind, "organs, mean" if kind == ORGANS else name.replace("_", " "), height))
+        rows.append(_Row(name, kind, "organs, mean" if kind == ORGANS else words(name), height))
     return rows
 
 
@@ -99,7 +99,7 @@ def _figure(summaries: Mapping[str, Sequence[Mapping[str, str]]]) -> Figure:
         axes.set_ylim(lowest, -0.5)
     colors = model_colors(list(summaries))
     handles = [
-        Line2D([], [], linestyle="", marker=_mark(index), color=colors[model], label=model.replace("_", " "))
+        Line2D([], [], linestyle="", marker=_mark(index), color=colors[model], label=words(model))
         for index, model in enumerate(summaries)
     ]
     if handles:

@@ -19,6 +19,7 @@ from flare23_lib.evaluation.efficiency import CURVES
 from flare23_lib.report.boxes import draw_boxes
 from flare23_lib.report.efficiency import draw_memory, draw_phases
 from flare23_lib.report.page import Block, Grid, Picture, Section, Words
+from flare23_lib.report.style import words
 from flare23_lib.stages.results import Results
 from flare23_lib.store import read_csv, read_json
 
@@ -58,11 +59,6 @@ class Run:
         if path.exists():
             return Picture(path, description, caption)
         return Words(f"The figure {path.name} is not there: the workflow has not drawn it.", missing=True)
-
-
-def words(name: str) -> str:
-    """Return a name as it is shown."""
-    return name.replace("_", " ")
 
 
 def count(number: int, thing: str) -> str:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from flare23_lib.report.colors import label_colors
-from flare23_lib.report.style import INK, STYLE, save_figure
+from flare23_lib.report.style import INK, STYLE, save_figure, words
 
 WINDOW_HU = (-160.0, 240.0)
 """Abdominal window: center 40, width 400."""
@@ -102,7 +102,7 @@ def draw_case(path: Path, shown: Shown, names: Sequence[str]) -> None:
         title = f"{shown.name}: {shown.score}, slice {place + 1} of {len(shown.image)}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
         colors = label_colors(names)
-        handles = [Patch(facecolor=colors[name], edgecolor=INK, label=name.replace("_", " ")) for name in present]
+        handles = [Patch(facecolor=colors[name], edgecolor=INK, label=words(name)) for name in present]
         handles.append(Patch(facecolor=ERROR_COLOR, edgecolor=INK, label="error"))
         figure.legend(handles=handles, loc="outside lower left", ncols=7, fontsize=8, frameon=False, labelcolor=INK)
         save_figure(path, figure)

@@ -1,4 +1,4 @@
-"""What the figures share: fonts, inks, and how an SVG is written so that the same content gives the same bytes."""
+"""What the figures share: fonts, inks, how names are shown, and SVGs whose bytes follow from their content."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ NO_DATE = {"Date": None, "Creator": None}
 
 PNG_DPI = 200
 """Resolution of the PNG beside each SVG."""
+
+
+def words(name: str) -> str:
+    """Return a name of the configuration as figures and pages show it."""
+    return name.replace("_", " ")
 
 
 def save_figure(path: Path, figure: Figure) -> None:

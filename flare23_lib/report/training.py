@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from flare23_lib.report.colors import label_colors
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure
+from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
 
 _CLASS = "pseudo_dice_"
 
@@ -62,7 +62,7 @@ def _draw_dice(axes: Axes, rows: Sequence[Mapping[str, str]]) -> None:
     axes.set_ylim(0, 1)
     _dress(axes)
     for height, (_, name) in zip(_apart([value for value, _ in sorted(ends)]), sorted(ends), strict=True):
-        for text, color, offset in (("\N{BLACK CIRCLE}", colors[name], 6), (name.replace("_", " "), INK, 17)):
+        for text, color, offset in (("\N{BLACK CIRCLE}", colors[name], 6), (words(name), INK, 17)):
             axes.annotate(
                 text, (1, height), xycoords=("axes fraction", "data"), xytext=(offset, 0),
                 textcoords="offset points", va="center", fontsize=8, color=color, annotation_clip=False,

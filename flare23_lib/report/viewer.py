@@ -22,6 +22,7 @@ from flare23_lib.images import Geometry, header_for
 from flare23_lib.labels import LabelMap
 from flare23_lib.report.colors import label_colors
 from flare23_lib.report.slices import windowed
+from flare23_lib.report.style import words
 
 GRAYS = 64
 """Gray values of a shown CT; fewer make smaller files, and 6 HU a step are not seen in this window."""
@@ -125,7 +126,7 @@ def index(labels: LabelMap, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any
     """Return what the page tells the viewer: labels with their colors in order, and cases (name, score, file)."""
     colors = label_colors(labels.names)
     return {
-        "labels": [{"name": name.replace("_", " "), "color": colors[name]} for name in labels.names],
+        "labels": [{"name": words(name), "color": colors[name]} for name in labels.names],
         "grays": GRAYS - 1,
         "cases": list(cases),
     }

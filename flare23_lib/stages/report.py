@@ -19,8 +19,9 @@ from flare23_lib.progress import progress
 from flare23_lib.report import sections
 from flare23_lib.report.page import Block, Picture, Section, ViewerBlock, Words, write_page
 from flare23_lib.report.provenance import provenance
-from flare23_lib.report.sections import Run, count, words
+from flare23_lib.report.sections import Run, count
 from flare23_lib.report.slices import Shown, draw_case
+from flare23_lib.report.style import words
 from flare23_lib.report.viewer import ViewerCase, index, write_case
 from flare23_lib.stages.results import Results
 
