@@ -1,5 +1,6 @@
 import functools
 import logging
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -368,6 +369,27 @@ def test_the_network_of_the_engine_is_the_network():
             made = WindowNetwork(bundle.build_network(), torch.device("cpu"), precision)(patches)
             assert made.is_contiguous()
             assert torch.allclose(made.float(), expected, atol=tolerance, rtol=0.05), precision
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_labels_as_the_plain_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    volume = volume_of(np.random.default_rng(0).normal(0, 300, (12, 20, 22)).astype(np.float32), np.eye(4))
+    plain, compiled = (Engine(a_bundle(), compiled=option).segment(volume).labels for option in (False, True))
+    assert len(np.unique(plain)) > 1
+    assert (plain == compiled).mean() > 0.999
+
+
+def test_without_a_compiler_compiling_stops_in_one_line(monkeypatch):
+    def fail(*_, **__):
+        def broken(_):
+            raise RuntimeError("no compiler\nmore about it")
+
+        return broken
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(ConfigError, match=r"torch\.compile does not work here: no compiler$"):
+        Engine(a_bundle(), compiled=True)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def _predict(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.model)
     precision = choose_precision(device) if args.precision == "auto" else args.precision
     engine = Engine(bundle, device, args.step, args.tta, precision, args.windows,
-                    Limits(args.gpu_memory, args.memory))  # fmt: skip
+                    Limits(args.gpu_memory, args.memory), args.compile)  # fmt: skip
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
     faults = predict(reader, engine, args.timings, seconds)
     return 1 if faults else 0
@@ -73,6 +73,8 @@ def register(commands: Commands) -> None:
                         help="limit on the GPU, as its driver counts (default: %(default)s)")  # fmt: skip
     parser.add_argument("--memory", type=int, default=8000, metavar="MB",
                         help="limit of the process on the host (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--compile", action="store_true",
+                        help="compile the network first; pays over many cases, if at all")  # fmt: skip
     parser.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
     parser.add_argument(
         "--shard", type=_shard, metavar="I/N", help="only part I (from 0) of N equal parts of a folder"

@@ -103,9 +103,11 @@ class Engine:
             None for the model's default.
         windows: "all", "body" or "center_first" (see `flare23_lib.inference.windows`); None for the model's default.
         limits: of memory.
+        compiled: compile the network first, for one window at a time. That takes a C++ compiler (on a GPU, Triton)
+            and some seconds, and rounds in other places.
 
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: an option is out of range, or the network cannot be compiled here.
         BundleError: the model does not take CT of one channel.
     """
 
@@ -118,6 +120,7 @@ class Engine:
         precision: str | None = None,
         windows: str | None = None,
         limits: Limits | None = None,
+        compiled: bool = False,
     ) -> None:
         model = bundle.model
         if model.input_channels != 1:
@@ -139,7 +142,19 @@ class Engine:
             raise ConfigError(f"windows {self.windows!r} is not one of {', '.join(WINDOWS)}")
         if self.device.type == "cuda" and self.limits.gpu is not None:
             self.limits.enforce(self.device)
-        self._network = WindowNetwork(bundle.build_network(), self.device, self.precision)
+        self.compiled = compiled
+        self._network = WindowNetwork(bundle.build_network(), self.device, self.precision, compiled)
+        if compiled:
+            self._compile()
+
+    def _compile(self) -> None:
+        log.info("the network is being compiled")
+        try:
+            with torch.inference_mode(), _reproducible(self.device, self.precision):
+                self._network(torch.zeros(1, *self.model.patch_size))
+        except Exception as error:  # compilers fail in many ways
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"torch.compile does not work here: {reason}") from error
 
     @property
     def flips(self) -> list[Flip]:
@@ -163,7 +178,7 @@ class Engine:
         resampled = resampled_shape(shape, orientation.spacing(geometry.spacing), self.model.spacing)
         padded = tuple(map(max, resampled, self.model.patch_size))
         outputs = 1 + bool(exclude) + votes
-        task = Task(image_bytes, int(np.prod(shape)), padded, len(self.flips), outputs, votes)
+        task = Task(image_bytes, int(np.prod(shape)), padded, len(self.flips), outputs, votes, self.compiled)
         return plan(self.model, self.precision, self.device, task, self.limits)
 
     def segment(self, volume: Volume, exclude: Collection[int] = (), votes: bool = False) -> Segmentation:

@@ -23,6 +23,9 @@ from flare23_lib.resampling import SLAB_BYTES
 GPU_BASE = 700 * MB
 """A CUDA context with its libraries, as the driver counts it."""
 
+COMPILER = 300 * MB
+"""What torch.compile keeps in the process: 100 MB were measured, on a processor."""
+
 ACTIVATIONS = 7.0
 """Activations alive at a time in a U-Net's forward pass, in units of the first stage's (voxels times channels): the
 last decoder stage's joined input (2), its two outputs and its shortcut (3), and what convolutions set aside (2)."""
@@ -81,6 +84,7 @@ class Task:
         passes: mirrored passes.
         outputs: volumes to make: labels, and with them an alternative, votes.
         votes: whether votes are kept, at the model's resolution too.
+        compiled: the network was compiled, for one window at a time.
     """
 
     image: int
@@ -89,6 +93,7 @@ class Task:
     passes: int
     outputs: int = 1
     votes: bool = False
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def _candidates(model: Model, precision: str, device: torch.device, task: Task) 
         for slab in (SLAB_BYTES, SLAB_BYTES // 8)
         for count in strips
         for sums, image in places
-        for batch in (BATCHES if on_gpu else (1,))
+        for batch in (BATCHES if on_gpu and not task.compiled else (1,))
     ]
 
 
@@ -169,7 +174,8 @@ def _cost(
     network = _network_bytes(model, precision, batch, task.passes)
     resampled = 4 * math.prod(task.shape)
     sums = sums_bytes(model.patch_size, task.shape, strips, len(model.labels), task.passes) + LABEL_BYTES
-    host, gpu = HOST_BASE + weight_bytes(model, 4), GPU_BASE if on_gpu else 0
+    host = HOST_BASE + weight_bytes(model, 4) + (COMPILER if task.compiled else 0)
+    gpu = GPU_BASE if on_gpu else 0
     working = 0
     for size, there in ((network, True), (resampled, image_on_device), (sums, sums_on_device)):
         if on_gpu and there:

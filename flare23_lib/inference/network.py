@@ -29,18 +29,23 @@ class WindowNetwork:
         device: where it runs.
         precision: "float32", "bfloat16" or "float16": convolutions and what is kept between layers. Statistics of
             the norms, and sums inside a convolution, are float32 in each.
+        compiled: let torch.compile make one program of it, at the first call, for patches of that call's shape.
     """
 
-    def __init__(self, network: STUNet, device: torch.device, precision: str) -> None:
+    def __init__(self, network: STUNet, device: torch.device, precision: str, compiled: bool = False) -> None:
         self.dtype = DTYPES[precision]
         self.device = device
         self._network = network.to(device=device, memory_format=torch.channels_last_3d)
         for module in network.modules():
             if isinstance(module, nn.Conv3d):
                 module.to(self.dtype)
+        self._run = torch.compile(self._forward, dynamic=False) if compiled else self._forward
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
         """Map normalized patches (b, z, y, x) to logits (b, z, y, x, classes), contiguous, in the network's type."""
+        return self._run(patches)
+
+    def _forward(self, patches: torch.Tensor) -> torch.Tensor:
         x = patches[:, None].to(self.device, self.dtype, memory_format=torch.channels_last_3d)
         skips = []
         for blocks in self._network.conv_blocks_context:
