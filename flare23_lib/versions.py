@@ -6,7 +6,7 @@ settings and inputs would give something else; tests/test_versions.py holds gold
 without.
 """
 
-SCAN = 2
+SCAN = 3
 """What is read from a file of the cohort."""
 
 INTENSITY = 1
@@ -24,7 +24,7 @@ TRAINING = 1
 SEGMENTATION = 2
 """A model's labels of an image."""
 
-MERGE = 2
+MERGE = 3
 """Original labels and pseudo-labels put together."""
 
 SPECKS = 1

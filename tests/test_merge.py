@@ -253,3 +253,19 @@ def test_merging_again_changes_nothing(original, predicted, extra):
     annotated, once = run(original, predicted, extra, Rules([TUMOR]))
     twice = merge(once.labels, predicted, annotated, Rules([TUMOR]))
     assert np.array_equal(once.labels, twice.labels)
+
+
+def test_tumors_of_two_classes_are_judged_each_by_its_own_rule():
+    other = 6
+    rules = Rules(
+        [TUMOR, other], tumor_inside_organs="if_sure", unmarked_tumors="if_sure", unsure_below=0.9, sure_from=0.9
+    )
+    # A marked tumor, the other class inside an organ, an unmarked tumor, a new one of the other class.
+    original = row(TUMOR, 0, 1, 1, 0, 0, 0, 0, 0)
+    predicted = row(TUMOR, 0, other, 1, 0, TUMOR, 0, other, 0)
+    for certain, inside, unmarked, new in ((8, other, TUMOR, other), (4, IGNORE_VALUE, IGNORE_VALUE, IGNORE_VALUE)):
+        votes = Votes(np.where((predicted == other) | (predicted == TUMOR), certain, 8).astype(np.uint8), 8)
+        result = merge(original, predicted, [1, TUMOR], rules, votes=votes)
+        assert result.labels.ravel().tolist() == [TUMOR, 0, inside, 1, 0, unmarked, 0, new, 0]
+        assert min(count for counts in result.counts.values() for count in counts.values()) > 0
+        assert result.background + sum(sum(counts.values()) for counts in result.counts.values()) == original.size

@@ -96,7 +96,7 @@ def test_merges():
     )
     count = np.digitize(wave(SHAPE, 0.9), [-0.5, 0.5]).astype(np.uint8) + 6
     made = merge.merge(original, predicted, [1], rules, votes=merge.Votes(count, 8))
-    assert versions.MERGE == 2
+    assert versions.MERGE == 3
     assert {int(v): int(c) for v, c in zip(*np.unique(made.labels, return_counts=True), strict=True)} == GOLDEN_MERGE
 
 
@@ -115,7 +115,7 @@ def test_scans(tmp_path):
     array = np.digitize(wave(SHAPE, 0.5), [0.2, 0.6]).astype(np.uint8)
     images.write_volume(tmp_path / "l.nii.gz", array, volume(array).header)
     facts = read_facts(tmp_path / "l.nii.gz", is_label=True)
-    assert versions.SCAN == 2
+    assert versions.SCAN == 3
     assert (facts.shape, facts.spacing, facts.low, facts.high) == (SHAPE, (5.0, 2.0, 2.0), 0.0, 2.0)
     assert (facts.content, facts.voxels) == GOLDEN_SCAN
 

@@ -7,7 +7,7 @@ a case counts its outcomes. Every voxel falls into exactly one outcome; the coun
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,9 +72,9 @@ def merge(
     - *dropped*: no original label, and the prediction is of a class that is annotated in this case, hence known not
       to be there; `Rules.dropped_to` decides.
     - *taken*: no original label, and the prediction is of a class that is not annotated.
-    - *tumor_inside*: a tumor is predicted inside an annotated organ, in a case whose tumors are not annotated;
+    - *tumor_inside*: a tumor is predicted inside an annotated organ, of a class that is not annotated in this case;
       `Rules.tumor_inside_organs` decides.
-    - *unmarked_tumor*: a tumor is predicted apart from all marked ones, in a case whose tumors are annotated, and
+    - *unmarked_tumor*: a tumor of an annotated class is predicted apart from all marked ones, and
       `Rules.unmarked_tumors` says that this is not simply kept or dropped.
     - *unsure*: no original label, what is left to take is background or a prediction, and too few passes agree.
 
@@ -187,24 +187,28 @@ def _judge(
     votes: Votes | None,
 ) -> None:
     """Decide what is decided tumor by tumor, in place."""
-    is_tumor = np.isin(np.arange(256), list(rules.tumors))
-    if set(rules.tumors) & set(annotated):
-        if rules.unmarked_tumors == "keep_original":
-            return
-        marked, rule = is_tumor[original], rules.unmarked_tumors
-    else:
-        if rules.tumor_inside_organs != "if_sure":
-            return
-        marked, rule = None, rules.tumor_inside_organs
     agreement, passes = (None, 1) if votes is None else (votes.count, votes.passes)
-    for tumor in judge_tumors(is_tumor[predicted], marked, agreement, passes):
-        sure = rule == "tumor" or (rule == "if_sure" and tumor.certainty >= rules.sure_from)
-        place = tuple(tumor.voxels.T)
-        pair = _pairs(original[place], predicted[place])
-        if marked is None:
-            inside = outcomes[pair] == OUTCOMES.index("tumor_inside")
-            place = tuple(tumor.voxels[inside].T)
-            labels[place] = predicted[place] if sure else IGNORE_VALUE
-        else:
-            labels[place] = predicted[place] if sure else IGNORE_VALUE
-            _move(totals, places, pair, "unmarked_tumor", labels[place])
+
+    def tumors(values: Collection[int], marked: np.ndarray | None, rule: str) -> Iterator[tuple[np.ndarray, bool]]:
+        """Give the voxels of each predicted tumor of some classes, and whether it is one."""
+        for tumor in judge_tumors(_among(values)[predicted], marked, agreement, passes):
+            yield tumor.voxels, rule == "tumor" or (rule == "if_sure" and tumor.certainty >= rules.sure_from)
+
+    annotated_tumors = set(rules.tumors) & set(annotated)
+    if annotated_tumors and rules.unmarked_tumors != "keep_original":
+        for voxels, is_one in tumors(annotated_tumors, _among(rules.tumors)[original], rules.unmarked_tumors):
+            place = tuple(voxels.T)
+            labels[place] = predicted[place] if is_one else IGNORE_VALUE
+            _move(totals, places, _pairs(original[place], predicted[place]), "unmarked_tumor", labels[place])
+    open_tumors = set(rules.tumors) - annotated_tumors
+    if open_tumors and rules.tumor_inside_organs == "if_sure":
+        for voxels, is_one in tumors(open_tumors, None, rules.tumor_inside_organs):
+            place = tuple(voxels.T)
+            inside = outcomes[_pairs(original[place], predicted[place])] == OUTCOMES.index("tumor_inside")
+            place = tuple(voxels[inside].T)
+            labels[place] = predicted[place] if is_one else IGNORE_VALUE
+
+
+def _among(values: Collection[int]) -> np.ndarray:
+    """Return whether each label value is one of some, (256,)."""
+    return np.isin(np.arange(256), list(values))

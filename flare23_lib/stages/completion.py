@@ -187,10 +187,12 @@ def _complete_case(
     least = {int(value): volume for value, volume in settings["least_volume_ml"].items()}
     labels, specks = components.drop_specks(predicted.array, least, predicted.geometry.spacing)
     rules = Rules.of(settings, settings["tumor_values"])
-    next_class = _beside(prediction, ".next.nii.gz") if rules.dropped_to == "next_class" else None
+    next_class = None
+    if rules.dropped_to == "next_class":  # where no class is annotated none is dropped
+        next_class = _beside(prediction, ".next.nii.gz") if annotated else labels
     votes = None
     if rules.need_votes:
-        passes = results.item(inputs["prediction"]).read()["results"]["passes"]
+        passes = results.measures(inputs["prediction"])["passes"]
         votes = Votes(_beside(prediction, ".votes.nii.gz"), passes)
     merged = merge(originals, labels, annotated, rules, next_class, votes)
     # The prediction carries the image's header; the original's may differ from it within the tolerance.
@@ -310,7 +312,7 @@ def gather(
 def _write_confusion(results: Results, rows: Sequence[Mapping], names: Mapping[int, str], output: Path) -> None:
     totals: Counter[tuple[int, int]] = Counter()
     for row in rows:
-        for original, predicted, count in results.item(row["file"]).read()["results"]["pairs"]:
+        for original, predicted, count in results.measures(row["file"])["pairs"]:
             totals[original, predicted] += count
     names = {0: "background", **names, IGNORE_VALUE: "ignore"}
     table = [

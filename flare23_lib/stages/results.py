@@ -68,6 +68,13 @@ class Results:
             raise StoreError(f"{path} is not a file of the store")
         return Item(path.parent, match.group())
 
+    def measures(self, relative: str) -> Mapping[str, Any]:
+        """What is noted of a file out of a record; StoreError if it is gone or damaged."""
+        note = self.item(relative).read()
+        if note is None:
+            raise StoreError(f"{self.root / relative} is gone or damaged; run `flare23 store verify` and start again")
+        return note["results"]
+
 
 def write_record(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a record, sorted by case."""
