@@ -23,6 +23,9 @@ from isal import igzip, isal_zlib
 from flare23_lib.errors import ImageError
 from flare23_lib.store import atomic_path
 
+MOST_EXTENSIONS = 1 << 30
+"""Bytes before the voxels, beyond which a header's offset is not believed."""
+
 CANONICAL_AXES = ("L", "P", "S")
 """The canonical direction of the x, y and z axes: ITK's identity (left, posterior, superior)."""
 
@@ -110,9 +113,9 @@ class Stream:
         if not all(np.isfinite(spacing)) or min(spacing) <= 0:
             raise ImageError(f"{self.path}: the spacing {spacing} is not positive", "bad_spacing")
         try:
-            affine = self.header.get_best_affine()
+            affine = with_qfac(self.header).get_best_affine()
             turned = nib.io_orientation(affine) if np.isfinite(affine).all() else np.array([np.nan])
-        except (ValueError, np.linalg.LinAlgError):
+        except (ValueError, np.linalg.LinAlgError, nib.spatialimages.HeaderDataError):
             turned = np.array([np.nan])
         if np.isnan(turned).any():
             raise ImageError(f"{self.path}: the affine is singular, an axis has no direction", "singular_axes")
@@ -214,6 +217,7 @@ def _read_header(path: Path, handle: BinaryIO) -> nib.Nifti1Header:
         try:
             dtype = header.get_data_dtype()
             shape = header.get_data_shape()
+            header.get_slope_inter()
         except (nib.spatialimages.HeaderDataError, KeyError) as error:
             raise ImageError(f"{path}: is not NIfTI ({error})", "not_nifti") from error
         if dtype.fields or dtype.kind not in "iuf":
@@ -221,7 +225,19 @@ def _read_header(path: Path, handle: BinaryIO) -> nib.Nifti1Header:
             raise ImageError(f"{path}: is {what}, not CT or labels", "unsupported_type")
         if not shape or min(shape) < 1:
             raise ImageError(f"{path}: is not NIfTI (its shape is {shape})", "not_nifti")
-        handle.read(max(0, int(header["vox_offset"]) - length))
+        offset = float(header["vox_offset"])
+        if not 0 <= offset <= MOST_EXTENSIONS:
+            raise ImageError(f"{path}: is not NIfTI (its voxels begin at byte {offset:g})", "not_nifti")
+        handle.read(max(0, int(offset) - length))
+    return header
+
+
+def with_qfac(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    """Return a header whose qfac is 1 where it says 0, as the standard has it; nibabel raises for 0."""
+    if header["pixdim"][0] in (-1, 1):
+        return header
+    header = header.copy()
+    header["pixdim"][0] = 1
     return header
 
 

@@ -120,7 +120,9 @@ def prepare_image(
 def _tensor(array: np.ndarray) -> torch.Tensor:
     """Return a tensor of a stored type that torch knows, otherwise of float32."""
     known = array.dtype.isnative and array.dtype.name in ("uint8", "int16", "int32", "float32")
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype if known else np.float32))
+    array = np.ascontiguousarray(array, dtype=array.dtype if known else np.float32)
+    # An axis of length 1 counts as contiguous with a negative stride too, which torch refuses.
+    return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
 
 
 def _slabs(source: Sequence[int], shape: Sequence[int], slab_bytes: int) -> Iterator[tuple[int, int]]:

@@ -169,3 +169,39 @@ def test_geometries_that_differ_say_how(image):
     assert "axes" in geometry.difference(images.Geometry(geometry.shape, flipped, geometry.spacing))
     assert "origin" in geometry.difference(images.Geometry(geometry.shape, moved, geometry.spacing))
     assert "shape" in geometry.difference(images.Geometry((1, 2, 3), geometry.affine, geometry.spacing))
+
+
+def _with_header(path, **fields):
+    """Rewrite some fields of an uncompressed copy's header."""
+    plain = path.with_suffix("").with_suffix(".nii")
+    nib.save(nib.load(path), plain)
+    content = plain.read_bytes()
+    header = nib.Nifti1Header(content[:348], check=False)
+    for name, value in fields.items():
+        header[name] = value
+    plain.write_bytes(header.binaryblock + content[348:])
+    return plain
+
+
+def test_a_qfac_of_zero_means_one(image):
+    path, array = image
+    source = nib.load(path)
+    source.set_qform(np.diag([2.0, 2, 3, 1]), code=1)
+    source.set_sform(None, code=0)
+    nib.save(source, path)
+    pixdim = source.header["pixdim"].copy()
+    pixdim[0] = 0
+    volume = images.read_volume(_with_header(path, pixdim=pixdim))
+    assert np.allclose(volume.geometry.affine, np.diag([2.0, 2, 3, 1]))
+    assert volume.header["pixdim"][0] == 0
+    assert np.array_equal(volume.array, array)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"scl_slope": 1, "scl_inter": np.nan}, {"scl_slope": 1, "scl_inter": np.inf}, {"vox_offset": np.nan},
+     {"vox_offset": 1e30}],
+)  # fmt: skip
+def test_a_header_that_makes_no_sense_is_refused_in_one_line(image, fields):
+    with pytest.raises(ImageError, match="is not NIfTI"):
+        images.read_volume(_with_header(image[0], **fields))

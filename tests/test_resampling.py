@@ -83,3 +83,13 @@ def test_an_axis_names_the_neighbors_of_each_voxel():
     assert axis.share.tolist() == [0, 0.25, 0.75, 0.25]
     part = Axis.between(10, 5).part(2, 4, origin=4)
     assert part.lower.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_turned_image_of_one_slice_is_resampled_as_its_copy(axis):
+    shape = [6, 7, 8]
+    shape[axis] = 1
+    turned = np.flip(np.arange(np.prod(shape), dtype=np.int16).reshape(shape), axis)
+    intensity = Intensity(-1000, 1000, 0, 1)
+    made = prepare_image(turned, intensity, (12, 14, 16))
+    assert torch.equal(made, prepare_image(turned.copy(), intensity, (12, 14, 16)))

@@ -11,7 +11,7 @@ from isal import isal_zlib
 
 from flare23_lib import images
 from flare23_lib.errors import ImageError
-from flare23_lib.images import Geometry, Stream
+from flare23_lib.images import Geometry, Stream, with_qfac
 
 BLOCK_BYTES = 1 << 20
 """Voxels are looked at in blocks of this size: they stay in the processor's cache, and memory is bounded."""
@@ -111,7 +111,7 @@ def _forms_apart(header: nib.Nifti1Header, geometry: Geometry) -> float:
     if header["qform_code"] <= 0 or header["sform_code"] <= 0:
         return 0.0
     try:
-        qform = header.get_qform()
+        qform = with_qfac(header).get_qform()
     except (nib.spatialimages.HeaderDataError, ValueError):  # a quaternion longer than 1
         return float("inf")
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in geometry.shape[::-1]])).reshape(3, -1)

@@ -158,8 +158,8 @@ class Reader:
             try:
                 with open_volume(self.cases[0].image) as stream:
                     fits = HOST_BASE + held_bytes(stream) <= limit
-            except ImageError:
-                return  # reported when it is its turn
+            except Exception:  # whatever is wrong with it is reported when it is its turn
+                return
             if fits:
                 self.start(0)
 

@@ -124,8 +124,8 @@ class _Run:
             return False
         try:
             following = _needs(self.engine, self.reader.cases[index + 1].image)
-        except FlareError:
-            return False  # reported when it is its turn
+        except Exception:  # whatever is wrong with it is reported when it is its turn
+            return False
         held = self._writing.bytes if self._writing else 0
         return plan.host + following + held <= self.engine.limits.host_bytes()
 
