@@ -1,10 +1,13 @@
 """Training: what it uses and writes down, and that a kill costs no more than the time since the last checkpoint."""
 
+import functools
+import itertools
 import os
 import random
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +17,10 @@ from trainings import MODEL, command, prepare, settings
 
 from flare23_lib.errors import TrainingError
 from flare23_lib.nnunet import checkpoints
+from flare23_lib.nnunet import trainer as trainer_module
 from flare23_lib.nnunet.sampling import Rounds
 from flare23_lib.nnunet.signals import StoppedError
+from flare23_lib.nnunet.trainer import FlareTrainer
 from flare23_lib.stages.attempts import attempt
 from flare23_lib.stages.results import Results
 from flare23_lib.stages.training import CHECKPOINTS
@@ -225,3 +230,24 @@ def test_two_processes_share_a_batch(results):
     assert done.returncode == 0, done.stderr
     assert epochs(results) == [1, 2, 3, 4]
     assert read_json(results.training(MODEL))["gpus"] == 2
+
+
+def test_a_training_that_goes_on_gives_its_workers_other_seeds(monkeypatch):
+    starts, noted = {}, []
+
+    def note(*_, seeds, **__):
+        noted.append(tuple(seeds))
+
+    monkeypatch.setattr(trainer_module, "NonDetMultiThreadedAugmenter", note)
+    for place in ((0, 0), (7, 0), (7, 20)):
+        noted.clear()
+        part = SimpleNamespace(
+            workers=4, device=torch.device("cpu"), local_rank=0, current_epoch=place[0],
+            epoch=SimpleNamespace(losses=[0.0] * place[1]), training_settings={"seed": 3},
+        )  # fmt: skip
+        part._fresh_seed = functools.partial(FlareTrainer._fresh_seed, part)
+        for stream in (0, 1):
+            FlareTrainer._generator(part, SimpleNamespace(), stream)
+        starts[place] = list(noted)
+    drawn = [seed for workers in itertools.chain(*starts.values()) for seed in workers]
+    assert len(drawn) == len(set(drawn)) == 3 * (4 + 2)

@@ -59,6 +59,10 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
     def autocast(self) -> torch.autocast:
         """Return the context in which the network computes."""
 
+    @abc.abstractmethod
+    def seed_part(self) -> None:
+        """Seed a process other than the first one of a training that goes on."""
+
     @property
     def class_names(self) -> list[str]:
         """Names of the foreground classes in index order."""
@@ -276,8 +280,12 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
     def on_train_start(self) -> None:
         """Make the loaders; then set the random state, which making them used, to that of the checkpoint."""
         super().on_train_start()
-        if self._restored_random_state is not None:
+        if self._restored_random_state is None:
+            return
+        if self.local_rank == 0:
             checkpoints.restore_random_state(self._restored_random_state, self.device)
+        else:
+            self.seed_part()
 
     # ------------------------------------------------------------------ what the base class says and draws
 

@@ -128,7 +128,7 @@ class FlareTrainer(SurvivingTrainer):
             self._loader(training, members, initial_patch_size, augmentation),
             self._loader(validation, members, patch_size, plain),
         ]
-        generators = [self._generator(loader, share) for loader, share in zip(loaders, (1.0, 0.5), strict=True)]
+        generators = [self._generator(loader, stream) for stream, loader in enumerate(loaders)]
         for generator in generators:
             next(generator)
         return tuple(generators)
@@ -174,16 +174,26 @@ class FlareTrainer(SurvivingTrainer):
             log.info("no case has voxels of %s; they are never a patch's target", ", ".join(self.left_out))
         return members
 
-    def _generator(self, loader: nnUNetDataLoader, share: float):
+    def _generator(self, loader: nnUNetDataLoader, stream: int):
+        """Return the batches of a loader: stream 0 is that of the training, 1 that of the patches looked at."""
         if self.workers == 0:
             return SingleThreadedAugmenter(loader, None)
-        processes = max(1, round(self.workers * share))
-        first = np.random.randint(2**31 - processes)
+        processes = max(1, round(self.workers * (1.0, 0.5)[stream]))
+        first = self._fresh_seed(stream, 2**31 - processes)
         loader.set_thread_id = become_worker
         return NonDetMultiThreadedAugmenter(
             loader, None, num_processes=processes, num_cached=max(2, 2 * processes),
             seeds=list(range(first, first + processes)), pin_memory=self.device.type == "cuda", wait_time=0.002,
         )  # fmt: skip
+
+    def _fresh_seed(self, stream: int, below: int) -> int:
+        """Return a seed that no earlier start of this training used, as each start is at another iteration."""
+        place = (self.training_settings["seed"], self.local_rank, self.current_epoch, len(self.epoch.losses), stream)
+        return int(np.random.default_rng(place).integers(below))
+
+    def seed_part(self) -> None:
+        """Seed a process that shares a training which goes on; the first one has the checkpoint's random state."""
+        checkpoints.seed(self._fresh_seed(2, 2**31))
 
     def used(self) -> dict[str, Any]:
         """Return what the training really used, as plain data."""
