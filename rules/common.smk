@@ -33,7 +33,7 @@ environ["PATH"] = f"{Path(sys.executable).parent}{pathsep}{environ['PATH']}"
 # Conda environments install the library from here (envs/workflow.post-deploy.sh).
 environ["FLARE23_REPOSITORY"] = str(workflow.basedir)
 
-R = CONFIG["results"]
+R = str(Path(CONFIG["results"]))
 SHARDS = CONFIG["shards"]
 DEVICE = CONFIG["device"]
 CHECKPOINT_MINUTES = CONFIG["checkpoint_minutes"]
@@ -99,6 +99,11 @@ def option(name, file):
 def teacher(wildcards):
     """The bundle of a completion's teacher."""
     return f"{R}/models/{CONFIG.completion(wildcards.completion)['teacher']}/model.json"
+
+
+def teacher_weights(wildcards):
+    """The weights in it."""
+    return teacher(wildcards).replace("model.json", "model.safetensors")
 
 
 def base(wildcards):

@@ -56,6 +56,7 @@ rule measure_efficiency:
     input:
         cases=f"{R}/cohort/cases.csv",
         model=f"{R}/models/{{model}}/model.json",
+        weights=f"{R}/models/{{model}}/model.safetensors",
     output:
         efficiency=report(
             f"{R}/evaluation/{{model}}/efficiency.csv",

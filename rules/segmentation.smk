@@ -9,6 +9,7 @@ rule predict:
     input:
         cases=f"{R}/cohort/cases.csv",
         model=f"{R}/models/{{model}}/model.json",
+        weights=f"{R}/models/{{model}}/model.safetensors",
     output:
         record=f"{R}/predictions/{{model}}/{{shard}}.csv",
     log:

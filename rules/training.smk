@@ -158,10 +158,13 @@ rule bundle:
         " > {log:q} 2>&1"
 
 
+BUNDLE = ["model.json", "model.safetensors"]
+
+
 rule teachers:
     """All teachers."""
     input:
-        expand(f"{R}/models/{{model}}/model.json", model=TEACHERS),
+        expand(f"{R}/models/{{model}}/{{file}}", model=TEACHERS, file=BUNDLE),
 
 
 rule models:
@@ -173,4 +176,4 @@ rule models:
             shard=shards("preprocessing"),
         ),
         expand(f"{R}/training/{{model}}/training.json", model=CONFIG.models),
-        expand(f"{R}/models/{{model}}/model.json", model=CONFIG.models),
+        expand(f"{R}/models/{{model}}/{{file}}", model=CONFIG.models, file=BUNDLE),
