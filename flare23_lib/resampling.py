@@ -162,6 +162,8 @@ def _vote(source: torch.Tensor, axes: Sequence[Axis], result: torch.Tensor) -> N
         mask = source == value
         # Background outside of what any label reaches is settled already.
         box = labeled if value == 0 else _reach(mask, axes)
+        if box is None:  # so small that it lies between the voxels that are looked at
+            continue
         share = _share(mask, axes, box)
         stronger = share > best[box]
         result[box][stronger] = value
@@ -169,7 +171,7 @@ def _vote(source: torch.Tensor, axes: Sequence[Axis], result: torch.Tensor) -> N
 
 
 def _reach(mask: torch.Tensor, axes: Sequence[Axis]) -> tuple[slice, ...] | None:
-    """Return the box of the target voxels that the marked source voxels have a share in; None if none is marked."""
+    """Return the box of the target voxels that the marked source voxels have a share in; None if there are none."""
     box = []
     rows = mask.any(0)
     for marked, axis in zip((mask.flatten(1).any(1), rows.any(1), rows.any(0)), axes, strict=True):

@@ -93,3 +93,11 @@ def test_a_turned_image_of_one_slice_is_resampled_as_its_copy(axis):
     intensity = Intensity(-1000, 1000, 0, 1)
     made = prepare_image(turned, intensity, (12, 14, 16))
     assert torch.equal(made, prepare_image(turned.copy(), intensity, (12, 14, 16)))
+
+
+def test_a_label_that_lies_between_the_coarser_voxels_is_lost_without_harm():
+    labels = torch.zeros((16, 16, 16), dtype=torch.uint8)
+    labels[:, 4:12, 4:12] = 1
+    labels[:, 0, 0] = 2  # voxels 1.5 and 5.5 are looked at in a row of four times fewer
+    made = resample_labels(labels, (4, 4, 4))
+    assert made.unique().tolist() == [0, 1]
