@@ -129,6 +129,15 @@ def test_started_again_it_does_nothing(finished_chain):
     assert "Nothing to be done" in succeed(run_snakemake(finished_chain, "--dry-run"))
 
 
+def test_lost_weights_of_a_bundle_are_written_again_and_nothing_is_trained(chain):
+    file, trained = chain / "results/models/student/model.safetensors", weights(chain)
+    content = file.read_bytes()
+    file.unlink()
+    succeed(run_snakemake(chain))
+    assert file.read_bytes() == content
+    assert weights(chain) == trained
+
+
 def test_status_says_that_everything_is_there(finished_chain):
     assert "computes nothing" in succeed(flare23(finished_chain, "status", *CONFIGURATION))
 
