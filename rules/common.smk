@@ -96,14 +96,14 @@ def option(name, file):
     return lambda wildcards: f"{name} {quote(file(wildcards))}" if file(wildcards) else ""
 
 
+def bundle(model):
+    """The files of a model's bundle."""
+    return [f"{R}/models/{model}/{name}" for name in ("model.json", "model.safetensors")]
+
+
 def teacher(wildcards):
     """The bundle of a completion's teacher."""
-    return f"{R}/models/{CONFIG.completion(wildcards.completion)['teacher']}/model.json"
-
-
-def teacher_weights(wildcards):
-    """The weights in it."""
-    return teacher(wildcards).replace("model.json", "model.safetensors")
+    return bundle(CONFIG.completion(wildcards.completion)["teacher"])
 
 
 def base(wildcards):

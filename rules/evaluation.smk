@@ -55,8 +55,7 @@ rule measure_efficiency:
     """Measure a model's inference, one validation case at a time in a fresh process."""
     input:
         cases=f"{R}/cohort/cases.csv",
-        model=f"{R}/models/{{model}}/model.json",
-        weights=f"{R}/models/{{model}}/model.safetensors",
+        model=bundle("{model}"),
     output:
         efficiency=report(
             f"{R}/evaluation/{{model}}/efficiency.csv",

@@ -11,7 +11,6 @@ rule pseudo_label:
     input:
         cases=f"{R}/cohort/cases.csv",
         teacher=teacher,
-        weights=teacher_weights,
         base=base,
     output:
         record=f"{R}/pseudo_labels/{{completion}}/{{shard}}.csv",

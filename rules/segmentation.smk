@@ -8,8 +8,7 @@ rule predict:
     """Segment a shard of the validation cases."""
     input:
         cases=f"{R}/cohort/cases.csv",
-        model=f"{R}/models/{{model}}/model.json",
-        weights=f"{R}/models/{{model}}/model.safetensors",
+        model=bundle("{model}"),
     output:
         record=f"{R}/predictions/{{model}}/{{shard}}.csv",
     log:

@@ -158,13 +158,10 @@ rule bundle:
         " > {log:q} 2>&1"
 
 
-BUNDLE = ["model.json", "model.safetensors"]
-
-
 rule teachers:
     """All teachers."""
     input:
-        expand(f"{R}/models/{{model}}/{{file}}", model=TEACHERS, file=BUNDLE),
+        expand(bundle("{model}"), model=TEACHERS),
 
 
 rule models:
@@ -176,4 +173,4 @@ rule models:
             shard=shards("preprocessing"),
         ),
         expand(f"{R}/training/{{model}}/training.json", model=CONFIG.models),
-        expand(f"{R}/models/{{model}}/{{file}}", model=CONFIG.models, file=BUNDLE),
+        expand(bundle("{model}"), model=CONFIG.models),
