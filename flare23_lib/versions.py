@@ -21,7 +21,7 @@ PREPROCESSED_LABEL = 2
 TRAINING = 1
 """A training's last weights."""
 
-SEGMENTATION = 2
+SEGMENTATION = 3
 """A model's labels of an image."""
 
 MERGE = 3

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHAIN, CONFIGURATION, ENVIRONMENT, flare23, run_snakemake, snakemake_command
+import yaml
+from conftest import CHAIN, CONFIGURATION, ENVIRONMENT, REPOSITORY, flare23, run_snakemake, snakemake_command
 
 from flare23_lib.cohort.table import read_cases
 from flare23_lib.images import read_geometry, read_labels
@@ -186,6 +187,19 @@ def test_a_setting_changed_and_changed_back_computes_nothing_the_second_time(cha
     assert stored(chain, "completed_labels") == second
     rows = read_csv(chain / target)
     assert {row["file"].removeprefix("store/completed_labels/") for row in rows} <= set(first)
+
+
+def test_a_label_with_another_name_computes_no_voxel(chain, tmp_path):
+    renamed = tmp_path / "renamed.yaml"
+    labels = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["labels"]
+    next(label for label in labels if label["name"] == "gallbladder")["name"] = "bile_sac"
+    renamed.write_text(CHAIN.read_text() + yaml.safe_dump({"labels": labels}))
+    before = everything(chain)
+    succeed(run_snakemake(chain, configfile=renamed))
+    assert everything(chain) == before
+    rows = read_csv(chain / "results/completed_labels/tumor/conflicts.csv")
+    assert all(row["agreement"] for row in rows)
+    assert "bile_sac" in [row["class"] for row in read_csv(chain / "results/evaluation/student/summary.csv")]
 
 
 def test_an_unlabeled_case_added_is_one_case_computed_and_status_knows_beforehand(chain):

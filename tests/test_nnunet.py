@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from flare23_lib import images
@@ -127,6 +128,18 @@ def test_links_follow_the_training_set(tmp_path):
     link_dataset(folder, tmp_path, rows[1:])
     assert sorted(path.name for path in folder.iterdir()) == ["b.b2nd", "b.pkl", "b_seg.b2nd"]
     assert (folder / "b_seg.b2nd").read_text() == "b"
+
+
+def test_names_that_nnunet_takes_for_labels_are_links_of_their_own(tmp_path):
+    names = ["a", "a_seg", "a_seg_", "_seg", "b"]
+    rows = [{"case": name, "image": f"{name}.image.b2nd", "label": f"{name}.label.b2nd"} for name in names]
+    folder = tmp_path / "links"
+    link_dataset(folder, tmp_path, rows)
+    found = nnUNetDatasetBlosc2.get_identifiers(str(folder))
+    assert {(folder / f"{name}.b2nd").readlink().name for name in found} == {row["image"] for row in rows}
+    for name in found:
+        links = [(folder / (name + end)).readlink().name.split(".")[0] for end in (".b2nd", "_seg.b2nd", ".pkl")]
+        assert len(set(links)) == 1
 
 
 def test_every_class_is_the_target_once_a_round_however_rare_it_is():

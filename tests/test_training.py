@@ -169,6 +169,21 @@ def test_kills_at_random_moments_lose_no_epoch_and_repeat_none(results):
     assert leftovers == []
 
 
+def test_a_training_goes_on_after_a_label_got_another_name(results):
+    long = {"iterations_per_epoch": 1, "epochs": 120, "checkpoint_minutes": 0.0001}
+    process = subprocess.Popen(command(results, **long), stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(results.root.glob(f"store/training/*/{CHECKPOINTS}/training.csv")), process)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    for names in (["1st", "two", "rare", "absent"], ["first", "two", "rare", "absent"]):
+        again = run(results, **long, names=names)
+        assert again.returncode == 0, again.stderr
+        rows = read_csv(results.training(MODEL).with_name("training.csv"))
+        assert [key.removeprefix("pseudo_dice_") for key in rows[0] if key.startswith("pseudo_dice_")] == names
+        assert epochs(results) == list(range(1, 121))
+    assert "is trained already" in again.stderr
+
+
 def test_a_nan_loss_ends_the_run_and_the_retries_of_the_same_run_end_at_once(results):
     first = run(results, learning_rate=1e30, epochs=50)
     assert first.returncode == 1

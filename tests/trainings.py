@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +79,17 @@ def settings(**training) -> dict:
 
 
 def command(
-    results: Results, attempt: int = 1, checkpoint_minutes: float = 10, gpus: int = 1, **training
+    results: Results,
+    attempt: int = 1,
+    checkpoint_minutes: float = 10,
+    gpus: int = 1,
+    names: Sequence[str] = NAMES,
+    **training,
 ) -> list[str]:
     """Return the command that runs the training."""
     return [
         sys.executable, "-m", "flare23_lib.cli", "stage", "train", "--results", str(results.root), "--model", MODEL,
-        "--settings", json.dumps(settings(**training)), "--label-names", *NAMES, "--shards", "1", "--device", "cpu",
+        "--settings", json.dumps(settings(**training)), "--label-names", *names, "--shards", "1", "--device", "cpu",
         "--threads", "1", "--gpus", str(gpus), "--checkpoint-minutes", str(checkpoint_minutes),
         "--attempt", str(attempt), "--history", str(results.training(MODEL).with_name("training.csv")),
         "--output", str(results.training(MODEL)),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flare23_lib.store import write_csv
+from flare23_lib.store import read_csv, write_csv
 
 
 @dataclass
@@ -30,7 +30,11 @@ class Epoch:
 def columns(classes: Sequence[str]) -> list[str]:
     """Return the columns of training.csv."""
     fixed = ["epoch", "learning_rate", "train_loss", "validation_loss", "pseudo_dice"]
-    return [*fixed, *(f"pseudo_dice_{name}" for name in classes), "seconds", "waiting_seconds"]
+    return [*fixed, *(_column(name) for name in classes), "seconds", "waiting_seconds"]
+
+
+def _column(name: str) -> str:
+    return f"pseudo_dice_{name}"
 
 
 def row(
@@ -38,9 +42,11 @@ def row(
     learning_rate: float,
     progress: Epoch,
     validation_losses: Sequence[float],
-    dice: Mapping[str, float],
+    dice: Sequence[float],
 ) -> dict[str, Any]:
-    """Return one epoch's row; a class that was in none of the patches looked at has an empty cell.
+    """Return one epoch's row; a class that was in none of the patches looked at has None.
+
+    Classes stand in it by position, not by name, so that a training goes on after a label got another name.
 
     Args:
         epoch: counted from 1.
@@ -49,19 +55,37 @@ def row(
         validation_losses: of the patches looked at after it.
         dice: per class; NaN for a class that was absent.
     """
-    known = [value for value in dice.values() if not np.isnan(value)]
+    known = [value for value in dice if not np.isnan(value)]
     return {
         "epoch": epoch,
         "learning_rate": float(f"{learning_rate:.6g}"),
         "train_loss": round(float(np.mean(progress.losses)), 5),
         "validation_loss": round(float(np.mean(validation_losses)), 5),
         "pseudo_dice": round(float(np.mean(known)), 4) if known else None,
-        **{f"pseudo_dice_{name}": None if np.isnan(value) else round(value, 4) for name, value in dice.items()},
+        "classes": [None if np.isnan(value) else round(value, 4) for value in dice],
         "seconds": round(progress.seconds, 2),
         "waiting_seconds": round(progress.waiting, 2),
     }
 
 
 def write(path: Path, classes: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write training.csv: a row per finished epoch."""
-    write_csv(path, columns(classes), rows)
+    """Write training.csv: a row per finished epoch, made by `row`."""
+    flat = []
+    for content in rows:
+        fields = dict(content)
+        scores = fields.pop("classes")
+        flat.append(fields | {_column(name): score for name, score in zip(classes, scores, strict=True)})
+    write_csv(path, columns(classes), flat)
+
+
+def write_named(path: Path, source: Path, names: Mapping[str, str]) -> None:
+    """Write a training.csv with other names for its classes.
+
+    Args:
+        path: file to write.
+        source: what `write` wrote.
+        names: class in the source -> its name.
+    """
+    new = {_column(old): _column(name) for old, name in names.items()}
+    rows = [{new.get(key, key): cell for key, cell in epoch.items()} for epoch in read_csv(source)]
+    write_csv(path, list(rows[0]), rows)

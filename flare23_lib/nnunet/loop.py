@@ -132,8 +132,8 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
         )
 
     @torch.no_grad()
-    def _look_at_patches(self, signals: Signals) -> tuple[list[float], dict[str, float]]:
-        """Return losses and pseudo Dice of some patches of the training set. Nothing is selected by them."""
+    def _look_at_patches(self, signals: Signals) -> tuple[list[float], list[float]]:
+        """Return losses and pseudo Dice by class of some patches of the training set. Nothing is selected by them."""
         begun = time.perf_counter()
         self.network.eval()
         losses, counts = [], np.zeros((3, len(self.class_names)))
@@ -154,20 +154,20 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
         with np.errstate(invalid="ignore"):
             dice = 2 * true / (2 * true + false + missed)
         self.epoch.seconds += time.perf_counter() - begun
-        return losses, dict(zip(self.class_names, dice.tolist(), strict=True))
+        return losses, dice.tolist()
 
-    def _end_epoch(self, losses: list[float], dice: dict[str, float]) -> None:
+    def _end_epoch(self, losses: list[float], dice: list[float]) -> None:
         """Write the epoch down, for us and in nnU-Net's own log, and go on to the next."""
         rate = self.optimizer.param_groups[0]["lr"]
         row = history.row(self.current_epoch + 1, rate, self.epoch, losses, dice)
         self.history.append(row)
-        known = [value for value in dice.values() if not np.isnan(value)]
+        known = [value for value in dice if not np.isnan(value)]
         for key, value in (
             ("epoch_start_timestamps", self._timestamp),
             ("lrs", rate),
             ("train_losses", row["train_loss"]),
             ("mean_fg_dice", float(np.mean(known)) if known else float("nan")),
-            ("dice_per_class_or_region", list(dice.values())),
+            ("dice_per_class_or_region", dice),
             ("val_losses", row["validation_loss"]),
             ("epoch_end_timestamps", time.time()),
         ):
@@ -182,7 +182,7 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
         """Say how an epoch went; called after its row is written."""
         recent = [epoch["seconds"] for epoch in self.history[-20:]]
         left = (self.num_epochs - row["epoch"]) * sum(recent) / len(recent)
-        known = {name: row[f"pseudo_dice_{name}"] for name in self.class_names}
+        known = dict(zip(self.class_names, row["classes"], strict=True))
         classes = ", ".join(f"{name} {dice:.2f}" for name, dice in known.items() if dice is not None)
         log.info(
             "epoch %d of %d: loss %.4f, validation loss %.4f, %.1f s, about %s left; pseudo Dice %s (%s)",

@@ -117,6 +117,14 @@ def _indices(source: Path, values: np.ndarray, label_values: Sequence[int]) -> n
     return np.ascontiguousarray(table[values])
 
 
+def identifier(case: str) -> str:
+    """Return a case's name in nnU-Net's folder, where names that end in `_seg` stand for labels: one of another end.
+
+    Different cases have different ones.
+    """
+    return case + "_" if case.rstrip("_").endswith("_seg") else case
+
+
 def link_dataset(folder: Path, root: Path, cases: Sequence[Mapping[str, str]]) -> None:
     """Lay out a folder of preprocessed cases in nnU-Net's own way, as relative links to the files in the store.
 
@@ -128,10 +136,10 @@ def link_dataset(folder: Path, root: Path, cases: Sequence[Mapping[str, str]]) -
     folder.mkdir(parents=True, exist_ok=True)
     wanted: dict[str, Path] = {}
     for row in cases:
-        label = root / row["label"]
-        wanted[row["case"] + ".b2nd"] = root / row["image"]
-        wanted[row["case"] + "_seg.b2nd"] = label
-        wanted[row["case"] + ".pkl"] = label.with_name(label.name.removesuffix(".b2nd") + ".pkl")
+        label, name = root / row["label"], identifier(row["case"])
+        wanted[name + ".b2nd"] = root / row["image"]
+        wanted[name + "_seg.b2nd"] = label
+        wanted[name + ".pkl"] = label.with_name(label.name.removesuffix(".b2nd") + ".pkl")
     for path in folder.iterdir():
         if path.name not in wanted:
             path.unlink()

@@ -30,12 +30,14 @@ VOTES = ".votes.nii.gz"
 def model_digest(description: Mapping[str, Any]) -> str:
     """Return what tells a model from another: the digest of its weights and all that shapes its results.
 
-    Its name, where it comes from and how it is used by default are not part of it.
+    Its name, its labels' names, where it comes from and how it is used by default are not part of it.
 
     Args:
         description: the content of model.json.
     """
-    return fingerprint({**description, "name": None, "inference": None, "provenance": None, "unseen": None})
+    values = [label["value"] for label in description["labels"]]
+    unshaping = dict.fromkeys(("name", "inference", "provenance", "unseen"))
+    return fingerprint({**description, **unshaping, "labels": values})
 
 
 def segmentation_folder(results: Results, digest: str, inference: Mapping[str, Any]) -> StageFolder:
@@ -130,7 +132,7 @@ def _segment(
     with_agreement: bool,
 ) -> None:
     description = read_json(results.bundle(model) / "model.json")
-    names = [row["name"] for row in description["labels"][1:]]
+    names = {str(label["value"]): label["name"] for label in description["labels"][1:]}
     folder = segmentation_folder(results, model_digest(description), inference).create()
     rows = []
     with folder.lock(lock_name, lambda: log.info("another job segments these cases; waiting for it")):
@@ -148,9 +150,9 @@ def _segment(
             agreement = note["results"]["agreement"]
             row = {"case": case.case, "file": results.relative(item.file(LABELS))}
             if with_agreement:
-                row |= {f"agreement_{name}": _rounded(agreement.get(name)) for name in names}
+                row |= {f"agreement_{name}": _rounded(agreement.get(value)) for value, name in names.items()}
             rows.append(row)
-    columns = ["case", "file", *(f"agreement_{name}" for name in names if with_agreement)]
+    columns = ["case", "file", *(f"agreement_{name}" for name in names.values() if with_agreement)]
     write_record(output, columns, rows)
 
 
@@ -161,7 +163,7 @@ def _rounded(value: float | None) -> float | None:
 def pass_change(note: Mapping[str, Any]) -> float:
     """Return how much a segmentation's labels change between its passes, as a record of it tells it."""
     agreement = note["results"]["agreement"]
-    return selection.change_between_passes({name: _rounded(value) for name, value in agreement.items()})
+    return selection.change_between_passes({value: _rounded(score) for value, score in agreement.items()})
 
 
 def _engine(results: Results, model: str, inference: Mapping[str, Any], device: str, threads: int):
@@ -197,8 +199,9 @@ def _segment_case(engine, volume: Volume, item: Item, inputs: Mapping[str, Any])
         write_volume(item.file(VOTES), segmentation.votes, volume.header)
         suffixes.append(VOTES)
     write_volume(item.file(LABELS), segmentation.labels, volume.header)
+    values = {label.name: str(label.value) for label in engine.model.labels}
     measures = {
-        "agreement": segmentation.agreement,
+        "agreement": {values[name]: score for name, score in segmentation.agreement.items()},
         "passes": segmentation.passes,
         "timings": segmentation.timings,
     }

@@ -27,13 +27,14 @@ from flare23_lib.inference.bundle import (
     write_bundle,
 )
 from flare23_lib.networks import Architecture
+from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.plans import CONFIGURATION, DATASET_NAME, PLANS_NAME
 from flare23_lib.nnunet.signals import StoppedError
 from flare23_lib.resampling import Intensity
 from flare23_lib.stages.attempts import attempt
 from flare23_lib.stages.pretraining import TABLE, InitialWeights, publish
 from flare23_lib.stages.results import Results, read_shards, read_training
-from flare23_lib.store import Item, StageFolder, atomic_path, link_to, lock, write_json, write_text
+from flare23_lib.store import Item, StageFolder, atomic_path, link_to, lock, write_json
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +132,8 @@ def train(
                 initial = None if pretrained is None else InitialWeights(pretrained, folder.path / TABLE)
                 note = _train(results, settings, label_names, rows, folder, way, initial)
     publish(folder.path, output)
-    write_text(history, item.file(HISTORY).read_text(encoding="utf-8"))
     names = dict(zip(settings["label_values"], label_names, strict=True))
+    epochs.write_named(history, item.file(HISTORY), {str(value): name for value, name in names.items()})
     write_json(
         output,
         {
@@ -161,7 +162,6 @@ def _train(
 
     from flare23_lib.devices import choose
     from flare23_lib.nnunet import plans as nnunet_plans
-    from flare23_lib.nnunet.history import write as write_history
     from flare23_lib.nnunet.preprocessing import link_dataset
     from flare23_lib.nnunet.running import Run
     from flare23_lib.nnunet.running import train as run
@@ -181,7 +181,7 @@ def _train(
     item = weights_item(folder)
     with atomic_path(item.file(WEIGHTS)) as temporary:
         save_file(weights, temporary)
-    write_history(item.file(HISTORY), trainer.class_names, trainer.history)
+    epochs.write(item.file(HISTORY), [str(value) for value in settings["label_values"]], trainer.history)
     return item.finish(
         [WEIGHTS, HISTORY],
         {"cases": len(rows)},
