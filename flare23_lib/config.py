@@ -47,10 +47,12 @@ class Config:
         """
         schema = read_yaml(schema_path)
         values = without_nulls(values)
-        for name in values.get("models") or {}:
-            model = values["models"][name]
-            if isinstance(model, Mapping):
-                values["models"][name] = merge(values.get("model_defaults") or {}, model)
+        models, defaults = values.get("models"), values.get("model_defaults", {})
+        if isinstance(models, Mapping) and isinstance(defaults, Mapping):  # else the schema has something to say
+            values["models"] = {
+                name: merge(defaults, model) if isinstance(model, Mapping) else model
+                for name, model in models.items()
+            }
         values = filled_in(values, schema, schema)
         validate(values, schema)
         config = cls(values)
@@ -162,6 +164,9 @@ class Config:
             key = f"models.{name}"
             self._check_training_set(key, model["train_on"], categories, unlabeled, known)
             self._check_network(key, model)
+            intensity = model["intensity"]
+            if intensity != MEASURE and intensity["low"] >= intensity["high"]:
+                raise ConfigError(f"{key}.intensity: low {intensity['low']} is not below high {intensity['high']}")
             if (source := self.pretrained_model(name)) is not None:
                 known(f"{key}.pretrained", [source], self.models, "model")
                 self._check_pretrained(key, model, source)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def read_yaml(path: Path) -> dict:
         content = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
     if twice is not None:
@@ -79,7 +82,10 @@ def without_nulls(value: Any) -> Any:
 
 
 def filled_in(value: Any, schema: Mapping, root: Mapping) -> Any:
-    """Return the value with the schema's defaults where it is silent."""
+    """Return the value with the schema's defaults where it is silent, and whole numbers as integers.
+
+    So 2 and 2.0 are one setting, as they are for the schema, and one fingerprint.
+    """
     while "$ref" in schema:
         target: Any = root
         for part in schema["$ref"].removeprefix("#/").split("/"):
@@ -97,9 +103,9 @@ def filled_in(value: Any, schema: Mapping, root: Mapping) -> Any:
             if key not in filled and default is not None:
                 filled[key] = filled_in(copy.deepcopy(default), item, root)
         return filled
-    if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
-        return [filled_in(item, schema["items"], root) for item in value]
-    return value
+    if isinstance(value, list):
+        return [filled_in(item, schema.get("items", {}), root) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _default(schema: Mapping, root: Mapping) -> Any:
@@ -111,9 +117,18 @@ def _default(schema: Mapping, root: Mapping) -> Any:
     return schema.get("default")
 
 
-def _location(error: jsonschema.ValidationError) -> str:
+def _check_finite(value: Any, path: tuple = ()) -> None:
+    """Refuse NaN and infinity, which YAML knows and JSON does not."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{_location(path)}: {value} is not a finite number")
+    if isinstance(value, Mapping | list):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _check_finite(item, (*path, key))
+
+
+def _location(path: Iterable[str | int]) -> str:
     text = ""
-    for part in error.absolute_path:
+    for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text or "the configuration"
 
@@ -122,11 +137,13 @@ def validate(config: Mapping, schema: Mapping) -> None:
     """Check a configuration against the schema; ConfigError with one line that names the key."""
     errors = jsonschema.Draft202012Validator(schema).iter_errors(config)
     error = jsonschema.exceptions.best_match(errors)
-    if error is not None:
+    if error is None:
+        _check_finite(config)
+    else:
         if error.validator == "pattern":
             message = f"{error.instance!r} is not a name of letters, digits and underscores"
             if "nii" in error.validator_value:
                 message = f"{error.instance!r} does not end in .nii or .nii.gz"
         else:
             message = error.message
-        raise ConfigError(f"{_location(error)}: {message}")
+        raise ConfigError(f"{_location(error.absolute_path)}: {message}")

@@ -13,6 +13,9 @@ from flare23_lib.errors import ConfigError, ImageError
 IGNORE_VALUE = 255
 """Value of voxels that training passes over, in the label files we write."""
 
+RESERVED = ("background", "ignore")
+"""Names that nnU-Net's dataset.json and our tables have for voxels without a label."""
+
 
 @dataclass(frozen=True)
 class Label:
@@ -49,7 +52,7 @@ class LabelMap:
         """Make the map from the rows of the configuration's `labels`.
 
         Raises:
-            ConfigError: a name or a value occurs twice.
+            ConfigError: a name or a value occurs twice, or a name is reserved.
         """
         labels = tuple(Label(**row) for row in rows)
         for field in ("name", "value"):
@@ -57,6 +60,9 @@ class LabelMap:
             for item in seen:
                 if seen.count(item) > 1:
                     raise ConfigError(f"labels: the {field} {item!r} is given twice")
+        for label in labels:
+            if label.name in RESERVED:
+                raise ConfigError(f"labels: the name {label.name!r} is kept for voxels that have none")
         return cls(labels)
 
     @property

@@ -155,6 +155,16 @@ def lock(path: str | Path, waiting: Any = None) -> Iterator[None]:
         yield
 
 
+def is_locked(path: Path) -> bool:
+    """Say whether a process holds a lock on a file."""
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def link_to(link: Path, target: Path) -> None:
     """Make (or turn) a relative symbolic link to a file of the results."""
     relative = Path(os.path.relpath(target, link.parent))

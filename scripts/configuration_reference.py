@@ -67,7 +67,7 @@ def kind(node: Mapping, schema: Mapping) -> str:
         "object": "table",
     }
     limits = [
-        f"{sign} {node[key]:g}"
+        f"{sign} {node[key]}"
         for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
         if key in node
     ]

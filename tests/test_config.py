@@ -50,6 +50,13 @@ def test_a_key_given_twice_is_refused(tmp_path, text, words):
         read_yaml(file)
 
 
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    file = tmp_path / "latin.yaml"
+    file.write_bytes("cohort: Gef\u00e4\u00dfe\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
+        read_yaml(file)
+
+
 def test_a_table_may_change_what_it_takes_from_another(tmp_path):
     file = tmp_path / "merged.yaml"
     file.write_text("a: &a {x: 1, y: 1}\nb: &b {<<: *a, y: 2}\nc: {<<: *b, y: 3}\n")
@@ -94,6 +101,15 @@ def leave_out_by(name):
     [
         ({"models": {"student": {"training": {"epochs": "many"}}}}, "models.student.training.epochs"),
         ({"models": {"student": {"training": {"epochs": 0}}}}, "models.student.training.epochs"),
+        ({"models": {"student": {"training": {"seed": 2**32}}}}, "models.student.training.seed"),
+        ({"models": {"student": {"training": {"learning_rate": float("inf")}}}}, "learning_rate: inf"),
+        ({"models": {"student": {"spacing": [1, float("nan"), 1]}}}, "student.spacing[1]: nan is not a finite"),
+        ({"models": {"student": {"intensity": {"low": 400}}}}, "models.student.intensity: low 400 is not below"),
+        ({"models": ["student"]}, "models: ['student'] is not of type 'object'"),
+        ({"models": {"student": 5}}, "models.student: 5 is not of type 'object'"),
+        ({"model_defaults": 5}, "model_defaults: 5 is not of type 'object'"),
+        ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is kept"),
+        ({"labels": [{"name": "background", "value": 1, "tolerance_mm": 1}]}, "'background' is kept"),
         ({"models": {"student": {"trainning": {}}}}, "trainning"),
         ({"models": {"student": {"network": "stunet_gigantic"}}}, "models.student.network"),
         ({"models": {"student": {"strides": [[1, 1, 1], [2, 2, 2]]}}}, "models.student.strides"),
@@ -143,6 +159,12 @@ def test_how_the_work_is_cut_is_in_no_stages_settings():
         assert one.settings(stage, "student") == other.settings(stage, "student")
     assert one.settings("completion", "tumor") == other.settings("completion", "tumor")
     assert one.settings("cohort") == other.settings("cohort")
+
+
+def test_whole_numbers_are_one_setting_however_they_are_written():
+    plain = load(models={"student": {"spacing": [3, 2, 2], "training": {"epochs": 10}}})
+    other = load(models={"student": {"spacing": [3.0, 2.0, 2], "training": {"epochs": 10.0}}})
+    assert plain.settings("training", "student") == other.settings("training", "student")
 
 
 @pytest.mark.parametrize(

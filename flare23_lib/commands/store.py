@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flare23_lib.commands.common import Commands, add_config, add_processes, command, load_config, say
+
+if TYPE_CHECKING:
+    from flare23_lib.stages.status import Plan
 
 
 def _store_list(args: argparse.Namespace) -> int:
@@ -14,8 +18,15 @@ def _store_list(args: argparse.Namespace) -> int:
     from flare23_lib.stages.upkeep import entries, format_entries
 
     config = load_config(args)
-    say(format_entries(entries(Results(Path(config["results"])), make_plan(config, args.processes))))
+    plan = make_plan(config, args.processes)
+    say(format_entries(entries(Results(Path(config["results"])), plan)))
+    _say_unknown(plan)
     return 0
+
+
+def _say_unknown(plan: Plan) -> None:
+    if plan.unknown:
+        say(f"what is unused is known when these are made again: {', '.join(plan.unknown)}")
 
 
 def _store_verify(args: argparse.Namespace) -> int:
@@ -41,6 +52,7 @@ def _store_clean(args: argparse.Namespace) -> int:
     config = load_config(args)
     results = Results(Path(config["results"]))
     plan = make_plan(config, args.processes)
+    _say_unknown(plan)
     if args.yes:
         say(f"{clean(results, plan) / 1e6:.1f} MB deleted")
     else:

@@ -46,8 +46,11 @@ def completed_item(
         case: the case.
         prediction: the pseudo-label's place in the store.
         bases: records of the completion that this one builds on; empty if on none.
+
+    Raises:
+        StoreError: the case is not among them.
     """
-    original = bases[case.case]["file"] if bases else case.label_id
+    original = _base_of(case, bases)["file"] if bases else case.label_id
     inputs = {"image": case.image_id, "original": original, "prediction": prediction}
     return folder.item(case.case, inputs), inputs
 
@@ -60,12 +63,18 @@ def base_rows(results: Results, base: str | None) -> dict[str, dict[str, str]]:
 
 
 def annotated_labels(settings: Mapping[str, Any], case: Case, bases: Mapping[str, Mapping[str, str]]) -> list[int]:
-    """Return the label values that count as annotated in a case."""
+    """Return the label values that count as annotated in a case; arguments and errors as `completed_item`."""
     if settings["annotated"] != "present":
         return list(settings["annotated"])
     if bases:
-        return [int(value) for value in bases[case.case]["labels_present"].split()]
+        return [int(value) for value in _base_of(case, bases)["labels_present"].split()]
     return case.labels_present
+
+
+def _base_of(case: Case, bases: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    if case.case not in bases:
+        raise StoreError(f"{case.case} is not in the record of the completion that this one builds on")
+    return bases[case.case]
 
 
 def complete(

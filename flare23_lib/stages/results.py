@@ -63,10 +63,10 @@ class Results:
     def item(self, relative: str) -> Item:
         """The store's item that a file out of a record belongs to."""
         path = self.root / relative
-        match = re.match(r".+\.[0-9a-f]{12}(?=\.)|model(?=\.)", path.name)
-        if match is None:
+        name = item_name(path)
+        if name is None:
             raise StoreError(f"{path} is not a file of the store")
-        return Item(path.parent, match.group())
+        return Item(path.parent, name)
 
     def measures(self, relative: str) -> Mapping[str, Any]:
         """What is noted of a file out of a record; StoreError if it is gone or damaged."""
@@ -74,6 +74,12 @@ class Results:
         if note is None:
             raise StoreError(f"{self.root / relative} is gone or damaged; run `flare23 store verify` and start again")
         return note["results"]
+
+
+def item_name(path: Path) -> str | None:
+    """Return the name of the store's item that a file belongs to; None if it belongs to none."""
+    match = re.match(r".+\.[0-9a-f]{12}(?=\.)|model(?=\.)", path.name)
+    return None if match is None else match.group()
 
 
 def write_record(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from flare23_lib.cohort.survey import Survey, survey
 from flare23_lib.cohort.table import Case
 from flare23_lib.config import Config
+from flare23_lib.nnunet.checkpoints import FINAL, mark
 from flare23_lib.pseudo_labels.rules import PASSES, Rules
 from flare23_lib.stages import preprocessing, training
 from flare23_lib.stages.completion import (
@@ -55,12 +56,14 @@ class Plan:
         steps: in order.
         used: items of the store that belong to the configuration.
         used_folders: folders of trainings that belong to it.
+        unknown: what is gone, or not made yet, and hides which files of the store follow from it.
     """
 
     survey: Survey
     steps: list[Step] = field(default_factory=list)
     used: set[Path] = field(default_factory=set)
     used_folders: set[Path] = field(default_factory=set)
+    unknown: list[str] = field(default_factory=list)
 
     @property
     def retrained(self) -> list[str]:
@@ -146,7 +149,10 @@ class _Planner:
             self.plan.steps.append(Step("training", name, 1, 0, "is trained"))
             return
         self.digests[name] = None
-        begun = any(folder.path.glob("results/*/*/fold_all/checkpoint_latest.pth"))
+        checkpoints = folder.path / training.CHECKPOINTS
+        begun = bool(mark(checkpoints))
+        if (checkpoints / FINAL).exists():
+            self.plan.unknown.append(f"the last weights of {name}")
         note_text = "goes on from its last checkpoint" if begun else "from zero"
         if not begun and self.results.training(name).exists():
             note_text += ": its settings or its training set changed since it was trained"
@@ -164,6 +170,8 @@ class _Planner:
         pooled = self._whole(pooled_item(folder, cases)[0])
         there = sum(self._whole(case_item(folder, case)[0]) is not None for case in cases)
         self.plan.steps.append(Step("intensity", name, len(cases), 0 if pooled else len(cases) - there))
+        if there and not pooled:
+            self.plan.unknown.append(f"the intensities of {name}")
         return pooled["results"]["intensity"] if pooled else None
 
     def _initial_weights(self, name: str) -> str | None:
@@ -244,6 +252,7 @@ class _Planner:
         changes = self._changes(settings, rows, items)
         if changes is None:
             self.completed[name] = None
+            self.plan.unknown.append(f"which cases {name} leaves out")
             return
         excluded = left_out(settings, changes)
         self.completed[name] = [row | {"left_out": row["case"] in excluded} for row in rows]

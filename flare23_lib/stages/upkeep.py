@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flare23_lib.stages.results import Results
+from flare23_lib.errors import StoreError
+from flare23_lib.stages.results import Results, item_name
 from flare23_lib.stages.status import Plan
 from flare23_lib.stages.verification import records
-from flare23_lib.store import TEMPORARY_MARK
+from flare23_lib.store import TEMPORARY_MARK, is_locked
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Entry:
         fingerprint: of the folder.
         items: number of items.
         size: bytes in all.
-        unused: what the configuration does not use: items' notes, or the folder itself if it is wholly unused.
+        unused: what the configuration does not use: files, or the folder itself if it is wholly unused.
         unused_size: bytes of that.
     """
 
@@ -35,7 +37,11 @@ class Entry:
 
 
 def entries(results: Results, plan: Plan) -> list[Entry]:
-    """List the store's folders, with what neither the configuration nor any record uses."""
+    """List the store's folders, with what neither the configuration nor any record uses.
+
+    Nothing is called unused as long as something is gone that says what follows from it (`Plan.unknown`): half-done
+    work that waits for it could not be told from what is left over.
+    """
     recorded = {results.item(file).note_path for _, files in records(results) for file in files}
     used = plan.used | recorded
     used_folders = plan.used_folders | {note.parent for note in recorded}
@@ -46,29 +52,56 @@ def entries(results: Results, plan: Plan) -> list[Entry]:
         stage = folder.parent.name
         size = _size(folder)
         if stage == "training":
-            unused = [] if folder in used_folders else [folder]
-            found.append(Entry(stage, folder.name, folder, 1, size, unused, size if unused else 0))
-            continue
-        notes = [path for path in folder.glob("*.json") if path.name != "about.json"]
-        idle = [note for note in notes if note not in used]
-        idle_size = sum(path.stat().st_size for note in idle for path in _files_of(note))
-        wholly = len(idle) == len(notes)
-        unused, unused_size = ([folder], size) if wholly else (idle, idle_size)
+            notes, idle = [folder], [] if folder in used_folders else [folder]
+        else:
+            notes = [path for path in folder.glob("*.json") if path.name != "about.json"]
+            idle = [note for note in notes if note not in used]
+        if plan.unknown:
+            unused = []
+        elif len(idle) == len(notes):
+            unused = [folder]
+        else:
+            unused = _files_of(idle)
+        unused_size = sum(map(_size, unused))
         found.append(Entry(stage, folder.name, folder, len(notes), size, unused, unused_size))
     return found
 
 
-def _files_of(note: Path) -> list[Path]:
-    name = note.name.removesuffix(".json")
-    return [path for path in note.parent.iterdir() if path.name.startswith(name + ".")]
+def _files_of(notes: Sequence[Path]) -> list[Path]:
+    """Return the files of a folder's items, the notes among them."""
+    if not notes:
+        return []
+    names = {note.name.removesuffix(".json") for note in notes}
+    return [path for path in notes[0].parent.iterdir() if item_name(path) in names]
 
 
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+def _size(path: Path) -> int:
+    if not path.is_dir():
+        return path.lstat().st_size
+    return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+
+
+def refuse_while_in_use(results: Results) -> None:
+    """Raise StoreError if a job works in the store, or Snakemake in this folder.
+
+    Jobs are asked by their locks, which hold across machines where the file system keeps flock.
+    """
+    if any(Path(".snakemake/locks").glob("*.lock")):
+        raise StoreError(
+            "Snakemake works in this folder, or was killed in it (then: `snakemake --unlock`); nothing was deleted"
+        )
+    for path in (results.root / "store").rglob(".lock*"):
+        if is_locked(path):
+            raise StoreError(f"a job works in {path.parent}; nothing was deleted")
 
 
 def clean(results: Results, plan: Plan) -> int:
-    """Delete what `entries` calls unused, and what was left half-written; return the bytes that it freed."""
+    """Delete what `entries` calls unused, and what was left half-written; return the bytes that it freed.
+
+    Raises:
+        StoreError: something works there.
+    """
+    refuse_while_in_use(results)
     freed = 0
     for entry in entries(results, plan):
         freed += entry.unused_size
@@ -76,8 +109,7 @@ def clean(results: Results, plan: Plan) -> int:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
-                for file in _files_of(path):
-                    file.unlink()
+                path.unlink()
     for path in results.root.rglob(TEMPORARY_MARK + "*"):
         freed += path.lstat().st_size
         path.unlink()

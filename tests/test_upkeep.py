@@ -1,0 +1,90 @@
+"""`flare23 store list` and `clean`: what goes, what stays, and when nothing may go."""
+
+import shutil
+
+import pytest
+from conftest import CHAIN, CONFIGURATION, flare23, run_snakemake
+
+from flare23_lib import store
+from flare23_lib.store import read_csv, read_json
+
+
+def clean(folder, *arguments):
+    return flare23(folder, "store", "clean", *CONFIGURATION, *arguments)
+
+
+def files(folder):
+    return {path for path in (folder / "results/store").rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def leftover(chain, tmp_path):
+    """A chain in whose store lie the labels of a setting that was changed back, and a file half written."""
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
+    before = files(chain)
+    target = "results/completed_labels/tumor/conflicts.csv"
+    for configfile in (changed, CHAIN):
+        done = run_snakemake(chain, "--", target, configfile=configfile)
+        assert done.returncode == 0, done.stderr
+    left = files(chain) - before
+    half = chain / "results/store/segmentations" / f"{store.TEMPORARY_MARK}x-case.nii.gz"
+    half.write_bytes(b"half")
+    return chain, before, left | {half}
+
+
+def test_clean_deletes_what_nothing_uses_when_it_is_told_to(leftover):
+    chain, before, left = leftover
+    asked = clean(chain)
+    assert "nothing was deleted" in asked.stdout
+    assert files(chain) == before | left
+    done = clean(chain, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert files(chain) == before
+    assert "0 not whole" in flare23(chain, "store", "verify", *CONFIGURATION).stdout
+    assert "computes nothing" in flare23(chain, "status", *CONFIGURATION).stdout
+
+
+def test_in_a_folder_that_is_used_only_the_idle_items_go(chain):
+    row = read_csv(chain / "results/completed_labels/tumor/conflicts.csv")[0]
+    label = chain / "results" / row["file"]
+    name, _, rest = label.name.partition(".")
+    digest, _, suffix = rest.partition(".")
+    idle = [label.with_name(f"{name}.{digest[::-1]}.{end}") for end in (suffix, "json")]
+    before = files(chain)
+    for copy, end in zip(idle, (suffix, "json"), strict=True):
+        shutil.copy(label.with_name(f"{name}.{digest}.{end}"), copy)
+    listed = flare23(chain, "store", "list", *CONFIGURATION)
+    assert listed.returncode == 0, listed.stderr
+    assert clean(chain, "--yes").returncode == 0
+    assert files(chain) == before
+
+
+def test_nothing_is_deleted_while_a_job_or_the_workflow_is_at_work(leftover):
+    chain, before, left = leftover
+    folder = next((chain / "results/store/completed_labels").iterdir())
+    with store.lock(folder / ".lock-tumor-0-of-1"):
+        refused = clean(chain, "--yes")
+    assert refused.returncode == 1
+    assert refused.stderr.strip().endswith(f"{folder.relative_to(chain)}; nothing was deleted")
+    locks = chain / ".snakemake/locks"
+    locks.mkdir(exist_ok=True)
+    (locks / "0.output.lock").touch()
+    refused = clean(chain, "--yes")
+    assert refused.returncode == 1
+    assert "--unlock" in refused.stderr
+    assert files(chain) == before | left
+
+
+def test_half_done_work_stays_while_it_cannot_be_told_from_leftovers(leftover):
+    chain, _, left = leftover
+    weights = chain / "results" / read_json(chain / "results/training/organ_teacher/training.json")["weights"]
+    half_done = weights.parent.with_name("0123456789abcdef")
+    shutil.copytree(weights.parent, half_done)
+    weights.unlink()
+    before = files(chain)
+    done = clean(chain, "--yes")
+    assert "the last weights of organ_teacher" in done.stdout
+    assert done.returncode == 0, done.stderr
+    assert before - files(chain) == {path for path in left if path.name.startswith(store.TEMPORARY_MARK)}
+    assert "goes on from its last checkpoint" in flare23(chain, "status", *CONFIGURATION).stdout
