@@ -37,7 +37,7 @@ class Geometry:
     Attributes:
         shape: (z, y, x).
         affine: 4x4 float64, voxel (x, y, z) to RAS+ mm.
-        spacing: (z, y, x) in mm, the header's float32 zooms as Python floats.
+        spacing: (z, y, x) in mm, the header's float32 zooms as Python floats, whatever its unit.
     """
 
     shape: tuple[int, int, int]
@@ -109,11 +109,12 @@ class Stream:
         """Check and return the geometry; ImageError if the volume is not 3-D or has no place in the world."""
         if len(self.shape) != 3:
             raise ImageError(f"{self.path}: is {len(self.shape)}-D {self.shape[::-1]}, not a 3-D volume", "not_3d")
-        spacing = tuple(float(zoom) for zoom in self.header["pixdim"][3:0:-1])
+        unit = millimeters(self.header)
+        spacing = tuple(float(zoom) * unit for zoom in self.header["pixdim"][3:0:-1])
         if not all(np.isfinite(spacing)) or min(spacing) <= 0:
             raise ImageError(f"{self.path}: the spacing {spacing} is not positive", "bad_spacing")
         try:
-            affine = with_qfac(self.header).get_best_affine()
+            affine = with_qfac(self.header).get_best_affine() * [[unit], [unit], [unit], [1]]
             turned = nib.io_orientation(affine) if np.isfinite(affine).all() else np.array([np.nan])
         except (ValueError, np.linalg.LinAlgError, nib.spatialimages.HeaderDataError):
             turned = np.array([np.nan])
@@ -232,6 +233,11 @@ def _read_header(path: Path, handle: BinaryIO) -> nib.Nifti1Header:
     return header
 
 
+def millimeters(header: nib.Nifti1Header) -> float:
+    """Return the millimeters of a header's unit of length; one that is not given counts as mm, as everywhere."""
+    return {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
 def with_qfac(header: nib.Nifti1Header) -> nib.Nifti1Header:
     """Return a header whose qfac is 1 where it says 0, as the standard has it; nibabel raises for 0."""
     if header["pixdim"][0] in (-1, 1):
@@ -252,10 +258,21 @@ def read_volume(path: str | Path) -> Volume:
         array = np.empty(stream.shape, stream.dtype)
         buffer = memoryview(array.reshape(-1).view(np.uint8))
         stream.finish(missing=len(buffer) - stream.fill(buffer))
-        slope, intercept = stream.header.get_slope_inter()
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    array = nib.volumeutils.apply_read_scaling(array, slope, intercept)
-    return Volume(array=array, geometry=geometry, header=stream.header)
+        scaling = stream.scaling
+    if not array.dtype.isnative:
+        array = array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
+    return Volume(array=_scaled(array, *scaling), geometry=geometry, header=stream.header)
+
+
+def _scaled(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Apply a header's scaling slice by slice: no third volume is held beside the stored and the scaled one."""
+    if (slope, intercept) == (1, 0):
+        return array
+    scale = nib.volumeutils.apply_read_scaling
+    made = np.empty(array.shape, scale(array[:1], slope, intercept).dtype)
+    for stored, place in zip(array, made, strict=True):
+        place[...] = scale(stored, slope, intercept)
+    return made
 
 
 def read_labels(path: str | Path) -> Volume:
@@ -270,6 +287,8 @@ def read_labels(path: str | Path) -> Volume:
     volume = read_volume(path)
     array = volume.array
     if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise ImageError(f"{path}: has NaN or infinite label values", "fractional_label_values")
         whole = np.rint(array)
         if not np.array_equal(whole, array):
             raise ImageError(f"{path}: label values are not whole numbers", "fractional_label_values")

@@ -6,16 +6,16 @@ settings and inputs would give something else; tests/test_versions.py holds gold
 without.
 """
 
-SCAN = 3
+SCAN = 4
 """What is read from a file of the cohort."""
 
 INTENSITY = 1
 """Intensities drawn from an image and its labels."""
 
-PREPROCESSED_IMAGE = 1
+PREPROCESSED_IMAGE = 2
 """An image as trainings see it."""
 
-PREPROCESSED_LABEL = 2
+PREPROCESSED_LABEL = 3
 """Labels as trainings see them."""
 
 TRAINING = 1
@@ -33,7 +33,7 @@ SPECKS = 1
 CHANGE = 1
 """How much two completed labels of a case differ."""
 
-EVALUATION = 1
+EVALUATION = 2
 """Scores of a prediction."""
 
 EFFICIENCY = 1

@@ -208,3 +208,13 @@ def test_images_and_labels_may_lie_in_one_folder(tmp_path):
             write(folder / "all" / f"{name}{label}", label_array())
         found = find(folder, {**layout, "image_suffix": image, "label_suffix": label})
         assert (list(found.labeled), list(found.labels), found.others) == (["a", "b"], ["a", "b"], ())
+
+
+def test_hidden_folders_hold_no_cases(tmp_path):
+    cohort = small_cohort(tmp_path)
+    before = [case.case for case in cohort.survey().cases]
+    for hidden in (".snapshot", "nested/.trash"):
+        cohort.image("a", folder=f"imagesTr2200/{hidden}")
+    found = cohort.survey()
+    assert [case.case for case in found.cases] == before
+    assert found.faults == []

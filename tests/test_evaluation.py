@@ -1,4 +1,5 @@
 import csv
+import gzip
 import math
 
 import nibabel as nib
@@ -123,6 +124,26 @@ def test_a_broken_reference_is_named_and_the_model_is_not_blamed(folders, fault)
     assert report.faults[0].startswith("case_1: no usable reference: ")
     assert {table(report.metrics)[0][f"{name}_DSC"] for name in LABELS.names} == {""}
     assert line_of(table(report.summary), "liver")["cases"] == "6"
+
+
+def test_a_reference_with_unknown_values_is_named_even_if_the_prediction_is_missing(folders):
+    predictions, references, output = folders
+    save(references / "case_1.nii.gz", np.where(organs(0) == 3, 9, organs(0)).astype(np.uint8))
+    (predictions / "case_1.nii.gz").unlink()
+    report = evaluate_folders(predictions, references, output, LABELS)
+    words = "the reference holds values that are not in the label map: 9"
+    assert report.faults == [f"case_1: no usable reference: {words}"]
+
+
+def test_files_that_are_not_compressed_are_scored_too_and_two_for_a_case_refused(folders):
+    predictions, references, output = folders
+    before = table(evaluate_folders(predictions, references, output, LABELS).metrics)
+    packed = predictions / "case_1.nii.gz"
+    (predictions / "case_1.nii").write_bytes(gzip.decompress(packed.read_bytes()))
+    with pytest.raises(EvaluationError, match=r"case_1\.nii lies beside it|case_1\.nii\.gz lies beside it"):
+        evaluate_folders(predictions, references, output, LABELS)
+    packed.unlink()
+    assert table(evaluate_folders(predictions, references, output, LABELS).metrics) == before
 
 
 def test_a_prediction_stored_as_floats_scores_the_same(folders):

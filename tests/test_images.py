@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from flare23_lib import images
 from flare23_lib.errors import ImageError
 from flare23_lib.images import Orientation
+from flare23_lib.inference.cases import held_bytes
 
 AFFINE = np.array([[-0.8, 0, 0, 100.5], [0, -0.7, 0, 90.25], [0, 0, 2.5, -400.125], [0, 0, 0, 1]])
 
@@ -57,6 +59,50 @@ def test_the_same_array_gives_the_same_bytes(image, tmp_path):
     path, array = image
     images.write_volume(tmp_path / "again.nii.gz", array, images.read_volume(path).header)
     assert (tmp_path / "again.nii.gz").read_bytes() == path.read_bytes()
+
+
+def test_a_geometry_is_in_millimeters_whatever_the_unit_of_the_file(tmp_path):
+    source = nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.diag([-500.0, -500.0, 2000.0, 1.0]))
+    source.header.set_xyzt_units("micron")
+    nib.save(source, tmp_path / "micron.nii.gz")
+    volume = images.read_volume(tmp_path / "micron.nii.gz")
+    assert volume.geometry.spacing == (2.0, 0.5, 0.5)
+    assert np.allclose(volume.geometry.affine, np.diag([-0.5, -0.5, 2, 1]), rtol=1e-12, atol=0)
+    images.write_volume(tmp_path / "copy.nii.gz", volume.array, volume.header)
+    assert np.array_equal(nib.load(tmp_path / "copy.nii.gz").affine, source.affine)
+    assert images.read_geometry(tmp_path / "copy.nii.gz").spacing == (2.0, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [">i2", "<i2", ">f4", "<f4"])
+@pytest.mark.parametrize("scaling", [(2.5, 0), (1, -1024), (0.5, 3)])
+def test_reading_holds_no_more_than_the_stored_and_the_scaled_volume(tmp_path, dtype, scaling):
+    header = nib.Nifti1Header(endianness=dtype[0])
+    header.set_data_dtype(dtype)
+    header.set_data_shape((128, 128, 64))
+    header.set_slope_inter(*scaling)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    header.set_sform(np.eye(4), code=1)
+    stored = np.arange(128 * 128 * 64).reshape(64, 128, 128).astype(dtype)
+    path = tmp_path / "scaled.nii"
+    path.write_bytes(header.binaryblock.ljust(352, b"\0") + stored.tobytes())
+    with images.open_volume(path) as stream:
+        limit = held_bytes(stream)
+    images.read_volume(path)
+    tracemalloc.start()
+    made = images.read_volume(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(made.array, nib.load(path).get_fdata().T)
+    assert peak <= 1.1 * limit
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_labels_that_are_not_finite_are_refused(tmp_path, value):
+    array = np.zeros((2, 3, 4), np.float32)
+    array[0, 0, 0] = value
+    images.write_volume(tmp_path / "a.nii.gz", array, images.header_for(array.shape, np.eye(4), array.dtype))
+    with pytest.raises(ImageError, match="NaN or infinite"):
+        images.read_labels(tmp_path / "a.nii.gz")
 
 
 def test_scaling_is_applied_when_an_image_is_read(tmp_path):

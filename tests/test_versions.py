@@ -41,7 +41,7 @@ def test_preprocessed_images(tmp_path):
     images.write_volume(tmp_path / "i.nii.gz", array, volume(array).header)
     preprocess_image(tmp_path / "i.nii.gz", tmp_path / "i.b2nd", (6, 3, 3), "canonical", INTENSITY, (8, 8, 8))
     made = blosc2.open(str(tmp_path / "i.b2nd"), mode="r")[:]
-    assert versions.PREPROCESSED_IMAGE == 1
+    assert versions.PREPROCESSED_IMAGE == 2
     assert made.shape == (1, 10, 13, 16)
     assert np.allclose([made.mean(), made.std(), made[0, 3, 4, 5], made[0, 7, 9, 2]], GOLDEN_IMAGE, atol=1e-4)
 
@@ -57,7 +57,7 @@ def test_preprocessed_labels(tmp_path):
     paths = tmp_path / "l.nii.gz", tmp_path / "l.b2nd", tmp_path / "l.pkl"
     preprocess_labels(*paths, (6, 3, 3), "canonical", [1, 2, 3], (8, 8, 8))
     made = blosc2.open(str(tmp_path / "l.b2nd"), mode="r")[:]
-    assert versions.PREPROCESSED_LABEL == 2
+    assert versions.PREPROCESSED_LABEL == 3
     assert np.bincount(made.ravel()).tolist() == GOLDEN_LABELS
 
 
@@ -115,7 +115,7 @@ def test_scans(tmp_path):
     array = np.digitize(wave(SHAPE, 0.5), [0.2, 0.6]).astype(np.uint8)
     images.write_volume(tmp_path / "l.nii.gz", array, volume(array).header)
     facts = read_facts(tmp_path / "l.nii.gz", is_label=True)
-    assert versions.SCAN == 3
+    assert versions.SCAN == 4
     assert (facts.shape, facts.spacing, facts.low, facts.high) == (SHAPE, (5.0, 2.0, 2.0), 0.0, 2.0)
     assert (facts.content, facts.voxels) == GOLDEN_SCAN
 

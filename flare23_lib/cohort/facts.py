@@ -33,6 +33,7 @@ class Facts:
         affine: the 16 numbers of the affine, row by row.
         version: of NIfTI, 1 or 2.
         codes: qform_code and sform_code.
+        millimeters: of the header's unit of length; 1 where it gives none.
         forms_apart: largest distance in mm between where qform and sform put a corner; 0 unless both are given.
         scaled: whether the header scales the stored values (scl_slope, scl_inter).
         content: checksum of the voxels as stored; empty if they were not read.
@@ -51,6 +52,7 @@ class Facts:
     affine: tuple[float, ...] = ()
     version: int = 1
     codes: tuple[int, int] = (0, 0)
+    millimeters: float = 1.0
     forms_apart: float = 0.0
     scaled: bool = False
     content: str = ""
@@ -100,6 +102,7 @@ def read_facts(path: Path, is_label: bool, header_only: bool = False) -> Facts:
         affine=tuple(float(number) for number in geometry.affine.ravel()),
         version=1 if header.sizeof_hdr == 348 else 2,
         codes=(int(header["qform_code"]), int(header["sform_code"])),
+        millimeters=images.millimeters(header),
         forms_apart=_forms_apart(header, geometry),
         scaled=stream.scaling != (1.0, 0.0),
         **seen,
@@ -116,7 +119,7 @@ def _forms_apart(header: nib.Nifti1Header, geometry: Geometry) -> float:
         return float("inf")
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in geometry.shape[::-1]])).reshape(3, -1)
     apart = (qform - header.get_sform())[:3]
-    return float(np.linalg.norm(apart[:, :3] @ corners + apart[:, 3:], axis=0).max())
+    return float(np.linalg.norm(apart[:, :3] @ corners + apart[:, 3:], axis=0).max()) * images.millimeters(header)
 
 
 def _read_voxels(stream: Stream, is_label: bool) -> dict:

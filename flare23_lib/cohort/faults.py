@@ -66,6 +66,7 @@ KINDS: dict[str, Kind] = {
         "find out left and right, and write an sform: programs differ in what they assume", _ONLY_WARNS
     ),
     "pixdim_disagrees": Kind("find out the true spacing and write it to both", _MAY_WARN),
+    "not_in_millimeters": Kind("nothing, if the unit is true: lengths are converted as ITK does it", _ONLY_WARNS),
     "nifti2": Kind("nothing, unless other programs read it too: SimpleITK does not", _ONLY_WARNS),
     "uncompressed_twin": Kind("keep one of the two: SimpleITK reads the other's voxels", _MAY_WARN),
     # the voxels are not those of a CT
@@ -139,6 +140,11 @@ def file_faults(facts: Facts, has_twin: bool, shear_limit: float) -> Iterator[Fi
         return
     if facts.version == 2:
         yield "nifti2", "is NIfTI-2"
+    if facts.millimeters != 1:
+        yield (
+            "not_in_millimeters",
+            f"its unit of length is {facts.millimeters:g} mm, a voxel {_millimeters(facts.spacing)}",
+        )
     if facts.codes == (0, 0):
         yield "no_orientation", "neither qform_code nor sform_code is set: left and right are a guess"
     if facts.forms_apart > FORMS_TOLERANCE_MM:

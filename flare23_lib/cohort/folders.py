@@ -40,15 +40,17 @@ class Found:
 
 
 def _files_below(folder: str) -> list[str]:
-    """Return the paths of all files below a folder, hidden ones left out; a missing folder holds none."""
+    """Return the paths of all files below a folder, hidden files and folders left out."""
     found = []
     pending = [folder]
     while pending:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
+                if entry.name.startswith("."):
+                    continue
                 if entry.is_dir():
                     pending.append(entry.path)
-                elif not entry.name.startswith("."):
+                else:
                     found.append(entry.path)
     return found
 

@@ -11,11 +11,13 @@ import logging
 import multiprocessing
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
 from flare23_lib import versions
 from flare23_lib.cohort.facts import Facts, read_facts
+from flare23_lib.errors import CohortError
 from flare23_lib.progress import progress
 from flare23_lib.store import lock, write_text
 
@@ -83,6 +85,9 @@ def scan(tasks: Sequence[Task], memory: Path, processes: int = 1) -> dict[Path, 
         tasks: every file.
         memory: the file that remembers; made if missing.
         processes: how many files are read at once.
+
+    Raises:
+        CohortError: a process was killed.
     """
     memory.parent.mkdir(parents=True, exist_ok=True)
     with lock(memory.with_name(memory.name + ".lock"), lambda: log.info("another scan is running; waiting for it")):
@@ -113,4 +118,9 @@ def _run(tasks: Sequence[Task], sizes: Sequence[int], processes: int) -> Iterabl
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=context) as pool:
         results = pool.map(_read, tasks, chunksize=chunk)
-        yield from progress(results, total=len(tasks), unit="file", sizes=sizes)
+        try:
+            yield from progress(results, total=len(tasks), unit="file", sizes=sizes)
+        except BrokenProcessPool as error:
+            raise CohortError(
+                "a reading process was killed, probably for want of memory; what was read is kept, start again"
+            ) from error

@@ -23,7 +23,7 @@ import numpy as np
 
 from flare23_lib.errors import EvaluationError, FlareError
 from flare23_lib.evaluation.details import Details, measure_details
-from flare23_lib.evaluation.metrics import Score, check_mode, score_case, unknown_values
+from flare23_lib.evaluation.metrics import Score, check_mode, score_case, unknown_values, unknown_values_error
 from flare23_lib.images import Volume, open_volume, read_labels
 from flare23_lib.labels import LabelMap
 from flare23_lib.progress import progress
@@ -151,7 +151,8 @@ def _score_pair(pair: Pair, labels: LabelMap, mode: str, with_details: bool) -> 
         scores, status = score_case(reference.array, prediction, spacing, labels, mode), OK
     except (FlareError, OSError, MemoryError) as error:
         if unknown_values(reference.array, labels):
-            return Scored(dict.fromkeys(labels.names), f"no usable reference: {_line(error)}")
+            fault = unknown_values_error(reference.array, labels, "reference")
+            return Scored(dict.fromkeys(labels.names), f"no usable reference: {fault}")
         scores, status = dict.fromkeys(labels.names, Score(dsc=0.0, nsd=0.0)), _line(error)
         prediction = np.broadcast_to(np.uint8(0), reference.array.shape)
     details = measure_details(pair.case, reference.array, prediction, spacing, labels) if with_details else None

@@ -22,7 +22,7 @@ from flare23_lib.labels import LabelMap
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".nii.gz"
+SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def evaluate_folders(
     """Score every reference against the prediction of the same name and write metrics.csv and summary.csv.
 
     Args:
-        predictions: folder with X.nii.gz.
-        references: folder with X.nii.gz.
+        predictions: folder with X.nii.gz or X.nii.
+        references: folder with X.nii.gz or X.nii.
         output: folder for the tables; made if missing.
         labels: the structures.
         mode: see `metrics.MODES`.
@@ -80,7 +80,7 @@ def evaluate_folders(
         _files(Path(folder), kind) for folder, kind in ((references, "reference"), (predictions, "prediction"))
     )
     if not truth:
-        raise EvaluationError(f"{references}: holds no references (*{SUFFIX})")
+        raise EvaluationError(f"{references}: holds no references (*{' or *'.join(SUFFIXES)})")
     pairs = [Pair(case, path, found.get(case)) for case, path in truth.items()]
     rows, details = evaluate_cases(pairs, labels, mode, unseen, processes, memory_mb, with_details)
     extra = [path.name for case, path in found.items() if case not in truth]
@@ -119,8 +119,20 @@ def write_details(folder: Path, details: list[Details], labels: LabelMap) -> Non
 
 
 def _files(folder: Path, kind: str) -> dict[str, Path]:
-    """Return the label files of a folder by case, sorted; EvaluationError if there is no such folder."""
+    """Return the label files of a folder by case, sorted.
+
+    Raises:
+        EvaluationError: there is no such folder, or a case has two files.
+    """
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: there is no such folder of {kind}s")
-    files = sorted(path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
-    return {path.name.removesuffix(SUFFIX): path for path in files}
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+        if suffix is None or path.name.startswith("."):
+            continue
+        case = path.name.removesuffix(suffix)
+        if case in files:
+            raise EvaluationError(f"{path}: {files[case].name} lies beside it; keep one of the two {kind}s")
+        files[case] = path
+    return dict(sorted(files.items()))

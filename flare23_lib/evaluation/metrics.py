@@ -117,7 +117,7 @@ def _as_bytes(values: np.ndarray, labels: LabelMap, side: str) -> np.ndarray:
         if values.dtype.kind not in "iub":
             raise EvaluationError(f"the {side} holds {values.dtype}, not whole numbers")
         if values.size and (values.min() < 0 or values.max() > 255):
-            raise _unknown_values(values, labels, side)
+            raise unknown_values_error(values, labels, side)
         values = values.astype(np.uint8)
     return np.ascontiguousarray(values)
 
@@ -127,7 +127,8 @@ def unknown_values(volume: np.ndarray, labels: LabelMap) -> list[int]:
     return sorted({int(value) for value in np.unique(volume)} - {0, *labels.values})
 
 
-def _unknown_values(volume: np.ndarray, labels: LabelMap, side: str) -> EvaluationError:
+def unknown_values_error(volume: np.ndarray, labels: LabelMap, side: str) -> EvaluationError:
+    """Return the error that names them; `side` is "reference" or "prediction"."""
     unknown = unknown_values(volume, labels)
     shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
     return EvaluationError(f"the {side} holds values that are not in the label map: {shown}")
@@ -157,5 +158,5 @@ def _joint_counts(reference: np.ndarray, prediction: np.ndarray, labels: LabelMa
         ("prediction", prediction, counts[:, :, -1]),
     ):
         if unknown.any():
-            raise _unknown_values(volume, labels, side)
+            raise unknown_values_error(volume, labels, side)
     return counts[:, :-1, :-1]
