@@ -1,6 +1,6 @@
 # The student alone, as FLARE23 runs it: no training, no workflow. docs/inference.md says how it is built and run.
 #
-# BASE is any image with Python 3.11 or newer; with a CUDA build of PyTorch in it, that one is used.
+# BASE is any image with Python 3.11 or newer; a PyTorch that it holds stays, whatever its version.
 ARG BASE=python:3.11-slim
 FROM ${BASE}
 
@@ -10,7 +10,8 @@ ARG PIP_EXTRA_INDEX_URL
 WORKDIR /opt/flare23
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY flare23_lib ./flare23_lib
-RUN python3 -m pip install --no-cache-dir -c constraints.txt .
+RUN if python3 -c "import torch" 2> /dev/null; then sed -i "/^torch==/d" constraints.txt; fi \
+    && python3 -m pip install --no-cache-dir -c constraints.txt .
 
 # The folder of the model to deploy, relative to the repository.
 ARG MODEL=results/models/student

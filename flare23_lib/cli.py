@@ -47,6 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind = "configuration: " if isinstance(error, ConfigError) else ""
         sys.stderr.write(f"flare23: {kind}{error}\n")
         return error.exit_code
+    except OSError as error:
+        if args.debug or not error.strerror:
+            raise
+        place = f"{error.filename}: " if error.filename is not None else ""
+        sys.stderr.write(f"flare23: {place}{error.strerror}\n")
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -269,6 +269,9 @@ class Variation:
 
 VARIATION = Variation()
 
+MOST_COARSE = 10
+"""Voxels beyond this factor leave nothing of most organs."""
+
 CAVITY_RADII = (132.0, 88.0)
 """Radii (x, y) of the abdominal cavity in mm of the body frame."""
 
@@ -837,8 +840,10 @@ def write_cohort(
         variation: how much bodies and scans differ.
 
     Raises:
-        CohortError: the cohort cannot be planned (see `plan_cohort`).
+        CohortError: the cohort cannot be planned (see `plan_cohort`), or its voxels would be too coarse to draw.
     """
+    if not 0 < coarseness <= MOST_COARSE:
+        raise CohortError(f"phantoms of coarseness {coarseness:g}: it lies above 0 and up to {MOST_COARSE}")
     layout = layout or PhantomLayout()
     plan = plan_cohort(cases, validation, layout)
     write = partial(

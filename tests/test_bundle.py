@@ -11,6 +11,7 @@ import torch
 from flare23_lib.errors import BundleError
 from flare23_lib.inference.bundle import InferenceDefaults, Model, ModelLabel, load_bundle, write_bundle
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
+from flare23_lib.inference.export import export_checkpoint
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.resampling import Intensity
@@ -255,6 +256,53 @@ def test_weights_are_found_in_checkpoints_of_nnunet_1_and_2():
 def test_a_checkpoint_without_weights_is_refused(checkpoint):
     with pytest.raises(BundleError, match="some file"):
         checkpoint_weights(checkpoint, "some file")
+
+
+def a_checkpoint(path, **configuration):
+    plans = {
+        "transpose_forward": [0, 1, 2],
+        "foreground_intensity_properties_per_channel": {
+            "0": {"percentile_00_5": -160, "percentile_99_5": 240, "mean": 50, "std": 80}
+        },
+        "configurations": {
+            "base": {
+                "patch_size": [8, 8, 8],
+                "spacing": [3, 2, 2],
+                "normalization_schemes": ["CTNormalization"],
+                "pool_op_kernel_sizes": a_model().network.to_json()["strides"],
+                "resampling_fn_data": "resample_torch_fornnunet",
+                "resampling_fn_data_kwargs": {"force_separate_z": False},
+                "resampling_fn_probabilities": "resample_torch_fornnunet",
+                "resampling_fn_probabilities_kwargs": {"force_separate_z": False},
+            },
+            "3d": {"inherits_from": "base", **configuration},
+        },
+    }
+    labels = {name: index for index, name in enumerate(a_model().names)}
+    arguments = {"plans": plans, "configuration": "3d", "dataset_json": {"labels": labels}}
+    torch.save({"network_weights": some_weights(), "init_args": arguments}, path)
+    return path
+
+
+def test_a_checkpoint_becomes_a_bundle(tmp_path, caplog):
+    export_checkpoint(a_checkpoint(tmp_path / "x.pth"), tmp_path / "bundle", "student")
+    model = load_bundle(tmp_path / "bundle").model
+    assert (model.network, model.names, model.spacing) == (a_model().network, a_model().names, (3, 2, 2))
+    assert caplog.records == []
+
+
+def test_a_checkpoint_that_was_normalized_otherwise_is_refused(tmp_path):
+    checkpoint = a_checkpoint(tmp_path / "x.pth", normalization_schemes=["ZScoreNormalization"])
+    with pytest.raises(BundleError, match="normalize by ZScoreNormalization"):
+        export_checkpoint(checkpoint, tmp_path / "bundle", "student")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_checkpoint_that_was_resampled_otherwise_is_exported_with_a_warning(tmp_path, caplog):
+    default = {"resampling_fn_data": "resample_data_or_seg_to_shape", "resampling_fn_data_kwargs": {}}
+    export_checkpoint(a_checkpoint(tmp_path / "x.pth", **default), tmp_path / "bundle", "student")
+    assert len(caplog.records) == 1
+    assert "resample data by resample_data_or_seg_to_shape" in caplog.text
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from conftest import REPOSITORY, flare23
 
 from flare23_lib import cli, images
+from flare23_lib.config import Config
 
 
 def write(path, array):
@@ -61,6 +62,61 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path):
 def test_bad_usage_is_exit_code_2(tmp_path):
     assert flare23(tmp_path, "predict").returncode == 2
     assert flare23(tmp_path, "stage", "train", "--shards", "x").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "--model", "m", "--input", "i", "--output", "taken"], "taken is a file, not a folder"),
+        (["predict", "--model", "m", "--input", "i", "--output", "o", "--timings", "."], "is a folder, not a file"),
+        (["predict", "--model", "m", "--input", "i", "--output", "o", "--threads", "-1"], "-1 is less than 1"),
+        (["evaluate", "--predictions", "p", "--references", "r", "--output", "taken/in"], "is a file, not a folder"),
+        (["evaluate", "--predictions", "p", "--references", "r", "--output", "o", "--processes", "0"], "0 is less"),
+        (["rank", "a", "b", "--output", "."], "is a folder, not a file"),
+        (["measure", "--output", "taken", "--", "true"], "is a file, not a folder"),
+        (["estimate", "--output", "."], "is a folder, not a file"),
+        (["phantoms", "--output", "taken"], "is a file, not a folder"),
+        (["phantoms", "--output", "o", "--validation", "-2"], "-2 is less than 0"),
+        (["phantoms", "--output", "o", "--seed", "x"], "invalid whole number value: 'x'"),
+        (["categorise", "--images", "i", "--labels", "l", "--output", "taken"], "is a file, not a folder"),
+    ],
+)
+def test_what_cannot_be_written_or_meant_is_refused_before_any_work(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["phantoms", "--output", "o", "--coarseness", "50"], "coarseness 50"),
+        (["phantoms", "--output", "o", "--coarseness", "0"], "coarseness 0"),
+        (["store", "verify", "--config", "results=typo"], "no folder of results typo"),
+        (["estimate", "--cases", "bytes.csv"], "bytes.csv is not a CSV table"),
+        (["estimate", "--cases", "other.csv"], "other.csv: has no column case"),
+        (["rank", "one", "two", "--output", "ranking.csv"], "one/metrics.csv: a: liver_DSC is 'high', not a number"),
+    ],
+)
+def test_bad_files_are_told_in_one_line(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bytes.csv").write_bytes(b"\x1f\x8b\xff\x00")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    labels = Config.load([REPOSITORY / "config.yaml"]).labels.names
+    for folder in ("one", "two"):
+        columns = [f"{name}_{measure}" for name in labels for measure in ("DSC", "NSD")]
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "metrics.csv").write_text(
+            f"Name,{','.join(columns)}\na,{','.join(['high'] + ['0.5'] * (len(columns) - 1))}\n"
+        )
+    configuration = [] if arguments[0] == "phantoms" else ["--base-config", str(REPOSITORY / "config.yaml")]
+    assert cli.main([*arguments, *configuration]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flare23: ")]
+    assert len(lines) == 1
+    assert words in lines[0]
 
 
 def test_every_command_explains_itself(capsys):

@@ -107,6 +107,28 @@ def test_what_is_there_and_whole_is_not_made_again(images, tmp_path):
     assert whole.stat().st_ino != before
 
 
+def test_labels_that_no_longer_lie_on_their_image_are_made_again(images, tmp_path):
+    run(images, tmp_path / "labels")
+    volume = read_volume(images / "case_1_0000.nii.gz")
+    moved = volume.header.copy()
+    moved["srow_x"][3] += 5
+    write_volume(images / "case_1_0000.nii.gz", volume.array, moved)
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "labels").iterdir()}
+    run(images, tmp_path / "labels")
+    made = {path.name for path in (tmp_path / "labels").iterdir() if path.stat().st_mtime_ns != times[path.name]}
+    assert made == {"case_1.nii.gz"}
+    labels = read_volume(tmp_path / "labels" / "case_1.nii.gz")
+    assert labels.geometry.difference(read_volume(images / "case_1_0000.nii.gz").geometry) is None
+
+
+def test_a_link_that_leads_nowhere_is_a_fault_and_a_name_in_capitals_is_told(images, tmp_path, caplog):
+    (images / "gone_0000.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    (images / "CASE_3.NII.GZ").write_bytes(b"")
+    faults = run(images, tmp_path / "labels")
+    assert [fault.case for fault in faults] == ["gone"]
+    assert "CASE_3.NII.GZ: is passed over" in caplog.text
+
+
 def test_inputs_that_are_not_there_are_refused_in_one_line(tmp_path):
     with pytest.raises(ImageError, match="there is no such file or folder"):
         run(tmp_path / "nothing", tmp_path / "labels")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flare23_lib.errors import CohortError
 from flare23_lib.store import read_csv, write_csv
 
 COLUMNS = [
@@ -104,8 +105,11 @@ def write_cases(path: Path, cases: Iterable[Case]) -> None:
 
 
 def read_cases(path: Path) -> list[Case]:
-    """Read cases.csv, quarantined cases included."""
-    return [Case.from_row(row) for row in read_csv(path)]
+    """Read cases.csv, quarantined cases included; CohortError if it is another table."""
+    rows = read_csv(path)
+    if rows and (absent := [name for name in COLUMNS if name not in rows[0]]):
+        raise CohortError(f"{path}: has no column {absent[0]}; it is no cases.csv of `flare23 categorise`")
+    return [Case.from_row(row) for row in rows]
 
 
 def usable_cases(path: Path, split: str, category: str | None = None) -> list[Case]:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flare23_lib.commands.common import Commands, add_config, add_processes, command, load_config, say
+from flare23_lib.commands.common import (
+    Commands,
+    add_config,
+    add_processes,
+    at_least,
+    command,
+    load_config,
+    output_file,
+    output_folder,
+    say,
+)
 
 
 def _categorise(args: argparse.Namespace) -> int:
@@ -81,15 +91,15 @@ def register(commands: Commands) -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of the labeled images")
     parser.add_argument("--labels", type=Path, required=True, help="folder of their labels")
     parser.add_argument("--unlabeled", type=Path, help="folder of images without labels")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
+    parser.add_argument("--output", type=output_folder, required=True, help="folder for the tables")
     add_config(parser)
     add_processes(parser)
 
     parser = command(commands, "phantoms", _phantoms, "draw a cohort of synthetic CTs in FLARE23's layout")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the cohort")
-    parser.add_argument("--cases", type=int, default=32, help="training cases (default: %(default)s)")
-    parser.add_argument("--validation", type=int, default=6, help="validation cases (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
+    parser.add_argument("--output", type=output_folder, required=True, help="folder of the cohort")
+    parser.add_argument("--cases", type=at_least(4), default=32, help="training cases (default: %(default)s)")
+    parser.add_argument("--validation", type=at_least(0), default=6, help="validation cases (default: %(default)s)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="the same seed gives the same bytes")
     parser.add_argument("--coarseness", type=float, default=1.0, help="factor on the size of voxels")
     add_processes(parser)
 
@@ -107,5 +117,5 @@ def register(commands: Commands) -> None:
                         help="with --geometry: cases per category, validation cases as validation=N")  # fmt: skip
     parser.add_argument("--measured", type=Path, metavar="RESULTS",
                         help="results of an earlier run, whose figures replace what is assumed")  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="FILE.csv", help="write the table there too")
+    parser.add_argument("--output", type=output_file, metavar="FILE.csv", help="write the table there too")
     add_config(parser)

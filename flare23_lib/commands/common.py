@@ -22,6 +22,39 @@ def command(commands: Commands, name: str, run: Callable, text: str) -> argparse
     return parser
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """Return the type of an option that takes a whole number of at least this."""
+
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+        return number
+
+    parse.__name__ = "whole number"  # argparse says: invalid whole number value
+    return parse
+
+
+def output_folder(text: str) -> Path:
+    """Return the path of a folder to write into; refused before any work if that cannot be."""
+    path = Path(text)
+    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise argparse.ArgumentTypeError(f"{place} is a file, not a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"you may not write into {place}")
+    return path
+
+
+def output_file(text: str) -> Path:
+    """Return the path of a file to write; refused before any work if that cannot be."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder, not a file")
+    output_folder(str(path.absolute().parent))
+    return path
+
+
 def load_config(args: argparse.Namespace):
     """Return the checked configuration that the options of `add_config` name."""
     from flare23_lib.config import Config
@@ -41,5 +74,5 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Add --processes."""
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+    parser.add_argument("--processes", type=at_least(1), default=len(os.sched_getaffinity(0)), metavar="N",
                         help="processes at once (default: the cores there are)")  # fmt: skip

@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flare23_lib.commands.common import Commands, add_config, add_processes, command, load_config, say
+from flare23_lib.commands.common import (
+    Commands,
+    add_config,
+    add_processes,
+    at_least,
+    command,
+    load_config,
+    output_file,
+    output_folder,
+    say,
+)
 from flare23_lib.errors import EvaluationError
 
 
@@ -68,25 +78,25 @@ def register(commands: Commands) -> None:
     parser = command(commands, "evaluate", _evaluate, "score a folder of predictions against references")
     parser.add_argument("--predictions", type=Path, required=True)
     parser.add_argument("--references", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="folder for metrics.csv and summary.csv")
+    parser.add_argument("--output", type=output_folder, required=True, help="folder for metrics.csv and summary.csv")
     parser.add_argument("--mode", choices=["flare23", "plain"], default="flare23",
                         help="the challenge's rules, or whole volumes without special rules")  # fmt: skip
     parser.add_argument("--details", action="store_true",
                         help="measure HD95, volumes and found tumors too, in tables of their own")  # fmt: skip
-    parser.add_argument("--memory", type=float, metavar="MB",
+    parser.add_argument("--memory", type=at_least(1), metavar="MB",
                         help="what all processes may take together (default: no limit)")  # fmt: skip
     add_config(parser)
     add_processes(parser)
 
     parser = command(commands, "measure", _measure, "measure time, memory and processor use of one command")
-    parser.add_argument("--output", type=Path, required=True, help="folder for efficiency.csv and curves/")
+    parser.add_argument("--output", type=output_folder, required=True, help="folder for efficiency.csv and curves/")
     parser.add_argument("--name", help="the row's name, such as a case's (default: the program's)")
-    parser.add_argument("--gpu", type=int, metavar="N",
+    parser.add_argument("--gpu", type=at_least(0), metavar="N",
                         help="GPU as nvidia-smi counts (default: the first visible one)")  # fmt: skip
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the program and its arguments")
 
     parser = command(commands, "rank", _rank, "rank result folders as FLARE23 does")
-    parser.add_argument("--output", type=Path, required=True, help="CSV file for the ranking")
+    parser.add_argument("--output", type=output_file, required=True, help="CSV file for the ranking")
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER",
                         help="with metrics.csv and, if efficiency is to count, efficiency.csv")  # fmt: skip
     add_config(parser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flare23_lib.commands.common import Commands, command, say
+from flare23_lib.commands.common import Commands, at_least, command, output_file, output_folder, say
 from flare23_lib.store import Shard
 
 
@@ -48,6 +48,14 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _labels_path(text: str) -> Path:
+    """Return the path of a folder for labels, or of a single case's label file."""
+    from flare23_lib.inference.cases import case_name
+
+    path = Path(text)
+    return output_file(text) if case_name(path) and not path.is_dir() else output_folder(text)
+
+
 def _shard(text: str) -> Shard:
     try:
         return Shard.parse(text.replace("/", "-of-"))
@@ -60,7 +68,7 @@ def register(commands: Commands) -> None:
     parser = command(commands, "predict", _predict, "segment CTs with a model bundle")
     parser.add_argument("--model", type=Path, required=True, help="folder with model.json and model.safetensors")
     parser.add_argument("--input", type=Path, required=True, help="a NIfTI file or a folder of them")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the labels")
+    parser.add_argument("--output", type=_labels_path, required=True, help="folder for the labels")
     parser.add_argument("--tta", action=argparse.BooleanOptionalAction, default=None,
                         help="average over mirrored passes (default: the model's)")  # fmt: skip
     parser.add_argument("--step", type=float, help="distance of windows in patch sizes (default: the model's)")
@@ -69,22 +77,24 @@ def register(commands: Commands) -> None:
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto",
                         help="auto takes the fastest of the device (default: %(default)s)")  # fmt: skip
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
-    parser.add_argument("--gpu-memory", type=int, default=4000, metavar="MB",
+    parser.add_argument("--gpu-memory", type=at_least(1), default=4000, metavar="MB",
                         help="limit on the GPU, as its driver counts (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--memory", type=int, default=8000, metavar="MB",
+    parser.add_argument("--memory", type=at_least(1), default=8000, metavar="MB",
                         help="limit of the process on the host (default: %(default)s)")  # fmt: skip
     parser.add_argument("--compile", action="store_true",
                         help="compile the network first; pays over many cases, if at all")  # fmt: skip
-    parser.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=at_least(1), help="processor threads (default: PyTorch's choice)")
     parser.add_argument(
         "--shard", type=_shard, metavar="I/N", help="only part I (from 0) of N equal parts of a folder"
     )
-    parser.add_argument("--timings", type=Path, metavar="FILE", help="CSV for the seconds per phase of each case")
+    parser.add_argument(
+        "--timings", type=output_file, metavar="FILE", help="CSV for the seconds per phase of each case"
+    )
     parser.add_argument("--overwrite", action="store_true", help="segment again what is there already")
 
     parser = command(commands, "export", _export, "make a model bundle from an nnU-Net checkpoint of a STU-Net")
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint_final.pth of nnU-Net v2")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("--output", type=output_folder, required=True, help="folder of the bundle")
     parser.add_argument("--name", default="student", help="name of the model (default: %(default)s)")
     parser.add_argument("--orientation", choices=["stored", "canonical"],
                         help="default: what its plans say, else stored, nnU-Net's way")  # fmt: skip

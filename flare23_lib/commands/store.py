@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flare23_lib.commands.common import Commands, add_config, add_processes, command, load_config, say
+from flare23_lib.errors import StoreError
 
 if TYPE_CHECKING:
     from flare23_lib.stages.status import Plan
@@ -33,7 +34,10 @@ def _store_verify(args: argparse.Namespace) -> int:
     from flare23_lib.stages.results import Results
     from flare23_lib.stages.verification import verify
 
-    found = verify(Results(Path(load_config(args)["results"])), args.processes)
+    results = Results(Path(load_config(args)["results"]))
+    if not results.root.is_dir():
+        raise StoreError(f"there is no folder of results {results.root}")
+    found = verify(results, args.processes)
     for path in found.missing:
         say(f"gone or broken: {path}")
     for path in found.withdrawn:

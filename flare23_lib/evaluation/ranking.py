@@ -25,6 +25,7 @@ MEMORY_TOLERANCE = 4096.0
 
 _METRICS = "metrics.csv"
 _EFFICIENCY = "efficiency.csv"
+_GPU_COLUMNS = ("MaxGPU_Mem", "AUC_GPU_Time")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _accuracy(path: Path, labels: LabelMap) -> dict[str, dict[str, float]]:
                     raise EvaluationError(
                         f"{path}: has no column {absent[0]}; the labels of the configuration are meant"
                     )
-                case[f"{kind}_{measure}"] = _mean([number(row[column]) for column in columns])
+                case[f"{kind}_{measure}"] = _mean([_number(path, row, column) for column in columns])
     return table
 
 
@@ -114,24 +115,36 @@ def _add_efficiency(folders: Sequence[Path], values: Sequence[dict], notes: list
         return
     tables = [store.read_csv(folder / _EFFICIENCY) for folder in folders]
     for folder, rows in zip(folders, tables, strict=True):
-        if absent := {"Name", "Time", "MaxGPU_Mem", "AUC_GPU_Time"} - set(rows[0] if rows else ()):
+        if absent := {"Name", "Time", *_GPU_COLUMNS} - set(rows[0] if rows else ()):
             raise EvaluationError(f"{folder / _EFFICIENCY}: has no column {sorted(absent)[0]}, or no rows")
     blind = [
         folder
         for folder, rows in zip(folders, tables, strict=True)
-        if any(number(row["MaxGPU_Mem"]) is None or number(row["AUC_GPU_Time"]) is None for row in rows)
+        if any(_number(folder / _EFFICIENCY, row, name) is None for row in rows for name in _GPU_COLUMNS)
     ]
     if blind:
         notes.append(f"GPU memory does not count: {blind[0] / _EFFICIENCY} has none for some cases")
     for folder, rows, cases in zip(folders, tables, values, strict=True):
         for row in rows:
-            name = _case(row, folder / _EFFICIENCY)
+            path = folder / _EFFICIENCY
+            name = _case(row, path)
             if name not in cases:
                 continue
-            cases[name]["time"] = max(TIME_TOLERANCE, float(row["Time"]))
+            seconds = _number(path, row, "Time")
+            if seconds is None:
+                raise EvaluationError(f"{path}: {name} has no Time")
+            cases[name]["time"] = max(TIME_TOLERANCE, seconds)
             if not blind:
-                within = float(row["MaxGPU_Mem"]) <= MEMORY_TOLERANCE
-                cases[name]["gpu_area"] = 0.0 if within else float(row["AUC_GPU_Time"])
+                most, area = (_number(path, row, column) for column in _GPU_COLUMNS)
+                cases[name]["gpu_area"] = 0.0 if most <= MEMORY_TOLERANCE else area
+
+
+def _number(path: Path, row: Mapping[str, str], column: str) -> float | None:
+    """Return the number in a table's cell, None for an empty one; EvaluationError if it holds something else."""
+    try:
+        return number(row[column])
+    except ValueError as error:
+        raise EvaluationError(f"{path}: {_case(row, path)}: {column} is {row[column]!r}, not a number") from error
 
 
 def _case(row: Mapping[str, str], path: Path) -> str:

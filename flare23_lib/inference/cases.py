@@ -5,6 +5,7 @@ This module imports no torch: the first image is read while torch is being impor
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flare23_lib.errors import BundleError, ImageError
-from flare23_lib.images import Stream, Volume, open_volume, read_volume
+from flare23_lib.images import Stream, Volume, open_volume, read_geometry, read_volume
 from flare23_lib.store import Shard
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii")
 CHANNEL_SUFFIX = "_0000"
@@ -75,7 +78,8 @@ def find_cases(inputs: Path, output: Path, shard: Shard | None = None) -> list[C
     """List the images of a file or folder, sorted, with the file for each one's labels.
 
     Args:
-        inputs: a NIfTI file, or a folder whose `*.nii.gz` and `*.nii` are taken (hidden ones not).
+        inputs: a NIfTI file, or a folder whose `*.nii.gz` and `*.nii` are taken, links among them even if they lead
+            nowhere; hidden ones are not, and one whose name ends so in capitals is passed over with a warning.
         output: a folder; for a single file it may be a NIfTI file's name.
         shard: only the cases whose name hashes to it; None for all.
 
@@ -83,11 +87,11 @@ def find_cases(inputs: Path, output: Path, shard: Shard | None = None) -> list[C
         ImageError: nothing there, two images for one name, or labels that would replace their image.
     """
     if inputs.is_dir():
-        images = [
-            path
-            for path in sorted(inputs.iterdir())
-            if case_name(path) and not path.name.startswith(".") and path.is_file()
-        ]
+        files = [path for path in sorted(inputs.iterdir()) if not path.name.startswith(".") and not path.is_dir()]
+        images = [path for path in files if case_name(path)]
+        for path in files:
+            if path.name.lower().endswith(SUFFIXES) and path not in images:
+                log.warning("%s: is passed over; the names of images end in .nii.gz or .nii", path)
         if not images:
             raise ImageError(f"{inputs}: the folder holds no *.nii.gz or *.nii")
     elif inputs.is_file():
@@ -116,13 +120,13 @@ def _refuse_collisions(cases: Iterable[Case]) -> None:
         taken[case.labels] = case.image
 
 
-def is_whole(path: Path) -> bool:
-    """Tell whether a file is there and reads to its end."""
+def is_done(case: Case) -> bool:
+    """Tell whether a case's labels are there, read to their end and lie on its image."""
     try:
-        read_volume(path)
+        labels, image = read_volume(case.labels), read_geometry(case.image)
     except ImageError:
         return False
-    return True
+    return labels.geometry.difference(image) is None
 
 
 def held_bytes(stream: Stream) -> int:
@@ -178,6 +182,6 @@ class Reader:
 
     def _read(self, case: Case) -> Reading:
         started = time.perf_counter()
-        done = not self._overwrite and is_whole(case.labels)
+        done = not self._overwrite and is_done(case)
         volume = None if done else read_volume(case.image)
         return Reading(volume, time.perf_counter() - started)

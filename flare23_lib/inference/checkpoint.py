@@ -38,8 +38,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        with path.open("rb") as handle:
+            start = handle.read(4)
+        if start != b"PK\x03\x04" and not start.startswith(b"\x80"):
+            raise BundleError(f"{path}: is no checkpoint; torch.save did not write it")
         with torch.serialization.safe_globals(SAFE_GLOBALS):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except BundleError:
+        raise
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from error
     except pickle.UnpicklingError as error:

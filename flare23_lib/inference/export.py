@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,11 @@ from flare23_lib.inference.bundle import InferenceDefaults, Model, ModelLabel, w
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 from flare23_lib.networks import Architecture
 from flare23_lib.resampling import Intensity
+
+log = logging.getLogger(__name__)
+
+RESAMPLING = "resample_torch_fornnunet"
+"""nnU-Net's function that does what ours does."""
 
 
 def network_of(weights: Mapping[str, torch.Tensor], strides: list[list[int]]) -> Architecture:
@@ -69,6 +75,10 @@ def export_checkpoint(
         strides = architecture.get("strides") or configuration["pool_op_kernel_sizes"]
         if list(plans["transpose_forward"]) != [0, 1, 2]:
             raise BundleError(f"{checkpoint}: its plans transpose the axes, which bundles do not")
+        if list(configuration["normalization_schemes"]) != ["CTNormalization"]:
+            named = ", ".join(map(str, configuration["normalization_schemes"]))
+            raise BundleError(f"{checkpoint}: its plans normalize by {named}; bundles know CTNormalization alone")
+        _warn_of_resampling(checkpoint, configuration)
         model = Model(
             name=name,
             network=network_of(weights, [list(map(int, stride)) for stride in strides]),
@@ -86,6 +96,18 @@ def export_checkpoint(
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise BundleError(f"{checkpoint}: its plans do not describe the network ({error!r})") from error
     return write_bundle(output, model, weights)
+
+
+def _warn_of_resampling(checkpoint: Path, configuration: Mapping[str, Any]) -> None:
+    """Say that a model was trained on images that were resampled otherwise than they will be."""
+    for what in ("data", "probabilities"):
+        function = configuration.get(f"resampling_fn_{what}")
+        separate = configuration.get(f"resampling_fn_{what}_kwargs", {}).get("force_separate_z")
+        if function != RESAMPLING or separate is not False:
+            log.warning(
+                "%s: its plans resample %s by %s (force_separate_z: %s); a bundle does so by trilinear "
+                "interpolation, as %s without separate z", checkpoint, what, function, separate, RESAMPLING,
+            )  # fmt: skip
 
 
 def _configuration(plans: Mapping[str, Any], name: str) -> Mapping[str, Any]:
