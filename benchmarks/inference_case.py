@@ -46,12 +46,16 @@ class Recipe:
         spacing: the resolution that it sees.
         strides: of its stages.
         crop: what one training step sees.
+        phantoms: that it learns from.
+        margin_mm: the most air that is added on each side in the plane, as in scans with a large field of view.
     """
 
     patch: tuple[int, int, int]
     spacing: tuple[float, float, float]
     strides: list[list[int]]
     crop: tuple[int, int, int]
+    phantoms: int
+    margin_mm: float = 0.0
 
 
 STUDENT = Recipe(
@@ -60,8 +64,16 @@ STUDENT = Recipe(
     [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
     # Smaller than the patch, as only the share of foreground has to come out right.
     (32, 96, 96),
+    phantoms=10,
 )
-TINY = Recipe((32, 64, 64), (5.0, 4.0, 4.0), [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]], (32, 64, 64))
+TINY = Recipe(
+    (32, 64, 64),
+    (5.0, 4.0, 4.0),
+    [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
+    (32, 64, 64),
+    phantoms=300,
+    margin_mm=100.0,
+)
 
 
 def recipe_of(network: str) -> Recipe:
@@ -94,14 +106,16 @@ def draw_case(folder: Path) -> None:
     write_volume(case_path(folder), array, header_for(array.shape, affine, array.dtype))
 
 
-def training_volumes(spacing: tuple[float, ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Draw phantoms at the network's resolution, 60 or as many as fill 6 10^7 voxels: images and label indices."""
-    variation = Variation(z_spacings=(spacing[0],), plane_spacings=(spacing[1],), size=(0.9, 1.2))
+def training_volumes(recipe: Recipe) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Draw phantoms at the network's resolution: images and label indices."""
+    depth, side = recipe.spacing[:2]
+    variation = Variation(z_spacings=(depth,), plane_spacings=(side,), size=(0.9, 1.2))
     volumes: list[tuple[torch.Tensor, torch.Tensor]] = []
-    while sum(labels.numel() for _, labels in volumes) < 6e7 and len(volumes) < 60:
-        index = len(volumes)
+    for index in range(recipe.phantoms):
         rng = np.random.default_rng([7, index])
         image, labels, _ = draw(rng, tumors=index % 2 == 0, flipped=True, variation=variation)
+        margins = [(0, 0), *rng.integers(0, int(recipe.margin_mm / side) + 1, (2, 2))]
+        image, labels = np.pad(image, margins, constant_values=-1000), np.pad(labels, margins)
         volumes.append((prepare_image(image, INTENSITY, image.shape), torch.from_numpy(labels)))
     return volumes
 
@@ -161,7 +175,7 @@ def make_model(folder: Path, minutes: float, network: str) -> None:
     architecture = Architecture.from_spec({"name": network, "strides": recipe.strides})
     net = STUNet(1, 15, **architecture.to_json())
     net.apply(net.initialize)
-    result = train(net, training_volumes(recipe.spacing), recipe.crop, 60 * minutes)
+    result = train(net, training_volumes(recipe), recipe.crop, 60 * minutes)
     labels = (ModelLabel("background", 0), *(ModelLabel(name, value) for name, value in FLARE23_VALUES.items()))
     model = Model(
         name=network, network=architecture, patch_size=recipe.patch, spacing=recipe.spacing, intensity=INTENSITY,
