@@ -9,7 +9,9 @@ import pytest
 from flare23_lib.config import Config
 from flare23_lib.evaluation.tables import ORGANS, UNSEEN
 from flare23_lib.report.colors import LABEL_COLORS, MODEL_COLORS, label_colors, model_colors
-from flare23_lib.report.method import draw_method, draw_recipe, lay_out, main
+from flare23_lib.report.method import draw_method, draw_recipe
+from flare23_lib.report.method.__main__ import main
+from flare23_lib.report.method.placement import lay_out
 from flare23_lib.report.scores import NO_VALUE, draw_scores, read_scores
 
 ROOT = Path(__file__).parents[1]
