@@ -7,8 +7,8 @@ import pytest
 
 from flare23_lib import images
 from flare23_lib.errors import ImageError
-from flare23_lib.images import Orientation
 from flare23_lib.inference.cases import held_bytes
+from flare23_lib.orientation import Orientation
 
 AFFINE = np.array([[-0.8, 0, 0, 100.5], [0, -0.7, 0, 90.25], [0, 0, 2.5, -400.125], [0, 0, 0, 1]])
 

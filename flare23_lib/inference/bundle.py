@@ -81,7 +81,7 @@ class Model:
         patch_size: the window.
         spacing: the resolution that the network sees.
         intensity: how HU are normalized.
-        orientation: "stored" (axes as they are in the file) or "canonical" (see `images.Orientation`).
+        orientation: "stored" (axes as they are in the file) or "canonical" (see `orientation.Orientation`).
         axes: order of the axes; always "zyx".
         labels: the classes in the order of the network's outputs, background first.
         unseen: names of labels that the model never saw in training.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from flare23_lib.errors import BundleError, ConfigError, ImageError
-from flare23_lib.images import Geometry, Orientation, Volume
+from flare23_lib.images import Geometry, Volume
 from flare23_lib.inference.agreement import Agreement
 from flare23_lib.inference.body import Body, find_body
 from flare23_lib.inference.bundle import PRECISIONS, WINDOWS, Bundle
@@ -32,6 +32,7 @@ from flare23_lib.inference.windows import (
     importance_map,
     pad_to_patch,
 )
+from flare23_lib.orientation import Orientation
 from flare23_lib.resampling import prepare_image, resampled_shape
 
 log = logging.getLogger(__name__)

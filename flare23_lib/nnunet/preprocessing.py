@@ -15,9 +15,10 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from flare23_lib.errors import ImageError
-from flare23_lib.images import Orientation, read_labels, read_volume
+from flare23_lib.images import read_labels, read_volume
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.nnunet.locations import class_locations
+from flare23_lib.orientation import Orientation
 from flare23_lib.resampling import Intensity, prepare_image, resample_labels, resampled_shape
 from flare23_lib.store import atomic_path, link_to
 

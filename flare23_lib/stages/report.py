@@ -13,8 +13,9 @@ from typing import Any
 from flare23_lib.cohort.table import Case, read_cases
 from flare23_lib.config import Config
 from flare23_lib.evaluation.statistics import number
-from flare23_lib.images import Orientation, read_labels, read_volume
+from flare23_lib.images import read_labels, read_volume
 from flare23_lib.labels import LabelMap
+from flare23_lib.orientation import Orientation
 from flare23_lib.progress import progress
 from flare23_lib.report import sections
 from flare23_lib.report.page import Block, Picture, Section, ViewerBlock, Words, write_page

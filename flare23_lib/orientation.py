@@ -1,0 +1,52 @@
+"""From the axes of a file to those that a network sees, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+
+from flare23_lib.errors import ImageError
+
+CANONICAL_AXES = ("L", "P", "S")
+"""The canonical direction of the x, y and z axes: ITK's identity (left, posterior, superior)."""
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How stored axes become the axes a network sees, and back. Both ways are exact (flips and permutations).
+
+    Attributes:
+        forward_transform: nibabel orientation array, stored (x, y, z) to seen (x, y, z).
+        backward_transform: the inverse.
+    """
+
+    forward_transform: np.ndarray
+    backward_transform: np.ndarray
+
+    @classmethod
+    def of(cls, affine: np.ndarray, mode: str) -> Orientation:
+        """Return the orientation for an affine: mode "stored" changes nothing, "canonical" brings it to LPS."""
+        stored = nib.io_orientation(affine)
+        seen = nib.orientations.axcodes2ornt(CANONICAL_AXES) if mode == "canonical" else stored
+        if mode not in ("canonical", "stored"):
+            raise ValueError(f"orientation must be stored or canonical, not {mode!r}")
+        if np.isnan(stored).any():
+            raise ImageError("the affine is singular: an axis has no direction")
+        return cls(nib.orientations.ornt_transform(stored, seen), nib.orientations.ornt_transform(seen, stored))
+
+    def forward(self, array: np.ndarray) -> np.ndarray:
+        """Turn a stored (z, y, x) array into the seen one (a view)."""
+        return nib.orientations.apply_orientation(array.T, self.forward_transform).T
+
+    def backward(self, array: np.ndarray) -> np.ndarray:
+        """Turn a seen (z, y, x) array back into the stored one (a view)."""
+        return nib.orientations.apply_orientation(array.T, self.backward_transform).T
+
+    def spacing(self, spacing: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Reorder a stored spacing (z, y, x) for the seen axes."""
+        seen = [0.0, 0.0, 0.0]
+        for axis, (target, _) in enumerate(self.forward_transform):
+            seen[int(target)] = spacing[::-1][axis]
+        return tuple(seen[::-1])
