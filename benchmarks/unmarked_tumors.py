@@ -26,6 +26,7 @@ from scipy import ndimage
 
 from flare23_lib.evaluation.details import tumor_components
 from flare23_lib.images import header_for, read_labels, write_volume
+from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.phantom import FIVE_ORGANS, FLARE23_VALUES, ORGANS, Phantom, PhantomLayout, draw_phantom
 from flare23_lib.store import link_to, read_csv, read_json, write_json
 
@@ -51,6 +52,9 @@ MARKED = REPOSITORY / "benchmarks" / "unmarked_tumors_marked.yaml"
 
 ARMS = {"paper": "student", "second_look": "student_again", "all_marked": "student"}
 """Arm -> model."""
+
+AGAIN = ("tumor_again", "all_organs_again", "five_organs_again")
+"""The completions that look a second time."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,31 @@ def detection(results: Path, model: str, references: Path) -> dict[str, int]:
     return found
 
 
+def rediscovered(folder: Path) -> dict[str, int]:
+    """Return what the second look made of the tumors that nobody marked, and what it added or ignored beside them."""
+    results = folder / "unmarked" / "results"
+    counts = dict.fromkeys(("added", "ignored", "not_predicted", "false_added", "false_ignored"), 0)
+    around = np.ones((3, 3, 3))
+    for completion in AGAIN:
+        for row in read_csv(results / "completed_labels" / completion / "conflicts.csv"):
+            name = PhantomLayout().labels.format(number=int(row["case"].rpartition("_")[2]))
+            marked, truth = (
+                read_labels(folder / cohort / name).array == TUMOR for cohort in ("cohort", "cohort_marked")
+            )
+            made = read_labels(results / row["file"]).array
+            unmarked, count = ndimage.label(truth & ~marked, around)
+            for number in range(1, count + 1):
+                values = made[unmarked == number]
+                outcome = (
+                    "added" if (values == TUMOR).any() else "ignored" if (values == IGNORE_VALUE).any() else None
+                )
+                counts[outcome or "not_predicted"] += 1
+            for outcome, value in (("false_added", TUMOR), ("false_ignored", IGNORE_VALUE)):
+                found, count = ndimage.label((made == value) & ~marked, around)
+                counts[outcome] += count - len(set(np.unique(found[truth])) - {0})
+    return counts
+
+
 def run_seed(folder: Path, seed: int) -> dict:
     """Run the arms of a seed."""
     make_cohorts(folder, seed)
@@ -165,6 +194,7 @@ def run_seed(folder: Path, seed: int) -> dict:
         dsc = scores(results, model)
         figures[arm] = {"organs": dsc["organs"], "tumor": dsc.get("tumor", 0.0)}
         figures[arm] |= detection(results, model, folder / "cohort" / "validation-gt")
+    figures["rediscovered"] = rediscovered(folder)
     return figures
 
 
@@ -176,8 +206,10 @@ def summarize(runs: dict[int, dict]) -> dict:
         summary[arm] |= {name: sum(run[arm][name] for run in runs.values()) for name in ("tumors", "missed", "false")}
     caused = summary["paper"]["missed"] - summary["all_marked"]["missed"]
     gone = summary["paper"]["missed"] - summary["second_look"]["missed"]
+    outcomes = next(iter(runs.values()))["rediscovered"]
     return {
         "arms": summary,
+        "rediscovered": {name: sum(run["rediscovered"][name] for run in runs.values()) for name in outcomes},
         "caused": caused,
         "gone": gone,
         "share_gone": round(gone / caused, 3) if caused > 0 else None,
@@ -192,6 +224,7 @@ def format_table(summary: dict) -> str:
             f"{arm:<14}{row['organs']['mean']:>10.3f}{row['tumor']['mean']:>11.3f}{row['missed']:>8}{row['tumors']:>6}"
             f"{row['false']:>7}"
         )
+    lines.append(f"what the second look made of unmarked tumors: {summary['rediscovered']}")
     return "\n".join(lines) + f"\nmisses caused by missing marks: {summary['caused']}, gone: {summary['gone']}"
 
 
