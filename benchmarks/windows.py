@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from parity import MEDIUM, dice, lost_tumors
 from provenance import provenance
+from scipy import ndimage
 
 from flare23_lib.images import Geometry, Volume, header_for
 from flare23_lib.inference.bundle import load_bundle
@@ -59,10 +60,10 @@ def compare(folder: Path, phantoms: int) -> dict:
             figures = {
                 "windows": {"body": body.windows, "all": everything.windows},
                 "dsc": {"body": mean_dice(body.labels, truth), "all": mean_dice(everything.labels, truth)},
-                "body_against_all": agreement(body.labels, everything.labels),
+                "body_against_all": agreement(body.labels, everything.labels, truth),
             }
             if before is not None:
-                figures["all_against_all_at_the_step_before"] = agreement(everything.labels, before)
+                figures["all_against_all_at_the_step_before"] = agreement(everything.labels, before, truth)
             before = everything.labels
             images.setdefault(f"phantom {index}", {})[str(step)] = figures
             print(f"{folder.name}, phantom {index}, step {step}: {figures}", flush=True)
@@ -74,14 +75,23 @@ def mean_dice(labels: np.ndarray, truth: np.ndarray) -> float:
     return round(float(np.mean(list(dice(labels, truth, 1).values()))), 4)
 
 
-def agreement(labels: np.ndarray, others: np.ndarray) -> dict[str, float | int]:
-    """Return how far label maps agree in classes of 1,000 voxels or more, and the second's tumors that are lost."""
+def agreement(labels: np.ndarray, others: np.ndarray, truth: np.ndarray) -> dict[str, float | int]:
+    """Return how far label maps agree in classes of 1,000 voxels or more, and the second's tumors that are lost.
+
+    True tumors are tumors of the truth that the second map touches; they are lost if the first does not.
+    """
+    true, count = ndimage.label(truth == TUMOR, np.ones((3, 3, 3)))
+    first, second = (set(np.unique(true[made == TUMOR])) - {0} for made in (labels, others))
     scores = dice(labels, others, MEDIUM)
     return {
         "least_dice": round(min(scores.values()), 4),
         "least_dice_of_organs": round(min(score for name, score in scores.items() if int(name) != TUMOR), 4),
         "mean_dice": round(float(np.mean(list(scores.values()))), 4),
-        "lost_tumors": lost_tumors(labels, others),
+        "lost_components": lost_tumors(labels, others),
+        "true_tumors": count,
+        "found_true_tumors": len(second),
+        "lost_true_tumors": len(second - first),
+        "gained_true_tumors": len(first - second),
     }
 
 
