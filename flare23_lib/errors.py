@@ -39,6 +39,10 @@ class TrainingError(FlareError):
     """A training cannot start or go on."""
 
 
+class KilledError(FlareError):
+    """A process of a job was killed from outside; another attempt may succeed."""
+
+
 class BundleError(FlareError):
     """A model bundle or checkpoint cannot be used."""
 

@@ -36,5 +36,5 @@ CHANGE = 1
 EVALUATION = 2
 """Scores of a prediction."""
 
-EFFICIENCY = 1
+EFFICIENCY = 2
 """How a segmentation's time and memory are measured."""

@@ -33,7 +33,7 @@ def results(tmp_path, monkeypatch):
     write_json(results.bundle("student") / "model.json", {"name": "student", "labels": []})
     calls = tmp_path / "calls"
 
-    def command(bundle, image, device, threads):
+    def command(bundle, image, device, threads, precision):
         return [sys.executable, "-c", PREDICTION, str(image), str(calls)]
 
     monkeypatch.setattr(efficiency, "predict_command", command)
@@ -110,8 +110,9 @@ def test_without_validation_cases_it_says_what_to_set(results):
 def test_the_prediction_is_the_command_line_of_a_person(tmp_path):
     command = efficiency_command(tmp_path)
     assert command[1:4] == ["-m", "flare23_lib.cli", "predict"]
-    assert command[4:] == ["--model", str(tmp_path), "--input", "x.nii.gz", "--device", "cpu", "--threads", "2"]
+    assert command[4:] == ["--model", str(tmp_path), "--input", "x.nii.gz", "--device", "cpu", "--threads", "2",
+                           "--precision", "float32"]  # fmt: skip
 
 
 def efficiency_command(bundle):
-    return efficiency.predict_command(bundle, "x.nii.gz", "cpu", 2)
+    return efficiency.predict_command(bundle, "x.nii.gz", "cpu", 2, "float32")

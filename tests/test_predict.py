@@ -150,6 +150,11 @@ def test_labels_never_replace_images(images, tmp_path):
     assert (images / "case_1.nii.gz").read_bytes() == before
 
 
+def test_the_folder_of_the_images_is_refused_for_their_labels(images, tmp_path):
+    with pytest.raises(ImageError, match="holds the images"):
+        find_cases(images, tmp_path / "labels" / ".." / "images")
+
+
 def test_two_images_of_one_name_are_refused(images, tmp_path):
     (images / "case_1.nii").write_bytes(b"")
     with pytest.raises(ImageError, match=r"same case_1\.nii\.gz"):

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -245,6 +246,48 @@ def test_two_processes_share_a_batch(results):
     assert done.returncode == 0, done.stderr
     assert epochs(results) == [1, 2, 3, 4]
     assert read_json(results.training(MODEL))["gpus"] == 2
+
+
+def ranks_of(process):
+    task = Path("/proc") / str(process.pid) / "task" / str(process.pid) / "children"
+    children = map(int, task.read_text().split())
+    return [pid for pid in children if b"spawn_main" in (Path("/proc") / str(pid) / "cmdline").read_bytes()]
+
+
+def test_one_ctrl_c_reaches_all_processes_and_the_state_is_saved(results):
+    long = {"iterations_per_epoch": 5000, "epochs": 2, "gpus": 2}
+    started = command(results, checkpoint_minutes=0.002, **long)
+    process = subprocess.Popen(started, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(lambda: has_checkpoint(results), process)
+    before = checkpoints.mark(checkpoint_folder(results))
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGINT, said
+    assert said.strip().splitlines()[-1].startswith("flare23: stopped by SIGINT")
+    assert checkpoints.mark(checkpoint_folder(results)) != before
+
+
+def test_a_killed_process_of_several_ends_the_others_in_one_line_and_another_attempt_may_go_on(results):
+    long = {"iterations_per_epoch": 5000, "epochs": 2, "gpus": 2}
+    process = subprocess.Popen(command(results, checkpoint_minutes=0.002, **long), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: has_checkpoint(results), process)
+    os.kill(ranks_of(process)[-1], signal.SIGKILL)
+    said = process.communicate()[1]
+    assert process.returncode == 1
+    lines = [line for line in said.splitlines() if line.startswith("flare23: ")]
+    assert lines == [next(line for line in lines if "was killed by SIGKILL" in line)]
+    assert "Traceback" not in said
+    assert not list(results.root.glob("store/training/*/failed.json"))
+
+
+def test_weights_that_are_not_finite_are_never_saved():
+    network = torch.nn.Linear(2, 2)
+    trainer = SimpleNamespace(bare_network=network, _nan_error=lambda when: TrainingError(f"NaN {when}"))
+    FlareTrainer._check_weights(trainer)
+    with torch.no_grad():
+        network.weight[0, 0] = float("inf")
+    with pytest.raises(TrainingError, match="weights are not finite"):
+        FlareTrainer._check_weights(trainer)
 
 
 def test_a_training_that_goes_on_gives_its_workers_other_seeds(monkeypatch):

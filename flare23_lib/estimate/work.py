@@ -12,6 +12,7 @@ from flare23_lib.estimate.extents import Extent, Members, Sizes
 from flare23_lib.estimate.network import forward_macs, parameters
 from flare23_lib.estimate.throughputs import Figures, compute_figure, network_of
 from flare23_lib.inference.windows import window_starts
+from flare23_lib.pseudo_labels.rules import Rules
 from flare23_lib.resampling import resampled_shape
 from flare23_lib.store import fingerprint
 
@@ -210,7 +211,7 @@ class _Worker:
     def _completion(self, name: str) -> None:
         row = self.config.completion(name)
         cases = self.sizes.categories[row["category"]]
-        files = 2 if row["dropped_to"] == "next_class" else 1
+        files = 1 + (row["dropped_to"] == "next_class") + Rules.of(row).need_votes
         self._segmentation("pseudo-labels", name, row["teacher"], cases, files)
         voxels = cases.total(_stored)
         parts = (Part("complete", voxels), Part("written_labels", voxels))

@@ -106,6 +106,8 @@ def find_cases(inputs: Path, output: Path, shard: Shard | None = None) -> list[C
         cases = [Case(case_name(inputs), inputs, output)]
     else:
         cases = [Case(case_name(image), image, output / f"{case_name(image)}.nii.gz") for image in images]
+    if inputs.is_dir() and output.is_dir() and output.samefile(inputs):
+        raise ImageError(f"{output}: holds the images; give another folder for the labels")
     _refuse_collisions(cases)
     return [case for case in cases if shard is None or case.name in shard]
 

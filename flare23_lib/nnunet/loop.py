@@ -76,14 +76,14 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
             StoppedError: a signal asked for it; a checkpoint is written.
             TrainingError: the loss is NaN.
         """
-        with Signals() as signals:
+        with Signals(second_ends=not self.is_ddp) as signals:
             try:
                 self.on_train_start()
                 while self.current_epoch < self.num_epochs:
                     self._train_epoch(signals)
                     losses, dice = self._look_at_patches(signals)
                     self._end_epoch(losses, dice)
-                    self._stop_or_save(signals)
+                    self._stop_or_save(self._must_stop(signals))
                 self.on_train_end()
             finally:
                 self._end_workers()
@@ -109,10 +109,11 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
             self.epoch.seconds += time.perf_counter() - begun
             bar.set_postfix(loss=self.epoch.losses[-1] if self.epoch.losses else None, refresh=False)
             bar.update()
-            if self._must_stop(signals) or self._is_due():
+            stop = self._must_stop(signals)
+            if stop is not None or self._is_due():
                 self._note_loss(waiting)
                 waiting = None
-                self._stop_or_save(signals)
+                self._stop_or_save(stop)
         self._note_loss(waiting)
         bar.close()
 
@@ -142,8 +143,8 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
                 seen = self.validation_step(next(self.dataloader_val))
             losses.append(float(seen["loss"]))
             counts += np.stack([seen["tp_hard"], seen["fp_hard"], seen["fn_hard"]])
-            if self._must_stop(signals):
-                self._stop_or_save(signals)
+            if (stop := self._must_stop(signals)) is not None:
+                self._stop_or_save(stop)
         if self.is_ddp:
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(gathered, (losses, counts, self.epoch.losses))
@@ -192,32 +193,38 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
 
     # ------------------------------------------------------------------ survival
 
-    def _must_stop(self, signals: Signals) -> bool:
-        """Say whether a signal came, to this process or to one of those that train with it."""
+    def _must_stop(self, signals: Signals) -> int | None:
+        """Return the signal that came to this process or to one of those that train with it, the same in all."""
         if not self.is_ddp:
-            return signals.received is not None
+            return signals.received
         flag = torch.tensor([signals.received or 0], device=self.device)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        signals.received = int(flag) or None
-        return signals.received is not None
+        return int(flag) or None
 
     def _is_due(self) -> bool:
         return time.monotonic() - self._last_checkpoint >= self.checkpoint_seconds
 
-    def _stop_or_save(self, signals: Signals) -> None:
+    def _stop_or_save(self, signal: int | None) -> None:
         """Write a checkpoint if one is due or a signal came, and stop for the signal."""
         finished = self.current_epoch >= self.num_epochs
-        if signals.received is not None or (self._is_due() and not finished):
+        if signal is not None or (self._is_due() and not finished):
             self._save()
-        if signals.received is not None and not finished:
+        if signal is not None and not finished:
             place = f" in epoch {self.current_epoch + 1} after {len(self.epoch.losses)} iterations"
-            raise StoppedError(signals.received, place)
+            raise StoppedError(signal, place)
 
     def _save(self) -> None:
-        """Write the newest checkpoint, unless the weights may be spoiled already."""
+        """Write the newest checkpoint, unless the loss is NaN; TrainingError if the weights are already."""
         if self.local_rank == 0 and not self._nan_in_a_row:
+            self._check_weights()
             checkpoints.write_latest(Path(self.output_folder), self._content())
         self._last_checkpoint = time.monotonic()
+
+    def _check_weights(self) -> None:
+        """Raise TrainingError if a weight is not finite: a step can spoil them whose own loss was a number."""
+        finite = [torch.isfinite(weight).all() for weight in self.bare_network.parameters()]
+        if not torch.stack(finite).all():
+            raise self._nan_error("after the last iteration (weights are not finite)")
 
     def _content(self) -> dict[str, Any]:
         """Return a checkpoint in nnU-Net's form, with what makes a start in mid-epoch possible beside it."""
@@ -249,6 +256,7 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
         if self._nan_in_a_row:
             raise self._nan_error("in the last iteration")
         if self.local_rank == 0:
+            self._check_weights()
             folder = Path(self.output_folder)
             checkpoints.write(folder / checkpoints.FINAL, self._content())
             checkpoints.remove_intermediate(folder)

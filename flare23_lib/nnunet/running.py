@@ -6,6 +6,7 @@ import atexit
 import copy
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from flare23_lib.errors import TrainingError
+from flare23_lib.errors import KilledError, TrainingError
 from flare23_lib.nnunet.plans import CONFIGURATION
 from flare23_lib.nnunet.signals import Signals, StoppedError
 from flare23_lib.nnunet.trainer import FlareTrainer
@@ -80,6 +81,7 @@ def train(run: Run, prepare: Callable[[FlareTrainer], None] | None = None) -> Fl
     Raises:
         StoppedError: a signal asked for it; the state is saved.
         TrainingError: the loss is NaN.
+        KilledError: one of several processes was killed.
     """
     if run.processes > 1:
         _train_in_processes(run, prepare)
@@ -106,7 +108,17 @@ def _train_in_processes(run: Run, prepare: Callable[[FlareTrainer], None] | None
                 if signals.received is not None and not passed_on:
                     passed_on = True
                     for process in context.processes:
-                        os.kill(process.pid, signals.received)
+                        # They pass over SIGINT, which a terminal sends to them too.
+                        os.kill(process.pid, signal.SIGTERM)
+        except KeyboardInterrupt:
+            for process in context.processes:
+                process.kill()
+            raise
+        except torch.multiprocessing.ProcessExitedException as error:
+            if signals.received is not None:
+                raise StoppedError(signals.received) from error
+            how = f" by {error.signal_name}, probably for want of memory" if error.signal_name else ""
+            raise KilledError(f"process {error.error_index} of the training was killed{how}") from error
         except torch.multiprocessing.ProcessRaisedException as error:
             if signals.received is not None:
                 raise StoppedError(signals.received) from error
@@ -118,6 +130,7 @@ def _train_in_processes(run: Run, prepare: Callable[[FlareTrainer], None] | None
 
 def _train_part(rank: int, run: Run, port: int, prepare: Callable[[FlareTrainer], None] | None) -> None:
     """Train as one of several processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     backend = "nccl" if run.device.type == "cuda" else "gloo"

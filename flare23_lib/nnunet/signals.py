@@ -23,12 +23,17 @@ class StoppedError(FlareError):
 class Signals:
     """While it is entered, signals are noted instead of ending the process; a second SIGINT ends it.
 
+    Args:
+        second_ends: whether a second SIGINT does. Not in one of several processes, which a terminal's Ctrl-C reaches
+            both by itself and through the process that started them.
+
     Attributes:
         received: number of the signal that came, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, second_ends: bool = True) -> None:
         self.received: int | None = None
+        self._second_ends = second_ends
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Signals:
@@ -41,6 +46,6 @@ class Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
+        if self._second_ends and number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flare23_lib.errors import FlareError, TrainingError
+from flare23_lib.errors import FlareError, KilledError, TrainingError
 from flare23_lib.store import read_json, write_json
 
 FAILED = "failed.json"
@@ -52,6 +52,8 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
     write_json(counted, known)
     try:
         yield
+    except KilledError:
+        raise
     except FlareError as error:
         if isinstance(error, stopped):
             write_json(counted, known | {"stopped": known["stopped"] + 1})

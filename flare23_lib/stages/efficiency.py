@@ -116,7 +116,9 @@ def measure(
             item = folder.item(case.case, inputs)
             note = item.read()
             if note is None:
-                command = predict_command(results.bundle(model), Path(case.image), device, threads)
+                command = predict_command(
+                    results.bundle(model), Path(case.image), device, threads, inference["precision"]
+                )
                 try:
                     note = _measure_case(case, command, gpu, item, inputs)
                 except EvaluationError as error:
@@ -140,10 +142,10 @@ def _link_curves(folder: Path, curves: Mapping[str, Path]) -> None:
         link_to(folder / name, target)
 
 
-def predict_command(bundle: Path, image: Path, device: str, threads: int) -> list[str]:
+def predict_command(bundle: Path, image: Path, device: str, threads: int, precision: str) -> list[str]:
     """Return the command that segments one image; it still wants its `--output`."""
     command = [sys.executable, "-m", "flare23_lib.cli", "predict", "--model", str(bundle), "--input", str(image)]
-    return [*command, "--device", device, "--threads", str(threads)]
+    return [*command, "--device", device, "--threads", str(threads), "--precision", precision]
 
 
 def _measure_case(

@@ -190,15 +190,18 @@ def _read_ahead(paths: Sequence[str | Path]) -> Iterator[Volume]:
 
 
 def _segment_case(engine, volume: Volume, item: Item, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    segmentation = engine.segment(volume, inputs["exclude"], inputs.get("votes", False))
+    header, votes = volume.header, inputs.get("votes", False)
+    prepared = engine.prepare(volume, inputs["exclude"], votes)
+    del volume  # the engine's plan of memory has no place for it from here on
+    segmentation = engine.infer(prepared, inputs["exclude"], votes)
     suffixes = [LABELS]
     if segmentation.alternative is not None:
-        write_volume(item.file(NEXT_CLASS), segmentation.alternative, volume.header)
+        write_volume(item.file(NEXT_CLASS), segmentation.alternative, header)
         suffixes.append(NEXT_CLASS)
     if segmentation.votes is not None:
-        write_volume(item.file(VOTES), segmentation.votes, volume.header)
+        write_volume(item.file(VOTES), segmentation.votes, header)
         suffixes.append(VOTES)
-    write_volume(item.file(LABELS), segmentation.labels, volume.header)
+    write_volume(item.file(LABELS), segmentation.labels, header)
     values = {label.name: str(label.value) for label in engine.model.labels}
     measures = {
         "agreement": {values[name]: score for name, score in segmentation.agreement.items()},
