@@ -144,7 +144,7 @@ def test_labels_never_replace_images(images, tmp_path):
     (images / "case_1_0000.nii.gz").rename(images / "case_1.nii.gz")
     before = (images / "case_1.nii.gz").read_bytes()
     with pytest.raises(ImageError, match="would replace it"):
-        run(images, images, overwrite=True)
+        run(images / "case_1.nii.gz", images, overwrite=True)
     with pytest.raises(ImageError, match="must be a folder"):
         run(images, tmp_path / "x.nii.gz")
     assert (images / "case_1.nii.gz").read_bytes() == before
@@ -152,7 +152,7 @@ def test_labels_never_replace_images(images, tmp_path):
 
 def test_the_folder_of_the_images_is_refused_for_their_labels(images, tmp_path):
     with pytest.raises(ImageError, match="holds the images"):
-        find_cases(images, tmp_path / "labels" / ".." / "images")
+        find_cases(images, images / ".." / images.name)
 
 
 def test_two_images_of_one_name_are_refused(images, tmp_path):
