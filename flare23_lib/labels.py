@@ -13,8 +13,8 @@ from flare23_lib.errors import ConfigError, ImageError
 IGNORE_VALUE = 255
 """Value of voxels that training passes over, in the label files we write."""
 
-RESERVED = ("background", "ignore")
-"""Names that nnU-Net's dataset.json and our tables have for voxels without a label."""
+RESERVED = ("background", "ignore", "organs")
+"""Names that nnU-Net's dataset.json has for voxels without a label, and our tables for the mean."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class LabelMap:
                     raise ConfigError(f"labels: the {field} {item!r} is given twice")
         for label in labels:
             if label.name in RESERVED:
-                raise ConfigError(f"labels: the name {label.name!r} is kept for voxels that have none")
+                raise ConfigError(f"labels: the name {label.name!r} is kept for other things")
         return cls(labels)
 
     @property

@@ -207,11 +207,15 @@ class Item:
 
     def read(self) -> dict[str, Any] | None:
         """Return the note if the item is whole, otherwise None."""
+        note = self.note()
+        return note if note is not None and not self.missing(note) else None
+
+    def note(self) -> dict[str, Any] | None:
+        """Return the note, whether or not the files are there; None without one."""
         try:
-            note = json.loads(self.note_path.read_text(encoding="utf-8"))
+            return json.loads(self.note_path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-        return note if not self.missing(note) else None
 
     def missing(self, note: Mapping[str, Any]) -> list[Path]:
         """Return the files that the note lists and that are not there as they were written."""

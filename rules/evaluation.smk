@@ -114,11 +114,12 @@ rule paper_tables:
     params:
         results=results,
         settings=CONFIG.settings("tables"),
+        folder=f"{R}/evaluation/tables",
     shell:
         "flare23 stage paper-tables"
         " --results {params.results:q}"
         " --settings {params.settings:q}"
-        " --output $(dirname {output.tables[0]:q})"
+        " --output {params.folder:q}"
         " > {log:q} 2>&1"
 
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,3 +219,24 @@ def test_hidden_folders_hold_no_cases(tmp_path):
     found = cohort.survey()
     assert [case.case for case in found.cases] == before
     assert found.faults == []
+
+
+def test_an_empty_validation_label_counts_as_none_if_that_is_wanted(tmp_path):
+    cohort = small_cohort(tmp_path)
+    label = next(case.label for case in cohort.survey().cases if case.split == "validation")
+    write(Path(label), 0 * label_array(1))
+    settings = {**SETTINGS, "faults": {**SETTINGS["faults"], "empty_label": "unlabeled"}}
+    found = survey(cohort.root, settings, tmp_path / "memory.jsonl")
+    case = next(case for case in found.cases if case.split == "validation")
+    assert (case.label, case.label_id, case.status) == (None, "", "warned")
+
+
+def test_the_listing_changes_when_a_twin_or_a_stray_file_appears(tmp_path):
+    cohort = small_cohort(tmp_path)
+    layout = SETTINGS["layout"]
+    seen = [listing(cohort.root, layout)]
+    image = cohort.image_path("a")
+    for path in (image.with_suffix(""), image.with_name("stray.nii.gz")):
+        path.write_bytes(b"")
+        seen.append(listing(cohort.root, layout))
+    assert len(set(map(tuple, seen))) == 3

@@ -109,6 +109,7 @@ def leave_out_by(name):
         ({"models": {"student": 5}}, "models.student: 5 is not of type 'object'"),
         ({"model_defaults": 5}, "model_defaults: 5 is not of type 'object'"),
         ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is kept"),
+        ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is kept"),
         ({"labels": [{"name": "background", "value": 1, "tolerance_mm": 1}]}, "'background' is kept"),
         ({"models": {"student": {"trainning": {}}}}, "trainning"),
         ({"models": {"student": {"network": "stunet_gigantic"}}}, "models.student.network"),

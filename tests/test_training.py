@@ -25,7 +25,7 @@ from flare23_lib.nnunet.trainer import FlareTrainer
 from flare23_lib.stages.attempts import attempt
 from flare23_lib.stages.results import Results
 from flare23_lib.stages.training import CHECKPOINTS
-from flare23_lib.store import read_csv, read_json
+from flare23_lib.store import Shard, read_csv, read_json
 
 
 def run(results, **options):
@@ -278,6 +278,16 @@ def test_a_killed_process_of_several_ends_the_others_in_one_line_and_another_att
     assert lines == [next(line for line in lines if "was killed by SIGKILL" in line)]
     assert "Traceback" not in said
     assert not list(results.root.glob("store/training/*/failed.json"))
+
+
+def test_a_training_without_cases_is_given_up_at_once(results):
+    record = results.shard("preprocessed", MODEL, Shard(0, 1))
+    record.write_text(record.read_text().splitlines()[0] + "\n")
+    first = run(results)
+    assert first.returncode == 1
+    assert "no case to train on" in first.stderr
+    second = run(results, attempt=2)
+    assert "given up in this run of the workflow: student: no case to train on" in second.stderr
 
 
 def test_weights_that_are_not_finite_are_never_saved():

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from conftest import CHAIN, CONFIGURATION, flare23, run_snakemake
+from conftest import CHAIN, CONFIGURATION, REPOSITORY, flare23, run_snakemake
 
 from flare23_lib import store
 from flare23_lib.store import read_csv, read_json
@@ -88,3 +88,24 @@ def test_half_done_work_stays_while_it_cannot_be_told_from_leftovers(leftover):
     assert done.returncode == 0, done.stderr
     assert before - files(chain) == {path for path in left if path.name.startswith(store.TEMPORARY_MARK)}
     assert "goes on from its last checkpoint" in flare23(chain, "status", *CONFIGURATION).stdout
+
+
+def test_what_follows_from_a_lost_label_of_a_first_look_is_still_known(chain, tmp_path):
+    second = tmp_path / "second.yaml"
+    second.write_text(
+        CHAIN.read_text() + "\ncompletions:\n  again: {category: tumor, teacher: tumor_teacher, on_top_of: tumor, "
+        "dropped_to: next_class}\n"
+    )
+    options = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(second)]
+    done = run_snakemake(chain, "--", "results/completed_labels/again/conflicts.csv", configfile=second)
+    assert done.returncode == 0, done.stderr
+    before = flare23(chain, "store", "list", *options).stdout
+    row = read_csv(chain / "results/completed_labels/tumor/conflicts.csv")[0]
+    (chain / "results" / row["file"]).unlink()
+    lost = flare23(chain, "status", *options).stdout
+    assert [line.split()[2:4] for line in lost.splitlines() if line.startswith("completion")][-1] == ["2", "-"]
+    assert "0.0" in before
+    name = (chain / "results" / row["file"]).name.removesuffix(".nii.gz")
+    (chain / "results" / row["file"]).with_name(f"{name}.json").unlink()
+    done = clean(chain, "--configfile", str(CHAIN), str(second))
+    assert "the labels of tumor" in done.stdout

@@ -145,12 +145,14 @@ def find_in(images: Path, labels: Path, unlabeled: Path | None, layout: Mapping)
 
 
 def listing(cohort: Path, layout: Mapping) -> list[tuple[str, int, int]]:
-    """Return (path, size in bytes, modification time in ns) of every file that `find` finds.
+    """Return (path, size in bytes, modification time in ns) of every file that `find` finds or reports.
 
     It changes whenever the scan has something new to read, and takes no look into any file.
     """
     rows = []
-    for path in find(cohort, layout).files():
+    found = find(cohort, layout)
+    twins = [twin.with_suffix("") for twin in found.twins]
+    for path in [*found.files(), *twins, *found.others]:
         try:
             status = path.stat()
         except OSError:

@@ -111,7 +111,10 @@ class _Surveyor:
     def validation(self, images: Mapping[str, list[Path]], labels: Mapping[str, list[Path]]) -> None:
         """Look at all validation cases. They have no category."""
         for name, paths in images.items():
-            self.cases.append(self._case(name, "validation", paths, labels.get(name, [])))
+            case = self._case(name, "validation", paths, labels.get(name, []))
+            if self._has(name, "empty_label") and self.severities["empty_label"] == UNLABELED:
+                case = replace(case, label=None, label_id="")
+            self.cases.append(case)
         self._without_image(images, labels)
 
     def whole_cohort(self) -> None:

@@ -92,7 +92,7 @@ def evaluate_folders(
     write_metrics(output / "metrics.csv", rows, labels)
     write_summary(output / "summary.csv", rows, labels, unseen)
     if with_details:
-        write_details(output, details, labels)
+        write_details(output, details, labels, unseen)
     return Report(
         cases=len(rows),
         scored=sum(row["status"] == OK for row in rows),
@@ -109,13 +109,18 @@ def detail_tables(labels: LabelMap) -> list[str]:
     return ["distances.csv", *(["tumors.csv", "detection.csv"] if labels.tumors else [])]
 
 
-def write_details(folder: Path, details: list[Details], labels: LabelMap) -> None:
-    """Write distances.csv (a row per case and class) and, if there are tumor labels, tumors.csv and detection.csv."""
-    store.write_csv(folder / "distances.csv", DISTANCE_COLUMNS, (row for case in details for row in case.distances))
+def write_details(folder: Path, details: list[Details], labels: LabelMap, unseen: Collection[str] = ()) -> None:
+    """Write distances.csv (a row per case and class) and, if there are tumor labels, tumors.csv and detection.csv.
+
+    Classes that the model never saw in training (`unseen`) are left out.
+    """
+    seen = LabelMap(tuple(label for label in labels.labels if label.name not in unseen))
+    distances = [row for case in details for row in case.distances if row["class"] in seen.names]
+    store.write_csv(folder / "distances.csv", DISTANCE_COLUMNS, distances)
     if labels.tumors:
-        tumors = [row for case in details for row in case.tumors]
+        tumors = [row for case in details for row in case.tumors if row["class"] in seen.names]
         store.write_csv(folder / "tumors.csv", TUMOR_COLUMNS, tumors)
-        store.write_csv(folder / "detection.csv", DETECTION_COLUMNS, detection(tumors, labels))
+        store.write_csv(folder / "detection.csv", DETECTION_COLUMNS, detection(tumors, seen))
 
 
 def _files(folder: Path, kind: str) -> dict[str, Path]:

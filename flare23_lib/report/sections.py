@@ -16,6 +16,7 @@ from flare23_lib.cohort.table import Case, read_cases
 from flare23_lib.config import Config
 from flare23_lib.errors import FlareError
 from flare23_lib.evaluation.efficiency import CURVES
+from flare23_lib.evaluation.paper_tables import table_names
 from flare23_lib.report.boxes import draw_boxes
 from flare23_lib.report.efficiency import draw_memory, draw_phases
 from flare23_lib.report.page import Block, Grid, Picture, Section, Words
@@ -223,7 +224,10 @@ def scores(run: Run) -> Section:
 
 
 def paper_table(run: Run, name: str) -> list[Block]:
-    """Return one of the paper's tables as the evaluation set it out; nothing if it has not."""
+    """Return one of the paper's tables as the evaluation set it out; nothing if it has not, or not for this run."""
+    evaluation = run.config["evaluation"]
+    if name not in table_names(run.config.labels, evaluation["compare"], evaluation["efficiency_cases"] > 0):
+        return []
     path = run.results.root / "evaluation" / "tables" / f"{name}.md"
     return [read_markdown(path.read_text(encoding="utf-8"))] if path.exists() else []
 
@@ -249,7 +253,7 @@ def efficiency(run: Run) -> Section:
     blocks = paper_table(run, "table8")
     for name in run.config.evaluated:
         rows = run.rows("evaluation", name, "efficiency.csv")
-        if rows:
+        if rows and run.config["evaluation"]["efficiency_cases"]:
             blocks += memory(run, name, rows)
     if not blocks:
         text = "Inference was not measured: set evaluation.efficiency_cases to the number of cases to measure."

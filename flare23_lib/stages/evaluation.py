@@ -55,7 +55,7 @@ def evaluate(
         pairs, labels, settings["mode"], unseen, processes, memory_mb, with_details=settings["details"]
     )
     if settings["details"]:
-        write_details(metrics.parent, details, labels)
+        write_details(metrics.parent, details, labels, unseen)
     write_metrics(metrics, rows, labels)
     write_summary(summary, rows, labels, unseen)
     log.info("%s on %d validation cases\n%s", model, len(pairs), format_summary(summary))

@@ -92,7 +92,7 @@ def pseudo_label(
     cases = [case for case in usable_cases(results.cases, "training", settings["category"]) if case.case in shard]
     bases = base_rows(results, base)
     exclude, votes = exclusion(settings, bases), Rules.of(settings).need_votes
-    lock_name = f"{completion}-{shard}"
+    lock_name = f"{settings['category']}-{shard}"  # other completions of the category share its segmentations
     _segment(results, teacher, cases, exclude, votes, inference, device, threads, lock_name, output, True)
 
 

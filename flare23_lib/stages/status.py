@@ -237,18 +237,24 @@ class _Planner:
             self.plan.steps.append(Step("completion", name, len(cases), len(cases)))
             return
         folder = completion_folder(self.results, settings)
-        rows, to_do = [], 0
+        rows, to_do, nameless = [], 0, 0
         for case, segmentation in zip(cases, items, strict=True):
             prediction = self.results.relative(segmentation.file(LABELS))
             item, _ = completed_item(folder, case, prediction, bases)
             note = self._whole(item)
             to_do += note is None
-            present = " ".join(map(str, note["results"]["labels_present"])) if note else ""
+            known = note or item.note()  # what is gone held the same
+            nameless += known is None
+            present = " ".join(map(str, known["results"]["labels_present"])) if known else ""
             rows.append(
                 {"case": case.case, "file": self.results.relative(item.file(LABELS)), "labels_present": present}
             )
         # What a second look would build on is only known once the first is made.
         self.plan.steps.append(Step("completion", name, len(cases), to_do))
+        if nameless and any(
+            self.config.completion(other).get("on_top_of") == name for other in self.config.completions
+        ):
+            self.plan.unknown.append(f"the labels of {name}")
         changes = self._changes(settings, rows, items)
         if changes is None:
             self.completed[name] = None

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import platform
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,11 +108,7 @@ def train(
         StoppedError: a signal asked for it; the state is saved.
     """
     rows = read_shards(results, "preprocessed", model, shards)
-    if not rows:
-        raise TrainingError(f"{model}: no case to train on; {results.cases} and quarantine.csv beside it say why")
     seen = sorted({int(value) for row in rows for value in row["labels_present"].split()})
-    if not seen:
-        raise TrainingError(f"{model}: none of its {len(rows)} cases holds a label")
     folder = training_folder(results, settings, rows).create()
     with lock(folder.path / ".lock", lambda: log.info("another job trains this model; waiting for it")):
         item = weights_item(folder)
@@ -129,6 +124,11 @@ def train(
 
             where = folder.path / CHECKPOINTS
             with attempt(folder.path, way.attempt, lambda: checkpoints.mark(where), StoppedError):
+                if not rows:
+                    where_from = f"{results.cases} and quarantine.csv beside it say why"
+                    raise TrainingError(f"{model}: no case to train on; {where_from}")
+                if not seen:
+                    raise TrainingError(f"{model}: none of its {len(rows)} cases holds a label")
                 initial = None if pretrained is None else InitialWeights(pretrained, folder.path / TABLE)
                 note = _train(results, settings, label_names, rows, folder, way, initial)
     publish(folder.path, output)
@@ -166,7 +166,6 @@ def _train(
     from flare23_lib.nnunet.running import Run
     from flare23_lib.nnunet.running import train as run
 
-    started = time.time()
     preprocessed = folder.path / "preprocessed" / nnunet_plans.DATASET_NAME
     link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, results.root, rows)
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
@@ -189,7 +188,7 @@ def _train(
             "checkpoint": results.relative(Path(trainer.output_folder) / "checkpoint_final.pth"),
             "weights_sha256": file_sha256(item.file(WEIGHTS)),
             "epochs": trainer.num_epochs,
-            "seconds": round(time.time() - started, 1),
+            "seconds": round(sum(row["seconds"] for row in trainer.history), 1),
             "epoch_seconds": statistics.median(row["seconds"] for row in trainer.history),
             "threads": way.threads,
             "device": str(chosen),
