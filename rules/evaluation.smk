@@ -114,7 +114,7 @@ rule paper_tables:
     params:
         results=results,
         settings=CONFIG.settings("tables"),
-        folder=f"{R}/evaluation/tables",
+        folder=lambda wildcards, output: Path(output.tables[0]).parent,
     shell:
         "flare23 stage paper-tables"
         " --results {params.results:q}"

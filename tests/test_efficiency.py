@@ -42,7 +42,7 @@ def results(tmp_path, monkeypatch):
 
 def measure(results, cases=2, threads=2, inference=None):
     output = results.root / "evaluation" / "student" / "efficiency.csv"
-    efficiency.measure(results, "student", inference or {"step": 0.8}, cases, "cpu", threads, output)
+    efficiency.measure(results, "student", inference or {"step": 0.8, "precision": "float32"}, cases, "cpu", threads, output)
     return read_csv(output)
 
 
@@ -72,7 +72,7 @@ def test_what_was_measured_is_kept_and_only_what_is_new_is_measured(results):
     assert sorted(path.name for path in (results.root / "evaluation/student/curves").iterdir()) == ["a.csv"]
 
 
-@pytest.mark.parametrize("change", [{"threads": 1}, {"inference": {"step": 0.5}}])
+@pytest.mark.parametrize("change", [{"threads": 1}, {"inference": {"step": 0.5, "precision": "float32"}}])
 def test_another_setting_is_another_measurement(results, change):
     measure(results, cases=1)
     measure(results, cases=1, **change)
