@@ -42,7 +42,8 @@ def results(tmp_path, monkeypatch):
 
 def measure(results, cases=2, threads=2, inference=None):
     output = results.root / "evaluation" / "student" / "efficiency.csv"
-    efficiency.measure(results, "student", inference or {"step": 0.8, "precision": "float32"}, cases, "cpu", threads, output)
+    inference = inference or {"step": 0.8, "precision": "float32"}
+    efficiency.measure(results, "student", inference, cases, "cpu", threads, output)
     return read_csv(output)
 
 
