@@ -160,7 +160,7 @@ def rediscovered(folder: Path) -> dict[str, int]:
     around = np.ones((3, 3, 3))
     for completion in AGAIN:
         for row in read_csv(results / "completed_labels" / completion / "conflicts.csv"):
-            name = PhantomLayout().labels.format(number=int(row["case"].rpartition("_")[2]))
+            name = Path(PhantomLayout().labels).parent / f"{row['case']}.nii.gz"
             marked, truth = (
                 read_labels(folder / cohort / name).array == TUMOR for cohort in ("cohort", "cohort_marked")
             )

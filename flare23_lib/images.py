@@ -23,6 +23,8 @@ from isal import igzip, isal_zlib
 from flare23_lib.errors import ImageError
 from flare23_lib.store import atomic_path
 
+SUFFIXES = (".nii.gz", ".nii")
+
 MOST_EXTENSIONS = 1 << 30
 """Bytes before the voxels, beyond which a header's offset is not believed."""
 
@@ -64,6 +66,12 @@ class Volume:
     array: np.ndarray
     geometry: Geometry
     header: nib.Nifti1Header
+
+
+def stem(path: Path) -> str | None:
+    """Return a file's name without NIfTI's suffix; None if the file is not NIfTI by its name."""
+    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+    return None if suffix is None else path.name.removesuffix(suffix)
 
 
 def describe_axes(geometry: Geometry) -> str:

@@ -97,7 +97,7 @@ class _Surveyor:
             if labeled and not label:
                 self.fault(name, paths[0], "image_without_label", "there is no label of that name")
             case = self._case(name, "training", paths, label)
-            empty = self._has(name, "empty_label") and self.severities["empty_label"] == UNLABELED
+            empty = self._counts_as_unlabeled(name)
             present = None if case.label is None or empty else set(case.voxels)
             category = categorise(present, self.categories)
             if category is not None:
@@ -108,11 +108,15 @@ class _Surveyor:
             self.cases.append(case)
         self._without_image(images, labels)
 
+    def _counts_as_unlabeled(self, name: str) -> bool:
+        """Say whether a case's label is empty and the configuration takes that for none."""
+        return self._has(name, "empty_label") and self.severities["empty_label"] == UNLABELED
+
     def validation(self, images: Mapping[str, list[Path]], labels: Mapping[str, list[Path]]) -> None:
         """Look at all validation cases. They have no category."""
         for name, paths in images.items():
             case = self._case(name, "validation", paths, labels.get(name, []))
-            if self._has(name, "empty_label") and self.severities["empty_label"] == UNLABELED:
+            if self._counts_as_unlabeled(name):
                 case = replace(case, label=None, label_id="")
             self.cases.append(case)
         self._without_image(images, labels)

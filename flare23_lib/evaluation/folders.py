@@ -18,11 +18,10 @@ from flare23_lib.evaluation.details import (
     detection,
 )
 from flare23_lib.evaluation.tables import write_metrics, write_summary
+from flare23_lib.images import SUFFIXES, stem
 from flare23_lib.labels import LabelMap
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -133,10 +132,9 @@ def _files(folder: Path, kind: str) -> dict[str, Path]:
         raise EvaluationError(f"{folder}: there is no such folder of {kind}s")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
-        if suffix is None or path.name.startswith("."):
+        case = stem(path)
+        if case is None or path.name.startswith("."):
             continue
-        case = path.name.removesuffix(suffix)
         if case in files:
             raise EvaluationError(f"{path}: {files[case].name} lies beside it; keep one of the two {kind}s")
         files[case] = path

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flare23_lib.errors import BundleError, ImageError
-from flare23_lib.images import Stream, Volume, open_volume, read_geometry, read_volume
+from flare23_lib.images import SUFFIXES, Stream, Volume, open_volume, read_geometry, read_volume, stem
 from flare23_lib.store import Shard
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".nii.gz", ".nii")
 CHANNEL_SUFFIX = "_0000"
 """What nnU-Net and FLARE append to an image's name, and its labels' name lacks."""
 
@@ -68,10 +67,8 @@ class Reading:
 
 def case_name(path: Path) -> str | None:
     """Return the name of an image's case, `X` for `X_0000.nii.gz`; None if the file is not NIfTI by its name."""
-    for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix).removesuffix(CHANNEL_SUFFIX)
-    return None
+    name = stem(path)
+    return None if name is None else name.removesuffix(CHANNEL_SUFFIX)
 
 
 def find_cases(inputs: Path, output: Path, shard: Shard | None = None) -> list[Case]:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -220,7 +221,17 @@ def draw_phantom(
     coarseness: float = 1.0,
     variation: Variation = VARIATION,
 ) -> Phantom:
-    """Draw one case; the arguments are those of `draw`."""
+    """Draw one case.
+
+    Args:
+        rng: source of everything that varies.
+        tumors: draw 1 to 3 tumors inside organs.
+        gallbladder: False draws a patient without one.
+        flipped: store x and y from right to left and front to back (LPS) instead of RAS; the anatomy in the
+            world is the same.
+        coarseness: factor on the voxel size.
+        variation: how much bodies and scans differ.
+    """
     shape, affine, center = voxel_grid(rng, variation, coarseness, flipped)
     frame = place_body(rng, variation, shape, affine, center)
     phase = uniform(rng, variation.phase)
@@ -243,36 +254,12 @@ def draw_phantom(
     return Phantom(_degrade(canvas.hu, frame, rng, noise), canvas.labels, mask, affine)
 
 
-def draw(
-    rng: np.random.Generator,
-    *,
-    tumors: bool = False,
-    gallbladder: bool = True,
-    flipped: bool = False,
-    coarseness: float = 1.0,
-    variation: Variation = VARIATION,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw one case.
-
-    Args:
-        rng: source of everything that varies.
-        tumors: draw 1 to 3 tumors inside organs.
-        gallbladder: False draws a patient without one.
-        flipped: store x and y from right to left and front to back (LPS) instead of RAS; the anatomy in the
-            world is the same.
-        coarseness: factor on the voxel size.
-        variation: how much bodies and scans differ.
+def draw(rng: np.random.Generator, **options: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw one case as `draw_phantom` does, with its arguments.
 
     Returns:
         Image (z, y, x) int16 in HU; labels (z, y, x) uint8 with FLARE23's values; affine 4x4 from voxel (x, y, z) to
         world in RAS+ mm.
     """
-    phantom = draw_phantom(
-        rng,
-        tumors=tumors,
-        gallbladder=gallbladder,
-        flipped=flipped,
-        coarseness=coarseness,
-        variation=variation,
-    )
+    phantom = draw_phantom(rng, **options)
     return phantom.image, phantom.labels, phantom.affine
