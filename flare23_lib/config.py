@@ -356,7 +356,7 @@ class Config:
         """What the cost of a run follows from, the cases apart."""
         return {key: self[key] for key in ("labels", "categories", "scan", "completions", "models", "device")}
 
-    def settings(self, stage: str, name: str | None = None) -> str:
-        """Return a stage's settings as canonical JSON, as the workflow passes them on."""
+    def settings(self, stage: str, name: str | None = None) -> dict:
+        """Return a stage's settings as the workflow passes them on: plain data, keys in the alphabet's order."""
         function = getattr(self, f"{stage}_settings")
-        return json.dumps(function() if name is None else function(name), sort_keys=True)
+        return json.loads(json.dumps(function() if name is None else function(name), sort_keys=True))

@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,6 +92,22 @@ def _umask() -> int:
     return mask
 
 
+def remove_partial(folder: Path) -> int:
+    """Remove what killed writers left half-written in and below a folder; return the bytes that it freed.
+
+    Nothing may be writing there.
+    """
+    freed = 0
+    for path in list(folder.rglob(TEMPORARY_MARK + "*")):
+        if path.is_dir():
+            freed += sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+            shutil.rmtree(path)
+        else:
+            freed += path.lstat().st_size
+            path.unlink()
+    return freed
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as temporary:
@@ -99,7 +116,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write a JSON file atomically, indented, keys in the order given."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, _json_text(content))
+
+
+def keep_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file unless it says just that already, and so leave its time of change alone."""
+    path, text = Path(path), _json_text(content)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+def _json_text(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: str | Path) -> Any:

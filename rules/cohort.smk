@@ -8,6 +8,14 @@
 
 rule cohort:
     """Find, read, check and categorise all cases."""
+    input:
+        settings=told(
+            "cohort",
+            version=versions.SCAN,
+            cohort=CONFIG["cohort"],
+            settings=CONFIG.settings("cohort"),
+            listing=LISTING,
+        ),
     output:
         cases=f"{R}/cohort/cases.csv",
         quarantine=report(
@@ -33,15 +41,10 @@ rule cohort:
         runtime=more(240),
     params:
         results=results,
-        version=versions.SCAN,
-        cohort=CONFIG["cohort"],
-        settings=CONFIG.settings("cohort"),
-        listing=LISTING,
     shell:
         "flare23 stage cohort"
-        " --cohort {params.cohort:q}"
         " --results {params.results:q}"
-        " --settings {params.settings:q}"
+        " --settings {input.settings:q}"
         " --threads {threads}"
         " --output {output.cases:q}"
         " > {log:q} 2>&1"
@@ -51,6 +54,7 @@ rule estimate:
     """Say what the run costs; a target of its own."""
     input:
         cases=f"{R}/cohort/cases.csv",
+        settings=told("estimate", settings=CONFIG.settings("estimate")),
     output:
         estimate=report(
             f"{R}/cohort/estimate.csv",
@@ -69,10 +73,9 @@ rule estimate:
         runtime=more(10),
     params:
         results=results,
-        settings=CONFIG.settings("estimate"),
     shell:
         "flare23 stage estimate"
         " --results {params.results:q}"
-        " --settings {params.settings:q}"
+        " --settings {input.settings:q}"
         " --output {output.estimate:q}"
         " > {log:q} 2>&1"

@@ -16,7 +16,7 @@ from flare23_lib.evaluation.folders import detail_tables
 from flare23_lib.evaluation.formats import FORMATS
 from flare23_lib.evaluation.paper_tables import table_names
 from flare23_lib.evaluation.tables import format_summary
-from flare23_lib.store import fingerprint
+from flare23_lib.store import fingerprint, keep_json
 
 try:
     for file in workflow.configfiles:
@@ -61,9 +61,34 @@ def shards(stage):
     return [f"{index}-of-{SHARDS[stage]}" for index in range(SHARDS[stage])]
 
 
+def told(rule, *names, **parts):
+    """A function that gives the file of what shapes a rule's results, for its `input`; parts may be functions.
+
+    The file is rewritten when what it says changes, and the rule's jobs run again. As `params` the same would be
+    remembered in `.snakemake` alone, and forgotten by whoever starts Snakemake in another folder.
+    """
+
+    def file(wildcards):
+        path = "/".join([R, "settings", rule, *(wildcards[name] for name in names)]) + ".json"
+        keep_json(path, {part: value(wildcards) if callable(value) else value for part, value in parts.items()})
+        return path
+
+    return file
+
+
 def stage_settings(stage, wildcard):
-    """A function that gives a stage's settings for a rule's `params`."""
+    """A function that gives a stage's settings of a model or completion."""
     return lambda wildcards: CONFIG.settings(stage, wildcards[wildcard])
+
+
+def teacher_name(wildcards):
+    """The name of a completion's teacher."""
+    return CONFIG.completion(wildcards.completion)["teacher"]
+
+
+def base_name(wildcards):
+    """The name of the completion that a completion builds on; None without one."""
+    return CONFIG.completion(wildcards.completion).get("on_top_of")
 
 
 def completed_labels(wildcards):
@@ -103,19 +128,13 @@ def bundle(model):
 
 def teacher(wildcards):
     """The bundle of a completion's teacher."""
-    return bundle(CONFIG.completion(wildcards.completion)["teacher"])
+    return bundle(teacher_name(wildcards))
 
 
 def base(wildcards):
     """The record of the completion that a completion builds on; empty without one."""
-    name = CONFIG.completion(wildcards.completion).get("on_top_of")
+    name = base_name(wildcards)
     return f"{R}/completed_labels/{name}/conflicts.csv" if name else []
-
-
-def base_option(wildcards):
-    """The command's option for it."""
-    name = CONFIG.completion(wildcards.completion).get("on_top_of")
-    return f"--base {name}" if name else ""
 
 
 def compared(wildcards):

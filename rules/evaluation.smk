@@ -11,6 +11,7 @@ rule evaluate:
         cases=f"{R}/cohort/cases.csv",
         training=f"{R}/training/{{model}}/training.json",
         predictions=f"{R}/predictions/{{model}}/predictions.csv",
+        settings=told("evaluate", version=versions.EVALUATION, settings=CONFIG.settings("evaluation")),
     output:
         metrics=report(
             f"{R}/evaluation/{{model}}/metrics.csv",
@@ -37,13 +38,11 @@ rule evaluate:
         runtime=more(120),
     params:
         results=results,
-        version=versions.EVALUATION,
-        settings=CONFIG.settings("evaluation"),
     shell:
         "flare23 stage evaluate"
         " --results {params.results:q}"
         " --model {wildcards.model}"
-        " --settings {params.settings:q}"
+        " --settings {input.settings:q}"
         " --threads {threads}"
         " --memory {resources.mem_mb}"
         " --summary {output.summary:q}"
@@ -56,6 +55,13 @@ rule measure_efficiency:
     input:
         cases=f"{R}/cohort/cases.csv",
         model=bundle("{model}"),
+        settings=told(
+            "measure_efficiency",
+            "model",
+            version=[versions.EFFICIENCY, versions.SEGMENTATION],
+            inference=stage_settings("inference", "model"),
+            cases=CONFIG["evaluation"]["efficiency_cases"],
+        ),
     output:
         efficiency=report(
             f"{R}/evaluation/{{model}}/efficiency.csv",
@@ -76,16 +82,12 @@ rule measure_efficiency:
         gpu=1,
     params:
         results=results,
-        version=[versions.EFFICIENCY, versions.SEGMENTATION],
         device=DEVICE,
-        cases=CONFIG["evaluation"]["efficiency_cases"],
-        inference=stage_settings("inference", "model"),
     shell:
         "flare23 stage measure-efficiency"
         " --results {params.results:q}"
         " --model {wildcards.model}"
-        " --inference {params.inference:q}"
-        " --cases {params.cases}"
+        " --settings {input.settings:q}"
         " --device {params.device}"
         " --threads {threads}"
         " --output {output.efficiency:q}"
@@ -99,6 +101,7 @@ rule paper_tables:
         summaries=expand(f"{R}/evaluation/{{model}}/summary.csv", model=CONFIG.evaluated),
         metrics=expand(f"{R}/evaluation/{{model}}/metrics.csv", model=CONFIG.evaluated),
         efficiency=expand(f"{R}/evaluation/{{model}}/efficiency.csv", model=MEASURED),
+        settings=told("paper_tables", settings=CONFIG.settings("tables")),
     output:
         tables=expand(f"{R}/evaluation/tables/{{table}}.{{format}}", table=TABLES, format=FORMATS),
     log:
@@ -113,12 +116,11 @@ rule paper_tables:
         runtime=more(10),
     params:
         results=results,
-        settings=CONFIG.settings("tables"),
         folder=lambda wildcards, output: Path(output.tables[0]).parent,
     shell:
         "flare23 stage paper-tables"
         " --results {params.results:q}"
-        " --settings {params.settings:q}"
+        " --settings {input.settings:q}"
         " --output {params.folder:q}"
         " > {log:q} 2>&1"
 

@@ -12,6 +12,15 @@ rule pseudo_label:
         cases=f"{R}/cohort/cases.csv",
         teacher=teacher,
         base=base,
+        settings=told(
+            "pseudo_label",
+            "completion",
+            version=versions.SEGMENTATION,
+            settings=stage_settings("completion", "completion"),
+            teacher=teacher_name,
+            inference=lambda wildcards: CONFIG.settings("inference", teacher_name(wildcards)),
+            base=base_name,
+        ),
     output:
         record=f"{R}/pseudo_labels/{{completion}}/{{shard}}.csv",
     log:
@@ -27,20 +36,12 @@ rule pseudo_label:
         gpu=unless(is_pseudo_labeled, "gpu", 1),
     params:
         results=results,
-        version=versions.SEGMENTATION,
         device=DEVICE,
-        settings=stage_settings("completion", "completion"),
-        inference=lambda wildcards: CONFIG.settings("inference", CONFIG.completion(wildcards.completion)["teacher"]),
-        teacher=lambda wildcards: CONFIG.completion(wildcards.completion)["teacher"],
-        base=base_option,
     shell:
         "flare23 stage pseudo-label"
         " --results {params.results:q}"
         " --completion {wildcards.completion}"
-        " --teacher {params.teacher}"
-        " {params.base}"
-        " --settings {params.settings:q}"
-        " --inference {params.inference:q}"
+        " --settings {input.settings:q}"
         " --shard {wildcards.shard}"
         " --device {params.device}"
         " --threads {threads}"
@@ -55,6 +56,14 @@ rule complete:
         pseudo_labels=f"{R}/pseudo_labels/{{completion}}/{{shard}}.csv",
         base=base,
         compared=compared,
+        settings=told(
+            "complete",
+            "completion",
+            version=[versions.MERGE, versions.SPECKS, versions.CHANGE],
+            settings=stage_settings("completion", "completion"),
+            label_names=LABEL_NAMES,
+            base=base_name,
+        ),
     output:
         record=f"{R}/completed_labels/{{completion}}/{{shard}}.csv",
     log:
@@ -69,17 +78,11 @@ rule complete:
         runtime=unless(is_completed, "runtime", 240),
     params:
         results=results,
-        version=[versions.MERGE, versions.SPECKS, versions.CHANGE],
-        settings=stage_settings("completion", "completion"),
-        label_names=LABEL_NAMES,
-        base=base_option,
     shell:
         "flare23 stage complete"
         " --results {params.results:q}"
         " --completion {wildcards.completion}"
-        " {params.base}"
-        " --settings {params.settings:q}"
-        " --label-names {params.label_names}"
+        " --settings {input.settings:q}"
         " --shard {wildcards.shard}"
         " --output {output.record:q}"
         " > {log:q} 2>&1"
@@ -92,6 +95,12 @@ rule gather_completed:
         records=expand(
             f"{R}/completed_labels/{{{{completion}}}}/{{shard}}.csv",
             shard=shards("pseudo_labels"),
+        ),
+        settings=told(
+            "gather_completed",
+            "completion",
+            settings=stage_settings("completion", "completion"),
+            label_names=LABEL_NAMES,
         ),
     output:
         conflicts=report(
@@ -113,14 +122,11 @@ rule gather_completed:
     params:
         results=results,
         shards=SHARDS["pseudo_labels"],
-        settings=stage_settings("completion", "completion"),
-        label_names=LABEL_NAMES,
     shell:
         "flare23 stage gather-completed"
         " --results {params.results:q}"
         " --completion {wildcards.completion}"
-        " --settings {params.settings:q}"
-        " --label-names {params.label_names}"
+        " --settings {input.settings:q}"
         " --shards {params.shards}"
         " --output {output.conflicts:q}"
         " --confusion {output.confusion:q}"

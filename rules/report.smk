@@ -4,8 +4,6 @@
 # report/index.html, which opens from disk, and report/figures/ (each figure as SVG and PNG; the method as SVG alone). The
 # CT viewer is on the page if `make viewer` has fetched its library into vendor/niivue.
 
-from json import dumps
-
 VIEWER = [f"{workflow.basedir}/vendor/niivue/{name}" for name in ("niivue.js", "LICENSE.txt")]
 HAS_VIEWER = all(Path(file).exists() for file in VIEWER)
 
@@ -14,6 +12,7 @@ rule cohort_figure:
     """Draw the categories of the cohort and the labels present in them."""
     input:
         categories=f"{R}/cohort/categories.csv",
+        settings=told("cohort_figure", labels=dict(zip(LABEL_NAMES, CONFIG.labels.values))),
     output:
         figure=report(
             f"{R}/report/figures/cohort.svg",
@@ -32,8 +31,6 @@ rule cohort_figure:
     resources:
         mem_mb=more(2000),
         runtime=more(10),
-    params:
-        labels=[{"name": row["name"], "value": row["value"]} for row in CONFIG["labels"]],
     script:
         "../scripts/cohort_figure.py"
 
@@ -42,6 +39,12 @@ rule method_figure:
     """Draw the method as it was configured."""
     input:
         categories=f"{R}/cohort/categories.csv",
+        settings=told(
+            "method_figure",
+            categories=[row["name"] for row in CONFIG["categories"]],
+            completions=CONFIG["completions"],
+            train_on={name: model["train_on"] for name, model in CONFIG["models"].items()},
+        ),
     output:
         figure=report(
             f"{R}/report/figures/method.svg",
@@ -59,10 +62,6 @@ rule method_figure:
     resources:
         mem_mb=more(2000),
         runtime=more(10),
-    params:
-        categories=CONFIG["categories"],
-        completions=CONFIG["completions"],
-        train_on={name: model["train_on"] for name, model in CONFIG["models"].items()},
     script:
         "../scripts/method_figure.py"
 
@@ -97,6 +96,7 @@ rule conflicts_figure:
     """Draw a completion's conflicts: original classes against predicted ones."""
     input:
         confusion=f"{R}/completed_labels/{{completion}}/confusion.csv",
+        settings=told("conflicts_figure", label_names=LABEL_NAMES),
     output:
         figure=report(
             f"{R}/report/figures/pseudo_labels/{{completion}}.svg",
@@ -115,8 +115,6 @@ rule conflicts_figure:
     resources:
         mem_mb=more(2000),
         runtime=more(10),
-    params:
-        label_names=LABEL_NAMES,
     script:
         "../scripts/conflicts_figure.py"
 
@@ -125,6 +123,7 @@ rule score_figure:
     """Draw the scores of the evaluated models by class."""
     input:
         summaries=expand(f"{R}/evaluation/{{model}}/summary.csv", model=CONFIG.evaluated),
+        settings=told("score_figure", models=CONFIG.evaluated),
     output:
         figure=report(
             f"{R}/report/figures/scores.svg",
@@ -143,8 +142,6 @@ rule score_figure:
     resources:
         mem_mb=more(2000),
         runtime=more(10),
-    params:
-        models=CONFIG.evaluated,
     script:
         "../scripts/score_figure.py"
 
@@ -174,6 +171,7 @@ rule report_page:
         scores=rules.score_figure.output.figure if CONFIG.evaluated else [],
         benchmark=CONFIG["report"]["inference_benchmark"] or [],
         viewer=VIEWER if HAS_VIEWER else [],
+        settings=told("report_page", settings=CONFIG.report_settings()),
     output:
         page=f"{R}/report/index.html",
     log:
@@ -188,12 +186,11 @@ rule report_page:
         runtime=more(60),
     params:
         results=results,
-        settings=dumps(CONFIG.report_settings()),  # in the configuration's order, which the page keeps
         viewer=f"--viewer {quote(str(Path(VIEWER[0]).parent))}" if HAS_VIEWER else "",
     shell:
         "flare23 stage report"
         " --results {params.results:q}"
-        " --settings {params.settings:q}"
+        " --settings {input.settings:q}"
         " {params.viewer}"
         " --output {output.page:q}"
         " > {log:q} 2>&1"

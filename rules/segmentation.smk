@@ -9,6 +9,12 @@ rule predict:
     input:
         cases=f"{R}/cohort/cases.csv",
         model=bundle("{model}"),
+        settings=told(
+            "predict",
+            "model",
+            version=versions.SEGMENTATION,
+            inference=stage_settings("inference", "model"),
+        ),
     output:
         record=f"{R}/predictions/{{model}}/{{shard}}.csv",
     log:
@@ -24,14 +30,12 @@ rule predict:
         gpu=unless(is_predicted, "gpu", 1),
     params:
         results=results,
-        version=versions.SEGMENTATION,
         device=DEVICE,
-        inference=stage_settings("inference", "model"),
     shell:
         "flare23 stage predict"
         " --results {params.results:q}"
         " --model {wildcards.model}"
-        " --inference {params.inference:q}"
+        " --settings {input.settings:q}"
         " --shard {wildcards.shard}"
         " --device {params.device}"
         " --threads {threads}"

@@ -10,6 +10,12 @@ rule measure_intensity:
     input:
         cases=f"{R}/cohort/cases.csv",
         completed=completed_labels,
+        settings=told(
+            "measure_intensity",
+            "model",
+            version=versions.INTENSITY,
+            settings=stage_settings("intensity", "model"),
+        ),
     output:
         record=f"{R}/training/{{model}}/intensity.json",
     log:
@@ -24,13 +30,11 @@ rule measure_intensity:
         runtime=unless(is_measured, "runtime", 480),
     params:
         results=results,
-        version=versions.INTENSITY,
-        settings=stage_settings("intensity", "model"),
     shell:
         "flare23 stage measure-intensity"
         " --results {params.results:q}"
         " --model {wildcards.model}"
-        " --settings {params.settings:q}"
+        " --settings {input.settings:q}"
         " --threads {threads}"
         " --output {output.record:q}"
         " > {log:q} 2>&1"
@@ -42,6 +46,13 @@ rule preprocess:
         cases=f"{R}/cohort/cases.csv",
         completed=completed_labels,
         intensity=measured_intensity,
+        settings=told(
+            "preprocess",
+            "model",
+            version=[versions.PREPROCESSED_IMAGE, versions.PREPROCESSED_LABEL],
+            settings=stage_settings("preprocessing", "model"),
+            patch_size=lambda wildcards: CONFIG.model(wildcards.model)["patch_size"],
+        ),
     output:
         record=f"{R}/preprocessed/{{model}}/{{shard}}.csv",
     log:
@@ -56,16 +67,12 @@ rule preprocess:
         runtime=unless(is_preprocessed, "runtime", 480),
     params:
         results=results,
-        version=[versions.PREPROCESSED_IMAGE, versions.PREPROCESSED_LABEL],
-        settings=stage_settings("preprocessing", "model"),
-        patch_size=lambda wildcards: CONFIG.model(wildcards.model)["patch_size"],
         intensity=option("--intensity", measured_intensity),
     shell:
         "flare23 stage preprocess"
         " --results {params.results:q}"
-        " --settings {params.settings:q}"
+        " --settings {input.settings:q}"
         " {params.intensity}"
-        " --patch-size {params.patch_size}"
         " --shard {wildcards.shard}"
         " --output {output.record:q}"
         " > {log:q} 2>&1"
@@ -80,6 +87,14 @@ rule train:
         ),
         intensity=measured_intensity,
         pretrained=pretrained,
+        settings=told(
+            "train",
+            "model",
+            version=versions.TRAINING,
+            settings=stage_settings("training", "model"),
+            label_names=LABEL_NAMES,
+            pretrained=pretrained,
+        ),
     output:
         record=f"{R}/training/{{model}}/training.json",
         history=f"{R}/training/{{model}}/training.csv",
@@ -99,23 +114,19 @@ rule train:
         attempt=lambda wildcards, attempt: attempt,
     params:
         results=results,
-        version=versions.TRAINING,
         shards=SHARDS["preprocessing"],
         device=DEVICE,
         checkpoint_minutes=CHECKPOINT_MINUTES,
-        settings=stage_settings("training", "model"),
         intensity=option("--intensity", measured_intensity),
         pretrained=option("--pretrained", pretrained),
-        label_names=LABEL_NAMES,
     # exec: a signal to all of a job's processes would end a shell, and with it the job, before the training has saved.
     shell:
         "exec flare23 stage train"
         " --results {params.results:q}"
         " --model {wildcards.model}"
-        " --settings {params.settings:q}"
+        " --settings {input.settings:q}"
         " {params.intensity}"
         " {params.pretrained}"
-        " --label-names {params.label_names}"
         " --shards {params.shards}"
         " --device {params.device}"
         " --threads {threads}"
@@ -131,6 +142,12 @@ rule bundle:
     """Write a trained model's bundle."""
     input:
         record=f"{R}/training/{{model}}/training.json",
+        settings=told(
+            "bundle",
+            "model",
+            inference=stage_settings("inference", "model"),
+            label_names=LABEL_NAMES,
+        ),
     output:
         description=f"{R}/models/{{model}}/model.json",
         weights=f"{R}/models/{{model}}/model.safetensors",
@@ -146,14 +163,11 @@ rule bundle:
         runtime=more(10),
     params:
         results=results,
-        inference=stage_settings("inference", "model"),
-        label_names=LABEL_NAMES,
     shell:
         "flare23 stage export"
         " --results {params.results:q}"
         " --model {wildcards.model}"
-        " --inference {params.inference:q}"
-        " --label-names {params.label_names}"
+        " --settings {input.settings:q}"
         " --output {output.description:q}"
         " > {log:q} 2>&1"
 

@@ -1,12 +1,12 @@
 """Draw the method as it was configured: who learns from what, who completes what, with the numbers of cases.
 
-Reads `input.categories` (categories.csv) and the tables in `params`; writes `output.figure` (SVG).
+Reads `input.categories` (categories.csv) and the tables in `input.settings`; writes `output.figure` (SVG).
 """
 
 from pathlib import Path
 
 from flare23_lib.report.method import draw_method
-from flare23_lib.store import read_csv
+from flare23_lib.store import read_csv, read_json
 
 counts = {
     row["category"]: int(row["cases"]) - int(row["quarantined"])
@@ -15,8 +15,6 @@ counts = {
 }
 draw_method(
     Path(snakemake.output.figure),  # noqa: F821
-    categories=[row["name"] for row in snakemake.params.categories],  # noqa: F821
-    completions=snakemake.params.completions,  # noqa: F821
-    train_on=snakemake.params.train_on,  # noqa: F821
+    **read_json(snakemake.input.settings),  # noqa: F821
     counts=counts,
 )

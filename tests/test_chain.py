@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -187,6 +188,25 @@ def test_a_setting_changed_and_changed_back_computes_nothing_the_second_time(cha
     assert stored(chain, "completed_labels") == second
     rows = read_csv(chain / target)
     assert {row["file"].removeprefix("store/completed_labels/") for row in rows} <= set(first)
+
+
+def test_a_changed_setting_is_seen_without_snakemakes_memory_too(chain, tmp_path):
+    """As from another folder, or after the results moved: what it remembers of settings lies where it was started."""
+    shutil.rmtree(chain / ".snakemake")
+    assert "Nothing to be done" in succeed(run_snakemake(chain, "--dry-run"))
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
+    before = stored(chain, "completed_labels")
+    succeed(run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv", configfile=changed))
+    assert len(stored(chain, "completed_labels")) == len(before) + 2
+
+
+def test_a_new_file_of_the_cohort_is_seen_without_snakemakes_memory_too(chain):
+    shutil.rmtree(chain / ".snakemake")
+    image = sorted((chain / "cohort/unlabelTr1800").iterdir())[0]
+    shutil.copy(image, image.with_name("FLARE23_9999_0000.nii.gz"))
+    succeed(run_snakemake(chain, "--", "results/cohort/cases.csv"))
+    assert "FLARE23_9999" in [row["case"] for row in read_csv(chain / "results/cohort/cases.csv")]
 
 
 def test_a_label_with_another_name_computes_no_voxel(chain, tmp_path):

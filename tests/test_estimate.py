@@ -28,7 +28,7 @@ from flare23_lib.inference.windows import pad_to_patch, window_slices, window_st
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.resampling import resampled_shape
-from flare23_lib.store import read_csv, read_json, write_csv
+from flare23_lib.store import read_csv, read_json, write_csv, write_json
 
 FACTS = Path(os.environ.get("FLARE23_FACTS", REPOSITORY.parent / "shared" / "facts"))
 GEOMETRY = FACTS / "flare23_geometry.csv"
@@ -306,7 +306,8 @@ def test_the_command_takes_the_cases_of_the_configured_results(tmp_path, capsys)
 def test_the_workflows_job_writes_the_same_table(tmp_path):
     config = Config.load([RECIPE], {"results": str(tmp_path)})
     write_cases(tmp_path / "cohort" / "cases.csv", CASES)
-    job = ["stage", "estimate", "--results", tmp_path, "--settings", config.settings("estimate")]
+    write_json(tmp_path / "told.json", {"settings": config.settings("estimate")})
+    job = ["stage", "estimate", "--results", tmp_path, "--settings", tmp_path / "told.json"]
     assert cli.main([*map(str, job), "--output", str(tmp_path / "job.csv")]) == 0
     assert run("--config", f"results={tmp_path}", "--output", tmp_path / "person.csv") == 0
     assert (tmp_path / "job.csv").read_bytes() == (tmp_path / "person.csv").read_bytes()

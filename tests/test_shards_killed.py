@@ -1,6 +1,5 @@
 """A shard of pseudo-labels that is killed again and again loses no case, computes none twice, leaves no half file."""
 
-import json
 import random
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from flare23_lib.config import Config
 from flare23_lib.images import read_labels, write_volume
 from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.stages.results import Results
-from flare23_lib.store import TEMPORARY_MARK, read_csv
+from flare23_lib.store import TEMPORARY_MARK, read_csv, write_json
 
 CASES, KILLS = 80, 10
 SHAPE = (12, 24, 24)
@@ -41,10 +40,12 @@ def prepare(results: Results) -> None:
 
 
 def start(results: Results, output: Path) -> subprocess.Popen:
+    told = results.root / "settings.json"
+    write_json(told, {"settings": SETTINGS, "inference": INFERENCE, "teacher": "teacher", "base": None})
     command = [
         sys.executable, "-m", "flare23_lib.cli", "stage", "pseudo-label", "--results", str(results.root),
-        "--completion", "unlabeled", "--teacher", "teacher", "--settings", json.dumps(SETTINGS),
-        "--inference", json.dumps(INFERENCE), "--shard", "0-of-1", "--device", "cpu", "--output", str(output),
+        "--completion", "unlabeled", "--settings", str(told), "--shard", "0-of-1", "--device", "cpu",
+        "--output", str(output),
     ]  # fmt: skip
     return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
 

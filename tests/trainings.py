@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from flare23_lib.cohort.table import Case, write_cases
 from flare23_lib.config import Config
 from flare23_lib.stages.preprocessing import preprocess
 from flare23_lib.stages.results import Results
-from flare23_lib.store import Shard
+from flare23_lib.store import Shard, fingerprint, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODEL = "student"
@@ -87,9 +86,11 @@ def command(
     **training,
 ) -> list[str]:
     """Return the command that runs the training."""
+    told = results.root / "settings" / f"{fingerprint([training, list(names)])}.json"
+    write_json(told, {"settings": settings(**training), "label_names": list(names)})
     return [
         sys.executable, "-m", "flare23_lib.cli", "stage", "train", "--results", str(results.root), "--model", MODEL,
-        "--settings", json.dumps(settings(**training)), "--label-names", *names, "--shards", "1", "--device", "cpu",
+        "--settings", str(told), "--shards", "1", "--device", "cpu",
         "--threads", "1", "--gpus", str(gpus), "--checkpoint-minutes", str(checkpoint_minutes),
         "--attempt", str(attempt), "--history", str(results.training(MODEL).with_name("training.csv")),
         "--output", str(results.training(MODEL)),

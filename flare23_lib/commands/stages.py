@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flare23_lib.commands.common import Commands, command
-from flare23_lib.store import Shard
+from flare23_lib.store import Shard, read_json
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,8 @@ def _stage_cohort(args: argparse.Namespace) -> int:
     from flare23_lib.cohort.summary import format_survey, write_survey
     from flare23_lib.cohort.survey import survey
 
-    found = survey(args.cohort, args.settings, _results(args).scan_memory, args.threads)
+    told = _told(args)
+    found = survey(Path(told["cohort"]), told["settings"], _results(args).scan_memory, args.threads)
     for fault in found.faults:
         log.warning("%s: %s: %s (%s): %s", fault.severity, fault.case, fault.kind, fault.file, fault.message)
     log.info("%s", format_survey(found))
@@ -33,7 +34,7 @@ def _stage_estimate(args: argparse.Namespace) -> int:
     from flare23_lib.estimate.table import estimate, format_estimate, write_estimate
     from flare23_lib.estimate.throughputs import FIGURES
 
-    config = Config(args.settings)
+    config = Config(_told(args)["settings"])
     sizes = Sizes.of_cases(read_cases(_results(args).cases), [row["name"] for row in config["categories"]])
     result = estimate(config, sizes, FIGURES)
     log.info("%s", format_estimate(result))
@@ -44,7 +45,7 @@ def _stage_estimate(args: argparse.Namespace) -> int:
 def _stage_measure_intensity(args: argparse.Namespace) -> int:
     from flare23_lib.stages.intensity import measure
 
-    measure(_results(args), args.model, args.settings, args.threads, args.output)
+    measure(_results(args), args.model, _told(args)["settings"], args.threads, args.output)
     return 0
 
 
@@ -52,8 +53,9 @@ def _stage_preprocess(args: argparse.Namespace) -> int:
     from flare23_lib.stages.intensity import with_intensity
     from flare23_lib.stages.preprocessing import preprocess
 
-    settings = with_intensity(args.settings, args.intensity)
-    preprocess(_results(args), settings, args.patch_size, args.shard, args.output)
+    told = _told(args)
+    settings = with_intensity(told["settings"], args.intensity)
+    preprocess(_results(args), settings, told["patch_size"], args.shard, args.output)
     return 0
 
 
@@ -62,11 +64,12 @@ def _stage_train(args: argparse.Namespace) -> int:
     from flare23_lib.stages.pretraining import digest_of, with_digest
     from flare23_lib.stages.training import Way, train
 
+    told = _told(args)
     train(
         _results(args),
         args.model,
-        with_digest(with_intensity(args.settings, args.intensity), digest_of(args.pretrained)),
-        args.label_names,
+        with_digest(with_intensity(told["settings"], args.intensity), digest_of(args.pretrained)),
+        told["label_names"],
         args.shards,
         Way(args.device, args.threads, args.gpus, args.checkpoint_minutes, args.attempt),
         args.output,
@@ -79,20 +82,22 @@ def _stage_train(args: argparse.Namespace) -> int:
 def _stage_export(args: argparse.Namespace) -> int:
     from flare23_lib.stages.training import export
 
-    export(_results(args), args.model, args.inference, args.label_names, args.output.parent)
+    told = _told(args)
+    export(_results(args), args.model, told["inference"], told["label_names"], args.output.parent)
     return 0
 
 
 def _stage_pseudo_label(args: argparse.Namespace) -> int:
     from flare23_lib.stages.segmentation import pseudo_label
 
+    told = _told(args)
     pseudo_label(
         _results(args),
         args.completion,
-        args.teacher,
-        args.base,
-        args.settings,
-        args.inference,
+        told["teacher"],
+        told["base"],
+        told["settings"],
+        told["inference"],
         args.device,
         args.threads,
         args.shard,
@@ -104,21 +109,40 @@ def _stage_pseudo_label(args: argparse.Namespace) -> int:
 def _stage_complete(args: argparse.Namespace) -> int:
     from flare23_lib.stages.completion import complete
 
-    complete(_results(args), args.completion, args.base, args.settings, args.label_names, args.shard, args.output)
+    told = _told(args)
+    complete(
+        _results(args),
+        args.completion,
+        told["base"],
+        told["settings"],
+        told["label_names"],
+        args.shard,
+        args.output,
+    )
     return 0
 
 
 def _stage_gather_completed(args: argparse.Namespace) -> int:
     from flare23_lib.stages.completion import gather
 
-    gather(_results(args), args.completion, args.settings, args.label_names, args.shards, args.output, args.confusion)
+    told = _told(args)
+    gather(
+        _results(args),
+        args.completion,
+        told["settings"],
+        told["label_names"],
+        args.shards,
+        args.output,
+        args.confusion,
+    )
     return 0
 
 
 def _stage_predict(args: argparse.Namespace) -> int:
     from flare23_lib.stages.segmentation import predict_validation
 
-    predict_validation(_results(args), args.model, args.inference, args.device, args.threads, args.shard, args.output)
+    inference = _told(args)["inference"]
+    predict_validation(_results(args), args.model, inference, args.device, args.threads, args.shard, args.output)
     return 0
 
 
@@ -132,28 +156,30 @@ def _stage_gather_predictions(args: argparse.Namespace) -> int:
 def _stage_evaluate(args: argparse.Namespace) -> int:
     from flare23_lib.stages.evaluation import evaluate
 
-    evaluate(_results(args), args.model, args.settings, args.threads, args.memory, args.output, args.summary)
+    settings = _told(args)["settings"]
+    evaluate(_results(args), args.model, settings, args.threads, args.memory, args.output, args.summary)
     return 0
 
 
 def _stage_measure_efficiency(args: argparse.Namespace) -> int:
     from flare23_lib.stages.efficiency import measure
 
-    measure(_results(args), args.model, args.inference, args.cases, args.device, args.threads, args.output)
+    told = _told(args)
+    measure(_results(args), args.model, told["inference"], told["cases"], args.device, args.threads, args.output)
     return 0
 
 
 def _stage_paper_tables(args: argparse.Namespace) -> int:
     from flare23_lib.stages.evaluation import write_tables
 
-    write_tables(_results(args), args.settings, args.output)
+    write_tables(_results(args), _told(args)["settings"], args.output)
     return 0
 
 
 def _stage_report(args: argparse.Namespace) -> int:
     from flare23_lib.stages.report import write_report
 
-    write_report(_results(args), args.settings, args.viewer, args.output)
+    write_report(_results(args), _told(args)["settings"], args.viewer, args.output)
     return 0
 
 
@@ -163,18 +189,16 @@ def _results(args: argparse.Namespace):
     return Results(args.results)
 
 
+def _told(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the workflow says of a job's results (`told` in rules/common.smk)."""
+    return read_json(args.settings)
+
+
 def _shard(text: str) -> Shard:
     try:
         return Shard.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 0-of-4") from error
-
-
-def _json(text: str) -> dict:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
 
 
 def register(commands: Commands) -> None:
@@ -188,12 +212,9 @@ def register(commands: Commands) -> None:
         parser.add_argument("--results", type=Path, required=True, help="the results folder")
         parser.add_argument("--output", type=Path, required=True, help="what is written last")
         known: dict[str, dict] = {
-            "--settings": {"type": _json, "required": True, "help": "what shapes the result, as JSON"},
-            "--inference": {"type": _json, "required": True, "help": "how the model is used, as JSON"},
+            "--settings": {"type": Path, "required": True, "help": "JSON file of what shapes the result"},
             "--model": {"required": True, "help": "name of the model"},
             "--completion": {"required": True, "help": "name of the completion"},
-            "--base": {"help": "completion that this one builds on"},
-            "--label-names": {"nargs": "+", "required": True, "help": "names of the labels in order"},
             "--shard": {"type": _shard, "required": True, "help": "which cases, such as 0-of-4"},
             "--shards": {"type": int, "required": True, "help": "number of shards"},
             "--device": {"choices": ["auto", "cuda", "cpu"], "default": "auto"},
@@ -204,38 +225,33 @@ def register(commands: Commands) -> None:
             parser.add_argument(option, **known[option])
         return parser
 
-    parser = stage("cohort", _stage_cohort, "find, check and categorise all cases", "--settings", "--threads")
-    parser.add_argument("--cohort", type=Path, required=True, help="folder of the cohort")
+    stage("cohort", _stage_cohort, "find, check and categorise all cases", "--settings", "--threads")
     stage("estimate", _stage_estimate, "say what the run costs", "--settings")
     stage("measure-intensity", _stage_measure_intensity, "measure the intensities of a training set", "--model",
           "--settings", "--threads")  # fmt: skip
-    parser = stage("preprocess", _stage_preprocess, "prepare training cases", "--settings", "--intensity", "--shard")
-    parser.add_argument("--patch-size", type=int, nargs=3, required=True, help="z y x; how files are chunked")
-    parser = stage("train", _stage_train, "train a model", "--model", "--settings", "--intensity", "--label-names",
-                   "--shards", "--device", "--threads")  # fmt: skip
+    stage("preprocess", _stage_preprocess, "prepare training cases", "--settings", "--intensity", "--shard")
+    parser = stage("train", _stage_train, "train a model", "--model", "--settings", "--intensity", "--shards",
+                   "--device", "--threads")  # fmt: skip
     parser.add_argument("--pretrained", type=Path, help="file of weights to start from")
     parser.add_argument("--checkpoint-minutes", type=float, default=10.0)
     parser.add_argument("--gpus", type=int, default=1, help="GPUs that share each batch")
     parser.add_argument("--attempt", type=int, default=1, help="which attempt of this run of the workflow it is")
     parser.add_argument("--history", type=Path, required=True, help="table of the epochs")
-    stage("export", _stage_export, "write a trained model's bundle", "--model", "--inference", "--label-names")
-    parser = stage("pseudo-label", _stage_pseudo_label, "segment a category with a teacher", "--completion", "--base",
-                   "--settings", "--inference", "--shard", "--device", "--threads")  # fmt: skip
-    parser.add_argument("--teacher", required=True, help="name of the model")
-    stage("complete", _stage_complete, "merge originals and pseudo-labels", "--completion", "--base", "--settings",
-          "--label-names", "--shard")  # fmt: skip
+    stage("export", _stage_export, "write a trained model's bundle", "--model", "--settings")
+    stage("pseudo-label", _stage_pseudo_label, "segment a category with a teacher", "--completion", "--settings",
+          "--shard", "--device", "--threads")  # fmt: skip
+    stage("complete", _stage_complete, "merge originals and pseudo-labels", "--completion", "--settings", "--shard")
     parser = stage("gather-completed", _stage_gather_completed, "count completed labels and their conflicts",
-                   "--completion", "--settings", "--label-names", "--shards")  # fmt: skip
+                   "--completion", "--settings", "--shards")  # fmt: skip
     parser.add_argument("--confusion", type=Path, required=True, help="table of original against predicted classes")
-    stage("predict", _stage_predict, "segment the validation cases", "--model", "--inference", "--shard", "--device",
+    stage("predict", _stage_predict, "segment the validation cases", "--model", "--settings", "--shard", "--device",
           "--threads")  # fmt: skip
     stage("gather-predictions", _stage_gather_predictions, "count predictions", "--model", "--shards")
     parser = stage("evaluate", _stage_evaluate, "score predictions", "--model", "--settings", "--threads")
     parser.add_argument("--summary", type=Path, required=True, help="table with a row per class")
     parser.add_argument("--memory", type=float, help="MB that all processes may take together")
-    parser = stage("measure-efficiency", _stage_measure_efficiency, "measure a model's inference case by case",
-                   "--model", "--inference", "--device", "--threads")  # fmt: skip
-    parser.add_argument("--cases", type=int, required=True, help="number of validation cases to measure")
+    stage("measure-efficiency", _stage_measure_efficiency, "measure a model's inference case by case", "--model",
+          "--settings", "--device", "--threads")  # fmt: skip
     stage("paper-tables", _stage_paper_tables, "set out scores as in the paper's tables", "--settings")
     parser = stage("report", _stage_report, "make the page of the run", "--settings")
     parser.add_argument("--viewer", type=Path, help="folder of the viewing library, if it was fetched")
