@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,14 @@ class Config:
 
     @classmethod
     def load(cls, files: Sequence[Path], overrides: Mapping | None = None) -> Config:
-        """Read and merge configuration files, the first one with config.schema.yaml beside it, and check them."""
-        values: dict = {}
-        for path in files:
-            values = merge(values, read_yaml(path))
-        return cls.check(merge(values, overrides or {}), Path(files[0]).with_name("config.schema.yaml"))
+        """Read and merge configuration files, the first one with config.schema.yaml beside it, and check them.
+
+        As Snakemake does it: what is given is merged in itself, then laid over the first file. So a table in one file
+        takes back a `null` in a file before it, and the first file's entries with it.
+        """
+        recipe, *given = map(read_yaml, files)
+        changes = reduce(merge, [*given, overrides or {}], {})
+        return cls.check(merge(recipe, changes), Path(files[0]).with_name("config.schema.yaml"))
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]

@@ -26,6 +26,25 @@ def test_a_later_file_wins_key_by_key_and_replaces_lists_whole():
     assert merged == {"a": {"x": 1, "y": [3]}, "b": 1}
 
 
+def test_several_files_are_merged_in_themselves_and_then_over_the_recipe(tmp_path):
+    from snakemake.utils import update_config
+
+    texts = [
+        "models: {student_2200: null}",
+        "models: {student_2200: {ignore_label: always}}",
+        "shards: {predictions: 3}",
+    ]
+    files = [tmp_path / f"{number}.yaml" for number in range(len(texts))]
+    given, whole = {}, yaml.safe_load(RECIPE.read_text())
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
+        update_config(given, yaml.safe_load(text))
+    update_config(whole, given)
+    made = Config.load([RECIPE, *files])
+    assert made.values == Config.check(whole, RECIPE.with_name("config.schema.yaml")).values
+    assert made.model("student_2200")["train_on"], "the recipe's entry is back, without its null"
+
+
 def test_merging_is_what_snakemake_does():
     from snakemake.utils import update_config
 
