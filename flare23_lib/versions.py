@@ -15,13 +15,13 @@ INTENSITY = 1
 PREPROCESSED_IMAGE = 2
 """An image as trainings see it."""
 
-PREPROCESSED_LABEL = 3
+PREPROCESSED_LABEL = 4
 """Labels as trainings see them."""
 
 TRAINING = 1
 """A training's last weights."""
 
-SEGMENTATION = 3
+SEGMENTATION = 4
 """A model's labels of an image."""
 
 MERGE = 3

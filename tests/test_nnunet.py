@@ -57,7 +57,13 @@ def test_an_image_is_normalized_then_resampled_as_nnunet_does_with_torch(case):
 def test_labels_become_indices_with_the_places_of_each_class(case):
     folder, _, labels = case
     seen = preprocess_labels(
-        folder / "labels.nii.gz", folder / "l.b2nd", folder / "l.pkl", (5, 2, 2), "stored", [3, 7, 20], PATCH
+        folder / "labels.nii.gz",
+        folder / "l.b2nd",
+        folder / "l.pkl",
+        (5, 2, 2),
+        "stored",
+        [3, 7, 20],
+        PATCH,
     )
     assert seen == [1, 3]
     result = load(folder / "l.b2nd")[0]
@@ -69,6 +75,18 @@ def test_labels_become_indices_with_the_places_of_each_class(case):
     assert len(places[2]) == 0
     annotated = places[(-1, 0, 1, 2, 3)]
     assert not any(result[tuple(place[1:])] == 4 for place in annotated)
+
+
+def test_labels_get_their_images_shape_even_if_their_own_spacing_is_a_little_off(case):
+    folder, _, labels = case
+    affine = np.diag([2.0007, 2.0007, 5.0, 1.0])  # within the tolerance; 24 rows of it would round to one more
+    images.write_volume(folder / "off.nii.gz", labels, images.header_for(labels.shape, affine, labels.dtype))
+    target = (5, 48 / 29.499, 2)
+    preprocess_image(folder / "image.nii.gz", folder / "i.b2nd", target, "stored", INTENSITY, PATCH)
+    preprocess_labels(
+        folder / "off.nii.gz", folder / "l.b2nd", folder / "l.pkl", target, "stored", [3, 20], PATCH, (5, 2, 2)
+    )
+    assert load(folder / "l.b2nd").shape == load(folder / "i.b2nd").shape == (1, 10, 29, 30)
 
 
 def test_locations_are_as_many_as_nnunets_and_drawn_from_the_whole_class():

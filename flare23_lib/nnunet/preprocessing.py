@@ -78,6 +78,7 @@ def preprocess_labels(
     orientation: str,
     label_values: Sequence[int],
     patch_size: Sequence[int],
+    image_spacing: Sequence[float] | None = None,
 ) -> list[int]:
     """Orient and resample a label map, and note where its classes lie, for the sampling of patches.
 
@@ -90,6 +91,8 @@ def preprocess_labels(
         orientation: "stored" or "canonical".
         label_values: the label map's values in order.
         patch_size: as `preprocess_image`.
+        image_spacing: (z, y, x) in mm of the image as stored; None for the label's own, which may differ from it
+            within the tolerance and so give another shape.
 
     Returns:
         The indices that have voxels, background and ignored ones left out.
@@ -97,7 +100,7 @@ def preprocess_labels(
     volume = read_labels(source)
     turn = Orientation.of(volume.geometry.affine, orientation)
     indices = _indices(source, turn.forward(volume.array), label_values)
-    shape = resampled_shape(indices.shape, turn.spacing(volume.geometry.spacing), spacing)
+    shape = resampled_shape(indices.shape, turn.spacing(image_spacing or volume.geometry.spacing), spacing)
     labels = resample_labels(torch.from_numpy(indices), shape).numpy()
     classes = list(range(1, len(label_values) + 1))
     locations = class_locations(labels, classes)

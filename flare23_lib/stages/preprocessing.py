@@ -82,7 +82,7 @@ def label_item(results: Results, settings: Mapping[str, Any], case: TrainingCase
     """Return where a case's preprocessed label belongs, and what it is made from."""
     key = {name: settings[name] for name in ("spacing", "orientation", "label_values")}
     folder = results.folder("preprocessed_labels", {"version": versions.PREPROCESSED_LABEL, **key})
-    inputs = {"label": case.label_id}
+    inputs = {"label": case.label_id, "image_spacing": list(case.case.spacing)}
     return folder, folder.item(case.case.case, inputs), inputs
 
 
@@ -166,6 +166,7 @@ def _labels(
             settings["orientation"],
             settings["label_values"],
             patch_size,
+            case.case.spacing,
         )
         present = [settings["label_values"][index - 1] for index in indices]
         measures = {"labels_present": present, "core_seconds": time.process_time() - started}
