@@ -166,6 +166,17 @@ def test_an_excluded_class_does_not_win_in_the_alternative():
     assert np.array_equal(result.alternative[untouched], result.labels[untouched])
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_class_that_the_model_never_saw_is_never_the_answer(precision):
+    bundle = a_bundle(values=(0, 20, 3, 7))
+    unseen = replace(bundle, model=replace(bundle.model, unseen=("label_20",)))
+    expected = Engine(bundle, precision=precision).segment(a_volume(), exclude={20}).alternative
+    result = Engine(unseen, precision=precision, tta=True).segment(a_volume(), votes=True)
+    assert not (result.labels == 20).any()
+    assert np.array_equal(Engine(unseen, precision=precision).segment(a_volume()).labels, expected)
+    assert np.array_equal(Engine(bundle, precision=precision).segment(a_volume(), exclude={20}).alternative, expected)
+
+
 def test_excluding_only_what_the_model_does_not_know_changes_nothing():
     result = Engine(a_bundle()).segment(a_volume(), exclude={99})
     assert np.array_equal(result.alternative, result.labels)

@@ -145,6 +145,9 @@ class Engine:
             self.limits.enforce(self.device)
         self.compiled = compiled
         self._network = WindowNetwork(bundle.build_network(), self.device, self.precision, compiled)
+        if unseen := self.model.unseen:
+            log.info("never seen in training, so never the answer: %s", ", ".join(unseen))
+            self._network.silence([self.model.names.index(name) for name in unseen])
         if compiled:
             self._compile()
 

@@ -8,6 +8,7 @@ its input to another one and back); what follows a layer works in place.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precision -> data type of weights and activations."""
+
+SILENT = -1000.0
+"""Logit of a class that may not be the answer; sums of many passes stay within float16's range."""
 
 
 class WindowNetwork:
@@ -44,6 +48,13 @@ class WindowNetwork:
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
         """Map normalized patches (b, z, y, x) to logits (b, z, y, x, classes), contiguous, in the network's type."""
         return self._run(patches)
+
+    def silence(self, classes: Collection[int]) -> None:
+        """Let classes, by index, never be the answer: their logit is far below all others, everywhere."""
+        head = self._network.seg_outputs[-1]
+        weight, bias = head.weight.clone(), head.bias.clone()  # those of the bundle stay as they are
+        weight[list(classes)], bias[list(classes)] = 0, SILENT
+        head.weight, head.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
 
     def _forward(self, patches: torch.Tensor) -> torch.Tensor:
         x = patches[:, None].to(self.device, self.dtype, memory_format=torch.channels_last_3d)
