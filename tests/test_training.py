@@ -4,6 +4,7 @@ import functools
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -25,7 +26,7 @@ from flare23_lib.nnunet.trainer import FlareTrainer
 from flare23_lib.stages.attempts import attempt
 from flare23_lib.stages.results import Results
 from flare23_lib.stages.training import CHECKPOINTS
-from flare23_lib.store import Shard, read_csv, read_json
+from flare23_lib.store import TEMPORARY_MARK, Shard, read_csv, read_json
 
 
 def run(results, **options):
@@ -148,6 +149,20 @@ def test_a_broken_newest_checkpoint_is_noticed_and_the_one_before_it_used(result
     assert "checkpoint_latest.pth is broken" in done.stderr
     assert "checkpoint_previous.pth: epoch" in done.stderr
     assert epochs(results) == [1, 2]
+
+
+def test_what_a_kill_left_half_written_is_removed_by_the_next_attempt(results):
+    assert run(results, epochs=1).returncode == 0
+    half = next(results.root.rglob(CHECKPOINTS)) / f"{TEMPORARY_MARK}x-{checkpoints.LATEST}"
+    place = half.with_name(f"{TEMPORARY_MARK}y")
+    place.mkdir()
+    for path in (half, place / checkpoints.PREVIOUS):
+        path.write_bytes(b"half")
+    shutil.rmtree(results.root / "training")
+    for path in results.root.glob("store/training/*/model.*"):
+        path.unlink()
+    assert run(results, epochs=1).returncode == 0
+    assert not list(results.root.rglob(f"{TEMPORARY_MARK}*"))
 
 
 def test_kills_at_random_moments_lose_no_epoch_and_repeat_none(results):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flare23_lib.store import atomic_path
+from flare23_lib.store import TEMPORARY_MARK, atomic_path
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def write_latest(folder: Path, content: Mapping[str, Any]) -> None:
     with atomic_path(latest) as temporary:
         torch.save(dict(content), temporary)
         if latest.exists():
-            with tempfile.TemporaryDirectory(dir=folder) as place:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY_MARK) as place:
                 os.link(latest, Path(place) / PREVIOUS)
                 (Path(place) / PREVIOUS).replace(previous)
 

@@ -33,7 +33,7 @@ from flare23_lib.resampling import Intensity
 from flare23_lib.stages.attempts import attempt
 from flare23_lib.stages.pretraining import TABLE, InitialWeights, publish
 from flare23_lib.stages.results import Results, read_shards, read_training
-from flare23_lib.store import Item, StageFolder, atomic_path, link_to, lock, write_json
+from flare23_lib.store import Item, StageFolder, atomic_path, link_to, lock, remove_partial, write_json
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +123,7 @@ def train(
             from flare23_lib.nnunet import checkpoints
 
             where = folder.path / CHECKPOINTS
+            remove_partial(where)
             with attempt(folder.path, way.attempt, lambda: checkpoints.mark(where), StoppedError):
                 if not rows:
                     where_from = f"{results.cases} and quarantine.csv beside it say why"

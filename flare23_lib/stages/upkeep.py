@@ -11,7 +11,7 @@ from flare23_lib.errors import StoreError
 from flare23_lib.stages.results import Results, item_name
 from flare23_lib.stages.status import Plan
 from flare23_lib.stages.verification import records
-from flare23_lib.store import TEMPORARY_MARK, is_locked
+from flare23_lib.store import is_locked, remove_partial
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,7 @@ def clean(results: Results, plan: Plan) -> int:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    for path in results.root.rglob(TEMPORARY_MARK + "*"):
-        freed += path.lstat().st_size
-        path.unlink()
-    return freed
+    return freed + remove_partial(results.root)
 
 
 def format_entries(found: list[Entry]) -> str:
