@@ -121,6 +121,16 @@ def test_labels_that_no_longer_lie_on_their_image_are_made_again(images, tmp_pat
     assert labels.geometry.difference(read_volume(images / "case_1_0000.nii.gz").geometry) is None
 
 
+def test_an_image_that_lies_where_labels_belong_is_not_replaced_unasked(images, tmp_path):
+    (images / "case_1.nii.gz").write_bytes((images / "case_2_0000.nii.gz").read_bytes())
+    before = (images / "case_1.nii.gz").read_bytes()
+    faults = run(images / "case_1_0000.nii.gz", images)
+    assert len(faults) == 1
+    assert (images / "case_1.nii.gz").read_bytes() == before
+    assert run(images / "case_1_0000.nii.gz", images, overwrite=True) == []
+    assert read_volume(images / "case_1.nii.gz").array.dtype == np.uint8
+
+
 def test_a_link_that_leads_nowhere_is_a_fault_and_a_name_in_capitals_is_told(images, tmp_path, caplog):
     (images / "gone_0000.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
     (images / "CASE_3.NII.GZ").write_bytes(b"")

@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from flare23_lib.errors import BundleError, ImageError
 from flare23_lib.images import SUFFIXES, Stream, Volume, open_volume, read_geometry, read_volume, stem
 from flare23_lib.store import Shard
@@ -120,11 +122,20 @@ def _refuse_collisions(cases: Iterable[Case]) -> None:
 
 
 def is_done(case: Case) -> bool:
-    """Tell whether a case's labels are there, read to their end and lie on its image."""
+    """Tell whether a case's labels are there, read to their end and lie on its image.
+
+    Raises:
+        ImageError: the file is an image of its own, which is not to be replaced unasked.
+    """
     try:
         labels, image = read_volume(case.labels), read_geometry(case.image)
     except ImageError:
         return False
+    if labels.array.dtype != np.uint8:
+        raise ImageError(
+            f"{case.labels}: is there and holds {labels.array.dtype} voxels, no labels; give another output, or "
+            "replace it with --overwrite"
+        )
     return labels.geometry.difference(image) is None
 
 
