@@ -259,6 +259,13 @@ def test_details_are_tables_of_their_own_and_count_a_missing_prediction_as_nothi
     assert (counted["diameter"], counted["tumors"], counted["found"], counted["missed"]) == ("all", "7", "6", "1")
 
 
+def test_details_of_other_predictions_do_not_stay_beside_new_scores(folders):
+    predictions, references, output = folders
+    evaluate_folders(predictions, references, output, LABELS, with_details=True)
+    evaluate_folders(predictions, references, output, LABELS)
+    assert sorted(path.name for path in output.iterdir()) == ["metrics.csv", "summary.csv"]
+
+
 # Tables
 
 

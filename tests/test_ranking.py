@@ -96,6 +96,21 @@ def test_classes_that_a_model_never_saw_do_not_enter_its_mean(tmp_path):
     assert (table["b"]["tumor_DSC_rank"], table["a"]["tumor_DSC_rank"]) == (2, 1)
 
 
+def test_what_a_folder_alone_lacks_counts_as_worst_and_is_said(tmp_path):
+    a = team(tmp_path / "a", {"x": 0.9, "y": 0.9}, {"x": 20})
+    b = team(tmp_path / "b", {"x": 0.8, "y": 0.8}, {"x": 30, "y": 30})
+    notes = rank_folders([a, b], LABELS).notes
+    assert f"{a}: 1 cases have no time, which counts as worst: y" in notes
+    assert not [note for note in notes if note.startswith(f"{b}:")]
+
+
+def test_times_of_other_names_are_no_times_and_that_is_said(tmp_path):
+    a = team(tmp_path / "a", {"x": 0.9}, {"sleep": 20})
+    b = team(tmp_path / "b", {"x": 0.8}, {"x.nii": 30})
+    ranking = rank_folders([a, b], LABELS)
+    assert f"{a / 'efficiency.csv'}: none of its 1 rows is named as a case of metrics.csv" in ranking.notes
+
+
 def test_a_ranking_is_written_and_shown(tmp_path):
     teams = [team(tmp_path / name, {"x": score}) for name, score in (("a", 0.8), ("b", 0.9))]
     ranking = rank_folders(teams, LABELS)

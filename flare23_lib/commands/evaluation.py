@@ -23,15 +23,16 @@ def _evaluate(args: argparse.Namespace) -> int:
     from flare23_lib.evaluation.folders import evaluate_folders
     from flare23_lib.evaluation.tables import format_summary
 
+    config = load_config(args)
     report = evaluate_folders(
         args.predictions,
         args.references,
         args.output,
-        load_config(args).labels,
-        mode=args.mode,
+        config.labels,
+        mode=args.mode or config["evaluation"]["mode"],
         processes=args.processes,
         memory_mb=args.memory,
-        with_details=args.details,
+        with_details=config["evaluation"]["details"] if args.details is None else args.details,
     )
     say(format_summary(report.summary))
     say(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
@@ -79,10 +80,10 @@ def register(commands: Commands) -> None:
     parser.add_argument("--predictions", type=Path, required=True)
     parser.add_argument("--references", type=Path, required=True)
     parser.add_argument("--output", type=output_folder, required=True, help="folder for metrics.csv and summary.csv")
-    parser.add_argument("--mode", choices=["flare23", "plain"], default="flare23",
-                        help="the challenge's rules, or whole volumes without special rules")  # fmt: skip
-    parser.add_argument("--details", action="store_true",
-                        help="measure HD95, volumes and found tumors too, in tables of their own")  # fmt: skip
+    parser.add_argument("--mode", choices=["flare23", "plain"],
+                        help="the challenge's rules, or whole volumes (default: the configuration's)")  # fmt: skip
+    parser.add_argument("--details", action=argparse.BooleanOptionalAction,
+                        help="tables of HD95, volumes and found tumors (default: the configuration's)")  # fmt: skip
     parser.add_argument("--memory", type=at_least(1), metavar="MB",
                         help="what all processes may take together (default: no limit)")  # fmt: skip
     add_config(parser)

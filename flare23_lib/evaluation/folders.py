@@ -23,6 +23,9 @@ from flare23_lib.labels import LabelMap
 
 log = logging.getLogger(__name__)
 
+DETAIL_TABLES = ("distances.csv", "tumors.csv", "detection.csv")
+"""What `write_details` writes; the last two where there are tumors."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -92,6 +95,9 @@ def evaluate_folders(
     write_summary(output / "summary.csv", rows, labels, unseen)
     if with_details:
         write_details(output, details, labels, unseen)
+    else:  # those of other predictions would stay beside these scores
+        for name in DETAIL_TABLES:
+            (output / name).unlink(missing_ok=True)
     return Report(
         cases=len(rows),
         scored=sum(row["status"] == OK for row in rows),
@@ -105,7 +111,7 @@ def evaluate_folders(
 
 def detail_tables(labels: LabelMap) -> list[str]:
     """Return the names of the tables that `write_details` writes."""
-    return ["distances.csv", *(["tumors.csv", "detection.csv"] if labels.tumors else [])]
+    return list(DETAIL_TABLES) if labels.tumors else list(DETAIL_TABLES[:1])
 
 
 def write_details(folder: Path, details: list[Details], labels: LabelMap, unseen: Collection[str] = ()) -> None:

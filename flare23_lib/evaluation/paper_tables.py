@@ -161,6 +161,17 @@ def _remarks(models: Sequence[Evaluated]) -> list[str]:
     return remarks
 
 
+def _unseen(models: Sequence[Evaluated]) -> list[str]:
+    """Return a line for each model whose means are of fewer organs, since it never saw the others."""
+    lines = []
+    for model in models:
+        rows = [row for row in model.summary if row["class"] != ORGANS and row["note"]]
+        if rows:
+            noted = "; ".join(f"{_shown(row['class'])}: {row['note']}" for row in rows)
+            lines.append(f"{model.name}: its mean is of the other organs ({noted}).")
+    return lines
+
+
 def table7(models: Sequence[Evaluated], labels: LabelMap, pairs: Sequence[Sequence[str]]) -> Table:
     """Return Table 7: pairs of models compared case by case."""
     by_name = {model.name: model for model in models}
@@ -181,6 +192,7 @@ def table7(models: Sequence[Evaluated], labels: LabelMap, pairs: Sequence[Sequen
     heads = [f"{name} {measure}" for measure in MEASURES for name in (*names, "difference")]
     heads = [*(["models"] if len(pairs) > 1 else []), "class", "cases", *heads]
     notes = ["Percent; differences are paired by case, with the 95 % interval of their mean."]
+    notes += _unseen([by_name[name] for name in dict.fromkeys(name for pair in pairs for name in pair)])
     return Table("table7", "Ablation", records, heads, cells, notes)
 
 
@@ -249,5 +261,11 @@ def table9(models: Sequence[Evaluated], labels: LabelMap) -> Table:
         records.append([result.name, result.cases, *scores, result.seconds, result.gpu_area, result.note])
     cells = [[*row[:2], *map(_fixed, row[2:6]), _fixed(row[6]), _fixed(row[7], 0), row[8]] for row in records]
     notes = ["Scores in percent. Other cases and other machines: the published figures place ours, no more."]
+    notes += _unseen(models)
+    notes += [
+        f"{model.name}: time and GPU area are means of {len(model.efficiency)} measured cases."
+        for model in models
+        if model.efficiency
+    ]
     plain = [dict(zip(heads, row, strict=True)) for row in records]
     return Table("table9", "Ours beside published results", plain, heads, cells, notes)

@@ -72,10 +72,11 @@ def rank_folders(folders: Sequence[Path], labels: LabelMap) -> Ranking:
     for folder, table in zip(folders, values, strict=True):
         missing = [case for case in cases if case not in table]
         if missing:
-            notes.append(f"{folder}: {len(missing)} cases are missing and count as worst: {', '.join(missing[:5])}")
+            notes.append(f"{folder}: {len(missing)} cases are missing and count as worst: {_some(missing)}")
     cube = np.array(
         [[[table.get(case, {}).get(name, np.nan) for table in values] for name in metrics] for case in cases]
     )
+    notes += _gaps(folders, metrics, cases, values, cube)
     ranks = np.apply_along_axis(_ranks, 2, cube * [[[_sign(name)] for name in metrics]])
     ranks[np.isnan(cube).all(axis=2)] = np.nan  # nobody has this value: nothing to rank
     mean_ranks = np.nanmean(ranks, axis=(0, 1))
@@ -88,6 +89,24 @@ def rank_folders(folders: Sequence[Path], labels: LabelMap) -> Ranking:
             row[name] = _mean(cube[:, index, place])
         table.append(row)
     return Ranking(table, metrics, len(cases), notes)
+
+
+def _gaps(
+    folders: Sequence[Path], metrics: Sequence[str], cases: Sequence[str], values: Sequence[dict], cube: np.ndarray
+) -> list[str]:
+    """Say where a folder has no value that another has, in cases that it has: that counts as worst."""
+    notes = []
+    empty = np.isnan(cube) & ~np.isnan(cube).all(axis=2, keepdims=True)
+    for place, (folder, table) in enumerate(zip(folders, values, strict=True)):
+        for index, name in enumerate(metrics):
+            found = [case for case, gap in zip(cases, empty[:, index, place], strict=True) if gap and case in table]
+            if found:
+                notes.append(f"{folder}: {len(found)} cases have no {name}, which counts as worst: {_some(found)}")
+    return notes
+
+
+def _some(cases: Sequence[str]) -> str:
+    return ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "")
 
 
 def _accuracy(path: Path, labels: LabelMap) -> dict[str, dict[str, float]]:
@@ -125,8 +144,10 @@ def _add_efficiency(folders: Sequence[Path], values: Sequence[dict], notes: list
     if blind:
         notes.append(f"GPU memory does not count: {blind[0] / _EFFICIENCY} has none for some cases")
     for folder, rows, cases in zip(folders, tables, values, strict=True):
+        path = folder / _EFFICIENCY
+        if not any(_case(row, path) in cases for row in rows):
+            notes.append(f"{path}: none of its {len(rows)} rows is named as a case of {_METRICS}")
         for row in rows:
-            path = folder / _EFFICIENCY
             name = _case(row, path)
             if name not in cases:
                 continue
@@ -151,7 +172,7 @@ def _case(row: Mapping[str, str], path: Path) -> str:
     """Return a row's case: the challenge's tables name files, such as `X_0000.nii.gz`."""
     if "Name" not in row:
         raise EvaluationError(f"{path}: has no column Name")
-    return row["Name"].removesuffix(".nii.gz").removesuffix("_0000")
+    return row["Name"].removesuffix(".gz").removesuffix(".nii").removesuffix("_0000")
 
 
 def _sign(metric: str) -> float:
