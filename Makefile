@@ -31,7 +31,7 @@ demo/cohort: | $(VENV)/installed
 
 ## The chain on a cohort of real CTs in FLARE23's layout: make smoke COHORT=FOLDER
 smoke: $(VENV)/installed
-	$(BIN)/snakemake --cores $(CORES) --configfile presets/smoke.yaml --config cohort=$(COHORT) --quiet rules
+	$(BIN)/snakemake --cores $(CORES) --configfile presets/smoke.yaml --config "cohort=$(COHORT)" --quiet rules
 
 test: $(VENV)/installed lint
 	$(BIN)/pytest

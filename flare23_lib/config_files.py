@@ -141,7 +141,7 @@ def validate(config: Mapping, schema: Mapping) -> None:
         _check_finite(config)
     else:
         if error.validator == "pattern":
-            message = f"{error.instance!r} is not a name of letters, digits and underscores"
+            message = f"{error.instance!r} is not a name of letters, digits and underscores that begins with a letter"
             if "nii" in error.validator_value:
                 message = f"{error.instance!r} does not end in .nii or .nii.gz"
         else:
