@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 
 from flare23_lib import versions
-from flare23_lib.cohort.folders import listing
+from flare23_lib.cohort.folders import find, listing, notices
 from flare23_lib.config import Config
 from flare23_lib.config_files import read_yaml
 from flare23_lib.errors import FlareError
@@ -16,16 +16,23 @@ from flare23_lib.evaluation.folders import detail_tables
 from flare23_lib.evaluation.formats import FORMATS
 from flare23_lib.evaluation.paper_tables import table_names
 from flare23_lib.evaluation.tables import format_summary
+from flare23_lib.stages.done import is_evaluated
+from flare23_lib.stages.results import Results
 from flare23_lib.store import fingerprint, keep_json
 
 try:
     for file in workflow.configfiles:
         read_yaml(Path(file))  # Snakemake takes the last of two equal keys, without a word
     CONFIG = Config.check(config, Path(workflow.basedir) / "config.schema.yaml")
-    LISTING = fingerprint(listing(CONFIG["cohort"], CONFIG["layout"]))
+    FOUND = find(CONFIG["cohort"], CONFIG["layout"])
+    LISTING = fingerprint(listing(FOUND))
     CONFIG.check_pretrained_files()
 except FlareError as error:
     sys.exit(f"configuration: {error}")
+
+if workflow.is_main_process:
+    for line in notices(FOUND, CONFIG["cohort"], CONFIG["layout"], CONFIG.evaluated):
+        logger.warning(line)
 
 # Rules call `flare23`; it lies beside the interpreter that runs Snakemake, on the PATH or not.
 environ["PATH"] = f"{Path(sys.executable).parent}{pathsep}{environ['PATH']}"
@@ -34,6 +41,7 @@ environ["PATH"] = f"{Path(sys.executable).parent}{pathsep}{environ['PATH']}"
 environ["FLARE23_REPOSITORY"] = str(workflow.basedir)
 
 R = str(Path(CONFIG["results"]))
+RESULTS = Results(Path(R))
 SHARDS = CONFIG["shards"]
 DEVICE = CONFIG["device"]
 CHECKPOINT_MINUTES = CONFIG["checkpoint_minutes"]
@@ -69,9 +77,9 @@ def told(rule, *names, **parts):
     """
 
     def file(wildcards):
-        path = "/".join([R, "settings", rule, *(wildcards[name] for name in names)]) + ".json"
+        path = RESULTS.settings(rule, *(wildcards[name] for name in names))
         keep_json(path, {part: value(wildcards) if callable(value) else value for part, value in parts.items()})
-        return path
+        return str(path)
 
     return file
 
@@ -160,11 +168,13 @@ def has_accounts():
 
 
 def print_summaries():
-    """Show the scores of the evaluated models and where the report lies, at the end of a run."""
+    """Show the scores of the evaluated models and where the report lies, at the end of a run, if they are current."""
     for model in CONFIG.evaluated:
-        summary = Path(R) / "evaluation" / model / "summary.csv"
-        if summary.exists():
+        summary = RESULTS.summary(model)
+        if is_evaluated(RESULTS, model, CONFIG.settings("evaluation")):
             print(f"\n{model} ({summary})\n\n{format_summary(summary)}")
+        elif summary.exists():
+            print(f"\n{model}: {summary} is older than what it is made from; the target `evaluation` makes it anew")
     page = Path(R) / "report" / "index.html"
     if page.exists():
         print(f"\nReport: {page}")

@@ -5,12 +5,9 @@
 # trainings go on where they ended, in the same time; short jobs, which begin anew, ask for more of that too.
 
 from flare23_lib.stages import done
-from flare23_lib.stages.results import Results
 from flare23_lib.store import Shard
 
 LITTLE = {"mem_mb": 2000, "runtime": 10, "gpu": 0}
-
-RESULTS = Results(Path(R))
 
 
 def grown(amount, failures):

@@ -144,6 +144,22 @@ def test_status_says_that_everything_is_there(finished_chain):
     assert "computes nothing" in succeed(flare23(finished_chain, "status", *CONFIGURATION))
 
 
+def test_status_knows_of_scores_that_are_to_be_made(chain):
+    def evaluation():
+        lines = succeed(flare23(chain, "status", *CONFIGURATION)).splitlines()
+        return next(line.split()[2:] for line in lines if line.startswith("evaluation"))
+
+    assert evaluation() == ["2", "-"]
+    (chain / "results/evaluation/student/summary.csv").unlink()
+    assert evaluation() == ["2", "2"]
+
+
+def test_scores_that_are_older_than_their_cohort_are_not_shown(chain):
+    os.utime(chain / "results/cohort/cases.csv")
+    shown = run_snakemake(chain, "--", "estimate")
+    assert "is older than what it is made from" in succeed(shown)
+
+
 def everything(folder: Path):
     return stored(folder, "segmentations"), stored(folder, "completed_labels"), weights(folder)
 

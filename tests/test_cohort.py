@@ -7,7 +7,7 @@ from cohorts import RECIPE, SETTINGS, label_array, small_cohort, write
 
 from flare23_lib.cohort.categories import Category, categorise
 from flare23_lib.cohort.facts import value_counts
-from flare23_lib.cohort.folders import find, listing
+from flare23_lib.cohort.folders import find, listing, notices
 from flare23_lib.cohort.scan import Task, scan
 from flare23_lib.cohort.summary import write_survey
 from flare23_lib.cohort.survey import survey
@@ -122,9 +122,9 @@ def test_voxels_are_counted_across_blocks(tmp_path):
 
 
 def test_the_listing_changes_with_every_file(cohort):
-    before = listing(cohort.root, SETTINGS["layout"])
+    before = listing(find(cohort.root, SETTINGS["layout"]))
     cohort.image("e", folder="unlabeledTr1800")
-    assert listing(cohort.root, SETTINGS["layout"]) != before
+    assert listing(find(cohort.root, SETTINGS["layout"])) != before
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -234,9 +234,33 @@ def test_an_empty_validation_label_counts_as_none_if_that_is_wanted(tmp_path):
 def test_the_listing_changes_when_a_twin_or_a_stray_file_appears(tmp_path):
     cohort = small_cohort(tmp_path)
     layout = SETTINGS["layout"]
-    seen = [listing(cohort.root, layout)]
+    seen = [listing(find(cohort.root, layout))]
     image = cohort.image_path("a")
     for path in (image.with_suffix(""), image.with_name("stray.nii.gz")):
         path.write_bytes(b"")
-        seen.append(listing(cohort.root, layout))
+        seen.append(listing(find(cohort.root, layout)))
     assert len(set(map(tuple, seen))) == 3
+
+
+def test_the_listing_changes_with_permissions(cohort):
+    before = listing(find(cohort.root, SETTINGS["layout"]))
+    cohort.image_path("a").chmod(0o600)
+    assert listing(find(cohort.root, SETTINGS["layout"])) != before
+
+
+def test_a_folder_given_twice_over_holds_each_case_once(cohort):
+    layout = {**SETTINGS["layout"], "training_images": [*SETTINGS["layout"]["training_images"]] * 2}
+    assert find(cohort.root, layout).labeled == find(cohort.root, SETTINGS["layout"]).labeled
+
+
+def test_folders_that_are_not_there_are_told(cohort):
+    layout = SETTINGS["layout"]
+    assert notices(find(cohort.root, layout), cohort.root, layout, ["student"]) == []
+    layout = {**layout, "unlabeled_images": ["typo"], "validation_labels": ["lost", "gone"]}
+    lines = notices(find(cohort.root, layout), cohort.root, layout, ["student"])
+    assert [line.partition(":")[0] for line in lines] == [
+        "layout.unlabeled_images", "layout.validation_labels", "models.student.evaluate",
+    ]  # fmt: skip
+    assert "typo" in lines[0]
+    assert "lost or gone" in lines[1]
+    assert len(notices(find(cohort.root, layout), cohort.root, layout, [])) == 2

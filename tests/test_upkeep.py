@@ -109,3 +109,30 @@ def test_what_follows_from_a_lost_label_of_a_first_look_is_still_known(chain, tm
     (chain / "results" / row["file"]).with_name(f"{name}.json").unlink()
     done = clean(chain, "--configfile", str(CHAIN), str(second))
     assert "the labels of tumor" in done.stdout
+
+
+def test_verify_withdraws_broken_records_and_bundles_and_the_next_run_makes_them_again(chain):
+    results = chain / "results"
+    shard = results / "pseudo_labels/unlabeled/0-of-1.csv"
+    training = results / "training/organ_teacher/training.json"
+    weights = results / "models/student/model.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-5])
+    training.write_bytes(b"")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    refused = clean(chain, "--yes")
+    assert refused.returncode == 1
+    assert "store verify" in refused.stderr
+    before = files(chain)
+    found = flare23(chain, "store", "verify", *CONFIGURATION)
+    assert found.returncode == 1
+    for path in (shard, training, weights):
+        assert f"gone or broken: {path.relative_to(chain)}" in found.stdout
+        assert not path.exists()
+    assert run_snakemake(chain).returncode == 0
+    assert shard.exists()
+    assert training.exists()
+    assert weights.exists()
+    assert files(chain) == before, "nothing was computed"
+    assert "0 not whole" in flare23(chain, "store", "verify", *CONFIGURATION).stdout

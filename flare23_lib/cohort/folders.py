@@ -10,6 +10,9 @@ from pathlib import Path
 
 from flare23_lib.errors import CohortError
 
+LAYOUT_FOLDERS = ("training_images", "training_labels", "unlabeled_images", "validation_images", "validation_labels")
+"""The keys of the configuration's `layout` that name folders."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -77,7 +80,7 @@ class _Folders:
         """Return files by case; a name that ends in both suffixes is that of the longer one."""
         cases: dict[str, list[Path]] = defaultdict(list)
         not_mine = other if len(other) > len(suffix) and other.endswith(suffix) else None
-        for file in sorted(file for folder in folders for file in self._files(folder)):
+        for file in sorted({file for folder in folders for file in self._files(folder)}):
             name = file.rpartition("/")[2]
             if not name.endswith(suffix) or len(name) == len(suffix):
                 continue
@@ -126,7 +129,10 @@ def find(cohort: Path, layout: Mapping) -> Found:
     found = replace(found, twins=frozenset(map(Path, folders.twins())), others=tuple(map(Path, folders.others())))
     if not found.labeled and not found.unlabeled:
         wanted = [*layout["training_images"], *layout["unlabeled_images"]]
-        raise CohortError(f"{cohort}: no file *{layout['image_suffix']} in any of its folders {', '.join(wanted)}")
+        raise CohortError(
+            f"{cohort}: no file CASE{layout['image_suffix']} in any of its folders {', '.join(wanted)} (a case has "
+            "its name from its file, not from a folder)"
+        )
     return found
 
 
@@ -144,19 +150,37 @@ def find_in(images: Path, labels: Path, unlabeled: Path | None, layout: Mapping)
     return find(Path("/"), {**layout, **nowhere, **given})
 
 
-def listing(cohort: Path, layout: Mapping) -> list[tuple[str, int, int]]:
-    """Return (path, size in bytes, modification time in ns) of every file that `find` finds or reports.
+def notices(found: Found, cohort: Path, layout: Mapping, evaluated: Sequence[str]) -> list[str]:
+    """Return a line for everything that the configuration asks for and the folders do not have.
+
+    Args:
+        found: what `find` found.
+        cohort: the folder of the cohort.
+        layout: the configuration's `layout`.
+        evaluated: names of the models that are to be evaluated.
+    """
+    lines = [
+        f"layout.{key}: there is no folder {' or '.join(layout[key])} in {cohort}; none of its cases takes part"
+        for key in LAYOUT_FOLDERS
+        if layout[key] and not any((Path(cohort) / folder).is_dir() for folder in layout[key])
+    ]
+    if evaluated and not set(found.validation) & set(found.validation_labels):
+        lines.append(f"models.{evaluated[0]}.evaluate: there is no validation case with a label; its job will fail")
+    return lines
+
+
+def listing(found: Found) -> list[tuple[str, int, int, int]]:
+    """Return (path, size in bytes, modification time in ns, mode) of every file that was found or is reported.
 
     It changes whenever the scan has something new to read, and takes no look into any file.
     """
     rows = []
-    found = find(cohort, layout)
     twins = [twin.with_suffix("") for twin in found.twins]
     for path in [*found.files(), *twins, *found.others]:
         try:
             status = path.stat()
         except OSError:
-            rows.append((str(path), -1, -1))
+            rows.append((str(path), -1, -1, -1))
         else:
-            rows.append((str(path), status.st_size, status.st_mtime_ns))
+            rows.append((str(path), status.st_size, status.st_mtime_ns, status.st_mode))
     return sorted(rows)

@@ -131,6 +131,17 @@ def is_completed(
     return len(known) == len(cases) and _are_there(items)
 
 
+def is_evaluated(results: Results, model: str, settings: Mapping[str, Any]) -> bool:
+    """Say whether a model's scores are there, made with these settings, and no older than what they are made from."""
+    told = results.settings("evaluate")
+    sources = [told, results.cases, results.training(model), results.gathered("predictions", model)]
+    try:
+        newest = max(source.stat().st_mtime_ns for source in sources)
+        return results.summary(model).stat().st_mtime_ns >= newest and read_json(told)["settings"] == settings
+    except (OSError, FlareError):
+        return False
+
+
 class Training:
     """What there is of a model's training.
 

@@ -45,6 +45,18 @@ class Results:
         file = {"completed_labels": "conflicts.csv", "predictions": "predictions.csv"}[stage]
         return self.root / stage / name / file
 
+    def summary(self, model: str) -> Path:
+        """The scores of a model by class."""
+        return self.root / "evaluation" / model / "summary.csv"
+
+    def settings(self, *names: str) -> Path:
+        """The file of what shapes the results of a rule: its name, then that of a model or completion."""
+        return self.root.joinpath("settings", *names[:-1], f"{names[-1]}.json")
+
+    def efficiency(self, model: str) -> Path:
+        """What single cases took."""
+        return self.root / "evaluation" / model / "efficiency.csv"
+
     def folder(self, stage: str, key: Mapping[str, Any]) -> StageFolder:
         """A stage's folder in the store under the fingerprint of a key."""
         return StageFolder(self.root / "store", stage, key)

@@ -20,6 +20,7 @@ from flare23_lib.stages.completion import (
     completion_folder,
     left_out,
 )
+from flare23_lib.stages.done import is_evaluated
 from flare23_lib.stages.intensity import case_item, intensity_folder, pooled_item
 from flare23_lib.stages.preprocessing import TrainingCase
 from flare23_lib.stages.pretraining import digest_of, with_digest
@@ -33,7 +34,8 @@ class Step:
     """One stage of one model or completion.
 
     Attributes:
-        stage: "intensity", "preprocessing", "training", "pseudo-labels", "completion" or "predictions".
+        stage: "intensity", "preprocessing", "training", "pseudo-labels", "completion", "predictions",
+            "evaluation" or "efficiency".
         name: of the model or completion.
         total: cases.
         to_do: cases that would be computed; for a training 1 or 0.
@@ -111,7 +113,16 @@ class _Planner:
             self._known_model(name, settings, cases)
         if name in self.config.evaluated:
             validation = [case for case in self.cases if case.split == "validation"]
-            self._segmentations("predictions", name, name, validation, {})
+            scoring = self.config.settings("evaluation")
+            items = self._segmentations("predictions", name, name, validation, {})
+            predicted = items is not None and all(item.read() for item in items)
+            current = predicted and is_evaluated(self.results, name, scoring)
+            scored = sum(case.label is not None for case in validation)
+            self.plan.steps.append(Step("evaluation", name, scored, 0 if current else scored))
+            measured = min(self.config["evaluation"]["efficiency_cases"], len(validation))
+            if measured:
+                there = self.digests[name] is not None and self.results.efficiency(name).exists()
+                self.plan.steps.append(Step("efficiency", name, measured, 0 if there else measured))
 
     def _known_model(self, name: str, settings: Mapping, cases: Sequence[TrainingCase]) -> None:
         measured = self._intensity(name, settings, cases)

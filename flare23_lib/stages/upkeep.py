@@ -42,7 +42,11 @@ def entries(results: Results, plan: Plan) -> list[Entry]:
     Nothing is called unused as long as something is gone that says what follows from it (`Plan.unknown`): half-done
     work that waits for it could not be told from what is left over.
     """
-    recorded = {results.item(file).note_path for _, files in records(results) for file in files}
+    recorded = set()
+    for record, files in records(results):
+        if files is None:
+            raise StoreError(f"{record} is broken; run `flare23 store verify` first")
+        recorded |= {results.item(file).note_path for file in files}
     used = plan.used | recorded
     used_folders = plan.used_folders | {note.parent for note in recorded}
     found = []

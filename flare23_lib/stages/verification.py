@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from flare23_lib.errors import StoreError
+from flare23_lib.errors import BundleError, StoreError
+from flare23_lib.inference.cases import MODEL_FILE
 from flare23_lib.stages.results import Results
 from flare23_lib.store import read_csv, read_json
 
@@ -22,16 +23,27 @@ PART, THREADS = 4000, 16
 """Files that a process checks at a time, and how many of them at once."""
 
 
-def records(results: Results) -> Iterator[tuple[Path, list[str]]]:
-    """Yield every record with the files that it lists (relative to the results folder)."""
-    for folder in RECORD_FOLDERS:
-        for path in sorted((results.root / folder).glob("*/*-of-*.csv")):
-            rows = read_csv(path)
-            yield path, [row[column] for row in rows for column in FILE_COLUMNS if row.get(column)]
-    for path in sorted((results.root / "evaluation").glob("*/efficiency.csv")):
-        yield path, [row["file"] for row in read_csv(path)]
+def records(results: Results) -> Iterator[tuple[Path, list[str] | None]]:
+    """Yield every record with the files that it lists (relative to the results folder); None if it is broken."""
+    tables = [path for folder in RECORD_FOLDERS for path in sorted((results.root / folder).glob("*/*-of-*.csv"))]
+    for path in [*tables, *sorted((results.root / "evaluation").glob("*/efficiency.csv"))]:
+        yield path, _listed(path)
     for path in sorted((results.root / "training").glob("*/training.json")):
-        yield path, [read_json(path)["weights"]]
+        try:
+            yield path, [read_json(path)["weights"]]
+        except (StoreError, KeyError, TypeError):
+            yield path, None
+
+
+def _listed(path: Path) -> list[str] | None:
+    try:
+        rows = read_csv(path)
+        whole = path.read_text(encoding="utf-8").endswith("\n")
+    except (StoreError, OSError):
+        return None
+    if not whole or any(None in row or None in row.values() for row in rows):
+        return None
+    return [row[column] for row in rows for column in FILE_COLUMNS if row.get(column)]
 
 
 @dataclass(frozen=True)
@@ -50,19 +62,35 @@ class Verification:
 
 
 def verify(results: Results, processes: int = 1) -> Verification:
-    """Check every file that a record lists (size and last bytes), and withdraw records whose files are not whole."""
+    """Check every file that a record lists (size and last bytes), every record and every bundle.
+
+    Records that are broken or list files that are not whole are withdrawn, and so are bundles that are not.
+    """
+    from flare23_lib.inference.bundle import WEIGHTS_FILE, load_bundle
+
     listed = list(records(results))
-    files = list(dict.fromkeys(file for _, found in listed for file in found))
+    files = list(dict.fromkeys(file for _, found in listed for file in found or ()))
     faults = dict(zip(files, _check_all(results, files, processes), strict=True))
     missing = list(dict.fromkeys(path for found in faults.values() for path in found))
+    missing += [record for record, found in listed if found is None]
     withdrawn: list[Path] = []
     for record, found in listed:
-        if any(faults[file] for file in found):
+        if found is None or any(faults[file] for file in found):
             gathered = [path for path in record.parent.glob("*.csv") if path.name in GATHERED]
             for path in [record, *gathered]:
                 path.unlink(missing_ok=True)
                 withdrawn.append(path)
-    return Verification(len(files), missing, withdrawn)
+    bundles = sorted(path.parent for path in (results.root / "models").glob("*/" + MODEL_FILE))
+    for bundle in bundles:
+        try:
+            load_bundle(bundle)
+        except BundleError:
+            parts = [bundle / name for name in (WEIGHTS_FILE, MODEL_FILE)]
+            missing.append(parts[0])
+            for path in parts:
+                path.unlink(missing_ok=True)
+                withdrawn.append(path)
+    return Verification(len(files) + len(bundles), missing, withdrawn)
 
 
 def _check_all(results: Results, files: Sequence[str], processes: int) -> list[list[Path]]:
