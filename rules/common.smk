@@ -27,8 +27,12 @@ try:
     FOUND = find(CONFIG["cohort"], CONFIG["layout"])
     LISTING = fingerprint(listing(FOUND))
     CONFIG.check_pretrained_files()
+    RESULTS = Results(Path(CONFIG["results"]))
+    RESULTS.settings("cohort").parent.mkdir(parents=True, exist_ok=True)
 except FlareError as error:
     sys.exit(f"configuration: {error}")
+except OSError as error:
+    sys.exit(f"configuration: results: {error.filename} cannot be made ({error.strerror})")
 
 if workflow.is_main_process:
     for line in notices(FOUND, CONFIG["cohort"], CONFIG["layout"], CONFIG.evaluated):
@@ -40,8 +44,7 @@ environ["PATH"] = f"{Path(sys.executable).parent}{pathsep}{environ['PATH']}"
 # Conda environments install the library from here (envs/workflow.post-deploy.sh).
 environ["FLARE23_REPOSITORY"] = str(workflow.basedir)
 
-R = str(Path(CONFIG["results"]))
-RESULTS = Results(Path(R))
+R = str(RESULTS.root)
 SHARDS = CONFIG["shards"]
 DEVICE = CONFIG["device"]
 CHECKPOINT_MINUTES = CONFIG["checkpoint_minutes"]
