@@ -155,11 +155,17 @@ class Config:
             key = f"categories[{index}]"
             if categories.count(row["name"]) > 1:
                 raise ConfigError(f"{key}.name: {row['name']!r} is given twice")
+            if row["name"] == "validation":
+                raise ConfigError(f"{key}.name: 'validation' is kept for the validation cases")
+            if row.get("contains_any") == []:
+                raise ConfigError(f"{key}.contains_any: is empty, no case would fit")
             if row.get("no_labels") and len(row) > 2:
                 raise ConfigError(f"{key}.no_labels: cannot be combined with other conditions")
             for condition in ("contains_any", "contains_all"):
                 known(f"{key}.{condition}", row.get(condition, []), sorted(labels), "label")
         for name, row in self["completions"].items():
+            if name == PASSES:
+                raise ConfigError(f"completions.{name}: the name is kept for leave_out.changed_between")
             self._check_completion(name, row, categories, known)
         for index, pair in enumerate(self["evaluation"]["compare"]):
             known(f"evaluation.compare[{index}]", pair, self.evaluated, "evaluated model")
@@ -189,8 +195,9 @@ class Config:
                 known(f"{key}.{place}", [other], self.completions, "completion")
                 if self.completion(other)["category"] != row["category"]:
                     raise ConfigError(f"{key}.{place}: {other!r} completes another category")
-        if row["unmarked_tumors"] != "keep_original" and not self.labels.tumors:
-            raise ConfigError(f"{key}.unmarked_tumors: no label is of the kind tumor")
+        for rule, default in (("unmarked_tumors", "keep_original"), ("tumor_inside_organs", "keep_organ")):
+            if row[rule] != default and not self.labels.tumors:
+                raise ConfigError(f"{key}.{rule}: no label is of the kind tumor")
         self._check_passes(key, row)
 
     def _check_passes(self, key: str, row: Mapping) -> None:
@@ -255,8 +262,11 @@ class Config:
             return Path(self["results"]) / "models" / source["model"] / BUNDLE_WEIGHTS
         return Path(source) / BUNDLE_WEIGHTS if Path(source).is_dir() else Path(source)
 
-    def check_pretrained_files(self) -> None:
-        """Look for the files of initial weights that are not made in the run; ConfigError for one that is missing."""
+    def check_given_files(self) -> None:
+        """Look for the files that the configuration names and no job makes; ConfigError for one that is missing."""
+        benchmark = self["report"]["inference_benchmark"]
+        if benchmark and not Path(benchmark).is_file():
+            raise ConfigError(f"report.inference_benchmark: there is no file {benchmark}")
         for name in self.models:
             path = self.pretrained_file(name)
             if path is not None and self.pretrained_model(name) is None and not path.is_file():
@@ -348,6 +358,7 @@ class Config:
             "labels": self["labels"],
             "models": self.evaluated,
             "compare": self["evaluation"]["compare"],
+            "mode": self["evaluation"]["mode"],
             "measured": self["evaluation"]["efficiency_cases"] > 0,
         }
 

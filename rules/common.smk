@@ -26,7 +26,7 @@ try:
     CONFIG = Config.check(config, Path(workflow.basedir) / "config.schema.yaml")
     FOUND = find(CONFIG["cohort"], CONFIG["layout"])
     LISTING = fingerprint(listing(FOUND))
-    CONFIG.check_pretrained_files()
+    CONFIG.check_given_files()
     RESULTS = Results(Path(CONFIG["results"]))
     RESULTS.settings("cohort").parent.mkdir(parents=True, exist_ok=True)
 except FlareError as error:

@@ -127,6 +127,12 @@ def leave_out_by(name):
         ({"models": ["student"]}, "models: ['student'] is not of type 'object'"),
         ({"models": {"student": 5}}, "models.student: 5 is not of type 'object'"),
         ({"model_defaults": 5}, "model_defaults: 5 is not of type 'object'"),
+        (
+            {"completions": {"passes": {"category": "tumor", "teacher": "organ_teacher"}}},
+            "completions.passes: the name",
+        ),
+        ({"categories": [{"name": "validation", "no_labels": True}]}, "categories[0].name: 'validation' is kept"),
+        ({"categories": [{"name": "none", "contains_any": []}]}, "categories[0].contains_any: is empty"),
         ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is kept"),
         ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is kept"),
         ({"labels": [{"name": "background", "value": 1, "tolerance_mm": 1}]}, "'background' is kept"),

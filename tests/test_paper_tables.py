@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,8 +132,21 @@ def test_which_tables_there_are_follows_from_the_configuration(labels, pairs, me
     assert table_names(labels, pairs, measured) == names
 
 
+def test_other_rules_than_the_challenges_are_noted_where_published_figures_stand_beside_ours(tmp_path):
+    models = [evaluated("ours", 0.5, FLARE, tmp_path)]
+    same = Config.load([REPOSITORY / "config.yaml"]).labels
+    assert not [note for note in make_tables(models, same, [], {})["table6"].notes if "challenge" in note]
+    other = LabelMap(tuple(replace(label, tolerance_mm=50 if label.name == "liver" else label.tolerance_mm)
+                           for label in same.labels))  # fmt: skip
+    for name in ("table6", "table9"):
+        notes = " ".join(make_tables(models, other, [], {}, "plain")[name].notes)
+        assert "mode plain" in notes
+        assert "liver (50 mm, not 5)" in notes
+
+
 def test_the_published_classes_are_those_of_the_recipe():
     labels = Config.load([REPOSITORY / "config.yaml"]).labels
+    assert {label.name: label.tolerance_mm for label in labels.labels} == paper.TOLERANCES_MM
     assert paper.organs_match(labels)
     assert paper.tumor_matches(labels)
 

@@ -202,6 +202,6 @@ def test_a_file_or_a_bundles_folder_may_be_named(tmp_path):
 )
 def test_initial_weights_that_cannot_be_are_refused_before_any_job(models, words):
     with pytest.raises(ConfigError) as caught:
-        load(models=models).check_pretrained_files()
+        load(models=models).check_given_files()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -30,6 +30,9 @@ ORGANS = (
 
 TUMOR = "tumor"
 
+TOLERANCES_MM = dict(zip(ORGANS, (5, 3, 3, 5, 2, 2, 2, 2, 2, 3, 5, 7, 3), strict=True)) | {TUMOR: 2}
+"""The challenge's tolerances of the NSD, in the order of `ORGANS` (its evaluation script)."""
+
 
 @dataclass(frozen=True)
 class Published:

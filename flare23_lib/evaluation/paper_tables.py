@@ -65,7 +65,11 @@ def table_names(labels: LabelMap, pairs: Sequence[Sequence[str]], measured: bool
 
 
 def make_tables(
-    models: Sequence[Evaluated], labels: LabelMap, pairs: Sequence[Sequence[str]], shapes: Mapping[str, str]
+    models: Sequence[Evaluated],
+    labels: LabelMap,
+    pairs: Sequence[Sequence[str]],
+    shapes: Mapping[str, str],
+    mode: str = "flare23",
 ) -> dict[str, Table]:
     """Return all tables by name; those without anything to show (no pairs, no efficiency) are left out.
 
@@ -74,12 +78,13 @@ def make_tables(
         labels: the structures.
         pairs: names of models to compare.
         shapes: per case its size in words.
+        mode: how ours were scored (`metrics.MODES`).
     """
     tables = [
-        table6(models, labels),
+        table6(models, labels, mode),
         table7(models, labels, pairs),
         table8(models, labels, shapes),
-        table9(models, labels),
+        table9(models, labels, mode),
     ]
     wanted = table_names(labels, pairs, any(model.efficiency for model in models))
     return {table.name: table for table in tables if table.name in wanted}
@@ -112,7 +117,20 @@ def _published(result: paper.Published, label: str, labels: LabelMap) -> dict[st
     return dict.fromkeys(MEASURES)
 
 
-def table6(models: Sequence[Evaluated], labels: LabelMap) -> Table:
+def _other_rules(labels: LabelMap, mode: str) -> list[str]:
+    """Say in which rules our scores differ from the published ones beside them."""
+    lines = []
+    if mode != "flare23":
+        lines.append(f"Ours are scored in the mode {mode}, the published figures by the challenge's rules.")
+    known = [(label, paper.TOLERANCES_MM[label.name]) for label in labels.labels if label.name in paper.TOLERANCES_MM]
+    other = [f"{_shown(label.name)} ({label.tolerance_mm:g} mm, not {of:g})" for label, of in known
+             if label.tolerance_mm != of]  # fmt: skip
+    if other:
+        lines.append(f"The tolerances of our NSD are not the challenge's for {', '.join(other)}.")
+    return lines
+
+
+def table6(models: Sequence[Evaluated], labels: LabelMap, mode: str) -> Table:
     """Return Table 6: DSC and NSD by class, each model's, and the paper's where it names them."""
     results = [paper.PAPER_VALIDATION, paper.PAPER_TEST]
     results = results if paper.organs_match(labels) or paper.tumor_matches(labels) else []
@@ -137,7 +155,7 @@ def table6(models: Sequence[Evaluated], labels: LabelMap) -> Table:
         f"paper, {result.cases.removeprefix('FLARE23 ')} {measure}" for result in results for measure in MEASURES
     ]
     notes = ["Means over cases in percent, with their standard deviation and the 95 % interval of the mean."]
-    notes += _remarks(models)
+    notes += _remarks(models) + (_other_rules(labels, mode) if results else [])
     return Table("table6", "DSC and NSD by class", records, ["class", *heads], cells, notes)
 
 
@@ -235,7 +253,7 @@ def _loads(values: Mapping[str, float | None]) -> list[str]:
     return [_fixed(value, 2) if column == "Time" else _fixed(value, 0) for column, value in values.items()]
 
 
-def table9(models: Sequence[Evaluated], labels: LabelMap) -> Table:
+def table9(models: Sequence[Evaluated], labels: LabelMap, mode: str) -> Table:
     """Return Table 9: our models beside the challenge's published results."""
     heads = [
         "system",
@@ -261,7 +279,7 @@ def table9(models: Sequence[Evaluated], labels: LabelMap) -> Table:
         records.append([result.name, result.cases, *scores, result.seconds, result.gpu_area, result.note])
     cells = [[*row[:2], *map(_fixed, row[2:6]), _fixed(row[6]), _fixed(row[7], 0), row[8]] for row in records]
     notes = ["Scores in percent. Other cases and other machines: the published figures place ours, no more."]
-    notes += _unseen(models)
+    notes += _other_rules(labels, mode) + _unseen(models)
     notes += [
         f"{model.name}: time and GPU area are means of {len(model.efficiency)} measured cases."
         for model in models
