@@ -3,13 +3,15 @@
 import sys
 
 import pytest
+from engines import a_bundle
 
 from flare23_lib.cohort.table import Case, write_cases
 from flare23_lib.errors import EvaluationError
+from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.stages import efficiency
 from flare23_lib.stages.results import Results
 from flare23_lib.stages.verification import records, verify
-from flare23_lib.store import read_csv, write_json
+from flare23_lib.store import read_csv
 
 PREDICTION = """
 import sys, pathlib
@@ -30,7 +32,8 @@ def results(tmp_path, monkeypatch):
     names = ["c", "a", "b"]
     cases = [Case(name, str(tmp_path / name), None, "validation", {}, image_id=f"id-{name}") for name in names]
     write_cases(results.cases, cases)
-    write_json(results.bundle("student") / "model.json", {"name": "student", "labels": []})
+    bundle = a_bundle()
+    write_bundle(results.bundle("student"), bundle.model, bundle.state_dict)
     calls = tmp_path / "calls"
 
     def command(bundle, image, device, threads, precision):
