@@ -6,7 +6,7 @@ only beside the classes that it names; a cohort with other organs gets its table
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,19 +174,23 @@ def _remarks(models: Sequence[Evaluated]) -> list[str]:
     """Return what goes with each model: its number of cases, and what its summary notes about classes."""
     remarks = []
     for model in models:
-        noted = [f"{_shown(row['class'])}: {row['note']}" for row in model.summary if row["note"]]
+        noted = _noted(model.summary)
         remarks.append("; ".join([f"{model.name}: {len(model.metrics)} validation cases", *noted]) + ".")
     return remarks
+
+
+def _noted(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """Return what a summary notes about its classes."""
+    return [f"{_shown(row['class'])}: {row['note']}" for row in rows if row["note"]]
 
 
 def _unseen(models: Sequence[Evaluated]) -> list[str]:
     """Return a line for each model whose means are of fewer organs, since it never saw the others."""
     lines = []
     for model in models:
-        rows = [row for row in model.summary if row["class"] != ORGANS and row["note"]]
-        if rows:
-            noted = "; ".join(f"{_shown(row['class'])}: {row['note']}" for row in rows)
-            lines.append(f"{model.name}: its mean is of the other organs ({noted}).")
+        noted = _noted(row for row in model.summary if row["class"] != ORGANS)
+        if noted:
+            lines.append(f"{model.name}: its mean is of the other organs ({'; '.join(noted)}).")
     return lines
 
 

@@ -115,7 +115,7 @@ class _Planner:
             validation = [case for case in self.cases if case.split == "validation"]
             scoring = self.config.settings("evaluation")
             items = self._segmentations("predictions", name, name, validation, {})
-            predicted = items is not None and all(item.read() for item in items)
+            predicted = items is not None and not self.plan.steps[-1].to_do
             current = predicted and is_evaluated(self.results, name, scoring)
             scored = sum(case.label is not None for case in validation)
             self.plan.steps.append(Step("evaluation", name, scored, 0 if current else scored))

@@ -66,8 +66,6 @@ def verify(results: Results, processes: int = 1) -> Verification:
 
     Records that are broken or list files that are not whole are withdrawn, and so are bundles that are not.
     """
-    from flare23_lib.inference.bundle import WEIGHTS_FILE, load_bundle
-
     listed = list(records(results))
     files = list(dict.fromkeys(file for _, found in listed for file in found or ()))
     faults = dict(zip(files, _check_all(results, files, processes), strict=True))
@@ -81,16 +79,23 @@ def verify(results: Results, processes: int = 1) -> Verification:
                 path.unlink(missing_ok=True)
                 withdrawn.append(path)
     bundles = sorted(path.parent for path in (results.root / "models").glob("*/" + MODEL_FILE))
+    for weights, description in _broken(bundles):
+        missing.append(weights)
+        for path in (weights, description):
+            path.unlink(missing_ok=True)
+            withdrawn.append(path)
+    return Verification(len(files) + len(bundles), missing, withdrawn)
+
+
+def _broken(bundles: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Yield weights and description of the bundles that do not load."""
+    from flare23_lib.inference.bundle import WEIGHTS_FILE, load_bundle
+
     for bundle in bundles:
         try:
             load_bundle(bundle)
         except BundleError:
-            parts = [bundle / name for name in (WEIGHTS_FILE, MODEL_FILE)]
-            missing.append(parts[0])
-            for path in parts:
-                path.unlink(missing_ok=True)
-                withdrawn.append(path)
-    return Verification(len(files) + len(bundles), missing, withdrawn)
+            yield bundle / WEIGHTS_FILE, bundle / MODEL_FILE
 
 
 def _check_all(results: Results, files: Sequence[str], processes: int) -> list[list[Path]]:
