@@ -1,12 +1,15 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from engines import a_bundle
 
 from flare23_lib.errors import ConfigError, ImageError
+from flare23_lib.images import Geometry
 from flare23_lib.inference.bundle import Model, ModelLabel
+from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.memory import MB, Limits, Task, plan, sums_bytes, weight_bytes
 from flare23_lib.inference.sums import UNCOVERED, RollingSums
 from flare23_lib.inference.windows import importance_map
@@ -78,6 +81,21 @@ def test_a_limit_that_cannot_be_kept_is_refused_with_what_is_needed():
         plan(a_model(), "float16", GPU, LARGEST, Limits(gpu=800, host=16000))
     with pytest.raises(ConfigError, match="no limit"):
         Limits(host=0)
+
+
+def test_a_limit_below_the_weights_is_refused_before_they_are_loaded():
+    with pytest.raises(ConfigError, match=r"gpu-memory 900 MB: CUDA and the weights alone take 950"):
+        Limits(gpu=900).enforce(GPU, 250 * MB)
+
+
+def test_an_image_that_was_padded_is_counted_beside_its_padded_copy():
+    engine = Engine(a_bundle(patch_size=(8, 16, 16), spacing=(1, 1, 1)), limits=Limits(host=8000))
+
+    def host(size):
+        return engine.plan(Geometry((8, 16, size), np.eye(4), (1, 1, 1)), 0).host
+
+    # The padded shape of both is the same.
+    assert host(15) - host(16) == 4 * 8 * 16 * 15 - 8 * 16
 
 
 def test_without_a_limit_what_the_machine_has_is_one():

@@ -3,11 +3,14 @@ import logging
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from engines import a_bundle, a_volume
 
+from flare23_lib.cohort.table import Case
 from flare23_lib.errors import ImageError
 from flare23_lib.images import read_volume, write_volume
 from flare23_lib.inference.bundle import write_bundle
@@ -91,6 +94,21 @@ def test_a_case_with_nan_is_a_fault_that_names_the_file(tmp_path):
     (fault,) = run(tmp_path / "x_0000.nii.gz", tmp_path / "labels")
     assert fault.message.startswith(f"{tmp_path / 'x_0000.nii.gz'}: ")
     assert "finite" in fault.message
+
+
+def test_what_makes_an_image_no_sound_ct_is_told(images, tmp_path, caplog):
+    doubtful = images / "case_2_0000.nii.gz"
+    volume = read_volume(doubtful)
+    header = volume.header.copy()
+    header["pixdim"][3] *= 2
+    header["qform_code"] = 0
+    write_volume(doubtful, np.full_like(volume.array, 40), header)
+    assert run(images, tmp_path / "labels") == []
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [line for line in told if "case_2" in line] == [
+        f"2 of 2: {doubtful}: pixdim says 5x0.7123x0.7123 mm, the affine 2.5x0.7123x0.7123 mm",
+        f"2 of 2: {doubtful}: every voxel is 40",
+    ]
 
 
 def test_what_is_there_and_whole_is_not_made_again(images, tmp_path):
@@ -215,8 +233,9 @@ def test_the_next_case_is_read_ahead_only_if_both_fit(images, tmp_path, monkeypa
     assert predict(reader, engine) == []
     assert order == ["read 0", "read 1", "infer", "read 1", "infer"]
     order.clear()
-    least = engine.plan(read_volume(images / "case_1_0000.nii.gz").geometry, 0).host // 10**6
-    engine.limits = Limits(host=int(1.5 * least))
+    volume = read_volume(images / "case_1_0000.nii.gz")
+    least = engine.plan(volume.geometry, volume.array.nbytes).host
+    engine.limits = Mock(wraps=engine.limits, host_bytes=lambda: least + volume.array.nbytes - 1)
     reader = Reader(find_cases(images, tmp_path / "labels"), overwrite=True)
     monkeypatch.setattr(
         reader, "start", lambda index, begin=reader.start: (order.append(f"read {index}"), begin(index))
@@ -256,12 +275,28 @@ def test_the_command_line_predicts_without_nnunet_simpleitk_and_pandas(images, t
 def test_the_stage_reads_one_image_ahead_and_keeps_their_order(images, monkeypatch):
     begun = []
     monkeypatch.setattr(segmentation, "read_volume", lambda path: (begun.append(path), read_volume(path))[1])
-    paths = [images / f"case_{number}_0000.nii.gz" for number in (2, 1, 2)]
-    volumes = segmentation._read_ahead(paths)
+    paths = [str(images / f"case_{number}_0000.nii.gz") for number in (2, 1, 2)]
+    wanted = [(Case("case", path, None, "training", {}), {"exclude": []}) for path in paths]
+    volumes = segmentation._read_ahead(an_engine(limits=Limits(host=8000)), wanted)
     first = next(volumes)
-    assert len(begun) <= 2
+    assert begun in (paths[:1], paths[:2])  # the second is left to a thread
     assert [volume.array.sum() for volume in (first, *volumes)] == [read_volume(path).array.sum() for path in paths]
     assert begun == paths
+
+
+def test_the_stage_reads_no_image_ahead_for_which_there_is_no_memory(images, monkeypatch):
+    engine = an_engine()
+    paths = [str(images / f"case_{number}_0000.nii.gz") for number in (1, 2)]
+    wanted = [(Case("case", path, None, "training", {}), {"exclude": [1], "votes": True}) for path in paths]
+    volume = read_volume(paths[0])
+    least = engine.plan(volume.geometry, volume.array.nbytes, [1], True).host
+    begun = []
+    submit = ThreadPoolExecutor.submit
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", lambda *work: (begun.append(work), submit(*work))[1])
+    for room, ahead in ((volume.array.nbytes - 1, 0), (volume.array.nbytes, 1)):
+        engine.limits = Mock(wraps=Limits(host=8000), host_bytes=lambda room=room: least + room)
+        assert len(list(segmentation._read_ahead(engine, wanted))) == 2
+        assert len(begun) == ahead
 
 
 def test_the_first_case_is_read_early_only_within_the_limit(images, tmp_path):

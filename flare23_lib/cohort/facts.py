@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -90,13 +90,17 @@ def read_facts(path: Path, is_label: bool, header_only: bool = False) -> Facts:
     try:
         identity = images.file_identity(path)
         with images.open_volume(path) as stream:
-            geometry = stream.geometry()
+            facts = header_facts(stream)
             seen = {} if header_only else _read_voxels(stream, is_label)
     except ImageError as error:
         return Facts(fault=error.kind, error=str(error).removeprefix(f"{path}: "))
-    header = stream.header
+    return replace(facts, identity=identity, **seen)
+
+
+def header_facts(stream: Stream) -> Facts:
+    """Return what the header of an open file says; ImageError if it describes no volume."""
+    header, geometry = stream.header, stream.geometry()
     return Facts(
-        identity=identity,
         shape=geometry.shape,
         spacing=geometry.spacing,
         affine=tuple(float(number) for number in geometry.affine.ravel()),
@@ -105,7 +109,6 @@ def read_facts(path: Path, is_label: bool, header_only: bool = False) -> Facts:
         millimeters=images.millimeters(header),
         forms_apart=_forms_apart(header, geometry),
         scaled=stream.scaling != (1.0, 0.0),
-        **seen,
     )
 
 

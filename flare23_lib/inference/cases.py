@@ -10,14 +10,21 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flare23_lib.cohort.facts import header_facts
+from flare23_lib.cohort.faults import file_faults, image_faults
 from flare23_lib.errors import BundleError, ImageError
 from flare23_lib.images import SUFFIXES, Stream, Volume, open_volume, read_geometry, read_volume, stem
 from flare23_lib.store import Shard
+
+if TYPE_CHECKING:
+    from flare23_lib.inference.engine import Engine
+    from flare23_lib.inference.memory import Plan
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +64,12 @@ class Reading:
     Attributes:
         volume: the image; None if the case's labels are there and whole.
         seconds: how long reading took.
+        doubts: what makes it no sound CT, a line each.
     """
 
     volume: Volume | None
     seconds: float
+    doubts: tuple[str, ...] = ()
 
     def forget(self) -> None:
         """Let go of the image."""
@@ -144,6 +153,34 @@ def held_bytes(stream: Stream) -> int:
     return (stream.dtype.itemsize + (0 if stream.scaling == (1, 0) else 8)) * math.prod(stream.shape)
 
 
+def doubts(path: Path, volume: Volume) -> tuple[str, ...]:
+    """Return what the scan of a cohort would say of an image that was read, a line each."""
+    with open_volume(path) as stream:
+        facts = header_facts(stream)
+    if volume.array.size:
+        facts = replace(facts, low=float(volume.array.min()), high=float(volume.array.max()))
+    found = (*file_faults(facts, has_twin=False, shear_limit=math.inf), *image_faults(facts))
+    return tuple(message for _, message in found)
+
+
+def fits_beside(engine: Engine, plan: Plan, following: Path, held: int = 0) -> bool:
+    """Tell whether the next image may be read while a case is computed, within the engine's limit of memory.
+
+    Args:
+        engine: with its limits.
+        plan: of the case that is about to be computed.
+        following: the next image; one that cannot be read, or not be segmented within the limit, is not read ahead.
+        held: bytes that are taken until then beside the two.
+    """
+    try:
+        with open_volume(following) as stream:
+            geometry, size = stream.geometry(), held_bytes(stream)
+        engine.plan(geometry, size)
+    except Exception:  # whatever is wrong with it is reported when it is its turn
+        return False
+    return plan.host + size + held <= engine.limits.host_bytes()
+
+
 class Reader:
     """Reads cases one by one in a thread, each when it is asked for.
 
@@ -193,5 +230,7 @@ class Reader:
     def _read(self, case: Case) -> Reading:
         started = time.perf_counter()
         done = not self._overwrite and is_done(case)
-        volume = None if done else read_volume(case.image)
-        return Reading(volume, time.perf_counter() - started)
+        if done:
+            return Reading(None, time.perf_counter() - started)
+        volume = read_volume(case.image)
+        return Reading(volume, time.perf_counter() - started, doubts(case.image, volume))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from flare23_lib.inference.agreement import Agreement
 from flare23_lib.inference.body import Body, find_body
 from flare23_lib.inference.bundle import PRECISIONS, WINDOWS, Bundle
 from flare23_lib.inference.layers import Output, run_layers
-from flare23_lib.inference.memory import Limits, Plan, Task, plan
+from flare23_lib.inference.memory import Limits, Plan, Task, plan, weight_bytes
 from flare23_lib.inference.network import WindowNetwork
 from flare23_lib.inference.timing import Clock
 from flare23_lib.inference.windows import (
@@ -142,7 +143,9 @@ class Engine:
         if self.windows not in WINDOWS:
             raise ConfigError(f"windows {self.windows!r} is not one of {', '.join(WINDOWS)}")
         if self.device.type == "cuda" and self.limits.gpu is not None:
-            self.limits.enforce(self.device)
+            self.limits.enforce(self.device, weight_bytes(model, 4 if self.precision == "float32" else 2))
+        if self.tta and not model.mirror_axes:
+            log.info("test-time augmentation: none; the model was trained without mirroring")
         self.compiled = compiled
         self._network = WindowNetwork(bundle.build_network(), self.device, self.precision, compiled)
         if unseen := self.model.unseen:
@@ -181,8 +184,16 @@ class Engine:
         shape = orientation.forward(np.broadcast_to(np.uint8(0), geometry.shape)).shape
         resampled = resampled_shape(shape, orientation.spacing(geometry.spacing), self.model.spacing)
         padded = tuple(map(max, resampled, self.model.patch_size))
-        outputs = 1 + bool(exclude) + votes
-        task = Task(image_bytes, int(np.prod(shape)), padded, len(self.flips), outputs, votes, self.compiled)
+        task = Task(
+            image=image_bytes,
+            voxels=math.prod(shape),
+            shape=padded,
+            passes=len(self.flips),
+            unpadded=0 if padded == tuple(resampled) else math.prod(resampled),
+            outputs=1 + bool(exclude) + votes,
+            votes=votes,
+            compiled=self.compiled,
+        )
         return plan(self.model, self.precision, self.device, task, self.limits)
 
     def segment(self, volume: Volume, exclude: Collection[int] = (), votes: bool = False) -> Segmentation:

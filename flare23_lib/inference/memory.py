@@ -57,10 +57,21 @@ class Limits:
             return self.gpu * MB
         return int(0.9 * torch.cuda.mem_get_info(device)[0])
 
-    def enforce(self, device: torch.device) -> None:
-        """Make PyTorch refuse memory on a GPU beyond the limit; what it counts is less than the driver does."""
+    def enforce(self, device: torch.device, weights: int) -> None:
+        """Make PyTorch refuse memory on a GPU beyond the limit; what it counts is less than the driver does.
+
+        Args:
+            device: the GPU.
+            weights: bytes that the network's weights take there.
+
+        Raises:
+            ConfigError: not even they fit.
+        """
+        if self.gpu * MB < GPU_BASE + weights:
+            least = math.ceil((GPU_BASE + weights) / MB)
+            raise ConfigError(f"gpu-memory {self.gpu} MB: CUDA and the weights alone take {least}")
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, self.gpu * MB - GPU_BASE) / total), device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (self.gpu * MB - GPU_BASE) / total), device)
 
     def host_bytes(self) -> int:
         """Return the limit on the host; without one, nine tenths of what is available there, or to the SLURM job."""
@@ -81,6 +92,7 @@ class Task:
         image: bytes of the image as it was read.
         voxels: of the image, and so bytes of its labels.
         shape: (z, y, x) of the resampled and padded image.
+        unpadded: voxels of the resampled image if it was padded, and is kept beside the padded one; else 0.
         passes: mirrored passes.
         outputs: volumes to make: labels, and with them an alternative, votes.
         votes: whether votes are kept, at the model's resolution too.
@@ -91,6 +103,7 @@ class Task:
     voxels: int
     shape: tuple[int, int, int]
     passes: int
+    unpadded: int = 0
     outputs: int = 1
     votes: bool = False
     compiled: bool = False
@@ -172,7 +185,7 @@ def _cost(
     slab_bytes: int,
 ) -> Plan:
     network = _network_bytes(model, precision, batch, task.passes)
-    resampled = 4 * math.prod(task.shape)
+    resampled = 4 * (math.prod(task.shape) + task.unpadded)
     sums = sums_bytes(model.patch_size, task.shape, strips, len(model.labels), task.passes) + LABEL_BYTES
     host = HOST_BASE + weight_bytes(model, 4) + (COMPILER if task.compiled else 0)
     gpu = GPU_BASE if on_gpu else 0

@@ -39,10 +39,10 @@ class WindowNetwork:
     def __init__(self, network: STUNet, device: torch.device, precision: str, compiled: bool = False) -> None:
         self.dtype = DTYPES[precision]
         self.device = device
-        self._network = network.to(device=device, memory_format=torch.channels_last_3d)
         for module in network.modules():
             if isinstance(module, nn.Conv3d):
-                module.to(self.dtype)
+                module.to(self.dtype)  # before they move: a GPU never holds them as float32
+        self._network = network.to(device=device, memory_format=torch.channels_last_3d)
         self._run = torch.compile(self._forward, dynamic=False) if compiled else self._forward
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:

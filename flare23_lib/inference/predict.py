@@ -14,7 +14,7 @@ import numpy as np
 
 from flare23_lib.errors import FlareError
 from flare23_lib.images import open_volume, write_volume
-from flare23_lib.inference.cases import Case, Reader, Reading, held_bytes
+from flare23_lib.inference.cases import Case, Reader, Reading, fits_beside, held_bytes
 from flare23_lib.inference.engine import Engine, Segmentation
 from flare23_lib.inference.memory import WRITING, Plan
 from flare23_lib.inference.timing import PHASES
@@ -89,11 +89,13 @@ class _Run:
         """Segment one case and leave its labels to the writer."""
         try:
             if not self.reader.started(index):
-                _needs(self.engine, self.reader.cases[index].image)
+                _check_memory(self.engine, self.reader.cases[index].image)
             reading = self.reader.get(index)
             if reading.volume is None:
                 log.info("%s: %s is there already", self._number(index), self.reader.cases[index].labels)
                 return
+            for doubt in reading.doubts:
+                log.warning("%s: %s: %s", self._number(index), self.reader.cases[index].image, doubt)
             seconds, header, ahead, result = self._segment(index, reading)
         except Exception as error:  # one case must not stop the others, whatever is wrong with it
             self._fault(index, error)
@@ -122,12 +124,8 @@ class _Run:
         """Tell whether the next case may be read while this one is computed and the last one written."""
         if index + 1 >= len(self.reader.cases):
             return False
-        try:
-            following = _needs(self.engine, self.reader.cases[index + 1].image)
-        except Exception:  # whatever is wrong with it is reported when it is its turn
-            return False
         held = self._writing.bytes if self._writing else 0
-        return plan.host + following + held <= self.engine.limits.host_bytes()
+        return fits_beside(self.engine, plan, self.reader.cases[index + 1].image, held)
 
     def finish_writing(self) -> None:
         """Wait for the labels that are being written, and report the case."""
@@ -157,12 +155,10 @@ class _Run:
         self.faults.append(fault)
 
 
-def _needs(engine: Engine, image: Path) -> int:
-    """Return how many bytes an image's case takes on the host, by its header; ImageError if that is too many."""
+def _check_memory(engine: Engine, image: Path) -> None:
+    """Check by its header that an image can be segmented within the limits; ImageError if not."""
     with open_volume(image) as stream:
-        geometry = stream.geometry()
-        size = held_bytes(stream)
-    return engine.plan(geometry, size).host
+        engine.plan(stream.geometry(), held_bytes(stream))
 
 
 def _write(case: Case, labels: np.ndarray, header: nib.Nifti1Header) -> float:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
 from flare23_lib.images import Volume, read_volume, write_volume
+from flare23_lib.inference.cases import fits_beside
 from flare23_lib.progress import progress
 from flare23_lib.pseudo_labels import selection
 from flare23_lib.pseudo_labels.rules import Rules
@@ -19,6 +20,9 @@ from flare23_lib.stages.completion import annotated_labels, base_rows
 from flare23_lib.stages.gathering import complete_rows, link_cases
 from flare23_lib.stages.results import Results, write_record
 from flare23_lib.store import Item, Shard, StageFolder, fingerprint, read_json, write_csv
+
+if TYPE_CHECKING:
+    from flare23_lib.inference.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -138,10 +142,10 @@ def _segment(
     with folder.lock(lock_name, lambda: log.info("another job segments these cases; waiting for it")):
         items = [(case, *segmentation_item(folder, case, exclude(case), votes)) for case in cases]
         notes = [item.read() for _, item, _ in items]
-        missing = [case for case, note in zip(cases, notes, strict=True) if note is None]
+        missing = [(case, inputs) for (case, _, inputs), note in zip(items, notes, strict=True) if note is None]
         log.info("%d cases, %d of them to be segmented", len(cases), len(missing))
         engine = _engine(results, model, inference, device, threads) if missing else None
-        volumes = _read_ahead([case.image for case in missing])
+        volumes = _read_ahead(engine, missing)
         for (case, item, inputs), done in progress(list(zip(items, notes, strict=True))):
             note = done
             if note is None:
@@ -166,7 +170,7 @@ def pass_change(note: Mapping[str, Any]) -> float:
     return selection.change_between_passes({value: _rounded(score) for value, score in agreement.items()})
 
 
-def _engine(results: Results, model: str, inference: Mapping[str, Any], device: str, threads: int):
+def _engine(results: Results, model: str, inference: Mapping[str, Any], device: str, threads: int) -> Engine:
     import torch
 
     from flare23_lib.devices import choose
@@ -177,23 +181,30 @@ def _engine(results: Results, model: str, inference: Mapping[str, Any], device: 
     return Engine(load_bundle(results.bundle(model)), choose(device), **inference)
 
 
-def _read_ahead(paths: Sequence[str | Path]) -> Iterator[Volume]:
-    """Give images one by one; each is read while the one before is in use."""
+def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Mapping[str, Any]]]) -> Iterator[Volume]:
+    """Give cases' images one by one; the next is read while one is in use, if there is memory for both."""
     with ThreadPoolExecutor(1) as thread:
-        waiting: deque[Future[Volume]] = deque()
-        for path in paths:
-            waiting.append(thread.submit(read_volume, path))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        reading: Future[Volume] | None = None
+        for (case, inputs), following in itertools.zip_longest(wanted, wanted[1:]):
+            volumes = [reading.result() if reading else read_volume(case.image)]
+            reading = None
+            if following is not None:
+                plan = engine.plan(volumes[0].geometry, volumes[0].array.nbytes, *_options(inputs))
+                if fits_beside(engine, plan, Path(following[0].image)):
+                    reading = thread.submit(read_volume, following[0].image)
+            yield volumes.pop()  # nothing here holds it any more
 
 
-def _segment_case(engine, volume: Volume, item: Item, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    header, votes = volume.header, inputs.get("votes", False)
-    prepared = engine.prepare(volume, inputs["exclude"], votes)
+def _options(inputs: Mapping[str, Any]) -> tuple[list[int], bool]:
+    """Return the engine's `exclude` and `votes` for a segmentation made from these inputs."""
+    return inputs["exclude"], inputs.get("votes", False)
+
+
+def _segment_case(engine: Engine, volume: Volume, item: Item, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    header, options = volume.header, _options(inputs)
+    prepared = engine.prepare(volume, *options)
     del volume  # the engine's plan of memory has no place for it from here on
-    segmentation = engine.infer(prepared, inputs["exclude"], votes)
+    segmentation = engine.infer(prepared, *options)
     suffixes = [LABELS]
     if segmentation.alternative is not None:
         write_volume(item.file(NEXT_CLASS), segmentation.alternative, header)
