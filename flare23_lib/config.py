@@ -1,7 +1,7 @@
 """The configuration: read, merged, checked, and cut into the settings of each stage.
 
-A stage's settings are exactly what shapes its result: they are the stage's `params` in the workflow and part of its
-fingerprint in the store. What only says how the work is done (shards, device) is never among them.
+A stage's settings are exactly what shapes its result: they are inputs of its jobs in the workflow (`results/settings`)
+and part of its fingerprint in the store. What only says how the work is done (shards, device) is never among them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
+from flare23_lib.cohort.categories import Category
 from flare23_lib.config_files import filled_in, merge, read_yaml, validate, without_nulls
 from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
@@ -142,7 +143,6 @@ class Config:
         self.order()
 
     def _check_names(self) -> None:
-        labels = set(self.labels.names)
         categories = [row["name"] for row in self["categories"]]
         unlabeled = {row["name"] for row in self["categories"] if row.get("no_labels")}
 
@@ -151,18 +151,8 @@ class Config:
                 if name not in there:
                     raise ConfigError(f"{key}: there is no {what} {name!r}; there are {', '.join(there)}")
 
-        for index, row in enumerate(self["categories"]):
-            key = f"categories[{index}]"
-            if categories.count(row["name"]) > 1:
-                raise ConfigError(f"{key}.name: {row['name']!r} is given twice")
-            if row["name"] == "validation":
-                raise ConfigError(f"{key}.name: 'validation' is kept for the validation cases")
-            if row.get("contains_any") == []:
-                raise ConfigError(f"{key}.contains_any: is empty, no case would fit")
-            if row.get("no_labels") and len(row) > 2:
-                raise ConfigError(f"{key}.no_labels: cannot be combined with other conditions")
-            for condition in ("contains_any", "contains_all"):
-                known(f"{key}.{condition}", row.get(condition, []), sorted(labels), "label")
+        self._check_categories(known)
+        self._check_layout()
         for name, row in self["completions"].items():
             if name == PASSES:
                 raise ConfigError(f"completions.{name}: the name is kept for leave_out.changed_between")
@@ -181,6 +171,40 @@ class Config:
                 self._check_pretrained(key, model, source)
             if model["gpus"] > model["training"]["batch_size"]:
                 raise ConfigError(f"{key}.gpus: {model['gpus']} cannot share a batch_size of fewer patches")
+
+    def _check_categories(self, known) -> None:
+        rows = self["categories"]
+        names = [row["name"] for row in rows]
+        for index, row in enumerate(rows):
+            key = f"categories[{index}]"
+            if names.count(row["name"]) > 1:
+                raise ConfigError(f"{key}.name: {row['name']!r} is given twice")
+            if row["name"] == "validation":
+                raise ConfigError(f"{key}.name: 'validation' is kept for the validation cases")
+            if row.get("contains_any") == []:
+                raise ConfigError(f"{key}.contains_any: is empty, no case would fit")
+            if row.get("no_labels") and len(row) > 2:
+                raise ConfigError(f"{key}.no_labels: cannot be combined with other conditions")
+            for condition in ("contains_any", "contains_all"):
+                known(f"{key}.{condition}", row.get(condition, []), sorted(self.labels.names), "label")
+        categories = [Category.from_config(row, self.labels) for row in rows]
+        for index, category in enumerate(categories):
+            for earlier in categories[:index]:
+                if earlier.covers(category):
+                    raise ConfigError(
+                        f"categories[{index}]: {category.name!r} gets no case; each that fits it fits "
+                        f"{earlier.name!r} before it"
+                    )
+
+    def _check_layout(self) -> None:
+        layout = self["layout"]
+        for split in ("training", "validation"):
+            shared = sorted({*layout[f"{split}_images"]} & {*layout[f"{split}_labels"]})
+            if shared and layout["image_suffix"] == layout["label_suffix"]:
+                raise ConfigError(
+                    f"layout.{split}_labels: {shared[0]!r} holds the images too, and image_suffix and label_suffix "
+                    "are the same: nothing tells the one from the other"
+                )
 
     def _check_completion(self, name: str, row: Mapping, categories: Sequence[str], known) -> None:
         key = f"completions.{name}"

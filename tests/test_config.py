@@ -133,6 +133,14 @@ def leave_out_by(name):
         ),
         ({"categories": [{"name": "validation", "no_labels": True}]}, "categories[0].name: 'validation' is kept"),
         ({"categories": [{"name": "none", "contains_any": []}]}, "categories[0].contains_any: is empty"),
+        (
+            {"categories": [{"name": "a", "contains_any": ["liver"]}, {"name": "b", "contains_all": ["liver"]}]},
+            "categories[1]: 'b' gets no case; each that fits it fits 'a' before it",
+        ),
+        (
+            {"layout": {"validation_labels": ["labels", "validation"], "image_suffix": ".nii.gz"}},
+            "layout.validation_labels: 'validation' holds the images too",
+        ),
         ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is kept"),
         ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is kept"),
         ({"labels": [{"name": "background", "value": 1, "tolerance_mm": 1}]}, "'background' is kept"),

@@ -40,6 +40,18 @@ class Category:
         any_holds = self.contains_any is None or bool(self.contains_any & set(present))
         return any_holds and (self.contains_all is None or self.contains_all <= set(present))
 
+    def covers(self, other: Category) -> bool:
+        """Say whether every case that fits another category fits this one, whatever its labels are."""
+        if self.no_labels or other.no_labels:
+            return self.no_labels and other.no_labels
+        others_any, others_all = other.contains_any or frozenset(), other.contains_all or frozenset()
+        any_holds = (
+            self.contains_any is None
+            or bool(self.contains_any & others_all)
+            or (other.contains_any is not None and others_any <= self.contains_any)
+        )
+        return any_holds and (self.contains_all or frozenset()) <= others_all
+
 
 def categorise(present: Collection[int] | None, categories: Sequence[Category]) -> Category | None:
     """Return the first category that fits, or None."""
