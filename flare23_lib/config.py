@@ -1,7 +1,8 @@
 """The configuration: read, merged, checked, and cut into the settings of each stage.
 
-A stage's settings are exactly what shapes its result: they are inputs of its jobs in the workflow (`results/settings`)
-and part of its fingerprint in the store. What only says how the work is done (shards, device) is never among them.
+A stage's settings are exactly what shapes its result: in the workflow they are a file that its jobs take as input
+(`results/settings`), and they are part of its fingerprint in the store. What only says how the work is done (shards,
+device) is never among them.
 """
 
 from __future__ import annotations

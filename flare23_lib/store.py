@@ -151,13 +151,15 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[s
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """Read a CSV file as a list of rows of strings; StoreError if it is missing or none."""
+    """Read a CSV file as a list of rows of strings; StoreError if it is missing, cannot be read or is none."""
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8") as handle:
             return list(csv.DictReader(handle))
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing; make it with the workflow first") from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise StoreError(f"{path} is not a CSV table") from error
 

@@ -221,6 +221,8 @@ def test_a_case_that_does_not_fit_the_memory_is_named_and_never_read_ahead(image
     assert [fault.case for fault in faults] == ["case_1", "case_2"]
     assert "needs" in faults[0].message
     assert "--memory" in faults[1].message
+    assert run(images, tmp_path / "labels") == []
+    assert run(images, tmp_path / "labels", limits=Limits(host=100)) == []  # nothing is left to be done
 
 
 def test_the_next_case_is_read_ahead_only_if_both_fit(images, tmp_path, monkeypatch):
@@ -228,7 +230,7 @@ def test_the_next_case_is_read_ahead_only_if_both_fit(images, tmp_path, monkeypa
     engine = an_engine(limits=Limits(host=8000))
     reader = Reader(find_cases(images, tmp_path / "labels"))
     start, infer = reader.start, engine.infer
-    monkeypatch.setattr(reader, "start", lambda index: (order.append(f"read {index}"), start(index)))
+    monkeypatch.setattr(reader, "start", lambda index, *check: (order.append(f"read {index}"), start(index, *check)))
     monkeypatch.setattr(engine, "infer", lambda *given: (order.append("infer"), infer(*given))[1])
     assert predict(reader, engine) == []
     assert order == ["read 0", "read 1", "infer", "read 1", "infer"]
@@ -237,9 +239,8 @@ def test_the_next_case_is_read_ahead_only_if_both_fit(images, tmp_path, monkeypa
     least = engine.plan(volume.geometry, volume.array.nbytes).host
     engine.limits = Mock(wraps=engine.limits, host_bytes=lambda: least + volume.array.nbytes - 1)
     reader = Reader(find_cases(images, tmp_path / "labels"), overwrite=True)
-    monkeypatch.setattr(
-        reader, "start", lambda index, begin=reader.start: (order.append(f"read {index}"), begin(index))
-    )
+    again = reader.start
+    monkeypatch.setattr(reader, "start", lambda index, *check: (order.append(f"read {index}"), again(index, *check)))
     assert predict(reader, engine) == []
     assert order == ["read 0", "infer", "read 1", "infer"]
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from safetensors.torch import load_file
 from trainings import MODEL, command, prepare, settings
 
@@ -120,7 +121,7 @@ def test_a_signal_saves_in_mid_epoch_and_the_next_start_goes_on_there(results, n
     said = process.communicate()[1]
     assert process.returncode == 128 + number
     assert said.strip().splitlines()[-1].startswith(f"flare23: stopped by {signal.Signals(number).name} in epoch")
-    name, content = checkpoints.newest(checkpoint_folder(results), torch.device("cpu"))
+    name, content = checkpoints.newest(checkpoint_folder(results))
     assert name == checkpoints.LATEST
     assert f"in epoch {content['current_epoch'] + 1} after {len(content['flare23']['epoch']['losses'])} iter" in said
     again = run(results, **long)
@@ -146,9 +147,37 @@ def test_a_broken_newest_checkpoint_is_noticed_and_the_one_before_it_used(result
     latest.write_bytes(raw)
     done = run(results, **long)
     assert done.returncode == 0, done.stderr
-    assert "checkpoint_latest.pth is broken" in done.stderr
+    assert "checkpoint_latest.pth is broken (" in done.stderr
     assert "checkpoint_previous.pth: epoch" in done.stderr
     assert epochs(results) == [1, 2]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_wrong_with_a_checkpoint_it_is_set_aside_and_the_one_before_it_read(tmp_path, seed):
+    for epoch in (1, 2):
+        checkpoints.write_latest(tmp_path, {"epoch": epoch, "weights": torch.arange(1000.0), "name": "n"})
+    latest = tmp_path / checkpoints.LATEST
+    raw = bytearray(latest.read_bytes())
+    chance = random.Random(seed)
+    directory = raw.rfind(b"PK\x01\x02")
+    for _ in range(8):
+        raw[chance.randrange(directory, len(raw))] ^= 1 << chance.randrange(8)
+    raw[directory + 10] ^= 99  # of the last part: how it is compressed
+    latest.unlink()  # the one before it is no link to it
+    latest.write_bytes(raw)
+    before = checkpoints.mark(tmp_path)
+    assert checkpoints.newest(tmp_path) is not None
+    name, content = checkpoints.newest(tmp_path)
+    assert (name, content["epoch"]) == (checkpoints.PREVIOUS, 1)
+    assert latest.with_name(checkpoints.LATEST + checkpoints.BROKEN).read_bytes() == raw
+    assert checkpoints.mark(tmp_path) != before
+    # From here on a new one counts as progress, and the whole one is kept until it is there.
+    checkpoints.write_latest(tmp_path, {"epoch": 2})
+    assert checkpoints.newest(tmp_path)[1]["epoch"] == 2
+    (tmp_path / checkpoints.LATEST).unlink()
+    assert checkpoints.newest(tmp_path)[1]["epoch"] == 1
+    checkpoints.remove_intermediate(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_kill_left_half_written_is_removed_by_the_next_attempt(results):
@@ -254,6 +283,23 @@ def test_every_class_is_the_target_once_a_round_however_rare():
         assert all(case in members[target] for target, case in drawn)
     cases = {rounds.draw()[1] for _ in range(3000)}
     assert len(cases) == 50
+
+
+@pytest.mark.parametrize("ignore", [None, 3])
+def test_patches_that_are_only_looked_at_are_counted_as_nnunet_counts_them(ignore):
+    random_numbers = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, 5, 6, generator=random_numbers)
+    labels = torch.randint(3 if ignore is None else 4, (2, 1, 4, 5, 6), generator=random_numbers)
+    trainer = SimpleNamespace(
+        device=torch.device("cpu"), network=lambda data: [logits], loss=lambda output, target: torch.tensor(0.5),
+        enable_deep_supervision=True, _forward=lambda batch: (torch.tensor(0.5), logits, labels),
+        label_manager=SimpleNamespace(has_regions=False, has_ignore_label=ignore is not None, ignore_label=ignore),
+    )  # fmt: skip
+    loss, voxels = FlareTrainer.look(trainer, {})
+    theirs = nnUNetTrainer.validation_step(trainer, {"data": logits, "target": [labels.clone()]})
+    assert loss == theirs["loss"]
+    assert np.array_equal(voxels, np.stack([theirs[f"{kind}_hard"] for kind in ("tp", "fp", "fn")]))
+    assert voxels.sum() > 0
 
 
 def test_two_processes_share_a_batch(results):

@@ -68,7 +68,8 @@ def register(commands: Commands) -> None:
     parser = command(commands, "predict", _predict, "segment CTs with a model bundle")
     parser.add_argument("--model", type=Path, required=True, help="folder with model.json and model.safetensors")
     parser.add_argument("--input", type=Path, required=True, help="a NIfTI file or a folder of them")
-    parser.add_argument("--output", type=_labels_path, required=True, help="folder for the labels")
+    parser.add_argument("--output", type=_labels_path, required=True,
+                        help="folder for the labels; for a single image their file, too")  # fmt: skip
     parser.add_argument("--tta", action=argparse.BooleanOptionalAction, default=None,
                         help="average over mirrored passes (default: the model's)")  # fmt: skip
     parser.add_argument("--step", type=float, help="distance of windows in patch sizes (default: the model's)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,9 @@ MODEL_FILE = "model.json"
 """What describes the model in a bundle's folder."""
 
 MB = 10**6
+
+Check = Callable[[Path], object]
+"""Looks at an image, and raises what speaks against reading it."""
 
 HOST_BASE = 700 * MB
 """A process that has imported torch and run a network, without weights: 620 MB were measured, on a processor."""
@@ -195,10 +198,15 @@ class Reader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._started: dict[int, Future[Reading]] = {}
 
-    def start(self, index: int) -> None:
-        """Begin to read a case, unless that was done or there is none."""
+    def start(self, index: int, check: Check | None = None) -> None:
+        """Begin to read a case, unless that was done or there is none.
+
+        Args:
+            index: of the case.
+            check: raises what speaks against reading its image; asked if its labels are not there already.
+        """
         if index < len(self.cases) and index not in self._started:
-            self._started[index] = self._thread.submit(self._read, self.cases[index])
+            self._started[index] = self._thread.submit(self._read, self.cases[index], check)
 
     def start_early(self, limit: int) -> None:
         """Begin to read the first case if that alone stays within a limit of memory, in bytes.
@@ -218,19 +226,21 @@ class Reader:
         """Tell whether a case is read or being read."""
         return index in self._started
 
-    def get(self, index: int) -> Reading:
-        """Return a case, once; raises what reading it raised."""
-        self.start(index)
+    def get(self, index: int, check: Check | None = None) -> Reading:
+        """Return a case, once; raises what reading or checking it raised. Arguments as `start`."""
+        self.start(index, check)
         return self._started.pop(index).result()
 
     def close(self) -> None:
         """Give up what has not begun."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, case: Case) -> Reading:
+    def _read(self, case: Case, check: Check | None) -> Reading:
         started = time.perf_counter()
         done = not self._overwrite and is_done(case)
         if done:
             return Reading(None, time.perf_counter() - started)
+        if check is not None:
+            check(case.image)
         volume = read_volume(case.image)
         return Reading(volume, time.perf_counter() - started, doubts(case.image, volume))

@@ -93,6 +93,9 @@ def export_checkpoint(
             inference=inference or InferenceDefaults(),
             provenance={"checkpoint": checkpoint.name, "trainer": str(content.get("trainer_name", ""))},
         )
+    except BundleError as error:
+        text = str(error)
+        raise BundleError(text if text.startswith(str(checkpoint)) else f"{checkpoint}: {text}") from error
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise BundleError(f"{checkpoint}: its plans do not describe the network ({error!r})") from error
     return write_bundle(output, model, weights)

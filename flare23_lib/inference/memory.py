@@ -154,8 +154,10 @@ def plan(model: Model, precision: str, device: torch.device, task: Task, limits:
         if least is None or (candidate.host, candidate.gpu) < (least.host, least.gpu):
             least = candidate
     if least.host > host_limit:
-        raise ImageError(f"needs {least.host / MB:.0f} MB of memory, the limit is {host_limit / MB:.0f} (--memory)")
-    raise ImageError(f"needs {least.gpu / MB:.0f} MB on the GPU, the limit is {gpu_limit / MB:.0f} (--gpu-memory)")
+        where = "--memory" if limits.host is not None else "nine tenths of what the machine or the SLURM job has"
+        raise ImageError(f"needs {least.host / MB:.0f} MB of memory, the limit is {host_limit / MB:.0f} ({where})")
+    where = "--gpu-memory" if limits.gpu is not None else "nine tenths of what is free on it"
+    raise ImageError(f"needs {least.gpu / MB:.0f} MB on the GPU, the limit is {gpu_limit / MB:.0f} ({where})")
 
 
 def _candidates(model: Model, precision: str, device: torch.device, task: Task) -> list[Plan]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -88,9 +89,7 @@ class _Run:
     def case(self, index: int, writer: ThreadPoolExecutor) -> None:
         """Segment one case and leave its labels to the writer."""
         try:
-            if not self.reader.started(index):
-                _check_memory(self.engine, self.reader.cases[index].image)
-            reading = self.reader.get(index)
+            reading = self.reader.get(index, functools.partial(_check_memory, self.engine))
             if reading.volume is None:
                 log.info("%s: %s is there already", self._number(index), self.reader.cases[index].labels)
                 return

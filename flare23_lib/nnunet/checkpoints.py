@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 FINAL = "checkpoint_final.pth"
 LATEST = "checkpoint_latest.pth"
 PREVIOUS = "checkpoint_previous.pth"
+BROKEN = ".broken"
+"""Appended to the name of a checkpoint that cannot be read."""
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
@@ -30,7 +33,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_latest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the newest checkpoint and keep the one before it; at any moment one of them is whole."""
+    """Write the newest checkpoint and keep the one before it, which must be whole; at any moment one of them is."""
     latest, previous = folder / LATEST, folder / PREVIOUS
     with atomic_path(latest) as temporary:
         torch.save(dict(content), temporary)
@@ -44,22 +47,40 @@ def remove_intermediate(folder: Path) -> None:
     """Remove what the final checkpoint makes unnecessary."""
     for name in (LATEST, PREVIOUS):
         (folder / name).unlink(missing_ok=True)
+    for path in folder.glob(f"*{BROKEN}"):
+        path.unlink(missing_ok=True)
 
 
-def newest(folder: Path, device: torch.device) -> tuple[str, dict[str, Any]] | None:
-    """Return name and content of the newest checkpoint that is whole, or None.
+def newest(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return name and content (on the processor) of the newest checkpoint that is whole, or None.
 
-    A broken one is said in the log and passed over. Checkpoints are our own; they are read as pickles.
+    A broken one is renamed, so that nothing takes it for whole, and the log says so. Checkpoints are our own; they
+    are read as pickles.
     """
     for name in (FINAL, LATEST, PREVIOUS):
         path = folder / name
         if not path.exists():
             continue
-        fault = _fault(path)
-        if fault is None:
-            return name, torch.load(path, map_location=device, weights_only=False)
-        log.warning("%s is broken (%s); the one before it is used, if there is one", path, fault)
+        try:
+            return name, _read(path)
+        except MemoryError:
+            raise
+        except Exception as error:  # a broken archive fails in many ways
+            aside = path.with_name(name + BROKEN)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            log.warning("%s is broken (%s), now %s; the one before it is used, if any", path, reason, aside.name)
+            with contextlib.suppress(FileNotFoundError):  # another process of the training was first
+                path.replace(aside)
     return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, every part of which carries a checksum."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} fails its checksum")
+    return torch.load(path, map_location="cpu", weights_only=False)
 
 
 def mark(folder: Path) -> list[int]:
@@ -71,16 +92,6 @@ def mark(folder: Path) -> list[int]:
             continue
         return [status.st_size, status.st_mtime_ns]
     return []
-
-
-def _fault(path: Path) -> str | None:
-    """Say what is wrong with a file; every part of it carries a checksum."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        return str(error)
-    return None if broken is None else f"{broken} fails its checksum"
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -30,7 +30,7 @@ HISTORY = "training.csv"
 class SurvivingTrainer(nnUNetTrainer, abc.ABC):
     """nnU-Net's trainer with a loop of its own: checkpoints by time, in mid-epoch too, and no model selection.
 
-    Arguments as the base class's. A subclass gives `step` and `autocast`.
+    Arguments as the base class's. A subclass gives `step`, `look` and `seed_part`.
 
     Attributes:
         checkpoint_seconds: the longest time between two checkpoints.
@@ -56,8 +56,8 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
         """Take one step, and return its loss, still on the device."""
 
     @abc.abstractmethod
-    def autocast(self) -> torch.autocast:
-        """Return the context in which the network computes."""
+    def look(self, batch: dict) -> tuple[float, np.ndarray]:
+        """Return a batch's loss, and by class (3, classes): voxels found, found wrongly, and missed."""
 
     @abc.abstractmethod
     def seed_part(self) -> None:
@@ -139,10 +139,9 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
         self.network.eval()
         losses, counts = [], np.zeros((3, len(self.class_names)))
         for _ in range(self.num_val_iterations_per_epoch):
-            with self.autocast():
-                seen = self.validation_step(next(self.dataloader_val))
-            losses.append(float(seen["loss"]))
-            counts += np.stack([seen["tp_hard"], seen["fp_hard"], seen["fn_hard"]])
+            loss, voxels = self.look(next(self.dataloader_val))
+            losses.append(loss)
+            counts += voxels
             if (stop := self._must_stop(signals)) is not None:
                 self._stop_or_save(stop)
         if self.is_ddp:
@@ -268,7 +267,7 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
 
     def resume(self) -> bool:
         """Go on from the newest whole checkpoint, and say whether there was one."""
-        found = checkpoints.newest(Path(self.output_folder), self.device)
+        found = checkpoints.newest(Path(self.output_folder))
         if found is None:
             return False
         name, content = found

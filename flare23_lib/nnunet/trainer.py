@@ -216,12 +216,8 @@ class FlareTrainer(SurvivingTrainer):
 
     def step(self, batch: dict) -> torch.Tensor:
         """Take one step, and return its loss, still on the device."""
-        data = batch["data"].to(self.device, non_blocking=True, memory_format=torch.channels_last_3d)
-        target = [scale.to(self.device, non_blocking=True) for scale in batch["target"]]
         self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            output = self.network(data)
-            loss = self._loss(output, target)
+        loss, _, _ = self._forward(batch)
         if self.grad_scaler is None:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
@@ -233,6 +229,30 @@ class FlareTrainer(SurvivingTrainer):
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
         return loss.detach()
+
+    def look(self, batch: dict) -> tuple[float, np.ndarray]:
+        """Return a batch's loss, and by class (3, classes): voxels found, found wrongly, and missed.
+
+        As nnU-Net's `validation_step`, but in the configured precision, where that has one of its own on a GPU.
+        """
+        loss, output, target = self._forward(batch)
+        true, predicted = target[:, 0].long(), output.argmax(1)
+        if self.label_manager.has_ignore_label:
+            known = true != self.label_manager.ignore_label
+            true, predicted = true[known], predicted[known]
+        classes = output.shape[1]
+        pairs = torch.bincount((true * classes + predicted).flatten(), minlength=classes**2)
+        pairs = pairs.reshape(classes, classes).cpu().numpy()
+        found = pairs.diagonal()
+        return float(loss), np.stack([found, pairs.sum(axis=0) - found, pairs.sum(axis=1) - found])[:, 1:]
+
+    def _forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution."""
+        data = batch["data"].to(self.device, non_blocking=True, memory_format=torch.channels_last_3d)
+        target = [scale.to(self.device, non_blocking=True) for scale in batch["target"]]
+        with self.autocast():
+            output = self.network(data)
+            return self._loss(output, target), output[0], target[0]
 
     def autocast(self) -> torch.autocast:
         """Compute in the configured precision; "mixed" is nnU-Net's way: float16 on a GPU, float32 elsewhere."""

@@ -20,13 +20,13 @@ from flare23_lib.progress import progress
 from flare23_lib.pseudo_labels import components, selection
 from flare23_lib.pseudo_labels.merge import OUTCOMES, Votes, check_geometry, merge
 from flare23_lib.pseudo_labels.rules import PASSES, RULES, Rules
+from flare23_lib.stages.bases import annotated_labels, base_of, base_rows
 from flare23_lib.stages.gathering import complete_rows, link_cases
 from flare23_lib.stages.results import Results, write_record
+from flare23_lib.stages.segmentation import LABELS, NEXT_CLASS, VOTES
 from flare23_lib.store import Item, Shard, StageFolder, read_csv, write_csv
 
 log = logging.getLogger(__name__)
-
-LABELS = ".nii.gz"
 
 
 def completion_folder(results: Results, settings: Mapping[str, Any]) -> StageFolder:
@@ -50,31 +50,9 @@ def completed_item(
     Raises:
         StoreError: the case is not among them.
     """
-    original = _base_of(case, bases)["file"] if bases else case.label_id
+    original = base_of(case, bases)["file"] if bases else case.label_id
     inputs = {"image": case.image_id, "original": original, "prediction": prediction}
     return folder.item(case.case, inputs), inputs
-
-
-def base_rows(results: Results, base: str | None) -> dict[str, dict[str, str]]:
-    """Return the records of the completion that another builds on, by case; empty without one."""
-    if base is None:
-        return {}
-    return {row["case"]: row for row in read_csv(results.gathered("completed_labels", base))}
-
-
-def annotated_labels(settings: Mapping[str, Any], case: Case, bases: Mapping[str, Mapping[str, str]]) -> list[int]:
-    """Return the label values that count as annotated in a case; arguments and errors as `completed_item`."""
-    if settings["annotated"] != "present":
-        return list(settings["annotated"])
-    if bases:
-        return [int(value) for value in _base_of(case, bases)["labels_present"].split()]
-    return case.labels_present
-
-
-def _base_of(case: Case, bases: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
-    if case.case not in bases:
-        raise StoreError(f"{case.case} is not in the record of the completion that this one builds on")
-    return bases[case.case]
 
 
 def complete(
@@ -198,11 +176,11 @@ def _complete_case(
     rules = Rules.of(settings, settings["tumor_values"])
     next_class = None
     if rules.dropped_to == "next_class":  # where no class is annotated none is dropped
-        next_class = _beside(prediction, ".next.nii.gz") if annotated else labels
+        next_class = _beside(prediction, NEXT_CLASS) if annotated else labels
     votes = None
     if rules.need_votes:
         passes = results.measures(inputs["prediction"])["passes"]
-        votes = Votes(_beside(prediction, ".votes.nii.gz"), passes)
+        votes = Votes(_beside(prediction, VOTES), passes)
     merged = merge(originals, labels, annotated, rules, next_class, votes)
     # The prediction carries the image's header; the original's may differ from it within the tolerance.
     write_volume(item.file(LABELS), merged.labels, predicted.header)

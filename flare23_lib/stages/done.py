@@ -11,11 +11,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
+from flare23_lib.config import BUNDLE_WEIGHTS
 from flare23_lib.errors import FlareError
+from flare23_lib.inference.cases import MODEL_FILE
 from flare23_lib.pseudo_labels.rules import Rules
 from flare23_lib.stages import attempts, preprocessing
-from flare23_lib.stages.completion import base_rows, completed_item, completion_folder
+from flare23_lib.stages.bases import base_rows
+from flare23_lib.stages.completion import completed_item, completion_folder
 from flare23_lib.stages.intensity import intensity_folder, pooled_item, with_intensity
 from flare23_lib.stages.results import Results, read_shards
 from flare23_lib.stages.segmentation import exclusion, model_digest, segmentation_folder, segmentation_item
@@ -39,7 +43,7 @@ class Question:
             key = (tuple(wildcards), tuple(Path(file).stat().st_mtime_ns for file in files))
             if key not in self._known:
                 self._known[key] = self._answer(wildcards)
-        except (FlareError, OSError):
+        except (FlareError, OSError, KeyError, TypeError, ValueError):  # a record of another version lacks columns
             return False
         return self._known[key]
 
@@ -133,11 +137,23 @@ def is_completed(
 
 def is_evaluated(results: Results, model: str, settings: Mapping[str, Any]) -> bool:
     """Say whether a model's scores are there, made with these settings, and no older than what they are made from."""
-    told = results.settings("evaluate")
-    sources = [told, results.cases, results.training(model), results.gathered("predictions", model)]
+    told = {"version": versions.EVALUATION, "settings": settings}
+    sources = [results.cases, results.training(model), results.gathered("predictions", model)]
+    return _is_current(results.summary(model), results.settings("evaluate"), told, sources)
+
+
+def is_efficiency_measured(results: Results, model: str, inference: Mapping[str, Any], cases: int) -> bool:
+    """Say the same of what single cases took: with this use of the model, and for as many cases."""
+    told = {"version": [versions.EFFICIENCY, versions.SEGMENTATION], "inference": inference, "cases": cases}
+    sources = [results.cases, *(results.bundle(model) / file for file in (MODEL_FILE, BUNDLE_WEIGHTS))]
+    return _is_current(results.efficiency(model), results.settings("measure_efficiency", model), told, sources)
+
+
+def _is_current(record: Path, settings: Path, told: Mapping[str, Any], sources: Sequence[Path]) -> bool:
+    """Say whether a record was made after its sources and after the file of its settings, which says `told`."""
     try:
-        newest = max(source.stat().st_mtime_ns for source in sources)
-        return results.summary(model).stat().st_mtime_ns >= newest and read_json(told)["settings"] == settings
+        newest = max(source.stat().st_mtime_ns for source in (settings, *sources))
+        return record.stat().st_mtime_ns >= newest and read_json(settings) == told
     except (OSError, FlareError):
         return False
 

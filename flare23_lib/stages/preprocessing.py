@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,22 +47,39 @@ def training_set(results: Results, settings: Mapping[str, Any]) -> list[Training
         CohortError: a completed case is not a training case of the cohort.
         StoreError: a completion's record is missing.
     """
-    usable = {case.case: case for case in usable_cases(results.cases, "training")}
-    cases = [
+    completed = {name: read_csv(results.gathered("completed_labels", name)) for name in settings["completions"]}
+    return selected(results, usable_cases(results.cases, "training"), settings, completed)
+
+
+def selected(
+    results: Results,
+    cases: Iterable[Case],
+    settings: Mapping[str, Any],
+    completed: Mapping[str, Iterable[Mapping[str, Any]]],
+) -> list[TrainingCase]:
+    """Return a model's training cases out of the usable ones of the cohort; as `training_set`.
+
+    Args:
+        results: the results folder.
+        cases: the cohort's usable training cases.
+        settings: as `training_set`.
+        completed: by completion, rows with `case`, `file` and, if the case is not to be learned from, `left_out`.
+    """
+    usable = {case.case: case for case in cases}
+    chosen = [
         TrainingCase(case, Path(case.label), case.label_id)
         for case in usable.values()
         if case.category in settings["originals"] and case.label
     ]
     for completion in settings["completions"]:
-        for row in read_csv(results.gathered("completed_labels", completion)):
+        for row in completed[completion]:
             if row["case"] not in usable:
                 raise CohortError(
                     f"{row['case']} of completion {completion} is no usable training case; make {results.cases} again"
                 )
-            if row["left_out"]:
-                continue
-            cases.append(TrainingCase(usable[row["case"]], results.root / row["file"], row["file"]))
-    return sorted(cases, key=lambda item: item.case.case)
+            if not row["left_out"]:
+                chosen.append(TrainingCase(usable[row["case"]], results.root / row["file"], row["file"]))
+    return sorted(chosen, key=lambda item: item.case.case)
 
 
 def label_file(results: Results, case: TrainingCase) -> Path:

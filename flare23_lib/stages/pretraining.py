@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,10 +24,19 @@ TABLE = "initial_weights.csv"
 
 def digest_of(source: Path | None) -> str | None:
     """Return the SHA-256 of a file of initial weights; None without one. BundleError if it cannot be read."""
+    if source is None:
+        return None
     try:
-        return None if source is None else file_sha256(source)
+        status = source.stat()
+        return _digest(source, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise BundleError(f"{source}: cannot be read ({error.strerror})") from error
+
+
+@functools.cache
+def _digest(source: Path, size: int, changed: int) -> str:
+    """Return the SHA-256 of a file of this size, changed then. Large files are asked for again and again."""
+    return file_sha256(source)
 
 
 def with_digest(settings: Mapping[str, Any], digest: str | None) -> dict[str, Any]:

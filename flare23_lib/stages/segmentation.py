@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
+from flare23_lib.errors import ImageError
 from flare23_lib.images import Volume, read_volume, write_volume
-from flare23_lib.inference.cases import fits_beside
+from flare23_lib.inference.cases import MODEL_FILE, fits_beside
 from flare23_lib.progress import progress
 from flare23_lib.pseudo_labels import selection
 from flare23_lib.pseudo_labels.rules import Rules
-from flare23_lib.stages.completion import annotated_labels, base_rows
+from flare23_lib.stages.bases import annotated_labels, base_rows
 from flare23_lib.stages.gathering import complete_rows, link_cases
 from flare23_lib.stages.results import Results, write_record
 from flare23_lib.store import Item, Shard, StageFolder, fingerprint, read_json, write_csv
@@ -34,7 +35,8 @@ VOTES = ".votes.nii.gz"
 def model_digest(description: Mapping[str, Any]) -> str:
     """Return what tells a model from another: the digest of its weights and all that shapes its results.
 
-    Its name, its labels' names, where it comes from and how it is used by default are not part of it.
+    Its name, its labels' names, where it comes from and how it is used by default are not part of it; nor are the
+    classes it never saw, which follow from the training that the weights come from.
 
     Args:
         description: the content of model.json.
@@ -94,10 +96,17 @@ def pseudo_label(
         output: the record.
     """
     cases = [case for case in usable_cases(results.cases, "training", settings["category"]) if case.case in shard]
-    bases = base_rows(results, base)
-    exclude, votes = exclusion(settings, bases), Rules.of(settings).need_votes
+    exclude = exclusion(settings, base_rows(results, base))
+    wanted = [(case, exclude(case)) for case in cases]
     lock_name = f"{settings['category']}-{shard}"  # other completions of the category share its segmentations
-    _segment(results, teacher, cases, exclude, votes, inference, device, threads, lock_name, output, True)
+    votes = Rules.of(settings).need_votes
+    made = _segment(results, teacher, inference, wanted, votes, device, threads, lock_name)
+    names = {str(label["value"]): label["name"] for label in _description(results, teacher)["labels"][1:]}
+    rows = []
+    for row, note in made:
+        agreement = note["results"]["agreement"]
+        rows.append(row | {f"agreement_{name}": _rounded(agreement.get(value)) for value, name in names.items()})
+    write_record(output, ["case", "file", *(f"agreement_{name}" for name in names.values())], rows)
 
 
 def exclusion(settings: Mapping[str, Any], bases: Mapping[str, Mapping]) -> Callable[[Case], Collection[int]]:
@@ -118,46 +127,58 @@ def predict_validation(
 ) -> None:
     """Segment the validation cases of a shard; arguments as `pseudo_label`."""
     cases = [case for case in usable_cases(results.cases, "validation") if case.case in shard]
-    lock_name = f"validation-{shard}"
-    _segment(results, model, cases, lambda case: (), False, inference, device, threads, lock_name, output, False)
+    wanted = [(case, ()) for case in cases]
+    made = _segment(results, model, inference, wanted, False, device, threads, f"validation-{shard}")
+    write_record(output, ["case", "file"], [row for row, _ in made])
 
 
 def _segment(
     results: Results,
     model: str,
-    cases: Sequence[Case],
-    exclude: Callable[[Case], Collection[int]],
-    votes: bool,
     inference: Mapping[str, Any],
+    wanted: Sequence[tuple[Case, Collection[int]]],
+    votes: bool,
     device: str,
     threads: int,
     lock_name: str,
-    output: Path,
-    with_agreement: bool,
-) -> None:
-    description = read_json(results.bundle(model) / "model.json")
-    names = {str(label["value"]): label["name"] for label in description["labels"][1:]}
-    folder = segmentation_folder(results, model_digest(description), inference).create()
-    rows = []
+) -> list[tuple[dict[str, str], dict[str, Any]]]:
+    """Segment what is not there yet; returns each case's `case` and `file`, and the note of its item.
+
+    Args:
+        results: the results folder.
+        model: its name.
+        inference: how it is used.
+        wanted: cases, each with the label values without which the next class is looked for.
+        votes: whether the votes of the mirrored passes are kept.
+        device: "auto", "cuda" or "cpu".
+        threads: threads to use.
+        lock_name: of the lock that is held meanwhile.
+    """
+    folder = segmentation_folder(results, model_digest(_description(results, model)), inference).create()
+    made = []
     with folder.lock(lock_name, lambda: log.info("another job segments these cases; waiting for it")):
-        items = [(case, *segmentation_item(folder, case, exclude(case), votes)) for case in cases]
+        items = [(case, *segmentation_item(folder, case, exclude, votes)) for case, exclude in wanted]
         notes = [item.read() for _, item, _ in items]
         missing = [(case, inputs) for (case, _, inputs), note in zip(items, notes, strict=True) if note is None]
-        log.info("%d cases, %d of them to be segmented", len(cases), len(missing))
+        log.info("%d cases, %d of them to be segmented", len(items), len(missing))
         engine = _engine(results, model, inference, device, threads) if missing else None
         volumes = _read_ahead(engine, missing)
         for (case, item, inputs), done in progress(list(zip(items, notes, strict=True))):
             note = done
             if note is None:
-                note = _segment_case(engine, next(volumes), item, inputs)
+                try:
+                    note = _segment_case(engine, next(volumes), item, inputs)
+                except ImageError as error:
+                    text = str(error)
+                    named = text if text.startswith(case.image) else f"{case.image}: {text}"
+                    raise ImageError(named, error.kind) from error
                 log.info("%s in %.1f s", case.case, sum(note["results"]["timings"].values()))
-            agreement = note["results"]["agreement"]
-            row = {"case": case.case, "file": results.relative(item.file(LABELS))}
-            if with_agreement:
-                row |= {f"agreement_{name}": _rounded(agreement.get(value)) for value, name in names.items()}
-            rows.append(row)
-    columns = ["case", "file", *(f"agreement_{name}" for name in names.values() if with_agreement)]
-    write_record(output, columns, rows)
+            made.append(({"case": case.case, "file": results.relative(item.file(LABELS))}, note))
+    return made
+
+
+def _description(results: Results, model: str) -> dict[str, Any]:
+    return read_json(results.bundle(model) / MODEL_FILE)
 
 
 def _rounded(value: float | None) -> float | None:

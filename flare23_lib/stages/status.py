@@ -20,7 +20,7 @@ from flare23_lib.stages.completion import (
     completion_folder,
     left_out,
 )
-from flare23_lib.stages.done import is_evaluated
+from flare23_lib.stages.done import is_efficiency_measured, is_evaluated
 from flare23_lib.stages.intensity import case_item, intensity_folder, pooled_item
 from flare23_lib.stages.preprocessing import TrainingCase
 from flare23_lib.stages.pretraining import digest_of, with_digest
@@ -119,9 +119,11 @@ class _Planner:
             current = predicted and is_evaluated(self.results, name, scoring)
             scored = sum(case.label is not None for case in validation)
             self.plan.steps.append(Step("evaluation", name, scored, 0 if current else scored))
-            measured = min(self.config["evaluation"]["efficiency_cases"], len(validation))
-            if measured:
-                there = self.digests[name] is not None and self.results.efficiency(name).exists()
+            cases = self.config["evaluation"]["efficiency_cases"]
+            if measured := min(cases, len(validation)):
+                there = self.digests[name] is not None and is_efficiency_measured(
+                    self.results, name, self.config.settings("inference", name), cases
+                )
                 self.plan.steps.append(Step("efficiency", name, measured, 0 if there else measured))
 
     def _known_model(self, name: str, settings: Mapping, cases: Sequence[TrainingCase]) -> None:
@@ -193,22 +195,11 @@ class _Planner:
         return digest_of(self.config.pretrained_file(name)) or ""
 
     def _training_set(self, settings: Mapping) -> list[TrainingCase] | None:
-        by_name = {case.case: case for case in self.cases if case.split == "training"}
-        cases = [
-            TrainingCase(case, Path(case.label), case.label_id)
-            for case in by_name.values()
-            if case.category in settings["originals"] and case.label
-        ]
-        for completion in settings["completions"]:
-            rows = self.completed[completion]
-            if rows is None:
-                return None
-            cases += [
-                TrainingCase(by_name[row["case"]], self.results.root / row["file"], row["file"])
-                for row in rows
-                if not row["left_out"]
-            ]
-        return sorted(cases, key=lambda item: item.case.case)
+        rows = {name: self.completed[name] for name in settings["completions"]}
+        if None in rows.values():
+            return None
+        training = [case for case in self.cases if case.split == "training"]
+        return preprocessing.selected(self.results, training, settings, rows)
 
     def _segmentations(
         self,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flare23_lib.errors import BundleError, StoreError
 from flare23_lib.inference.cases import MODEL_FILE
-from flare23_lib.stages.results import Results
+from flare23_lib.stages.results import Results, item_name
 from flare23_lib.store import read_csv, read_json
 
 RECORD_FOLDERS = ("preprocessed", "pseudo_labels", "completed_labels", "predictions")
@@ -30,7 +30,7 @@ def records(results: Results) -> Iterator[tuple[Path, list[str] | None]]:
         yield path, _listed(path)
     for path in sorted((results.root / "training").glob("*/training.json")):
         try:
-            yield path, [read_json(path)["weights"]]
+            yield path, _of_the_store([read_json(path)["weights"]])
         except (StoreError, KeyError, TypeError):
             yield path, None
 
@@ -43,7 +43,12 @@ def _listed(path: Path) -> list[str] | None:
         return None
     if not whole or any(None in row or None in row.values() for row in rows):
         return None
-    return [row[column] for row in rows for column in FILE_COLUMNS if row.get(column)]
+    return _of_the_store([row[column] for row in rows for column in FILE_COLUMNS if row.get(column)])
+
+
+def _of_the_store(files: list[str]) -> list[str] | None:
+    """Return files out of a record; None if one of them is no file of the store's, by its name."""
+    return None if any(item_name(Path(file)) is None for file in files) else files
 
 
 @dataclass(frozen=True)
