@@ -157,7 +157,7 @@ class Config:
         for name, row in self["completions"].items():
             if name == PASSES:
                 raise ConfigError(f"completions.{name}: the name is kept for leave_out.changed_between")
-            self._check_completion(name, row, categories, known)
+            self._check_completion(name, row, categories, unlabeled, known)
         for index, pair in enumerate(self["evaluation"]["compare"]):
             known(f"evaluation.compare[{index}]", pair, self.evaluated, "evaluated model")
         for name, model in self["models"].items():
@@ -182,8 +182,9 @@ class Config:
                 raise ConfigError(f"{key}.name: {row['name']!r} is given twice")
             if row["name"] == "validation":
                 raise ConfigError(f"{key}.name: 'validation' is kept for the validation cases")
-            if row.get("contains_any") == []:
-                raise ConfigError(f"{key}.contains_any: is empty, no case would fit")
+            for condition, fits in (("contains_any", "no case"), ("contains_all", "every labeled case")):
+                if row.get(condition) == []:
+                    raise ConfigError(f"{key}.{condition}: is empty, {fits} would fit")
             if row.get("no_labels") and len(row) > 2:
                 raise ConfigError(f"{key}.no_labels: cannot be combined with other conditions")
             for condition in ("contains_any", "contains_all"):
@@ -207,13 +208,15 @@ class Config:
                     "are the same: nothing tells the one from the other"
                 )
 
-    def _check_completion(self, name: str, row: Mapping, categories: Sequence[str], known) -> None:
+    def _check_completion(self, name: str, row: Mapping, categories, unlabeled, known) -> None:
         key = f"completions.{name}"
         known(f"{key}.category", [row["category"]], categories, "category")
         known(f"{key}.teacher", [row["teacher"]], self.models, "model")
         known(f"{key}.least_volume_ml", list(row["least_volume_ml"]), self.labels.names, "label")
         if row["annotated"] != "present":
             known(f"{key}.annotated", row["annotated"], self.labels.names, "label")
+            if row["annotated"] and row["category"] in unlabeled:
+                raise ConfigError(f"{key}.annotated: the category {row['category']!r} has no labels")
         others = {"on_top_of": row.get("on_top_of"), "leave_out.changed_between": self.compared_completion(name)}
         for place, other in others.items():
             if other is not None:
@@ -375,7 +378,10 @@ class Config:
 
     def evaluation_settings(self) -> dict:
         """How predictions are scored."""
-        return {**{key: self["evaluation"][key] for key in ("mode", "details")}, "labels": self["labels"]}
+        return {
+            **{key: self["evaluation"][key] for key in ("mode", "references", "details")},
+            "labels": self["labels"],
+        }
 
     def tables_settings(self) -> dict:
         """What the paper's tables are made of."""

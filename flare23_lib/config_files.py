@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,9 @@ import jsonschema
 import yaml
 
 from flare23_lib.errors import ConfigError
+
+NOWHERE = "the configuration"
+"""In the place of a key, for what is wrong with the whole."""
 
 
 def merge(base: Mapping, update: Mapping) -> dict:
@@ -130,7 +134,7 @@ def _location(path: Iterable[str | int]) -> str:
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text or "the configuration"
+    return text or NOWHERE
 
 
 def validate(config: Mapping, schema: Mapping) -> None:
@@ -139,11 +143,33 @@ def validate(config: Mapping, schema: Mapping) -> None:
     error = jsonschema.exceptions.best_match(errors)
     if error is None:
         _check_finite(config)
-    else:
-        if error.validator == "pattern":
-            message = f"{error.instance!r} is not a name of letters, digits and underscores that begins with a letter"
-            if "nii" in error.validator_value:
-                message = f"{error.instance!r} does not end in .nii or .nii.gz"
-        else:
-            message = error.message
-        raise ConfigError(f"{_location(error.absolute_path)}: {message}")
+        return
+    where = _location(error.absolute_path)
+    raise ConfigError(_message(error) if where == NOWHERE else f"{where}: {_message(error)}")
+
+
+def _message(error: jsonschema.ValidationError) -> str:
+    """Say what is wrong and, where the schema knows, what would be right."""
+    value, schema = error.instance, error.schema
+    if error.validator == "pattern":
+        if "nii" in error.validator_value:
+            return f"{value!r} does not end in .nii or .nii.gz"
+        return f"{value!r} is not a name of letters, digits and underscores that begins with a letter"
+    if error.validator == "additionalProperties" and "properties" in schema:
+        unknown = sorted(set(value) - set(schema["properties"]))
+        return f"there is no key {', '.join(map(repr, unknown))}; there are {', '.join(sorted(schema['properties']))}"
+    if error.validator == "required":
+        missing = sorted(set(error.validator_value) - set(value))
+        return f"the key {missing[0]!r} is missing"
+    if error.validator == "anyOf" and isinstance(value, str) and (fixed := _fixed_values(error.validator_value)):
+        words = f"none of {', '.join(fixed)}," if len(fixed) > 1 else f"neither {fixed[0]}"
+        return f"{value!r} is {words} nor a table"
+    if error.validator == "type" and error.validator_value in ("number", "integer") and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return f"{value!r} is a text in YAML, not a number; write {float(value)}"
+    return error.message
+
+
+def _fixed_values(choices: Sequence[Mapping]) -> list[str]:
+    """Return the words among the choices of a schema."""
+    return [word for choice in choices for word in choice.get("enum", [choice["const"]] if "const" in choice else [])]

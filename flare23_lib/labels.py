@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -85,11 +84,6 @@ class LabelMap:
         """The labels that are tumors."""
         return [label for label in self.labels if label.kind == "tumor"]
 
-    @property
-    def ignore_index(self) -> int:
-        """Index of voxels that training passes over."""
-        return len(self.labels) + 1
-
     def value_of(self, name: str) -> int:
         """Return the value of a named label; ConfigError if there is none."""
         for label in self.labels:
@@ -106,32 +100,33 @@ class LabelMap:
         }
         return names.get(value, str(value))
 
-    @cached_property
-    def _index_table(self) -> np.ndarray:
-        table = np.full(256, -1, dtype=np.int16)
-        table[0] = 0
-        table[IGNORE_VALUE] = self.ignore_index
-        for index, label in enumerate(self.labels, start=1):
-            table[label.value] = index
-        return table
+    def to_indices(self, volume: np.ndarray) -> np.ndarray:
+        """Turn a label volume of file values into one of network indices; as `label_indices`."""
+        return label_indices(volume, self.values)
 
-    def to_indices(self, values: np.ndarray) -> np.ndarray:
-        """Turn a label volume of file values into one of network indices (uint8, same shape).
+    def restricted(self, values: Iterable[int]) -> LabelMap:
+        """Return the map without the labels whose values are not among those given."""
+        kept = set(map(int, values))
+        return LabelMap(tuple(label for label in self.labels if label.value in kept))
 
-        Raises:
-            ImageError: a voxel holds a value that is not in the map.
-        """
-        if values.size and (values.min() < 0 or values.max() > IGNORE_VALUE):
-            raise ImageError(f"label values from {values.min()} to {values.max()} are outside 0 to 255")
-        indices = self._index_table[values]
-        if (indices < 0).any():
-            unknown = sorted(int(value) for value in np.unique(values[indices < 0]))
-            raise ImageError(f"label values {unknown} are not in the label map")
-        return indices.astype(np.uint8)
 
-    def to_values(self, indices: np.ndarray) -> np.ndarray:
-        """Turn network indices (0 to the number of labels) into file values (uint8, same shape)."""
-        table = np.zeros(self.ignore_index + 1, dtype=np.uint8)
-        table[1 : self.ignore_index] = self.values
-        table[self.ignore_index] = IGNORE_VALUE
-        return table[indices]
+def label_indices(volume: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Turn a label volume of file values into one of network indices (uint8, same shape).
+
+    Args:
+        volume: whole numbers.
+        values: the label values in order; the first has index 1, voxels to ignore the index after the last.
+
+    Raises:
+        ImageError: a voxel holds a value that is none of them, nor 0 nor 255.
+    """
+    table, known = np.zeros(256, dtype=np.uint8), np.zeros(256, dtype=bool)
+    table[list(values)] = np.arange(1, len(values) + 1)
+    table[IGNORE_VALUE] = len(values) + 1
+    known[[0, IGNORE_VALUE, *values]] = True
+    if volume.size and (volume.min() < 0 or volume.max() > IGNORE_VALUE):
+        raise ImageError(f"label values from {volume.min()} to {volume.max()} are outside 0 to 255")
+    if not all(known[plane].all() for plane in volume):
+        unknown = sorted({int(value) for value in np.unique(volume)} - {0, IGNORE_VALUE, *values})
+        raise ImageError(f"label values {unknown} are not in the label map")
+    return np.ascontiguousarray(table[volume])

@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -119,11 +120,40 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, _json_text(content))
 
 
-def keep_json(path: str | Path, content: Any) -> None:
-    """Write a JSON file unless it says just that already, and so leave its time of change alone."""
-    path, text = Path(path), _json_text(content)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+def keep_json(link: str | Path, content: Any, turn: bool = True) -> Path:
+    """Keep a JSON file named after its content, `x.{digest}.json` for `x.json`, and lead the link `x.json` to it.
+
+    Who was given the file goes on reading what it said, whatever else is kept under that link meanwhile. A file that
+    the link did not lead to gets the present time: it is newer than what was made of it before.
+
+    Args:
+        link: the link.
+        content: plain data.
+        turn: lead the link to it.
+
+    Returns:
+        The file.
+    """
+    link, text = Path(link), _json_text(content)
+    path = link.with_suffix(f".{hashlib.sha256(text.encode()).hexdigest()[:12]}{link.suffix}")
+    if not path.exists():
         write_text(path, text)
+    elif not (link.is_symlink() and link.readlink() == Path(path.name)):
+        os.utime(path)
+    if turn:
+        link_to(link, path)
+    return path
+
+
+def remove_unlinked(folder: Path) -> int:
+    """Remove the files below a folder that `keep_json` made and no link leads to; return the bytes that it freed."""
+    linked = {path.resolve() for path in folder.rglob("*.json") if path.is_symlink()}
+    freed = 0
+    for path in folder.rglob("*.json"):
+        if not path.is_symlink() and path.resolve() not in linked:
+            freed += path.stat().st_size
+            path.unlink()
+    return freed
 
 
 def _json_text(content: Any) -> str:
@@ -203,8 +233,9 @@ def link_to(link: Path, target: Path) -> None:
     if link.is_symlink() and link.readlink() == relative:
         return
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(relative)
+    temporary = link.with_name(f"{TEMPORARY_MARK}{secrets.token_hex(8)}-{link.name}")
+    temporary.symlink_to(relative)
+    temporary.replace(link)
 
 
 def file_mark(path: Path) -> list:

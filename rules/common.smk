@@ -75,14 +75,15 @@ def shards(stage):
 def told(rule, *names, **parts):
     """A function that gives the file of what shapes a rule's results, for its `input`; parts may be functions.
 
-    The file is rewritten when what it says changes, and the rule's jobs run again. As `params` the same would be
-    remembered in `.snakemake` alone, and forgotten by whoever starts Snakemake in another folder.
+    Another content is another file, so that Snakemake runs the rule's jobs again, and a job that has started reads
+    what it was told, whatever the next dry run says. As `params` the same would be remembered in `.snakemake` alone,
+    and forgotten by whoever starts Snakemake in another folder.
     """
 
     def file(wildcards):
-        path = RESULTS.settings(rule, *(wildcards[name] for name in names))
-        keep_json(path, {part: value(wildcards) if callable(value) else value for part, value in parts.items()})
-        return str(path)
+        link = RESULTS.settings(rule, *(wildcards[name] for name in names))
+        content = {part: value(wildcards) if callable(value) else value for part, value in parts.items()}
+        return str(keep_json(link, content, turn=not workflow.dryrun))
 
     return file
 

@@ -217,6 +217,29 @@ def test_a_changed_setting_is_seen_without_snakemakes_memory_too(chain, tmp_path
     assert len(stored(chain, "completed_labels")) == len(before) + 2
 
 
+def test_what_a_run_was_told_stays_whatever_a_dry_run_or_a_refused_start_says(chain, tmp_path):
+    link = chain / "results/settings/complete/tumor.json"
+    told = link.resolve()
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
+    assert "complete" in succeed(run_snakemake(chain, "--dry-run", configfile=changed))
+    assert link.resolve() == told
+    assert "Nothing to be done" in succeed(run_snakemake(chain, "--dry-run"))
+    (chain / ".snakemake/locks").mkdir(exist_ok=True)
+    lock = chain / ".snakemake/locks/0.output.lock"
+    lock.write_text(str(chain / "results/completed_labels/tumor/conflicts.csv") + "\n")
+    refused = run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv", configfile=changed)
+    lock.unlink()
+    assert refused.returncode == 1
+    assert "cannot be locked" in refused.stderr
+    assert read_json(told)["settings"]["dropped_to"] == "background"  # what the run's jobs read
+    assert read_json(link)["settings"]["dropped_to"] == "ignore"
+    before = stored(chain, "completed_labels")
+    succeed(run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv"))
+    assert link.resolve() == told
+    assert stored(chain, "completed_labels") == before
+
+
 def test_a_new_file_of_the_cohort_is_seen_without_snakemakes_memory_too(chain):
     shutil.rmtree(chain / ".snakemake")
     image = sorted((chain / "cohort/unlabelTr1800").iterdir())[0]

@@ -145,7 +145,26 @@ def leave_out_by(name):
         ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is kept"),
         ({"labels": [{"name": "background", "value": 1, "tolerance_mm": 1}]}, "'background' is kept"),
         ({"models": {"student": {"trainning": {}}}}, "trainning"),
-        ({"models": {"student": {"network": "stunet_gigantic"}}}, "models.student.network"),
+        (
+            {"models": {"student": {"network": "unet"}}},
+            "network: 'unet' is none of stunet_tiny, stunet_small, stunet_base, stunet_large, stunet_huge, nor",
+        ),
+        (
+            {"models": {"student": {"intensity": "measured"}}},
+            "student.intensity: 'measured' is neither measure nor",
+        ),
+        (
+            {"models": {"student": {"training": {"epoch": 3}}}},
+            "there is no key 'epoch'; there are batch_size, elastic",
+        ),
+        (
+            {"models": {"student": {"training": {"learning_rate": "1e-3"}}}},
+            "learning_rate: '1e-3' is a text in YAML, not a number; write 0.001",
+        ),
+        ({"models": {"student": {"network": {"depth": [1, 1, 1]}}}}, "student.network: the key 'widths' is missing"),
+        ({"labels": None}, "the key 'labels' is missing"),
+        ({"completions": {"unlabeled": {"annotated": ["liver"]}}}, "the category 'unlabeled' has no labels"),
+        ({"categories": [{"name": "a", "contains_all": []}]}, "contains_all: is empty, every labeled case would fit"),
         ({"models": {"student": {"strides": [[1, 1, 1], [2, 2, 2]]}}}, "models.student.strides"),
         ({"models": {"student": {"patch_size": [50, 128, 160]}}}, "models.student.patch_size"),
         ({"models": {"student": {"train_on": {"completions": ["nothing"]}}}}, "models.student.train_on.completions"),

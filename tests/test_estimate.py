@@ -13,7 +13,6 @@ from flare23_lib.cohort.table import write_cases
 from flare23_lib.config import Config
 from flare23_lib.errors import CohortError, ConfigError
 from flare23_lib.estimate.extents import Members, Sizes, parse_counts, read_geometry
-from flare23_lib.estimate.network import forward_macs, parameters
 from flare23_lib.estimate.table import ALL, estimate
 from flare23_lib.estimate.throughputs import FIGURES, compute_figure
 from flare23_lib.estimate.work import (
@@ -26,6 +25,7 @@ from flare23_lib.estimate.work import (
 )
 from flare23_lib.inference.windows import pad_to_patch, window_slices, window_starts
 from flare23_lib.networks import Architecture
+from flare23_lib.networks.size import forward_macs, parameters
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.resampling import resampled_shape
 from flare23_lib.store import read_csv, read_json, write_csv, write_json

@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import os
 import time
 
 import pytest
@@ -90,3 +91,22 @@ def test_a_lock_is_free_again_when_its_holder_is_killed(tmp_path):
 def test_a_missing_record_is_named_with_what_to_do(tmp_path):
     with pytest.raises(StoreError, match=r"nowhere\.json"):
         store.read_json(tmp_path / "nowhere.json")
+
+
+def test_what_is_kept_stays_readable_when_the_link_is_led_elsewhere(tmp_path):
+    link = tmp_path / "rule" / "model.json"
+    one, other = {"epochs": 1}, {"epochs": 2}
+    first = store.keep_json(link, one)
+    os.utime(first, ns=(1, 1))
+    assert store.keep_json(link, one) == first == link.resolve()
+    assert first.stat().st_mtime_ns == 1  # nothing changed, so nothing is newer
+    dry = store.keep_json(link, other, turn=False)
+    assert (link.resolve(), store.read_json(dry)) == (first, other)
+    second = store.keep_json(link, other)
+    assert (link.resolve(), second) == (dry, dry)
+    assert store.read_json(first) == one
+    store.keep_json(link, one)
+    assert first.stat().st_mtime_ns > 1  # what was made of it may have been made again since
+    assert store.remove_unlinked(tmp_path) == len(json.dumps(other, indent=2)) + 1
+    assert [store.read_json(path) for path in (link, first)] == [one, one]
+    assert sorted(path.name for path in link.parent.iterdir()) == sorted([link.name, first.name])

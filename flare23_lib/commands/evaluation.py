@@ -33,6 +33,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         processes=args.processes,
         memory_mb=args.memory,
         with_details=config["evaluation"]["details"] if args.details is None else args.details,
+        partial_references=config["evaluation"]["references"] == "partial" if args.partial is None else args.partial,
+        reference_suffix=config["layout"]["label_suffix"],
     )
     say(format_summary(report.summary))
     say(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
@@ -84,6 +86,9 @@ def register(commands: Commands) -> None:
                         help="the challenge's rules, or whole volumes (default: the configuration's)")  # fmt: skip
     parser.add_argument("--details", action=argparse.BooleanOptionalAction,
                         help="tables of HD95, volumes and found tumors (default: the configuration's)")  # fmt: skip
+    parser.add_argument("--partial", action=argparse.BooleanOptionalAction,
+                        help="references hold only what was labeled: a class that one does not hold is not scored in "
+                        "it (default: the configuration's)")  # fmt: skip
     parser.add_argument("--memory", type=at_least(1), metavar="MB",
                         help="what all processes may take together (default: no limit)")  # fmt: skip
     add_config(parser)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flare23_lib.config import Config
-from flare23_lib.estimate.network import parameters
 from flare23_lib.networks import Architecture
+from flare23_lib.networks.size import parameters
 
 GPU, CORE, DISK = "gpu", "core", "disk"
 """What a figure says the use of: seconds of a GPU, seconds of a core, or bytes."""

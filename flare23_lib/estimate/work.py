@@ -9,9 +9,9 @@ from typing import Any
 
 from flare23_lib.config import Config
 from flare23_lib.estimate.extents import Extent, Members, Sizes
-from flare23_lib.estimate.network import forward_macs, parameters
 from flare23_lib.estimate.throughputs import Figures, compute_figure, network_of
 from flare23_lib.inference.windows import window_starts
+from flare23_lib.networks.size import forward_macs, parameters
 from flare23_lib.pseudo_labels.rules import Rules
 from flare23_lib.resampling import resampled_shape
 from flare23_lib.store import fingerprint

@@ -64,6 +64,7 @@ def evaluate_cases(
     processes: int = 1,
     memory_mb: float | None = None,
     with_details: bool = False,
+    partial_references: bool = False,
 ) -> tuple[list[dict[str, Any]], list[Details]]:
     """Score cases, each by itself: a broken one gets a status that names its fault, the others go on.
 
@@ -76,6 +77,7 @@ def evaluate_cases(
         memory_mb: how much memory they may take together, in MB of 2**20 bytes; fewer processes run if the largest
             case asks for it. None for no limit.
         with_details: measure distances, volumes and tumors too (see `details`).
+        partial_references: a class that a reference does not hold was not labeled in it: its cells stay empty.
 
     Returns:
         A row per pair; the details of every pair that was scored, none without `with_details`.
@@ -88,7 +90,8 @@ def evaluate_cases(
     for name in unseen:
         labels.value_of(name)
     processes = _affordable(pairs, min(processes, len(pairs)), memory_mb)
-    score = partial(_score_pair, labels=labels, mode=mode, with_details=with_details)
+    options = {"with_details": with_details, "partial_reference": partial_references}
+    score = partial(_score_pair, labels=labels, mode=mode, **options)
     rows, details = [], []
     for pair, scored in zip(pairs, progress(_results(pairs, score, processes), total=len(pairs)), strict=True):
         row: dict[str, Any] = {"Name": pair.case}
@@ -139,7 +142,7 @@ def _results(pairs: Sequence[Pair], score: partial[Scored], processes: int) -> I
             ) from error
 
 
-def _score_pair(pair: Pair, labels: LabelMap, mode: str, with_details: bool) -> Scored:
+def _score_pair(pair: Pair, labels: LabelMap, mode: str, with_details: bool, partial_reference: bool) -> Scored:
     """Return the scores of one case and its status."""
     try:
         reference = read_labels(pair.reference)
@@ -155,6 +158,9 @@ def _score_pair(pair: Pair, labels: LabelMap, mode: str, with_details: bool) -> 
             return Scored(dict.fromkeys(labels.names), f"no usable reference: {fault}")
         scores, status = dict.fromkeys(labels.names, Score(dsc=0.0, nsd=0.0)), _line(error)
         prediction = np.broadcast_to(np.uint8(0), reference.array.shape)
+    if partial_reference:
+        labels = labels.restricted(np.unique(reference.array))
+        scores = {name: score if name in labels.names else None for name, score in scores.items()}
     details = measure_details(pair.case, reference.array, prediction, spacing, labels) if with_details else None
     return Scored(scores, status, details)
 

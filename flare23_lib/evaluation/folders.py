@@ -60,12 +60,14 @@ def evaluate_folders(
     memory_mb: float | None = None,
     unseen: Collection[str] = (),
     with_details: bool = False,
+    partial_references: bool = False,
+    reference_suffix: str | None = None,
 ) -> Report:
     """Score every reference against the prediction of the same name and write metrics.csv and summary.csv.
 
     Args:
         predictions: folder with X.nii.gz or X.nii.
-        references: folder with X.nii.gz or X.nii.
+        references: folder with X.nii.gz or X.nii, or with X and `reference_suffix`.
         output: folder for the tables; made if missing.
         labels: the structures.
         mode: see `metrics.MODES`.
@@ -73,18 +75,29 @@ def evaluate_folders(
         memory_mb: as `evaluate_cases`.
         unseen: names of classes that the model never saw in training.
         with_details: write the tables of `write_details` too.
+        partial_references: as `evaluate_cases`.
+        reference_suffix: what follows a case's name in its reference's file name, such as `_seg.nii.gz`; where no
+            file ends so, or for None, `.nii.gz` or `.nii`.
 
     Raises:
-        EvaluationError: a folder is missing, no reference is there, or as `evaluate_cases`.
+        EvaluationError: a folder is missing, no reference is there, no prediction has the name of one, or as
+            `evaluate_cases`.
         ConfigError: `unseen` names a label that is not in the map.
     """
-    truth, found = (
-        _files(Path(folder), kind) for folder, kind in ((references, "reference"), (predictions, "prediction"))
-    )
+    found = _files(Path(predictions), "prediction")
+    truth = _files(Path(references), "reference", reference_suffix)
     if not truth:
         raise EvaluationError(f"{references}: holds no references (*{' or *'.join(SUFFIXES)})")
+    if found and not set(found) & set(truth):
+        one, other = (next(iter(files.values())).name for files in (found, truth))
+        raise EvaluationError(
+            f"{predictions}: no prediction has the name of a reference ({one} here, {other} in {references}); "
+            "the configuration's layout.label_suffix says what follows a name in a reference's"
+        )
     pairs = [Pair(case, path, found.get(case)) for case, path in truth.items()]
-    rows, details = evaluate_cases(pairs, labels, mode, unseen, processes, memory_mb, with_details)
+    rows, details = evaluate_cases(
+        pairs, labels, mode, unseen, processes, memory_mb, with_details, partial_references
+    )
     extra = [path.name for case, path in found.items() if case not in truth]
     faults = [f"{row['Name']}: {row['status']}" for row in rows if row["status"] != OK]
     faults += [f"{name}: has no reference and was left out" for name in extra]
@@ -128,18 +141,19 @@ def write_details(folder: Path, details: list[Details], labels: LabelMap, unseen
         store.write_csv(folder / "detection.csv", DETECTION_COLUMNS, detection(tumors, seen))
 
 
-def _files(folder: Path, kind: str) -> dict[str, Path]:
-    """Return the label files of a folder by case, sorted.
+def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path]:
+    """Return the label files of a folder by case, sorted; those that end in a suffix if some do, else all.
 
     Raises:
         EvaluationError: there is no such folder, or a case has two files.
     """
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: there is no such folder of {kind}s")
+    named = {path: stem(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    with_suffix = {path: path.name.removesuffix(suffix) for path in named if suffix and path.name.endswith(suffix)}
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        case = stem(path)
-        if case is None or path.name.startswith("."):
+    for path, case in (with_suffix or named).items():
+        if not case:
             continue
         if case in files:
             raise EvaluationError(f"{path}: {files[case].name} lies beside it; keep one of the two {kind}s")

@@ -89,6 +89,7 @@ def export_checkpoint(
             ),
             orientation=orientation or plans.get("orientation", "stored"),
             labels=_labels(dataset["labels"], plans.get("label_values")),
+            unseen=tuple(dataset.get("labels_unseen", ())),
             mirror_axes=tuple(map(int, content.get("inference_allowed_mirroring_axes") or ())),
             inference=inference or InferenceDefaults(),
             provenance={"checkpoint": checkpoint.name, "trainer": str(content.get("trainer_name", ""))},

@@ -18,6 +18,7 @@ import torch
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.bundle import Model
 from flare23_lib.inference.cases import HOST_BASE, MB
+from flare23_lib.networks.size import parameters
 from flare23_lib.resampling import SLAB_BYTES
 
 GPU_BASE = 700 * MB
@@ -214,19 +215,8 @@ def sums_bytes(patch: Sequence[int], shape: Sequence[int], strips: int, classes:
 
 
 def weight_bytes(model: Model, bytes_each: int) -> int:
-    """Return the size of the weights: those of the convolutions; norms are nothing beside them."""
-    network = model.network
-    total = 0
-    for stage, (blocks, width, kernel) in enumerate(
-        zip(network.depth, network.widths, network.kernel_sizes, strict=True)
-    ):
-        below = network.widths[stage - 1] if stage else model.input_channels
-        cube = width * math.prod(kernel)
-        total += cube * (below + (2 * blocks - 1) * width) + below * width
-        if stage < len(network.widths) - 1:
-            total += cube * (2 * width + (2 * blocks - 1) * width) + 2 * width * width
-            total += network.widths[stage + 1] * width
-    return bytes_each * total
+    """Return the size of the weights."""
+    return bytes_each * parameters(model.network, len(model.labels))
 
 
 def _network_bytes(model: Model, precision: str, batch: int, passes: int) -> int:

@@ -13,7 +13,7 @@ NETWORK_CLASS = "flare23_lib.networks.stunet.STUNet"
 
 
 def dataset_json(
-    label_names: Sequence[str], ignore_label: bool, cases: Sequence[Mapping[str, str]]
+    label_names: Sequence[str], ignore_label: bool, cases: Sequence[Mapping[str, str]], unseen: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return dataset.json.
 
@@ -21,6 +21,7 @@ def dataset_json(
         label_names: names of the labels in index order, background left out.
         ignore_label: whether voxels may be marked to be passed over by the loss.
         cases: `case`, `image` and `label` (paths) of each training case; nothing is copied.
+        unseen: names of labels that no case holds; nnU-Net does not look at this entry, `flare23 export` does.
     """
     labels = {"background": 0, **{name: index for index, name in enumerate(label_names, start=1)}}
     if ignore_label:
@@ -28,6 +29,7 @@ def dataset_json(
     return {
         "channel_names": {"0": "CT"},
         "labels": labels,
+        "labels_unseen": list(unseen),
         "numTraining": len(cases),
         "file_ending": ".nii.gz",
         "dataset": {row["case"]: {"images": [row["image"]], "label": row["label"]} for row in cases},

@@ -16,7 +16,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from flare23_lib.errors import ImageError
 from flare23_lib.images import read_labels, read_volume
-from flare23_lib.labels import IGNORE_VALUE
+from flare23_lib.labels import label_indices
 from flare23_lib.nnunet.locations import class_locations
 from flare23_lib.orientation import Orientation
 from flare23_lib.resampling import Intensity, prepare_image, resample_labels, resampled_shape
@@ -99,7 +99,10 @@ def preprocess_labels(
     """
     volume = read_labels(source)
     turn = Orientation.of(volume.geometry.affine, orientation)
-    indices = _indices(source, turn.forward(volume.array), label_values)
+    try:
+        indices = label_indices(turn.forward(volume.array), label_values)
+    except ImageError as error:
+        raise ImageError(f"{source}: {error}", error.kind) from error
     shape = resampled_shape(indices.shape, turn.spacing(image_spacing or volume.geometry.spacing), spacing)
     labels = resample_labels(torch.from_numpy(indices), shape).numpy()
     classes = list(range(1, len(label_values) + 1))
@@ -108,17 +111,6 @@ def preprocess_labels(
         temporary.write_bytes(pickle.dumps({"class_locations": locations, "spacing": list(spacing)}))
     _save(target, labels[None].astype(np.int16), patch_size)
     return [index for index in classes if len(locations[index])]
-
-
-def _indices(source: Path, values: np.ndarray, label_values: Sequence[int]) -> np.ndarray:
-    table = np.zeros(256, dtype=np.uint8)
-    table[IGNORE_VALUE] = len(label_values) + 1
-    table[list(label_values)] = np.arange(1, len(label_values) + 1)
-    known = np.zeros(256, dtype=bool)
-    known[[0, IGNORE_VALUE, *label_values]] = True
-    if values.dtype != np.uint8 or not all(known[plane].all() for plane in values):
-        raise ImageError(f"{source}: holds values that are not in the label map")
-    return np.ascontiguousarray(table[values])
 
 
 def identifier(case: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ _ROW, _HEAD, _APART = 0.24, 0.62, 0.18
 """Inches: height of a label set, of a category's head, and between categories."""
 _COLUMN, _BARS, _FOOT = 0.46, 1.7, 0.42
 _LETTER_INCHES = 0.078
+_NOTE = (
+    "Heads of categories: cases that hold the label, as a number and as a share. Rows: cases with just these labels."
+)
+_NOTE_LETTER_INCHES, _NOTE_LINE = 0.064, 0.15
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,9 @@ def _figure(groups: Sequence[Group], labels: Mapping[str, int]) -> Figure:
     matrix = _COLUMN * len(names)
     top = 0.3 + 0.062 * max(map(len, names), default=0)
     body = sum(map(_height, groups)) + _APART * max(0, len(groups) - 1)
-    width, height = left + matrix + 0.2 + _BARS + 0.5, top + body + _FOOT
+    width = left + matrix + 0.2 + _BARS + 0.5
+    note = textwrap.wrap(_NOTE, int((width - left) / _NOTE_LETTER_INCHES))
+    height = top + body + _FOOT + _NOTE_LINE * (len(note) - 1)
     figure = Figure(figsize=(width, height), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
@@ -125,10 +132,8 @@ def _figure(groups: Sequence[Group], labels: Mapping[str, int]) -> Figure:
     for group in groups:
         sheet.group(group, y)
         y += _height(group) + _APART
-    axes.text(
-        left, height - 0.14, "Heads of categories: how many cases hold the label, as a number and as a share. Rows: "
-        "cases with just these labels.", fontsize=8, color=PALE_INK,
-    )  # fmt: skip
+    for line, text in enumerate(reversed(note)):
+        axes.text(left, height - 0.14 - _NOTE_LINE * line, text, fontsize=8, color=PALE_INK)
     return figure
 
 

@@ -14,6 +14,7 @@ STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
+    "text.parse_math": False,  # a case may be named with dollar signs
 }
 """For `matplotlib.rc_context`."""
 

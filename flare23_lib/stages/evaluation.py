@@ -52,8 +52,9 @@ def evaluate(
     pairs = [Pair(case.case, Path(case.label), files.get(case.case)) for case in labeled]
     unseen = read_training(results, model)["labels_unseen"]
     rows, details = evaluate_cases(
-        pairs, labels, settings["mode"], unseen, processes, memory_mb, with_details=settings["details"]
-    )
+        pairs, labels, settings["mode"], unseen, processes, memory_mb, with_details=settings["details"],
+        partial_references=settings["references"] == "partial",
+    )  # fmt: skip
     if settings["details"]:
         write_details(metrics.parent, details, labels, unseen)
     write_metrics(metrics, rows, labels)

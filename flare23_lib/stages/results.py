@@ -50,7 +50,7 @@ class Results:
         return self.root / "evaluation" / model / "summary.csv"
 
     def settings(self, *names: str) -> Path:
-        """The file of what shapes the results of a rule: its name, then that of a model or completion."""
+        """The link to what shapes the results of a rule now: its name, then that of a model or completion."""
         return self.root.joinpath("settings", *names[:-1], f"{names[-1]}.json")
 
     def efficiency(self, model: str) -> Path:

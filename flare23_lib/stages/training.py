@@ -108,7 +108,9 @@ def train(
         StoppedError: a signal asked for it; the state is saved.
     """
     rows = read_shards(results, "preprocessed", model, shards)
+    names = dict(zip(settings["label_values"], label_names, strict=True))
     seen = sorted({int(value) for row in rows for value in row["labels_present"].split()})
+    unseen = [name for value, name in names.items() if value not in seen]
     folder = training_folder(results, settings, rows).create()
     with lock(folder.path / ".lock", lambda: log.info("another job trains this model; waiting for it")):
         item = weights_item(folder)
@@ -131,9 +133,8 @@ def train(
                 if not seen:
                     raise TrainingError(f"{model}: none of its {len(rows)} cases holds a label")
                 initial = None if pretrained is None else InitialWeights(pretrained, folder.path / TABLE)
-                note = _train(results, settings, label_names, rows, folder, way, initial)
+                note = _train(results, settings, names, unseen, rows, folder, way, initial)
     publish(folder.path, output)
-    names = dict(zip(settings["label_values"], label_names, strict=True))
     epochs.write_named(history, item.file(HISTORY), {str(value): name for value, name in names.items()})
     write_json(
         output,
@@ -143,7 +144,7 @@ def train(
             "weights": results.relative(item.file(WEIGHTS)),
             "cases": len(rows),
             "labels_seen": [names[value] for value in seen],
-            "labels_unseen": [name for value, name in names.items() if value not in seen],
+            "labels_unseen": unseen,
             **note["results"],
             "settings": dict(settings),
         },
@@ -153,7 +154,8 @@ def train(
 def _train(
     results: Results,
     settings: Mapping[str, Any],
-    label_names: Sequence[str],
+    names: Mapping[int, str],
+    unseen: Sequence[str],
     rows: Sequence[Mapping[str, str]],
     folder: StageFolder,
     way: Way,
@@ -171,7 +173,7 @@ def _train(
     link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, results.root, rows)
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
     plans = nnunet_plans.plans(settings)
-    dataset = nnunet_plans.dataset_json(label_names, settings["ignore_label"], rows)
+    dataset = nnunet_plans.dataset_json(list(names.values()), settings["ignore_label"], rows, unseen)
     chosen = choose(way.device)
     with quiet(folder.path / "nnunet.log"):
         what = Run(folder.path, plans, dataset, chosen, way.gpus, way.threads, way.checkpoint_minutes)

@@ -11,7 +11,7 @@ from flare23_lib.errors import StoreError
 from flare23_lib.stages.results import Results, item_name
 from flare23_lib.stages.status import Plan
 from flare23_lib.stages.verification import records
-from flare23_lib.store import is_locked, remove_partial
+from flare23_lib.store import is_locked, remove_partial, remove_unlinked
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def clean(results: Results, plan: Plan) -> int:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    return freed + remove_partial(results.root)
+    return freed + remove_partial(results.root) + remove_unlinked(results.root / "settings")
 
 
 def format_entries(found: list[Entry]) -> str:
