@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 ## The whole method on synthetic CTs: minutes on a processor.
 demo: $(VENV)/installed demo/cohort
-	$(BIN)/snakemake --cores $(CORES) --configfile presets/demo.yaml --quiet rules
+	$(BIN)/snakemake --cores $(CORES) --configfile presets/demo.yaml
 	@echo
 	@echo 'demo/results/report/index.html    the page of the run (with a CT viewer after make viewer)'
 	@echo 'demo/results/evaluation/student   scores by case and class'
@@ -31,7 +31,7 @@ demo/cohort: | $(VENV)/installed
 
 ## The chain on a cohort of real CTs in FLARE23's layout: make smoke COHORT=FOLDER
 smoke: $(VENV)/installed
-	$(BIN)/snakemake --cores $(CORES) --configfile presets/smoke.yaml --config "cohort=$(COHORT)" --quiet rules
+	$(BIN)/snakemake --cores $(CORES) --configfile presets/smoke.yaml --config "cohort=$(COHORT)"
 
 test: $(VENV)/installed lint
 	$(BIN)/pytest

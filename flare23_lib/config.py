@@ -176,19 +176,22 @@ class Config:
     def _check_categories(self, known) -> None:
         rows = self["categories"]
         names = [row["name"] for row in rows]
+        folders = [*self["layout"]["training_images"], *self["layout"]["unlabeled_images"]]
         for index, row in enumerate(rows):
             key = f"categories[{index}]"
             if names.count(row["name"]) > 1:
                 raise ConfigError(f"{key}.name: {row['name']!r} is given twice")
             if row["name"] == "validation":
                 raise ConfigError(f"{key}.name: 'validation' is kept for the validation cases")
-            for condition, fits in (("contains_any", "no case"), ("contains_all", "every labeled case")):
+            nothing = {"contains_any": "no case", "contains_all": "every labeled case", "folders": "no case"}
+            for condition, fits in nothing.items():
                 if row.get(condition) == []:
                     raise ConfigError(f"{key}.{condition}: is empty, {fits} would fit")
-            if row.get("no_labels") and len(row) > 2:
-                raise ConfigError(f"{key}.no_labels: cannot be combined with other conditions")
+            if row.get("no_labels") and row.keys() & {"contains_any", "contains_all"}:
+                raise ConfigError(f"{key}.no_labels: cannot be combined with conditions on labels")
             for condition in ("contains_any", "contains_all"):
                 known(f"{key}.{condition}", row.get(condition, []), sorted(self.labels.names), "label")
+            known(f"{key}.folders", row.get("folders", []), folders, "folder of training images in the layout")
         categories = [Category.from_config(row, self.labels) for row in rows]
         for index, category in enumerate(categories):
             for earlier in categories[:index]:

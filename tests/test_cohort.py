@@ -159,6 +159,41 @@ def test_the_first_category_that_fits_counts(present, name):
     assert (found.name if found else None) == name
 
 
+def test_a_category_may_be_that_of_a_folder(cohort):
+    cohort.image("e", folder="other")
+    cohort.label("e", 5)
+    folders = [*SETTINGS["layout"]["training_images"], "other"]
+    categories = [{"name": "source", "folders": ["other"]}, *SETTINGS["categories"]]
+    layout = {**SETTINGS["layout"], "training_images": folders}
+    cohort.settings = {**SETTINGS, "layout": layout, "categories": categories}
+    found = {case.case: case.category for case in cohort.survey().cases}
+    assert found == {"a": "tumor", "b": "all_organs", "c": "five_organs", "d": "unlabeled", "e": "source", "v": ""}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "covers"),
+    [
+        ({"contains_any": {1, 2}}, {"contains_any": {1}}, True),
+        ({"contains_any": {1}}, {"contains_any": {1, 2}}, False),
+        ({"contains_any": {1}}, {"contains_all": {1, 2}}, True),
+        ({"contains_all": {1}}, {"contains_all": {1, 2}}, True),
+        ({"contains_all": {1, 2}}, {"contains_all": {1}}, False),
+        ({"contains_all": {1}}, {"contains_any": {1}}, False),
+        ({"contains_all": {1}}, {"no_labels": True}, False),
+        ({"no_labels": True}, {"no_labels": True}, True),
+        ({"folders": {"x", "y"}}, {"folders": {"x"}, "contains_all": {1}}, True),
+        ({"folders": {"x"}}, {"folders": {"x", "y"}}, False),
+        ({"folders": {"x"}}, {"contains_all": {1}}, False),
+    ],
+)
+def test_one_category_covers_another_if_all_that_fit_that_fit_it(one, other, covers):
+    def made(conditions):
+        sets = {key: frozenset(value) if isinstance(value, set) else value for key, value in conditions.items()}
+        return Category("c", **sets)
+
+    assert made(one).covers(made(other)) is covers
+
+
 def test_contains_all_wants_all():
     category = Category("both", contains_all=frozenset({1, 2}))
     assert category.fits({1, 2, 3})

@@ -164,6 +164,10 @@ def leave_out_by(name):
         ({"models": {"student": {"network": {"depth": [1, 1, 1]}}}}, "student.network: the key 'widths' is missing"),
         ({"labels": None}, "the key 'labels' is missing"),
         ({"completions": {"unlabeled": {"annotated": ["liver"]}}}, "the category 'unlabeled' has no labels"),
+        (
+            {"categories": [{"name": "a", "folders": ["elsewhere"]}]},
+            "there is no folder of training images",
+        ),
         ({"categories": [{"name": "a", "contains_all": []}]}, "contains_all: is empty, every labeled case would fit"),
         ({"models": {"student": {"strides": [[1, 1, 1], [2, 2, 2]]}}}, "models.student.strides"),
         ({"models": {"student": {"patch_size": [50, 128, 160]}}}, "models.student.patch_size"),
@@ -251,6 +255,9 @@ def test_the_example_of_the_documentation_is_valid():
     config = load(**example)
     assert config.models == ["organ_teacher", "tumor_teacher", "student"]
     assert config.labels.values == [6, 1, 20]
+    by_folder = yaml.safe_load(text.split("```yaml")[2].split("```")[0])
+    gone = {"completions": dict.fromkeys(example["completions"]), "models": {"tumor_teacher": None}}
+    assert load(**merge(merge(example, gone), by_folder)).completions == ["a"]
 
 
 def reference():

@@ -230,6 +230,36 @@ def test_unseen_classes_are_empty_and_not_zero(folders):
     assert (summary["cases"], summary["DSC_mean"], summary["NSD_median"]) == ("0", "", "")
 
 
+def test_what_a_partial_reference_does_not_hold_is_not_scored_in_it(folders):
+    predictions, references, output = folders
+    partial = organs(0)
+    partial[partial != 1] = 0
+    save(references / "case_1.nii.gz", partial)
+    (predictions / "case_2.nii.gz").unlink()
+    whole = table(evaluate_folders(predictions, references, output, LABELS).metrics)
+    assert whole[0]["spleen_DSC"] == "0.0"
+    report = evaluate_folders(predictions, references, output, LABELS, with_details=True, partial_references=True)
+    rows = table(report.metrics)
+    assert (rows[0]["spleen_DSC"], rows[0]["tumor_NSD"], rows[0]["status"]) == ("", "", "ok")
+    assert rows[0]["liver_DSC"] == whole[0]["liver_DSC"]
+    assert rows[1:] == whole[1:]
+    assert line_of(table(report.summary), "spleen")["cases"] == "6"
+    distances = table(output / "distances.csv")
+    assert [row["class"] for row in distances if row["Name"] == "case_1"] == ["liver"]
+    assert not [row for row in table(output / "tumors.csv") if row["Name"] == "case_1"]
+
+
+def test_references_may_end_in_a_suffix_of_their_own(folders):
+    predictions, references, output = folders
+    for path in list(references.iterdir()):
+        path.rename(references / path.name.replace(".nii.gz", "_seg.nii.gz"))
+    with pytest.raises(EvaluationError, match="no prediction has the name of a reference"):
+        evaluate_folders(predictions, references, output, LABELS)
+    assert not output.exists()
+    report = evaluate_folders(predictions, references, output, LABELS, reference_suffix="_seg.nii.gz")
+    assert (report.scored, [row["Name"] for row in table(report.metrics)]) == (7, CASES)
+
+
 def test_an_unseen_organ_is_left_out_of_the_organs_mean():
     summary = summarize([row(liver=0.5, spleen=0.9)], LABELS, unseen=["spleen"])
     organs_line = line_of(summary, "organs")

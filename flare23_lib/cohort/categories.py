@@ -1,4 +1,4 @@
-"""Which category a case belongs to: the first row of the configuration that fits its labels."""
+"""Which category a case belongs to: the first row of the configuration that fits it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from flare23_lib.labels import LabelMap
 
 @dataclass(frozen=True)
 class Category:
-    """A condition on the labels present in a case; all conditions given must hold.
+    """Conditions on a case; all that are given must hold.
 
     Attributes:
         name: as completions and models refer to it.
         contains_any: label values of which at least one is present.
         contains_all: label values that are all present.
         no_labels: the case has no label file.
+        folders: folders of the layout, in one of which its image lies.
     """
 
     name: str
     contains_any: frozenset[int] | None = None
     contains_all: frozenset[int] | None = None
     no_labels: bool = False
+    folders: frozenset[str] | None = None
 
     @classmethod
     def from_config(cls, row: Mapping, labels: LabelMap) -> Category:
@@ -31,17 +33,32 @@ class Category:
         def values(key: str) -> frozenset[int] | None:
             return frozenset(map(labels.value_of, row[key])) if key in row else None
 
-        return cls(row["name"], values("contains_any"), values("contains_all"), row.get("no_labels", False))
+        return cls(
+            row["name"],
+            values("contains_any"),
+            values("contains_all"),
+            row.get("no_labels", False),
+            frozenset(row["folders"]) if "folders" in row else None,
+        )
 
-    def fits(self, present: Collection[int] | None) -> bool:
-        """Say whether a case with these label values fits; None stands for a case without a label file."""
-        if present is None or self.no_labels:
-            return self.no_labels and present is None
+    def fits(self, present: Collection[int] | None, folders: Collection[str] = ()) -> bool:
+        """Say whether a case fits.
+
+        Args:
+            present: its label values; None for a case without a label file.
+            folders: the folders of the layout in which its image lies.
+        """
+        if self.folders is not None and not self.folders & set(folders):
+            return False
+        if present is None:
+            return self.no_labels
         any_holds = self.contains_any is None or bool(self.contains_any & set(present))
-        return any_holds and (self.contains_all is None or self.contains_all <= set(present))
+        return not self.no_labels and any_holds and (self.contains_all is None or self.contains_all <= set(present))
 
     def covers(self, other: Category) -> bool:
         """Say whether every case that fits another category fits this one, whatever its labels are."""
+        if self.folders is not None and not (other.folders is not None and other.folders <= self.folders):
+            return False
         if self.no_labels or other.no_labels:
             return self.no_labels and other.no_labels
         others_any, others_all = other.contains_any or frozenset(), other.contains_all or frozenset()
@@ -53,6 +70,8 @@ class Category:
         return any_holds and (self.contains_all or frozenset()) <= others_all
 
 
-def categorise(present: Collection[int] | None, categories: Sequence[Category]) -> Category | None:
-    """Return the first category that fits, or None."""
-    return next((category for category in categories if category.fits(present)), None)
+def categorise(
+    present: Collection[int] | None, categories: Sequence[Category], folders: Collection[str] = ()
+) -> Category | None:
+    """Return the first category that fits, or None; arguments as `Category.fits`."""
+    return next((category for category in categories if category.fits(present, folders)), None)

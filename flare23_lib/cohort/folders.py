@@ -26,6 +26,7 @@ class Found:
         validation_labels: labels of validation cases.
         twins: files `x.nii.gz` that have an `x.nii` beside them.
         others: NIfTI files in the cohort's folders whose names are neither an image's nor a label's.
+        image_folders: the layout's folders of training images, by their name in the layout.
     """
 
     labeled: Mapping[str, list[Path]] = field(default_factory=dict)
@@ -35,6 +36,11 @@ class Found:
     validation_labels: Mapping[str, list[Path]] = field(default_factory=dict)
     twins: frozenset[Path] = frozenset()
     others: tuple[Path, ...] = ()
+    image_folders: Mapping[str, Path] = field(default_factory=dict)
+
+    def folders_of(self, image: Path) -> list[str]:
+        """The layout's folders, by their name in it, in which a training image lies."""
+        return [name for name, folder in self.image_folders.items() if image.is_relative_to(folder)]
 
     def files(self) -> list[Path]:
         """All images and labels."""
@@ -125,6 +131,7 @@ def find(cohort: Path, layout: Mapping) -> Found:
         validation=folders.images(layout["validation_images"]),
         labels=folders.labels(layout["training_labels"]),
         validation_labels=folders.labels(layout["validation_labels"]),
+        image_folders={name: cohort / name for name in [*layout["training_images"], *layout["unlabeled_images"]]},
     )
     found = replace(found, twins=frozenset(map(Path, folders.twins())), others=tuple(map(Path, folders.others())))
     if not found.labeled and not found.unlabeled:

@@ -10,19 +10,31 @@ from flare23_lib.commands.common import Commands, add_config, add_processes, com
 from flare23_lib.errors import StoreError
 
 if TYPE_CHECKING:
+    from flare23_lib.config import Config
+    from flare23_lib.stages.results import Results
     from flare23_lib.stages.status import Plan
 
 
 def _store_list(args: argparse.Namespace) -> int:
-    from flare23_lib.stages.results import Results
     from flare23_lib.stages.status import make_plan
     from flare23_lib.stages.upkeep import entries, format_entries
 
     config = load_config(args)
+    results = _existing(config)
     plan = make_plan(config, args.processes)
-    say(format_entries(entries(Results(Path(config["results"])), plan)))
+    say(format_entries(entries(results, plan)))
     _say_unknown(plan)
     return 0
+
+
+def _existing(config: Config) -> Results:
+    """Return the results that a configuration names; StoreError if there are none."""
+    from flare23_lib.stages.results import Results
+
+    results = Results(Path(config["results"]))
+    if not results.root.is_dir():
+        raise StoreError(f"there is no folder of results {results.root}")
+    return results
 
 
 def _say_unknown(plan: Plan) -> None:
@@ -31,12 +43,9 @@ def _say_unknown(plan: Plan) -> None:
 
 
 def _store_verify(args: argparse.Namespace) -> int:
-    from flare23_lib.stages.results import Results
     from flare23_lib.stages.verification import verify
 
-    results = Results(Path(load_config(args)["results"]))
-    if not results.root.is_dir():
-        raise StoreError(f"there is no folder of results {results.root}")
+    results = _existing(load_config(args))
     found = verify(results, args.processes)
     for path in found.missing:
         say(f"gone or broken: {path}")
@@ -49,12 +58,11 @@ def _store_verify(args: argparse.Namespace) -> int:
 
 
 def _store_clean(args: argparse.Namespace) -> int:
-    from flare23_lib.stages.results import Results
     from flare23_lib.stages.status import make_plan
     from flare23_lib.stages.upkeep import clean, entries, format_entries
 
     config = load_config(args)
-    results = Results(Path(config["results"]))
+    results = _existing(config)
     plan = make_plan(config, args.processes)
     _say_unknown(plan)
     if args.yes:

@@ -18,7 +18,7 @@ from flare23_lib.errors import ConfigError, TrainingError
 from flare23_lib.images import read_labels, read_volume
 from flare23_lib.nnunet.intensity import SAMPLES, draw_foreground, pool
 from flare23_lib.progress import progress
-from flare23_lib.stages.preprocessing import TrainingCase, label_file, training_set
+from flare23_lib.stages.preprocessing import TrainingCase, label_file, no_case, training_set
 from flare23_lib.stages.results import Results
 from flare23_lib.store import Item, StageFolder, atomic_path, fingerprint, read_json, write_json
 
@@ -62,9 +62,11 @@ def measure(results: Results, model: str, settings: Mapping[str, Any], processes
         output: the record: `intensity` (low, high, mean, std in HU) and the cases without foreground.
 
     Raises:
-        TrainingError: no case has foreground.
+        TrainingError: there is no case, or none has foreground.
     """
     cases = training_set(results, settings)
+    if not cases:
+        raise no_case(model, results)
     folder = intensity_folder(results).create()
     items = [case_item(folder, case) for case in cases]
     with folder.lock(model, lambda: log.info("another job measures this model's cases; waiting for it")):

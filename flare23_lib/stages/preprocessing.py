@@ -11,7 +11,7 @@ from typing import Any
 
 from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
-from flare23_lib.errors import CohortError
+from flare23_lib.errors import CohortError, TrainingError
 from flare23_lib.progress import progress
 from flare23_lib.stages.results import Results, write_record
 from flare23_lib.store import Item, Shard, StageFolder, read_csv
@@ -80,6 +80,14 @@ def selected(
             if not row["left_out"]:
                 chosen.append(TrainingCase(usable[row["case"]], results.root / row["file"], row["file"]))
     return sorted(chosen, key=lambda item: item.case.case)
+
+
+def no_case(model: str, results: Results) -> TrainingError:
+    """Return the error of a model whose training set is empty."""
+    return TrainingError(
+        f"{model}: no case to train on: {results.cases} says which category each case is in, and quarantine.csv "
+        "beside it which ones are left out"
+    )
 
 
 def label_file(results: Results, case: TrainingCase) -> Path:

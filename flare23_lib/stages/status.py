@@ -40,6 +40,7 @@ class Step:
         total: cases.
         to_do: cases that would be computed; for a training 1 or 0.
         note: what a person should know.
+        from_zero: a training that would not go on from a checkpoint.
     """
 
     stage: str
@@ -47,6 +48,7 @@ class Step:
     total: int
     to_do: int
     note: str = ""
+    from_zero: bool = False
 
 
 @dataclass
@@ -70,7 +72,7 @@ class Plan:
     @property
     def retrained(self) -> list[str]:
         """The models whose training would start from zero."""
-        return [step.name for step in self.steps if step.stage == "training" and "from zero" in step.note]
+        return [step.name for step in self.steps if step.from_zero]
 
 
 def make_plan(config: Config, processes: int = 1) -> Plan:
@@ -109,6 +111,8 @@ class _Planner:
         cases = self._training_set(settings)
         if cases is None:
             self._not_yet(name, "its labels are still to be made")
+        elif not cases:
+            self._not_yet(name, "no case is in its categories, so that it cannot be trained")
         else:
             self._known_model(name, settings, cases)
         if name in self.config.evaluated:
@@ -133,10 +137,13 @@ class _Planner:
             return
         settings = {**settings, "intensity": measured}
         made = 0
+        seen: set[int] = set()
         for case in cases:
             _, image, _ = preprocessing.image_item(self.results, settings, case.case)
             _, label, _ = preprocessing.label_item(self.results, settings, case)
-            made += bool(self._whole(image)) & bool(self._whole(label))
+            note = self._whole(label)
+            seen |= set(note["results"]["labels_present"]) if note else set()
+            made += bool(self._whole(image)) & bool(note)
         rows = [preprocessing.row_of(self.results, settings, case) for case in cases]
         self.plan.steps.append(Step("preprocessing", name, len(cases), len(cases) - made))
         digest = self._initial_weights(name)
@@ -159,7 +166,9 @@ class _Planner:
                 {},
             )
             self.digests[name] = model_digest(model.to_json())
-            self.plan.steps.append(Step("training", name, 1, 0, "is trained"))
+            unseen = [label.name for label in self.config.labels.labels if label.value not in seen]
+            never = f"; never saw {', '.join(unseen)}" if unseen and made == len(cases) else ""
+            self.plan.steps.append(Step("training", name, 1, 0, f"is trained{never}"))
             return
         self.digests[name] = None
         checkpoints = folder.path / training.CHECKPOINTS
@@ -169,11 +178,11 @@ class _Planner:
         note_text = "goes on from its last checkpoint" if begun else "from zero"
         if not begun and self.results.training(name).exists():
             note_text += ": its settings or its training set changed since it was trained"
-        self.plan.steps.append(Step("training", name, 1, 1, note_text))
+        self.plan.steps.append(Step("training", name, 1, 1, note_text, not begun))
 
     def _not_yet(self, name: str, reason: str) -> None:
         self.digests[name] = None
-        self.plan.steps.append(Step("training", name, 1, 1, f"from zero: {reason}"))
+        self.plan.steps.append(Step("training", name, 1, 1, f"from zero: {reason}", True))
 
     def _intensity(self, name: str, settings: Mapping, cases: Sequence[TrainingCase]) -> Mapping | None:
         """Return a model's intensity as numbers; None if it is still to be measured."""

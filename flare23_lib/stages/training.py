@@ -31,6 +31,7 @@ from flare23_lib.nnunet.plans import CONFIGURATION, DATASET_NAME, PLANS_NAME
 from flare23_lib.nnunet.signals import StoppedError
 from flare23_lib.resampling import Intensity
 from flare23_lib.stages.attempts import attempt
+from flare23_lib.stages.preprocessing import no_case
 from flare23_lib.stages.pretraining import TABLE, InitialWeights, publish
 from flare23_lib.stages.results import Results, read_shards, read_training
 from flare23_lib.store import Item, StageFolder, atomic_path, link_to, lock, remove_partial, write_json
@@ -128,8 +129,7 @@ def train(
             remove_partial(where)
             with attempt(folder.path, way.attempt, lambda: checkpoints.mark(where), StoppedError):
                 if not rows:
-                    where_from = f"{results.cases} and quarantine.csv beside it say why"
-                    raise TrainingError(f"{model}: no case to train on; {where_from}")
+                    raise no_case(model, results)
                 if not seen:
                     raise TrainingError(f"{model}: none of its {len(rows)} cases holds a label")
                 initial = None if pretrained is None else InitialWeights(pretrained, folder.path / TABLE)
