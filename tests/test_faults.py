@@ -284,6 +284,8 @@ def test_one_image_under_two_ids_is_found_however_it_is_compressed(cohort):
     assert "a" in found[0].message.split()
     header = {**SETTINGS, "scan": {**SETTINGS["scan"], "check_images": "header"}}
     assert [fault.kind for fault in survey(cohort.root, header, cohort.memory).faults] == ["duplicate_image"]
+    label(cohort).unlink()  # one of the two is left out: the other counts once
+    assert [(fault.case, fault.kind) for fault in cohort.survey().faults] == [("a", "image_without_label")]
 
 
 def test_a_validation_image_never_trains(cohort):

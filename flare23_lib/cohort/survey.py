@@ -202,7 +202,8 @@ class _Surveyor:
         by_content: dict[tuple, list[Case]] = defaultdict(list)
         by_id: dict[str, Case] = {}
         for case in self.cases:
-            by_id.setdefault(case.case, case)
+            if not any(fault.severity == QUARANTINE for fault in self.faults[case.case]):
+                by_id.setdefault(case.case, case)
         for case in by_id.values():
             facts = self.facts[Path(case.image)]
             content = facts.content or facts.identity.partition("-")[2]
