@@ -20,8 +20,8 @@ def claim(count: int = 1) -> None:
     """Leave this process and its children only GPUs that no other job has claimed, by `CUDA_VISIBLE_DEVICES`.
 
     A GPU is claimed by a lock on a file in the folder of temporary files, one for each user and GPU, until the
-    process ends. Nothing is changed where no more GPUs are visible than are wanted, as in a job of SLURM, nor where too few
-    are free. To be called before CUDA is in use.
+    process ends. Nothing is changed where no more GPUs are visible than are wanted, as in a job of SLURM, nor where
+    too few are free. To be called before CUDA is in use.
 
     Args:
         count: how many GPUs are wanted.
