@@ -227,7 +227,7 @@ def test_what_a_run_was_told_stays_whatever_a_dry_run_or_a_refused_start_says(ch
     assert "Nothing to be done" in succeed(run_snakemake(chain, "--dry-run"))
     (chain / ".snakemake/locks").mkdir(exist_ok=True)
     lock = chain / ".snakemake/locks/0.output.lock"
-    lock.write_text(str(chain / "results/completed_labels/tumor/conflicts.csv") + "\n")
+    lock.write_text("results/completed_labels/tumor/conflicts.csv\n")  # as a run that goes on holds it
     refused = run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv", configfile=changed)
     lock.unlink()
     assert refused.returncode == 1
