@@ -6,10 +6,13 @@ from conftest import REPOSITORY
 
 from flare23_lib.cohort.table import Case, write_cases
 from flare23_lib.config import Config
+from flare23_lib.errors import StoreError
 from flare23_lib.images import header_for, read_labels, write_volume
 from flare23_lib.labels import IGNORE_VALUE
+from flare23_lib.stages.bases import annotated_labels
 from flare23_lib.stages.completion import LABELS, complete
 from flare23_lib.stages.results import Results
+from flare23_lib.stages.segmentation import exclusion
 from flare23_lib.store import Shard, read_csv, write_csv
 
 SHAPE, AFFINE = (8, 12, 12), np.diag([10.0, 10.0, 10.0, 1.0])  # a voxel is 1 mL
@@ -109,3 +112,34 @@ def test_specks_and_unsure_voxels_are_counted(tmp_path):
     assert int(made["specks_spleen"]) == 2, "the doubtful voxel is a speck, too"
     _, made = completed(tmp_path / "other", unsure_below=0.6)
     assert int(made["unsure_spleen"]) == 1
+
+
+ABSENT = Case("a", "a.nii.gz", "l.nii.gz", "training", {LIVER: 5}, "tumor", SHAPE, (1.0, 1.0, 1.0))
+
+
+def settings_of(**options):
+    row = {"category": "tumor", "teacher": "organ_teacher", **options}
+    return Config.load([REPOSITORY / "config.yaml"], {"completions": {"tumor": row}}).completion_settings("tumor")
+
+
+def test_what_counts_as_annotated_is_what_is_there_in_the_base_or_what_the_settings_list():
+    base = {"a": {"case": "a", "file": "f", "labels_present": f"{LIVER} {STOMACH}"}}
+    assert annotated_labels(settings_of(), ABSENT, {}) == [LIVER]
+    assert annotated_labels(settings_of(), ABSENT, base) == [LIVER, STOMACH]
+    listed = settings_of(annotated=["spleen", "liver"])
+    assert annotated_labels(listed, ABSENT, {}) == annotated_labels(listed, ABSENT, base) == [LIVER, SPLEEN]
+    with pytest.raises(StoreError, match="is not in the record of the completion"):
+        annotated_labels(settings_of(), ABSENT, {"b": base["a"]})
+
+
+def test_the_next_class_is_looked_for_without_what_counts_as_annotated():
+    base = {"a": {"case": "a", "file": "f", "labels_present": f"{STOMACH}"}}
+    assert exclusion(settings_of(dropped_to="next_class"), base)(ABSENT) == [STOMACH]
+    assert exclusion(settings_of(dropped_to="next_class"), {})(ABSENT) == [LIVER]
+    assert not exclusion(settings_of(), base)(ABSENT)
+
+
+def test_a_class_that_is_listed_as_annotated_and_absent_stays_absent(tmp_path):
+    labels, record = completed(tmp_path, annotated=["liver", "spleen", "tumor"])
+    assert labels[SPECK] == labels[DOUBTFUL] == 0
+    assert int(record["dropped_spleen"]) == 2

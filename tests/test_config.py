@@ -192,6 +192,13 @@ def leave_out_by(name):
             "completions.tumor.unsure_below: asks how",
         ),
         ({**WITHOUT_TTA, "completions": {"tumor": {"unmarked_tumors": "if_sure"}}}, "models.organ_teacher has none"),
+        (
+            {
+                "models": {"organ_teacher": {"training": {"mirror_axes": []}}},
+                "completions": {"tumor": {"unmarked_tumors": "if_sure"}},
+            },
+            "models.organ_teacher has none",
+        ),
         ({**WITHOUT_TTA, "completions": {"tumor": leave_out_by("passes")}}, "completions.tumor.leave_out: asks how"),
         ({"categories": [{"name": "a", "contains_any": ["heart"]}]}, "categories[0].contains_any"),
         (
@@ -238,6 +245,36 @@ def test_the_ignore_label_is_there_when_a_completion_may_write_it(row):
     config = load(completions={"tumor": row})
     assert config.training_settings("student")["ignore_label"]
     assert not config.training_settings("organ_teacher")["ignore_label"]
+
+
+def test_the_ignore_label_is_there_when_what_is_built_on_may_write_it():
+    again = {"category": "tumor", "teacher": "organ_teacher", "on_top_of": "tumor"}
+    models = {"student": {"train_on": {"completions": ["again"]}}}
+    first = {"category": "tumor", "teacher": "organ_teacher", "dropped_to": "ignore"}
+    assert load(completions={"tumor": first, "again": again}, models=models).training_settings("student")[
+        "ignore_label"
+    ]
+    plain = load(completions={"again": again}, models=models)
+    assert not plain.training_settings("student")["ignore_label"]
+
+
+def test_volumes_of_specks_are_given_by_label_value():
+    labels = [{"name": name, "value": value, "tolerance_mm": 1} for name, value in (("liver", 60), ("tumor", 7))]
+    config = load(
+        labels=labels,
+        categories=[{"name": "tumor", "contains_any": ["tumor"]}],
+        completions={
+            **dict.fromkeys(["all_organs", "five_organs", "unlabeled"]),
+            "tumor": {"category": "tumor", "teacher": "organ_teacher", "least_volume_ml": {"liver": 2}},
+        },
+        models={
+            **dict.fromkeys(["tumor_teacher", "student_2200"]),
+            "organ_teacher": {"train_on": {"originals": ["tumor"]}},
+            "student": {"train_on": {"completions": ["tumor"]}},
+        },
+        evaluation={"compare": []},
+    )
+    assert config.completion_settings("tumor")["least_volume_ml"] == {"60": 2}
 
 
 def test_the_recipe_has_the_papers_values():

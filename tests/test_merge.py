@@ -12,6 +12,7 @@ from flare23_lib.pseudo_labels.rules import Rules
 
 TUMOR = 5
 VALUES = [0, 1, 2, 3, 4, TUMOR]
+ORIGINALS = [*VALUES, IGNORE_VALUE]
 
 
 def row(*values):
@@ -52,6 +53,22 @@ def test_a_dropped_voxel_can_be_ignored():
 @pytest.mark.parametrize(("option", "result"), [("keep_organ", 1), ("ignore", IGNORE_VALUE), ("tumor", TUMOR)])
 def test_a_tumor_predicted_inside_an_annotated_organ_becomes_what_is_configured(option, result):
     assert merged(row(1), row(TUMOR), [1], tumor_inside_organs=option) == [result]
+
+
+@pytest.mark.parametrize("option", ["keep_organ", "ignore", "tumor", "if_sure"])
+def test_a_tumor_predicted_where_a_first_look_said_ignore_stays_ignored(option):
+    votes = np.full((1, 1, 1), 8, np.uint8)
+    assert merged(row(IGNORE_VALUE), row(TUMOR), [1], votes=votes, tumor_inside_organs=option) == [IGNORE_VALUE]
+
+
+def test_a_tumor_that_touches_a_marked_one_of_another_class_is_marked():
+    rules = Rules([4, TUMOR], unmarked_tumors="tumor")
+    touching = merge(row(4, 0, 0, 0), row(4, TUMOR, 0, 0), [4, TUMOR], rules)
+    assert touching.labels.ravel().tolist() == [4, 0, 0, 0]
+    apart = merge(row(4, 0, 0, TUMOR), row(4, 0, TUMOR, TUMOR), [4, TUMOR], rules)
+    assert apart.labels.ravel().tolist() == [4, 0, 0, TUMOR]
+    alone = merge(row(4, 0, 0, 0), row(4, 0, 0, TUMOR), [4, TUMOR], rules)
+    assert alone.labels.ravel().tolist() == [4, 0, 0, TUMOR]
 
 
 def test_where_tumors_are_annotated_none_is_added_inside_organs():
@@ -150,6 +167,7 @@ def test_labels_of_another_geometry_are_refused(change):
 
 
 volumes = arrays(np.uint8, (3, 4, 5), elements=st.sampled_from(VALUES))
+originals = arrays(np.uint8, (3, 4, 5), elements=st.sampled_from(ORIGINALS))
 counts = arrays(np.uint8, (3, 4, 5), elements=st.integers(1, 8))
 subsets = st.sets(st.sampled_from(VALUES[1:]))
 rules = st.builds(
@@ -165,7 +183,7 @@ rules = st.builds(
 
 def run(original, predicted, extra, chosen, count=None):
     """Merge, with the classes present annotated, others too, and for a next class one that may win."""
-    annotated = extra | set(np.unique(original).tolist()) - {0}
+    annotated = extra | set(np.unique(original).tolist()) - {0, IGNORE_VALUE}
     next_class = np.full_like(original, max(set(VALUES) - annotated))
     votes = Votes(np.full_like(original, 8) if count is None else count, 8)
     return annotated, merge(original, predicted, annotated, chosen, next_class, votes)
@@ -199,7 +217,10 @@ def by_hand(original, predicted, annotated, chosen, count):
         known, guess = original[place], predicted[place]
         if guess == TUMOR and TUMOR in annotated and not marked[place] and chosen.unmarked_tumors != "keep_original":
             labels[place] = tumor_or_ignored(place, chosen.unmarked_tumors)
-        elif known and guess == TUMOR and TUMOR not in annotated and chosen.tumor_inside_organs != "keep_organ":
+        elif (
+            known not in (0, IGNORE_VALUE) and guess == TUMOR and TUMOR not in annotated
+            and chosen.tumor_inside_organs != "keep_organ"
+        ):  # fmt: skip
             labels[place] = tumor_or_ignored(place, chosen.tumor_inside_organs)
         elif known:
             labels[place] = known
@@ -213,14 +234,14 @@ def by_hand(original, predicted, annotated, chosen, count):
 
 
 @settings(max_examples=500, deadline=None)
-@given(volumes, volumes, subsets, rules, counts)
+@given(originals, volumes, subsets, rules, counts)
 def test_every_voxel_becomes_what_the_rules_say(original, predicted, extra, chosen, count):
     annotated, result = run(original, predicted, extra, chosen, count)
     assert np.array_equal(result.labels, by_hand(original, predicted, annotated, chosen, count))
 
 
 @settings(max_examples=300, deadline=None)
-@given(volumes, volumes, subsets, rules, counts)
+@given(originals, volumes, subsets, rules, counts)
 def test_no_original_voxel_changes_unless_a_tumor_was_asked_for(original, predicted, extra, chosen, count):
     _, result = run(original, predicted, extra, chosen, count)
     changed = (original != 0) & (result.labels != original)
@@ -230,7 +251,7 @@ def test_no_original_voxel_changes_unless_a_tumor_was_asked_for(original, predic
 
 
 @settings(max_examples=300, deadline=None)
-@given(volumes, volumes, subsets, rules, counts)
+@given(originals, volumes, subsets, rules, counts)
 def test_no_annotated_class_grows(original, predicted, extra, chosen, count):
     annotated, result = run(original, predicted, extra, chosen, count)
     grown = {value for value in annotated if ((result.labels == value) & (original != value)).any()}
@@ -238,7 +259,7 @@ def test_no_annotated_class_grows(original, predicted, extra, chosen, count):
 
 
 @settings(max_examples=300, deadline=None)
-@given(volumes, volumes, subsets, rules, counts)
+@given(originals, volumes, subsets, rules, counts)
 def test_the_counts_add_up_to_the_volume(original, predicted, extra, chosen, count):
     _, result = run(original, predicted, extra, chosen, count)
     assert tuple(result.counts) == OUTCOMES
@@ -248,7 +269,7 @@ def test_the_counts_add_up_to_the_volume(original, predicted, extra, chosen, cou
 
 
 @settings(max_examples=300, deadline=None)
-@given(volumes, volumes, subsets)
+@given(originals, volumes, subsets)
 def test_merging_again_changes_nothing(original, predicted, extra):
     annotated, once = run(original, predicted, extra, Rules([TUMOR]))
     twice = merge(once.labels, predicted, annotated, Rules([TUMOR]))

@@ -31,6 +31,13 @@ def test_a_component_of_just_the_volume_stays():
     assert drop_specks(specked(), {2: 0.0401}, spacing=(5.0, 2.0, 2.0))[1] == {2: 2}
 
 
+def test_a_voxels_volume_is_the_product_of_all_three_spacings():
+    labels = np.zeros((3, 3, 3), np.uint8)
+    labels[1, 1, 1] = 1
+    assert drop_specks(labels, {1: 0.031}, spacing=(5.0, 2.0, 3.0))[1] == {1: 1}
+    assert drop_specks(labels, {1: 0.029}, spacing=(5.0, 2.0, 3.0))[1] == {}
+
+
 def test_nothing_is_dropped_without_volumes():
     labels = specked()
     result, dropped = drop_specks(labels, {}, (1, 1, 1))
@@ -57,3 +64,4 @@ def test_the_share_that_changed_most_is_rounded_down():
     assert most_changed(changes, 0.2) == {"c"}
     assert most_changed(changes, 0.4) == {"b", "c"}
     assert most_changed(changes, 0.19) == set()
+    assert len(most_changed({f"case_{number:03}": number for number in range(100)}, 0.29)) == 29
