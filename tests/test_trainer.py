@@ -1,0 +1,188 @@
+"""The trainer: what the protocol says is what it does, and an interrupted training ends as one that was not."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from trainings import MODEL, NAMES, prepare, settings
+
+from flare23_lib.nnunet import checkpoints, trainer
+from flare23_lib.nnunet import plans as nnunet_plans
+from flare23_lib.nnunet.preprocessing import link_dataset
+from flare23_lib.nnunet.running import Run, make_trainer
+from flare23_lib.nnunet.sampling import BalancedDataLoader
+from flare23_lib.nnunet.signals import StoppedError
+from flare23_lib.stages.results import read_shards
+from flare23_lib.store import write_json
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture
+def made(prepared, tmp_path):
+    """A function that makes a trainer with changes to the protocol; several go on in one folder."""
+    rows = read_shards(prepared, "preprocessed", MODEL, 1)
+    folder = tmp_path / "preprocessed" / nnunet_plans.DATASET_NAME
+    link_dataset(folder / nnunet_plans.DATA_IDENTIFIER, prepared.root, rows)
+    write_json(folder / "dataset_fingerprint.json", {"cases": len(rows)})
+
+    def make(**training):
+        chosen = settings(**training)
+        dataset = nnunet_plans.dataset_json(NAMES, chosen["ignore_label"], rows)
+        run = Run(tmp_path, nnunet_plans.plans(chosen), dataset, torch.device("cpu"))
+        return make_trainer(run)
+
+    return make
+
+
+def spatial(one):
+    """The spatial and the mirroring transforms of a trainer's augmentation."""
+    transforms = [getattr(part, "transform", part) for part in one._transforms()[0].transforms]
+    mirrors = [part for part in transforms if hasattr(part, "allowed_axes")]
+    return next(part for part in transforms if isinstance(part, SpatialTransform)), mirrors
+
+
+def test_mirroring_is_along_the_configured_axes(made):
+    one = made(mirror_axes=[1])
+    assert [list(part.allowed_axes) for part in spatial(one)[1]] == [[1]]
+    assert one.inference_allowed_mirroring_axes == (1,)
+    assert spatial(made(mirror_axes=[]))[1] == []
+
+
+@pytest.mark.parametrize("elastic", [False, True])
+def test_patches_are_deformed_if_the_protocol_says_so(made, elastic):
+    expected = trainer.ELASTIC_PROBABILITY if elastic else 0
+    assert spatial(made(elastic_deformation=elastic))[0].p_elastic_deform == expected
+
+
+@pytest.mark.parametrize(("sampling", "kind"), [("balanced", BalancedDataLoader), ("nnunet", nnUNetDataLoader)])
+def test_sampling_and_oversampling_are_the_configured_ones(made, sampling, kind):
+    one = made(sampling=sampling, oversample_foreground=0.7)
+    generators = one.get_dataloaders()
+    loader = generators[0].data_loader
+    assert type(loader) is kind
+    assert loader.oversample_foreground_percent == 0.7
+
+
+def test_the_optimizer_is_the_configured_one(made):
+    group = made(optimizer="sgd", learning_rate=0.02, weight_decay=0.001, momentum=0.8).optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"], group["momentum"], group["nesterov"]) == (0.02, 0.001, 0.8, True)
+    adam = made(optimizer="adamw", learning_rate=0.03, weight_decay=0.004).optimizer
+    assert (adam.param_groups[0]["lr"], adam.param_groups[0]["weight_decay"]) == (0.03, 0.004)
+    assert isinstance(adam, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_the_network_computes_in_the_configured_precision(made, precision, kind):
+    one = made(precision=precision)
+    with one.autocast():
+        assert one.network(torch.zeros(1, 1, 8, 16, 16))[0].dtype == kind
+
+
+def test_a_step_clips_the_gradient_at_nnunets_norm(made):
+    one = made()
+    one.loss = lambda output, target: 1e6 * output[0].square().mean()
+    one.step(next(one.get_dataloaders()[0]))
+    gradients = [parameter.grad for parameter in one.network.parameters() if parameter.grad is not None]
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    assert float(norm) == pytest.approx(12, rel=1e-3)
+
+
+def test_the_dice_of_the_loss_is_taken_over_the_batch(made):
+    assert made().configuration_manager.batch_dice is True
+
+
+def test_every_forced_patch_holds_its_target_and_each_class_is_one_as_often(made):
+    one = made(oversample_foreground=1)
+    loader = one.get_dataloaders()[0].data_loader
+    rare = 0
+    for _ in range(9):  # 18 patches; rounds have three classes, and the first has begun
+        cases = loader.get_indices()
+        targets = list(loader._targets)
+        assert all("case0" in case for case, target in zip(cases, targets, strict=True) if target == 3)
+        rare += targets.count(3)
+        loader._targets = list(targets)
+        for case, target in zip(cases, targets, strict=True):
+            data, labels, _, properties = loader._data.load_case(case)
+            low, high = loader.get_bbox(data.shape[1:], False, properties["class_locations"])
+            box = tuple(slice(max(0, a), b) for a, b in zip(low, high, strict=True))
+            assert (np.asarray(labels[(0, *box)]) == target).any()
+    assert 5 <= rare <= 7
+
+
+def test_processes_share_the_batch_and_draw_other_numbers(made, monkeypatch):
+    drawn, sizes = [], []
+    for rank in range(2):
+        one = made(batch_size=3)
+        one.is_ddp, one.local_rank = True, rank
+        one.was_initialized = False
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        monkeypatch.setattr(trainer, "DistributedDataParallel", lambda network, device_ids: network)
+        one.initialize()
+        sizes.append(one.batch_size)
+        drawn.append(float(np.random.random()))
+    assert sorted(sizes) == [1, 2]
+    assert drawn[0] != drawn[1]
+
+
+def stop_after(one, iterations):
+    """Let a trainer be asked to stop after some iterations."""
+    step, taken = one.step, []
+
+    def counted(batch):
+        taken.append(1)
+        return step(batch)
+
+    one.step = counted
+    one._must_stop = lambda signals: 15 if len(taken) >= iterations else None
+    with pytest.raises(StoppedError):
+        one.run_training()
+
+
+def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(made, tmp_path):
+    protocol = {"epochs": 2, "iterations_per_epoch": 4, "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.01}
+    whole = made(**protocol)
+    whole.run_training()
+    expected = copy.deepcopy(whole.bare_network.state_dict())
+    for path in tmp_path.rglob("*.pth"):
+        path.unlink()
+    stop_after(made(**protocol), 6)
+    again = made(**protocol)
+    assert again.resume()
+    assert len(again.epoch.losses) == 2
+    again.run_training()
+    state = again.bare_network.state_dict()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def test_a_checkpoint_restores_optimizer_and_random_numbers(made):
+    protocol = {"epochs": 2, "iterations_per_epoch": 4, "optimizer": "sgd", "momentum": 0.9}
+    first = made(**protocol)
+    stop_after(first, 2)
+    random = checkpoints.random_state(first.device)
+    again = made(**protocol)
+    assert again.resume()
+    momenta = [
+        [state["momentum_buffer"] for state in one.optimizer.state_dict()["state"].values()] for one in (first, again)
+    ]
+    assert len(momenta[0]) > 0
+    assert all(torch.equal(*pair) for pair in zip(*momenta, strict=True))
+    again.on_train_start()
+    assert np.array_equal(checkpoints.random_state(again.device)["numpy"][1], random["numpy"][1])
+
+
+def test_no_checkpoint_is_written_while_the_loss_is_nan(made, tmp_path):
+    one = made()
+    one._nan_in_a_row = 1
+    one._save()
+    assert not list(tmp_path.rglob("*.pth"))
+    one._nan_in_a_row = 0
+    one._save()
+    assert list(tmp_path.rglob("*.pth"))
