@@ -41,6 +41,26 @@ def test_the_mask_is_the_body_with_a_margin():
     assert mask.mean() < 1.7 * (array > -500).mean()
 
 
+@pytest.mark.parametrize("spacing", [(4.0, 4.0, 4.0), (2.0, 4.0, 4.0), (6.0, 4.0, 4.0)])
+def test_the_margin_is_about_twelve_millimeters_along_every_axis(spacing):
+    array = cylinder(shape=(40, 80, 100))
+    array[:15] = array[25:] = -1000
+    mask = full(find_body(array, spacing))
+    there = np.argwhere(mask)
+    inside = np.argwhere(array > -500)
+    first, last = inside.min(axis=0) - there.min(axis=0), there.max(axis=0) - inside.max(axis=0)
+    for axis, size in enumerate(spacing):
+        assert min(first[axis], last[axis]) * size > 12 - 4  # a cell of the grid may hide up to 4 mm of the body
+        assert max(first[axis], last[axis]) * size < 12 + 2 * max(size, 4)
+
+
+def test_a_thin_part_that_hangs_on_to_the_body_from_another_slice_is_inside():
+    array = cylinder(shape=(12, 80, 100))
+    array[6:] = -1000
+    array[6:9, 40:42, 50:52] = 40  # 8 mm wide, and 12 mm long
+    assert full(find_body(array, (4.0, 4.0, 4.0)))[6:12, 40:42, 50:52].all()
+
+
 def test_lungs_gas_and_a_folded_skin_are_inside():
     array = cylinder()
     array[:, 30:50, 30:45] = -850

@@ -7,14 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 
+from flare23_lib.config import Config
 from flare23_lib.errors import BundleError
 from flare23_lib.inference.bundle import InferenceDefaults, Model, ModelLabel, load_bundle, write_bundle
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 from flare23_lib.inference.export import export_checkpoint
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
+from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.resampling import Intensity
+from flare23_lib.stages.training import describe
 
 
 def a_model(**changes):
@@ -258,7 +262,7 @@ def test_a_checkpoint_without_weights_is_refused(checkpoint):
         checkpoint_weights(checkpoint, "some file")
 
 
-def a_checkpoint(path, **configuration):
+def a_checkpoint(path, unseen=(), **configuration):
     plans = {
         "transpose_forward": [0, 1, 2],
         "foreground_intensity_properties_per_channel": {
@@ -279,7 +283,8 @@ def a_checkpoint(path, **configuration):
         },
     }
     labels = {name: index for index, name in enumerate(a_model().names)}
-    arguments = {"plans": plans, "configuration": "3d", "dataset_json": {"labels": labels}}
+    dataset = {"labels": labels, **({"labels_unseen": list(unseen)} if unseen else {})}
+    arguments = {"plans": plans, "configuration": "3d", "dataset_json": dataset}
     torch.save({"network_weights": some_weights(), "init_args": arguments}, path)
     return path
 
@@ -289,6 +294,9 @@ def test_a_checkpoint_becomes_a_bundle(tmp_path, caplog):
     model = load_bundle(tmp_path / "bundle").model
     assert (model.network, model.names, model.spacing) == (a_model().network, a_model().names, (3, 2, 2))
     assert caplog.records == []
+    assert model.unseen == ()
+    export_checkpoint(a_checkpoint(tmp_path / "y.pth", unseen=["tumor"]), tmp_path / "other", "student")
+    assert load_bundle(tmp_path / "other").model.unseen == ("tumor",)
 
 
 def test_a_checkpoint_that_was_normalized_otherwise_is_refused(tmp_path):
@@ -317,3 +325,19 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     torch.save([1, 2], path)
     with pytest.raises(BundleError, match="holds a list"):
         read_checkpoint(path)
+
+
+def test_a_trained_model_is_described_as_its_settings_say():
+    config = Config.load([REPOSITORY / "config.yaml"], {"models": {"student": {"inference": {"step": 0.7}}}})
+    settings, inference = config.training_settings("student"), config.inference_settings("student")
+    for orientation in ("stored", "canonical"):
+        chosen = {**settings, "orientation": orientation}
+        made = describe("student", chosen, inference, config.labels.names, ["tumor"], "0" * 64, {})
+        assert made.orientation == nnunet_plans.plans(chosen)["orientation"] == orientation
+    assert made.inference.step == 0.7
+    assert (made.inference.tta, made.inference.windows) == (inference["tta"], inference["windows"])
+    assert made.inference.precision == inference["precision"]
+    assert made.unseen == ("tumor",)
+    assert made.spacing == tuple(settings["spacing"])
+    assert made.mirror_axes == tuple(settings["training"]["mirror_axes"])
+    assert [label.value for label in made.labels] == [0, *config.labels.values]

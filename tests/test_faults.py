@@ -290,9 +290,27 @@ def test_one_image_under_two_ids_is_found_however_it_is_compressed(cohort):
 
 def test_a_validation_image_never_trains(cohort):
     shutil.copy(cohort.image_path("v", "validation"), cohort.image_path("d", "unlabeledTr1800"))
+    shutil.copy(cohort.image_path("v", "validation"), cohort.image_path("e", "unlabeledTr1800"))
     found = cohort.survey()
-    assert [(fault.case, fault.kind) for fault in found.faults] == [("d", "validation_image_in_training")]
-    assert [case.case for case in found.quarantined] == ["d"]
+    kinds = {(fault.case, fault.kind) for fault in found.faults}
+    assert {(case, "validation_image_in_training") for case in "de"} <= kinds
+    assert [case.case for case in found.quarantined] == ["d", "e"]
+
+
+def test_the_distance_between_two_forms_is_in_millimeters_whatever_the_header_counts_in(cohort):
+    meters = {"xyzt_units": 1, "pixdim": [1, 0.002, 0.002, 0.005, 0, 0, 0, 0], "srow_x": [-0.002, 0, 0, 0],
+              "srow_y": [0, -0.002, 0, 0], "srow_z": [0, 0, 0.005, 0]}  # fmt: skip
+    change_both(cohort, **meters, qoffset_x=0.04)
+    assert read_facts(image(cohort), is_label=False).forms_apart == pytest.approx(40)
+
+
+def test_images_without_content_are_no_duplicates_of_each_other(cohort):
+    lenient = {**SETTINGS, "faults": {**SETTINGS["faults"], "constant_image": "warn"}}
+    for case in ("e", "f"):
+        cohort.image(case, folder="unlabeledTr1800")
+        write(cohort.image_path(case, "unlabeledTr1800"), np.full(SHAPE, -1000, np.int16))
+    found = survey(cohort.root, lenient, cohort.memory)
+    assert [(fault.case, fault.kind) for fault in found.faults] == [("e", "constant_image"), ("f", "constant_image")]
 
 
 @pytest.mark.parametrize(("kind", "spoil"), [("empty_label", lambda c: c.label("a")),

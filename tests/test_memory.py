@@ -98,6 +98,13 @@ def test_an_image_that_was_padded_is_counted_beside_its_padded_copy():
     assert host(15) - host(16) == 4 * 8 * 16 * 15 - 8 * 16
 
 
+def test_votes_are_counted_at_both_resolutions():
+    task = Task(image=10 * MB, voxels=200 * MB, shape=(300, 500, 500), passes=8, outputs=2)
+    with_votes = Task(image=10 * MB, voxels=200 * MB, shape=(300, 500, 500), passes=8, outputs=2, votes=True)
+    hosts = [plan(a_model(), "float32", CPU, one, Limits(host=60000)).host for one in (task, with_votes)]
+    assert hosts[1] - hosts[0] == 300 * 500 * 500
+
+
 def test_without_a_limit_what_the_machine_has_is_one():
     assert 100 * MB < Limits().host_bytes() < 10**14
 
