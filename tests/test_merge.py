@@ -65,6 +65,8 @@ def test_a_tumor_that_touches_a_marked_one_of_another_class_is_marked():
     rules = Rules([4, TUMOR], unmarked_tumors="tumor")
     touching = merge(row(4, 0, 0, 0), row(4, TUMOR, 0, 0), [4, TUMOR], rules)
     assert touching.labels.ravel().tolist() == [4, 0, 0, 0]
+    listed = merge(row(4, 0, 0, 0), row(4, TUMOR, 0, 0), [TUMOR], rules)  # annotated need not list the other
+    assert listed.labels.ravel().tolist() == [4, 0, 0, 0]
     apart = merge(row(4, 0, 0, TUMOR), row(4, 0, TUMOR, TUMOR), [4, TUMOR], rules)
     assert apart.labels.ravel().tolist() == [4, 0, 0, TUMOR]
     alone = merge(row(4, 0, 0, 0), row(4, 0, 0, TUMOR), [4, TUMOR], rules)
