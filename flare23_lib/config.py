@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flare23_lib.cohort.categories import Category
+from flare23_lib.cohort.folders import LAYOUT_FOLDERS
 from flare23_lib.config_files import filled_in, merge, read_yaml, validate, without_nulls
 from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
@@ -153,7 +154,7 @@ class Config:
                     raise ConfigError(f"{key}: there is no {what} {name!r}; there are {', '.join(there)}")
 
         self._check_categories(known)
-        self._check_layout()
+        self._check_layout(known)
         for name, row in self["completions"].items():
             if name == PASSES:
                 raise ConfigError(f"completions.{name}: the name is kept for leave_out.changed_between")
@@ -201,8 +202,10 @@ class Config:
                         f"{earlier.name!r} before it"
                     )
 
-    def _check_layout(self) -> None:
+    def _check_layout(self, known) -> None:
         layout = self["layout"]
+        folders = [folder for key in LAYOUT_FOLDERS for folder in layout[key]]
+        known("layout.prefixes", list(layout["prefixes"]), folders, "folder")
         for split in ("training", "validation"):
             shared = sorted({*layout[f"{split}_images"]} & {*layout[f"{split}_labels"]})
             if shared and layout["image_suffix"] == layout["label_suffix"]:

@@ -159,6 +159,23 @@ def test_the_first_category_that_fits_counts(present, name):
     assert (found.name if found else None) == name
 
 
+def test_files_of_the_same_names_are_told_apart_by_prefixes(cohort):
+    cohort.image("a", folder="other/images")
+    cohort.label("a", 5, folder="other/labels")
+    layout = dict(SETTINGS["layout"])
+    for kind in ("images", "labels"):
+        layout[f"training_{kind}"] = [*layout[f"training_{kind}"], f"other/{kind}"]
+    cohort.settings = {**SETTINGS, "layout": layout}
+    assert {fault.kind for fault in cohort.survey().faults} >= {"duplicate_case"}
+    layout["prefixes"] = {"other/images": "o", "other/labels": "o"}
+    found = cohort.survey()
+    assert [(case.case, case.category) for case in found.cases if "a" in case.case] == [
+        ("a", "tumor"),
+        ("o_a", "all_organs"),
+    ]
+    assert {fault.kind for fault in found.faults} <= {"duplicate_image"}  # the fixture's images follow from names
+
+
 def test_a_category_may_be_that_of_a_folder(cohort):
     cohort.image("e", folder="other")
     cohort.label("e", 5)

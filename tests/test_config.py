@@ -137,6 +137,7 @@ def leave_out_by(name):
             {"categories": [{"name": "a", "contains_any": ["liver"]}, {"name": "b", "contains_all": ["liver"]}]},
             "categories[1]: 'b' gets no case; each that fits it fits 'a' before it",
         ),
+        ({"layout": {"prefixes": {"elsewhere": "e"}}}, "layout.prefixes: there is no folder 'elsewhere'"),
         (
             {"layout": {"validation_labels": ["labels", "validation"], "image_suffix": ".nii.gz"}},
             "layout.validation_labels: 'validation' holds the images too",

@@ -86,7 +86,7 @@ KINDS: dict[str, Kind] = {
     "orientation_mismatch": Kind("export the label on its image: axes are flipped or swapped"),
     "affine_mismatch": Kind("export the label on its image"),
     # the cases do not belong together
-    "duplicate_case": Kind("keep one of them, or rename one"),
+    "duplicate_case": Kind("keep one of them, rename one, or set `prefixes` of the layout"),
     "duplicate_image": Kind("keep one of them, or accept that it counts twice", _ONLY_WARNS),
     "validation_image_in_training": Kind("take it out of one of the two", _MAY_WARN),
     "image_without_label": Kind("add its label, or move the image to the unlabeled ones", (QUARANTINE, UNLABELED)),

@@ -70,6 +70,7 @@ class _Folders:
     def __init__(self, root: Path, layout: Mapping) -> None:
         self.root = root
         self.image_suffix, self.label_suffix = layout["image_suffix"], layout["label_suffix"]
+        self.prefixes = {folder: f"{prefix}_" for folder, prefix in layout["prefixes"].items()}
         self.listed: dict[str, list[str]] = {}
         self.taken: set[str] = set()
 
@@ -86,12 +87,13 @@ class _Folders:
         """Return files by case; a name that ends in both suffixes is that of the longer one."""
         cases: dict[str, list[Path]] = defaultdict(list)
         not_mine = other if len(other) > len(suffix) and other.endswith(suffix) else None
-        for file in sorted({file for folder in folders for file in self._files(folder)}):
+        prefixes = {file: self.prefixes.get(folder, "") for folder in folders for file in self._files(folder)}
+        for file, prefix in sorted(prefixes.items()):
             name = file.rpartition("/")[2]
             if not name.endswith(suffix) or len(name) == len(suffix):
                 continue
             if not_mine is None or not name.endswith(not_mine):
-                cases[name.removesuffix(suffix)].append(Path(file))
+                cases[prefix + name.removesuffix(suffix)].append(Path(file))
                 self.taken.add(file)
         return dict(sorted(cases.items()))
 
