@@ -13,6 +13,7 @@ from flare23_lib.inference.bundle import Bundle, Model, ModelLabel
 from flare23_lib.inference.engine import Engine
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
+from flare23_lib.nnunet.intensity import draw_foreground, pool
 from flare23_lib.nnunet.preprocessing import preprocess_image, preprocess_labels
 from flare23_lib.pseudo_labels import components, merge, selection
 from flare23_lib.pseudo_labels.rules import Rules
@@ -62,6 +63,16 @@ def test_preprocessed_labels(tmp_path):
 
 
 GOLDEN_LABELS = [324, 613, 821, 322]
+
+
+def test_intensities():
+    array = (600 * wave(SHAPE, 0.5)).astype(np.int16)
+    labels = np.digitize(wave(SHAPE, 0.5), [-0.4, 0, 0.4]).astype(np.uint8)
+    assert versions.INTENSITY == 1
+    assert pool([draw_foreground(array, labels), draw_foreground(array // 2, labels)]) == GOLDEN_INTENSITY
+
+
+GOLDEN_INTENSITY = {"low": -225.0, "high": 545.0, "mean": 60.0992, "std": 150.7575}
 
 
 def test_segmentations():
