@@ -94,9 +94,13 @@ def refuse_while_in_use(results: Results) -> None:
         raise StoreError(
             "Snakemake works in this folder, or was killed in it (then: `snakemake --unlock`); nothing was deleted"
         )
-    for path in (results.root / "store").rglob(".lock*"):
-        if is_locked(path):
-            raise StoreError(f"a job works in {path.parent}; nothing was deleted")
+    if (place := _in_use(results.root / "store")) is not None:
+        raise StoreError(f"a job works in {place}; nothing was deleted")
+
+
+def _in_use(folder: Path) -> Path | None:
+    """Return a folder, this one or one below it, in which a job works; None if there is none."""
+    return next((path.parent for path in folder.rglob(".lock*") if is_locked(path)), None)
 
 
 def clean(results: Results, plan: Plan) -> int:
@@ -108,6 +112,8 @@ def clean(results: Results, plan: Plan) -> int:
     refuse_while_in_use(results)
     freed = 0
     for entry in entries(results, plan):
+        if entry.unused and (place := _in_use(entry.path)) is not None:  # one may have begun since
+            raise StoreError(f"a job works in {place}; what is unused there and after it was not deleted")
         freed += entry.unused_size
         for path in entry.unused:
             if path.is_dir():
