@@ -33,6 +33,8 @@ rule all:
 
 
 onstart:
+    for link, file in TOLD.items():
+        link_to(link, file)
     ask_squeue_for_sacct()
 
 

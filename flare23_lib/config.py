@@ -8,6 +8,7 @@ device) is never among them.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flare23_lib.cohort.categories import Category
-from flare23_lib.cohort.folders import LAYOUT_FOLDERS
+from flare23_lib.cohort.folders import IMAGE_FOLDERS, LABEL_FOLDERS, LAYOUT_FOLDERS
 from flare23_lib.config_files import filled_in, merge, read_yaml, validate, without_nulls
 from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
@@ -206,13 +207,18 @@ class Config:
         layout = self["layout"]
         folders = [folder for key in LAYOUT_FOLDERS for folder in layout[key]]
         known("layout.prefixes", list(layout["prefixes"]), folders, "folder")
-        for split in ("training", "validation"):
-            shared = sorted({*layout[f"{split}_images"]} & {*layout[f"{split}_labels"]})
-            if shared and layout["image_suffix"] == layout["label_suffix"]:
-                raise ConfigError(
-                    f"layout.{split}_labels: {shared[0]!r} holds the images too, and image_suffix and label_suffix "
-                    "are the same: nothing tells the one from the other"
-                )
+        if layout["image_suffix"] != layout["label_suffix"]:
+            return
+        of_images = {folder: Path(os.path.normpath(folder)) for key in IMAGE_FOLDERS for folder in layout[key]}
+        for key in LABEL_FOLDERS:
+            for folder in layout[key]:
+                place = Path(os.path.normpath(folder))
+                for other, images in of_images.items():
+                    if place.is_relative_to(images) or images.is_relative_to(place):
+                        raise ConfigError(
+                            f"layout.{key}: {folder!r} and the images' {other!r} share files, and image_suffix and "
+                            "label_suffix are the same: nothing tells the one from the other"
+                        )
 
     def _check_completion(self, name: str, row: Mapping, categories, unlabeled, known) -> None:
         key = f"completions.{name}"
@@ -396,6 +402,7 @@ class Config:
             "models": self.evaluated,
             "compare": self["evaluation"]["compare"],
             "mode": self["evaluation"]["mode"],
+            "references": self["evaluation"]["references"],
             "measured": self["evaluation"]["efficiency_cases"] > 0,
         }
 

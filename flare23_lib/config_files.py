@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ import jsonschema
 import yaml
 
 from flare23_lib.errors import ConfigError
+
+KINDS = {"object": "a table", "array": "a list"}
+"""How messages call the schema's types."""
 
 NOWHERE = "the configuration"
 """In the place of a key, for what is wrong with the whole."""
@@ -156,18 +159,30 @@ def _message(error: jsonschema.ValidationError) -> str:
             return f"{value!r} does not end in .nii or .nii.gz"
         return f"{value!r} is not a name of letters, digits and underscores that begins with a letter"
     if error.validator == "additionalProperties" and "properties" in schema:
-        unknown = sorted(set(value) - set(schema["properties"]))
+        unknown = sorted(set(value) - set(schema["properties"]), key=str)
         return f"there is no key {', '.join(map(repr, unknown))}; there are {', '.join(sorted(schema['properties']))}"
     if error.validator == "required":
         missing = sorted(set(error.validator_value) - set(value))
         return f"the key {missing[0]!r} is missing"
     if error.validator == "anyOf" and isinstance(value, str) and (fixed := _fixed_values(error.validator_value)):
         words = f"none of {', '.join(fixed)}," if len(fixed) > 1 else f"neither {fixed[0]}"
-        return f"{value!r} is {words} nor a table"
-    if error.validator == "type" and error.validator_value in ("number", "integer") and isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return f"{value!r} is a text in YAML, not a number; write {float(value)}"
+        kinds = [KINDS[choice["type"]] for choice in error.validator_value if choice.get("type") in KINDS]
+        return f"{value!r} is {words} nor {' nor '.join(kinds) or 'what else fits (docs/configuration.md)'}"
+    if error.validator == "type" and isinstance(value, str) and (number := _as_number(value, error.validator_value)):
+        return f"{value!r} is a text in YAML, not a number; write {number}"
     return error.message
+
+
+def _as_number(text: str, kind: str) -> str | None:
+    """Return how YAML takes a text as a number of a kind of the schema's; None if it is none."""
+    try:
+        number = Decimal(text.strip())
+    except ArithmeticError:
+        return None
+    whole = number.is_finite() and number == number.to_integral_value()
+    if not number.is_finite() or kind not in ("number", "integer") or (kind == "integer" and not whole):
+        return None
+    return f"{number:f}" if not whole else str(int(number))
 
 
 def _fixed_values(choices: Sequence[Mapping]) -> list[str]:

@@ -6,12 +6,17 @@ import fcntl
 import logging
 import os
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 log = logging.getLogger(__name__)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+PATIENCE = 60.0
+"""Seconds that a job waits for others to end, before it shares their GPUs."""
 
 _held: list[IO[str]] = []
 
@@ -21,7 +26,7 @@ def claim(count: int = 1) -> None:
 
     A GPU is claimed by a lock on a file in the folder of temporary files, one for each user and GPU, until the
     process ends. Nothing is changed where no more GPUs are visible than are wanted, as in a job of SLURM, nor where
-    too few are free. To be called before CUDA is in use.
+    too few become free within `PATIENCE`. To be called before CUDA is in use.
 
     Args:
         count: how many GPUs are wanted.
@@ -29,18 +34,28 @@ def claim(count: int = 1) -> None:
     visible = visible_gpus()
     if len(visible) <= count:
         return
-    claimed: dict[str, IO[str]] = {}
-    for name in visible:
-        if len(claimed) < count and (handle := _lock(name)) is not None:
-            claimed[name] = handle
-    if len(claimed) < count:
-        for handle in claimed.values():
-            handle.close()
-        log.info("GPU: other jobs hold %d of %d; the first is shared", len(visible) - len(claimed), len(visible))
-        return
+    until = time.monotonic() + PATIENCE
+    while (claimed := _lock_some(visible, count)) is None:
+        if time.monotonic() > until:
+            log.warning("GPU: other jobs hold too many of the %d; the first ones are shared", len(visible))
+            return
+        time.sleep(1)
     _held.extend(claimed.values())
     os.environ[VISIBLE] = ",".join(claimed)
     log.info("GPU: %s", ", ".join(claimed))
+
+
+def _lock_some(names: Sequence[str], count: int) -> dict[str, IO[str]] | None:
+    """Lock as many GPUs as are wanted; None, and none is locked, if too few are free."""
+    locked: dict[str, IO[str]] = {}
+    for name in names:
+        if len(locked) < count and (handle := _lock(name)) is not None:
+            locked[name] = handle
+    if len(locked) == count:
+        return locked
+    for handle in locked.values():
+        handle.close()
+    return None
 
 
 def visible_gpus() -> list[str]:

@@ -20,12 +20,16 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flare23_lib.errors import StoreError
+
+SINCE = "since"
+"""Key of the time in files that `keep_json` writes."""
 
 TEMPORARY_MARK = ".partial-"
 """Part of the name of a file that is being written."""
@@ -100,7 +104,7 @@ def remove_partial(folder: Path) -> int:
     """
     freed = 0
     for path in list(folder.rglob(TEMPORARY_MARK + "*")):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             freed += sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
             shutil.rmtree(path)
         else:
@@ -120,29 +124,27 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, _json_text(content))
 
 
-def keep_json(link: str | Path, content: Any, turn: bool = True) -> Path:
-    """Keep a JSON file named after its content, `x.{digest}.json` for `x.json`, and lead the link `x.json` to it.
+def keep_json(link: str | Path, content: Mapping[str, Any]) -> Path:
+    """Keep a JSON file named after its content, `x.{digest}.json`, beside a link `x.json` that may lead to it.
 
-    Who was given the file goes on reading what it said, whatever else is kept under that link meanwhile. A file that
-    the link did not lead to gets the present time: it is newer than what was made of it before.
-
-    Args:
-        link: the link.
-        content: plain data.
-        turn: lead the link to it.
+    Who was given the file goes on reading what it said, whatever else is kept there meanwhile. Unless the link leads
+    to it already, it is written anew, with the time (`SINCE`) in it: by time and by checksum it is then newer than
+    what was made of it before the link led elsewhere. The link is left alone (`link_to` turns it).
 
     Returns:
         The file.
     """
-    link, text = Path(link), _json_text(content)
-    path = link.with_suffix(f".{hashlib.sha256(text.encode()).hexdigest()[:12]}{link.suffix}")
-    if not path.exists():
-        write_text(path, text)
-    elif not (link.is_symlink() and link.readlink() == Path(path.name)):
-        os.utime(path)
-    if turn:
-        link_to(link, path)
+    link = Path(link)
+    digest = hashlib.sha256(_json_text(content).encode()).hexdigest()[:12]
+    path = link.with_suffix(f".{digest}{link.suffix}")
+    if not (path.exists() and link.is_symlink() and link.readlink() == Path(path.name)):
+        write_json(path, {**content, SINCE: time.strftime("%Y-%m-%dT%H:%M:%S") + f".{time.time_ns() % 10**9:09}"})
     return path
+
+
+def read_kept(path: str | Path) -> dict[str, Any]:
+    """Return the content of a file of `keep_json`; StoreError if it is missing or broken."""
+    return {key: value for key, value in read_json(path).items() if key != SINCE}
 
 
 def remove_unlinked(folder: Path) -> int:

@@ -18,7 +18,7 @@ from flare23_lib.evaluation.paper_tables import table_names
 from flare23_lib.evaluation.tables import format_summary
 from flare23_lib.stages.done import is_evaluated
 from flare23_lib.stages.results import Results
-from flare23_lib.store import fingerprint, keep_json
+from flare23_lib.store import fingerprint, keep_json, link_to
 
 try:
     for file in workflow.configfiles:
@@ -72,6 +72,10 @@ def shards(stage):
     return [f"{index}-of-{SHARDS[stage]}" for index in range(SHARDS[stage])]
 
 
+TOLD = {}
+"""By link, the file that it leads to once the jobs of this run begin (`onstart`)."""
+
+
 def told(rule, *names, **parts):
     """A function that gives the file of what shapes a rule's results, for its `input`; parts may be functions.
 
@@ -83,7 +87,8 @@ def told(rule, *names, **parts):
     def file(wildcards):
         link = RESULTS.settings(rule, *(wildcards[name] for name in names))
         content = {part: value(wildcards) if callable(value) else value for part, value in parts.items()}
-        return str(keep_json(link, content, turn=not workflow.dryrun))
+        TOLD[link] = keep_json(link, content)
+        return str(TOLD[link])
 
     return file
 

@@ -232,12 +232,24 @@ def test_what_a_run_was_told_stays_whatever_a_dry_run_or_a_refused_start_says(ch
     lock.unlink()
     assert refused.returncode == 1
     assert "cannot be locked" in refused.stderr
-    assert read_json(told)["settings"]["dropped_to"] == "background"  # what the run's jobs read
-    assert read_json(link)["settings"]["dropped_to"] == "ignore"
-    before = stored(chain, "completed_labels")
-    succeed(run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv"))
     assert link.resolve() == told
-    assert stored(chain, "completed_labels") == before
+    assert "Nothing to be done" in succeed(run_snakemake(chain, "--dry-run"))
+    assert "the next run computes nothing" in succeed(flare23(chain, "status", *CONFIGURATION))
+
+
+def test_folders_that_take_turns_on_the_same_results_see_each_others_settings(chain, tmp_path):
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
+    target = "results/completed_labels/tumor/conflicts.csv"
+    mine = (chain / target).read_text()
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("cohort", "results"):
+        (other / name).symlink_to(chain / name)
+    succeed(run_snakemake(other, "--", target, configfile=changed))
+    assert (chain / target).read_text() != mine
+    succeed(run_snakemake(chain, "--", target))
+    assert (chain / target).read_text() == mine
 
 
 def test_a_new_file_of_the_cohort_is_seen_without_snakemakes_memory_too(chain):

@@ -140,7 +140,15 @@ def leave_out_by(name):
         ({"layout": {"prefixes": {"elsewhere": "e"}}}, "layout.prefixes: there is no folder 'elsewhere'"),
         (
             {"layout": {"validation_labels": ["labels", "validation"], "image_suffix": ".nii.gz"}},
-            "layout.validation_labels: 'validation' holds the images too",
+            "layout.validation_labels: 'validation' and the images' 'validation' share files",
+        ),
+        (
+            {"layout": {"training_labels": ["imagesTr2200/labels/"], "image_suffix": ".nii.gz"}},
+            "layout.training_labels: 'imagesTr2200/labels/' and the images' 'imagesTr2200' share files",
+        ),
+        (
+            {"layout": {"unlabeled_images": ["labelsTr2200"], "image_suffix": ".nii.gz"}},
+            "layout.training_labels: 'labelsTr2200' and the images' 'labelsTr2200' share files",
         ),
         ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is kept"),
         ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is kept"),
@@ -162,6 +170,16 @@ def leave_out_by(name):
             {"models": {"student": {"training": {"learning_rate": "1e-3"}}}},
             "learning_rate: '1e-3' is a text in YAML, not a number; write 0.001",
         ),
+        (
+            {"models": {"student": {"training": {"learning_rate": "3e-5"}}}},
+            "learning_rate: '3e-5' is a text in YAML, not a number; write 0.00003",
+        ),
+        (
+            {"models": {"student": {"training": {"epochs": "1e3"}}}},
+            "'1e3' is a text in YAML, not a number; write 1000",
+        ),
+        ({"models": {"student": {"training": {"epochs": "0.5"}}}}, "epochs: '0.5' is not of type 'integer'"),
+        ({"completions": {"tumor": {"annotated": "all"}}}, "annotated: 'all' is neither present nor what else fits"),
         ({"models": {"student": {"network": {"depth": [1, 1, 1]}}}}, "student.network: the key 'widths' is missing"),
         ({"labels": None}, "the key 'labels' is missing"),
         ({"completions": {"unlabeled": {"annotated": ["liver"]}}}, "the category 'unlabeled' has no labels"),
@@ -216,6 +234,11 @@ def test_a_wrong_configuration_is_refused_in_one_line_that_names_the_key(overrid
         load(**overrides)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_keys_that_are_no_text_are_refused_too():
+    with pytest.raises(ConfigError, match="there is no key 1, 'cohrot'; there are"):
+        Config.load([RECIPE], {1: 2, "cohrot": 3})
 
 
 def test_how_the_work_is_cut_is_in_no_stages_settings():

@@ -249,7 +249,7 @@ def test_what_a_partial_reference_does_not_hold_is_not_scored_in_it(folders):
     assert not [row for row in table(output / "tumors.csv") if row["Name"] == "case_1"]
 
 
-def test_references_may_end_in_a_suffix_of_their_own(folders):
+def test_references_may_end_in_a_suffix_of_their_own(folders, caplog):
     predictions, references, output = folders
     for path in list(references.iterdir()):
         path.rename(references / path.name.replace(".nii.gz", "_seg.nii.gz"))
@@ -258,6 +258,17 @@ def test_references_may_end_in_a_suffix_of_their_own(folders):
     assert not output.exists()
     report = evaluate_folders(predictions, references, output, LABELS, reference_suffix="_seg.nii.gz")
     assert (report.scored, [row["Name"] for row in table(report.metrics)]) == (7, CASES)
+    save(references / "case_1.nii.gz", organs(0))
+    evaluate_folders(predictions, references, output, LABELS, reference_suffix="_seg.nii.gz")
+    assert "1 files do not end in _seg.nii.gz and are no references: case_1.nii.gz" in caplog.text
+
+
+def test_the_common_suffix_as_the_configured_one_changes_nothing(folders):
+    predictions, references, output = folders
+    (references / "case_1.nii.gz").unlink()
+    save(references / "case_1.nii", organs(0))
+    report = evaluate_folders(predictions, references, output, LABELS, reference_suffix=".nii.gz")
+    assert (report.scored, report.extra) == (7, [])
 
 
 def test_an_unseen_organ_is_left_out_of_the_organs_mean():

@@ -18,6 +18,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(gpus, "_held", [])
+    monkeypatch.setattr(gpus, "PATIENCE", -1)
 
     def job(count=1, visible=None):
         monkeypatch.delenv(gpus.VISIBLE, raising=False)
@@ -36,6 +37,13 @@ def test_each_job_gets_gpus_of_its_own_as_long_as_there_are_any(machine):
     gpus._held.pop(0).close()  # the first job ends
     assert machine(count=2) is None
     assert machine() == "GPU-0"  # what the job that got nothing had locked is free again
+
+
+def test_a_job_waits_for_another_to_end(machine, monkeypatch):
+    assert machine(count=2) == "GPU-0,GPU-1"
+    monkeypatch.setattr(gpus, "PATIENCE", 60)
+    monkeypatch.setattr(gpus.time, "sleep", lambda seconds: gpus._held.pop(0).close())  # the other ends meanwhile
+    assert machine(count=2) == "GPU-0,GPU-2"
 
 
 def test_gpus_that_the_environment_names_are_chosen_from_and_single_ones_left_alone(machine):

@@ -234,15 +234,22 @@ def test_the_next_case_is_read_ahead_only_if_both_fit(images, tmp_path, monkeypa
     monkeypatch.setattr(engine, "infer", lambda *given: (order.append("infer"), infer(*given))[1])
     assert predict(reader, engine) == []
     assert order == ["read 0", "read 1", "infer", "read 1", "infer"]
-    order.clear()
     volume = read_volume(images / "case_1_0000.nii.gz")
     least = engine.plan(volume.geometry, volume.array.nbytes).host
-    engine.limits = Mock(wraps=engine.limits, host_bytes=lambda: least + volume.array.nbytes - 1)
-    reader = Reader(find_cases(images, tmp_path / "labels"), overwrite=True)
-    again = reader.start
-    monkeypatch.setattr(reader, "start", lambda index, *check: (order.append(f"read {index}"), again(index, *check)))
-    assert predict(reader, engine) == []
-    assert order == ["read 0", "infer", "read 1", "infer"]
+    # While the second case is computed, the labels of the first are written: three times a byte a voxel.
+    for room, expected in (
+        (3 * volume.array.size, ["read 0", "read 1", "infer", "read 1", "infer"]),
+        (3 * volume.array.size - 1, ["read 0", "infer", "read 1", "infer"]),
+    ):
+        order.clear()
+        engine.limits = Mock(wraps=Limits(host=8000), host_bytes=lambda room=room: least + room)
+        reader = Reader(find_cases(images, tmp_path / "labels"), overwrite=True)
+        start = reader.start
+        monkeypatch.setattr(
+            reader, "start", lambda index, *check, start=start: (order.append(f"read {index}"), start(index, *check))
+        )
+        assert predict(reader, engine) == []
+        assert order == expected
 
 
 def test_a_folder_that_cannot_be_written_is_a_fault_of_each_case(images, tmp_path):

@@ -86,6 +86,15 @@ def test_the_network_computes_in_the_configured_precision(made, precision, kind)
         assert one.network(torch.zeros(1, 1, 8, 16, 16))[0].dtype == kind
 
 
+def test_patches_are_looked_at_in_the_configured_precision(made):
+    one = made(precision="bfloat16")
+    kinds, loss = [], one._loss
+    one._loss = lambda output, target: (kinds.append(output[0].dtype), loss(output, target))[1]
+    one.look(next(one.get_dataloaders()[1]))
+    one.step(next(one.get_dataloaders()[0]))
+    assert kinds == [torch.bfloat16, torch.bfloat16]
+
+
 def test_a_step_clips_the_gradient_at_nnunets_norm(made):
     one = made()
     one.loss = lambda output, target: 1e6 * output[0].square().mean()

@@ -180,6 +180,22 @@ def test_whatever_is_wrong_with_a_checkpoint_it_is_set_aside_and_the_one_before_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("DefaultCPUAllocator: can't allocate memory"), OSError(5, "Input/output error"), ImportError()],
+)
+def test_a_checkpoint_that_cannot_be_read_just_now_is_not_called_broken(tmp_path, monkeypatch, error):
+    checkpoints.write_latest(tmp_path, {"epoch": 1})
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoints.torch, "load", fail)
+    with pytest.raises(type(error)):
+        checkpoints.newest(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.LATEST]
+
+
 def test_what_a_kill_left_half_written_is_removed_by_the_next_attempt(results):
     assert run(results, epochs=1).returncode == 0
     half = next(results.root.rglob(CHECKPOINTS)) / f"{TEMPORARY_MARK}x-{checkpoints.LATEST}"

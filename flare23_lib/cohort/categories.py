@@ -62,6 +62,8 @@ class Category:
         if self.no_labels or other.no_labels:
             return self.no_labels and other.no_labels
         others_any, others_all = other.contains_any or frozenset(), other.contains_all or frozenset()
+        if len(others_any) == 1:  # any of one is all of it
+            others_all |= others_any
         any_holds = (
             self.contains_any is None
             or bool(self.contains_any & others_all)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from flare23_lib.errors import CohortError
 
-LAYOUT_FOLDERS = ("training_images", "training_labels", "unlabeled_images", "validation_images", "validation_labels")
+IMAGE_FOLDERS = ("training_images", "unlabeled_images", "validation_images")
+LABEL_FOLDERS = ("training_labels", "validation_labels")
+LAYOUT_FOLDERS = (*IMAGE_FOLDERS, *LABEL_FOLDERS)
 """The keys of the configuration's `layout` that name folders."""
 
 

@@ -16,6 +16,7 @@ from flare23_lib.commands.common import (
     output_folder,
     say,
 )
+from flare23_lib.errors import ConfigError
 
 
 def _categorise(args: argparse.Namespace) -> int:
@@ -25,6 +26,12 @@ def _categorise(args: argparse.Namespace) -> int:
 
     config = load_config(args)
     settings = config.cohort_settings()
+    for index, row in enumerate(settings["categories"]):
+        if "folders" in row:
+            raise ConfigError(
+                f"categories[{index}].folders: this command is given other folders than the layout's; use the target "
+                "`cohort` of the workflow"
+            )
     found = find_in(args.images, args.labels, args.unlabeled, settings["layout"])
     output = args.output
     survey = survey_found(found, settings, output / ".scan.jsonl", args.processes)
@@ -62,7 +69,6 @@ def _status(args: argparse.Namespace) -> int:
 
 def _estimate(args: argparse.Namespace) -> int:
     from flare23_lib.cohort.table import read_cases
-    from flare23_lib.errors import ConfigError
     from flare23_lib.estimate.extents import Sizes, parse_counts, read_geometry
     from flare23_lib.estimate.measured import measured_figures
     from flare23_lib.estimate.table import estimate, format_estimate, write_estimate

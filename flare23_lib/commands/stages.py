@@ -65,7 +65,6 @@ def _stage_train(args: argparse.Namespace) -> int:
     from flare23_lib.stages.training import Way, train
 
     told = _told(args)
-    _claim_gpus(args, args.gpus)
     train(
         _results(args),
         args.model,
@@ -92,7 +91,6 @@ def _stage_pseudo_label(args: argparse.Namespace) -> int:
     from flare23_lib.stages.segmentation import pseudo_label
 
     told = _told(args)
-    _claim_gpus(args)
     pseudo_label(
         _results(args),
         args.completion,
@@ -144,7 +142,6 @@ def _stage_predict(args: argparse.Namespace) -> int:
     from flare23_lib.stages.segmentation import predict_validation
 
     inference = _told(args)["inference"]
-    _claim_gpus(args)
     predict_validation(_results(args), args.model, inference, args.device, args.threads, args.shard, args.output)
     return 0
 
@@ -168,7 +165,6 @@ def _stage_measure_efficiency(args: argparse.Namespace) -> int:
     from flare23_lib.stages.efficiency import measure
 
     told = _told(args)
-    _claim_gpus(args)
     measure(_results(args), args.model, told["inference"], told["cases"], args.device, args.threads, args.output)
     return 0
 
@@ -196,13 +192,6 @@ def _results(args: argparse.Namespace):
 def _told(args: argparse.Namespace) -> dict[str, Any]:
     """Return what the workflow says of a job's results (`told` in rules/common.smk)."""
     return read_json(args.settings)
-
-
-def _claim_gpus(args: argparse.Namespace, count: int = 1) -> None:
-    from flare23_lib.gpus import claim
-
-    if args.device != "cpu":
-        claim(count)
 
 
 def _shard(text: str) -> Shard:

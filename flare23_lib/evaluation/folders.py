@@ -142,7 +142,7 @@ def write_details(folder: Path, details: list[Details], labels: LabelMap, unseen
 
 
 def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path]:
-    """Return the label files of a folder by case, sorted; those that end in a suffix if some do, else all.
+    """Return the label files of a folder by case, sorted; where some end in a suffix of their own, only those.
 
     Raises:
         EvaluationError: there is no such folder, or a case has two files.
@@ -150,9 +150,15 @@ def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: there is no such folder of {kind}s")
     named = {path: stem(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
-    with_suffix = {path: path.name.removesuffix(suffix) for path in named if suffix and path.name.endswith(suffix)}
+    if suffix not in (None, *SUFFIXES):
+        own = {path: path.name.removesuffix(suffix) for path in named if path.name.endswith(suffix)}
+        others = [path.name for path, case in named.items() if case and path not in own]
+        if own and others:
+            log.warning("%s: %d files do not end in %s and are no %ss: %s", folder, len(others), suffix, kind,
+                        ", ".join(others[:5]))  # fmt: skip
+        named = own or named
     files: dict[str, Path] = {}
-    for path, case in (with_suffix or named).items():
+    for path, case in named.items():
         if not case:
             continue
         if case in files:

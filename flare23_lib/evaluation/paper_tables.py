@@ -70,6 +70,7 @@ def make_tables(
     pairs: Sequence[Sequence[str]],
     shapes: Mapping[str, str],
     mode: str = "flare23",
+    references: str = "complete",
 ) -> dict[str, Table]:
     """Return all tables by name; those without anything to show (no pairs, no efficiency) are left out.
 
@@ -79,12 +80,13 @@ def make_tables(
         pairs: names of models to compare.
         shapes: per case its size in words.
         mode: how ours were scored (`metrics.MODES`).
+        references: "complete", or "partial" if ours are scored only where a reference holds the class.
     """
     tables = [
-        table6(models, labels, mode),
+        table6(models, labels, _other_rules(labels, mode, references)),
         table7(models, labels, pairs),
         table8(models, labels, shapes),
-        table9(models, labels, mode),
+        table9(models, labels, _other_rules(labels, mode, references)),
     ]
     wanted = table_names(labels, pairs, any(model.efficiency for model in models))
     return {table.name: table for table in tables if table.name in wanted}
@@ -117,11 +119,13 @@ def _published(result: paper.Published, label: str, labels: LabelMap) -> dict[st
     return dict.fromkeys(MEASURES)
 
 
-def _other_rules(labels: LabelMap, mode: str) -> list[str]:
+def _other_rules(labels: LabelMap, mode: str, references: str) -> list[str]:
     """Say in which rules our scores differ from the published ones beside them."""
     lines = []
     if mode != "flare23":
         lines.append(f"Ours are scored in the mode {mode}, the published figures by the challenge's rules.")
+    if references == "partial":
+        lines.append("Ours are scored in a case only for the classes that its reference holds.")
     known = [(label, paper.TOLERANCES_MM[label.name]) for label in labels.labels if label.name in paper.TOLERANCES_MM]
     other = [f"{_shown(label.name)} ({label.tolerance_mm:g} mm, not {of:g})" for label, of in known
              if label.tolerance_mm != of]  # fmt: skip
@@ -130,7 +134,7 @@ def _other_rules(labels: LabelMap, mode: str) -> list[str]:
     return lines
 
 
-def table6(models: Sequence[Evaluated], labels: LabelMap, mode: str) -> Table:
+def table6(models: Sequence[Evaluated], labels: LabelMap, other_rules: Sequence[str]) -> Table:
     """Return Table 6: DSC and NSD by class, each model's, and the paper's where it names them."""
     results = [paper.PAPER_VALIDATION, paper.PAPER_TEST]
     results = results if paper.organs_match(labels) or paper.tumor_matches(labels) else []
@@ -155,7 +159,7 @@ def table6(models: Sequence[Evaluated], labels: LabelMap, mode: str) -> Table:
         f"paper, {result.cases.removeprefix('FLARE23 ')} {measure}" for result in results for measure in MEASURES
     ]
     notes = ["Means over cases in percent, with their standard deviation and the 95 % interval of the mean."]
-    notes += _remarks(models) + (_other_rules(labels, mode) if results else [])
+    notes += _remarks(models) + (list(other_rules) if results else [])
     return Table("table6", "DSC and NSD by class", records, ["class", *heads], cells, notes)
 
 
@@ -257,7 +261,7 @@ def _loads(values: Mapping[str, float | None]) -> list[str]:
     return [_fixed(value, 2) if column == "Time" else _fixed(value, 0) for column, value in values.items()]
 
 
-def table9(models: Sequence[Evaluated], labels: LabelMap, mode: str) -> Table:
+def table9(models: Sequence[Evaluated], labels: LabelMap, other_rules: Sequence[str]) -> Table:
     """Return Table 9: our models beside the challenge's published results."""
     heads = [
         "system",
@@ -283,7 +287,7 @@ def table9(models: Sequence[Evaluated], labels: LabelMap, mode: str) -> Table:
         records.append([result.name, result.cases, *scores, result.seconds, result.gpu_area, result.note])
     cells = [[*row[:2], *map(_fixed, row[2:6]), _fixed(row[6]), _fixed(row[7], 0), row[8]] for row in records]
     notes = ["Scores in percent. Other cases and other machines: the published figures place ours, no more."]
-    notes += _other_rules(labels, mode) + _unseen(models)
+    notes += [*other_rules, *_unseen(models)]
     notes += [
         f"{model.name}: time and GPU area are means of {len(model.efficiency)} measured cases."
         for model in models

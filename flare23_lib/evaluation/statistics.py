@@ -70,16 +70,20 @@ def mean_intervals(values: np.ndarray, organs: Sequence[int]) -> tuple[np.ndarra
         organs: the columns that are organs.
 
     Returns:
-        (columns, 2) and (2,): low and high; NaN where fewer than two cases have a number.
+        (columns, 2) and (2,): low and high; NaN where fewer than two cases have a number, for the organs where that
+        is so for one of those that have any.
     """
     intervals = np.full((values.shape[1] + 1, 2), np.nan)
-    enough = (~np.isnan(values)).sum(axis=0) >= 2
+    known = (~np.isnan(values)).sum(axis=0)
+    enough = known >= 2
     if enough.any():
         means = np.concatenate(list(_drawn_means(values[:, enough])))
         intervals[:-1][enough] = np.nanpercentile(means, PERCENTILES, axis=0).T
         places = np.flatnonzero(enough)
         chosen = [place for place, column in enumerate(places) if column in set(organs)]
-        if chosen:
+        if chosen and len(chosen) == sum(
+            known[column] > 0 for column in organs
+        ):  # else the mean is one of more organs
             intervals[-1] = np.nanpercentile(_row_means(means[:, chosen]), PERCENTILES)
     return intervals[:-1], intervals[-1]
 

@@ -166,7 +166,7 @@ def doubts(path: Path, volume: Volume) -> tuple[str, ...]:
     return tuple(message for _, message in found)
 
 
-def fits_beside(engine: Engine, plan: Plan, following: Path, held: int = 0) -> bool:
+def fits_beside(engine: Engine, plan: Plan, following: Path, held: int = 0, left: int = 0) -> bool:
     """Tell whether the next image may be read while a case is computed, within the engine's limit of memory.
 
     Args:
@@ -174,14 +174,15 @@ def fits_beside(engine: Engine, plan: Plan, following: Path, held: int = 0) -> b
         plan: of the case that is about to be computed.
         following: the next image; one that cannot be read, or not be segmented within the limit, is not read ahead.
         held: bytes that are taken until then beside the two.
+        left: bytes that this case takes while the next one is computed.
     """
     try:
         with open_volume(following) as stream:
             geometry, size = stream.geometry(), held_bytes(stream)
-        engine.plan(geometry, size)
+        after = engine.plan(geometry, size).host + left
     except Exception:  # whatever is wrong with it is reported when it is its turn
         return False
-    return plan.host + size + held <= engine.limits.host_bytes()
+    return max(plan.host + size + held, after) <= engine.limits.host_bytes()
 
 
 class Reader:

@@ -101,7 +101,7 @@ class _Run:
             return
         self.finish_writing()
         future = writer.submit(_write, self.reader.cases[index], result.labels, header)
-        self._writing = _Written(index, future, seconds | result.timings, (1 + WRITING) * result.labels.nbytes)
+        self._writing = _Written(index, future, seconds | result.timings, _labels_bytes(result.labels.size))
         if not ahead:
             self.finish_writing()
 
@@ -110,7 +110,8 @@ class _Run:
         seconds, self._start = {**self._start, "read": reading.seconds}, {}
         volume = reading.volume
         header = volume.header
-        ahead = self._room_for_next(index, self.engine.plan(volume.geometry, volume.array.nbytes))
+        plan = self.engine.plan(volume.geometry, volume.array.nbytes)
+        ahead = self._room_for_next(index, plan, _labels_bytes(volume.array.size))
         if ahead:
             self.reader.start(index + 1)
         prepared = self.engine.prepare(volume)
@@ -119,12 +120,12 @@ class _Run:
         del volume
         return seconds, header, ahead, self.engine.infer(prepared)
 
-    def _room_for_next(self, index: int, plan: Plan) -> bool:
+    def _room_for_next(self, index: int, plan: Plan, labels: int) -> bool:
         """Tell whether the next case may be read while this one is computed and the last one written."""
         if index + 1 >= len(self.reader.cases):
             return False
         held = self._writing.bytes if self._writing else 0
-        return fits_beside(self.engine, plan, self.reader.cases[index + 1].image, held)
+        return fits_beside(self.engine, plan, self.reader.cases[index + 1].image, held, labels)
 
     def finish_writing(self) -> None:
         """Wait for the labels that are being written, and report the case."""
@@ -152,6 +153,11 @@ class _Run:
         fault = Fault(case.name, case.image, _one_line(case.image, error))
         log.error("%s: %s", self._number(index), fault.message)
         self.faults.append(fault)
+
+
+def _labels_bytes(voxels: int) -> int:
+    """Return what a case's labels take while they are being written."""
+    return (1 + WRITING) * voxels
 
 
 def _check_memory(engine: Engine, image: Path) -> None:

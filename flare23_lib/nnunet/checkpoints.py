@@ -56,31 +56,45 @@ def newest(folder: Path) -> tuple[str, dict[str, Any]] | None:
 
     A broken one is renamed, so that nothing takes it for whole, and the log says so. Checkpoints are our own; they
     are read as pickles.
+
+    Raises:
+        OSError, MemoryError, RuntimeError: a whole one cannot be read here and now; it stays as it is.
     """
     for name in (FINAL, LATEST, PREVIOUS):
         path = folder / name
-        if not path.exists():
-            continue
         try:
             return name, _read(path)
-        except MemoryError:
-            raise
-        except Exception as error:  # a broken archive fails in many ways
+        except FileNotFoundError:
+            continue
+        except BrokenCheckpointError as error:
             aside = path.with_name(name + BROKEN)
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            log.warning("%s is broken (%s), now %s; the one before it is used, if any", path, reason, aside.name)
+            log.warning("%s is broken (%s), now %s; the one before it is used, if any", path, error, aside.name)
             with contextlib.suppress(FileNotFoundError):  # another process of the training was first
                 path.replace(aside)
     return None
 
 
+class BrokenCheckpointError(Exception):
+    """A checkpoint's archive is damaged."""
+
+
 def _read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, every part of which carries a checksum."""
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
+    """Read a checkpoint, every part of which carries a checksum; BrokenCheckpointError if the archive is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged directory names methods, flags and characters that there are not
+        raise BrokenCheckpointError(str(error).partition("\n")[0] or type(error).__name__) from error
     if damaged is not None:
-        raise zipfile.BadZipFile(f"{damaged} fails its checksum")
-    return torch.load(path, map_location="cpu", weights_only=False)
+        raise BrokenCheckpointError(f"{damaged} fails its checksum")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except RuntimeError as error:
+        if "PytorchStreamReader" not in str(error):  # such as too little memory
+            raise
+        raise BrokenCheckpointError(str(error).partition("\n")[0]) from error
 
 
 def mark(folder: Path) -> list[int]:

@@ -244,7 +244,7 @@ class FlareTrainer(SurvivingTrainer):
         pairs = torch.bincount((true * classes + predicted).flatten(), minlength=classes**2)
         pairs = pairs.reshape(classes, classes).cpu().numpy()
         found = pairs.diagonal()
-        return float(loss), np.stack([found, pairs.sum(axis=0) - found, pairs.sum(axis=1) - found])[:, 1:]
+        return float(loss.detach()), np.stack([found, pairs.sum(axis=0) - found, pairs.sum(axis=1) - found])[:, 1:]
 
     def _forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution."""

@@ -23,7 +23,7 @@ from flare23_lib.stages.completion import completed_item, completion_folder
 from flare23_lib.stages.intensity import intensity_folder, pooled_item, with_intensity
 from flare23_lib.stages.results import Results, read_shards
 from flare23_lib.stages.segmentation import exclusion, model_digest, segmentation_folder, segmentation_item
-from flare23_lib.store import Item, Shard, StageFolder, read_csv, read_json
+from flare23_lib.store import Item, Shard, StageFolder, read_csv, read_json, read_kept
 
 
 class Question:
@@ -153,7 +153,7 @@ def _is_current(record: Path, settings: Path, told: Mapping[str, Any], sources: 
     """Say whether a record was made after its sources and after the file of its settings, which says `told`."""
     try:
         newest = max(source.stat().st_mtime_ns for source in (settings, *sources))
-        return record.stat().st_mtime_ns >= newest and read_json(settings) == told
+        return record.stat().st_mtime_ns >= newest and read_kept(settings) == told
     except (OSError, FlareError):
         return False
 

@@ -97,7 +97,7 @@ def measure(
     chosen = measured_cases(results, cases)
     if not chosen:
         raise EvaluationError(f"{results.cases}: no validation case to measure; set evaluation.efficiency_cases: 0")
-    gpu = find_gpu() if choose(device).type == "cuda" else None  # one that nothing runs on would only confuse
+    gpu = find_gpu() if choose(device, claimed=1).type == "cuda" else None  # an idle one would only confuse
     if gpu is None:
         log.info(NO_GPU)
     digest = model_digest(read_json(results.bundle(model) / "model.json"))

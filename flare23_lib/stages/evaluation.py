@@ -81,6 +81,7 @@ def write_tables(results: Results, settings: Mapping[str, Any], folder: Path) ->
         for case in usable_cases(results.cases, "validation")
         if case.shape
     }
-    for table in make_tables(models, labels, settings["compare"], shapes, settings["mode"]).values():
+    tables = make_tables(models, labels, settings["compare"], shapes, settings["mode"], settings["references"])
+    for table in tables.values():
         write_table(folder, table)
         log.info("%s: %s", table.name, table.title)

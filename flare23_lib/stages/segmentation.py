@@ -199,7 +199,7 @@ def _engine(results: Results, model: str, inference: Mapping[str, Any], device: 
     from flare23_lib.inference.engine import Engine
 
     torch.set_num_threads(max(1, threads))
-    return Engine(load_bundle(results.bundle(model)), choose(device), **inference)
+    return Engine(load_bundle(results.bundle(model)), choose(device, claimed=1), **inference)
 
 
 def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Mapping[str, Any]]]) -> Iterator[Volume]:

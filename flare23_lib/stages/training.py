@@ -174,7 +174,7 @@ def _train(
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
     plans = nnunet_plans.plans(settings)
     dataset = nnunet_plans.dataset_json(list(names.values()), settings["ignore_label"], rows, unseen)
-    chosen = choose(way.device)
+    chosen = choose(way.device, claimed=way.gpus)
     with quiet(folder.path / "nnunet.log"):
         what = Run(folder.path, plans, dataset, chosen, way.gpus, way.threads, way.checkpoint_minutes)
         trainer = run(what, initial)
