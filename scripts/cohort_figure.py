@@ -6,7 +6,7 @@ Reads `input.categories` (categories.csv) and the label map in `input.settings`;
 from pathlib import Path
 
 from flare23_lib.report.cohort import draw_cohort
-from flare23_lib.store import read_csv, read_json
+from flare23_lib.store import read_csv, read_kept
 
-labels = read_json(snakemake.input.settings)["labels"]  # noqa: F821 (Snakemake's)
+labels = read_kept(snakemake.input.settings)["labels"]  # noqa: F821 (Snakemake's)
 draw_cohort(Path(snakemake.output.figure), read_csv(snakemake.input.categories), labels)  # noqa: F821

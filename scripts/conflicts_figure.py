@@ -6,11 +6,11 @@ Reads `input.confusion` (confusion.csv) and the labels' names in `input.settings
 from pathlib import Path
 
 from flare23_lib.report.conflicts import draw_conflicts
-from flare23_lib.store import read_csv, read_json
+from flare23_lib.store import read_csv, read_kept
 
 draw_conflicts(
     Path(snakemake.output.figure),  # noqa: F821 (Snakemake's)
     f"completion {snakemake.wildcards.completion}",  # noqa: F821
     read_csv(snakemake.input.confusion),  # noqa: F821
-    read_json(snakemake.input.settings)["label_names"],  # noqa: F821
+    read_kept(snakemake.input.settings)["label_names"],  # noqa: F821
 )

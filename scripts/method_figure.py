@@ -6,7 +6,7 @@ Reads `input.categories` (categories.csv) and the tables in `input.settings`; wr
 from pathlib import Path
 
 from flare23_lib.report.method import draw_method
-from flare23_lib.store import read_csv, read_json
+from flare23_lib.store import read_csv, read_kept
 
 counts = {
     row["category"]: int(row["cases"]) - int(row["quarantined"])
@@ -15,6 +15,6 @@ counts = {
 }
 draw_method(
     Path(snakemake.output.figure),  # noqa: F821
-    **read_json(snakemake.input.settings),  # noqa: F821
+    **read_kept(snakemake.input.settings),  # noqa: F821
     counts=counts,
 )

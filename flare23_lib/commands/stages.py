@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flare23_lib.commands.common import Commands, command
-from flare23_lib.store import Shard, read_json
+from flare23_lib.store import Shard, read_kept
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def _results(args: argparse.Namespace):
 
 def _told(args: argparse.Namespace) -> dict[str, Any]:
     """Return what the workflow says of a job's results (`told` in rules/common.smk)."""
-    return read_json(args.settings)
+    return read_kept(args.settings)
 
 
 def _shard(text: str) -> Shard:
