@@ -81,9 +81,8 @@ def mean_intervals(values: np.ndarray, organs: Sequence[int]) -> tuple[np.ndarra
         intervals[:-1][enough] = np.nanpercentile(means, PERCENTILES, axis=0).T
         places = np.flatnonzero(enough)
         chosen = [place for place, column in enumerate(places) if column in set(organs)]
-        if chosen and len(chosen) == sum(
-            known[column] > 0 for column in organs
-        ):  # else the mean is one of more organs
+        there = sum(known[column] > 0 for column in organs)
+        if chosen and len(chosen) == there:  # else the mean is one of more organs
             intervals[-1] = np.nanpercentile(_row_means(means[:, chosen]), PERCENTILES)
     return intervals[:-1], intervals[-1]
 
