@@ -20,9 +20,9 @@ import os
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ def keep_json(link: str | Path, content: Mapping[str, Any]) -> Path:
     digest = hashlib.sha256(_json_text(content).encode()).hexdigest()[:12]
     path = link.with_suffix(f".{digest}{link.suffix}")
     if not (path.exists() and link.is_symlink() and link.readlink() == Path(path.name)):
-        write_json(path, {**content, SINCE: time.strftime("%Y-%m-%dT%H:%M:%S") + f".{time.time_ns() % 10**9:09}"})
+        write_json(path, {**content, SINCE: datetime.now(UTC).isoformat()})
     return path
 
 

@@ -86,8 +86,9 @@ def told(rule, *names, **parts):
 
     def file(wildcards):
         link = RESULTS.settings(rule, *(wildcards[name] for name in names))
-        content = {part: value(wildcards) if callable(value) else value for part, value in parts.items()}
-        TOLD[link] = keep_json(link, content)
+        if link not in TOLD:
+            content = {part: value(wildcards) if callable(value) else value for part, value in parts.items()}
+            TOLD[link] = keep_json(link, content)
         return str(TOLD[link])
 
     return file
