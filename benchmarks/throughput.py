@@ -24,11 +24,11 @@ from provenance import provenance
 
 from flare23_lib.cohort.facts import read_facts
 from flare23_lib.config import Config
-from flare23_lib.estimate.network import forward_macs
 from flare23_lib.estimate.throughputs import FIGURES
 from flare23_lib.evaluation.metrics import score_case
 from flare23_lib.images import header_for, read_geometry, read_labels, read_volume, write_volume
 from flare23_lib.networks import Architecture
+from flare23_lib.networks.size import forward_macs
 from flare23_lib.networks.stunet import build
 from flare23_lib.nnunet.preprocessing import preprocess_image, preprocess_labels
 from flare23_lib.phantom import VARIATION, draw
