@@ -8,32 +8,20 @@ device) is never among them.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
-from flare23_lib.cohort.categories import Category
-from flare23_lib.cohort.folders import IMAGE_FOLDERS, LABEL_FOLDERS, LAYOUT_FOLDERS
+from flare23_lib.config_checks import MEASURE, architecture_of, check_consistency
 from flare23_lib.config_files import filled_in, merge, read_yaml, validate, without_nulls
 from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
-from flare23_lib.networks import Architecture
 from flare23_lib.pseudo_labels.rules import PASSES, RULES, Rules
-
-MEASURE = "measure"
-"""In the place of a model's intensity: its four numbers are measured on the training set."""
 
 BUNDLE_WEIGHTS = "model.safetensors"
 """The file of weights in a bundle's folder."""
-
-
-def _architecture(model: Mapping) -> Architecture:
-    network = model["network"]
-    spec = {"name": network} if isinstance(network, str) else network
-    return Architecture.from_spec({**spec, "strides": model["strides"]})
 
 
 @dataclass(frozen=True)
@@ -60,8 +48,7 @@ class Config:
         values = filled_in(values, schema, schema)
         validate(values, schema)
         config = cls(values)
-        config._check_names()
-        config._check_circles()
+        check_consistency(config)
         return config
 
     @classmethod
@@ -142,150 +129,6 @@ class Config:
         others = [other for other in (row.get("on_top_of"), self.compared_completion(name)) if other is not None]
         return [("models", row["teacher"]), *(("completions", other) for other in others)]
 
-    def _check_circles(self) -> None:
-        self.order()
-
-    def _check_names(self) -> None:
-        categories = [row["name"] for row in self["categories"]]
-        unlabeled = {row["name"] for row in self["categories"] if row.get("no_labels")}
-
-        def known(key: str, names: Sequence[str], there: Sequence[str], what: str) -> None:
-            for name in names:
-                if name not in there:
-                    raise ConfigError(f"{key}: there is no {what} {name!r}; there are {', '.join(there)}")
-
-        self._check_categories(known)
-        self._check_layout(known)
-        for name, row in self["completions"].items():
-            if name == PASSES:
-                raise ConfigError(f"completions.{name}: the name is kept for leave_out.changed_between")
-            self._check_completion(name, row, categories, unlabeled, known)
-        for index, pair in enumerate(self["evaluation"]["compare"]):
-            known(f"evaluation.compare[{index}]", pair, self.evaluated, "evaluated model")
-        for name, model in self["models"].items():
-            key = f"models.{name}"
-            self._check_training_set(key, model["train_on"], categories, unlabeled, known)
-            self._check_network(key, model)
-            intensity = model["intensity"]
-            if intensity != MEASURE and intensity["low"] >= intensity["high"]:
-                raise ConfigError(f"{key}.intensity: low {intensity['low']} is not below high {intensity['high']}")
-            if (source := self.pretrained_model(name)) is not None:
-                known(f"{key}.pretrained", [source], self.models, "model")
-                self._check_pretrained(key, model, source)
-            if model["gpus"] > model["training"]["batch_size"]:
-                raise ConfigError(f"{key}.gpus: {model['gpus']} cannot share a batch_size of fewer patches")
-
-    def _check_categories(self, known) -> None:
-        rows = self["categories"]
-        names = [row["name"] for row in rows]
-        folders = [*self["layout"]["training_images"], *self["layout"]["unlabeled_images"]]
-        for index, row in enumerate(rows):
-            key = f"categories[{index}]"
-            if names.count(row["name"]) > 1:
-                raise ConfigError(f"{key}.name: {row['name']!r} is given twice")
-            if row["name"] == "validation":
-                raise ConfigError(f"{key}.name: 'validation' is kept for the validation cases")
-            nothing = {"contains_any": "no case", "contains_all": "every labeled case", "folders": "no case"}
-            for condition, fits in nothing.items():
-                if row.get(condition) == []:
-                    raise ConfigError(f"{key}.{condition}: is empty, {fits} would fit")
-            if row.get("no_labels") and row.keys() & {"contains_any", "contains_all"}:
-                raise ConfigError(f"{key}.no_labels: cannot be combined with conditions on labels")
-            for condition in ("contains_any", "contains_all"):
-                known(f"{key}.{condition}", row.get(condition, []), sorted(self.labels.names), "label")
-            known(f"{key}.folders", row.get("folders", []), folders, "folder of training images in the layout")
-        categories = [Category.from_config(row, self.labels) for row in rows]
-        for index, category in enumerate(categories):
-            for earlier in categories[:index]:
-                if earlier.covers(category):
-                    raise ConfigError(
-                        f"categories[{index}]: {category.name!r} gets no case; each that fits it fits "
-                        f"{earlier.name!r} before it"
-                    )
-
-    def _check_layout(self, known) -> None:
-        layout = self["layout"]
-        folders = [folder for key in LAYOUT_FOLDERS for folder in layout[key]]
-        known("layout.prefixes", list(layout["prefixes"]), folders, "folder")
-        if layout["image_suffix"] != layout["label_suffix"]:
-            return
-        of_images = {folder: Path(os.path.normpath(folder)) for key in IMAGE_FOLDERS for folder in layout[key]}
-        for key in LABEL_FOLDERS:
-            for folder in layout[key]:
-                place = Path(os.path.normpath(folder))
-                for other, images in of_images.items():
-                    if place.is_relative_to(images) or images.is_relative_to(place):
-                        raise ConfigError(
-                            f"layout.{key}: {folder!r} and the images' {other!r} share files, and image_suffix and "
-                            "label_suffix are the same: nothing tells the one from the other"
-                        )
-
-    def _check_completion(self, name: str, row: Mapping, categories, unlabeled, known) -> None:
-        key = f"completions.{name}"
-        known(f"{key}.category", [row["category"]], categories, "category")
-        known(f"{key}.teacher", [row["teacher"]], self.models, "model")
-        known(f"{key}.least_volume_ml", list(row["least_volume_ml"]), self.labels.names, "label")
-        if row["annotated"] != "present":
-            known(f"{key}.annotated", row["annotated"], self.labels.names, "label")
-            if row["annotated"] and row["category"] in unlabeled:
-                raise ConfigError(f"{key}.annotated: the category {row['category']!r} has no labels")
-        others = {"on_top_of": row.get("on_top_of"), "leave_out.changed_between": self.compared_completion(name)}
-        for place, other in others.items():
-            if other is not None:
-                known(f"{key}.{place}", [other], self.completions, "completion")
-                if self.completion(other)["category"] != row["category"]:
-                    raise ConfigError(f"{key}.{place}: {other!r} completes another category")
-        for rule, default in (("unmarked_tumors", "keep_original"), ("tumor_inside_organs", "keep_organ")):
-            if row[rule] != default and not self.labels.tumors:
-                raise ConfigError(f"{key}.{rule}: no label is of the kind tumor")
-        self._check_passes(key, row)
-
-    def _check_passes(self, key: str, row: Mapping) -> None:
-        """Refuse what asks for mirrored passes of a teacher that has none."""
-        asking = [name for name in ("tumor_inside_organs", "unmarked_tumors") if row[name] == "if_sure"]
-        asking += ["unsure_below"] if row["unsure_below"] else []
-        asking += ["leave_out"] if row.get("leave_out", {}).get("changed_between") == PASSES else []
-        teacher = self.model(row["teacher"])
-        if asking and not (teacher["inference"]["tta"] and teacher["training"]["mirror_axes"]):
-            raise ConfigError(
-                f"{key}.{asking[0]}: asks how the passes of test-time augmentation agree; models.{row['teacher']} "
-                "has none (inference.tta, training.mirror_axes)"
-            )
-
-    def _check_training_set(self, key, train_on, categories, unlabeled, known) -> None:
-        known(f"{key}.train_on.originals", train_on["originals"], categories, "category")
-        known(f"{key}.train_on.completions", train_on["completions"], self.completions, "completion")
-        for category in train_on["originals"]:
-            if category in unlabeled:
-                raise ConfigError(f"{key}.train_on.originals: the category {category!r} has no labels to learn from")
-        sources = [*train_on["originals"], *(self.completion(item)["category"] for item in train_on["completions"])]
-        if not sources:
-            raise ConfigError(f"{key}.train_on: is empty")
-        for category in sources:
-            if sources.count(category) > 1:
-                raise ConfigError(f"{key}.train_on: the category {category!r} would be learned from twice")
-
-    @staticmethod
-    def _check_network(key: str, model: Mapping) -> None:
-        try:
-            architecture = _architecture(model)
-        except ConfigError as error:
-            raise ConfigError(f"{key}.{str(error).removeprefix('network: ')}") from error
-        for axis, (size, factor) in enumerate(zip(model["patch_size"], architecture.downsampling, strict=True)):
-            if size % factor:
-                raise ConfigError(
-                    f"{key}.patch_size: {size} is not a multiple of {factor}, the strides' product along axis {axis}"
-                )
-
-    def _check_pretrained(self, key: str, model: Mapping, source: str) -> None:
-        one, other = _architecture(model), _architecture(self.model(source))
-        for part in ("depth", "widths", "kernel_sizes"):
-            if getattr(one, part) != getattr(other, part):
-                raise ConfigError(
-                    f"{key}.pretrained: {source} has another network ({part} {getattr(other, part)}), whose weights "
-                    "do not fit"
-                )
-
     # ------------------------------------------------------------------ what a model is made from
 
     def pretrained_model(self, model: str) -> str | None:
@@ -343,7 +186,7 @@ class Config:
         """What shapes a model's weights, its data apart."""
         table = self.model(model)
         return {
-            "network": _architecture(table).to_json(),
+            "network": architecture_of(table).to_json(),
             "patch_size": table["patch_size"],
             "spacing": table["spacing"],
             "orientation": table["orientation"],

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flare23_lib import versions
-from flare23_lib.config import MEASURE
+from flare23_lib.config_checks import MEASURE
 from flare23_lib.errors import ConfigError, TrainingError
 from flare23_lib.images import read_labels, read_volume
 from flare23_lib.nnunet.intensity import SAMPLES, draw_foreground, pool
