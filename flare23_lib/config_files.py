@@ -17,6 +17,9 @@ from flare23_lib.errors import ConfigError
 KINDS = {"object": "a table", "array": "a list"}
 """How messages call the schema's types."""
 
+LARGEST_EXPONENT = 30
+"""Of the numbers that a message writes out."""
+
 NOWHERE = "the configuration"
 """In the place of a key, for what is wrong with the whole."""
 
@@ -178,6 +181,8 @@ def _as_number(text: str, kind: str) -> str | None:
     try:
         number = Decimal(text.strip())
     except ArithmeticError:
+        return None
+    if abs(number.adjusted()) > LARGEST_EXPONENT:
         return None
     whole = number.is_finite() and number == number.to_integral_value()
     if not number.is_finite() or kind not in ("number", "integer") or (kind == "integer" and not whole):

@@ -178,6 +178,7 @@ def leave_out_by(name):
             {"models": {"student": {"training": {"epochs": "1e3"}}}},
             "'1e3' is a text in YAML, not a number; write 1000",
         ),
+        ({"models": {"student": {"training": {"learning_rate": "1e9999"}}}}, "'1e9999' is not of type 'number'"),
         ({"models": {"student": {"training": {"epochs": "0.5"}}}}, "epochs: '0.5' is not of type 'integer'"),
         ({"completions": {"tumor": {"annotated": "all"}}}, "annotated: 'all' is neither present nor what else fits"),
         ({"models": {"student": {"network": {"depth": [1, 1, 1]}}}}, "student.network: the key 'widths' is missing"),

@@ -163,6 +163,8 @@ def test_whatever_is_wrong_with_a_checkpoint_it_is_set_aside_and_the_one_before_
     for _ in range(8):
         raw[chance.randrange(directory, len(raw))] ^= 1 << chance.randrange(8)
     raw[directory + 10] ^= 99  # of the last part: how it is compressed
+    if seed == 0:
+        raw[-50] = 255  # where the directory begins: before the file
     latest.unlink()  # the one before it is no link to it
     latest.write_bytes(raw)
     before = checkpoints.mark(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 FINAL = "checkpoint_final.pth"
 LATEST = "checkpoint_latest.pth"
 PREVIOUS = "checkpoint_previous.pth"
+READERS = ("PytorchStreamReader", "inline_container")
+"""What PyTorch's errors name when it is the archive that they complain of."""
+
 BROKEN = ".broken"
 """Appended to the name of a checkpoint that cannot be read."""
 
@@ -83,16 +87,18 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # a damaged directory names methods, flags and characters that there are not
+    except Exception as error:  # a damaged directory names methods, places and characters that there are not
+        outside = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+        if outside or isinstance(error, MemoryError):
+            raise
         raise BrokenCheckpointError(str(error).partition("\n")[0] or type(error).__name__) from error
     if damaged is not None:
         raise BrokenCheckpointError(f"{damaged} fails its checksum")
     try:
         return torch.load(path, map_location="cpu", weights_only=False)
-    except RuntimeError as error:
-        if "PytorchStreamReader" not in str(error):  # such as too little memory
+    except (RuntimeError, ValueError) as error:
+        of_the_file = isinstance(error, ValueError) or any(part in str(error) for part in READERS)
+        if not of_the_file:  # such as too little memory
             raise
         raise BrokenCheckpointError(str(error).partition("\n")[0]) from error
 
