@@ -18,8 +18,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from safetensors.torch import load_file
 from trainings import MODEL, command, prepare, settings
 
-from flare23_lib.errors import TrainingError
-from flare23_lib.nnunet import checkpoints
+from flare23_lib.errors import KilledError, TrainingError
+from flare23_lib.nnunet import checkpoints, running
 from flare23_lib.nnunet import trainer as trainer_module
 from flare23_lib.nnunet.sampling import Rounds
 from flare23_lib.nnunet.signals import StoppedError
@@ -344,6 +344,19 @@ def test_one_ctrl_c_reaches_all_processes_and_the_state_is_saved(results):
     assert process.returncode == 128 + signal.SIGINT, said
     assert said.strip().splitlines()[-1].startswith("flare23: stopped by SIGINT")
     assert checkpoints.mark(checkpoint_folder(results)) != before
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, StoppedError), (None, KilledError)])
+def test_a_process_that_ends_while_it_writes_down_why_is_no_traceback(monkeypatch, number, kind):
+    def join(timeout):
+        if number is not None:
+            os.kill(os.getpid(), number)
+        raise EOFError("Ran out of input")
+
+    context = SimpleNamespace(join=join, processes=[])
+    monkeypatch.setattr(running.torch.multiprocessing, "spawn", lambda *_, **__: context)
+    with pytest.raises(kind):
+        running._train_in_processes(SimpleNamespace(processes=2), None)
 
 
 def test_a_killed_process_of_several_ends_the_others_in_one_line_and_another_attempt_may_go_on(results):

@@ -119,6 +119,10 @@ def _train_in_processes(run: Run, prepare: Callable[[FlareTrainer], None] | None
                 raise StoppedError(signals.received) from error
             how = f" by {error.signal_name}, probably for want of memory" if error.signal_name else ""
             raise KilledError(f"process {error.error_index} of the training was killed{how}") from error
+        except EOFError as error:  # a signal ended a process just when it began to write down its error
+            if signals.received is not None:
+                raise StoppedError(signals.received) from error
+            raise KilledError("a process of the training was killed") from error
         except torch.multiprocessing.ProcessRaisedException as error:
             if signals.received is not None:
                 raise StoppedError(signals.received) from error
