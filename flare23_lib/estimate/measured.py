@@ -192,7 +192,7 @@ def _training(run: _Run, config: Config, model: str) -> Figure | None:
 def _inference(run: _Run, config: Config, model: str) -> Figure | None:
     """Return how fast a model segments, by all phases of its cases; of one core, where it ran on cores."""
     record = run.training(model)
-    description = run.results.bundle(model) / "model.json"
+    description = run.results.model_file(model)
     settings, inference = config.training_settings(model), config.inference_settings(model)
     if "threads" not in record or not description.exists() or not _same_network(record["settings"], settings):
         return None

@@ -112,7 +112,7 @@ def _is_segmented(
     exclude: Callable[[Case], Collection[int]],
     votes: bool,
 ) -> bool:
-    digest = model_digest(read_json(results.bundle(model) / "model.json"))
+    digest = model_digest(read_json(results.model_file(model)))
     folder = segmentation_folder(results, digest, inference)
     return _are_there([segmentation_item(folder, case, exclude(case), votes)[0] for case in cases])
 

@@ -100,7 +100,7 @@ def measure(
     gpu = find_gpu() if choose(device, claimed=1).type == "cuda" else None  # an idle one would only confuse
     if gpu is None:
         log.info(NO_GPU)
-    digest = model_digest(read_json(results.bundle(model) / "model.json"))
+    digest = model_digest(read_json(results.model_file(model)))
     conditions = measured_on(device, threads, gpu)
     key = {
         "version": [versions.EFFICIENCY, versions.SEGMENTATION],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flare23_lib.errors import StoreError
+from flare23_lib.inference.cases import MODEL_FILE
 from flare23_lib.store import Item, Shard, StageFolder, read_csv, read_json, write_csv
 
 
@@ -35,6 +36,10 @@ class Results:
     def bundle(self, model: str) -> Path:
         """The folder of a model's bundle."""
         return self.root / "models" / model
+
+    def model_file(self, model: str) -> Path:
+        """What describes a model in its bundle."""
+        return self.bundle(model) / MODEL_FILE
 
     def shard(self, stage: str, name: str, shard: Shard) -> Path:
         """The record of a shard of `preprocessed`, `pseudo_labels`, `completed_labels` or `predictions`."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
-from flare23_lib.errors import ImageError
+from flare23_lib.errors import ImageError, about
 from flare23_lib.images import Volume, read_volume, write_volume
-from flare23_lib.inference.cases import MODEL_FILE, fits_beside
+from flare23_lib.inference.cases import fits_beside
 from flare23_lib.progress import progress
 from flare23_lib.pseudo_labels import selection
 from flare23_lib.pseudo_labels.rules import Rules
@@ -169,16 +169,14 @@ def _segment(
                 try:
                     note = _segment_case(engine, next(volumes), item, inputs)
                 except ImageError as error:
-                    text = str(error)
-                    named = text if text.startswith(case.image) else f"{case.image}: {text}"
-                    raise ImageError(named, error.kind) from error
+                    raise ImageError(about(case.image, error), error.kind) from error
                 log.info("%s in %.1f s", case.case, sum(note["results"]["timings"].values()))
             made.append(({"case": case.case, "file": results.relative(item.file(LABELS))}, note))
     return made
 
 
 def _description(results: Results, model: str) -> dict[str, Any]:
-    return read_json(results.bundle(model) / MODEL_FILE)
+    return read_json(results.model_file(model))
 
 
 def _rounded(value: float | None) -> float | None:
