@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flare23_lib.cohort.categories import Category
+from flare23_lib.cohort.categories import Category, parse_part
 from flare23_lib.cohort.folders import IMAGE_FOLDERS, LABEL_FOLDERS, LAYOUT_FOLDERS
 from flare23_lib.errors import ConfigError
 from flare23_lib.networks import Architecture
@@ -94,6 +94,11 @@ def _check_categories(config: Config) -> None:
         for condition in ("contains_any", "contains_all"):
             _check_known(f"{key}.{condition}", row.get(condition, []), sorted(config.labels.names), "label")
         _check_known(f"{key}.folders", row.get("folders", []), folders, "folder of training images in the layout")
+        if "part" in row:
+            try:
+                parse_part(row["part"])
+            except ValueError as error:
+                raise ConfigError(f"{key}.part: {error}") from error
     categories = [Category.from_config(row, config.labels) for row in config["categories"]]
     for index, category in enumerate(categories):
         for earlier in categories[:index]:

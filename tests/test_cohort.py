@@ -16,6 +16,7 @@ from flare23_lib.config import Config
 from flare23_lib.errors import CohortError
 from flare23_lib.stages.preprocessing import training_set
 from flare23_lib.stages.results import Results
+from flare23_lib.store import Shard
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_values_are_counted_as_numpy_counts_them():
 def test_the_first_category_that_fits_counts(present, name):
     labels = Config.load([RECIPE]).labels
     categories = [Category.from_config(row, labels) for row in SETTINGS["categories"]]
-    found = categorise(present, categories)
+    found = categorise("a", present, categories)
     assert (found.name if found else None) == name
 
 
@@ -187,6 +188,22 @@ def test_a_category_may_be_that_of_a_folder(cohort):
     assert found == {"a": "tumor", "b": "all_organs", "c": "five_organs", "d": "unlabeled", "e": "source", "v": ""}
 
 
+def test_a_category_may_be_a_part_of_all_cases(cohort):
+    names = [f"case_{number:03d}" for number in range(40)]
+    for name in names:
+        cohort.image(name)
+        cohort.label(name, 14)
+    parts = [{"name": f"tumor_{part}", "contains_any": ["tumor"], "part": f"{part}/2"} for part in (0, 1)]
+    cohort.settings = {**SETTINGS, "categories": [*parts, *SETTINGS["categories"][1:]]}
+    found = {case.case: case.category for case in cohort.survey().cases}
+    halves = [{name for name in names if found[name] == f"tumor_{part}"} for part in (0, 1)]
+    assert halves[0] | halves[1] == set(names)
+    assert min(map(len, halves)) >= 12
+    shards = [{name for name in half if name in Shard(0, 2)} for half in halves]
+    assert all(0 < len(shard) < len(half) for shard, half in zip(shards, halves, strict=True))  # no shard of its own
+    assert found["b"] == "all_organs"
+
+
 @pytest.mark.parametrize(
     ("one", "other", "covers"),
     [
@@ -202,6 +219,13 @@ def test_a_category_may_be_that_of_a_folder(cohort):
         ({"folders": {"x", "y"}}, {"folders": {"x"}, "contains_all": {1}}, True),
         ({"folders": {"x"}}, {"folders": {"x", "y"}}, False),
         ({"folders": {"x"}}, {"contains_all": {1}}, False),
+        ({"part": Shard(1, 2)}, {"part": Shard(1, 2), "contains_all": {1}}, True),
+        ({"part": Shard(1, 2)}, {"part": Shard(3, 4)}, True),
+        ({"part": Shard(1, 2)}, {"part": Shard(2, 4)}, False),
+        ({"part": Shard(1, 2)}, {"part": Shard(1, 3)}, False),
+        ({"part": Shard(3, 4)}, {"part": Shard(1, 2)}, False),
+        ({"part": Shard(1, 2)}, {"contains_all": {1}}, False),
+        ({"contains_all": {1}}, {"part": Shard(1, 2), "contains_all": {1}}, True),
     ],
 )
 def test_one_category_covers_another_if_all_that_fit_that_fit_it(one, other, covers):
@@ -214,8 +238,8 @@ def test_one_category_covers_another_if_all_that_fit_that_fit_it(one, other, cov
 
 def test_contains_all_wants_all():
     category = Category("both", contains_all=frozenset({1, 2}))
-    assert category.fits({1, 2, 3})
-    assert not category.fits({1})
+    assert category.fits("a", {1, 2, 3})
+    assert not category.fits("a", {1})
 
 
 def test_a_validation_case_never_enters_a_training_set_even_if_it_looks_like_one(tmp_path):

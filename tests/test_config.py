@@ -137,6 +137,13 @@ def leave_out_by(name):
             {"categories": [{"name": "a", "contains_any": ["liver"]}, {"name": "b", "contains_all": ["liver"]}]},
             "categories[1]: 'b' gets no case; each that fits it fits 'a' before it",
         ),
+        (
+            {"categories": [{"name": "a", "part": "2/2"}]},
+            "categories[0].part: '2/2' is not a part such as 0/2 or 1/2",
+        ),
+        ({"categories": [{"name": "a", "part": "half"}]}, "categories[0].part: 'half' is not a part such as 0/2"),
+        ({"categories": [{"name": "a", "part": "1-of-2"}]}, "categories[0].part: '1-of-2' is not a part such as"),
+        ({"categories": [{"name": "a", "part": 0.5}]}, "categories[0].part: 0.5 is not of type 'string'"),
         ({"layout": {"prefixes": {"elsewhere": "e"}}}, "layout.prefixes: there is no folder 'elsewhere'"),
         (
             {"layout": {"validation_labels": ["labels", "validation"], "image_suffix": ".nii.gz"}},
@@ -333,7 +340,7 @@ def reference():
 
 def test_the_page_of_all_keys_is_what_the_schema_says():
     page = reference().reference(reference().load())
-    assert page == (REPOSITORY / "docs/configuration.md").read_text(), "make -B docs/configuration.md"
+    assert page == (REPOSITORY / "docs/configuration.md").read_text(), "make docs/configuration.md"
 
 
 def test_every_key_is_described():

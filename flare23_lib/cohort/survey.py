@@ -99,7 +99,7 @@ class _Surveyor:
             case = self._case(name, "training", paths, label)
             empty = self._counts_as_unlabeled(name)
             present = None if case.label is None or empty else set(case.voxels)
-            category = categorise(present, self.categories, self.found.folders_of(paths[0]))
+            category = categorise(name, present, self.categories, self.found.folders_of(paths[0]))
             if category is not None:
                 case = replace(case, category=category.name, **({"label": None, "label_id": ""} if empty else {}))
             elif not any(fault.severity == QUARANTINE for fault in self.faults[name]):
