@@ -44,6 +44,7 @@ def finished_run(
             path.parent.mkdir(parents=True, exist_ok=True)
             affine = np.diag([*SPACING[::-1], 1.0])
             write_volume(path, array, header_for(array.shape, affine, array.dtype))
+        results.item(results.relative(prediction)).finish([".nii.gz"], {}, {})
         voxels = dict.fromkeys(labels.values, 8) if labeled else {}
         label = str(paths[1]) if labeled else None
         cases.append(Case(name, str(paths[0]), label, "validation", voxels, shape=SHAPE, spacing=SPACING))

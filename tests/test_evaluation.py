@@ -135,6 +135,26 @@ def test_a_reference_with_unknown_values_is_named_even_if_the_prediction_is_miss
     assert report.faults == [f"case_1: no usable reference: {words}"]
 
 
+def test_want_of_memory_is_no_fault_of_the_prediction(folders, monkeypatch):
+    predictions, references, output = folders
+
+    def no_memory(*arguments):
+        raise MemoryError("Unable to allocate 2.00 GiB")
+
+    monkeypatch.setattr("flare23_lib.evaluation.cases.score_case", no_memory)
+    with pytest.raises(EvaluationError, match="case_1: there is not enough memory to score it"):
+        evaluate_folders(predictions, references, output, LABELS)
+
+
+def test_a_prediction_whose_header_asks_for_any_amount_of_memory_is_only_elsewhere(folders):
+    predictions, references, output = folders
+    content = bytearray(gzip.decompress((predictions / "case_1.nii.gz").read_bytes()))
+    content[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
+    (predictions / "case_1.nii.gz").write_bytes(gzip.compress(bytes(content)))
+    report = evaluate_folders(predictions, references, output, LABELS)
+    assert "lies elsewhere than the reference: shape" in report.faults[0]
+
+
 def test_files_that_are_not_compressed_are_scored_too_and_two_for_a_case_refused(folders):
     predictions, references, output = folders
     before = table(evaluate_folders(predictions, references, output, LABELS).metrics)

@@ -115,6 +115,9 @@ def test_without_a_gpu_its_columns_are_empty_and_never_zero_or_ram():
     assert set(gpu) == {"MaxGPU_Mem", "AUC_GPU_Time", "GPU_Area", "GPU_Before", "GPU_Backend", "GPU"}
     assert set(gpu.values()) == {None}
     assert row["MaxRAM"] == 2000
+    at_once = recorded(0.0, ramp, with_gpu=False)
+    assert at_once.polls == ()
+    assert at_once.official_area("gpu_mb") is None
     assert row["RAM_Backend"] == "psutil"
 
 

@@ -155,14 +155,14 @@ def test_the_published_classes_are_those_of_the_recipe():
 
 
 def test_a_table_is_written_in_three_formats(tmp_path):
-    table = Table("t", "A & B", [{"a": 1, "b": None}], ["a_1", "b %"], [["x|y", "1 ± 2"]], ["A note."])
+    table = Table("t", "A & B", [{"a": 1, "b": None}], ["a_1", "b %"], [["x|y^~", "1 ± 2"]], ["A note."])
     write_table(tmp_path, table)
     assert read_csv(tmp_path / "t.csv") == [{"a": "1", "b": ""}]
-    assert to_markdown(table).splitlines()[2:5] == ["| a_1 | b % |", "| --- | ---: |", "| x\\|y | 1 ± 2 |"]
+    assert to_markdown(table).splitlines()[2:5] == ["| a_1 | b % |", "| --- | ---: |", "| x\\|y^~ | 1 ± 2 |"]
     latex = Path(tmp_path / "t.tex").read_text()
     assert latex == to_latex(table)
     assert r"a\_1 & b \% \\" in latex
-    assert r"x|y & 1 $\pm$ 2 \\" in latex
+    assert r"x|y\^{}\~{} & 1 $\pm$ 2 \\" in latex
     assert r"\caption{A \& B. A note.}" in latex
 
 

@@ -46,6 +46,23 @@ def test_every_metric_of_every_case_is_ranked_and_ranks_are_averaged(tmp_path):
     assert ranking.notes == [f"time and GPU memory do not count: {b} has no efficiency.csv"]
 
 
+def test_a_metric_of_few_cases_counts_as_much_as_one_of_all(tmp_path):
+    """a is better in the organs of four cases, b in the time of one: two metrics each way would be a tie."""
+    scores = dict.fromkeys("wxyz", 0.9)
+    a = team(tmp_path / "a", scores, {"w": 90.0})
+    b = team(tmp_path / "b", dict.fromkeys("wxyz", 0.8), {"w": 20.0})
+    table = {row["folder"][-1]: row for row in rank_folders([a, b], LABELS).rows}
+    assert table["a"]["time_rank"] == 2
+    assert table["a"]["mean_rank"] == round((4 * 1 + 2) / 5, 4)
+    assert table["b"]["mean_rank"] == round((4 * 2 + 1) / 5, 4)
+
+
+def test_two_rows_of_a_case_are_refused(tmp_path):
+    a = team(tmp_path / "a", {"scan": 0.9, "scan_0000": 0.8})
+    with pytest.raises(EvaluationError, match="two rows are of the case scan"):
+        rank_folders([a, team(tmp_path / "b", {"scan": 0.9})], LABELS)
+
+
 def test_equal_values_share_the_best_of_their_ranks(tmp_path):
     teams = [team(tmp_path / name, {"x": score}) for name, score in (("a", 0.8), ("b", 0.8), ("c", 0.5))]
     assert ranks(rank_folders(teams, LABELS)) == {"a": (1, 1.0), "b": (1, 1.0), "c": (3, 3.0)}
@@ -76,7 +93,7 @@ def test_memory_counts_only_if_every_folder_measured_it(tmp_path):
 def test_what_nobody_measured_for_a_case_is_not_ranked(tmp_path):
     a = team(tmp_path / "a", {"x": 0.8, "y": 0.8}, {"x": 40.0})
     b = team(tmp_path / "b", {"x": 0.8, "y": 0.8}, {"x": 20.0})
-    assert ranks(rank_folders([a, b], LABELS)) == {"b": (1, 1.0), "a": (2, 1.1111)}
+    assert ranks(rank_folders([a, b], LABELS)) == {"b": (1, 1.0), "a": (2, 1.2)}
 
 
 def test_a_missing_case_counts_as_worst_and_is_named(tmp_path):

@@ -84,7 +84,7 @@ def evaluate_cases(
 
     Raises:
         ConfigError: `unseen` names a label that is not in the map.
-        EvaluationError: there is no such mode, or a process was killed.
+        EvaluationError: there is no such mode, a process was killed, or there is not enough memory for a case.
     """
     check_mode(mode)
     for name in unseen:
@@ -152,7 +152,9 @@ def _score_pair(pair: Pair, labels: LabelMap, mode: str, with_details: bool, par
     try:
         prediction = _read_prediction(pair, reference)
         scores, status = score_case(reference.array, prediction, spacing, labels, mode), OK
-    except (FlareError, OSError, MemoryError) as error:
+    except MemoryError as error:  # no fault of the prediction's
+        raise EvaluationError(f"{pair.case}: there is not enough memory to score it; use fewer processes") from error
+    except (FlareError, OSError) as error:
         if unknown_values(reference.array, labels):
             fault = unknown_values_error(reference.array, labels, "reference")
             return Scored(dict.fromkeys(labels.names), f"no usable reference: {fault}")
@@ -169,10 +171,11 @@ def _read_prediction(pair: Pair, reference: Volume) -> np.ndarray:
     """Return the prediction's values; EvaluationError if it is missing or lies elsewhere."""
     if pair.prediction is None:
         raise EvaluationError("the prediction is missing")
-    prediction = read_labels(pair.prediction)
-    if difference := prediction.geometry.difference(reference.geometry):
+    with open_volume(pair.prediction) as stream:  # a broken header may ask for any amount of memory
+        geometry = stream.geometry()
+    if difference := geometry.difference(reference.geometry):
         raise EvaluationError(f"the prediction lies elsewhere than the reference: {difference}")
-    return prediction.array
+    return read_labels(pair.prediction).array
 
 
 def _line(error: BaseException) -> str:

@@ -106,11 +106,7 @@ def evaluate_folders(
     output = Path(output)
     write_metrics(output / "metrics.csv", rows, labels)
     write_summary(output / "summary.csv", rows, labels, unseen)
-    if with_details:
-        write_details(output, details, labels, unseen)
-    else:  # those of other predictions would stay beside these scores
-        for name in DETAIL_TABLES:
-            (output / name).unlink(missing_ok=True)
+    write_details(output, details if with_details else None, labels, unseen)
     return Report(
         cases=len(rows),
         scored=sum(row["status"] == OK for row in rows),
@@ -127,11 +123,20 @@ def detail_tables(labels: LabelMap) -> list[str]:
     return list(DETAIL_TABLES) if labels.tumors else list(DETAIL_TABLES[:1])
 
 
-def write_details(folder: Path, details: list[Details], labels: LabelMap, unseen: Collection[str] = ()) -> None:
+def write_details(
+    folder: Path, details: list[Details] | None, labels: LabelMap, unseen: Collection[str] = ()
+) -> None:
     """Write distances.csv (a row per case and class) and, if there are tumor labels, tumors.csv and detection.csv.
 
-    Classes that the model never saw in training (`unseen`) are left out.
+    Classes that the model never saw in training (`unseen`) are left out. Tables of an earlier evaluation that are not
+    written now are removed: they would stay beside other scores. For details of None that is all of them.
     """
+    written = [] if details is None else detail_tables(labels)
+    for name in DETAIL_TABLES:
+        if name not in written:
+            (folder / name).unlink(missing_ok=True)
+    if details is None:
+        return
     seen = LabelMap(tuple(label for label in labels.labels if label.name not in unseen))
     distances = [row for case in details for row in case.distances if row["class"] in seen.names]
     store.write_csv(folder / "distances.csv", DISTANCE_COLUMNS, distances)

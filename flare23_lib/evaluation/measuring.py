@@ -95,8 +95,9 @@ class Curve:
 
     def official_area(self, name: str) -> float | None:
         """Return the challenge's figure for the area: the sum of the polls times 0.1 s; None if not measured."""
-        values = [getattr(poll, name) for poll in self.polls]
-        return None if any(value is None for value in values) else sum(values) * POLL_SLEEP
+        if not self.series(name):  # a command may end before the first poll
+            return None
+        return sum(getattr(poll, name) for poll in self.polls) * POLL_SLEEP
 
     def utilization(self, cores: int) -> list[float]:
         """Return how much of all cores was used between polls, in percent; 0 at the first, as in the challenge."""

@@ -79,7 +79,8 @@ def rank_folders(folders: Sequence[Path], labels: LabelMap) -> Ranking:
     notes += _gaps(folders, metrics, cases, values, cube)
     ranks = np.apply_along_axis(_ranks, 2, cube * [[[_sign(name)] for name in metrics]])
     ranks[np.isnan(cube).all(axis=2)] = np.nan  # nobody has this value: nothing to rank
-    mean_ranks = np.nanmean(ranks, axis=(0, 1))
+    ranked = ~np.isnan(ranks).all(axis=(0, 2))
+    mean_ranks = np.nanmean(ranks[:, ranked], axis=0).mean(axis=0)  # a metric of few cases counts as any other
     table = []
     for place in np.argsort(mean_ranks, kind="stable"):
         row = {"rank": 1 + int((mean_ranks < mean_ranks[place] - 1e-12).sum()), "folder": str(folders[place])}
@@ -114,7 +115,10 @@ def _accuracy(path: Path, labels: LabelMap) -> dict[str, dict[str, float]]:
     kinds = {kind: group for kind, group in (("organ", labels.organs), ("tumor", labels.tumors)) if group}
     table: dict[str, dict[str, float]] = {}
     for row in store.read_csv(path):
-        case = table.setdefault(_case(row, path), {})
+        name = _case(row, path)
+        if name in table:
+            raise EvaluationError(f"{path}: two rows are of the case {name}")
+        case = table[name] = {}
         for kind, group in kinds.items():
             for measure in ("DSC", "NSD"):
                 columns = [f"{label.name}_{measure}" for label in group]

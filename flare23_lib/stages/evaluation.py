@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flare23_lib.cohort.table import usable_cases
-from flare23_lib.errors import EvaluationError
-from flare23_lib.evaluation.cases import Pair, evaluate_cases
+from flare23_lib.errors import EvaluationError, StoreError
+from flare23_lib.evaluation.cases import OK, Pair, evaluate_cases
 from flare23_lib.evaluation.folders import write_details
 from flare23_lib.evaluation.formats import write_table
 from flare23_lib.evaluation.paper_tables import Evaluated, make_tables
@@ -43,20 +43,28 @@ def evaluate(
 
     Raises:
         EvaluationError: no validation case has a label.
+        StoreError: a prediction is in no record, or gone or damaged, which is no fault of the model's.
     """
     labels = LabelMap.from_config(settings["labels"])
-    files = {row["case"]: results.root / row["file"] for row in read_csv(results.gathered("predictions", model))}
+    gathered = results.gathered("predictions", model)
+    files = {row["case"]: row["file"] for row in read_csv(gathered)}
     labeled = [case for case in usable_cases(results.cases, "validation") if case.label]
     if not labeled:
         raise EvaluationError(f"no validation case has a label (see {results.cases}); {model} needs evaluate: false")
-    pairs = [Pair(case.case, Path(case.label), files.get(case.case)) for case in labeled]
+    for case in labeled:
+        if case.case not in files:
+            raise StoreError(f"{case.case} is not in {gathered}; run `flare23 store verify` and start again")
+        results.measures(files[case.case])
+    pairs = [Pair(case.case, Path(case.label), results.root / files[case.case]) for case in labeled]
     unseen = read_training(results, model)["labels_unseen"]
     rows, details = evaluate_cases(
         pairs, labels, settings["mode"], unseen, processes, memory_mb, with_details=settings["details"],
         partial_references=settings["references"] == "partial",
     )  # fmt: skip
-    if settings["details"]:
-        write_details(metrics.parent, details, labels, unseen)
+    for row in rows:
+        if row["status"] != OK:
+            log.warning("%s: %s", row["Name"], row["status"])
+    write_details(metrics.parent, details if settings["details"] else None, labels, unseen)
     write_metrics(metrics, rows, labels)
     write_summary(summary, rows, labels, unseen)
     log.info("%s on %d validation cases\n%s", model, len(pairs), format_summary(summary))
@@ -82,6 +90,9 @@ def write_tables(results: Results, settings: Mapping[str, Any], folder: Path) ->
         if case.shape
     }
     tables = make_tables(models, labels, settings["compare"], shapes, settings["mode"], settings["references"])
+    for path in folder.glob("table*.*"):  # what this configuration does not ask for is from earlier scores
+        if path.stem not in tables:
+            path.unlink()
     for table in tables.values():
         write_table(folder, table)
         log.info("%s: %s", table.name, table.title)

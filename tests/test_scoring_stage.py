@@ -1,0 +1,63 @@
+"""The stages that score predictions and set the scores out, on a run made by hand."""
+
+import logging
+
+import pytest
+from reports import configuration, finished_run
+
+from flare23_lib.errors import StoreError
+from flare23_lib.stages.evaluation import evaluate, write_tables
+from flare23_lib.store import read_csv, write_text
+
+
+@pytest.fixture
+def run(tmp_path):
+    config = configuration("chain.yaml")
+    return finished_run(tmp_path, config), config
+
+
+def scored(results, config, **changes):
+    own = results.root / "evaluation" / "student"
+    settings = {**config.evaluation_settings(), **changes}
+    evaluate(results, "student", settings, 1, None, own / "metrics.csv", own / "summary.csv")
+    return own
+
+
+@pytest.mark.parametrize("fault", ["gone", "cut"])
+def test_a_prediction_that_got_lost_is_not_scored_as_zero(run, fault):
+    results, config = run
+    file = results.file(read_csv(results.gathered("predictions", "student"))[0]["file"])
+    if fault == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(StoreError, match="is gone or damaged; run `flare23 store verify`"):
+        scored(results, config)
+
+
+def test_a_prediction_that_no_record_has_is_named(run):
+    results, config = run
+    table = results.gathered("predictions", "student")
+    write_text(table, "".join(table.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(StoreError, match="Case_2 is not in"):
+        scored(results, config)
+
+
+def test_a_reference_that_is_gone_is_said_in_the_log(run, caplog, tmp_path):
+    results, config = run
+    (tmp_path / "Case_1_label.nii.gz").unlink()
+    with caplog.at_level(logging.WARNING):
+        scored(results, config)
+    assert [record.getMessage().partition(" ")[0] for record in caplog.records] == ["Case_1:"]
+
+
+def test_tables_of_earlier_scores_do_not_stay_beside_new_ones(run):
+    results, config = run
+    own = scored(results, config, details=True)
+    assert (own / "tumors.csv").exists()
+    scored(results, config, details=False)
+    assert {path.name for path in own.iterdir()} == {"metrics.csv", "summary.csv"}
+    folder = results.root / "evaluation" / "tables"
+    write_text(folder / "table8.csv", "of other predictions")
+    write_tables(results, {**config.settings("tables"), "measured": False}, folder)
+    assert {path.stem for path in folder.iterdir()} == {"table6", "table9"}
