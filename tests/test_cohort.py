@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -341,3 +342,38 @@ def test_folders_that_are_not_there_are_told(cohort):
     assert "typo" in lines[0]
     assert "lost or gone" in lines[1]
     assert len(notices(find(cohort.root, layout), cohort.root, layout, [])) == 2
+    layout = {**SETTINGS["layout"], "training_images": [*SETTINGS["layout"]["training_images"], "hospital_b"]}
+    lines = notices(find(cohort.root, layout), cohort.root, layout, [])
+    assert [line.partition(";")[0] for line in lines] == [
+        f"layout.training_images: there is no folder hospital_b in {cohort.root}"
+    ]
+
+
+def test_a_file_belongs_to_the_innermost_folder_of_the_layout(cohort):
+    cohort.image("e", folder="imagesTr2200/unlabeled")
+    folders = ["unlabeledTr1800", "imagesTr2200/unlabeled/"]
+    cohort.settings = {**SETTINGS, "layout": {**SETTINGS["layout"], "unlabeled_images": folders}}
+    found = cohort.survey()
+    assert {case.case: case.category for case in found.cases}["e"] == "unlabeled"
+    assert found.faults == []
+    inner = find(cohort.root, cohort.settings["layout"])
+    assert inner.folders_of(inner.unlabeled["e"][0]) == ["imagesTr2200/unlabeled/"]
+
+
+def test_a_file_name_that_is_not_utf8_is_refused_and_shown(cohort):
+    cohort.image_path("a").rename(cohort.root / "imagesTr2200" / os.fsdecode(b"M\xfcller_0000.nii.gz"))
+    with pytest.raises(CohortError, match=r"M\\xfcller_0000\.nii\.gz: its name is not UTF-8; rename it"):
+        cohort.survey()
+
+
+def test_a_suffix_in_capitals_is_told(cohort):
+    cohort.image_path("a").rename(cohort.root / "imagesTr2200/A_0000.NII.GZ")
+    assert "A_0000.NII.GZ" in " ".join(fault.file for fault in cohort.survey().faults)
+
+
+def test_a_damaged_table_of_cases_is_named(cohort, tmp_path):
+    write_cases(tmp_path / "cases.csv", cohort.survey().cases)
+    text = (tmp_path / "cases.csv").read_text()
+    (tmp_path / "cases.csv").write_text(text.replace(",4,5,6,", ",4,x,6,"))
+    with pytest.raises(CohortError, match=r"cases\.csv: is damaged"):
+        read_cases(tmp_path / "cases.csv")

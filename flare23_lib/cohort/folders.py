@@ -14,6 +14,8 @@ IMAGE_FOLDERS = ("training_images", "unlabeled_images", "validation_images")
 LABEL_FOLDERS = ("training_labels", "validation_labels")
 LAYOUT_FOLDERS = (*IMAGE_FOLDERS, *LABEL_FOLDERS)
 """The keys of the configuration's `layout` that name folders."""
+OF_RELEASES = {"unlabelTr1800", "unlabeledTr1800", "validation-gt", "val-gt-50cases-for-sanity-check"}
+"""Names of one and the same folder in releases of FLARE23's data; one of a key's is enough."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class Found:
     image_folders: Mapping[str, Path] = field(default_factory=dict)
 
     def folders_of(self, image: Path) -> list[str]:
-        """The layout's folders, by their name in it, in which a training image lies."""
-        return [name for name, folder in self.image_folders.items() if image.is_relative_to(folder)]
+        """The layout's folder in which a training image lies, the innermost one, by its names in the layout."""
+        around = {name: folder for name, folder in self.image_folders.items() if image.is_relative_to(folder)}
+        innermost = max(around.values(), key=lambda folder: len(folder.parts), default=None)
+        return [name for name, folder in around.items() if folder == innermost]
 
     def files(self) -> list[Path]:
         """All images and labels."""
@@ -73,6 +77,7 @@ class _Folders:
         self.root = root
         self.image_suffix, self.label_suffix = layout["image_suffix"], layout["label_suffix"]
         self.prefixes = {folder: f"{prefix}_" for folder, prefix in layout["prefixes"].items()}
+        self.groups = [[folder for key in keys for folder in layout[key]] for keys in (IMAGE_FOLDERS, LABEL_FOLDERS)]
         self.listed: dict[str, list[str]] = {}
         self.taken: set[str] = set()
 
@@ -85,25 +90,37 @@ class _Folders:
                 raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
         return self.listed[folder]
 
-    def by_case(self, folders: Sequence[str], suffix: str, other: str) -> dict[str, list[Path]]:
+    def _own_files(self, folder: str, group: Sequence[str]) -> list[str]:
+        """Return the files of a folder that lie in none of the group's folders within it."""
+        place = Path(os.path.normpath(self.root / folder))
+        others = {Path(os.path.normpath(self.root / other)) for other in group} - {place}
+        within = tuple(f"{self.root / folder}/{other.relative_to(place)}/" for other in others
+                       if other.is_relative_to(place))  # fmt: skip
+        return [file for file in self._files(folder) if not file.startswith(within)]
+
+    def by_case(self, folders: Sequence[str], suffix: str, other: str, group: Sequence[str]) -> dict[str, list[Path]]:
         """Return files by case; a name that ends in both suffixes is that of the longer one."""
         cases: dict[str, list[Path]] = defaultdict(list)
         not_mine = other if len(other) > len(suffix) and other.endswith(suffix) else None
-        prefixes = {file: self.prefixes.get(folder, "") for folder in folders for file in self._files(folder)}
+        prefixes = {
+            file: self.prefixes.get(folder, "") for folder in folders for file in self._own_files(folder, group)
+        }
         for file, prefix in sorted(prefixes.items()):
             name = file.rpartition("/")[2]
             if not name.endswith(suffix) or len(name) == len(suffix):
                 continue
+            if not file.isprintable() and (shown := os.fsencode(file).decode("utf-8", "backslashreplace")) != file:
+                raise CohortError(f"{shown}: its name is not UTF-8; rename it")
             if not_mine is None or not name.endswith(not_mine):
                 cases[prefix + name.removesuffix(suffix)].append(Path(file))
                 self.taken.add(file)
         return dict(sorted(cases.items()))
 
     def images(self, folders: Sequence[str]) -> dict[str, list[Path]]:
-        return self.by_case(folders, self.image_suffix, self.label_suffix)
+        return self.by_case(folders, self.image_suffix, self.label_suffix, self.groups[0])
 
     def labels(self, folders: Sequence[str]) -> dict[str, list[Path]]:
-        return self.by_case(folders, self.label_suffix, self.image_suffix)
+        return self.by_case(folders, self.label_suffix, self.image_suffix, self.groups[1])
 
     def twins(self) -> set[str]:
         present = {file for files in self.listed.values() for file in files}
@@ -111,7 +128,9 @@ class _Folders:
 
     def others(self) -> list[str]:
         known = self.taken | {twin.removesuffix(".gz") for twin in self.twins()}
-        files = {file for files in self.listed.values() for file in files if file.endswith((".nii", ".nii.gz"))}
+        files = {
+            file for files in self.listed.values() for file in files if file.lower().endswith((".nii", ".nii.gz"))
+        }
         return sorted(files - known)
 
 
@@ -170,11 +189,14 @@ def notices(found: Found, cohort: Path, layout: Mapping, evaluated: Sequence[str
         layout: the configuration's `layout`.
         evaluated: names of the models that are to be evaluated.
     """
-    lines = [
-        f"layout.{key}: there is no folder {' or '.join(layout[key])} in {cohort}; none of its cases takes part"
-        for key in LAYOUT_FOLDERS
-        if layout[key] and not any((Path(cohort) / folder).is_dir() for folder in layout[key])
-    ]
+    lines = []
+    for key in LAYOUT_FOLDERS:
+        missing = [folder for folder in layout[key] if not (Path(cohort) / folder).is_dir()]
+        if len(missing) < len(layout[key]):
+            missing = [folder for folder in missing if folder not in OF_RELEASES]
+        if missing:
+            words = " or ".join(missing)
+            lines.append(f"layout.{key}: there is no folder {words} in {cohort}; none of its cases takes part")
     if evaluated and not set(found.validation) & set(found.validation_labels):
         lines.append(f"models.{evaluated[0]}.evaluate: there is no validation case with a label; its job will fail")
     return lines

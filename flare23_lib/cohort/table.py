@@ -105,11 +105,14 @@ def write_cases(path: Path, cases: Iterable[Case]) -> None:
 
 
 def read_cases(path: Path) -> list[Case]:
-    """Read cases.csv, quarantined cases included; CohortError if it is another table."""
+    """Read cases.csv, quarantined cases included; CohortError if it is another table, or damaged."""
     rows = read_csv(path)
     if rows and (absent := [name for name in COLUMNS if name not in rows[0]]):
         raise CohortError(f"{path}: has no column {absent[0]}; it is no cases.csv of `flare23 categorise`")
-    return [Case.from_row(row) for row in rows]
+    try:
+        return [Case.from_row(row) for row in rows]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CohortError(f"{path}: is damaged ({error}); delete it, and the workflow writes it anew") from error
 
 
 def usable_cases(path: Path, split: str, category: str | None = None) -> list[Case]:
