@@ -48,7 +48,7 @@ def shard_of(case: str, shards: int) -> int:
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several equal parts of a stage's cases, written `2-of-8`, counted from 0."""
+    """One of several parts of a stage's cases, by a hash of their names, written `2-of-8`, counted from 0."""
 
     index: int = 0
     total: int = 1

@@ -1,11 +1,14 @@
 """`flare23 store list` and `clean`: what goes, what stays, and when nothing may go."""
 
+import os
 import shutil
 
+import numpy as np
 import pytest
 from conftest import CHAIN, CONFIGURATION, REPOSITORY, flare23, run_snakemake
 
 from flare23_lib import store
+from flare23_lib.images import read_labels, write_volume
 from flare23_lib.store import read_csv, read_json
 
 
@@ -121,18 +124,87 @@ def test_verify_withdraws_broken_records_and_bundles_and_the_next_run_makes_them
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
+    link = next((results / "completed_labels/tumor").glob("*.nii.gz"))
+    link.unlink()
     refused = clean(chain, "--yes")
     assert refused.returncode == 1
     assert "store verify" in refused.stderr
     before = files(chain)
     found = flare23(chain, "store", "verify", *CONFIGURATION)
     assert found.returncode == 1
-    for path in (shard, training, weights):
+    assert not (results / "completed_labels/tumor/conflicts.csv").exists()
+    for path in (shard, training, weights, link):
         assert f"gone or broken: {path.relative_to(chain)}" in found.stdout
         assert not path.exists()
     assert run_snakemake(chain).returncode == 0
     assert shard.exists()
     assert training.exists()
     assert weights.exists()
+    assert link.exists()
     assert files(chain) == before, "nothing was computed"
     assert "0 not whole" in flare23(chain, "store", "verify", *CONFIGURATION).stdout
+
+
+def test_nothing_is_deleted_while_cases_of_the_last_run_are_not_there(chain):
+    """A folder may be missing only for the moment, and with it the half-done work on its cases would be unused."""
+    (chain / "results/training/student/training.json").unlink()
+    before = files(chain)
+    elsewhere = chain / "elsewhere"
+    (chain / "cohort/unlabelTr1800").rename(elsewhere)
+    refused = clean(chain, "--yes")
+    assert refused.returncode == 1
+    assert "cases of the last run are gone or cannot be used: FLARE23_" in refused.stderr
+    assert "layout.unlabeled_images: there is no folder" in refused.stdout
+    assert files(chain) == before
+    assert "there is no folder" in flare23(chain, "status", *CONFIGURATION).stdout
+    elsewhere.rename(chain / "cohort/unlabelTr1800")
+    assert clean(chain, "--yes").returncode == 0
+    assert files(chain) == before
+
+
+def test_records_of_an_earlier_number_of_shards_keep_nothing(chain):
+    record = chain / "results/completed_labels/tumor/0-of-1.csv"
+    row = read_csv(record)[0]
+    earlier = record.with_name("0-of-3.csv")
+    item = store.Item((chain / "results" / row["file"]).parent, "old.0123456789ab")
+    shutil.copy(chain / "results" / row["file"], item.file(".nii.gz"))
+    item.finish([".nii.gz"], {}, {})
+    file = item.file(".nii.gz").relative_to(chain / "results")
+    store.write_csv(earlier, ["case", "file"], [{"case": "old", "file": file}])
+    os.utime(earlier, (1, 1))
+    assert clean(chain, "--yes").returncode == 0
+    assert not item.note_path.exists()
+    assert not earlier.exists()
+    assert record.exists()
+
+
+def test_what_a_killed_job_left_of_a_record_is_no_record(chain):
+    half = chain / f"results/completed_labels/tumor/{store.TEMPORARY_MARK}abc-0-of-1.csv"
+    half.touch()
+    assert flare23(chain, "store", "list", *CONFIGURATION).returncode == 0
+    assert "0 not whole" in flare23(chain, "store", "verify", *CONFIGURATION).stdout
+    assert (chain / "results/completed_labels/tumor/conflicts.csv").exists()
+
+
+def test_an_emptied_table_is_gathered_again(chain):
+    table = chain / "results/completed_labels/tumor/conflicts.csv"
+    content = table.read_bytes()
+    table.write_bytes(b"")
+    assert "1 not whole" in flare23(chain, "store", "verify", *CONFIGURATION).stdout
+    assert run_snakemake(chain).returncode == 0
+    assert table.read_bytes() == content
+
+
+def test_measurements_whose_table_is_still_to_be_written_stay(chain):
+    (chain / "results/evaluation/student/efficiency.csv").unlink()
+    before = files(chain)
+    assert clean(chain, "--yes").returncode == 0
+    assert files(chain) == before
+
+
+def test_scores_of_a_reference_that_changed_are_to_be_made_again(chain):
+    reference = sorted((chain / "cohort/validation-gt").iterdir())[0]
+    volume = read_labels(reference)
+    write_volume(reference, np.roll(volume.array, 1, axis=1), volume.header)
+    status = flare23(chain, "status", *CONFIGURATION).stdout
+    assert next(line.split()[2:4] for line in status.splitlines() if line.startswith("evaluation")) == ["2", "2"]

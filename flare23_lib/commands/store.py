@@ -23,7 +23,7 @@ def _store_list(args: argparse.Namespace) -> int:
     results = _existing(config)
     plan = make_plan(config, args.processes)
     say(format_entries(entries(results, plan)))
-    _say_unknown(plan)
+    _say_doubts(plan)
     return 0
 
 
@@ -37,7 +37,9 @@ def _existing(config: Config) -> Results:
     return results
 
 
-def _say_unknown(plan: Plan) -> None:
+def _say_doubts(plan: Plan) -> None:
+    for notice in plan.notices:
+        say(notice)
     if plan.unknown:
         say(f"what is unused is known when these are made again: {', '.join(plan.unknown)}")
 
@@ -64,7 +66,7 @@ def _store_clean(args: argparse.Namespace) -> int:
     config = load_config(args)
     results = _existing(config)
     plan = make_plan(config, args.processes)
-    _say_unknown(plan)
+    _say_doubts(plan)
     if args.yes:
         say(f"{clean(results, plan) / 1e6:.1f} MB deleted")
     else:

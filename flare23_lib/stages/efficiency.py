@@ -34,6 +34,7 @@ from flare23_lib.store import Item, link_to, read_json
 log = logging.getLogger(__name__)
 
 CURVE = ".curve.csv"
+VERSIONS = [versions.EFFICIENCY, versions.SEGMENTATION]
 
 
 def measured_on(device: str, threads: int, gpu: NvmlGpu | None) -> dict[str, Any]:
@@ -61,6 +62,16 @@ def _processor() -> str:
         return platform.processor()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def measured_folders(results: Results, digest: str | None, inference: Mapping[str, Any]) -> list[Path]:
+    """Return the folders of what a model took with these settings, under whatever conditions it was measured."""
+    wanted = {"version": VERSIONS, "model": digest, "inference": dict(inference)}
+    return [
+        about.parent
+        for about in (results.root / "store" / "efficiency").glob("*/about.json")
+        if read_json(about)["key"].items() >= wanted.items()
+    ]
 
 
 def measured_cases(results: Results, number: int) -> list[Case]:
@@ -97,13 +108,14 @@ def measure(
     chosen = measured_cases(results, cases)
     if not chosen:
         raise EvaluationError(f"{results.cases}: no validation case to measure; set evaluation.efficiency_cases: 0")
-    gpu = find_gpu() if choose(device, claimed=1).type == "cuda" else None  # an idle one would only confuse
+    used = choose(device, claimed=1).type
+    gpu = find_gpu() if used == "cuda" else None  # an idle one would only confuse
     if gpu is None:
         log.info(NO_GPU)
     digest = model_digest(read_json(results.model_file(model)))
-    conditions = measured_on(device, threads, gpu)
+    conditions = measured_on(used, threads, gpu)
     key = {
-        "version": [versions.EFFICIENCY, versions.SEGMENTATION],
+        "version": VERSIONS,
         "model": digest,
         "inference": dict(inference),
         "conditions": conditions,

@@ -8,7 +8,7 @@ from pathlib import Path
 from flare23_lib.cohort.table import Case
 from flare23_lib.errors import StoreError
 from flare23_lib.stages.results import Results, read_shards
-from flare23_lib.store import link_to
+from flare23_lib.store import link_to, read_csv
 
 
 def complete_rows(
@@ -30,10 +30,19 @@ def complete_rows(
     return chosen
 
 
+def _link_name(case: str) -> str:
+    return f"{case}.nii.gz"
+
+
+def links(table: Path) -> list[Path]:
+    """Return the links that were made beside a gathered table."""
+    return [table.with_name(_link_name(row["case"])) for row in read_csv(table)]
+
+
 def link_cases(results: Results, folder: Path, rows: Sequence[Mapping[str, str]]) -> None:
     """Link `{case}.nii.gz` to each case's file in the store, and remove the links of cases that left."""
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {f"{row['case']}.nii.gz": results.root / row["file"] for row in rows}
+    wanted = {_link_name(row["case"]): results.root / row["file"] for row in rows}
     for path in folder.glob("*.nii.gz"):
         if path.is_symlink() and path.name not in wanted:
             path.unlink()

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flare23_lib.cohort.survey import Survey, survey
-from flare23_lib.cohort.table import Case
+from flare23_lib.cohort.folders import find, notices
+from flare23_lib.cohort.survey import Survey, survey_found
+from flare23_lib.cohort.table import Case, usable_cases
 from flare23_lib.config import Config
 from flare23_lib.nnunet.checkpoints import FINAL, mark
 from flare23_lib.pseudo_labels.rules import PASSES, Rules
@@ -21,6 +22,7 @@ from flare23_lib.stages.completion import (
     left_out,
 )
 from flare23_lib.stages.done import is_efficiency_measured, is_evaluated
+from flare23_lib.stages.efficiency import measured_folders
 from flare23_lib.stages.intensity import case_item, intensity_folder, pooled_item
 from flare23_lib.stages.preprocessing import TrainingCase
 from flare23_lib.stages.pretraining import digest_of, with_digest
@@ -59,8 +61,9 @@ class Plan:
         survey: the cohort as it is now.
         steps: in order.
         used: items of the store that belong to the configuration.
-        used_folders: folders of trainings that belong to it.
+        used_folders: folders of trainings and of measurements that belong to it.
         unknown: what is gone, or not made yet, and hides which files of the store follow from it.
+        notices: what the configuration asks for and the cohort's folders do not have.
     """
 
     survey: Survey
@@ -68,6 +71,7 @@ class Plan:
     used: set[Path] = field(default_factory=set)
     used_folders: set[Path] = field(default_factory=set)
     unknown: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
     @property
     def retrained(self) -> list[str]:
@@ -77,9 +81,12 @@ class Plan:
 
 def make_plan(config: Config, processes: int = 1) -> Plan:
     """Work out what is there and what is not. Files of the cohort that are new are read (and remembered)."""
-    results = Results(Path(config["results"]))
-    surveyed = survey(Path(config["cohort"]), config.cohort_settings(), results.scan_memory, processes)
-    return _Planner(config, results, surveyed).run()
+    results, cohort = Results(Path(config["results"])), Path(config["cohort"])
+    found = find(cohort, config["layout"])
+    surveyed = survey_found(found, config.cohort_settings(), results.scan_memory, processes)
+    plan = _Planner(config, results, surveyed).run()
+    plan.notices += notices(found, cohort, config["layout"], config.evaluated)
+    return plan
 
 
 class _Planner:
@@ -117,18 +124,25 @@ class _Planner:
             self._known_model(name, settings, cases)
         if name in self.config.evaluated:
             validation = [case for case in self.cases if case.split == "validation"]
+            listed = validation == self._listed_validation()
             scoring = self.config.settings("evaluation")
             items = self._segmentations("predictions", name, name, validation, {})
             predicted = items is not None and not self.plan.steps[-1].to_do
-            current = predicted and is_evaluated(self.results, name, scoring)
+            current = predicted and listed and is_evaluated(self.results, name, scoring)
             scored = sum(case.label is not None for case in validation)
             self.plan.steps.append(Step("evaluation", name, scored, 0 if current else scored))
             cases = self.config["evaluation"]["efficiency_cases"]
             if measured := min(cases, len(validation)):
-                there = self.digests[name] is not None and is_efficiency_measured(
-                    self.results, name, self.config.settings("inference", name), cases
-                )
+                inference = self.config.settings("inference", name)
+                digest = self.digests[name]
+                there = listed and digest is not None
+                there = there and is_efficiency_measured(self.results, name, inference, cases)
+                self.plan.used_folders |= set(measured_folders(self.results, digest, inference))
                 self.plan.steps.append(Step("efficiency", name, measured, 0 if there else measured))
+
+    def _listed_validation(self) -> list[Case]:
+        """Return the validation cases of the last run, from which scores were made."""
+        return usable_cases(self.results.cases, "validation") if self.results.cases.exists() else []
 
     def _known_model(self, name: str, settings: Mapping, cases: Sequence[TrainingCase]) -> None:
         measured = self._intensity(name, settings, cases)
@@ -300,7 +314,7 @@ class _Planner:
 
 def format_plan(plan: Plan) -> str:
     """Return the plan as a table for the terminal."""
-    lines = [f"{'stage':<16}{'of':<24}{'cases':>7}{'to do':>7}"]
+    lines = [*plan.notices, f"{'stage':<16}{'of':<24}{'cases':>7}{'to do':>7}"]
     for step in plan.steps:
         total = "" if step.stage == "training" else str(step.total)
         to_do = ("yes" if step.to_do else "-") if step.stage == "training" else str(step.to_do or "-")
@@ -308,5 +322,5 @@ def format_plan(plan: Plan) -> str:
     if plan.retrained:
         lines.append(f"The next run trains from zero: {', '.join(plan.retrained)}")
     elif not any(step.to_do for step in plan.steps):
-        lines.append("Everything is there; the next run computes nothing.")
+        lines.append("Everything is there; the next run computes nothing, at most tables, figures and the report.")
     return "\n".join(lines)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flare23_lib.cohort.table import read_cases
 from flare23_lib.errors import StoreError
 from flare23_lib.stages.results import Results, item_name
 from flare23_lib.stages.status import Plan
-from flare23_lib.stages.verification import records
+from flare23_lib.stages.verification import records, superseded
 from flare23_lib.store import is_locked, remove_partial, remove_unlinked
 
 
@@ -43,9 +44,12 @@ def entries(results: Results, plan: Plan) -> list[Entry]:
     work that waits for it could not be told from what is left over.
     """
     recorded = set()
+    left = superseded(results)
     for record, files in records(results):
         if files is None:
             raise StoreError(f"{record} is broken; run `flare23 store verify` first")
+        if record in left:
+            continue
         recorded |= {results.item(file).note_path for file in files}
     used = plan.used | recorded
     used_folders = plan.used_folders | {note.parent for note in recorded}
@@ -55,7 +59,7 @@ def entries(results: Results, plan: Plan) -> list[Entry]:
             continue
         stage = folder.parent.name
         size = _size(folder)
-        if stage == "training":
+        if stage in ("training", "efficiency"):
             notes, idle = [folder], [] if folder in used_folders else [folder]
         else:
             notes = [path for path in folder.glob("*.json") if path.name != "about.json"]
@@ -98,6 +102,24 @@ def refuse_while_in_use(results: Results) -> None:
         raise StoreError(f"a job works in {place}; nothing was deleted")
 
 
+def refuse_if_cases_left(results: Results, plan: Plan) -> None:
+    """Raise StoreError if cases that the last run used are not there now: half-done work would count as unused.
+
+    A folder may be missing only for the moment, as when a disk is not mounted. Once the workflow has listed the
+    cohort without them, they have left.
+    """
+    if not results.cases.exists():
+        return
+    now = {case.case for case in plan.survey.cases if case.usable}
+    gone = [case.case for case in read_cases(results.cases) if case.usable and case.case not in now]
+    if gone:
+        listed = ", ".join(gone[:5]) + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")
+        raise StoreError(
+            f"{len(gone)} cases of the last run are gone or cannot be used: {listed}; nothing was deleted (if they "
+            "have left, let the workflow make the target `cohort` first)"
+        )
+
+
 def _in_use(folder: Path) -> Path | None:
     """Return a folder, this one or one below it, in which a job works; None if there is none."""
     return next((path.parent for path in folder.rglob(".lock*") if is_locked(path)), None)
@@ -107,9 +129,10 @@ def clean(results: Results, plan: Plan) -> int:
     """Delete what `entries` calls unused, and what was left half-written; return the bytes that it freed.
 
     Raises:
-        StoreError: something works there.
+        StoreError: something works there, or cases of the last run cannot be seen now.
     """
     refuse_while_in_use(results)
+    refuse_if_cases_left(results, plan)
     freed = 0
     for entry in entries(results, plan):
         if entry.unused and (place := _in_use(entry.path)) is not None:  # one may have begun since
@@ -120,6 +143,8 @@ def clean(results: Results, plan: Plan) -> int:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+    for record in superseded(results):
+        record.unlink()
     return freed + remove_partial(results.root) + remove_unlinked(results.root / "settings")
 
 

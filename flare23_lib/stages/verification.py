@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,12 +13,13 @@ from pathlib import Path
 
 from flare23_lib.errors import BundleError, StoreError
 from flare23_lib.inference.cases import MODEL_FILE
+from flare23_lib.stages.gathering import links
 from flare23_lib.stages.results import Results, item_name
-from flare23_lib.store import read_csv, read_json
+from flare23_lib.store import TEMPORARY_MARK, read_csv, read_json
 
 RECORD_FOLDERS = ("preprocessed", "pseudo_labels", "completed_labels", "predictions")
 GATHERED = ("conflicts.csv", "predictions.csv")
-"""What gathering jobs write beside the records of their shards."""
+"""What gathering jobs write beside the records of their shards, and beside the links to their files."""
 FILE_COLUMNS = ("file", "image", "label")
 
 PART, THREADS = 4000, 16
@@ -25,14 +28,31 @@ PART, THREADS = 4000, 16
 
 def records(results: Results) -> Iterator[tuple[Path, list[str] | None]]:
     """Yield every record with the files that it lists (relative to the results folder); None if it is broken."""
-    tables = [path for folder in RECORD_FOLDERS for path in sorted((results.root / folder).glob("*/*-of-*.csv"))]
-    for path in [*tables, *sorted((results.root / "evaluation").glob("*/efficiency.csv"))]:
+    for path in [*_shards(results), *sorted((results.root / "evaluation").glob("*/efficiency.csv"))]:
         yield path, _listed(path)
     for path in sorted((results.root / "training").glob("*/training.json")):
         try:
             yield path, _of_the_store([read_json(path)["weights"]])
         except (StoreError, KeyError, TypeError):
             yield path, None
+
+
+def superseded(results: Results) -> set[Path]:
+    """Return the records of numbers of shards that are no longer in use: all but the one that was written last."""
+    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for path in _shards(results):
+        groups[path.parent, path.stem.partition("-of-")[2]].append(path)
+    newest: dict[Path, tuple[int, str]] = {}
+    for (folder, total), paths in groups.items():
+        written = max(path.stat().st_mtime_ns for path in paths), total
+        newest[folder] = max(newest.get(folder, written), written)
+    return {path for (folder, total), paths in groups.items() if newest[folder][1] != total for path in paths}
+
+
+def _shards(results: Results) -> list[Path]:
+    """Return the records of all shards, without what a killed job left half-written."""
+    found = [path for folder in RECORD_FOLDERS for path in sorted((results.root / folder).glob("*/*-of-*.csv"))]
+    return [path for path in found if not path.name.startswith(TEMPORARY_MARK)]
 
 
 def _listed(path: Path) -> list[str] | None:
@@ -69,7 +89,8 @@ class Verification:
 def verify(results: Results, processes: int = 1) -> Verification:
     """Check every file that a record lists (size and last bytes), every record and every bundle.
 
-    Records that are broken or list files that are not whole are withdrawn, and so are bundles that are not.
+    Records that are broken or list files that are not whole are withdrawn, and so are bundles that are not whole. A
+    gathered table that is broken or whose links are gone is withdrawn alone.
     """
     listed = list(records(results))
     files = list(dict.fromkeys(file for _, found in listed for file in found or ()))
@@ -83,6 +104,12 @@ def verify(results: Results, processes: int = 1) -> Verification:
             for path in [record, *gathered]:
                 path.unlink(missing_ok=True)
                 withdrawn.append(path)
+    for table in sorted(path for name in GATHERED for path in results.root.glob(f"*/*/{name}")):
+        broken = [table] if _listed(table) is None else []
+        if gone := broken or [link for link in links(table) if not os.path.lexists(link)]:
+            table.unlink()
+            missing += gone
+            withdrawn.append(table)
     bundles = sorted(path.parent for path in (results.root / "models").glob("*/" + MODEL_FILE))
     for weights, description in _broken(bundles):
         missing.append(weights)
