@@ -190,9 +190,14 @@ def test_times_of_stages_are_added_up_from_the_benchmark_files(config, tmp_path)
     results = finished_run(tmp_path, config, validation=1)
     folder = results.root / "benchmarks" / "predict" / "student"
     folder.mkdir(parents=True)
-    for shard, seconds in (("0-of-2", 30), ("1-of-2", 40)):
+    for shard, seconds in (("0-of-1", 30), ("1-of-2", 40)):  # the latter of a number of shards that was once
         (folder / f"{shard}.tsv").write_text(f"s\th:m:s\tmax_rss\n{seconds}\t-\t{seconds * 10}\n")
-    assert "predict 2 70.0 s 400" in Page(report_of(results, config).read_text()).text
+    for model, end in (("organ_teacher", "\n5"), ("tumor_teacher", ""), ("removed", "")):  # one is cut by a kill
+        (folder.parents[1] / "train").mkdir(exist_ok=True)
+        (folder.parents[1] / "train" / f"{model}.tsv").write_text(f"s\th:m:s\tmax_rss\n10\t-\t100{end}\n")
+    text = Page(report_of(results, config).read_text()).text
+    assert "predict 1 30.0 s 300" in text
+    assert "train 2 20.0 s 100" in text
 
 
 def test_a_single_case_is_enough(config, tmp_path):

@@ -30,6 +30,19 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("values", [[], [0.0], [0.5, 0.5, 0.5], [0.9, 0.95, 0.99, 1.0], [0.0, 0.0, 0.01]])
 def test_words_keep_their_distance_and_stay_on_the_panel(values):
-    heights = _apart(values)
+    heights = _apart(values, 0.06)
     assert all(second - first >= 0.06 - 1e-9 for first, second in itertools.pairwise(heights))
     assert all(-1e-9 <= height <= 1 + 1e-9 for height in heights)
+
+
+def test_many_classes_are_named_within_the_figure(tmp_path):
+    names = [f"class_{number}" for number in range(40)]
+    draw_training(tmp_path / "a.svg", "m", rows(5, **dict.fromkeys(names, "0.9")))
+    picture = (tmp_path / "a.svg").read_text()
+    height = float(re.search(r'viewBox="0 0 [0-9.]+ ([0-9.]+)"', picture).group(1))
+    words = re.findall(r"<text[^>]* y=\"([0-9.-]+)\"[^>]*>class \d+<", picture)
+    assert len(words) == 40
+    places = sorted(map(float, words))
+    assert places[0] > 0
+    assert places[-1] < height
+    assert min(after - before for before, after in itertools.pairwise(places)) > 8

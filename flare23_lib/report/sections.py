@@ -38,6 +38,14 @@ BENCHMARK_SIDES = {
 }
 """Bars of the comparison with nnU-Net -> what `benchmarks/inference.py` calls them."""
 
+SHARDS_OF = {
+    "preprocess": "preprocessing",
+    "pseudo_label": "pseudo_labels",
+    "complete": "pseudo_labels",
+    "predict": "predictions",
+}
+"""Rule -> what the configuration calls the number of its shards."""
+
 NO_MODEL = "No model of the configuration says `evaluate: true`, so none was run on validation cases or scored."
 
 
@@ -330,9 +338,11 @@ def stage_times(run: Run) -> Grid | Words:
     folder = run.results.root / "benchmarks"
     found: dict[str, list[dict[str, str]]] = {}
     for path in sorted(folder.rglob("*.tsv")):
-        lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-        stage = path.relative_to(folder).parts[0].removesuffix(".tsv")
-        found.setdefault(stage, []).extend(dict(zip(lines[0], line, strict=True)) for line in lines[1:])
+        stage, *job = path.relative_to(folder).with_suffix("").parts
+        if _is_of_the_run(run, stage, job):
+            lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+            whole = [line for line in lines[1:] if len(line) == len(lines[0])]  # a kill may cut the last one
+            found.setdefault(stage, []).extend(dict(zip(lines[0], line, strict=True)) for line in whole)
     if not found:
         return Words("The run has left no benchmark files, so times of stages are not known.", missing=True)
     rows = []
@@ -340,6 +350,16 @@ def stage_times(run: Run) -> Grid | Words:
         most = max(_numbers(jobs, "max_rss"), default=0)
         rows.append((words(stage), str(len(jobs)), _duration(sum(_numbers(jobs, "s"))), f"{most:.0f}"))
     return Grid("Stages", ("stage", "jobs", "time of all jobs", "most memory, MB"), rows, ["Of each job's last run."])
+
+
+def _is_of_the_run(run: Run, stage: str, job: Sequence[str]) -> bool:
+    """Say whether a job (name of a model or completion, shard) is one that the configuration still asks for."""
+    if stage == "report" or not job:
+        return True
+    if job[0] not in {*run.config["models"], *run.config["completions"]}:
+        return False
+    shards = run.config["shards"].get(SHARDS_OF.get(stage))
+    return len(job) < 2 or shards is None or job[1].partition("-of-")[2] == str(shards)
 
 
 def _numbers(jobs: Iterable[Mapping[str, str]], column: str) -> list[float]:

@@ -14,6 +14,8 @@ from flare23_lib.report.colors import label_colors
 from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
 
 _CLASS = "pseudo_dice_"
+HEIGHT, LINE = 3.6, 0.165
+"""Of the figure, at least, and of a class's name, in inches."""
 
 
 def draw_training(path: Path, model: str, rows: Sequence[Mapping[str, str]]) -> None:
@@ -24,11 +26,13 @@ def draw_training(path: Path, model: str, rows: Sequence[Mapping[str, str]]) -> 
         model: its name.
         rows: of training.csv, a row per epoch.
     """
+    names = [name.removeprefix(_CLASS) for name in (rows[0] if rows else {}) if name.startswith(_CLASS)]
+    height = max(HEIGHT, 0.9 + LINE * len(names))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.5, 3.6), facecolor="white", layout="constrained")
+        figure = Figure(figsize=(9.5, height), facecolor="white", layout="constrained")
         losses, dice = figure.subplots(1, 2, width_ratios=(1, 1.35))
         _draw_losses(losses, model, rows)
-        _draw_dice(dice, rows)
+        _draw_dice(dice, rows, names, min(0.06, LINE / (height - 0.9)))
         save_figure(path, figure)
 
 
@@ -46,9 +50,8 @@ def _draw_losses(axes: Axes, model: str, rows: Sequence[Mapping[str, str]]) -> N
     _dress(axes)
 
 
-def _draw_dice(axes: Axes, rows: Sequence[Mapping[str, str]]) -> None:
-    """Draw a line per class; each is named, in its color, at the right."""
-    names = [name.removeprefix(_CLASS) for name in (rows[0] if rows else {}) if name.startswith(_CLASS)]
+def _draw_dice(axes: Axes, rows: Sequence[Mapping[str, str]], names: Sequence[str], least: float) -> None:
+    """Draw a line per class; each is named, in its color, at the right, no two names closer than `least`."""
     colors = label_colors(names)
     ends = []
     for name in names:
@@ -61,7 +64,7 @@ def _draw_dice(axes: Axes, rows: Sequence[Mapping[str, str]]) -> None:
     axes.set_title("pseudo Dice (black: mean)", loc="left", fontweight="bold", color=INK)
     axes.set_ylim(0, 1)
     _dress(axes)
-    for height, (_, name) in zip(_apart([value for value, _ in sorted(ends)]), sorted(ends), strict=True):
+    for height, (_, name) in zip(_apart([value for value, _ in sorted(ends)], least), sorted(ends), strict=True):
         for text, color, offset in (("\N{BLACK CIRCLE}", colors[name], 6), (words(name), INK, 17)):
             axes.annotate(
                 text, (1, height), xycoords=("axes fraction", "data"), xytext=(offset, 0),
@@ -69,7 +72,7 @@ def _draw_dice(axes: Axes, rows: Sequence[Mapping[str, str]]) -> None:
             )  # fmt: skip
 
 
-def _apart(values: Sequence[float], least: float = 0.06) -> list[float]:
+def _apart(values: Sequence[float], least: float) -> list[float]:
     """Return heights for words, in order, no two closer than `least`, around the values, in 0 to 1 if they fit."""
     heights: list[float] = []
     for value in values:
