@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +38,27 @@ def merge(base: Mapping, update: Mapping) -> dict:
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs as `snakemake --config` takes them, values in YAML; ConfigError if one is not."""
+    """Read KEY=VALUE pairs as `snakemake --config` takes them; ConfigError if one is none.
+
+    A value is a number, True or False, or YAML in which all values are texts.
+    """
     values = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise ConfigError(f"--config {pair!r} is not KEY=VALUE")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--config {pair!r}: the value is not YAML") from error
+        values[key] = _override(text)
     return values
+
+
+def _override(text: str) -> Any:
+    """Read a value as Snakemake does."""
+    if text in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[text]
+    for parse in (int, float, partial(yaml.load, Loader=yaml.BaseLoader)):
+        with contextlib.suppress(ValueError, yaml.YAMLError):
+            return parse(text)
+    return text
 
 
 def read_yaml(path: Path) -> dict:
@@ -172,6 +184,8 @@ def _message(error: jsonschema.ValidationError) -> str:
         kinds = [KINDS[choice["type"]] for choice in error.validator_value if choice.get("type") in KINDS]
         return f"{value!r} is {words} nor {' nor '.join(kinds) or 'what else fits (docs/configuration.md)'}"
     if error.validator == "type" and isinstance(value, str) and (number := _as_number(value, error.validator_value)):
+        if number == value:  # quoted; but within a table that is how Snakemake's --config reads every number
+            return f"{value!r} is a text, not a number (a table with numbers belongs into a file, not into --config)"
         return f"{value!r} is a text in YAML, not a number; write {number}"
     return error.message
 

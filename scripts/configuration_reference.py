@@ -24,7 +24,7 @@ Every key, its values and its default, from `config.schema.yaml`. `config.yaml` 
 of a list. A key without a default must be given, or may be left out where the table says *optional*.
 
 Everything that shapes a result is part of its fingerprint: a change computes anew what depends on it, nothing else.
-`shards`, `device`, `retries`, `checkpoint_minutes` and `gpus` shape no result.
+`shards`, `device`, `retries`, `checkpoint_minutes` and `gpus` shape no result, but `device` what is measured.
 """
 
 ELSEWHERE = {

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.cli import parse_config
 
 from flare23_lib.config import Config
 from flare23_lib.config_files import merge, parse_overrides, read_yaml
@@ -86,12 +87,15 @@ def test_null_removes_an_entry():
     assert "student_2200" not in load(models={"student_2200": None}, evaluation={"compare": []}).models
 
 
-def test_values_on_the_command_line_are_yaml():
-    assert parse_overrides(["cohort=a b", "device=cpu", "shards={predictions: 2}"]) == {
-        "cohort": "a b",
-        "device": "cpu",
-        "shards": {"predictions": 2},
-    }
+def test_values_on_the_command_line_are_read_as_snakemake_reads_them():
+    pairs = [
+        "cohort=a b", "device=cpu", "shards={predictions: 2}", "retries=010", "checkpoint_minutes=1e1", "check=True",
+        "results=2026-11-28", "none=", "names=[a, b]", "odd={",
+    ]  # fmt: skip
+    values = parse_overrides(pairs)
+    assert values["shards"] == {"predictions": "2"}
+    assert values["results"] == "2026-11-28"
+    assert values == parse_config(pairs)
 
 
 def test_models_and_completions_follow_what_they_need():

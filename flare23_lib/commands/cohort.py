@@ -119,7 +119,7 @@ def register(commands: Commands) -> None:
                        help="cases.csv of a cohort (default: that of the configured results)")  # fmt: skip
     table.add_argument("--geometry", type=Path, metavar="FILE",
                        help="shapes and spacings of CTs, for a cohort that is not there; needs --count")  # fmt: skip
-    parser.add_argument("--count", nargs="+", metavar="CATEGORY=N",
+    parser.add_argument("--count", nargs="+", action="extend", metavar="CATEGORY=N",
                         help="with --geometry: cases per category, validation cases as validation=N")  # fmt: skip
     parser.add_argument("--measured", type=Path, metavar="RESULTS",
                         help="results of an earlier run, whose figures replace what is assumed")  # fmt: skip

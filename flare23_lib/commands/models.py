@@ -86,7 +86,10 @@ def register(commands: Commands) -> None:
                         help="compile the network first; pays over many cases, if at all")  # fmt: skip
     parser.add_argument("--threads", type=at_least(1), help="processor threads (default: PyTorch's choice)")
     parser.add_argument(
-        "--shard", type=_shard, metavar="I/N", help="only part I (from 0) of N equal parts of a folder"
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="only part I (from 0) of N parts of a folder, by a hash of names",
     )
     parser.add_argument(
         "--timings", type=output_file, metavar="FILE", help="CSV for the seconds per phase of each case"
