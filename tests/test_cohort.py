@@ -309,6 +309,27 @@ def test_an_empty_validation_label_counts_as_none_if_that_is_wanted(tmp_path):
     assert (case.label, case.label_id, case.status) == (None, "", "warned")
 
 
+def test_an_empty_label_may_say_that_nothing_was_found(cohort):
+    cohort.image("e", folder="controls")
+    for path in (cohort.label("e"), cohort.label_path("v", "validation-gt"), cohort.label_path("a")):
+        write(path, 0 * label_array(1))
+    folders = [*SETTINGS["layout"]["training_images"], "controls"]
+    cohort.settings = {
+        **SETTINGS,
+        "layout": {**SETTINGS["layout"], "training_images": folders},
+        "categories": [*SETTINGS["categories"], {"name": "healthy", "folders": ["controls"]}],
+        "faults": {**SETTINGS["faults"], "empty_label": "warn"},
+    }
+    found = {case.case: case for case in cohort.survey().cases}
+    assert (found["e"].category, found["e"].status, found["e"].label) == (
+        "healthy",
+        "warned",
+        str(cohort.label_path("e")),
+    )
+    assert (found["v"].status, found["v"].label) == ("warned", str(cohort.label_path("v", "validation-gt")))
+    assert found["a"].status == "quarantined"  # no category takes it
+
+
 def test_the_listing_changes_when_a_twin_or_a_stray_file_appears(tmp_path):
     cohort = small_cohort(tmp_path)
     layout = SETTINGS["layout"]

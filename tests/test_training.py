@@ -382,6 +382,14 @@ def test_a_training_without_cases_is_given_up_at_once(results):
     assert "given up in this run of the workflow: student: no case to train on" in second.stderr
 
 
+def test_cases_without_a_labeled_voxel_are_learned_from_too(tmp_path):
+    results = prepare(tmp_path, cases=4, healthy=3)
+    done = run(results)
+    assert done.returncode == 0, done.stderr
+    record = read_json(results.training(MODEL))
+    assert (record["cases"], record["labels_unseen"]) == (4, ["absent"])
+
+
 def test_weights_that_are_not_finite_are_never_saved():
     network = torch.nn.Linear(2, 2)
     trainer = SimpleNamespace(bare_network=network, _nan_error=lambda when: TrainingError(f"NaN {when}"))

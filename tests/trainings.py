@@ -42,8 +42,11 @@ PROTOCOL = {
 }  # fmt: skip
 
 
-def write_case(folder: Path, number: int) -> Case:
-    """Write an image of noise with brighter boxes, and their labels; the rare one is in the first case only."""
+def write_case(folder: Path, number: int, healthy: bool = False) -> Case:
+    """Write an image of noise with brighter boxes, and their labels; the rare one is in the first case only.
+
+    In a healthy case nothing is labeled.
+    """
     random = np.random.default_rng(number)
     labels = np.zeros(SHAPE, np.uint8)
     labels[2:9, 4:12, 4:20] = 1
@@ -51,6 +54,8 @@ def write_case(folder: Path, number: int) -> Case:
     if number == 0:
         labels[5, 1, 1:3] = 3
     image = (random.normal(0, 40, SHAPE) + 150.0 * labels - 100).astype(np.int16)
+    if healthy:
+        labels[:] = 0
     paths = [folder / "cohort" / f"{kind}{number}.nii.gz" for kind in ("image", "label")]
     for path, array in zip(paths, (image, labels), strict=True):
         images.write_volume(path, array, images.header_for(array.shape, AFFINE, array.dtype))
@@ -61,10 +66,11 @@ def write_case(folder: Path, number: int) -> Case:
     )  # fmt: skip
 
 
-def prepare(folder: Path, cases: int = 3) -> Results:
-    """Write a few cases, preprocessed; return the results folder."""
+def prepare(folder: Path, cases: int = 3, healthy: int = 0) -> Results:
+    """Write a few cases, the last ones healthy, preprocessed; return the results folder."""
     results = Results(folder / "results")
-    write_cases(results.cases, [write_case(folder, number) for number in range(cases)])
+    made = [write_case(folder, number, number >= cases - healthy) for number in range(cases)]
+    write_cases(results.cases, made)
     settings = Config.load([REPOSITORY / "config.yaml"], CHANGES).preprocessing_settings(MODEL)
     shard = Shard(0, 1)
     preprocess(results, settings, [8, 16, 16], shard, results.shard("preprocessed", MODEL, shard))

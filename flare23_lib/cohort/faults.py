@@ -80,7 +80,9 @@ KINDS: dict[str, Kind] = {
     "scaled_label": Kind(
         "export it without scl_slope: programs that pass over the scaling see other values", _ONLY_WARNS
     ),
-    "empty_label": Kind("remove the file if nobody labeled the case", (QUARANTINE, UNLABELED)),
+    "empty_label": Kind(
+        "remove it if nobody labeled the case; else `faults: {empty_label: warn}`", (QUARANTINE, UNLABELED, WARN)
+    ),
     # label and image do not belong together
     "shape_mismatch": Kind("find the label's true image, or export it again"),
     "orientation_mismatch": Kind("export the label on its image: axes are flipped or swapped"),
