@@ -42,12 +42,15 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
     A value is a number, True or False, or YAML in which all values are texts.
     """
-    values = {}
+    values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise ConfigError(f"--config {pair!r} is not KEY=VALUE")
-        values[key] = _override(text)
+        value = _override(text.strip("'\""))
+        if value is None and text:
+            raise ConfigError(f"--config {pair!r}: the value is empty")
+        values = merge(values, {key: value})
     return values
 
 

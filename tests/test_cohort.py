@@ -358,16 +358,23 @@ def test_folders_that_are_not_there_are_told(cohort):
     layout = {**layout, "unlabeled_images": ["typo"], "validation_labels": ["lost", "gone"]}
     lines = notices(find(cohort.root, layout), cohort.root, layout, ["student"])
     assert [line.partition(":")[0] for line in lines] == [
-        "layout.unlabeled_images", "layout.validation_labels", "models.student.evaluate",
+        "layout.unlabeled_images", *["layout.validation_labels"] * 2, "models.student.evaluate",
     ]  # fmt: skip
     assert "typo" in lines[0]
-    assert "lost or gone" in lines[1]
-    assert len(notices(find(cohort.root, layout), cohort.root, layout, [])) == 2
+    assert "lost" in lines[1]
+    assert "gone" in lines[2]
+    assert len(notices(find(cohort.root, layout), cohort.root, layout, [])) == 3
     layout = {**SETTINGS["layout"], "training_images": [*SETTINGS["layout"]["training_images"], "hospital_b"]}
     lines = notices(find(cohort.root, layout), cohort.root, layout, [])
     assert [line.partition(";")[0] for line in lines] == [
         f"layout.training_images: there is no folder hospital_b in {cohort.root}"
     ]
+    (cohort.root / "unlabeledTr1800").rename(cohort.root / "more")
+    layout = {**SETTINGS["layout"], "unlabeled_images": ["more", "lost", *SETTINGS["layout"]["unlabeled_images"]]}
+    lines = notices(find(cohort.root, layout), cohort.root, layout, [])
+    assert [line.partition(" in ")[0].partition("folder ")[2] for line in lines] == [
+        "lost", "unlabelTr1800 or unlabeledTr1800",
+    ]  # fmt: skip
 
 
 def test_a_file_belongs_to_the_innermost_folder_of_the_layout(cohort):
@@ -377,6 +384,10 @@ def test_a_file_belongs_to_the_innermost_folder_of_the_layout(cohort):
     found = cohort.survey()
     assert {case.case: case.category for case in found.cases}["e"] == "unlabeled"
     assert found.faults == []
+    for name in (cohort.root / "imagesTr2200/unlabeled", "validation/../imagesTr2200/unlabeled"):
+        layout = {**SETTINGS["layout"], "unlabeled_images": [str(name)]}
+        spelled = find(cohort.root, layout)
+        assert ("e" in spelled.labeled, list(spelled.unlabeled), spelled.others) == (False, ["e"], ())
     inner = find(cohort.root, cohort.settings["layout"])
     assert inner.folders_of(inner.unlabeled["e"][0]) == ["imagesTr2200/unlabeled/"]
 
@@ -385,6 +396,22 @@ def test_a_file_name_that_is_not_utf8_is_refused_and_shown(cohort):
     cohort.image_path("a").rename(cohort.root / "imagesTr2200" / os.fsdecode(b"M\xfcller_0000.nii.gz"))
     with pytest.raises(CohortError, match=r"M\\xfcller_0000\.nii\.gz: its name is not UTF-8; rename it"):
         cohort.survey()
+    (cohort.root / "imagesTr2200" / os.fsdecode(b"M\xfcller_0000.nii.gz")).rename(cohort.image_path("a"))
+    stray = cohort.root / "imagesTr2200" / os.fsdecode(b"\xfc.txt")
+    stray.touch()
+    assert cohort.survey().faults == []
+    stray.rename(stray.with_suffix(".nii"))
+    with pytest.raises(CohortError, match=r"\\xfc\.nii: its name"):
+        cohort.survey()
+
+
+def test_a_cohort_may_be_the_folder_itself(cohort, monkeypatch):
+    for name in ("a", "b", "c"):
+        cohort.label_path(name).rename(cohort.root / "imagesTr2200" / f"{name}.nii.gz")
+    monkeypatch.chdir(cohort.root / "imagesTr2200")
+    layout = {**SETTINGS["layout"], "training_images": ["."], "training_labels": ["."]}
+    found = find(Path(), layout)
+    assert (list(found.labeled), list(found.labels), found.others) == (["a", "b", "c"], ["a", "b", "c"], ())
 
 
 def test_a_suffix_in_capitals_is_told(cohort):

@@ -90,12 +90,15 @@ def test_null_removes_an_entry():
 def test_values_on_the_command_line_are_read_as_snakemake_reads_them():
     pairs = [
         "cohort=a b", "device=cpu", "shards={predictions: 2}", "retries=010", "checkpoint_minutes=1e1", "check=True",
-        "results=2026-11-28", "none=", "names=[a, b]", "odd={",
+        "results=2026-11-28", "none=", "names=[a, b]", "odd={", "report={a: b}", "report={c: d}", "quoted='5'",
+        'text="010"',
     ]  # fmt: skip
     values = parse_overrides(pairs)
     assert values["shards"] == {"predictions": "2"}
     assert values["results"] == "2026-11-28"
     assert values == parse_config(pairs)
+    with pytest.raises(ConfigError, match="the value is empty"):
+        parse_overrides(["cohort=#a"])
 
 
 def test_models_and_completions_follow_what_they_need():

@@ -135,15 +135,16 @@ def test_a_reference_with_unknown_values_is_named_even_if_the_prediction_is_miss
     assert report.faults == [f"case_1: no usable reference: {words}"]
 
 
-def test_want_of_memory_is_no_fault_of_the_prediction(folders, monkeypatch):
+@pytest.mark.parametrize("step", ["read_labels", "score_case", "measure_details"])
+def test_want_of_memory_is_no_fault_of_the_case(folders, monkeypatch, step):
     predictions, references, output = folders
 
     def no_memory(*arguments):
         raise MemoryError("Unable to allocate 2.00 GiB")
 
-    monkeypatch.setattr("flare23_lib.evaluation.cases.score_case", no_memory)
+    monkeypatch.setattr(f"flare23_lib.evaluation.cases.{step}", no_memory)
     with pytest.raises(EvaluationError, match="case_1: there is not enough memory to score it"):
-        evaluate_folders(predictions, references, output, LABELS)
+        evaluate_folders(predictions, references, output, LABELS, with_details=True)
 
 
 def test_a_prediction_whose_header_asks_for_any_amount_of_memory_is_only_elsewhere(folders):

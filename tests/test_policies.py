@@ -134,3 +134,14 @@ def test_the_example_of_more_rounds_is_valid():
     order = config.order()
     assert order.index(("models", "student")) < order.index(("completions", "unlabeled_2"))
     assert order[-1] == ("models", "student_2")
+
+
+def test_in_the_example_of_a_second_look_no_teacher_looks_at_cases_that_it_learned_from():
+    config = Config.load([REPOSITORY / "config.yaml", REPOSITORY / "presets/second_look.yaml"])
+    looks = {name: row for name, row in config["completions"].items() if "on_top_of" in row}
+    assert len(looks) == 2
+    for row in looks.values():
+        learned = config["models"][row["teacher"]]["train_on"]["completions"]
+        assert row["category"] not in {config.completion(name)["category"] for name in learned}
+    learned = config["models"]["tumor_teacher"]["train_on"]["completions"]
+    assert set(learned) == set(looks)

@@ -1,6 +1,5 @@
 """`flare23 store list` and `clean`: what goes, what stays, and when nothing may go."""
 
-import os
 import shutil
 
 import numpy as np
@@ -153,7 +152,7 @@ def test_nothing_is_deleted_while_cases_of_the_last_run_are_not_there(chain):
     (chain / "cohort/unlabelTr1800").rename(elsewhere)
     refused = clean(chain, "--yes")
     assert refused.returncode == 1
-    assert "cases of the last run are gone or cannot be used: FLARE23_" in refused.stderr
+    assert "cases of the last run are gone or not what they were: FLARE23_" in refused.stderr
     assert "layout.unlabeled_images: there is no folder" in refused.stdout
     assert files(chain) == before
     assert "there is no folder" in flare23(chain, "status", *CONFIGURATION).stdout
@@ -171,11 +170,30 @@ def test_records_of_an_earlier_number_of_shards_keep_nothing(chain):
     item.finish([".nii.gz"], {}, {})
     file = item.file(".nii.gz").relative_to(chain / "results")
     store.write_csv(earlier, ["case", "file"], [{"case": "old", "file": file}])
-    os.utime(earlier, (1, 1))
+    kept = record.with_name("0-of-2.csv")  # of a try that was given up, and newer than what is in use
+    shutil.copy(earlier, chain / "results/completed_labels" / kept.name)
+    weights = chain / "results" / read_json(chain / "results/training/organ_teacher/training.json")["weights"]
+    weights.rename(chain / "weights")
+    assert clean(chain, "--yes").returncode == 0
+    assert earlier.exists()  # nothing is called unused while a teacher's weights are gone
+    (chain / "weights").rename(weights)
+    shutil.copy(earlier, kept)
     assert clean(chain, "--yes").returncode == 0
     assert not item.note_path.exists()
     assert not earlier.exists()
+    assert not kept.exists()
     assert record.exists()
+
+
+def test_records_of_what_left_the_configuration_stay_whatever_their_shards(chain, tmp_path):
+    changed = tmp_path / "changed.yaml"
+    changed.write_text("models: {student: null}\n")
+    begun = chain / "results/preprocessed/student/1-of-2.csv"
+    begun.write_bytes((chain / "results/preprocessed/student/0-of-1.csv").read_bytes())
+    before = files(chain)
+    assert clean(chain, "--yes", "--configfile", str(CHAIN), str(changed)).returncode == 0
+    assert {path for path in before - files(chain) if path.parts[-3] != "efficiency"} == set()
+    assert begun.exists()
 
 
 def test_what_a_killed_job_left_of_a_record_is_no_record(chain):
@@ -186,12 +204,15 @@ def test_what_a_killed_job_left_of_a_record_is_no_record(chain):
     assert (chain / "results/completed_labels/tumor/conflicts.csv").exists()
 
 
-def test_an_emptied_table_is_gathered_again(chain):
+def test_a_damaged_table_is_gathered_again(chain):
     table = chain / "results/completed_labels/tumor/conflicts.csv"
     content = table.read_bytes()
-    table.write_bytes(b"")
-    assert "1 not whole" in flare23(chain, "store", "verify", *CONFIGURATION).stdout
-    assert run_snakemake(chain).returncode == 0
+    without_a_row = b"".join(content.splitlines(keepends=True)[:-1])
+    for damaged in (b"", content.replace(b"case,", b"cas,", 1), without_a_row):
+        table.write_bytes(damaged)
+        assert "1 not whole" in flare23(chain, "store", "verify", *CONFIGURATION).stdout
+        assert not table.exists()
+    assert run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv").returncode == 0
     assert table.read_bytes() == content
 
 
@@ -208,3 +229,12 @@ def test_scores_of_a_reference_that_changed_are_to_be_made_again(chain):
     write_volume(reference, np.roll(volume.array, 1, axis=1), volume.header)
     status = flare23(chain, "status", *CONFIGURATION).stdout
     assert next(line.split()[2:4] for line in status.splitlines() if line.startswith("evaluation")) == ["2", "2"]
+
+
+def test_status_says_that_a_touched_file_has_everything_scored_again(chain):
+    """As Snakemake does: the cohort is listed anew, and scores follow from it."""
+    next((chain / "cohort/unlabelTr1800").iterdir()).touch()
+    status = flare23(chain, "status", *CONFIGURATION).stdout
+    assert next(line.split()[2:4] for line in status.splitlines() if line.startswith("evaluation")) == ["2", "2"]
+    done = run_snakemake(chain, "--dry-run", "--quiet", "rules")
+    assert "evaluate" in done.stdout + done.stderr

@@ -14,8 +14,8 @@ IMAGE_FOLDERS = ("training_images", "unlabeled_images", "validation_images")
 LABEL_FOLDERS = ("training_labels", "validation_labels")
 LAYOUT_FOLDERS = (*IMAGE_FOLDERS, *LABEL_FOLDERS)
 """The keys of the configuration's `layout` that name folders."""
-OF_RELEASES = {"unlabelTr1800", "unlabeledTr1800", "validation-gt", "val-gt-50cases-for-sanity-check"}
-"""Names of one and the same folder in releases of FLARE23's data; one of a key's is enough."""
+OF_RELEASES = ({"unlabelTr1800", "unlabeledTr1800"}, {"validation-gt", "val-gt-50cases-for-sanity-check"})
+"""Names that one and the same folder has in releases of FLARE23's data."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,34 @@ def _files_below(folder: str) -> list[str]:
                 if entry.is_dir():
                     pending.append(entry.path)
                 else:
-                    found.append(entry.path)
+                    found.append(entry.path.removeprefix("./"))
     return found
+
+
+def place_of(root: Path, folder: str) -> Path:
+    """Return where a folder of the layout lies, each place in one spelling: as below the cohort if it is there."""
+    base, place = (Path(os.path.normpath(path.absolute())) for path in (root, root / folder))
+    return root / place.relative_to(base) if place.is_relative_to(base) else place
+
+
+def _is_nifti(file: str) -> bool:
+    return file.lower().endswith((".nii", ".nii.gz"))
+
+
+def _check_name(file: str) -> None:
+    """Raise CohortError if a file's name cannot be written into tables."""
+    try:
+        file.encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(file).decode("utf-8", "backslashreplace")
+        raise CohortError(f"{shown}: its name is not UTF-8; rename it") from error
 
 
 class _Folders:
     """The files below the layout's folders, each folder listed once. Plain strings: there may be 100,000 of them."""
 
     def __init__(self, root: Path, layout: Mapping) -> None:
-        self.root = root
+        self.places = {folder: place_of(root, folder) for key in LAYOUT_FOLDERS for folder in layout[key]}
         self.image_suffix, self.label_suffix = layout["image_suffix"], layout["label_suffix"]
         self.prefixes = {folder: f"{prefix}_" for folder, prefix in layout["prefixes"].items()}
         self.groups = [[folder for key in keys for folder in layout[key]] for keys in (IMAGE_FOLDERS, LABEL_FOLDERS)]
@@ -83,19 +102,20 @@ class _Folders:
 
     def _files(self, folder: str) -> list[str]:
         if folder not in self.listed:
-            path = self.root / folder
+            path = self.places[folder]
             try:
                 self.listed[folder] = _files_below(str(path)) if path.is_dir() else []
             except OSError as error:
                 raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+            for file in filter(_is_nifti, self.listed[folder]):
+                _check_name(file)
         return self.listed[folder]
 
     def _own_files(self, folder: str, group: Sequence[str]) -> list[str]:
         """Return the files of a folder that lie in none of the group's folders within it."""
-        place = Path(os.path.normpath(self.root / folder))
-        others = {Path(os.path.normpath(self.root / other)) for other in group} - {place}
-        within = tuple(f"{self.root / folder}/{other.relative_to(place)}/" for other in others
-                       if other.is_relative_to(place))  # fmt: skip
+        place = self.places[folder]
+        others = [self.places[other] for other in group if self.places[other] != place]
+        within = tuple(f"{other}/" for other in others if other.is_relative_to(place))
         return [file for file in self._files(folder) if not file.startswith(within)]
 
     def by_case(self, folders: Sequence[str], suffix: str, other: str, group: Sequence[str]) -> dict[str, list[Path]]:
@@ -109,8 +129,6 @@ class _Folders:
             name = file.rpartition("/")[2]
             if not name.endswith(suffix) or len(name) == len(suffix):
                 continue
-            if not file.isprintable() and (shown := os.fsencode(file).decode("utf-8", "backslashreplace")) != file:
-                raise CohortError(f"{shown}: its name is not UTF-8; rename it")
             if not_mine is None or not name.endswith(not_mine):
                 cases[prefix + name.removesuffix(suffix)].append(Path(file))
                 self.taken.add(file)
@@ -128,9 +146,7 @@ class _Folders:
 
     def others(self) -> list[str]:
         known = self.taken | {twin.removesuffix(".gz") for twin in self.twins()}
-        files = {
-            file for files in self.listed.values() for file in files if file.lower().endswith((".nii", ".nii.gz"))
-        }
+        files = {file for files in self.listed.values() for file in filter(_is_nifti, files)}
         return sorted(files - known)
 
 
@@ -154,7 +170,7 @@ def find(cohort: Path, layout: Mapping) -> Found:
         validation=folders.images(layout["validation_images"]),
         labels=folders.labels(layout["training_labels"]),
         validation_labels=folders.labels(layout["validation_labels"]),
-        image_folders={name: cohort / name for name in [*layout["training_images"], *layout["unlabeled_images"]]},
+        image_folders={name: folders.places[name] for key in IMAGE_FOLDERS[:2] for name in layout[key]},
     )
     found = replace(found, twins=frozenset(map(Path, folders.twins())), others=tuple(map(Path, folders.others())))
     if not found.labeled and not found.unlabeled:
@@ -191,12 +207,14 @@ def notices(found: Found, cohort: Path, layout: Mapping, evaluated: Sequence[str
     """
     lines = []
     for key in LAYOUT_FOLDERS:
-        missing = [folder for folder in layout[key] if not (Path(cohort) / folder).is_dir()]
-        if len(missing) < len(layout[key]):
-            missing = [folder for folder in missing if folder not in OF_RELEASES]
-        if missing:
-            words = " or ".join(missing)
-            lines.append(f"layout.{key}: there is no folder {words} in {cohort}; none of its cases takes part")
+        there = {folder for folder in layout[key] if (Path(cohort) / folder).is_dir()}
+        told: set[str] = set()
+        for folder in layout[key]:
+            names = next((names for names in OF_RELEASES if folder in names), {folder})
+            if not there & names and folder not in told:
+                words = " or ".join(name for name in layout[key] if name in names)
+                lines.append(f"layout.{key}: there is no folder {words} in {cohort}; none of its cases takes part")
+                told |= names
     if evaluated and not set(found.validation) & set(found.validation_labels):
         lines.append(f"models.{evaluated[0]}.evaluate: there is no validation case with a label; its job will fail")
     return lines

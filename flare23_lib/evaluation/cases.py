@@ -143,17 +143,22 @@ def _results(pairs: Sequence[Pair], score: partial[Scored], processes: int) -> I
 
 
 def _score_pair(pair: Pair, labels: LabelMap, mode: str, with_details: bool, partial_reference: bool) -> Scored:
-    """Return the scores of one case and its status."""
+    """Return the scores of one case and its status; EvaluationError if there is not enough memory for it."""
+    try:
+        return _score(pair, labels, mode, with_details, partial_reference)
+    except MemoryError as error:  # no fault of the case's
+        raise EvaluationError(f"{pair.case}: there is not enough memory to score it; use fewer processes") from error
+
+
+def _score(pair: Pair, labels: LabelMap, mode: str, with_details: bool, partial_reference: bool) -> Scored:
     try:
         reference = read_labels(pair.reference)
-    except (FlareError, OSError, MemoryError) as error:
+    except (FlareError, OSError) as error:
         return Scored(dict.fromkeys(labels.names), f"no usable reference: {_line(error)}")
     spacing = reference.geometry.spacing
     try:
         prediction = _read_prediction(pair, reference)
         scores, status = score_case(reference.array, prediction, spacing, labels, mode), OK
-    except MemoryError as error:  # no fault of the prediction's
-        raise EvaluationError(f"{pair.case}: there is not enough memory to score it; use fewer processes") from error
     except (FlareError, OSError) as error:
         if unknown_values(reference.array, labels):
             fault = unknown_values_error(reference.array, labels, "reference")

@@ -21,7 +21,7 @@ from flare23_lib.report.boxes import draw_boxes
 from flare23_lib.report.efficiency import draw_memory, draw_phases
 from flare23_lib.report.page import Block, Grid, Picture, Section, Words
 from flare23_lib.report.style import words
-from flare23_lib.stages.results import Results
+from flare23_lib.stages.results import SHARDED, Results
 from flare23_lib.store import read_csv, read_json
 
 FAULTS_LISTED = 50
@@ -38,13 +38,9 @@ BENCHMARK_SIDES = {
 }
 """Bars of the comparison with nnU-Net -> what `benchmarks/inference.py` calls them."""
 
-SHARDS_OF = {
-    "preprocess": "preprocessing",
-    "pseudo_label": "pseudo_labels",
-    "complete": "pseudo_labels",
-    "predict": "predictions",
-}
-"""Rule -> what the configuration calls the number of its shards."""
+OF_COMPLETIONS = ("pseudo_label", "complete", "gather_completed")
+OF_EVALUATED = ("predict", "gather_predictions", "evaluate", "measure_efficiency")
+"""Rules whose jobs are named after a completion, and after a model that is evaluated; the others' after a model."""
 
 NO_MODEL = "No model of the configuration says `evaluate: true`, so none was run on validation cases or scored."
 
@@ -356,10 +352,10 @@ def _is_of_the_run(run: Run, stage: str, job: Sequence[str]) -> bool:
     """Say whether a job (name of a model or completion, shard) is one that the configuration still asks for."""
     if stage == "report" or not job:
         return True
-    if job[0] not in {*run.config["models"], *run.config["completions"]}:
+    names = run.config.evaluated if stage in OF_EVALUATED else run.config.models
+    if job[0] not in (run.config.completions if stage in OF_COMPLETIONS else names):
         return False
-    shards = run.config["shards"].get(SHARDS_OF.get(stage))
-    return len(job) < 2 or shards is None or job[1].partition("-of-")[2] == str(shards)
+    return stage not in SHARDED or job[1].endswith(f"-of-{run.config['shards'][SHARDED[stage][1]]}")
 
 
 def _numbers(jobs: Iterable[Mapping[str, str]], column: str) -> list[float]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from flare23_lib import versions
+from flare23_lib.cohort.folders import Found, listing
 from flare23_lib.cohort.table import Case, usable_cases
-from flare23_lib.config import BUNDLE_WEIGHTS
+from flare23_lib.config import BUNDLE_WEIGHTS, Config
 from flare23_lib.errors import FlareError
 from flare23_lib.inference.cases import MODEL_FILE
 from flare23_lib.pseudo_labels.rules import Rules
@@ -23,7 +24,7 @@ from flare23_lib.stages.completion import completed_item, completion_folder
 from flare23_lib.stages.intensity import intensity_folder, pooled_item, with_intensity
 from flare23_lib.stages.results import Results, read_shards
 from flare23_lib.stages.segmentation import exclusion, model_digest, segmentation_folder, segmentation_item
-from flare23_lib.store import Item, Shard, StageFolder, read_csv, read_json, read_kept
+from flare23_lib.store import Item, Shard, StageFolder, fingerprint, read_csv, read_json, read_kept
 
 
 class Question:
@@ -133,6 +134,17 @@ def is_completed(
     known = [case for case in cases if case.case in predictions]
     items = [completed_item(folder, case, predictions[case.case], bases)[0] for case in known]
     return len(known) == len(cases) and _are_there(items)
+
+
+def is_cohort_listed(results: Results, config: Config, found: Found) -> bool:
+    """Say whether cases.csv was made from the cohort's files as they are now, with these settings."""
+    told = {
+        "version": versions.SCAN,
+        "cohort": config["cohort"],
+        "settings": config.settings("cohort"),
+        "listing": fingerprint(listing(found)),
+    }
+    return _is_current(results.cases, results.settings("cohort"), told, [])
 
 
 def is_evaluated(results: Results, model: str, settings: Mapping[str, Any]) -> bool:

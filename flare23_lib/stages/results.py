@@ -93,6 +93,15 @@ class Results:
         return note["results"]
 
 
+SHARDED = {
+    "preprocess": ("preprocessed", "preprocessing"),
+    "pseudo_label": ("pseudo_labels", "pseudo_labels"),
+    "complete": ("completed_labels", "pseudo_labels"),
+    "predict": ("predictions", "predictions"),
+}
+"""Rule -> folder of its records, and what the configuration calls the number of its shards."""
+
+
 def item_name(path: Path) -> str | None:
     """Return the name of the store's item that a file belongs to; None if it belongs to none."""
     match = re.match(r".+\.[0-9a-f]{12}(?=\.)|model(?=\.)", path.name)

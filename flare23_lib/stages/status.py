@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flare23_lib.cohort.folders import find, notices
 from flare23_lib.cohort.survey import Survey, survey_found
-from flare23_lib.cohort.table import Case, usable_cases
+from flare23_lib.cohort.table import Case
 from flare23_lib.config import Config
 from flare23_lib.nnunet.checkpoints import FINAL, mark
 from flare23_lib.pseudo_labels.rules import PASSES, Rules
@@ -21,14 +21,14 @@ from flare23_lib.stages.completion import (
     completion_folder,
     left_out,
 )
-from flare23_lib.stages.done import is_efficiency_measured, is_evaluated
+from flare23_lib.stages.done import is_cohort_listed, is_efficiency_measured, is_evaluated
 from flare23_lib.stages.efficiency import measured_folders
 from flare23_lib.stages.intensity import case_item, intensity_folder, pooled_item
 from flare23_lib.stages.preprocessing import TrainingCase
 from flare23_lib.stages.pretraining import digest_of, with_digest
-from flare23_lib.stages.results import Results
+from flare23_lib.stages.results import SHARDED, Results
 from flare23_lib.stages.segmentation import model_digest, pass_change, segmentation_folder, segmentation_item
-from flare23_lib.store import Item
+from flare23_lib.store import Item, Shard
 
 
 @dataclass
@@ -62,6 +62,7 @@ class Plan:
         steps: in order.
         used: items of the store that belong to the configuration.
         used_folders: folders of trainings and of measurements that belong to it.
+        records: the records of shards that the configuration asks for.
         unknown: what is gone, or not made yet, and hides which files of the store follow from it.
         notices: what the configuration asks for and the cohort's folders do not have.
     """
@@ -70,6 +71,7 @@ class Plan:
     steps: list[Step] = field(default_factory=list)
     used: set[Path] = field(default_factory=set)
     used_folders: set[Path] = field(default_factory=set)
+    records: set[Path] = field(default_factory=set)
     unknown: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
@@ -84,7 +86,7 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
     results, cohort = Results(Path(config["results"])), Path(config["cohort"])
     found = find(cohort, config["layout"])
     surveyed = survey_found(found, config.cohort_settings(), results.scan_memory, processes)
-    plan = _Planner(config, results, surveyed).run()
+    plan = _Planner(config, results, surveyed, is_cohort_listed(results, config, found)).run()
     plan.notices += notices(found, cohort, config["layout"], config.evaluated)
     return plan
 
@@ -92,9 +94,10 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
 class _Planner:
     """Walks through completions and models; what cannot be known before something is made is None."""
 
-    def __init__(self, config: Config, results: Results, surveyed: Survey) -> None:
+    def __init__(self, config: Config, results: Results, surveyed: Survey, listed: bool) -> None:
         self.config = config
         self.results = results
+        self.listed = listed
         self.plan = Plan(surveyed)
         self.cases = [case for case in surveyed.cases if case.usable]
         self.digests: dict[str, str | None] = {}
@@ -113,7 +116,13 @@ class _Planner:
         self.plan.used.add(item.note_path)
         return item.read()
 
+    def _records(self, rule: str, name: str) -> None:
+        folder, key = SHARDED[rule]
+        total = self.config["shards"][key]
+        self.plan.records |= {self.results.shard(folder, name, Shard(index, total)) for index in range(total)}
+
     def _model(self, name: str) -> None:
+        self._records("preprocess", name)
         settings = self.config.preprocessing_settings(name)
         cases = self._training_set(settings)
         if cases is None:
@@ -123,26 +132,22 @@ class _Planner:
         else:
             self._known_model(name, settings, cases)
         if name in self.config.evaluated:
+            self._records("predict", name)
             validation = [case for case in self.cases if case.split == "validation"]
-            listed = validation == self._listed_validation()
             scoring = self.config.settings("evaluation")
             items = self._segmentations("predictions", name, name, validation, {})
             predicted = items is not None and not self.plan.steps[-1].to_do
-            current = predicted and listed and is_evaluated(self.results, name, scoring)
+            current = predicted and self.listed and is_evaluated(self.results, name, scoring)
             scored = sum(case.label is not None for case in validation)
             self.plan.steps.append(Step("evaluation", name, scored, 0 if current else scored))
             cases = self.config["evaluation"]["efficiency_cases"]
             if measured := min(cases, len(validation)):
                 inference = self.config.settings("inference", name)
                 digest = self.digests[name]
-                there = listed and digest is not None
+                there = self.listed and digest is not None
                 there = there and is_efficiency_measured(self.results, name, inference, cases)
                 self.plan.used_folders |= set(measured_folders(self.results, digest, inference))
                 self.plan.steps.append(Step("efficiency", name, measured, 0 if there else measured))
-
-    def _listed_validation(self) -> list[Case]:
-        """Return the validation cases of the last run, from which scores were made."""
-        return usable_cases(self.results.cases, "validation") if self.results.cases.exists() else []
 
     def _known_model(self, name: str, settings: Mapping, cases: Sequence[TrainingCase]) -> None:
         measured = self._intensity(name, settings, cases)
@@ -244,6 +249,8 @@ class _Planner:
         return items
 
     def _completion(self, name: str) -> None:
+        for rule in ("pseudo_label", "complete"):
+            self._records(rule, name)
         row = self.config.completion(name)
         settings = self.config.completion_settings(name)
         cases = [case for case in self.cases if case.split == "training" and case.category == row["category"]]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flare23_lib.cohort.table import read_cases
+from flare23_lib.cohort.table import Case, read_cases
 from flare23_lib.errors import StoreError
 from flare23_lib.stages.results import Results, item_name
 from flare23_lib.stages.status import Plan
@@ -44,7 +44,7 @@ def entries(results: Results, plan: Plan) -> list[Entry]:
     work that waits for it could not be told from what is left over.
     """
     recorded = set()
-    left = superseded(results)
+    left = superseded(results, plan.records)
     for record, files in records(results):
         if files is None:
             raise StoreError(f"{record} is broken; run `flare23 store verify` first")
@@ -103,20 +103,24 @@ def refuse_while_in_use(results: Results) -> None:
 
 
 def refuse_if_cases_left(results: Results, plan: Plan) -> None:
-    """Raise StoreError if cases that the last run used are not there now: half-done work would count as unused.
+    """Raise StoreError if cases are not now what they were in the last run: half-done work would count as unused.
 
     A folder may be missing only for the moment, as when a disk is not mounted. Once the workflow has listed the
-    cohort without them, they have left.
+    cohort as it is, the cases are what it says.
     """
     if not results.cases.exists():
         return
-    now = {case.case for case in plan.survey.cases if case.usable}
-    gone = [case.case for case in read_cases(results.cases) if case.usable and case.case not in now]
+
+    def kind(case: Case) -> tuple:
+        return case.case, case.split, case.category, case.label is None
+
+    now = {kind(case) for case in plan.survey.cases if case.usable}
+    gone = [case.case for case in read_cases(results.cases) if case.usable and kind(case) not in now]
     if gone:
         listed = ", ".join(gone[:5]) + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")
         raise StoreError(
-            f"{len(gone)} cases of the last run are gone or cannot be used: {listed}; nothing was deleted (if they "
-            "have left, let the workflow make the target `cohort` first)"
+            f"{len(gone)} cases of the last run are gone or not what they were: {listed}; nothing was deleted (if "
+            "that is meant, let the workflow make the target `cohort` first)"
         )
 
 
@@ -133,6 +137,7 @@ def clean(results: Results, plan: Plan) -> int:
     """
     refuse_while_in_use(results)
     refuse_if_cases_left(results, plan)
+    left = set() if plan.unknown else superseded(results, plan.records)
     freed = 0
     for entry in entries(results, plan):
         if entry.unused and (place := _in_use(entry.path)) is not None:  # one may have begun since
@@ -143,7 +148,7 @@ def clean(results: Results, plan: Plan) -> int:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    for record in superseded(results):
+    for record in left:
         record.unlink()
     return freed + remove_partial(results.root) + remove_unlinked(results.root / "settings")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import multiprocessing
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +15,9 @@ from pathlib import Path
 from flare23_lib.errors import BundleError, StoreError
 from flare23_lib.inference.cases import MODEL_FILE
 from flare23_lib.stages.gathering import links
-from flare23_lib.stages.results import Results, item_name
+from flare23_lib.stages.results import SHARDED, Results, item_name
 from flare23_lib.store import TEMPORARY_MARK, read_csv, read_json
 
-RECORD_FOLDERS = ("preprocessed", "pseudo_labels", "completed_labels", "predictions")
 GATHERED = ("conflicts.csv", "predictions.csv")
 """What gathering jobs write beside the records of their shards, and beside the links to their files."""
 FILE_COLUMNS = ("file", "image", "label")
@@ -37,21 +37,24 @@ def records(results: Results) -> Iterator[tuple[Path, list[str] | None]]:
             yield path, None
 
 
-def superseded(results: Results) -> set[Path]:
-    """Return the records of numbers of shards that are no longer in use: all but the one that was written last."""
-    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
-    for path in _shards(results):
-        groups[path.parent, path.stem.partition("-of-")[2]].append(path)
-    newest: dict[Path, tuple[int, str]] = {}
-    for (folder, total), paths in groups.items():
-        written = max(path.stat().st_mtime_ns for path in paths), total
-        newest[folder] = max(newest.get(folder, written), written)
-    return {path for (folder, total), paths in groups.items() if newest[folder][1] != total for path in paths}
+def superseded(results: Results, current: Iterable[Path]) -> set[Path]:
+    """Return the records of other numbers of shards, in folders where the current ones are all there.
+
+    Args:
+        results: the results folder.
+        current: the records that the configuration asks for.
+    """
+    wanted: dict[Path, set[Path]] = defaultdict(set)
+    for record in current:
+        wanted[record.parent].add(record)
+    whole = {folder for folder, asked in wanted.items() if all(record.exists() for record in asked)}
+    return {path for path in _shards(results) if path.parent in whole and path not in wanted[path.parent]}
 
 
 def _shards(results: Results) -> list[Path]:
     """Return the records of all shards, without what a killed job left half-written."""
-    found = [path for folder in RECORD_FOLDERS for path in sorted((results.root / folder).glob("*/*-of-*.csv"))]
+    folders = [results.root / folder for folder, _ in SHARDED.values()]
+    found = [path for folder in folders for path in sorted(folder.glob("*/*-of-*.csv"))]
     return [path for path in found if not path.name.startswith(TEMPORARY_MARK)]
 
 
@@ -105,7 +108,7 @@ def verify(results: Results, processes: int = 1) -> Verification:
                 path.unlink(missing_ok=True)
                 withdrawn.append(path)
     for table in sorted(path for name in GATHERED for path in results.root.glob(f"*/*/{name}")):
-        broken = [table] if _listed(table) is None else []
+        broken = [] if _is_gathered(table) else [table]
         if gone := broken or [link for link in links(table) if not os.path.lexists(link)]:
             table.unlink()
             missing += gone
@@ -117,6 +120,24 @@ def verify(results: Results, processes: int = 1) -> Verification:
             path.unlink(missing_ok=True)
             withdrawn.append(path)
     return Verification(len(files) + len(bundles), missing, withdrawn)
+
+
+def _is_gathered(table: Path) -> bool:
+    """Say whether a gathered table is whole and has the cases of the records beside it, of one number of shards."""
+    if _listed(table) is None or not {"case", "file"} <= _columns(table):
+        return False
+    cases: dict[str, list[str]] = defaultdict(list)
+    for record in table.parent.glob("*-of-*.csv"):
+        if _listed(record) is not None:
+            cases[record.stem.partition("-of-")[2]] += [row["case"] for row in read_csv(record)]
+    gathered = sorted(row["case"] for row in read_csv(table))
+    return not cases or gathered in map(sorted, cases.values())
+
+
+def _columns(table: Path) -> set[str]:
+    """Return the names of a table's columns."""
+    with table.open(encoding="utf-8", newline="") as file:
+        return set(next(csv.reader(file), ()))
 
 
 def _broken(bundles: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
