@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cohorts import Cohort, small_cohort
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHAIN = REPOSITORY / "tests" / "chain.yaml"
@@ -56,3 +57,9 @@ def chain(finished_chain, tmp_path) -> Path:
     folder = tmp_path / "chain"
     shutil.copytree(finished_chain, folder, symlinks=True)
     return folder
+
+
+@pytest.fixture
+def cohort(tmp_path) -> Cohort:
+    """A small cohort with a good case of each kind, to be added to and spoiled."""
+    return small_cohort(tmp_path)

@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ from cohorts import RECIPE, SETTINGS, label_array, small_cohort, write
 
 from flare23_lib.cohort.categories import Category, categorise
 from flare23_lib.cohort.facts import value_counts
-from flare23_lib.cohort.folders import find, listing, notices
+from flare23_lib.cohort.folders import find
 from flare23_lib.cohort.scan import Task, scan
 from flare23_lib.cohort.summary import write_survey
 from flare23_lib.cohort.survey import survey
@@ -18,11 +17,6 @@ from flare23_lib.errors import CohortError
 from flare23_lib.stages.preprocessing import training_set
 from flare23_lib.stages.results import Results
 from flare23_lib.store import Shard
-
-
-@pytest.fixture
-def cohort(tmp_path):
-    return small_cohort(tmp_path)
 
 
 def test_cases_are_found_paired_and_categorised(cohort):
@@ -35,12 +29,6 @@ def test_cases_are_found_paired_and_categorised(cohort):
         ("v", "validation", ""),
     ]
     assert found.faults == []
-
-
-def test_subfolders_are_searched(cohort):
-    cohort.image("e", folder="imagesTr2200/1-500")
-    cohort.label("e", 3, folder="labelsTr2200/more")
-    assert [case.case for case in cohort.survey().cases] == ["a", "b", "c", "d", "e", "v"]
 
 
 def test_a_case_survives_the_table(cohort, tmp_path):
@@ -123,19 +111,6 @@ def test_voxels_are_counted_across_blocks(tmp_path):
     assert facts.voxels == {3: 20 * 150 * 200 - 10, 7: 10}
 
 
-def test_the_listing_changes_with_every_file(cohort):
-    before = listing(find(cohort.root, SETTINGS["layout"]))
-    cohort.image("e", folder="unlabeledTr1800")
-    assert listing(find(cohort.root, SETTINGS["layout"])) != before
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(CohortError, match="nowhere"):
-        find(tmp_path / "nowhere", SETTINGS["layout"])
-    with pytest.raises(CohortError, match="no file"):
-        find(tmp_path, SETTINGS["layout"])
-
-
 def test_values_are_counted_as_numpy_counts_them():
     array = np.random.default_rng(0).integers(0, 4, (5, 6, 7)).repeat(3, axis=2)
     values, counts = np.unique(array, return_counts=True)
@@ -159,23 +134,6 @@ def test_the_first_category_that_fits_counts(present, name):
     categories = [Category.from_config(row, labels) for row in SETTINGS["categories"]]
     found = categorise("a", present, categories)
     assert (found.name if found else None) == name
-
-
-def test_files_of_the_same_names_are_told_apart_by_prefixes(cohort):
-    cohort.image("a", folder="other/images")
-    cohort.label("a", 5, folder="other/labels")
-    layout = dict(SETTINGS["layout"])
-    for kind in ("images", "labels"):
-        layout[f"training_{kind}"] = [*layout[f"training_{kind}"], f"other/{kind}"]
-    cohort.settings = {**SETTINGS, "layout": layout}
-    assert {fault.kind for fault in cohort.survey().faults} >= {"duplicate_case"}
-    layout["prefixes"] = {"other/images": "o", "other/labels": "o"}
-    found = cohort.survey()
-    assert [(case.case, case.category) for case in found.cases if "a" in case.case] == [
-        ("a", "tumor"),
-        ("o_a", "all_organs"),
-    ]
-    assert {fault.kind for fault in found.faults} <= {"duplicate_image"}  # the fixture's images follow from names
 
 
 def test_a_category_may_be_that_of_a_folder(cohort):
@@ -273,32 +231,6 @@ def test_a_completed_label_of_a_validation_case_stops_the_run(tmp_path):
         training_set(results, {"originals": [], "completions": ["all_organs"]})
 
 
-def test_files_that_fit_no_suffix_are_listed(cohort):
-    write(cohort.root / "imagesTr2200" / "e.nii", label_array())
-    assert [(fault.kind, fault.severity) for fault in cohort.survey().faults] == [("other_file_name", "warn")]
-
-
-def test_images_and_labels_may_lie_in_one_folder(tmp_path):
-    layout = {**SETTINGS["layout"], "training_images": ["all"], "training_labels": ["all"]}
-    for image, label in (("_0000.nii.gz", ".nii.gz"), (".nii.gz", "_seg.nii.gz")):
-        folder = tmp_path / label
-        for name in ("a", "b"):
-            write(folder / "all" / f"{name}{image}", label_array())
-            write(folder / "all" / f"{name}{label}", label_array())
-        found = find(folder, {**layout, "image_suffix": image, "label_suffix": label})
-        assert (list(found.labeled), list(found.labels), found.others) == (["a", "b"], ["a", "b"], ())
-
-
-def test_hidden_folders_hold_no_cases(tmp_path):
-    cohort = small_cohort(tmp_path)
-    before = [case.case for case in cohort.survey().cases]
-    for hidden in (".snapshot", "nested/.trash"):
-        cohort.image("a", folder=f"imagesTr2200/{hidden}")
-    found = cohort.survey()
-    assert [case.case for case in found.cases] == before
-    assert found.faults == []
-
-
 def test_an_empty_validation_label_counts_as_none_if_that_is_wanted(tmp_path):
     cohort = small_cohort(tmp_path)
     label = next(case.label for case in cohort.survey().cases if case.split == "validation")
@@ -328,95 +260,6 @@ def test_an_empty_label_may_say_that_nothing_was_found(cohort):
     )
     assert (found["v"].status, found["v"].label) == ("warned", str(cohort.label_path("v", "validation-gt")))
     assert found["a"].status == "quarantined"  # no category takes it
-
-
-def test_the_listing_changes_when_a_twin_or_a_stray_file_appears(tmp_path):
-    cohort = small_cohort(tmp_path)
-    layout = SETTINGS["layout"]
-    seen = [listing(find(cohort.root, layout))]
-    image = cohort.image_path("a")
-    for path in (image.with_suffix(""), image.with_name("stray.nii.gz")):
-        path.write_bytes(b"")
-        seen.append(listing(find(cohort.root, layout)))
-    assert len(set(map(tuple, seen))) == 3
-
-
-def test_the_listing_changes_with_permissions(cohort):
-    before = listing(find(cohort.root, SETTINGS["layout"]))
-    cohort.image_path("a").chmod(0o600)
-    assert listing(find(cohort.root, SETTINGS["layout"])) != before
-
-
-def test_a_folder_given_twice_over_holds_each_case_once(cohort):
-    layout = {**SETTINGS["layout"], "training_images": [*SETTINGS["layout"]["training_images"]] * 2}
-    assert find(cohort.root, layout).labeled == find(cohort.root, SETTINGS["layout"]).labeled
-
-
-def test_folders_that_are_not_there_are_told(cohort):
-    layout = SETTINGS["layout"]
-    assert notices(find(cohort.root, layout), cohort.root, layout, ["student"]) == []
-    layout = {**layout, "unlabeled_images": ["typo"], "validation_labels": ["lost", "gone"]}
-    lines = notices(find(cohort.root, layout), cohort.root, layout, ["student"])
-    assert [line.partition(":")[0] for line in lines] == [
-        "layout.unlabeled_images", *["layout.validation_labels"] * 2, "models.student.evaluate",
-    ]  # fmt: skip
-    assert "typo" in lines[0]
-    assert "lost" in lines[1]
-    assert "gone" in lines[2]
-    assert len(notices(find(cohort.root, layout), cohort.root, layout, [])) == 3
-    layout = {**SETTINGS["layout"], "training_images": [*SETTINGS["layout"]["training_images"], "hospital_b"]}
-    lines = notices(find(cohort.root, layout), cohort.root, layout, [])
-    assert [line.partition(";")[0] for line in lines] == [
-        f"layout.training_images: there is no folder hospital_b in {cohort.root}"
-    ]
-    (cohort.root / "unlabeledTr1800").rename(cohort.root / "more")
-    layout = {**SETTINGS["layout"], "unlabeled_images": ["more", "lost", *SETTINGS["layout"]["unlabeled_images"]]}
-    lines = notices(find(cohort.root, layout), cohort.root, layout, [])
-    assert [line.partition(" in ")[0].partition("folder ")[2] for line in lines] == [
-        "lost", "unlabelTr1800 or unlabeledTr1800",
-    ]  # fmt: skip
-
-
-def test_a_file_belongs_to_the_innermost_folder_of_the_layout(cohort):
-    cohort.image("e", folder="imagesTr2200/unlabeled")
-    folders = ["unlabeledTr1800", "imagesTr2200/unlabeled/"]
-    cohort.settings = {**SETTINGS, "layout": {**SETTINGS["layout"], "unlabeled_images": folders}}
-    found = cohort.survey()
-    assert {case.case: case.category for case in found.cases}["e"] == "unlabeled"
-    assert found.faults == []
-    for name in (cohort.root / "imagesTr2200/unlabeled", "validation/../imagesTr2200/unlabeled"):
-        layout = {**SETTINGS["layout"], "unlabeled_images": [str(name)]}
-        spelled = find(cohort.root, layout)
-        assert ("e" in spelled.labeled, list(spelled.unlabeled), spelled.others) == (False, ["e"], ())
-    inner = find(cohort.root, cohort.settings["layout"])
-    assert inner.folders_of(inner.unlabeled["e"][0]) == ["imagesTr2200/unlabeled/"]
-
-
-def test_a_file_name_that_is_not_utf8_is_refused_and_shown(cohort):
-    cohort.image_path("a").rename(cohort.root / "imagesTr2200" / os.fsdecode(b"M\xfcller_0000.nii.gz"))
-    with pytest.raises(CohortError, match=r"M\\xfcller_0000\.nii\.gz: its name is not UTF-8; rename it"):
-        cohort.survey()
-    (cohort.root / "imagesTr2200" / os.fsdecode(b"M\xfcller_0000.nii.gz")).rename(cohort.image_path("a"))
-    stray = cohort.root / "imagesTr2200" / os.fsdecode(b"\xfc.txt")
-    stray.touch()
-    assert cohort.survey().faults == []
-    stray.rename(stray.with_suffix(".nii"))
-    with pytest.raises(CohortError, match=r"\\xfc\.nii: its name"):
-        cohort.survey()
-
-
-def test_a_cohort_may_be_the_folder_itself(cohort, monkeypatch):
-    for name in ("a", "b", "c"):
-        cohort.label_path(name).rename(cohort.root / "imagesTr2200" / f"{name}.nii.gz")
-    monkeypatch.chdir(cohort.root / "imagesTr2200")
-    layout = {**SETTINGS["layout"], "training_images": ["."], "training_labels": ["."]}
-    found = find(Path(), layout)
-    assert (list(found.labeled), list(found.labels), found.others) == (["a", "b", "c"], ["a", "b", "c"], ())
-
-
-def test_a_suffix_in_capitals_is_told(cohort):
-    cohort.image_path("a").rename(cohort.root / "imagesTr2200/A_0000.NII.GZ")
-    assert "A_0000.NII.GZ" in " ".join(fault.file for fault in cohort.survey().faults)
 
 
 def test_a_damaged_table_of_cases_is_named(cohort, tmp_path):

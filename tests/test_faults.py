@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from cohorts import AFFINE, SETTINGS, SHAPE, image_array, label_array, small_cohort, write
+from cohorts import AFFINE, SETTINGS, SHAPE, image_array, label_array, write
 
 from flare23_lib.cohort.facts import read_facts
 from flare23_lib.cohort.faults import KINDS, QUARANTINE
@@ -20,11 +20,6 @@ from flare23_lib.config_files import read_yaml
 from flare23_lib.store import read_csv
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def cohort(tmp_path):
-    return small_cohort(tmp_path)
 
 
 def image(cohort):
