@@ -17,7 +17,7 @@ PREPROCESSED_IMAGE = 2
 PREPROCESSED_LABEL = 4
 """Labels as trainings see them."""
 
-TRAINING = 1
+TRAINING = 2
 """A training's last weights."""
 
 SEGMENTATION = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,23 @@ from flare23_lib.nnunet.sampling import BalancedDataLoader, become_worker
 log = logging.getLogger(__name__)
 
 ELASTIC_PROBABILITY = 0.2
-"""Share of patches that are deformed elastically; the paper names the augmentation, not its strength, and this is
-the value of nnU-Net v1, in which STU-Net was published."""
+ELASTIC_SIGMA = (9, 13)
+ELASTIC_DISPLACEMENT = (0, 7)
+"""Elastic deformation: the share of patches that are deformed, the width of the Gaussian that smooths the
+displacements, and the largest displacement along an axis; the last two in voxels, drawn uniformly for each axis.
+
+The paper names the augmentation, not its strength. These are nnU-Net v1's defaults for 3-D, in which STU-Net was
+published: probability 0.2, sigma 9 to 13, alpha 0 to 900. Noise smoothed with a sigma of 11 and multiplied by an
+alpha of 900 moves the farthest voxel of one of the paper's patches by 7. batchgeneratorsv2's own default is a fifth
+of a voxel at most, which changes nothing."""
 
 GRADIENT_NORM = 12
 """Largest norm of a step's gradient, nnU-Net's."""
+
+
+def _elastic_scale(image: torch.Tensor, dim: int, patch_size: Sequence[int]) -> float:
+    """Draw the width of the Gaussian along an axis, in sizes of the patch as batchgeneratorsv2 wants it."""
+    return np.random.uniform(*ELASTIC_SIGMA) / patch_size[dim]
 
 
 class FlareTrainer(SurvivingTrainer):
@@ -114,6 +127,8 @@ class FlareTrainer(SurvivingTrainer):
             for transform in transforms.transforms:
                 if isinstance(transform, SpatialTransform):
                     transform.p_elastic_deform = ELASTIC_PROBABILITY
+                    transform.elastic_deform_scale = _elastic_scale
+                    transform.elastic_deform_magnitude = ELASTIC_DISPLACEMENT
         return transforms
 
     # ------------------------------------------------------------------ batches
