@@ -14,7 +14,8 @@ from flare23_lib.cohort.categories import Category, parse_part
 from flare23_lib.cohort.folders import IMAGE_FOLDERS, LABEL_FOLDERS, LAYOUT_FOLDERS
 from flare23_lib.errors import ConfigError
 from flare23_lib.networks import Architecture
-from flare23_lib.pseudo_labels.rules import PASSES
+from flare23_lib.nnunet.plans import forced_patches
+from flare23_lib.pseudo_labels.rules import PASSES, Rules
 
 if TYPE_CHECKING:
     from flare23_lib.config import Config
@@ -120,6 +121,10 @@ def _check_completion(config: Config, name: str) -> None:
         _check_known(f"{key}.annotated", row["annotated"], config.labels.names, "label")
         if row["annotated"] and row["category"] in _unlabeled(config):
             raise ConfigError(f"{key}.annotated: the category {row['category']!r} has no labels")
+    for rule in ("dropped_to", "unmarked_tumors", "tumor_inside_organs"):
+        default = getattr(Rules, rule)
+        if row[rule] != default and row["category"] in _unlabeled(config) and "on_top_of" not in row:
+            raise ConfigError(f"{key}.{rule}: the category {row['category']!r} has no labels that it could meet")
     others = {"on_top_of": row.get("on_top_of"), "leave_out.changed_between": config.compared_completion(name)}
     for place, other in others.items():
         if other is not None:
@@ -155,8 +160,20 @@ def _check_model(config: Config, name: str) -> None:
     if (source := config.pretrained_model(name)) is not None:
         _check_known(f"{key}.pretrained", [source], config.models, "model")
         _check_pretrained(config, key, model, source)
+    _check_training(f"{key}.training", model["training"])
+    if model["inference"]["precision"] == "float16" and config["device"] == "cpu":
+        raise ConfigError(f"{key}.inference.precision: float16 is for GPUs, and device is cpu; bfloat16 is for both")
     if model["gpus"] > model["training"]["batch_size"]:
         raise ConfigError(f"{key}.gpus: {model['gpus']} cannot share a batch_size of fewer patches")
+
+
+def _check_training(key: str, training: Mapping) -> None:
+    size, share = training["batch_size"], training["oversample_foreground"]
+    if share and not forced_patches(size, share):
+        raise ConfigError(
+            f"{key}.oversample_foreground: {share} of a batch of {size} is no patch, as nnU-Net rounds it; "
+            "0 is none on purpose"
+        )
 
 
 def _check_training_set(config: Config, key: str, train_on: Mapping) -> None:

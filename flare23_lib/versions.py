@@ -26,7 +26,7 @@ SEGMENTATION = 4
 MERGE = 3
 """Original labels and pseudo-labels put together."""
 
-SPECKS = 1
+SPECKS = 2
 """Components that are dropped from pseudo-labels."""
 
 CHANGE = 1

@@ -39,6 +39,17 @@ def test_categorise_works_outside_the_workflow(folders):
     }
 
 
+def test_categorise_refuses_prefixes_of_folders_that_it_is_not_given(folders):
+    (folders / "mine.yaml").write_text("layout: {prefixes: {imagesTr2200: a_}}\n")
+    done = flare23(
+        folders, "categorise", "--images", "images", "--labels", "labels", "--output", "out",
+        "--base-config", str(REPOSITORY / "config.yaml"), "--configfile", "mine.yaml",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "layout.prefixes" in done.stderr
+    assert not (folders / "out").exists()
+
+
 def test_evaluate_scores_two_folders(folders):
     done = flare23(
         folders, "evaluate", "--predictions", "labels", "--references", "labels", "--output", "out",

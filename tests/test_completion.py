@@ -76,6 +76,7 @@ def completed(folder, without_tumor=False, **options):
     [
         ({}, OUTSIDE, 0),
         ({"dropped_to": "next_class"}, OUTSIDE, STOMACH),
+        ({"dropped_to": "next_class", "least_volume_ml": {"stomach": 1000}}, OUTSIDE, 0),
         ({"dropped_to": "ignore"}, OUTSIDE, IGNORE_VALUE),
         ({}, SPECK, SPLEEN),
         ({"least_volume_ml": {"spleen": 1.5}}, SPECK, 0),

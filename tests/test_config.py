@@ -198,6 +198,13 @@ def leave_out_by(name):
         ({"models": {"student": {"network": {"depth": [1, 1, 1]}}}}, "student.network: the key 'widths' is missing"),
         ({"labels": None}, "the key 'labels' is missing"),
         ({"completions": {"unlabeled": {"annotated": ["liver"]}}}, "the category 'unlabeled' has no labels"),
+        *(
+            ({"completions": {"unlabeled": {rule: "ignore"}}}, f"unlabeled.{rule}: the category 'unlabeled' has no")
+            for rule in ("dropped_to", "unmarked_tumors", "tumor_inside_organs")
+        ),
+        ({"models": {"student": {"training": {"oversample_foreground": 0.2}}}}, "0.2 of a batch of 2 is no patch"),
+        ({"models": {"student": {"training": {"batch_size": 1}}}}, "oversample_foreground: 0.33 of a batch of 1"),
+        ({"device": "cpu", "models": {"student": {"inference": {"precision": "float16"}}}}, "float16 is for GPUs"),
         (
             {"categories": [{"name": "a", "folders": ["elsewhere"]}]},
             "there is no folder of training images",

@@ -150,10 +150,11 @@ def test_a_job_on_two_gpus_holds_its_cores_once():
 
 
 def test_the_next_class_is_a_second_file():
-    completion = {"category": "unlabeled", "teacher": "teacher", "dropped_to": "next_class"}
-    completions = TINY["completions"] | {"unlabeled": completion}
-    once, twice = (lines(config)["pseudo-labels", "unlabeled"] for config in
-                   (tiny_config(), tiny_config(completions=completions)))  # fmt: skip
+    def look(rule):
+        completion = {"category": "all_organs", "teacher": "student", "dropped_to": rule}
+        return tiny_config(completions=TINY["completions"] | {"all_organs": completion})
+
+    once, twice = (lines(look(rule))["pseudo-labels", "all_organs"] for rule in ("background", "next_class"))
     assert twice.disk_gb == pytest.approx(2 * once.disk_gb)
 
 

@@ -21,7 +21,6 @@ completions:
   tumor_again: {category: tumor, on_top_of: tumor, teacher: tumor_teacher, unmarked_tumors: if_sure, sure_from: 0.6}
   all_organs: {tumor_inside_organs: if_sure, least_volume_ml: {liver: 500}}
   five_organs: {dropped_to: next_class, leave_out: {share: 0.1, changed_between: passes}}
-  unlabeled: {dropped_to: next_class}
   unlabeled_again: {category: unlabeled, teacher: student, leave_out: {share: 0.5, changed_between: unlabeled}}
 models:
   student_again:

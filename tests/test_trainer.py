@@ -53,38 +53,65 @@ def test_mirroring_is_along_the_configured_axes(made):
     one = made(mirror_axes=[1])
     assert [list(part.allowed_axes) for part in spatial(one)[1]] == [[1]]
     assert one.inference_allowed_mirroring_axes == (1,)
-    assert spatial(made(mirror_axes=[]))[1] == []
+    none = made(mirror_axes=[])
+    assert spatial(none)[1] == []
+    assert none.inference_allowed_mirroring_axes is None, "nnU-Net's predictor fails on ()"
 
 
-@pytest.mark.parametrize("elastic", [False, True])
-def test_patches_are_deformed_if_the_protocol_says_so(made, elastic):
-    expected = trainer.ELASTIC_PROBABILITY if elastic else 0
-    assert spatial(made(elastic_deformation=elastic))[0].p_elastic_deform == expected
+@pytest.mark.parametrize(("elastic", "share"), [(False, 0), (True, 0.2)])
+def test_patches_are_deformed_if_the_protocol_says_so(made, elastic, share):
+    assert spatial(made(elastic_deformation=elastic))[0].p_elastic_deform == share
 
 
-@pytest.mark.parametrize("shape", [(40, 64, 64), (64, 64)])
-def test_an_elastic_deformation_moves_voxels_smoothly_by_up_to_some(made, shape):
-    deforming = spatial(made(elastic_deformation=True))[0]
-    deforming.patch_size, deforming.p_elastic_deform, deforming.p_rotation, deforming.p_scaling = shape, 1, 0, 0
-    deforming.center_deformation = False
+@pytest.mark.parametrize(("shape", "along", "most"), [((40, 64, 64), [0, 1, 2], 7), ((24, 80, 80), [1, 2], 9)])
+def test_an_elastic_deformation_moves_voxels_smoothly_by_up_to_some(made, monkeypatch, shape, along, most):
+    monkeypatch.setattr(trainer, "ELASTIC_PROBABILITY", 1)
+    one = made(elastic_deformation=True)
+    augmentation = one.get_training_transforms(
+        np.array(shape), (0, 0), None, (), do_dummy_2d_data_aug=len(along) == 2, use_mask_for_norm=[False]
+    )
+    spatial_part = next(
+        index for index, part in enumerate(augmentation.transforms) if isinstance(part, SpatialTransform)
+    )
+    deforming = augmentation.transforms[: spatial_part + (2 if len(along) == 2 else 1)]
+    deforming[spatial_part].p_rotation = deforming[spatial_part].p_scaling = 0
+    deforming[spatial_part].center_deformation = False
     places = torch.stack(torch.meshgrid(*(torch.arange(float(size)) for size in shape), indexing="ij"))
-    inner = (slice(None), *(slice(10, -10) for _ in shape))
+    inner = (slice(None), *(slice(10, -10) if axis in along else slice(None) for axis in range(3)))
     np.random.seed(0)
-    moved = [deforming(image=places.clone())["image"][inner] - places[inner] for _ in range(20)]
-    largest = torch.stack([one.abs().amax(dim=tuple(range(1, one.ndim))) for one in moved])
-    assert 5 < largest.max() <= 7.01
-    assert 2 < largest.mean() < 5
-    steps = [one.diff(dim=axis).abs().max() for one in moved for axis in range(1, one.ndim)]
-    assert max(steps) < 1.2  # neighbors stay neighbors
+    torch.manual_seed(0)
+    moved = []
+    for _ in range(20):
+        made_of = {"image": places.clone()}
+        for part in deforming:
+            made_of = part(**made_of)
+        moved.append(made_of["image"][inner] - places[inner])
+    largest = torch.stack([one.abs().amax(dim=(1, 2, 3)) for one in moved])
+    still = [axis for axis in range(3) if axis not in along]
+    assert (largest[:, still] < 1e-4).all()
+    assert most - 2 < largest[:, along].max() <= most + 0.01
+    assert most / 4 < largest[:, along].mean() < 3 * most / 4
+    assert max(one.diff(dim=axis).abs().max() for one in moved for axis in (1, 2, 3)) < 1.5, (
+        "neighbors stay neighbors"
+    )
 
 
-@pytest.mark.parametrize(("sampling", "kind"), [("balanced", BalancedDataLoader), ("nnunet", nnUNetDataLoader)])
-def test_sampling_and_oversampling_are_the_configured_ones(made, sampling, kind):
-    one = made(sampling=sampling, oversample_foreground=0.7)
-    generators = one.get_dataloaders()
-    loader = generators[0].data_loader
+@pytest.mark.parametrize(("sampling", "kind"), [("class_balanced", BalancedDataLoader), ("nnunet", nnUNetDataLoader)])
+@pytest.mark.parametrize(("share", "forced"), [(0, 0), (0.25, 0), (0.33, 1), (0.7, 1), (0.75, 2), (1, 2)])
+def test_sampling_and_oversampling_are_the_configured_ones(made, monkeypatch, sampling, kind, share, forced):
+    loader = made(sampling=sampling, oversample_foreground=share).get_dataloaders()[0].data_loader
     assert type(loader) is kind
-    assert loader.oversample_foreground_percent == 0.7
+    asked, get_bbox = [], nnUNetDataLoader.get_bbox
+
+    def note(self, data_shape, force_fg, *args, **kwargs):
+        asked.append(force_fg)
+        return get_bbox(self, data_shape, force_fg, *args, **kwargs)
+
+    monkeypatch.setattr(nnUNetDataLoader, "get_bbox", note)
+    for _ in range(4):
+        loader.generate_train_batch()
+    assert (len(asked), sum(asked)) == (8, 4 * forced)
+    assert nnunet_plans.forced_patches(2, share) == forced
 
 
 def test_the_optimizer_is_the_configured_one(made):
@@ -216,6 +243,17 @@ def test_a_checkpoint_restores_optimizer_and_random_numbers(made):
     assert all(torch.equal(*pair) for pair in zip(*momenta, strict=True))
     again.on_train_start()
     assert np.array_equal(checkpoints.random_state(again.device)["numpy"][1], random["numpy"][1])
+
+
+def test_a_checkpoint_is_written_in_time_while_patches_are_looked_at_too(made, monkeypatch):
+    one = made(epochs=2, iterations_per_epoch=1, validation_iterations=5)
+    saved, save, look = [], one._save, one.look
+    monkeypatch.setattr(one, "_save", lambda: (saved.append(len(looked)), save()))
+    looked = []
+    monkeypatch.setattr(one, "look", lambda batch: (looked.append(1), look(batch))[1])
+    one.checkpoint_seconds = 0
+    one.run_training()
+    assert set(range(1, 11)) <= set(saved)
 
 
 def test_no_checkpoint_is_written_while_the_loss_is_nan(made, tmp_path):

@@ -83,7 +83,10 @@ def test_the_record_says_what_was_really_used(unbroken):
     assert record["used"]["computed_in"] == "torch.float32"
     assert record["used"]["batch_size"] == 2
     assert record["used"]["mirror_axes"] == [0, 1, 2]
+    assert record["used"]["forced_patches_per_batch"] == 1
+    assert record["used"]["augmented_in_plane"] is False
     assert any("Spatial" in transform for transform in record["used"]["augmentation"])
+    assert not any(" at 0x" in transform for transform in record["used"]["augmentation"])
     assert record["labels_unseen"] == ["absent"]
     assert record["settings"] == settings()
 

@@ -32,6 +32,11 @@ def _categorise(args: argparse.Namespace) -> int:
                 f"categories[{index}].folders: this command is given other folders than the layout's; use the target "
                 "`cohort` of the workflow"
             )
+    if settings["layout"]["prefixes"]:
+        raise ConfigError(
+            "layout.prefixes: name folders of the layout, and this command is given others; use the target `cohort` "
+            "of the workflow"
+        )
     found = find_in(args.images, args.labels, args.unlabeled, settings["layout"])
     output = args.output
     survey = survey_found(found, settings, output / ".scan.jsonl", args.processes)

@@ -142,8 +142,7 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
             loss, voxels = self.look(next(self.dataloader_val))
             losses.append(loss)
             counts += voxels
-            if (stop := self._must_stop(signals)) is not None:
-                self._stop_or_save(stop)
+            self._stop_or_save(self._must_stop(signals))
         if self.is_ddp:
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(gathered, (losses, counts, self.epoch.losses))

@@ -18,28 +18,35 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet.loop import SurvivingTrainer
+from flare23_lib.nnunet.plans import forced_patches
 from flare23_lib.nnunet.sampling import BalancedDataLoader, become_worker
 
 log = logging.getLogger(__name__)
 
 ELASTIC_PROBABILITY = 0.2
 ELASTIC_SIGMA = (9, 13)
-ELASTIC_DISPLACEMENT = (0, 7)
+ELASTIC_DISPLACEMENT = {2: (0, 9), 3: (0, 7)}
 """Elastic deformation: the share of patches that are deformed, the width of the Gaussian that smooths the
-displacements, and the largest displacement along an axis; the last two in voxels, drawn uniformly for each axis.
+displacements, and the largest displacement along an axis, by number of axes; the last two in voxels, drawn uniformly
+for each axis. nnU-Net deforms patches more than three times as wide as deep in the plane alone.
 
-The paper names the augmentation, not its strength. These are nnU-Net v1's defaults for 3-D, in which STU-Net was
-published: probability 0.2, sigma 9 to 13, alpha 0 to 900. Noise smoothed with a sigma of 11 and multiplied by an
-alpha of 900 moves the farthest voxel of one of the paper's patches by 7. batchgeneratorsv2's own default is a fifth
-of a voxel at most, which changes nothing."""
+The paper names the augmentation, not its strength. These are nnU-Net v1's defaults, in which STU-Net was published:
+probability 0.2, sigma 9 to 13, alpha 0 to 900 in 3-D and 0 to 200 in the plane. Noise smoothed with a sigma of 11 and
+multiplied by the largest alpha moves the farthest voxel of one of the paper's patches by 7, in the plane by 9.
+batchgeneratorsv2's own default is a fifth of a voxel at most, which changes nothing."""
 
 GRADIENT_NORM = 12
 """Largest norm of a step's gradient, nnU-Net's."""
 
 
-def _elastic_scale(image: torch.Tensor, dim: int, patch_size: Sequence[int]) -> float:
-    """Draw the width of the Gaussian along an axis, in sizes of the patch as batchgeneratorsv2 wants it."""
-    return np.random.uniform(*ELASTIC_SIGMA) / patch_size[dim]
+class _ElasticScale:
+    """Draws the width of the Gaussian along an axis, in sizes of the patch as batchgeneratorsv2 wants it."""
+
+    def __call__(self, image: torch.Tensor, dim: int, patch_size: Sequence[int]) -> float:
+        return np.random.uniform(*ELASTIC_SIGMA) / patch_size[dim]
+
+    def __repr__(self) -> str:
+        return f"{ELASTIC_SIGMA} voxels"
 
 
 class FlareTrainer(SurvivingTrainer):
@@ -85,6 +92,9 @@ class FlareTrainer(SurvivingTrainer):
     def initialize(self) -> None:
         """Build the network, with the memory layout in which 3-D convolutions are fastest."""
         checkpoints.seed(self.training_settings["seed"])
+        if self.device.type == "cuda":  # as nnU-Net's own entry point; and float32 is not to be TF32
+            torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.allow_tf32 = self.training_settings["precision"] != "float32"
         distributed, self.is_ddp = self.is_ddp, False
         super().initialize()
         self.network = self.network.to(memory_format=torch.channels_last_3d)
@@ -117,7 +127,7 @@ class FlareTrainer(SurvivingTrainer):
         choice = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         rotation, dummy_2d, initial_patch_size, _ = choice
         mirror_axes = tuple(self.training_settings["mirror_axes"])
-        self.inference_allowed_mirroring_axes = mirror_axes
+        self.inference_allowed_mirroring_axes = mirror_axes or None  # nnU-Net's predictor takes None for none
         return rotation, dummy_2d, initial_patch_size, mirror_axes
 
     def get_training_transforms(self, *args, **kwargs):
@@ -127,8 +137,8 @@ class FlareTrainer(SurvivingTrainer):
             for transform in transforms.transforms:
                 if isinstance(transform, SpatialTransform):
                     transform.p_elastic_deform = ELASTIC_PROBABILITY
-                    transform.elastic_deform_scale = _elastic_scale
-                    transform.elastic_deform_magnitude = ELASTIC_DISPLACEMENT
+                    transform.elastic_deform_scale = _ElasticScale()
+                    transform.elastic_deform_magnitude = ELASTIC_DISPLACEMENT[len(transform.patch_size)]
         return transforms
 
     # ------------------------------------------------------------------ batches
@@ -222,7 +232,9 @@ class FlareTrainer(SurvivingTrainer):
             "loss_scaling": self.grad_scaler is not None,
             "batch_size": self.configuration_manager.batch_size,
             "patch_size": [int(size) for size in self.configuration_manager.patch_size],
+            "forced_patches_per_batch": forced_patches(self.batch_size, self.oversample_foreground_percent),
             "mirror_axes": list(self.training_settings["mirror_axes"]),
+            "augmented_in_plane": self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[1],
             "augmentation": [str(transform) for transform in self._transforms()[0].transforms],
             "parameters": sum(parameter.numel() for parameter in self.bare_network.parameters()),
         }

@@ -176,7 +176,9 @@ def _complete_case(
     rules = Rules.of(settings, settings["tumor_values"])
     next_class = None
     if rules.dropped_to == "next_class":  # where no class is annotated none is dropped
-        next_class = _beside(prediction, NEXT_CLASS) if annotated else labels
+        next_class = labels
+        if annotated:
+            next_class, _ = components.drop_specks(_beside(prediction, NEXT_CLASS), least, predicted.geometry.spacing)
     votes = None
     if rules.need_votes:
         passes = results.measures(inputs["prediction"])["passes"]
