@@ -34,7 +34,7 @@ smoke: $(VENV)/installed
 	$(BIN)/snakemake --cores $(CORES) --configfile presets/smoke.yaml --config "cohort=$(COHORT)"
 
 test: $(VENV)/installed lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(CORES)
 
 ## Drills on a SLURM of one node, which is brought up and taken down; as root, on Debian, about an hour (docs/cluster.md).
 test-cluster: $(VENV)/installed
