@@ -129,6 +129,14 @@ def test_the_network_computes_in_the_configured_precision(made, precision, kind)
         assert one.network(torch.zeros(1, 1, 8, 16, 16))[0].dtype == kind
 
 
+@pytest.mark.parametrize(("precision", "tf32"), [("float32", False), ("mixed", True), ("bfloat16", True)])
+def test_float32_does_not_become_tf32_on_a_gpu(precision, tf32):
+    with torch.backends.cudnn.flags(enabled=True):
+        trainer.set_up_cudnn(precision)
+        assert torch.backends.cudnn.allow_tf32 is tf32
+        assert torch.backends.cudnn.benchmark
+
+
 def test_patches_are_looked_at_in_the_configured_precision(made):
     one = made(precision="bfloat16")
     kinds, loss = [], one._loss

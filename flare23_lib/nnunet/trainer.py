@@ -39,6 +39,12 @@ GRADIENT_NORM = 12
 """Largest norm of a step's gradient, nnU-Net's."""
 
 
+def set_up_cudnn(precision: str) -> None:
+    """Take the fastest convolutions, as nnU-Net's own entry point does, and keep float32 from becoming TF32."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = precision != "float32"
+
+
 class _ElasticScale:
     """Draws the width of the Gaussian along an axis, in sizes of the patch as batchgeneratorsv2 wants it."""
 
@@ -92,9 +98,8 @@ class FlareTrainer(SurvivingTrainer):
     def initialize(self) -> None:
         """Build the network, with the memory layout in which 3-D convolutions are fastest."""
         checkpoints.seed(self.training_settings["seed"])
-        if self.device.type == "cuda":  # as nnU-Net's own entry point; and float32 is not to be TF32
-            torch.backends.cudnn.benchmark = True
-            torch.backends.cudnn.allow_tf32 = self.training_settings["precision"] != "float32"
+        if self.device.type == "cuda":
+            set_up_cudnn(self.training_settings["precision"])
         distributed, self.is_ddp = self.is_ddp, False
         super().initialize()
         self.network = self.network.to(memory_format=torch.channels_last_3d)
