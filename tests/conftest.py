@@ -39,17 +39,9 @@ def flare23(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 CONFIGURATION = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(CHAIN)]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a module's tests in one of the processes of `pytest -n`, and all that need the finished chain, too."""
-    with_chain = {item.path for item in items if "finished_chain" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("chain" if item.path in with_chain else item.path.stem))
-
-
 @pytest.fixture(scope="session")
 def finished_chain(tmp_path_factory) -> Path:
-    """A folder in which the whole chain has run once, on phantoms: `cohort` and `results`. Not to be changed."""
+    """A folder in which the whole chain has run on phantoms: `cohort` and `results`. Not to be changed."""
     folder = tmp_path_factory.mktemp("chain")
     from flare23_lib.phantom import write_cohort
 

@@ -42,7 +42,7 @@ def volumes():
     return original, predicted, following, votes
 
 
-def completed(folder, without_tumor=False, **options):
+def completed(folder, without_tumor=False, healthy=False, **options):
     """Run the stage on one case under a completion's options; returns its labels and its record."""
     row = {"category": "tumor", "teacher": "organ_teacher", **options}
     changes = {"completions": {"tumor": row}, "models": {"organ_teacher": {"inference": {"tta": True}}}}
@@ -51,6 +51,8 @@ def completed(folder, without_tumor=False, **options):
     original, predicted, following, votes = volumes()
     if without_tumor:
         original[original == TUMOR] = 0
+    if healthy:
+        original[:] = 0
     label = folder / "label.nii.gz"
     write_volume(label, original, header_for(SHAPE, AFFINE, original.dtype))
     voxels = {int(value): int((original == value).sum()) for value in np.unique(original) if value}
@@ -59,7 +61,7 @@ def completed(folder, without_tumor=False, **options):
     write_cases(results.cases, [case])
     store = results.folder("segmentations", {"made": "by hand"}).create()
     item = store.item("a", {"image": "image"})
-    parts = {LABELS: predicted, ".next.nii.gz": following, ".votes.nii.gz": votes}
+    parts = {LABELS: predicted, ".votes.nii.gz": votes} | ({} if healthy else {".next.nii.gz": following})
     for suffix, array in parts.items():
         write_volume(item.file(suffix), array, header_for(SHAPE, AFFINE, array.dtype))
     item.finish(list(parts), {"image": "image"}, {"passes": PASSES})
@@ -138,6 +140,12 @@ def test_the_next_class_is_looked_for_without_what_counts_as_annotated():
     assert exclusion(settings_of(dropped_to="next_class"), base)(ABSENT) == [STOMACH]
     assert exclusion(settings_of(dropped_to="next_class"), {})(ABSENT) == [LIVER]
     assert not exclusion(settings_of(), base)(ABSENT)
+
+
+def test_where_nothing_is_annotated_no_class_is_dropped_and_no_next_one_is_looked_for(tmp_path):
+    labels, record = completed(tmp_path, healthy=True, dropped_to="next_class")
+    assert np.array_equal(labels, volumes()[1])
+    assert not any(int(value) for name, value in record.items() if name.startswith("dropped_"))
 
 
 def test_a_class_that_is_listed_as_annotated_and_absent_stays_absent(tmp_path):

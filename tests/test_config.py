@@ -304,6 +304,11 @@ def test_the_ignore_label_is_there_when_what_is_built_on_may_write_it():
     assert not plain.training_settings("student")["ignore_label"]
 
 
+def test_rules_for_what_is_annotated_may_be_given_where_a_completion_builds_on_labels():
+    again = {"category": "unlabeled", "teacher": "student", "on_top_of": "unlabeled", "dropped_to": "next_class"}
+    assert load(completions={"again": again}).completion_settings("again")["dropped_to"] == "next_class"
+
+
 def test_volumes_of_specks_are_given_by_label_value():
     labels = [{"name": name, "value": value, "tolerance_mm": 1} for name, value in (("liver", 60), ("tumor", 7))]
     config = load(

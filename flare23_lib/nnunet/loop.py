@@ -135,13 +135,14 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
     @torch.no_grad()
     def _look_at_patches(self, signals: Signals) -> tuple[list[float], list[float]]:
         """Return losses and pseudo Dice by class of some patches of the training set. Nothing is selected by them."""
-        begun = time.perf_counter()
         self.network.eval()
         losses, counts = [], np.zeros((3, len(self.class_names)))
         for _ in range(self.num_val_iterations_per_epoch):
+            begun = time.perf_counter()
             loss, voxels = self.look(next(self.dataloader_val))
             losses.append(loss)
             counts += voxels
+            self.epoch.seconds += time.perf_counter() - begun
             self._stop_or_save(self._must_stop(signals))
         if self.is_ddp:
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
@@ -152,7 +153,6 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
         true, false, missed = counts
         with np.errstate(invalid="ignore"):
             dice = 2 * true / (2 * true + false + missed)
-        self.epoch.seconds += time.perf_counter() - begun
         return losses, dice.tolist()
 
     def _end_epoch(self, losses: list[float], dice: list[float]) -> None:

@@ -30,10 +30,11 @@ ELASTIC_DISPLACEMENT = {2: (0, 9), 3: (0, 7)}
 displacements, and the largest displacement along an axis, by number of axes; the last two in voxels, drawn uniformly
 for each axis. nnU-Net deforms patches more than three times as wide as deep in the plane alone.
 
-The paper names the augmentation, not its strength. These are nnU-Net v1's defaults, in which STU-Net was published:
-probability 0.2, sigma 9 to 13, alpha 0 to 900 in 3-D and 0 to 200 in the plane. Noise smoothed with a sigma of 11 and
-multiplied by the largest alpha moves the farthest voxel of one of the paper's patches by 7, in the plane by 9.
-batchgeneratorsv2's own default is a fifth of a voxel at most, which changes nothing."""
+The paper names the augmentation, not its strength. These are from nnU-Net v1's table of defaults: probability 0.2,
+sigma 9 to 13, alpha 0 to 900 in 3-D and 0 to 200 in the plane. Noise smoothed with a sigma of 11 and multiplied by
+the largest alpha moves the farthest voxel of one of the paper's patches by 7, in the plane by 9. (v1's later trainer,
+on which STU-Net was built, leaves the deformation off; the paper says that it is on.) batchgeneratorsv2's own default
+is a fifth of a voxel at most, which changes nothing."""
 
 GRADIENT_NORM = 12
 """Largest norm of a step's gradient, nnU-Net's."""
