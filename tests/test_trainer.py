@@ -70,12 +70,11 @@ def test_an_elastic_deformation_moves_voxels_smoothly_by_up_to_some(made, monkey
     augmentation = one.get_training_transforms(
         np.array(shape), (0, 0), None, (), do_dummy_2d_data_aug=len(along) == 2, use_mask_for_norm=[False]
     )
-    spatial_part = next(
-        index for index, part in enumerate(augmentation.transforms) if isinstance(part, SpatialTransform)
-    )
-    deforming = augmentation.transforms[: spatial_part + (2 if len(along) == 2 else 1)]
-    deforming[spatial_part].p_rotation = deforming[spatial_part].p_scaling = 0
-    deforming[spatial_part].center_deformation = False
+    place = [type(part) for part in augmentation.transforms].index(SpatialTransform)
+    deformation = augmentation.transforms[place]
+    deformation.p_rotation = deformation.p_scaling = deformation.center_deformation = 0
+    in_plane = place > 0  # between a conversion to two dimensions and one back to three
+    deforming = augmentation.transforms[: place + 1 + in_plane]
     places = torch.stack(torch.meshgrid(*(torch.arange(float(size)) for size in shape), indexing="ij"))
     inner = (slice(None), *(slice(10, -10) if axis in along else slice(None) for axis in range(3)))
     np.random.seed(0)
