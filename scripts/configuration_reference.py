@@ -25,8 +25,8 @@ of a list. A key without a default must be given, or may be left out where the t
 
 Everything that shapes a result is part of its fingerprint: a change computes anew what depends on it, nothing else.
 `shards`, `device`, `retries`, `checkpoint_minutes` and `gpus` are in no fingerprint: what one device made is not made
-again on another, though it may differ in the last digits (and `precision: mixed` is float16 on a GPU, float32 on a
-processor). Only efficiency is measured anew on another device.
+again on another, though it may differ in the last digits, or by what `precision: auto` takes on each
+([inference.md](inference.md)). Only efficiency is measured anew on another device.
 """
 
 ELSEWHERE = {

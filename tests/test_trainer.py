@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from machines import needs_bfloat16
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from trainings import MODEL, NAMES, prepare, settings
 
@@ -121,7 +122,10 @@ def test_the_optimizer_is_the_configured_one(made):
     assert isinstance(adam, torch.optim.AdamW)
 
 
-@pytest.mark.parametrize(("precision", "kind"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+@pytest.mark.parametrize(
+    ("precision", "kind"),
+    [pytest.param("bfloat16", torch.bfloat16, marks=needs_bfloat16), ("float32", torch.float32)],
+)
 def test_the_network_computes_in_the_configured_precision(made, precision, kind):
     one = made(precision=precision)
     with one.autocast():
@@ -136,6 +140,7 @@ def test_float32_does_not_become_tf32_on_a_gpu(precision, tf32):
         assert torch.backends.cudnn.benchmark
 
 
+@needs_bfloat16
 def test_patches_are_looked_at_in_the_configured_precision(made):
     one = made(precision="bfloat16")
     kinds, loss = [], one._loss

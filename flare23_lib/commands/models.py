@@ -21,7 +21,6 @@ def _predict(args: argparse.Namespace) -> int:
     from flare23_lib.inference.bundle import load_bundle
     from flare23_lib.inference.engine import Engine
     from flare23_lib.inference.memory import Limits
-    from flare23_lib.inference.network import choose_precision
     from flare23_lib.inference.predict import predict
     from flare23_lib.inference.timing import seconds_since_start
 
@@ -30,8 +29,7 @@ def _predict(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     device = choose(args.device)
     bundle = load_bundle(args.model)
-    precision = choose_precision(device) if args.precision == "auto" else args.precision
-    engine = Engine(bundle, device, args.step, args.tta, precision, args.windows,
+    engine = Engine(bundle, device, args.step, args.tta, args.precision, args.windows,
                     Limits(args.gpu_memory, args.memory), args.compile)  # fmt: skip
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
     faults = predict(reader, engine, args.timings, seconds)

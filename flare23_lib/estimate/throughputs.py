@@ -100,13 +100,13 @@ def compute_figure(figures: Figures, config: Config, phase: str, model: str) -> 
     """Return the name of the figure that says how fast a model works: its own if there is one, else that of its kind.
 
     The kind is the device (`device: cpu`, otherwise a GPU), the precision and, on a GPU, the size of the network.
-    "mixed" is float32 on a processor and 16 bit on a GPU.
+    "mixed" and "auto" are counted as float32 on a CPU and as 16 bit on a GPU.
     """
     if (own := own_figure(phase, model)) in figures:
         return own
     on_cpu = config["device"] == "cpu"
     precision = config.model(model)[phase]["precision"]
-    bits = "float32" if precision == "float32" or (precision == "mixed" and on_cpu) else "16bit"
+    bits = "float32" if precision == "float32" or (precision in ("mixed", "auto") and on_cpu) else "16bit"
     if on_cpu:
         return f"cpu_{phase}_{bits}"
     network, classes = network_of(config.training_settings(model))

@@ -7,7 +7,6 @@ its input to another one and back); what follows a layer works in place.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 
 import torch
@@ -15,8 +14,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from flare23_lib.networks.stunet import NEGATIVE_SLOPE, ResidualBlock, STUNet
-
-log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precision -> data type of weights and activations."""
@@ -94,20 +91,3 @@ def _norm(norm: nn.InstanceNorm3d, x: torch.Tensor) -> torch.Tensor:
     if len(x) == 1:
         return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, momentum=0.0, eps=norm.eps)
     return torch.cat([_norm(norm, sample[None]) for sample in x])
-
-
-def choose_precision(device: torch.device) -> str:
-    """Return the fastest precision of a device.
-
-    A GPU takes bfloat16 if it computes in it, else float16. A processor takes bfloat16 if it reports instructions
-    that multiply in it (AVX-512 BF16, AMX), else float32.
-    """
-    if device.type == "cuda":
-        chosen = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-        log.info("precision: %s", chosen)
-        return chosen
-    reported = torch.cpu.get_capabilities()
-    there = [name for name in ("avx512_bf16", "amx_bf16") if reported.get(name)]
-    chosen = "bfloat16" if there else "float32"
-    log.info("precision: %s (this processor reports %s)", chosen, ", ".join(there) or "no bfloat16 instructions")
-    return chosen

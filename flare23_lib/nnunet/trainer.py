@@ -20,6 +20,7 @@ from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet.loop import SurvivingTrainer
 from flare23_lib.nnunet.plans import forced_patches
 from flare23_lib.nnunet.sampling import BalancedDataLoader, become_worker
+from flare23_lib.precision import training_precision
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,11 @@ GRADIENT_NORM = 12
 
 
 def set_up_cudnn(precision: str) -> None:
-    """Take the fastest convolutions, as nnU-Net's own entry point does, and keep float32 from becoming TF32."""
+    """Take the fastest convolutions, as nnU-Net's own entry point does, and keep float32 from becoming TF32.
+
+    Args:
+        precision: as `precision.training_precision` returns it.
+    """
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = precision != "float32"
 
@@ -70,6 +75,7 @@ class FlareTrainer(SurvivingTrainer):
         device: where to train.
 
     Attributes:
+        precision: what it computes in: "mixed", "float32" or "bfloat16".
         workers: processes that load and augment; 0 for none beside the training itself.
         left_out: names of classes that have no voxel in any case and so are never a target.
     """
@@ -85,6 +91,7 @@ class FlareTrainer(SurvivingTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         training = plans["training"]
         self.training_settings = training
+        self.precision = training_precision(training["precision"], self.device)
         self.workers = 0
         self.num_epochs = training["epochs"]
         self.num_iterations_per_epoch = training["iterations_per_epoch"]
@@ -100,11 +107,11 @@ class FlareTrainer(SurvivingTrainer):
         """Build the network, with the memory layout in which 3-D convolutions are fastest."""
         checkpoints.seed(self.training_settings["seed"])
         if self.device.type == "cuda":
-            set_up_cudnn(self.training_settings["precision"])
+            set_up_cudnn(self.precision)
         distributed, self.is_ddp = self.is_ddp, False
         super().initialize()
         self.network = self.network.to(memory_format=torch.channels_last_3d)
-        if self.training_settings["precision"] != "mixed":
+        if self.precision != "mixed":
             self.grad_scaler = None
         if distributed:
             self.is_ddp = True
@@ -289,14 +296,13 @@ class FlareTrainer(SurvivingTrainer):
 
     def autocast(self) -> torch.autocast:
         """Compute in the configured precision; "mixed" is nnU-Net's way: float16 on a GPU, float32 elsewhere."""
-        precision = self.training_settings["precision"]
-        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float16
-        on_gpu = precision == "mixed" and self.device.type == "cuda"
-        return torch.autocast(self.device.type, dtype, enabled=precision == "bfloat16" or on_gpu)
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float16
+        on_gpu = self.precision == "mixed" and self.device.type == "cuda"
+        return torch.autocast(self.device.type, dtype, enabled=self.precision == "bfloat16" or on_gpu)
 
     def _loss(self, output: list[torch.Tensor], target: list[torch.Tensor]) -> torch.Tensor:
         """Return the loss; sums over a patch need more digits than bfloat16 has."""
-        if self.training_settings["precision"] != "bfloat16":
+        if self.precision != "bfloat16":
             return self.loss(output, target)
         with torch.autocast(self.device.type, enabled=False):
             return self.loss([scale.float() for scale in output], target)

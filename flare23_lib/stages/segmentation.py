@@ -236,6 +236,7 @@ def _segment_case(engine: Engine, volume: Volume, item: Item, inputs: Mapping[st
     measures = {
         "agreement": {values[name]: score for name, score in segmentation.agreement.items()},
         "passes": segmentation.passes,
+        "precision": engine.precision,
         "timings": segmentation.timings,
     }
     return item.finish(suffixes, inputs, measures)
