@@ -46,9 +46,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
 
-## The page of all keys of the configuration, from the schema.
-docs/configuration.md: config.schema.yaml scripts/configuration_reference.py | $(VENV)/installed
-	$(BIN)/python scripts/configuration_reference.py > $@
+## The schema and the page of all keys of the configuration, from its models.
+docs/configuration.md: flare23_lib/config/models.py scripts/configuration_docs.py | $(VENV)/installed
+	$(BIN)/python scripts/configuration_docs.py
 
 ## The report's CT viewer: its library in a pinned version, through npm. Without it the report has no viewer.
 viewer: vendor/niivue/niivue.js

@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results" / "evaluation.json")
     output = parser.parse_args().output
-    labels = Config.load([REPOSITORY / "config.yaml"]).labels
+    labels = Config.load([REPOSITORY / "config.yaml"]).label_map
     load = os.getloadavg()[0]
     results: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as temporary:

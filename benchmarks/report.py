@@ -76,9 +76,9 @@ def make_run(folder: Path, config: Config, number: int) -> Results:
     for model in config.evaluated:
         write_csv(results.gathered("predictions", model), ["case", "file"], predictions)
         own = results.root / "evaluation" / model
-        rows, _ = evaluate_cases(pairs, config.labels, "plain", [], 1, None)
-        write_metrics(own / "metrics.csv", rows, config.labels)
-        write_summary(own / "summary.csv", rows, config.labels, [])
+        rows, _ = evaluate_cases(pairs, config.label_map, "plain", [], 1, None)
+        write_metrics(own / "metrics.csv", rows, config.label_map)
+        write_summary(own / "summary.csv", rows, config.label_map, [])
         write_json(results.training(model), {"cases": 1, "epochs": 1, "seconds": 1.0, "device": "cpu"})
     return results
 
@@ -105,7 +105,7 @@ def main() -> None:
         write_text(library / "LICENSE.txt", "a stand-in of the library's size\n")
         page = results.root / "report" / "index.html"
         started, cpu = time.perf_counter(), time.process_time()
-        write_report(results, config.report_settings(), library, page)
+        write_report(results, config, library, page)
         seconds, processor = time.perf_counter() - started, time.process_time() - cpu
         files = [path for path in page.parent.rglob("*") if path.is_file()]
         figures = {

@@ -26,6 +26,7 @@ import torch
 from provenance import provenance
 
 from flare23_lib.config import Config
+from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.preprocessing import link_dataset, preprocess_image, preprocess_labels
 from flare23_lib.nnunet.running import Run, make_trainer
@@ -38,7 +39,7 @@ MODELS = {"stunet_large": "organ_teacher"}
 """Whose patch, spacing and strides a network gets from the recipe; the student's if not named."""
 
 
-def settings_of(network: str, precision: str) -> dict:
+def settings_of(network: str, precision: str) -> TrainingSettings:
     """Return the recipe's training settings with a network and a precision."""
     name = MODELS.get(network, "student")
     config = Config.load(
@@ -48,7 +49,7 @@ def settings_of(network: str, precision: str) -> dict:
     return config.training_settings(name)
 
 
-def prepare(folder: Path, settings: dict, cases: int) -> None:
+def prepare(folder: Path, settings: TrainingSettings, cases: int) -> None:
     """Write phantoms and preprocess them."""
     write_cohort(folder / "cohort", cases=2 * cases, validation=0, seed=0)
     images = sorted((folder / "cohort" / "imagesTr2200").glob("*.nii.gz"))[:cases]
@@ -56,12 +57,12 @@ def prepare(folder: Path, settings: dict, cases: int) -> None:
     for image in images:
         name = image.name.removesuffix("_0000.nii.gz")
         label = folder / "cohort" / "truth" / f"{name}.nii.gz"
-        geometry = (settings["spacing"], settings["orientation"])
+        geometry = (settings.spacing, settings.orientation)
         preprocess_image(
-            image, folder / f"{name}.b2nd", *geometry, Intensity(**settings["intensity"]), settings["patch_size"]
+            image, folder / f"{name}.b2nd", *geometry, Intensity(**dict(settings.intensity)), settings.patch_size
         )
         places = [folder / f"{name}_labels{suffix}" for suffix in (".b2nd", ".pkl")]
-        preprocess_labels(label, *places, *geometry, settings["label_values"], settings["patch_size"])
+        preprocess_labels(label, *places, *geometry, settings.label_values, settings.patch_size)
         rows.append({"case": name, "image": f"{name}.b2nd", "label": f"{name}_labels.b2nd"})
     preprocessed = folder / "preprocessed" / nnunet_plans.DATASET_NAME
     link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, folder, rows)
@@ -69,7 +70,7 @@ def prepare(folder: Path, settings: dict, cases: int) -> None:
     write_json(folder / "rows.json", rows)
 
 
-def ours(folder: Path, settings: dict, names: list[str], device: torch.device, threads: int):
+def ours(folder: Path, settings: TrainingSettings, names: list[str], device: torch.device, threads: int):
     """Return our trainer, ready to take steps, and its step."""
     rows = json.loads((folder / "rows.json").read_text())
     dataset = nnunet_plans.dataset_json(names, False, rows)
@@ -79,7 +80,7 @@ def ours(folder: Path, settings: dict, names: list[str], device: torch.device, t
     return trainer, trainer.step
 
 
-def stock(folder: Path, settings: dict, names: list[str], device: torch.device):
+def stock(folder: Path, settings: TrainingSettings, names: list[str], device: torch.device):
     """Return nnU-Net's trainer on the same plans, ready to take steps, and its step."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -167,7 +168,7 @@ def preparation_of_a_batch(trainer, batches: int = 4) -> dict:
 def measure(network: str, args: argparse.Namespace) -> dict:
     """Return the figures for one network."""
     device = torch.device(args.device)
-    names = Config.load([REPOSITORY / "config.yaml"]).labels.names
+    names = Config.load([REPOSITORY / "config.yaml"]).label_map.names
     plain, reduced = (settings_of(network, precision) for precision in ("mixed", "bfloat16"))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

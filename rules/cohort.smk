@@ -12,8 +12,8 @@ rule cohort:
         settings=told(
             "cohort",
             version=versions.SCAN,
-            cohort=CONFIG["cohort"],
-            settings=CONFIG.settings("cohort"),
+            cohort=CONFIG.cohort,
+            settings=CONFIG.cohort_settings(),
             listing=LISTING,
         ),
     output:
@@ -54,7 +54,7 @@ rule estimate:
     """Say what the run costs; a target of its own."""
     input:
         cases=f"{R}/cohort/cases.csv",
-        settings=told("estimate", settings=CONFIG.settings("estimate")),
+        settings=told("estimate", settings=CONFIG.to_json()),
     output:
         estimate=report(
             f"{R}/cohort/estimate.csv",

@@ -11,7 +11,7 @@ rule evaluate:
         cases=f"{R}/cohort/cases.csv",
         training=f"{R}/training/{{model}}/training.json",
         predictions=f"{R}/predictions/{{model}}/predictions.csv",
-        settings=told("evaluate", version=versions.EVALUATION, settings=CONFIG.settings("evaluation")),
+        settings=told("evaluate", version=versions.EVALUATION, settings=CONFIG.evaluation_settings()),
     output:
         metrics=report(
             f"{R}/evaluation/{{model}}/metrics.csv",
@@ -59,8 +59,8 @@ rule measure_efficiency:
             "measure_efficiency",
             "model",
             version=[versions.EFFICIENCY, versions.SEGMENTATION],
-            inference=stage_settings("inference", "model"),
-            cases=CONFIG["evaluation"]["efficiency_cases"],
+            inference=of_model(CONFIG.inference_settings),
+            cases=CONFIG.evaluation.efficiency_cases,
         ),
     output:
         efficiency=report(
@@ -101,7 +101,7 @@ rule paper_tables:
         summaries=expand(f"{R}/evaluation/{{model}}/summary.csv", model=CONFIG.evaluated),
         metrics=expand(f"{R}/evaluation/{{model}}/metrics.csv", model=CONFIG.evaluated),
         efficiency=expand(f"{R}/evaluation/{{model}}/efficiency.csv", model=MEASURED),
-        settings=told("paper_tables", settings=CONFIG.settings("tables")),
+        settings=told("paper_tables", settings=CONFIG.tables_settings()),
     output:
         tables=expand(f"{R}/evaluation/tables/{{table}}.{{format}}", table=TABLES, format=FORMATS),
     log:

@@ -16,9 +16,9 @@ rule pseudo_label:
             "pseudo_label",
             "completion",
             version=versions.SEGMENTATION,
-            settings=stage_settings("completion", "completion"),
+            settings=of_completion(CONFIG.completion_settings),
             teacher=teacher_name,
-            inference=lambda wildcards: CONFIG.settings("inference", teacher_name(wildcards)),
+            inference=lambda wildcards: CONFIG.inference_settings(teacher_name(wildcards)),
             base=base_name,
         ),
     output:
@@ -60,7 +60,7 @@ rule complete:
             "complete",
             "completion",
             version=[versions.MERGE, versions.SPECKS, versions.CHANGE],
-            settings=stage_settings("completion", "completion"),
+            settings=of_completion(CONFIG.completion_settings),
             label_names=LABEL_NAMES,
             base=base_name,
         ),
@@ -99,7 +99,7 @@ rule gather_completed:
         settings=told(
             "gather_completed",
             "completion",
-            settings=stage_settings("completion", "completion"),
+            settings=of_completion(CONFIG.completion_settings),
             label_names=LABEL_NAMES,
         ),
     output:

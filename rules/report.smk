@@ -12,7 +12,7 @@ rule cohort_figure:
     """Draw the categories of the cohort and the labels present in them."""
     input:
         categories=f"{R}/cohort/categories.csv",
-        settings=told("cohort_figure", labels=dict(zip(LABEL_NAMES, CONFIG.labels.values))),
+        settings=told("cohort_figure", labels=dict(zip(LABEL_NAMES, CONFIG.label_map.values))),
     output:
         figure=report(
             f"{R}/report/figures/cohort.svg",
@@ -41,9 +41,9 @@ rule method_figure:
         categories=f"{R}/cohort/categories.csv",
         settings=told(
             "method_figure",
-            categories=[row["name"] for row in CONFIG["categories"]],
-            completions=CONFIG["completions"],
-            train_on={name: model["train_on"] for name, model in CONFIG["models"].items()},
+            categories=[category.name for category in CONFIG.categories],
+            completions={name: completion.to_json() for name, completion in CONFIG.completions.items()},
+            train_on={name: model.train_on.to_json() for name, model in CONFIG.models.items()},
         ),
     output:
         figure=report(
@@ -169,9 +169,9 @@ rule report_page:
         efficiency=expand(f"{R}/evaluation/{{model}}/efficiency.csv", model=MEASURED),
         tables=rules.paper_tables.output if CONFIG.evaluated else [],
         scores=rules.score_figure.output.figure if CONFIG.evaluated else [],
-        benchmark=CONFIG["report"]["inference_benchmark"] or [],
+        benchmark=CONFIG.report.inference_benchmark or [],
         viewer=VIEWER if HAS_VIEWER else [],
-        settings=told("report_page", settings=CONFIG.report_settings()),
+        settings=told("report_page", settings=CONFIG.to_json()),
     output:
         page=f"{R}/report/index.html",
     log:

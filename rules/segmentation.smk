@@ -13,7 +13,7 @@ rule predict:
             "predict",
             "model",
             version=versions.SEGMENTATION,
-            inference=stage_settings("inference", "model"),
+            inference=of_model(CONFIG.inference_settings),
         ),
     output:
         record=f"{R}/predictions/{{model}}/{{shard}}.csv",

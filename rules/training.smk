@@ -14,7 +14,7 @@ rule measure_intensity:
             "measure_intensity",
             "model",
             version=versions.INTENSITY,
-            settings=stage_settings("intensity", "model"),
+            settings=of_model(CONFIG.intensity_settings),
         ),
     output:
         record=f"{R}/training/{{model}}/intensity.json",
@@ -50,8 +50,8 @@ rule preprocess:
             "preprocess",
             "model",
             version=[versions.PREPROCESSED_IMAGE, versions.PREPROCESSED_LABEL],
-            settings=stage_settings("preprocessing", "model"),
-            patch_size=lambda wildcards: CONFIG.model(wildcards.model)["patch_size"],
+            settings=of_model(CONFIG.preprocessing_settings),
+            patch_size=lambda wildcards: CONFIG.model(wildcards.model).patch_size,
         ),
     output:
         record=f"{R}/preprocessed/{{model}}/{{shard}}.csv",
@@ -91,7 +91,7 @@ rule train:
             "train",
             "model",
             version=versions.TRAINING,
-            settings=stage_settings("training", "model"),
+            settings=of_model(CONFIG.training_settings),
             label_names=LABEL_NAMES,
             pretrained=pretrained,
         ),
@@ -145,7 +145,7 @@ rule bundle:
         settings=told(
             "bundle",
             "model",
-            inference=stage_settings("inference", "model"),
+            inference=of_model(CONFIG.inference_settings),
             label_names=LABEL_NAMES,
         ),
     output:

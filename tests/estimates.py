@@ -47,7 +47,7 @@ C = Extent((4, 64, 64), (4.0, 1.0, 1.0))  # becomes 4 x 32 x 32, padded to 8 sli
 def tiny_config(**overrides):
     recipe = yaml.safe_load(RECIPE.read_text())
     shared = {key: recipe[key] for key in ("cohort", "results", "labels", "categories")}
-    return Config.check(shared | TINY | overrides, RECIPE.with_name("config.schema.yaml"))
+    return Config.check(shared | TINY | overrides)
 
 
 def case(name, extent, category="", split="training", label=None, status="ok"):
@@ -66,7 +66,7 @@ CASES = [
 
 
 def sizes(config, cases=CASES):
-    return Sizes.of_cases(cases, [row["name"] for row in config["categories"]])
+    return Sizes.of_cases(cases, [category.name for category in config.categories])
 
 
 def lines(config, cases=CASES, figures=FIGURES):

@@ -32,7 +32,7 @@ def finished_run(
 ) -> Results:
     """Write a results folder as a run leaves it, with predictions that are worse from case to case."""
     results = Results(folder / "results")
-    labels = config.labels
+    labels = config.label_map
     cases, predictions = [], []
     for number in range(validation):
         name = f"Case_{number}"
@@ -50,7 +50,7 @@ def finished_run(
         cases.append(Case(name, str(paths[0]), label, "validation", voxels, shape=SHAPE, spacing=SPACING))
         predictions.append({"case": name, "file": results.relative(prediction)})
     write_cases(results.cases, cases)
-    rows = [("training", row["name"], 2, 0) for row in config["categories"]] + [("validation", "", validation, 0)]
+    rows = [("training", category.name, 2, 0) for category in config.categories] + [("validation", "", validation, 0)]
     table = [
         {"split": split, "category": name, "labels_present": ALL, "cases": number, "quarantined": left, "voxels": 1}
         for split, name, number, left in rows
@@ -79,7 +79,7 @@ def _boxes(values: list[int], shift: int) -> np.ndarray:
 def report_of(results: Results, config: Config, viewer: Path | None = None) -> Path:
     """Make the report and return its page."""
     page = results.root / "report" / "index.html"
-    write_report(results, config.report_settings(), viewer, page)
+    write_report(results, config, viewer, page)
     return page
 
 

@@ -116,7 +116,7 @@ def test_bad_files_are_told_in_one_line(tmp_path, monkeypatch, capsys, arguments
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bytes.csv").write_bytes(b"\x1f\x8b\xff\x00")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    labels = Config.load([REPOSITORY / "config.yaml"]).labels.names
+    labels = Config.load([REPOSITORY / "config.yaml"]).label_map.names
     for folder in ("one", "two"):
         columns = [f"{name}_{measure}" for name in labels for measure in ("DSC", "NSD")]
         (tmp_path / folder).mkdir()

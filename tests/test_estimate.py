@@ -126,9 +126,8 @@ def test_images_and_labels_are_preprocessed_once_and_shared():
 
 
 def test_another_intensity_makes_other_images_and_the_same_labels():
-    config = tiny_config()
-    config["models"]["student"]["intensity"] = {"low": 0, "high": 1, "mean": 0, "std": 1}
-    found = lines(config)
+    student = TINY["models"]["student"] | {"intensity": {"low": 0, "high": 1, "mean": 0, "std": 1}}
+    found = lines(tiny_config(models=TINY["models"] | {"student": student}))
     assert found["preprocessed images", "student"].cases == 3
     assert found["preprocessed labels", "student"].cases == 2
 
@@ -307,7 +306,7 @@ def test_the_command_takes_the_cases_of_the_configured_results(tmp_path, capsys)
 def test_the_workflows_job_writes_the_same_table(tmp_path):
     config = Config.load([RECIPE], {"results": str(tmp_path)})
     write_cases(tmp_path / "cohort" / "cases.csv", CASES)
-    write_json(tmp_path / "told.json", {"settings": config.settings("estimate")})
+    write_json(tmp_path / "told.json", {"settings": config.to_json()})
     job = ["stage", "estimate", "--results", tmp_path, "--settings", tmp_path / "told.json"]
     assert cli.main([*map(str, job), "--output", str(tmp_path / "job.csv")]) == 0
     assert run("--config", f"results={tmp_path}", "--output", tmp_path / "person.csv") == 0

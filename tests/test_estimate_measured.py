@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from cohorts import changed
 from estimates import CASES, MACS, TINY, lines, sizes, tiny_config
 
 from flare23_lib.cohort.table import write_cases
@@ -33,11 +34,12 @@ class Earlier:
 
     def trained(self, model, device, **changes):
         settings = self.config.training_settings(model)
-        settings = settings | {"training": settings["training"] | changes.pop("training", {})}
-        record = {"device": device, "epochs": 10, "threads": 2, "gpus": 1, "epoch_seconds": 0.5, "settings": settings}
+        settings = changed(settings, training=changes.pop("training", {}))
+        record = {"device": device, "epochs": 10, "threads": 2, "gpus": 1, "epoch_seconds": 0.5,
+                  "settings": settings.to_json()}  # fmt: skip
         write_json(self.results.training(model), record | changes)
         described = training.describe(model, settings, self.config.inference_settings(model),
-                                      self.config.labels.names, [], "0" * 64, {})  # fmt: skip
+                                      self.config.label_map.names, [], "0" * 64, {})  # fmt: skip
         write_json(self.results.bundle(model) / "model.json", described.to_json())
 
     def segmented(self, model, name, seconds):

@@ -134,7 +134,7 @@ def test_which_tables_there_are_follows_from_the_configuration(labels, pairs, me
 
 def test_other_rules_than_the_challenges_are_noted_where_published_figures_stand_beside_ours(tmp_path):
     models = [evaluated("ours", 0.5, FLARE, tmp_path)]
-    same = Config.load([REPOSITORY / "config.yaml"]).labels
+    same = Config.load([REPOSITORY / "config.yaml"]).label_map
     assert not [note for note in make_tables(models, same, [], {})["table6"].notes if "challenge" in note]
     for name in ("table6", "table9"):
         notes = make_tables(models, same, [], {}, references="partial")[name].notes
@@ -148,7 +148,7 @@ def test_other_rules_than_the_challenges_are_noted_where_published_figures_stand
 
 
 def test_the_published_classes_are_those_of_the_recipe():
-    labels = Config.load([REPOSITORY / "config.yaml"]).labels
+    labels = Config.load([REPOSITORY / "config.yaml"]).label_map
     assert {label.name: label.tolerance_mm for label in labels.labels} == paper.TOLERANCES_MM
     assert paper.organs_match(labels)
     assert paper.tumor_matches(labels)

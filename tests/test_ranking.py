@@ -154,7 +154,7 @@ def test_bad_folders_are_refused_by_name(tmp_path):
 
 
 def test_the_command_writes_the_ranking_and_says_what_was_left_out(tmp_path, capsys):
-    labels = Config.load([REPOSITORY / "config.yaml"]).labels
+    labels = Config.load([REPOSITORY / "config.yaml"]).label_map
     columns = [f"{name}_{measure}" for name in labels.names for measure in ("DSC", "NSD")]
     for name, score in (("a", 0.8), ("b", 0.9)):
         write_csv(

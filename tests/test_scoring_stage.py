@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from cohorts import changed
 from reports import configuration, finished_run
 
 from flare23_lib.errors import StoreError
@@ -18,7 +19,7 @@ def run(tmp_path):
 
 def scored(results, config, **changes):
     own = results.root / "evaluation" / "student"
-    settings = {**config.evaluation_settings(), **changes}
+    settings = changed(config.evaluation_settings(), **changes)
     evaluate(results, "student", settings, 1, None, own / "metrics.csv", own / "summary.csv")
     return own
 
@@ -59,5 +60,5 @@ def test_tables_of_earlier_scores_do_not_stay_beside_new_ones(run):
     assert {path.name for path in own.iterdir()} == {"metrics.csv", "summary.csv"}
     folder = results.root / "evaluation" / "tables"
     write_text(folder / "table8.csv", "of other predictions")
-    write_tables(results, {**config.settings("tables"), "measured": False}, folder)
+    write_tables(results, changed(config.tables_settings(), measured=False), folder)
     assert {path.stem for path in folder.iterdir()} == {"table6", "table9"}

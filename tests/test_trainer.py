@@ -10,6 +10,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from trainings import MODEL, NAMES, prepare, settings
 
 from flare23_lib import versions
+from flare23_lib.config.models import forced_patches
 from flare23_lib.nnunet import checkpoints, trainer
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.preprocessing import link_dataset
@@ -35,7 +36,7 @@ def made(prepared, tmp_path):
 
     def make(**training):
         chosen = settings(**training)
-        dataset = nnunet_plans.dataset_json(NAMES, chosen["ignore_label"], rows)
+        dataset = nnunet_plans.dataset_json(NAMES, chosen.ignore_label, rows)
         run = Run(tmp_path, nnunet_plans.plans(chosen), dataset, torch.device("cpu"))
         return make_trainer(run)
 
@@ -110,7 +111,7 @@ def test_sampling_and_oversampling_are_the_configured_ones(made, monkeypatch, sa
     for _ in range(4):
         loader.generate_train_batch()
     assert (len(asked), sum(asked)) == (8, 4 * forced)
-    assert nnunet_plans.forced_patches(2, share) == forced
+    assert forced_patches(2, share) == forced
 
 
 def test_the_optimizer_is_the_configured_one(made):

@@ -26,18 +26,18 @@ def _categorise(args: argparse.Namespace) -> int:
 
     config = load_config(args)
     settings = config.cohort_settings()
-    for index, row in enumerate(settings["categories"]):
-        if "folders" in row:
+    for index, category in enumerate(settings.categories):
+        if category.folders is not None:
             raise ConfigError(
                 f"categories[{index}].folders: this command is given other folders than the layout's; use the target "
                 "`cohort` of the workflow"
             )
-    if settings["layout"]["prefixes"]:
+    if settings.layout.prefixes:
         raise ConfigError(
             "layout.prefixes: name folders of the layout, and this command is given others; use the target `cohort` "
             "of the workflow"
         )
-    found = find_in(args.images, args.labels, args.unlabeled, settings["layout"])
+    found = find_in(args.images, args.labels, args.unlabeled, settings.layout)
     output = args.output
     survey = survey_found(found, settings, output / ".scan.jsonl", args.processes)
     write_survey(survey, output)
@@ -80,13 +80,13 @@ def _estimate(args: argparse.Namespace) -> int:
     from flare23_lib.estimate.throughputs import FIGURES
 
     config = load_config(args)
-    categories = [row["name"] for row in config["categories"]]
+    categories = [category.name for category in config.categories]
     if args.geometry:
         sizes = Sizes.of_sample(read_geometry(args.geometry), parse_counts(args.count or []), categories)
     elif args.count:
         raise ConfigError("--count goes with --geometry; cases.csv says itself how many cases there are")
     else:
-        cases = args.cases or Path(config["results"]) / "cohort" / "cases.csv"
+        cases = args.cases or Path(config.results) / "cohort" / "cases.csv"
         sizes = Sizes.of_cases(read_cases(cases), categories)
     figures = measured_figures(args.measured, config, FIGURES) if args.measured else FIGURES
     result = estimate(config, sizes, figures)

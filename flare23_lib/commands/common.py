@@ -58,7 +58,7 @@ def output_file(text: str) -> Path:
 def load_config(args: argparse.Namespace):
     """Return the checked configuration that the options of `add_config` name."""
     from flare23_lib.config import Config
-    from flare23_lib.config_files import parse_overrides
+    from flare23_lib.config.load import parse_overrides
 
     return Config.load([args.base_config, *(args.configfile or [])], parse_overrides(args.config or []))
 
@@ -66,7 +66,7 @@ def load_config(args: argparse.Namespace):
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the configuration."""
     parser.add_argument("--base-config", type=Path, default=Path("config.yaml"), metavar="FILE",
-                        help="the recipe, with config.schema.yaml beside it (default: config.yaml)")  # fmt: skip
+                        help="the recipe (default: config.yaml)")  # fmt: skip
     parser.add_argument("--configfile", type=Path, nargs="+", metavar="FILE",
                         help="what differs from it, as for snakemake")  # fmt: skip
     parser.add_argument("--config", nargs="+", metavar="KEY=VALUE", help="single values, as for snakemake")

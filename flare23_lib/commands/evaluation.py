@@ -28,13 +28,13 @@ def _evaluate(args: argparse.Namespace) -> int:
         args.predictions,
         args.references,
         args.output,
-        config.labels,
-        mode=args.mode or config["evaluation"]["mode"],
+        config.label_map,
+        mode=args.mode or config.evaluation.mode,
         processes=args.processes,
         memory_mb=args.memory,
-        with_details=config["evaluation"]["details"] if args.details is None else args.details,
-        partial_references=config["evaluation"]["references"] == "partial" if args.partial is None else args.partial,
-        reference_suffix=config["layout"]["label_suffix"],
+        with_details=config.evaluation.details if args.details is None else args.details,
+        partial_references=config.evaluation.references == "partial" if args.partial is None else args.partial,
+        reference_suffix=config.layout.label_suffix,
     )
     say(format_summary(report.summary))
     say(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
@@ -69,7 +69,7 @@ def _measure(args: argparse.Namespace) -> int:
 def _rank(args: argparse.Namespace) -> int:
     from flare23_lib.evaluation.ranking import format_ranking, rank_folders, write_ranking
 
-    ranking = rank_folders(args.folders, load_config(args).labels)
+    ranking = rank_folders(args.folders, load_config(args).label_map)
     write_ranking(args.output, ranking)
     say(format_ranking(ranking))
     say(f"{args.output} is written")

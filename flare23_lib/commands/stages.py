@@ -17,9 +17,11 @@ log = logging.getLogger(__name__)
 def _stage_cohort(args: argparse.Namespace) -> int:
     from flare23_lib.cohort.summary import format_survey, write_survey
     from flare23_lib.cohort.survey import survey
+    from flare23_lib.config.settings import CohortSettings
 
     told = _told(args)
-    found = survey(Path(told["cohort"]), told["settings"], _results(args).scan_memory, args.threads)
+    settings = CohortSettings.from_json(told["settings"])
+    found = survey(Path(told["cohort"]), settings, _results(args).scan_memory, args.threads)
     for fault in found.faults:
         log.warning("%s: %s: %s (%s): %s", fault.severity, fault.case, fault.kind, fault.file, fault.message)
     log.info("%s", format_survey(found))
@@ -34,8 +36,9 @@ def _stage_estimate(args: argparse.Namespace) -> int:
     from flare23_lib.estimate.table import estimate, format_estimate, write_estimate
     from flare23_lib.estimate.throughputs import FIGURES
 
-    config = Config(_told(args)["settings"])
-    sizes = Sizes.of_cases(read_cases(_results(args).cases), [row["name"] for row in config["categories"]])
+    config = Config.from_json(_told(args)["settings"])
+    categories = [category.name for category in config.categories]
+    sizes = Sizes.of_cases(read_cases(_results(args).cases), categories)
     result = estimate(config, sizes, FIGURES)
     log.info("%s", format_estimate(result))
     write_estimate(args.output, result)
@@ -43,32 +46,37 @@ def _stage_estimate(args: argparse.Namespace) -> int:
 
 
 def _stage_measure_intensity(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import TrainingSet
     from flare23_lib.stages.intensity import measure
 
-    measure(_results(args), args.model, _told(args)["settings"], args.threads, args.output)
+    settings = TrainingSet.from_json(_told(args)["settings"])
+    measure(_results(args), args.model, settings, args.threads, args.output)
     return 0
 
 
 def _stage_preprocess(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import PreprocessingSettings
     from flare23_lib.stages.intensity import with_intensity
     from flare23_lib.stages.preprocessing import preprocess
 
     told = _told(args)
-    settings = with_intensity(told["settings"], args.intensity)
+    settings = with_intensity(PreprocessingSettings.from_json(told["settings"]), args.intensity)
     preprocess(_results(args), settings, told["patch_size"], args.shard, args.output)
     return 0
 
 
 def _stage_train(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import TrainingSettings
     from flare23_lib.stages.intensity import with_intensity
     from flare23_lib.stages.pretraining import digest_of, with_digest
     from flare23_lib.stages.training import Way, train
 
     told = _told(args)
+    settings = with_intensity(TrainingSettings.from_json(told["settings"]), args.intensity)
     train(
         _results(args),
         args.model,
-        with_digest(with_intensity(told["settings"], args.intensity), digest_of(args.pretrained)),
+        with_digest(settings, digest_of(args.pretrained)),
         told["label_names"],
         args.shards,
         Way(args.device, args.threads, args.gpus, args.checkpoint_minutes, args.attempt),
@@ -80,14 +88,17 @@ def _stage_train(args: argparse.Namespace) -> int:
 
 
 def _stage_export(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import InferenceSettings
     from flare23_lib.stages.training import export
 
     told = _told(args)
-    export(_results(args), args.model, told["inference"], told["label_names"], args.output.parent)
+    inference = InferenceSettings.from_json(told["inference"])
+    export(_results(args), args.model, inference, told["label_names"], args.output.parent)
     return 0
 
 
 def _stage_pseudo_label(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import CompletionSettings, InferenceSettings
     from flare23_lib.stages.segmentation import pseudo_label
 
     told = _told(args)
@@ -96,8 +107,8 @@ def _stage_pseudo_label(args: argparse.Namespace) -> int:
         args.completion,
         told["teacher"],
         told["base"],
-        told["settings"],
-        told["inference"],
+        CompletionSettings.from_json(told["settings"]),
+        InferenceSettings.from_json(told["inference"]),
         args.device,
         args.threads,
         args.shard,
@@ -107,6 +118,7 @@ def _stage_pseudo_label(args: argparse.Namespace) -> int:
 
 
 def _stage_complete(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import CompletionSettings
     from flare23_lib.stages.completion import complete
 
     told = _told(args)
@@ -114,7 +126,7 @@ def _stage_complete(args: argparse.Namespace) -> int:
         _results(args),
         args.completion,
         told["base"],
-        told["settings"],
+        CompletionSettings.from_json(told["settings"]),
         told["label_names"],
         args.shard,
         args.output,
@@ -123,13 +135,14 @@ def _stage_complete(args: argparse.Namespace) -> int:
 
 
 def _stage_gather_completed(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import CompletionSettings
     from flare23_lib.stages.completion import gather
 
     told = _told(args)
     gather(
         _results(args),
         args.completion,
-        told["settings"],
+        CompletionSettings.from_json(told["settings"]),
         told["label_names"],
         args.shards,
         args.output,
@@ -139,9 +152,10 @@ def _stage_gather_completed(args: argparse.Namespace) -> int:
 
 
 def _stage_predict(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import InferenceSettings
     from flare23_lib.stages.segmentation import predict_validation
 
-    inference = _told(args)["inference"]
+    inference = InferenceSettings.from_json(_told(args)["inference"])
     predict_validation(_results(args), args.model, inference, args.device, args.threads, args.shard, args.output)
     return 0
 
@@ -154,32 +168,37 @@ def _stage_gather_predictions(args: argparse.Namespace) -> int:
 
 
 def _stage_evaluate(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import EvaluationSettings
     from flare23_lib.stages.evaluation import evaluate
 
-    settings = _told(args)["settings"]
+    settings = EvaluationSettings.from_json(_told(args)["settings"])
     evaluate(_results(args), args.model, settings, args.threads, args.memory, args.output, args.summary)
     return 0
 
 
 def _stage_measure_efficiency(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import InferenceSettings
     from flare23_lib.stages.efficiency import measure
 
     told = _told(args)
-    measure(_results(args), args.model, told["inference"], told["cases"], args.device, args.threads, args.output)
+    inference = InferenceSettings.from_json(told["inference"])
+    measure(_results(args), args.model, inference, told["cases"], args.device, args.threads, args.output)
     return 0
 
 
 def _stage_paper_tables(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import TablesSettings
     from flare23_lib.stages.evaluation import write_tables
 
-    write_tables(_results(args), _told(args)["settings"], args.output)
+    write_tables(_results(args), TablesSettings.from_json(_told(args)["settings"]), args.output)
     return 0
 
 
 def _stage_report(args: argparse.Namespace) -> int:
+    from flare23_lib.config import Config
     from flare23_lib.stages.report import write_report
 
-    write_report(_results(args), _told(args)["settings"], args.viewer, args.output)
+    write_report(_results(args), Config.from_json(_told(args)["settings"]), args.viewer, args.output)
     return 0
 
 

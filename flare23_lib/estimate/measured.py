@@ -15,6 +15,7 @@ from typing import Any
 
 from flare23_lib.cohort.table import read_cases
 from flare23_lib.config import Config
+from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.estimate.extents import Extent
 from flare23_lib.estimate.throughputs import CORE, GPU, Figure, Figures, own_figure
 from flare23_lib.estimate.work import SEGMENTATION_CORES, Part, epoch_macs, image_macs
@@ -168,7 +169,7 @@ def _source(run: _Run, extents: list[Extent]) -> str:
 def _resource(config: Config, device: str) -> str | None:
     """Return what a device of an earlier run is a figure of; None if the estimate is for another kind."""
     on_cpu = device.startswith("cpu")
-    if on_cpu != (config["device"] == "cpu"):
+    if on_cpu != (config.device == "cpu"):
         return None
     return CORE if on_cpu else GPU
 
@@ -177,15 +178,19 @@ def _training(run: _Run, config: Config, model: str) -> Figure | None:
     """Return how fast a model was trained, by the median epoch; of one core, where it was trained on cores."""
     record = run.training(model)
     settings = config.training_settings(model)
-    if "epoch_seconds" not in record or not _same_network(record["settings"], settings):
+    if "epoch_seconds" not in record:
         return None
-    then, now = record["settings"]["training"], settings["training"]
+    then = TrainingSettings.from_json(record["settings"])
     resource = _resource(config, record["device"])
-    if resource is None or any(then[name] != now[name] for name in ("batch_size", "precision")):
+    same = (then.training.batch_size, then.training.precision) == (
+        settings.training.batch_size,
+        settings.training.precision,
+    )
+    if resource is None or not same or not _same_network(then, settings):
         return None
     seconds = record["epoch_seconds"] * record["threads" if resource == CORE else "gpus"]
     source = f"{run.results.root}: the median of {record['epochs']} epochs"
-    value = epoch_macs(record["settings"]) / seconds / 1e12
+    value = epoch_macs(then) / seconds / 1e12
     return Figure(own_figure("training", model), value, "TMAC/s", resource, source, True)
 
 
@@ -194,7 +199,10 @@ def _inference(run: _Run, config: Config, model: str) -> Figure | None:
     record = run.training(model)
     description = run.results.model_file(model)
     settings, inference = config.training_settings(model), config.inference_settings(model)
-    if "threads" not in record or not description.exists() or not _same_network(record["settings"], settings):
+    if "threads" not in record or not description.exists():
+        return None
+    then = TrainingSettings.from_json(record["settings"])
+    if not _same_network(then, settings):
         return None
     resource = _resource(config, record["device"])
     if resource is None:
@@ -203,14 +211,14 @@ def _inference(run: _Run, config: Config, model: str) -> Figure | None:
     notes = [
         note
         for note in run.notes("segmentations")
-        if note.about["model"] == digest and _lasting(note.about["inference"]) == _lasting(inference)
+        if note.about["model"] == digest and _lasting(note.about["inference"]) == _lasting(inference.to_json())
     ]
     seconds = sum(sum(note.results["timings"].values()) for note in notes)
     if not seconds:
         return None
     if resource == CORE:
         seconds *= min(SEGMENTATION_CORES, record["threads"])
-    macs = sum(image_macs(record["settings"], note.about["inference"], note.extent) for note in notes)
+    macs = sum(image_macs(then, InferenceSettings.from_json(note.about["inference"]), note.extent) for note in notes)
     source = _source(run, [note.extent for note in notes])
     return Figure(own_figure("inference", model), macs / seconds / 1e12, "TMAC/s", resource, source, True)
 
@@ -219,6 +227,6 @@ def _lasting(inference: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inference.items() if name not in USAGE}
 
 
-def _same_network(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    same = all(then[name] == now[name] for name in ("network", "patch_size"))
-    return same and len(then["label_values"]) == len(now["label_values"])
+def _same_network(then: TrainingSettings, now: TrainingSettings) -> bool:
+    same = (then.network, then.patch_size) == (now.network, now.patch_size)
+    return same and len(then.label_values) == len(now.label_values)

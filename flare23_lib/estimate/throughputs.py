@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from flare23_lib.config import Config
+from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.size import parameters
 
@@ -104,8 +104,9 @@ def compute_figure(figures: Figures, config: Config, phase: str, model: str) -> 
     """
     if (own := own_figure(phase, model)) in figures:
         return own
-    on_cpu = config["device"] == "cpu"
-    precision = config.model(model)[phase]["precision"]
+    on_cpu = config.device == "cpu"
+    table = config.model(model)
+    precision = (table.training if phase == "training" else table.inference).precision
     bits = "float32" if precision == "float32" or (precision == "mixed" and on_cpu) else "16bit"
     if on_cpu:
         return f"cpu_{phase}_{bits}"
@@ -114,6 +115,6 @@ def compute_figure(figures: Figures, config: Config, phase: str, model: str) -> 
     return f"gpu_{phase}_{bits}_{size}"
 
 
-def network_of(settings: Mapping[str, Any]) -> tuple[Architecture, int]:
-    """Return the network of `Config.training_settings` and its classes, background included."""
-    return Architecture.of(**settings["network"]), len(settings["label_values"]) + 1
+def network_of(settings: TrainingSettings) -> tuple[Architecture, int]:
+    """Return the network that is trained and its classes, background included."""
+    return settings.network, len(settings.label_values) + 1

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 from flare23_lib.config import Config
+from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.estimate.extents import Extent, Members, Sizes
 from flare23_lib.estimate.throughputs import Figures, compute_figure, network_of
 from flare23_lib.inference.windows import window_starts
 from flare23_lib.networks.size import forward_macs, parameters
-from flare23_lib.pseudo_labels.rules import Rules
 from flare23_lib.resampling import resampled_shape
 from flare23_lib.store import fingerprint
 
@@ -75,30 +74,29 @@ def window_count(
     return prod(map(len, window_starts(padded, patch, step)))
 
 
-def window_macs(settings: Mapping[str, Any]) -> int:
-    """Return the multiply-accumulates of a forward pass over one window, for `Config.training_settings`."""
+def window_macs(settings: TrainingSettings) -> int:
+    """Return the multiply-accumulates of a forward pass over one window."""
     network, classes = network_of(settings)
-    return forward_macs(network, settings["patch_size"], classes)
+    return forward_macs(network, settings.patch_size, classes)
 
 
-def epoch_macs(settings: Mapping[str, Any]) -> int:
+def epoch_macs(settings: TrainingSettings) -> int:
     """Return the multiply-accumulates of an epoch of training: its iterations and those of its validation."""
-    training = settings["training"]
-    passes = TRAINING_PASSES * training["iterations_per_epoch"] + training["validation_iterations"]
-    return passes * training["batch_size"] * window_macs(settings)
+    training = settings.training
+    passes = TRAINING_PASSES * training.iterations_per_epoch + training.validation_iterations
+    return passes * training.batch_size * window_macs(settings)
 
 
-def image_macs(settings: Mapping[str, Any], inference: Mapping[str, Any], extent: Extent) -> int:
+def image_macs(settings: TrainingSettings, inference: InferenceSettings, extent: Extent) -> int:
     """Return the multiply-accumulates of segmenting an image: windows, mirrored passes with TTA, forward passes.
 
     Args:
-        settings: `Config.training_settings` of the model.
+        settings: those of the model's training.
         inference: its `step` and `tta`.
         extent: of the image.
     """
-    patch, step = settings["patch_size"], inference["step"]
-    passes = mirrored_passes(settings["training"]["mirror_axes"], inference["tta"])
-    windows = window_count(extent.shape, extent.spacing, settings["spacing"], patch, step)
+    passes = mirrored_passes(settings.training.mirror_axes, inference.tta)
+    windows = window_count(extent.shape, extent.spacing, settings.spacing, settings.patch_size, inference.step)
     return windows * passes * window_macs(settings)
 
 
@@ -125,7 +123,7 @@ class _Worker:
         self.config = config
         self.sizes = sizes
         self.figures = figures
-        self.without_labels = {row["name"] for row in config["categories"] if row.get("no_labels")}
+        self.without_labels = {category.name for category in config.categories if category.no_labels}
         self.there: set[tuple[str, str]] = set()
         self.work: list[Work] = []
 
@@ -149,19 +147,18 @@ class _Worker:
         images = [*categories.values(), self.sizes.validation]
         labels = [members for name, members in categories.items() if name not in self.without_labels]
         labels.append(self.sizes.labeled_validation)
-        read = _total(images, _stored) if self.config["scan"]["check_images"] == "full" else 0
+        read = _total(images, _stored) if self.config.scan.check_images == "full" else 0
         parts = (Part("scan_images", read), Part("scan_labels", _total(labels, _stored)))
         self.work.append(Work("scan", "", _cases(images), parts))
 
     def _preprocessing(self, model: str) -> None:
         settings = self.config.preprocessing_settings(model)
-        sources = [("originals", name, name) for name in settings["originals"]]
-        sources += [
-            ("completions", name, self.config.completion(name)["category"]) for name in settings["completions"]
-        ]
-        intensity = self.config.intensity_settings(model) if self.config.is_measured(model) else settings["intensity"]
-        image_key = fingerprint("images", settings["spacing"], settings["orientation"], intensity)
-        label_key = fingerprint("labels", settings["spacing"], settings["orientation"])
+        sources = [("originals", name, name) for name in settings.originals]
+        sources += [("completions", name, self.config.completion(name).category) for name in settings.completions]
+        measured = settings.intensity == "measure"
+        intensity = self.config.intensity_settings(model) if measured else settings.intensity
+        image_key = fingerprint("images", settings.spacing, settings.orientation, intensity.to_json())
+        label_key = fingerprint("labels", settings.spacing, settings.orientation)
         images = [self.sizes.categories[category] for *_, category in sources if self._is_new(image_key, category)]
         labels = [
             self.sizes.categories[category]
@@ -170,7 +167,7 @@ class _Worker:
         ]
 
         def resampled(extent: Extent) -> int:
-            return prod(resampled_shape(extent.shape, extent.spacing, settings["spacing"]))
+            return prod(resampled_shape(extent.shape, extent.spacing, settings.spacing))
 
         parts = (
             Part("preprocess_images_stored", _total(images, _stored)),
@@ -183,7 +180,7 @@ class _Worker:
             Part("preprocess_labels_stored", _total(labels, _stored)),
             Part("preprocess_labels_resampled", voxels),
             Part("preprocessed_labels", voxels),
-            Part("locations", cases * (len(settings["label_values"]) + 1)),  # the one: all voxels together
+            Part("locations", cases * (len(settings.label_values) + 1)),  # the one: all voxels together
         )
         self.work.append(Work("preprocessed labels", model, cases, parts))
 
@@ -195,35 +192,35 @@ class _Worker:
     def _training(self, model: str) -> None:
         table, settings = self.config.model(model), self.config.training_settings(model)
         network, classes = network_of(settings)
-        per_weight = WEIGHT_FILES + OPTIMIZER_NUMBERS[table["training"]["optimizer"]]
+        per_weight = WEIGHT_FILES + OPTIMIZER_NUMBERS[table.training.optimizer]
         parts = (
             Part(
                 compute_figure(self.figures, self.config, "training", model),
-                table["training"]["epochs"] * epoch_macs(settings),
+                table.training.epochs * epoch_macs(settings),
             ),
             Part("weights", parameters(network, classes) * per_weight),
         )
-        names = [*table["train_on"]["originals"]]
-        names += [self.config.completion(name)["category"] for name in table["train_on"]["completions"]]
+        names = [*table.train_on.originals]
+        names += [self.config.completion(name).category for name in table.train_on.completions]
         cases = _cases(self.sizes.categories[name] for name in names)
-        self.work.append(Work("training", model, cases, parts, cores_held=self._held(TRAINING_CORES) / table["gpus"]))
+        self.work.append(Work("training", model, cases, parts, cores_held=self._held(TRAINING_CORES) / table.gpus))
 
     def _completion(self, name: str) -> None:
         row = self.config.completion(name)
-        cases = self.sizes.categories[row["category"]]
-        files = 1 + (row["dropped_to"] == "next_class") + Rules.of(row).need_votes
-        self._segmentation("pseudo-labels", name, row["teacher"], cases, files)
+        cases = self.sizes.categories[row.category]
+        files = 1 + (row.dropped_to == "next_class") + row.need_votes
+        self._segmentation("pseudo-labels", name, row.teacher, cases, files)
         voxels = cases.total(_stored)
         parts = (Part("complete", voxels), Part("written_labels", voxels))
         self.work.append(Work("completed labels", name, cases.cases, parts))
 
     def _segmentation(self, stage: str, name: str, model: str, cases: Members, files: int = 1) -> None:
         settings, inference = self.config.training_settings(model), self.config.inference_settings(model)
-        patch, step = settings["patch_size"], inference["step"]
+        patch, step = settings.patch_size, inference.step
         windows = cases.total(
-            lambda extent: window_count(extent.shape, extent.spacing, settings["spacing"], patch, step)
+            lambda extent: window_count(extent.shape, extent.spacing, settings.spacing, patch, step)
         )
-        passes = mirrored_passes(settings["training"]["mirror_axes"], inference["tta"])
+        passes = mirrored_passes(settings.training.mirror_axes, inference.tta)
         macs = windows * passes * window_macs(settings)
         voxels = cases.total(_stored)
         parts = (
@@ -235,7 +232,7 @@ class _Worker:
         self.work.append(Work(stage, name, cases.cases, parts, windows, held))
 
     def _held(self, cores: int) -> int:
-        return 0 if self.config["device"] == "cpu" else cores
+        return 0 if self.config.device == "cpu" else cores
 
 
 def _stored(extent: Extent) -> int:

@@ -7,14 +7,16 @@ Arrays are (z, y, x) volumes of file values, spacings (z, y, x) in mm. The NSD i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
+from flare23_lib.choices import EvaluationMode
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.surfaces import surface_dice
 from flare23_lib.labels import LabelMap
 
-MODES = ("flare23", "plain")
+MODES = get_args(EvaluationMode)
 """How to score: by the rules of the FLARE23 challenge, or whole volumes without exception."""
 
 NSD_LEAST_DSC = 0.2

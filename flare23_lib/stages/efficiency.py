@@ -13,6 +13,7 @@ from typing import Any
 
 from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
+from flare23_lib.config.models import InferenceSettings
 from flare23_lib.devices import choose
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.efficiency import (
@@ -64,9 +65,9 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def measured_folders(results: Results, digest: str | None, inference: Mapping[str, Any]) -> list[Path]:
+def measured_folders(results: Results, digest: str | None, inference: InferenceSettings) -> list[Path]:
     """Return the folders of what a model took with these settings, under whatever conditions it was measured."""
-    wanted = {"version": VERSIONS, "model": digest, "inference": dict(inference)}
+    wanted = {"version": VERSIONS, "model": digest, "inference": inference.to_json()}
     return [
         about.parent
         for about in (results.root / "store" / "efficiency").glob("*/about.json")
@@ -82,7 +83,7 @@ def measured_cases(results: Results, number: int) -> list[Case]:
 def measure(
     results: Results,
     model: str,
-    inference: Mapping[str, Any],
+    inference: InferenceSettings,
     cases: int,
     device: str,
     threads: int,
@@ -117,7 +118,7 @@ def measure(
     key = {
         "version": VERSIONS,
         "model": digest,
-        "inference": dict(inference),
+        "inference": inference.to_json(),
         "conditions": conditions,
     }
     folder = results.folder("efficiency", key).create()
@@ -129,7 +130,7 @@ def measure(
             note = item.read()
             if note is None:
                 command = predict_command(
-                    results.bundle(model), Path(case.image), device, threads, inference["precision"]
+                    results.bundle(model), Path(case.image), device, threads, inference.precision
                 )
                 try:
                     note = _measure_case(case, command, gpu, item, inputs)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from flare23_lib.cohort.table import Case, read_cases
 from flare23_lib.config import Config
@@ -46,16 +45,15 @@ class ScoredCase:
     prediction: Path
 
 
-def write_report(results: Results, settings: Mapping[str, Any], viewer: Path | None, output: Path) -> None:
+def write_report(results: Results, config: Config, viewer: Path | None, output: Path) -> None:
     """Write the page, figures beside it in `figures`, and cases in `viewer`.
 
     Args:
         results: the results folder.
-        settings: the whole configuration (`Config.report_settings`).
+        config: the configuration.
         viewer: folder of the viewing library (`make viewer`); None if it is not there.
         output: the page.
     """
-    config = Config(settings)
     run = Run(results, config, output.parent / "figures")
     shown = [
         sections.cohort(run),
@@ -67,7 +65,7 @@ def write_report(results: Results, settings: Mapping[str, Any], viewer: Path | N
         *_case_sections(run, viewer, output.parent),
         Section("provenance", "Provenance", [sections.stage_times(run), *provenance(config)]),
     ]
-    labels = ", ".join(map(words, config.labels.names))
+    labels = ", ".join(map(words, config.label_map.names))
     summary = [f"Models: {', '.join(map(words, config.models))}.", f"Labels: {labels}."]
     write_page(output, "Segmentation report", summary, shown)
     log.info("%s", output)
@@ -85,7 +83,7 @@ def _case_sections(run: Run, viewer: Path | None, folder: Path) -> list[Section]
     ranked = rank_cases(run, model)
     failed = len(run.rows("evaluation", model, "metrics.csv") or []) - len(ranked)
     pictured = [*ranked[:EXTREMES], *ranked[EXTREMES:][-EXTREMES:]]
-    in_viewer = spread(ranked, run.config["report"]["viewer_cases"]) if viewer else []
+    in_viewer = spread(ranked, run.config.report.viewer_cases) if viewer else []
     blocks, entries = _draw_cases(run, folder, pictured, in_viewer)
     intro = Words(f"{words(model).capitalize()}, by the mean DSC of the organs; each at the slice that shows most.")
     if failed:
@@ -105,7 +103,7 @@ def rank_cases(run: Run, model: str) -> list[ScoredCase]:
     files = {row["case"]: row["file"] for row in run.rows("predictions", model, "predictions.csv") or []}
     ranked = []
     for row in run.rows("evaluation", model, "metrics.csv") or []:
-        score = mean_score(row, run.config.labels)
+        score = mean_score(row, run.config.label_map)
         if row["status"] == "ok" and row["Name"] in files and score is not None:
             ranked.append(ScoredCase(cases[row["Name"]], score, run.results.file(files[row["Name"]])))
     return sorted(ranked, key=lambda scored: (-scored.score, scored.case.case))
@@ -133,7 +131,7 @@ def _draw_cases(
     """Read each case once; return pictures and the viewer's list, the best first."""
     blocks: list[Block] = []
     entries = []
-    labels = run.config.labels
+    labels = run.config.label_map
     wanted = {scored.case.case: scored for scored in [*pictured, *in_viewer]}
     for scored in progress(sorted(wanted.values(), key=lambda item: (-item.score, item.case.case))):
         case = read_case(scored, labels)
@@ -180,4 +178,4 @@ def _viewer_block(run: Run, viewer: Path | None, folder: Path, entries: Sequence
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(viewer / "niivue.js", target)
     text = (viewer / "LICENSE.txt").read_text(encoding="utf-8").splitlines()[0]
-    return ViewerBlock("viewer/niivue.js", text, index(run.config.labels, entries))
+    return ViewerBlock("viewer/niivue.js", text, index(run.config.label_map, entries))

@@ -45,8 +45,8 @@ def draw_recipe(path: Path, config: Config) -> None:
     """Write the drawing of a configuration with FLARE23's numbers of cases."""
     draw_method(
         path,
-        categories=[row["name"] for row in config["categories"]],
-        completions=config["completions"],
-        train_on={name: model["train_on"] for name, model in config["models"].items()},
+        categories=[category.name for category in config.categories],
+        completions={name: completion.to_json() for name, completion in config.completions.items()},
+        train_on={name: model.train_on.to_json() for name, model in config.models.items()},
         counts=FLARE23_CASES,
     )
