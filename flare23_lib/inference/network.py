@@ -85,7 +85,8 @@ def _block(block: ResidualBlock, x: torch.Tensor) -> torch.Tensor:
 
 def _conv(conv: nn.Conv3d, x: torch.Tensor, bias: bool = True) -> torch.Tensor:
     offset = conv.bias if bias else None
-    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    if on_cpu and not torch.compiler.is_compiling():
         # conv3d itself passes over oneDNN for a batch of one with few channels or slices, and takes 5 to 20 times as
         # long there (`use_mkldnn` in PyTorch's Convolution.cpp).
         return torch.mkldnn_convolution(x, conv.weight, offset, conv.padding, conv.stride, conv.dilation, conv.groups)
