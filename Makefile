@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 
-.PHONY: demo smoke test test-cluster lint clean-demo viewer
+.PHONY: demo smoke test test-cluster lint docs clean-demo viewer
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,11 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
+
+## The documentation as a site in build/site; a broken link is an error.
+docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 ## The page of all keys of the configuration, from the schema.
 docs/configuration.md: config.schema.yaml scripts/configuration_reference.py | $(VENV)/installed

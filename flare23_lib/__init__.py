@@ -3,4 +3,4 @@
 Arrays are in (z, y, x) order everywhere, spacings too, in millimeters.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
