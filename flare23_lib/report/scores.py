@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from flare23_lib.evaluation.tables import MEASURES, ORGANS
 from flare23_lib.report.colors import model_colors
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
+from flare23_lib.report.style import INK, PALE_INK, STYLE, dress, save_figure, words
 
 NO_VALUE = "no value"
 """What stands in place of the score of a class that no case gave a number for."""
@@ -134,17 +134,11 @@ def _draw_panel(
             if row.name in table:
                 height = row.height + ((number + 0.5) / len(scores) - 0.5) * 0.8
                 _draw_score(axes, table[row.name], height, start, colors[model], _mark(number))
-    axes.set_title(measure, loc="left", fontsize=12, fontweight="bold", color=INK)
+    dress(axes, measure, ticks=PALE_INK)
     named = rows if with_names else []
     axes.set_yticks([row.height for row in named], [row.label for row in named])
     for label, row in zip(axes.get_yticklabels(), named, strict=True):
         label.set(color=INK, fontweight="bold" if row.kind == ORGANS else "normal")
-    axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", length=0, labelcolor=PALE_INK)
-    axes.grid(axis="x", color="#d5dbe1", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in axes.spines.values():
-        side.set_visible(False)
 
 
 def _draw_score(axes: Axes, score: Score, height: float, start: float, color: str, mark: str) -> None:
