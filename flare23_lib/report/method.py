@@ -17,14 +17,12 @@ from statistics import fmean
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Curve
-from scipy.optimize import isotonic_regression
 
-from flare23_lib.report.style import INK, STYLE, save_figure, words
+from flare23_lib.report.style import INK, STYLE, apart, save_figure, words
 
 COLORS = {
     "category": ("#eef2f6", "#55657a"),
@@ -237,9 +235,8 @@ def _apart(wanted: Mapping[Slot, float]) -> dict[Slot, float]:
     """Return the heights nearest to those wanted, in the same order from the top, with which no two slots touch."""
     slots = sorted(wanted, key=lambda slot: -wanted[slot])
     steps = [(_size(upper) + _size(lower)) / 2 + APART for upper, lower in pairwise(slots)]
-    offsets = np.cumsum([0.0, *steps])
-    levels = isotonic_regression([wanted[slot] for slot in slots] + offsets, increasing=False).x
-    return dict(zip(slots, map(float, levels - offsets), strict=True))
+    places = apart([-wanted[slot] for slot in slots], steps)
+    return dict(zip(slots, map(float, -places), strict=True))
 
 
 def _draw_arrow(axes: Axes, chain: Sequence[Slot], places: Sequence[tuple[float, float]]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from flare23_lib import store
 
@@ -43,6 +46,17 @@ def dress(axes: Axes, title: str = "", grid: Literal["x", "both"] | None = "x", 
         axes.grid(axis=grid, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
+
+
+def apart(places: Sequence[float], steps: Sequence[float]) -> np.ndarray:
+    """Return the places nearest to those given (least squares) that keep their order and lie at least steps apart.
+
+    Args:
+        places: in ascending order, at least one.
+        steps: distances of neighbors, one fewer.
+    """
+    offsets = np.cumsum([0.0, *steps])
+    return isotonic_regression(np.asarray(places) - offsets).x + offsets
 
 
 def save_figure(path: Path, figure: Figure) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from flare23_lib.report.colors import label_colors
-from flare23_lib.report.style import INK, PALE_INK, STYLE, dress, save_figure, words
+from flare23_lib.report.style import INK, PALE_INK, STYLE, apart, dress, save_figure, words
 
 _CLASS = "pseudo_dice_"
 HEIGHT, LINE = 3.6, 0.165
@@ -65,7 +65,7 @@ def _draw_dice(axes: Axes, rows: Sequence[Mapping[str, str]], names: Sequence[st
     axes.plot(*_column(rows, "pseudo_dice"), color=INK, linewidth=2)
     axes.set_ylim(0, 1)
     dress(axes, "pseudo Dice (black: mean)", "both", PALE_INK)
-    for height, (_, name) in zip(_apart([value for value, _ in sorted(ends)], least), sorted(ends), strict=True):
+    for height, (_, name) in zip(_heights([value for value, _ in sorted(ends)], least), sorted(ends), strict=True):
         for text, color, offset in (("\N{BLACK CIRCLE}", colors[name], 6), (words(name), INK, 17)):
             axes.annotate(
                 text, (1, height), xycoords=("axes fraction", "data"), xytext=(offset, 0),
@@ -73,13 +73,9 @@ def _draw_dice(axes: Axes, rows: Sequence[Mapping[str, str]], names: Sequence[st
             )  # fmt: skip
 
 
-def _apart(values: Sequence[float], least: float) -> list[float]:
+def _heights(values: Sequence[float], least: float) -> list[float]:
     """Return heights for words, in order, no two closer than `least`, around the values, in 0 to 1 if they fit."""
-    heights: list[float] = []
-    for value in values:
-        heights.append(max(value, heights[-1] + least) if heights else value)
-    if not heights:
-        return heights
-    shift = sum(values) / len(values) - sum(heights) / len(heights)
-    shift = max(min(shift, 1 - heights[-1]), -heights[0])
-    return [height + shift for height in heights]
+    if not values:
+        return []
+    heights = apart(values, [least] * (len(values) - 1))
+    return list(heights + max(min(0, 1 - heights[-1]), -heights[0]))
