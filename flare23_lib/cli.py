@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(message)s" if not sys.stderr.isatty() else "%(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
     )
-    for noisy in ("nibabel", "matplotlib", "torch"):
+    for noisy in ("nibabel", "matplotlib", "numexpr", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return args.run(args)

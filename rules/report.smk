@@ -1,8 +1,8 @@
 # Report: figures of the run, and the page that shows everything.
 #
 # Takes the configuration's tables, the cohort's tables, completed labels, trainings and the evaluations; gives
-# report/index.html, which opens from disk, and report/figures/ (each figure as SVG and PNG; the method as SVG alone). The
-# CT viewer is on the page if `make viewer` has fetched its library into vendor/niivue.
+# report/index.html, which opens from disk, and report/figures/ (each figure as SVG and PNG). The CT viewer is on the page
+# if `make viewer` has fetched its library into vendor/niivue.
 
 VIEWER = [f"{workflow.basedir}/vendor/niivue/{name}" for name in ("niivue.js", "LICENSE.txt")]
 HAS_VIEWER = all(Path(file).exists() for file in VIEWER)
@@ -41,9 +41,12 @@ rule method_figure:
         categories=f"{R}/cohort/categories.csv",
         settings=told(
             "method_figure",
-            categories=[row["name"] for row in CONFIG["categories"]],
+            categories=[{"name": row["name"]} for row in CONFIG["categories"]],
             completions=CONFIG["completions"],
-            train_on={name: model["train_on"] for name, model in CONFIG["models"].items()},
+            models={
+                name: {"train_on": model["train_on"], "evaluate": model["evaluate"]}
+                for name, model in CONFIG["models"].items()
+            },
         ),
     output:
         figure=report(
@@ -52,6 +55,7 @@ rule method_figure:
             category="Method",
             labels={"figure": "method"},
         ),
+        png=f"{R}/report/figures/method.png",
     log:
         f"{R}/logs/report/method.log",
     benchmark:

@@ -30,13 +30,9 @@ def _stage_cohort(args: argparse.Namespace) -> int:
 def _stage_estimate(args: argparse.Namespace) -> int:
     from flare23_lib.cohort.table import read_cases
     from flare23_lib.config import Config
-    from flare23_lib.estimate.extents import Sizes
-    from flare23_lib.estimate.table import estimate, format_estimate, write_estimate
-    from flare23_lib.estimate.throughputs import FIGURES
+    from flare23_lib.estimate import estimate, format_estimate, sizes_of_cases, write_estimate
 
-    config = Config(_told(args)["settings"])
-    sizes = Sizes.of_cases(read_cases(_results(args).cases), [row["name"] for row in config["categories"]])
-    result = estimate(config, sizes, FIGURES)
+    result = estimate(Config(_told(args)["settings"]), sizes_of_cases(read_cases(_results(args).cases)))
     log.info("%s", format_estimate(result))
     write_estimate(args.output, result)
     return 0

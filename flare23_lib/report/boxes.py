@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from flare23_lib.evaluation.statistics import number
 from flare23_lib.evaluation.tables import MEASURES
 from flare23_lib.report.colors import label_colors
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
+from flare23_lib.report.style import INK, PALE_INK, STYLE, dress, save_figure, words
 
 
 def draw_boxes(path: Path, model: str, rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ def draw_boxes(path: Path, model: str, rows: Sequence[Mapping[str, str]], names:
         figure = Figure(figsize=(9.5, 1.4 + 0.27 * len(names)), facecolor="white", layout="constrained")
         for axes, measure in zip(figure.subplots(1, 2, sharey=True), MEASURES, strict=True):
             _draw_measure(axes, rows, names, measure)
-            axes.set_title(f"{model.replace('_', ' ')}: {measure}", loc="left", fontweight="bold", color=INK)
+            dress(axes, f"{words(model)}: {measure}")
         save_figure(path, figure)
 
 
@@ -50,8 +50,3 @@ def _draw_measure(axes: Axes, rows: Sequence[Mapping[str, str]], names: Sequence
     axes.set_xlim(0, 1)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), [words(name) for name in names], color=INK)
-    axes.tick_params(length=0, labelcolor=INK)
-    axes.grid(axis="x", color="#d5dbe1", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in axes.spines.values():
-        side.set_visible(False)
