@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from flare23_lib.machine import available_cores
+
 Commands = argparse._SubParsersAction
 
 
@@ -74,5 +76,5 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Add --processes."""
-    parser.add_argument("--processes", type=at_least(1), default=len(os.sched_getaffinity(0)), metavar="N",
+    parser.add_argument("--processes", type=at_least(1), default=available_cores(), metavar="N",
                         help="processes at once (default: the cores there are)")  # fmt: skip
