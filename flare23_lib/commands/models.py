@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flare23_lib.commands.common import Commands, at_least, command, output_file, output_folder, say
+from flare23_lib.commands.common import Commands, at_least, command, device, output_file, output_folder, say
+from flare23_lib.devices import NAMES
 from flare23_lib.store import Shard
 
 
@@ -28,10 +29,10 @@ def _predict(args: argparse.Namespace) -> int:
     seconds = {"start_up": seconds_since_start()}
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = choose(args.device)
+    chosen = choose(args.device)
     bundle = load_bundle(args.model)
-    precision = choose_precision(device) if args.precision == "auto" else args.precision
-    engine = Engine(bundle, device, args.step, args.tta, precision, args.windows,
+    precision = choose_precision(chosen) if args.precision == "auto" else args.precision
+    engine = Engine(bundle, chosen, args.step, args.tta, precision, args.windows,
                     Limits(args.gpu_memory, args.memory), args.compile)  # fmt: skip
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
     faults = predict(reader, engine, args.timings, seconds)
@@ -77,7 +78,8 @@ def register(commands: Commands) -> None:
                         help="where windows are laid (default: the model's)")  # fmt: skip
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto",
                         help="auto takes the fastest of the device (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
+    parser.add_argument("--device", type=device, default="auto",
+                        help=f"{NAMES}; N counts GPUs from 0 (default: auto, a GPU if there is one)")  # fmt: skip
     parser.add_argument("--gpu-memory", type=at_least(1), default=4000, metavar="MB",
                         help="limit on the GPU, as its driver counts (default: %(default)s)")  # fmt: skip
     parser.add_argument("--memory", type=at_least(1), default=8000, metavar="MB",

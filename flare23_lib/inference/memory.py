@@ -163,7 +163,7 @@ def plan(model: Model, precision: str, device: torch.device, task: Task, limits:
 def _candidates(model: Model, precision: str, device: torch.device, task: Task) -> list[Plan]:
     """List plans from fast to slow."""
     on_gpu = device.type == "cuda"
-    places = [(True, True), (True, False), (False, False)] if on_gpu else [(True, True)]
+    places = [(True, True), (True, False), (False, False)] if on_gpu else [(device.type == "cpu",) * 2]
     most = math.ceil(task.shape[1] / 16)
     strips = sorted({min(most, 2**power) for power in range(8)})
     return [

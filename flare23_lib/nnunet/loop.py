@@ -41,8 +41,10 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
     def __init__(self, plans, configuration, fold, dataset_json, device) -> None:
         plans.setdefault("continue_training", True)
         super().__init__(plans, configuration, fold, dataset_json, device)
-        if device.type == "cpu":  # the base class takes several processes for as many GPUs
-            self.device, self.grad_scaler = device, None
+        if not self.is_ddp or device.type == "cpu":  # the base class takes the first GPU, or one for each process
+            self.device = device
+        if device.type == "cpu":
+            self.grad_scaler = None
         self.checkpoint_seconds = 600.0
         self.history: list[dict[str, Any]] = []
         self.epoch = history.Epoch()

@@ -86,23 +86,23 @@ def measure(
         model: its name.
         inference: how the model is used (its bundle's default).
         cases: how many cases are measured.
-        device: "auto", "cuda" or "cpu".
+        device: as `devices.choose`.
         threads: threads that a prediction may use.
         output: the table; the curves are linked into a folder beside it.
 
     Raises:
         EvaluationError: there is no validation case, or predictions failed.
-        ConfigError: "cuda" was asked for and there is none.
+        ConfigError: there is no such device.
     """
     chosen = measured_cases(results, cases)
     if not chosen:
         raise EvaluationError(f"{results.cases}: no validation case to measure; set evaluation.efficiency_cases: 0")
-    used = choose(device, claimed=1).type
-    gpu = find_gpu() if used == "cuda" else None  # an idle one would only confuse
+    used = choose(device, claimed=1)
+    gpu = find_gpu(position=used.index or 0) if used.type == "cuda" else None  # an idle one would only confuse
     if gpu is None:
         log.info(NO_GPU)
     digest = model_digest(read_json(results.model_file(model)))
-    conditions = measured_on(used, threads, gpu)
+    conditions = measured_on(used.type, threads, gpu)
     key = {
         "version": VERSIONS,
         "model": digest,

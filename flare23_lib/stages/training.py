@@ -49,7 +49,7 @@ class Way:
     """How a training is done; it shapes no result.
 
     Attributes:
-        device: "auto", "cuda" or "cpu".
+        device: as `devices.choose`.
         threads: threads and processes to use.
         gpus: GPUs (on a processor: processes) that share each batch.
         checkpoint_minutes: the longest time of training between two checkpoints.
