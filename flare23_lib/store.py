@@ -89,6 +89,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=TEMPORARY_MARK, suffix="-" + path.name, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
+    _unfinished.add(temporary)
     try:
         yield temporary
         with temporary.open("rb+") as file:  # Windows syncs only what may be written
@@ -98,6 +99,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        _unfinished.discard(temporary)
+
+
+_unfinished: set[Path] = set()
+"""What this process is writing."""
+
+
+def remove_unfinished() -> None:
+    """Remove what this process is writing; to be called when nothing but its end comes next."""
+    for path in list(_unfinished):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _umask() -> int:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
-from flare23_lib.nnunet.signals import StoppedError
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from trainings import MODEL, NAMES, prepare, settings
 
@@ -17,6 +16,7 @@ from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.preprocessing import link_dataset
 from flare23_lib.nnunet.running import Run, make_trainer
 from flare23_lib.nnunet.sampling import BalancedDataLoader
+from flare23_lib.signals import StoppedError
 from flare23_lib.stages.results import read_shards
 from flare23_lib.store import write_json
 

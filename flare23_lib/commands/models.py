@@ -7,9 +7,11 @@ from pathlib import Path
 
 from flare23_lib.commands.common import Commands, at_least, command, device, output_file, output_folder, say
 from flare23_lib.devices import NAMES
+from flare23_lib.signals import ended_at_once
 from flare23_lib.store import Shard
 
 
+@ended_at_once()
 def _predict(args: argparse.Namespace) -> int:
     from flare23_lib.inference.cases import MB, Reader, find_cases, model_file
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from flare23_lib.commands.common import Commands, command, device
 from flare23_lib.devices import NAMES
+from flare23_lib.signals import ended_at_once
 from flare23_lib.store import Shard, read_kept
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ def _stage_export(args: argparse.Namespace) -> int:
     return 0
 
 
+@ended_at_once()
 def _stage_pseudo_label(args: argparse.Namespace) -> int:
     from flare23_lib.stages.segmentation import pseudo_label
 
@@ -139,6 +141,7 @@ def _stage_gather_completed(args: argparse.Namespace) -> int:
     return 0
 
 
+@ended_at_once()
 def _stage_predict(args: argparse.Namespace) -> int:
     from flare23_lib.stages.segmentation import predict_validation
 

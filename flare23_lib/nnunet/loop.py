@@ -17,8 +17,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from flare23_lib.errors import TrainingError
 from flare23_lib.nnunet import checkpoints, history
-from flare23_lib.nnunet.signals import Signals, StoppedError
 from flare23_lib.progress import Bar, duration
+from flare23_lib.signals import Signals, StoppedError
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
             StoppedError: a signal asked for it; a checkpoint is written.
             TrainingError: the loss is NaN.
         """
-        with Signals(second_ends=not self.is_ddp) as signals:
+        with Signals(alone=not self.is_ddp) as signals:
             try:
                 self.on_train_start()
                 while self.current_epoch < self.num_epochs:

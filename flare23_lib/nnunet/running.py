@@ -19,8 +19,8 @@ import torch.multiprocessing
 
 from flare23_lib.errors import KilledError, TrainingError
 from flare23_lib.nnunet.plans import CONFIGURATION
-from flare23_lib.nnunet.signals import Signals, StoppedError
 from flare23_lib.nnunet.trainer import FlareTrainer
+from flare23_lib.signals import Signals, StoppedError
 
 log = logging.getLogger(__name__)
 
