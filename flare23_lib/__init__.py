@@ -3,4 +3,9 @@
 Arrays are in (z, y, x) order everywhere, spacings too, in millimeters.
 """
 
+import time
+
 __version__ = "0.2.0"
+
+IMPORTED = time.perf_counter()
+"""When this process imported the library, by `time.perf_counter`."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
 from flare23_lib import __version__
 from flare23_lib.commands import cohort, evaluation, models, stages, store
 from flare23_lib.errors import ConfigError, FlareError
+from flare23_lib.signals import stopped_by
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -54,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"flare23: {place}{error.strerror}\n")
         return 1
     except KeyboardInterrupt:
-        return 130
+        sys.stderr.write(f"flare23: {stopped_by(signal.SIGINT)}\n")
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from flare23_lib.cohort.categories import Category, parse_part
 from flare23_lib.cohort.folders import IMAGE_FOLDERS, LABEL_FOLDERS, LAYOUT_FOLDERS
+from flare23_lib.devices import SEVERAL, check_name
 from flare23_lib.errors import ConfigError
 from flare23_lib.networks import Architecture
 from flare23_lib.nnunet.plans import forced_patches
@@ -26,6 +27,7 @@ MEASURE = "measure"
 
 def check_consistency(config: Config) -> None:
     """Refuse a configuration that contradicts itself, names what is not there, or goes round in a circle."""
+    check_name(config["device"])
     _check_layout(config)
     _check_categories(config)
     for name in config.completions:
@@ -165,6 +167,8 @@ def _check_model(config: Config, name: str) -> None:
         raise ConfigError(f"{key}.inference.precision: float16 is for GPUs, and device is cpu; bfloat16 is for both")
     if model["gpus"] > model["training"]["batch_size"]:
         raise ConfigError(f"{key}.gpus: {model['gpus']} cannot share a batch_size of fewer patches")
+    if model["gpus"] > 1 and config["device"] not in SEVERAL:
+        raise ConfigError(f"{key}.gpus: device {config['device']} is one GPU, not {model['gpus']}; use cuda")
 
 
 def _check_training(key: str, training: Mapping) -> None:

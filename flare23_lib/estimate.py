@@ -281,7 +281,7 @@ def network_figure(figures: Figures, config: Config, phase: str, model: str) -> 
     if (own := f"{phase} of {model}") in figures:
         return own
     on_cpu, precision = config["device"] == "cpu", config.model(model)[phase]["precision"]
-    float32 = precision == "float32" or (on_cpu and precision == "mixed")
+    float32 = precision == "float32" or (on_cpu and precision in ("mixed", "auto"))
     if on_cpu:
         return f"cpu_{phase}_{'float32' if float32 else '16bit'}"
     small = parameters(*_network(config.training_settings(model))) <= SMALL_PARAMETERS

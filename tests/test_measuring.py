@@ -256,9 +256,10 @@ def test_the_gpu_s_memory_is_that_of_the_whole_device(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert find_gpu().used_mb() == 3 * 1024
-    assert (find_gpu().name, find_gpu(1).name) == ("GPU 0", "GPU 1")
+    assert (find_gpu().name, find_gpu(1).name, find_gpu(position=1).name) == ("GPU 0", "GPU 1", "GPU 1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    assert find_gpu().name == "GPU 1"
+    assert (find_gpu().name, find_gpu(position=1).name) == ("GPU 1", "GPU 0")
+    assert find_gpu(position=2) is None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert find_gpu() is None
     with pytest.raises(EvaluationError, match="--gpu 2: there is no such GPU"):

@@ -1,6 +1,7 @@
 """The trainer: what the protocol says is what it does, and an interrupted training ends as one that was not."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ from machines import needs_bfloat16
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from trainings import MODEL, NAMES, prepare, settings
 
-from flare23_lib import versions
-from flare23_lib.nnunet import checkpoints, trainer
+from flare23_lib import progress, versions
+from flare23_lib.nnunet import checkpoints, loop, trainer
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.preprocessing import link_dataset
 from flare23_lib.nnunet.running import Run, make_trainer
 from flare23_lib.nnunet.sampling import BalancedDataLoader
-from flare23_lib.nnunet.signals import StoppedError
+from flare23_lib.signals import StoppedError
 from flare23_lib.stages.results import read_shards
 from flare23_lib.store import write_json
 
@@ -266,6 +267,34 @@ def test_a_checkpoint_is_written_in_time_while_patches_are_looked_at_too(made, m
     one.checkpoint_seconds = 0
     one.run_training()
     assert set(range(1, 11)) <= set(saved)
+
+
+def test_within_an_epoch_lines_tell_how_far_it_is_and_what_is_left_of_the_training(made, monkeypatch, caplog):
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0)
+    one = made(epochs=2, iterations_per_epoch=3, validation_iterations=2)
+    one.on_epoch_written = lambda row: None
+    with caplog.at_level("INFO"):
+        one.run_training()
+    lines = [re.sub(r"\d+\.\d+", "x", line) for line in caplog.messages if line.startswith("epoch")]
+    assert [re.sub(r"\b\d+ s", "n s", line) for line in lines] == [
+        line
+        for epoch in (1, 2)
+        for line in (
+            f"epoch {epoch} of 2: 1 of 3 iterations, about n s left; about n s left in all",
+            f"epoch {epoch} of 2: 2 of 3 iterations, about n s left; loss x, about n s left in all",
+            f"epoch {epoch} of 2, validation: 1 of 2 iterations, about n s left",
+        )
+    ]
+
+
+def test_the_time_left_follows_from_the_last_epochs_and_in_the_first_one_from_its_iterations(made):
+    one = made(epochs=10, iterations_per_epoch=8, validation_iterations=2)
+    one.epoch.losses, one.epoch.seconds = [0.5, 0.3], 30.0  # and a third iteration whose loss is not read yet
+    assert one._epoch_seconds() == 100
+    assert one._state() == "loss 0.4000, about 16 min left in all"
+    one.history = [{"seconds": 500.0}] + [{"seconds": 60.0}] * loop.RECENT_EPOCHS
+    one.current_epoch = 7
+    assert one._state() == "loss 0.4000, about 2 min left in all"
 
 
 def test_no_checkpoint_is_written_while_the_loss_is_nan(made, tmp_path):

@@ -22,8 +22,8 @@ from flare23_lib.errors import KilledError, TrainingError
 from flare23_lib.nnunet import checkpoints, running
 from flare23_lib.nnunet import trainer as trainer_module
 from flare23_lib.nnunet.sampling import Rounds
-from flare23_lib.nnunet.signals import StoppedError
 from flare23_lib.nnunet.trainer import FlareTrainer
+from flare23_lib.signals import StoppedError
 from flare23_lib.stages.attempts import attempt
 from flare23_lib.stages.results import Results
 from flare23_lib.stages.training import CHECKPOINTS
@@ -123,6 +123,8 @@ def test_a_signal_saves_in_mid_epoch_and_the_next_start_goes_on_there(results, n
     process.send_signal(number)
     said = process.communicate()[1]
     assert process.returncode == 128 + number
+    answer = f"{signal.Signals(number).name}: finishing the batch under way, then saving a checkpoint"
+    assert said.count(answer) == 1
     assert said.strip().splitlines()[-1].startswith(f"flare23: stopped by {signal.Signals(number).name} in epoch")
     name, content = checkpoints.newest(checkpoint_folder(results))
     assert name == checkpoints.LATEST
@@ -346,6 +348,7 @@ def test_one_ctrl_c_reaches_all_processes_and_the_state_is_saved(results):
     said = process.communicate()[1]
     assert process.returncode == 128 + signal.SIGINT, said
     assert said.strip().splitlines()[-1].startswith("flare23: stopped by SIGINT")
+    assert said.count("finishing the batch under way") == 1, "only the process that started the others answers"
     assert checkpoints.mark(checkpoint_folder(results)) != before
 
 

@@ -42,14 +42,10 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from flare23_lib.evaluation.efficiency import (
-        add_measurement,
-        available_cores,
-        efficiency_row,
-        format_efficiency,
-    )
+    from flare23_lib.evaluation.efficiency import add_measurement, efficiency_row, format_efficiency
     from flare23_lib.evaluation.measuring import measure_command
     from flare23_lib.evaluation.sources import find_gpu
+    from flare23_lib.machine import available_cores
 
     name = args.name or Path(args.command[0]).name
     if "/" in name or name.startswith("."):

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flare23_lib.commands.common import Commands, command
+from flare23_lib.commands.common import Commands, command, device
+from flare23_lib.devices import NAMES
+from flare23_lib.signals import ended_at_once
 from flare23_lib.store import Shard, read_kept
 
 log = logging.getLogger(__name__)
@@ -83,6 +85,7 @@ def _stage_export(args: argparse.Namespace) -> int:
     return 0
 
 
+@ended_at_once()
 def _stage_pseudo_label(args: argparse.Namespace) -> int:
     from flare23_lib.stages.segmentation import pseudo_label
 
@@ -134,6 +137,7 @@ def _stage_gather_completed(args: argparse.Namespace) -> int:
     return 0
 
 
+@ended_at_once()
 def _stage_predict(args: argparse.Namespace) -> int:
     from flare23_lib.stages.segmentation import predict_validation
 
@@ -213,7 +217,7 @@ def register(commands: Commands) -> None:
             "--completion": {"required": True, "help": "name of the completion"},
             "--shard": {"type": _shard, "required": True, "help": "which cases, such as 0-of-4"},
             "--shards": {"type": int, "required": True, "help": "number of shards"},
-            "--device": {"choices": ["auto", "cuda", "cpu"], "default": "auto"},
+            "--device": {"type": device, "default": "auto", "help": NAMES},
             "--threads": {"type": int, "default": 1, "help": "threads or processes"},
             "--intensity": {"type": Path, "help": "record of the measured intensity, if the settings say measure"},
         }

@@ -8,7 +8,6 @@ machine's), GPU memory is that of the whole device, as in the challenge. What co
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,11 +48,6 @@ CURVES = "curves"
 """Folder of the curves, beside the table."""
 
 NO_GPU = "no GPU was measured: its columns are empty"
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process, and so a command that it starts, may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def efficiency_row(name: str, curve: Curve, gpu: Gpu | None, cores: int) -> dict[str, Any]:

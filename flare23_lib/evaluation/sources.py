@@ -122,11 +122,12 @@ class NvmlGpu:
         return (memory.total - memory.free) / MB
 
 
-def find_gpu(index: int | None = None) -> NvmlGpu | None:
+def find_gpu(index: int | None = None, position: int = 0) -> NvmlGpu | None:
     """Return a GPU, or None if there is none and none was asked for.
 
     Args:
-        index: its number as `nvidia-smi` counts; None for the first one that CUDA_VISIBLE_DEVICES names, or number 0.
+        index: its number as `nvidia-smi` counts; None for one that CUDA sees.
+        position: which of those that CUDA sees, from 0: of those that CUDA_VISIBLE_DEVICES names, else of all.
 
     Raises:
         EvaluationError: a number was given and there is no such GPU.
@@ -139,7 +140,10 @@ def find_gpu(index: int | None = None) -> NvmlGpu | None:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         return _no_gpu(index, error)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() if index is None else str(index)
+    visible = str(index)
+    if index is None:
+        named = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(position + 1)))).split(",")
+        visible = named[position].strip() if position < len(named) else ""
     try:
         if visible.isdigit():
             return NvmlGpu(pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(visible)))

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flare23_lib.devices import memory_format
 from flare23_lib.networks.stunet import NEGATIVE_SLOPE, ResidualBlock, STUNet
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,7 +40,8 @@ class WindowNetwork:
         for module in network.modules():
             if isinstance(module, nn.Conv3d):
                 module.to(self.dtype)  # before they move: a GPU never holds them as float32
-        self._network = network.to(device=device, memory_format=torch.channels_last_3d)
+        self._layout = memory_format(device)
+        self._network = network.to(device=device, memory_format=self._layout)
         self._run = torch.compile(self._forward, dynamic=False) if compiled else self._forward
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
@@ -54,7 +56,7 @@ class WindowNetwork:
         head.weight, head.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
 
     def _forward(self, patches: torch.Tensor) -> torch.Tensor:
-        x = patches[:, None].to(self.device, self.dtype, memory_format=torch.channels_last_3d)
+        x = patches[:, None].to(self.device, self.dtype, memory_format=self._layout)
         skips = []
         for blocks in self._network.conv_blocks_context:
             x = _stage(blocks, x)

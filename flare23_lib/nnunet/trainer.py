@@ -16,6 +16,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch.nn.parallel import DistributedDataParallel
 
+from flare23_lib.devices import memory_format
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet.loop import SurvivingTrainer
 from flare23_lib.nnunet.plans import forced_patches
@@ -110,7 +111,7 @@ class FlareTrainer(SurvivingTrainer):
             set_up_cudnn(self.precision)
         distributed, self.is_ddp = self.is_ddp, False
         super().initialize()
-        self.network = self.network.to(memory_format=torch.channels_last_3d)
+        self.network = self.network.to(memory_format=memory_format(self.device))
         if self.precision != "mixed":
             self.grad_scaler = None
         if distributed:
@@ -288,7 +289,7 @@ class FlareTrainer(SurvivingTrainer):
 
     def _forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution."""
-        data = batch["data"].to(self.device, non_blocking=True, memory_format=torch.channels_last_3d)
+        data = batch["data"].to(self.device, non_blocking=True, memory_format=memory_format(self.device))
         target = [scale.to(self.device, non_blocking=True) for scale in batch["target"]]
         with self.autocast():
             output = self.network(data)

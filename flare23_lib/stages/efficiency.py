@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.efficiency import (
     CURVES,
     NO_GPU,
-    available_cores,
     efficiency_row,
     format_efficiency,
     write_curve,
@@ -26,6 +24,7 @@ from flare23_lib.evaluation.efficiency import (
 )
 from flare23_lib.evaluation.measuring import measure_command
 from flare23_lib.evaluation.sources import NvmlGpu, find_gpu
+from flare23_lib.machine import available_cores, processor_name
 from flare23_lib.progress import progress
 from flare23_lib.stages.results import Results
 from flare23_lib.stages.segmentation import model_digest
@@ -48,20 +47,10 @@ def measured_on(device: str, threads: int, gpu: NvmlGpu | None) -> dict[str, Any
     return {
         "device": device,
         "gpu": gpu.name if gpu else None,
-        "machine": {"processor": _processor(), "cores": available_cores()},
+        "machine": {"processor": processor_name(), "cores": available_cores()},
         "threads": threads,
         "versions": versions,
     }
-
-
-def _processor() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def measured_folders(results: Results, digest: str | None, inference: Mapping[str, Any]) -> list[Path]:
@@ -97,23 +86,23 @@ def measure(
         model: its name.
         inference: how the model is used (its bundle's default).
         cases: how many cases are measured.
-        device: "auto", "cuda" or "cpu".
+        device: as `devices.choose`.
         threads: threads that a prediction may use.
         output: the table; the curves are linked into a folder beside it.
 
     Raises:
         EvaluationError: there is no validation case, or predictions failed.
-        ConfigError: "cuda" was asked for and there is none.
+        ConfigError: there is no such device.
     """
     chosen = measured_cases(results, cases)
     if not chosen:
         raise EvaluationError(f"{results.cases}: no validation case to measure; set evaluation.efficiency_cases: 0")
-    used = choose(device, claimed=1).type
-    gpu = find_gpu() if used == "cuda" else None  # an idle one would only confuse
+    used = choose(device, claimed=1)
+    gpu = find_gpu(position=used.index or 0) if used.type == "cuda" else None  # an idle one would only confuse
     if gpu is None:
         log.info(NO_GPU)
     digest = model_digest(read_json(results.model_file(model)))
-    conditions = measured_on(used, threads, gpu)
+    conditions = measured_on(used.type, threads, gpu)
     key = {
         "version": VERSIONS,
         "model": digest,
