@@ -9,6 +9,7 @@ import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from machines import needs_bfloat16
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from trainings import MODEL, NAMES, prepare, settings
 
 from flare23_lib import progress, versions
@@ -158,6 +159,21 @@ def test_a_step_clips_the_gradient_at_nnunets_norm(made):
     gradients = [parameter.grad for parameter in one.network.parameters() if parameter.grad is not None]
     norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
     assert float(norm) == pytest.approx(12, rel=1e-3)
+
+
+def test_steps_are_those_of_nnunets_trainer(made):
+    one = made(precision="float32", optimizer="sgd", learning_rate=0.01, momentum=0.99, weight_decay=3e-5)
+    plans = copy.deepcopy(one.plans_manager.plans) | {"continue_training": False}
+    stock = nnUNetTrainer(plans, one.configuration_name, "all", one.dataset_json, torch.device("cpu"))
+    stock.initialize()
+    before = copy.deepcopy(one.network.state_dict())
+    stock.network.load_state_dict(before)
+    batch = next(one.get_dataloaders()[0])
+    for _ in range(3):
+        assert float(one.step(batch)) == pytest.approx(float(stock.train_step(batch)["loss"]), abs=1e-6)
+    ours, theirs = one.network.state_dict(), stock.network.state_dict()
+    assert max((ours[name] - before[name]).abs().max() for name in ours) > 0.01
+    assert max((ours[name] - theirs[name]).abs().max() for name in ours) < 1e-6
 
 
 def test_the_dice_of_the_loss_is_taken_over_the_batch(made):
