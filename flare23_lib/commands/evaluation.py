@@ -48,21 +48,20 @@ def _measure(args: argparse.Namespace) -> int:
         efficiency_row,
         format_efficiency,
     )
-    from flare23_lib.evaluation.measuring import measure_command
-    from flare23_lib.evaluation.sources import find_gpu
+    from flare23_lib.evaluation.profiling import find_gpu, profile_command
 
     name = args.name or Path(args.command[0]).name
     if "/" in name or name.startswith("."):
         raise EvaluationError(f"--name {name!r}: a curve's file is named so; give a name without / and . in front")
     gpu = find_gpu(args.gpu)
-    curve, code = measure_command(args.command, gpu)
-    row = efficiency_row(name, curve, gpu, available_cores())
+    profile, code = profile_command(args.command, gpu)
+    row = efficiency_row(name, profile, gpu, available_cores())
     say(format_efficiency(row))
     if code:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         say(f"{args.command[0]} failed ({how}); nothing is written")
         return 128 - code if code < 0 else code
-    say(f"{add_measurement(args.output, row, curve)} is written")
+    say(f"{add_measurement(args.output, row, profile)} is written")
     return 0
 
 
