@@ -130,6 +130,13 @@ def test_bad_files_are_told_in_one_line(tmp_path, monkeypatch, capsys, arguments
     assert words in lines[0]
 
 
+def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    monkeypatch.delitem(sys.modules, "flare23_lib.evaluation.ranking", raising=False)
+    assert cli.main(["rank", "--output", str(tmp_path / "ranking.csv"), "a", "b"]) == 1
+    assert "flare23: pandas is not installed; pip install" in capsys.readouterr().err
+
+
 def test_every_command_explains_itself(capsys):
     for command in (["--help"], ["predict", "--help"], ["store", "clean", "--help"], ["stage", "train", "--help"]):
         with pytest.raises(SystemExit) as stopped:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from flare23_lib.errors import EvaluationError
-from flare23_lib.evaluation.metrics import NSD_LEAST_DSC, Score, score_case
+from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD, Score, score_case
 from flare23_lib.labels import Label, LabelMap
 
 ONE = LabelMap((Label("liver", 1, tolerance_mm=1.0),))
@@ -125,7 +125,7 @@ def test_a_dice_below_the_limit_makes_the_surface_dice_zero_in_the_challenge_onl
     first, second = box((2, 2, 2), (6, 6, 6)), box((5, 5, 2), (9, 9, 6))
     challenge = score_case(first, second, CUBE, ONE, "flare23")["liver"]
     plain = score_case(first, second, CUBE, ONE, "plain")["liver"]
-    assert 0 < challenge.dsc == plain.dsc < NSD_LEAST_DSC
+    assert 0 < challenge.dsc == plain.dsc < MIN_DSC_FOR_NSD
     assert challenge.nsd == 0
     assert plain.nsd > 0
 

@@ -19,7 +19,7 @@ def run(tmp_path):
 def scored(results, config, **changes):
     own = results.root / "evaluation" / "student"
     settings = {**config.evaluation_settings(), **changes}
-    evaluate(results, "student", settings, 1, None, own / "metrics.csv", own / "summary.csv")
+    evaluate(results, "student", settings, own)
     return own
 
 

@@ -20,25 +20,26 @@ from flare23_lib.errors import EvaluationError
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from flare23_lib.evaluation.folders import evaluate_folders
+    from flare23_lib.evaluation.cases import Scoring
+    from flare23_lib.evaluation.evaluate import evaluate_folders
     from flare23_lib.evaluation.tables import format_summary
 
     config = load_config(args)
+    references = None if args.partial is None else "partial" if args.partial else "complete"
+    given = {"mode": args.mode, "details": args.details, "references": references}
+    settings = {**config["evaluation"], **{key: value for key, value in given.items() if value is not None}}
     report = evaluate_folders(
         args.predictions,
         args.references,
         args.output,
-        config.labels,
-        mode=args.mode or config["evaluation"]["mode"],
+        Scoring.from_settings(settings, config.labels),
         processes=args.processes,
         memory_mb=args.memory,
-        with_details=config["evaluation"]["details"] if args.details is None else args.details,
-        partial_references=config["evaluation"]["references"] == "partial" if args.partial is None else args.partial,
         reference_suffix=config["layout"]["label_suffix"],
     )
     say(format_summary(report.summary))
     say(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
-    return 1 if report.faults else 0
+    return 0 if report.is_complete else 1
 
 
 def _measure(args: argparse.Namespace) -> int:
@@ -66,10 +67,11 @@ def _measure(args: argparse.Namespace) -> int:
 
 
 def _rank(args: argparse.Namespace) -> int:
-    from flare23_lib.evaluation.ranking import format_ranking, rank_folders, write_ranking
+    from flare23_lib.evaluation.ranking import format_ranking, rank_folders
+    from flare23_lib.evaluation.tables import write_table
 
     ranking = rank_folders(args.folders, load_config(args).labels)
-    write_ranking(args.output, ranking)
+    write_table(args.output, ranking.table)
     say(format_ranking(ranking))
     say(f"{args.output} is written")
     return 0

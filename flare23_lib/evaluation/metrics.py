@@ -17,7 +17,7 @@ from flare23_lib.labels import LabelMap
 MODES = ("flare23", "plain")
 """How to score: by the rules of the FLARE23 challenge, or whole volumes without exception."""
 
-NSD_LEAST_DSC = 0.2
+MIN_DSC_FOR_NSD = 0.2
 """In "flare23" mode a structure with a DSC below this has an NSD of 0 (see docs/evaluation.md on this value)."""
 
 
@@ -48,7 +48,7 @@ def score_case(
     Mode "flare23" adds the rules of the challenge's script. Labels with `scored="reference_slices"` that both
     volumes hold are scored from the first slice in which the reference holds them up to, but not including, the
     last one; the cut ends count as surface. With a single such slice the script fails on an empty volume; here
-    that slice is scored. A DSC below `NSD_LEAST_DSC` makes the NSD 0. (The script rounds to 4 decimals; that is
+    that slice is scored. A DSC below `MIN_DSC_FOR_NSD` makes the NSD 0. (The script rounds to 4 decimals; that is
     done where tables are written.)
 
     Args:
@@ -87,7 +87,7 @@ def score_case(
         part = counts[start:stop]
         total = part[:, index, :].sum() + part[:, :, index].sum()
         dscs[label.name] = float(2 * part[:, index, index].sum() / total)
-        if mode == "plain" or dscs[label.name] >= NSD_LEAST_DSC:
+        if mode == "plain" or dscs[label.name] >= MIN_DSC_FOR_NSD:
             regions[label.name] = (start, stop)
     wanted = [label for label in labels.labels if label.name in regions]
     nsds = surface_dice(reference, prediction, spacing, wanted, regions)

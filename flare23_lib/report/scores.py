@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from flare23_lib.evaluation.tables import MEASURES, ORGANS
+from flare23_lib.evaluation.statistics import METRICS, ORGANS
 from flare23_lib.report.colors import model_colors
 from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
 
@@ -91,7 +91,7 @@ def _figure(summaries: Mapping[str, Sequence[Mapping[str, str]]]) -> Figure:
     head, foot = 0.45 + 0.23 * legend_rows, 0.4
     height = head + body + foot
     figure = Figure(figsize=(width, height), facecolor="white")
-    for number, measure in enumerate(MEASURES):
+    for number, measure in enumerate(METRICS):
         place = ((left + number * (panel + gap)) / width, foot / height, panel / width, body / height)
         axes = figure.add_axes(place)
         scores = {model: read_scores(summary, measure) for model, summary in summaries.items()}
