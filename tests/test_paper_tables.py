@@ -151,10 +151,13 @@ def test_other_rules_than_the_challenges_are_noted_where_published_figures_stand
     for name in ("table6", "table9"):
         notes = tables_of(models, same, rules=Rules(references="partial"))[name].notes
         assert "Ours are scored in a case only for the classes that its reference holds." in notes
+        notes = tables_of(models, same, rules=Rules(min_dsc_for_nsd=0.2))[name].notes
+        assert [note for note in notes if note.startswith("Our NSD is 0 below a DSC of 0.2, that of FLARE23's")]
     other = LabelMap(tuple(replace(label, tolerance_mm=50 if label.name == "liver" else label.tolerance_mm)
                            for label in same.labels))  # fmt: skip
     for name in ("table6", "table9"):
-        notes = " ".join(tables_of(models, other, rules=Rules("plain"))[name].notes)
+        notes = " ".join(tables_of(models, other, rules=Rules("plain", min_dsc_for_nsd=0.2))[name].notes)
+        assert "Our NSD is 0" not in notes
         assert "mode plain" in notes
         assert "liver (50 mm, not 5)" in notes
 

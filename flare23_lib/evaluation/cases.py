@@ -22,6 +22,7 @@ import numpy as np
 from flare23_lib.errors import EvaluationError, FlareError
 from flare23_lib.evaluation.details import Details, measure_details
 from flare23_lib.evaluation.metrics import (
+    MIN_DSC_FOR_NSD,
     Score,
     check_mode,
     score_case,
@@ -52,6 +53,7 @@ class Scoring:
     Attributes:
         labels: the structures.
         mode: see `metrics.MODES`.
+        min_dsc_for_nsd: see `metrics.score_case`.
         partial_references: a class that a reference does not hold was not labeled in it: its cells stay empty.
         with_details: measure distances, volumes and tumors too (see `details`).
         unseen: names of classes that the model never saw in training: their cells stay empty.
@@ -63,6 +65,7 @@ class Scoring:
 
     labels: LabelMap
     mode: str = "flare23"
+    min_dsc_for_nsd: float = MIN_DSC_FOR_NSD
     partial_references: bool = False
     with_details: bool = False
     unseen: Sequence[str] = ()
@@ -78,6 +81,7 @@ class Scoring:
         return cls(
             labels,
             mode=settings["mode"],
+            min_dsc_for_nsd=settings["min_dsc_for_nsd"],
             partial_references=settings["references"] == "partial",
             with_details=settings["details"],
             unseen=unseen,
@@ -188,7 +192,7 @@ def _score(scoring: Scoring, pair: Pair) -> ScoredCase:
     spacing = reference.geometry.spacing
     try:
         prediction = _read_prediction(pair, reference)
-        scores = score_case(reference.array, prediction, spacing, labels, scoring.mode)
+        scores = score_case(reference.array, prediction, spacing, labels, scoring.mode, scoring.min_dsc_for_nsd)
         status = OK
     except (FlareError, OSError) as error:
         if unknown_values(reference.array, labels):

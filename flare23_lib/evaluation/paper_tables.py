@@ -15,6 +15,7 @@ import pandas as pd
 
 from flare23_lib.evaluation import paper
 from flare23_lib.evaluation.formats import Table
+from flare23_lib.evaluation.metrics import PUBLISHED_MIN_DSC_FOR_NSD
 from flare23_lib.evaluation.statistics import METRICS, ORGANS, compare
 from flare23_lib.evaluation.tables import read_table
 from flare23_lib.labels import LabelMap
@@ -66,10 +67,12 @@ class Rules:
 
     Attributes:
         mode: see `metrics.MODES`.
+        min_dsc_for_nsd: see `metrics.score_case`.
         references: "complete", or "partial" if ours are scored only where a reference holds the class.
     """
 
     mode: str = "flare23"
+    min_dsc_for_nsd: float = PUBLISHED_MIN_DSC_FOR_NSD
     references: str = "complete"
 
 
@@ -139,6 +142,11 @@ def _other_rules(labels: LabelMap, rules: Rules) -> list[str]:
     lines = []
     if rules.mode != "flare23":
         lines.append(f"Ours are scored in the mode {rules.mode}, the published figures by the challenge's rules.")
+    elif rules.min_dsc_for_nsd != PUBLISHED_MIN_DSC_FOR_NSD:
+        lines.append(
+            f"Our NSD is 0 below a DSC of {rules.min_dsc_for_nsd:g}, that of FLARE23's published results below "
+            f"{PUBLISHED_MIN_DSC_FOR_NSD:g}, as in the challenge's script of 2023."
+        )
     if rules.references == "partial":
         lines.append("Ours are scored in a case only for the classes that its reference holds.")
     known = [(label, paper.TOLERANCES_MM[label.name]) for label in labels.labels if label.name in paper.TOLERANCES_MM]

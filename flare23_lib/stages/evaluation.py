@@ -74,7 +74,7 @@ def write_tables(results: Results, settings: Mapping[str, Any], folder: Path) ->
         for case in usable_cases(results.cases, "validation")
         if case.shape
     }
-    rules = Rules(settings["mode"], settings["references"])
+    rules = Rules(settings["mode"], settings["min_dsc_for_nsd"], settings["references"])
     tables = make_tables(models, labels, settings["compare"], shapes, rules)
     for path in folder.glob("table*.*"):  # what this configuration does not ask for is from earlier scores
         if path.stem not in tables:
