@@ -33,11 +33,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flare23_lib.evaluation.measuring import measure_command
+from flare23_lib.evaluation.sources import MB, find_gpu
 from inference_case import NNUNET_PRECISION, RECIPES, case_path
 from provenance import provenance
 
-from flare23_lib.evaluation.measuring import measure_command
-from flare23_lib.evaluation.sources import MB, find_gpu
 from flare23_lib.images import read_volume, write_volume
 from flare23_lib.store import read_csv, write_json
 

@@ -17,6 +17,8 @@ from flare23_lib.commands import cohort, evaluation, models, stages, store
 from flare23_lib.errors import ConfigError, FlareError
 from flare23_lib.signals import stopped_by
 
+INSTALL = "pip install -c constraints.txt -e '.[workflow]' brings what this command needs"
+
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
@@ -49,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind = "configuration: " if isinstance(error, ConfigError) else ""
         sys.stderr.write(f"flare23: {kind}{error}\n")
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if args.debug or error.name is None or error.name.startswith("flare23_lib"):
+            raise
+        sys.stderr.write(f"flare23: {error.name} is not installed; {INSTALL}\n")
+        return 1
     except OSError as error:
         if args.debug or not error.strerror:
             raise

@@ -234,7 +234,7 @@ class Config:
     def evaluation_settings(self) -> dict:
         """How predictions are scored."""
         return {
-            **{key: self["evaluation"][key] for key in ("mode", "references", "details")},
+            **{key: self["evaluation"][key] for key in ("mode", "min_dsc_for_nsd", "references", "details")},
             "labels": self["labels"],
         }
 
@@ -245,6 +245,7 @@ class Config:
             "models": self.evaluated,
             "compare": self["evaluation"]["compare"],
             "mode": self["evaluation"]["mode"],
+            "min_dsc_for_nsd": self["evaluation"]["min_dsc_for_nsd"],
             "references": self["evaluation"]["references"],
             "measured": self["evaluation"]["efficiency_cases"] > 0,
         }

@@ -63,7 +63,7 @@ def finished_run(
     for model in config.evaluated if labeled else []:
         write_csv(results.gathered("predictions", model), ["case", "file"], predictions)
         own = results.root / "evaluation" / model
-        evaluate(results, model, config.evaluation_settings(), 1, None, own / "metrics.csv", own / "summary.csv")
+        evaluate(results, model, config.evaluation_settings(), own)
     return results
 
 

@@ -157,7 +157,7 @@ def _stage_evaluate(args: argparse.Namespace) -> int:
     from flare23_lib.stages.evaluation import evaluate
 
     settings = _told(args)["settings"]
-    evaluate(_results(args), args.model, settings, args.threads, args.memory, args.output, args.summary)
+    evaluate(_results(args), args.model, settings, args.output.parent, args.threads, args.memory)
     return 0
 
 
@@ -248,7 +248,6 @@ def register(commands: Commands) -> None:
           "--threads")  # fmt: skip
     stage("gather-predictions", _stage_gather_predictions, "count predictions", "--model", "--shards")
     parser = stage("evaluate", _stage_evaluate, "score predictions", "--model", "--settings", "--threads")
-    parser.add_argument("--summary", type=Path, required=True, help="table with a row per class")
     parser.add_argument("--memory", type=float, help="MB that all processes may take together")
     stage("measure-efficiency", _stage_measure_efficiency, "measure a model's inference case by case", "--model",
           "--settings", "--device", "--threads")  # fmt: skip

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from flare23_lib.evaluation.tables import MEASURES, ORGANS
+from flare23_lib.evaluation.statistics import METRICS, ORGANS
 from flare23_lib.report.colors import model_colors
 from flare23_lib.report.style import INK, PALE_INK, STYLE, dress, save_figure, words
 
@@ -87,7 +87,7 @@ def _figure(summaries: Mapping[str, Sequence[Mapping[str, str]]]) -> Figure:
     head = 0.9 + 0.23 * math.ceil(len(summaries) / legend_columns)
     body = (lowest + 0.5) * (_ROW_INCHES + _MODEL_INCHES * max(len(summaries), 1))
     figure = Figure(figsize=(width, head + body), facecolor="white", layout="constrained")
-    for axes, measure in zip(figure.subplots(1, 2, sharey=True), MEASURES, strict=True):
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), METRICS, strict=True):
         scores = {model: read_scores(summary, measure) for model, summary in summaries.items()}
         _draw_panel(axes, measure, rows, scores)
         axes.set_ylim(lowest, -0.5)

@@ -22,8 +22,7 @@ from flare23_lib.evaluation.efficiency import (
     write_curve,
     write_efficiency,
 )
-from flare23_lib.evaluation.measuring import measure_command
-from flare23_lib.evaluation.sources import NvmlGpu, find_gpu
+from flare23_lib.evaluation.profiling import Gpu, find_gpu, profile_command
 from flare23_lib.machine import available_cores, processor_name
 from flare23_lib.progress import progress
 from flare23_lib.stages.results import Results
@@ -36,7 +35,7 @@ CURVE = ".curve.csv"
 VERSIONS = [versions.EFFICIENCY, versions.SEGMENTATION]
 
 
-def measured_on(device: str, threads: int, gpu: NvmlGpu | None) -> dict[str, Any]:
+def measured_on(device: str, threads: int, gpu: Gpu | None) -> dict[str, Any]:
     """Return what beside model and case shapes a measurement: device, machine, threads, and the versions that ran."""
     versions = {}
     for package in ("flare23_lib", "torch", "numpy"):
@@ -150,18 +149,18 @@ def predict_command(bundle: Path, image: Path, device: str, threads: int, precis
 
 
 def _measure_case(
-    case: Case, command: Sequence[str], gpu: NvmlGpu | None, item: Item, inputs: Mapping[str, Any]
+    case: Case, command: Sequence[str], gpu: Gpu | None, item: Item, inputs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Run one prediction into a temporary folder and note what it took; EvaluationError if it failed."""
     with tempfile.TemporaryDirectory(prefix="flare23-") as temporary:
         said, labels = Path(temporary) / "said.txt", Path(temporary) / "labels"
         with said.open("wb") as handle:
-            curve, code = measure_command([*command, "--output", str(labels)], gpu, handle)
+            profile, code = profile_command([*command, "--output", str(labels)], gpu, handle)
         if code or not any(labels.glob("*.nii.gz")):
             lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             reason = lines[-1] if lines else f"exit code {code}"
             raise EvaluationError(f"{case.case}: the prediction failed: {reason}")
-    row = efficiency_row(case.case, curve, gpu, available_cores())
-    write_curve(item.file(CURVE), curve)
+    row = efficiency_row(case.case, profile, gpu, available_cores())
+    write_curve(item.file(CURVE), profile)
     log.info("%s", format_efficiency(row))
     return item.finish([CURVE], inputs, row)

@@ -12,7 +12,6 @@ from typing import Any
 
 from flare23_lib.cohort.table import Case, read_cases
 from flare23_lib.config import Config
-from flare23_lib.evaluation.statistics import number
 from flare23_lib.images import read_labels, read_volume
 from flare23_lib.labels import LabelMap
 from flare23_lib.orientation import Orientation
@@ -113,8 +112,8 @@ def rank_cases(run: Run, model: str) -> list[ScoredCase]:
 
 def mean_score(row: Mapping[str, str], labels: LabelMap) -> float | None:
     """Return a case's mean DSC over the organs, or over all labels where none is an organ; None without any."""
-    found = [number(row.get(f"{label.name}_DSC")) for label in labels.organs or labels.labels]
-    values = [value for value in found if value is not None]
+    cells = [row.get(f"{label.name}_DSC") for label in labels.organs or labels.labels]
+    values = [float(cell) for cell in cells if cell]
     return fmean(values) if values else None
 
 
