@@ -33,11 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flare23_lib.evaluation.measuring import measure_command
-from flare23_lib.evaluation.sources import MB, find_gpu
 from inference_case import NNUNET_PRECISION, RECIPES, case_path
 from provenance import provenance
 
+from flare23_lib.evaluation.profiling import MB, find_gpu, profile_command
 from flare23_lib.images import read_volume, write_volume
 from flare23_lib.store import read_csv, write_json
 
@@ -68,21 +67,21 @@ def process(command: list[str], work: Path) -> dict[str, Any]:
     """Run a process; returns its seconds, its processors' seconds, its peak resident memory in MB, and a GPU's."""
     gpu = find_gpu()
     with (work / "log.txt").open("w") as handle:
-        curve, code = measure_command(command, gpu, handle)
+        profile, code = profile_command(command, gpu, handle)
     if code:
         raise RuntimeError((work / "log.txt").read_text()[-2000:])
     measured: dict[str, Any] = {
-        "seconds": round(curve.seconds, 2),
-        "processor_seconds": round(curve.samples[-1].cpu_seconds, 1),
-        "peak_MB": round(curve.peak("ram_mb") * MB / 1e6),
+        "seconds": round(profile.seconds[-1], 2),
+        "processor_seconds": round(profile.cpu_seconds[-1], 1),
+        "peak_MB": round(profile.ram_mb.max() * MB / 1e6),
     }
     if gpu is None:
         return measured | {"gpu_memory": NO_GPU}
     figures = {
-        "before_MB": curve.samples[0].gpu_mb,
-        "peak_MB": curve.peak("gpu_mb"),
-        "area_MB_s": curve.area("gpu_mb"),
-        "official_area_MB_s": curve.official_area("gpu_mb"),
+        "before_MB": profile.gpu_mb[0],
+        "peak_MB": profile.gpu_mb.max(),
+        "area_MB_s": profile.area(profile.gpu_mb),
+        "official_area_MB_s": profile.official_area(profile.gpu_mb),
     }
     return measured | {"gpu_memory": {name: round(value) for name, value in figures.items()}}
 

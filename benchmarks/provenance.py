@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from flare23_lib import __version__
-from flare23_lib.evaluation.sources import find_gpu
+from flare23_lib.evaluation.profiling import find_gpu
 
 
 def processor() -> str:

@@ -121,16 +121,19 @@ class Gpu:
         return (memory.total - memory.free) / MB
 
 
-def find_gpu(index: int | None = None) -> Gpu | None:
+def find_gpu(index: int | None = None, position: int = 0) -> Gpu | None:
     """Return a GPU, or None if there is none and none was asked for.
 
     Args:
-        index: its number as `nvidia-smi` counts; None for the first one that CUDA_VISIBLE_DEVICES names, or number 0.
+        index: its number as `nvidia-smi` counts; None for one that CUDA_VISIBLE_DEVICES names.
+        position: its place among those, as CUDA counts; without the variable the number itself.
 
     Raises:
         EvaluationError: a number was given and there is no such GPU.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() if index is None else str(index)
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = list(map(str, range(position + 1))) if listed is None else listed.split(",")
+    visible = str(index) if index is not None else names[position].strip() if position < len(names) else ""
     reason: object = f"CUDA_VISIBLE_DEVICES is {visible!r}"
     try:
         pynvml.nvmlInit()
