@@ -41,9 +41,10 @@ from scipy import ndimage
 from flare23_lib.images import Geometry, Volume, header_for, read_volume
 from flare23_lib.inference.bundle import Bundle, load_bundle
 from flare23_lib.inference.engine import Engine
-from flare23_lib.inference.network import DTYPES, choose_precision
+from flare23_lib.inference.network import DTYPES
 from flare23_lib.orientation import Orientation
 from flare23_lib.phantom import FLARE23_VALUES, draw
+from flare23_lib.precision import inference_precision
 from flare23_lib.store import write_json
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ def compare(bundle: Bundle, volume: Volume, tta: bool) -> dict:
 
 def computes_in(device: str, precision: str) -> bool:
     """Tell whether a device computes in a precision, or would refuse or emulate it."""
-    return device != "cpu" or precision in ("float32", choose_precision(torch.device("cpu")))
+    return device != "cpu" or precision in ("float32", inference_precision("auto", torch.device("cpu")))
 
 
 def compare_devices(bundle: Bundle, volume: Volume, device: str) -> dict:
