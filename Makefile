@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 
-.PHONY: demo smoke test test-cluster lint docs clean-demo viewer
+.PHONY: demo smoke test test-cluster gpu-check lint docs clean-demo viewer
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,10 @@ test: $(VENV)/installed lint
 test-cluster: $(VENV)/installed
 	trap 'tests/cluster/slurm.sh down' EXIT; tests/cluster/slurm.sh up --accounting && \
 	$(BIN)/python benchmarks/cluster.py --output benchmarks/results/cluster.json
+
+## What only a GPU can show, against the CPU and nnU-Net, in ten minutes: build/gpu/gpu.json (benchmarks/gpu.py).
+gpu-check: $(VENV)/installed
+	PYTHON=$(BIN)/python benchmarks/gpu.sh --output build/gpu
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

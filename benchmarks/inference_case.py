@@ -35,7 +35,7 @@ from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.phantom import FLARE23_VALUES, Variation, draw
 from flare23_lib.resampling import Intensity, prepare_image
-from flare23_lib.store import lock, write_json
+from flare23_lib.store import lock, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -266,9 +266,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="that draw phantoms (default: %(default)s)")
     parser.add_argument("--phantoms", type=int, help="to learn from (default: the network's number)")
     parser.add_argument("--coarseness", type=float, default=1, help="factor on the size of voxels")
+    parser.add_argument("--output", type=Path, help="a JSON file for what was made")
     args = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    make(args.pop("folder"), args.pop("network"), Making(**args))
+    folder, network, output = (args.pop(name) for name in ("folder", "network", "output"))
+    make(folder, network, Making(**args))
+    if output:
+        model = read_json(folder / network / "model.json")
+        write_json(output, {**provenance(), "case": read_json(folder / "about.json")["shape"], "model": model})
 
 
 if __name__ == "__main__":

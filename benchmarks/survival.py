@@ -41,14 +41,13 @@ from flare23_lib.store import Shard, read_csv, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODEL = "organ_teacher"
-CHECKPOINT_MINUTES = 1 / 60
 
 
 def configuration(args: argparse.Namespace) -> Config:
     """Return the recipe with a tiny network and a short protocol."""
     protocol = {
         "epochs": args.epochs, "iterations_per_epoch": args.iterations, "validation_iterations": 1,
-        "optimizer": "adamw", "learning_rate": 0.01, "precision": args.precision,
+        "optimizer": "adamw", "learning_rate": 0.01, "precision": args.precision, "elastic_deformation": False,
     }  # fmt: skip
     defaults = {"orientation": "canonical", "training": protocol}
     return Config.load([REPOSITORY / "config.yaml"], {"model_defaults": defaults, "models": {MODEL: TINY}})
@@ -67,14 +66,14 @@ def prepare(folder: Path, config: Config) -> Results:
     return results
 
 
-def command(results: Results, device: str) -> list[str]:
+def command(results: Results, args: argparse.Namespace) -> list[str]:
     """Return the command that runs the training."""
-    record = results.training(MODEL)
+    record, minutes = results.training(MODEL), args.checkpoint_seconds / 60
     return [
         sys.executable, "-m", "flare23_lib.cli", "stage", "train", "--results", str(results.root), "--model", MODEL,
-        "--settings", str(results.root / "training.json"), "--shards", "1", "--device", device, "--threads", "2",
-        "--checkpoint-minutes", str(CHECKPOINT_MINUTES), "--history", str(record.with_name("training.csv")),
-        "--output", str(record),
+        "--settings", str(results.root / "training.json"), "--shards", "1", "--device", args.device,
+        "--threads", str(args.threads), "--checkpoint-minutes", str(minutes),
+        "--history", str(record.with_name("training.csv")), "--output", str(record),
     ]  # fmt: skip
 
 
@@ -83,10 +82,10 @@ def history(results: Results) -> list[dict[str, str]]:
     return read_csv(results.training(MODEL).with_name("training.csv"))
 
 
-def finish(results: Results, device: str) -> float:
+def finish(results: Results, args: argparse.Namespace) -> float:
     """Train to the end undisturbed, and return the seconds it took."""
     begun = time.perf_counter()
-    done = subprocess.run(command(results, device), check=False, capture_output=True, text=True)
+    done = subprocess.run(command(results, args), check=False, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-4000:])
     return time.perf_counter() - begun
@@ -107,7 +106,7 @@ def disturb(results: Results, args: argparse.Namespace) -> list[dict]:
     happened = []
     for number in range(args.kills):
         begun = time.perf_counter()
-        process = subprocess.Popen(command(results, args.device), stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(command(results, args), stderr=subprocess.DEVNULL, start_new_session=True)
         if args.from_checkpoint:
             wait_for_checkpoint(process, results.root)
         sent = signal.SIGKILL if number % 2 else signal.SIGTERM
@@ -125,10 +124,10 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
     unbroken = prepare(folder / "unbroken", configuration(args))
     killed = Results(folder / "killed" / "results")
     shutil.copytree(unbroken.root, killed.root)
-    alone = finish(unbroken, args.device)
+    alone = finish(unbroken, args)
     begun = time.perf_counter()
     kills = disturb(killed, args)
-    finish(killed, args.device)
+    finish(killed, args)
     disturbed = time.perf_counter() - begun
     epochs = [int(row["epoch"]) for row in history(killed)]
     checkpoints = sorted(killed.root.rglob("*.pth"))
@@ -161,6 +160,10 @@ def main() -> None:
     parser.add_argument("--from-checkpoint", action="store_true", help="count them from a start's first checkpoint")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--checkpoint-seconds", type=float, default=1, help="between checkpoints, 0 for each iteration"
+    )
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
