@@ -16,9 +16,9 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch.nn.parallel import DistributedDataParallel
 
+from flare23_lib.batches import forced_patches
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet.loop import SurvivingTrainer
-from flare23_lib.nnunet.plans import forced_patches
 from flare23_lib.nnunet.sampling import BalancedDataLoader, become_worker
 
 log = logging.getLogger(__name__)
