@@ -1,6 +1,7 @@
-"""Imports go one way: the order of the packages in docs/developers.md, and no circles."""
+"""Imports go one way: the order of the packages in docs/developers.md, and no circles. Files named there exist."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 
 from conftest import REPOSITORY
@@ -56,3 +57,10 @@ def test_modules_import_each_other_in_no_circle():
 
 def test_no_module_imports_snakemake():
     assert [module for module in MODULES if "snakemake" in {name.split(".")[0] for name in imports_of(module)}] == []
+
+
+def test_the_files_of_the_two_walks_exist():
+    text = (REPOSITORY / "docs" / "developers.md").read_text().split("## Two walks")[1].split("\n## ")[0]
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    assert len(named) > 20
+    assert [file for file in sorted(named) if not (LIBRARY / file).exists()] == []
