@@ -24,7 +24,7 @@ from flare23_lib.evaluation.cases import Pair, Scoring
 from flare23_lib.evaluation.evaluate import evaluate_cases
 from flare23_lib.images import header_for, write_volume
 from flare23_lib.phantom import draw
-from flare23_lib.stages.report import write_report
+from flare23_lib.report.report import write_report
 from flare23_lib.stages.results import Results
 from flare23_lib.store import write_csv, write_json, write_text
 

@@ -10,12 +10,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flare23_lib.batches import forced_patches
 from flare23_lib.cohort.categories import Category, parse_part
 from flare23_lib.cohort.folders import IMAGE_FOLDERS, LABEL_FOLDERS, LAYOUT_FOLDERS
 from flare23_lib.devices import SEVERAL, check_name
 from flare23_lib.errors import ConfigError
 from flare23_lib.networks import Architecture
-from flare23_lib.nnunet.plans import forced_patches
 from flare23_lib.pseudo_labels.rules import PASSES, Rules
 
 if TYPE_CHECKING:

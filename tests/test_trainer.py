@@ -13,6 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from trainings import MODEL, NAMES, prepare, settings
 
 from flare23_lib import progress, versions
+from flare23_lib.batches import forced_patches
 from flare23_lib.nnunet import checkpoints, loop, trainer
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.preprocessing import link_dataset
@@ -113,7 +114,7 @@ def test_sampling_and_oversampling_are_the_configured_ones(made, monkeypatch, sa
     for _ in range(4):
         loader.generate_train_batch()
     assert (len(asked), sum(asked)) == (8, 4 * forced)
-    assert nnunet_plans.forced_patches(2, share) == forced
+    assert forced_patches(2, share) == forced
 
 
 def test_the_optimizer_is_the_configured_one(made):

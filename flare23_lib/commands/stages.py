@@ -177,7 +177,7 @@ def _stage_paper_tables(args: argparse.Namespace) -> int:
 
 
 def _stage_report(args: argparse.Namespace) -> int:
-    from flare23_lib.stages.report import write_report
+    from flare23_lib.report.report import write_report
 
     write_report(_results(args), _told(args)["settings"], args.viewer, args.output)
     return 0

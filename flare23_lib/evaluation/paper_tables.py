@@ -131,9 +131,9 @@ def _classes(labels: LabelMap) -> list[str]:
 def _published(result: paper.Published, label: str, labels: LabelMap, metric: str) -> float | None:
     """Return a result's score of a class of our tables, if it has one."""
     if label == ORGANS and paper.organs_match(labels):
-        return getattr(result, f"organ_{metric.lower()}")
+        return getattr(result, f"organ_{metric.lower()}", None)
     if label == paper.TUMOR and paper.tumor_matches(labels):
-        return getattr(result, f"tumor_{metric.lower()}")
+        return getattr(result, f"tumor_{metric.lower()}", None)
     return None
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from flare23_lib.labels import LabelMap
 
 METRICS = ("DSC", "NSD")
+"""The scores of a class: a field of `metrics.Score` in small letters, and columns of the tables."""
 
 ORGANS = "organs"
 """Name of the row with the mean of the organs' class means."""

@@ -70,8 +70,8 @@ def score_table(cases: Iterable[ScoredCase], labels: LabelMap) -> pd.DataFrame:
     """
     rows = []
     for case in cases:
-        scores = [case.scores[name] for name in labels.names]
-        rows.append([case.case, *(score.dsc for score in scores), *(score.nsd for score in scores), case.status])
+        scores = [getattr(case.scores[name], metric.lower()) for metric in METRICS for name in labels.names]
+        rows.append([case.case, *scores, case.status])
     return pd.DataFrame(rows, columns=["Name", *score_columns(labels), "status"])
 
 
@@ -132,9 +132,10 @@ def format_summary(path: Path) -> str:
     summary = summary.sort_values("kind", key=lambda kinds: kinds.map(order).fillna(2), kind="stable")
     names = ["organs, mean" if name == ORGANS else name for name in summary.index]
     width = max(map(len, ["class", *names]))
-    lines = [f"{'class':{width}}  {'DSC':>6}  {'NSD':>6}  cases", "-" * (width + 23)]
+    head = "  ".join([f"{'class':{width}}", *(f"{metric:>6}" for metric in METRICS), "cases"])
+    lines = [head, "-" * len(head)]
     for name, (_, row) in zip(names, summary.iterrows(), strict=True):
         means = [row[f"{metric}_mean"] for metric in METRICS]
-        dsc, nsd = ("-" if np.isnan(mean) else f"{mean:.{DECIMALS}f}" for mean in means)
-        lines.append(f"{name:{width}}  {dsc:>6}  {nsd:>6}  {row['cases']:>5}  {row['note']}".rstrip())
+        shown = ["     -" if np.isnan(mean) else f"{mean:.{DECIMALS}f}" for mean in means]
+        lines.append("  ".join([f"{name:{width}}", *shown, f"{row['cases']:>5}", row["note"]]).rstrip())
     return "\n".join(lines)

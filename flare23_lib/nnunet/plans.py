@@ -95,8 +95,3 @@ def plans(settings: Mapping[str, Any]) -> dict[str, Any]:
             }
         },
     }
-
-
-def forced_patches(batch_size: int, share: float) -> int:
-    """Return how many patches of a batch are forced onto foreground: nnU-Net rounds the others to whole patches."""
-    return batch_size - round(batch_size * (1 - share))

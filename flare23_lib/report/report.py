@@ -1,4 +1,4 @@
-"""Stage: the report's page, its figures and the cases of its viewer, from everything that a run has made."""
+"""The report's page, its figures and the cases of its viewer, from everything that a run has made."""
 
 from __future__ import annotations
 
