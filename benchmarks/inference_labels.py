@@ -23,9 +23,10 @@ from provenance import provenance
 
 from flare23_lib.images import read_volume
 from flare23_lib.inference.bundle import load_bundle
-from flare23_lib.inference.network import WindowNetwork, choose_precision
+from flare23_lib.inference.network import WindowNetwork
 from flare23_lib.inference.upsampling import interpolated_labels, strongest
 from flare23_lib.inference.windows import all_windows, importance_map
+from flare23_lib.precision import inference_precision
 from flare23_lib.resampling import Axis, prepare_image, resampled_shape
 from flare23_lib.store import write_json
 
@@ -45,7 +46,7 @@ def trained_logits(folder: Path) -> tuple[torch.Tensor, tuple[int, int, int]]:
     """Return the model's logits (z, y, x, classes) on the case, and the case's shape."""
     bundle, volume = load_bundle(folder / "stunet_small"), read_volume(case_path(folder))
     model, device = bundle.model, torch.device("cpu")
-    network = WindowNetwork(bundle.build_network(), device, choose_precision(device))
+    network = WindowNetwork(bundle.build_network(), device, inference_precision("auto", device))
     shape = resampled_shape(volume.array.shape, volume.geometry.spacing, model.spacing)
     image = prepare_image(volume.array, model.intensity, shape)
     sums, weights = torch.zeros((*shape, len(model.labels))), torch.zeros(shape)

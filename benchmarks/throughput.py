@@ -24,7 +24,7 @@ from provenance import provenance
 
 from flare23_lib.cohort.facts import read_facts
 from flare23_lib.config import Config
-from flare23_lib.estimate.throughputs import FIGURES
+from flare23_lib.estimate import FIGURES
 from flare23_lib.evaluation.metrics import score_case
 from flare23_lib.images import header_for, read_geometry, read_labels, read_volume, write_volume
 from flare23_lib.networks import Architecture
@@ -180,7 +180,7 @@ def bytes_per_voxel(cohort: Path, folder: Path, config: Config) -> dict[str, flo
         preprocess_labels(source, labels, locations, settings.spacing, "stored", config.label_map.values, PATCH)
         count("preprocessed_labels", labels, voxels)
         count("preprocessed_locations", locations, voxels)
-        foretold = FIGURES["locations"].use(len(config.label_map.values) + 1)
+        foretold = FIGURES["locations"][1] * (len(config.label_map.values) + 1)
         count("preprocessed_locations_to_foretold", locations, foretold)
         write_volume(folder / "written.nii.gz", volume.array, volume.header)
         count("written_labels", folder / "written.nii.gz", volume.array.size)

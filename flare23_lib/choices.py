@@ -7,8 +7,7 @@ from typing import Literal
 
 OrientationMode = Literal["stored", "canonical"]
 Windows = Literal["all", "body", "center_first"]
-Precision = Literal["float32", "bfloat16", "float16"]
-"""Data types that networks compute in."""
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 LabelKind = Literal["organ", "tumor"]
 Scored = Literal["volume", "reference_slices"]
 EvaluationMode = Literal["flare23", "plain"]

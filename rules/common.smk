@@ -14,7 +14,7 @@ from flare23_lib.config import Config
 from flare23_lib.config.load import read_yaml
 from flare23_lib.config.models import Table
 from flare23_lib.errors import FlareError
-from flare23_lib.evaluation.folders import detail_tables
+from flare23_lib.evaluation.details import detail_tables
 from flare23_lib.evaluation.formats import FORMATS
 from flare23_lib.evaluation.paper_tables import table_names
 from flare23_lib.evaluation.tables import format_summary

@@ -45,8 +45,7 @@ rule evaluate:
         " --settings {input.settings:q}"
         " --threads {threads}"
         " --memory {resources.mem_mb}"
-        " --summary {output.summary:q}"
-        " --output {output.metrics:q}"
+        " --output {output.summary:q}"
         " > {log:q} 2>&1"
 
 

@@ -1,8 +1,8 @@
 # Report: figures of the run, and the page that shows everything.
 #
 # Takes the configuration's tables, the cohort's tables, completed labels, trainings and the evaluations; gives
-# report/index.html, which opens from disk, and report/figures/ (each figure as SVG and PNG; the method as SVG alone). The
-# CT viewer is on the page if `make viewer` has fetched its library into vendor/niivue.
+# report/index.html, which opens from disk, and report/figures/ (each figure as SVG and PNG). The CT viewer is on the page
+# if `make viewer` has fetched its library into vendor/niivue.
 
 VIEWER = [f"{workflow.basedir}/vendor/niivue/{name}" for name in ("niivue.js", "LICENSE.txt")]
 HAS_VIEWER = all(Path(file).exists() for file in VIEWER)
@@ -41,9 +41,7 @@ rule method_figure:
         categories=f"{R}/cohort/categories.csv",
         settings=told(
             "method_figure",
-            categories=[category.name for category in CONFIG.categories],
-            completions={name: completion.to_json() for name, completion in CONFIG.completions.items()},
-            train_on={name: model.train_on.to_json() for name, model in CONFIG.models.items()},
+            settings=CONFIG.method_settings(),
         ),
     output:
         figure=report(
@@ -52,6 +50,7 @@ rule method_figure:
             category="Method",
             labels={"figure": "method"},
         ),
+        png=f"{R}/report/figures/method.png",
     log:
         f"{R}/logs/report/method.log",
     benchmark:

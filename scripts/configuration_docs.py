@@ -31,8 +31,8 @@ each entry of a list. A key without a default must be given, or may be left out 
 
 Everything that shapes a result is part of its fingerprint: a change computes what depends on it, nothing else.
 `shards`, `device`, `retries`, `checkpoint_minutes` and `gpus` are in no fingerprint: what one device made is not made
-again on another, though it may differ in the last digits (and `precision: mixed` is float16 on a GPU, float32 on a
-CPU). Only efficiency is measured again on another device.
+again on another, though it may differ in the last digits, or by what `precision: auto` takes on each
+([inference.md](inference.md)). Only efficiency is measured again on another device.
 """
 
 ELSEWHERE = {

@@ -10,8 +10,8 @@ from flare23_lib.cohort.summary import ALL
 from flare23_lib.cohort.table import Case, write_cases
 from flare23_lib.config import Config
 from flare23_lib.images import header_for, write_volume
+from flare23_lib.report.report import write_report
 from flare23_lib.stages.evaluation import evaluate
-from flare23_lib.stages.report import write_report
 from flare23_lib.stages.results import Results
 from flare23_lib.store import write_csv, write_json
 
@@ -63,7 +63,7 @@ def finished_run(
     for model in config.evaluated if labeled else []:
         write_csv(results.gathered("predictions", model), ["case", "file"], predictions)
         own = results.root / "evaluation" / model
-        evaluate(results, model, config.evaluation_settings(), 1, None, own / "metrics.csv", own / "summary.csv")
+        evaluate(results, model, config.evaluation_settings(), own)
     return results
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from engines import PATCH, a_bundle, a_volume, volume_of
+from machines import needs_bfloat16
 
 from flare23_lib.errors import BundleError, ConfigError, ImageError
 from flare23_lib.inference import engine as engine_module
@@ -17,9 +18,10 @@ from flare23_lib.inference import memory
 from flare23_lib.inference.agreement import Agreement
 from flare23_lib.inference.bundle import InferenceDefaults
 from flare23_lib.inference.engine import Engine, all_flips
-from flare23_lib.inference.network import WindowNetwork, choose_precision
+from flare23_lib.inference.network import WindowNetwork
 from flare23_lib.inference.windows import all_windows, importance_map, pad_to_patch
 from flare23_lib.networks import Architecture
+from flare23_lib.precision import inference_precision
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -166,7 +168,7 @@ def test_an_excluded_class_does_not_win_in_the_alternative():
     assert np.array_equal(result.alternative[untouched], result.labels[untouched])
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
 def test_a_class_that_the_model_never_saw_is_never_the_answer(precision):
     bundle = a_bundle(values=(0, 20, 3, 7))
     unseen = replace(bundle, model=replace(bundle.model, unseen=("label_20",)))
@@ -208,6 +210,7 @@ def test_how_the_work_is_cut_does_not_matter(monkeypatch, change, windows):
     assert cut.windows >= whole.windows
 
 
+@needs_bfloat16
 def test_bfloat16_gives_nearly_the_same_labels():
     full, half = (
         Engine(a_bundle(), precision=precision).segment(a_volume()).labels for precision in ("float32", "bfloat16")
@@ -216,10 +219,11 @@ def test_bfloat16_gives_nearly_the_same_labels():
 
 
 def test_the_models_defaults_hold_unless_others_are_asked_for():
-    defaults = InferenceDefaults(step=0.8, tta=True, windows="center_first", precision="bfloat16")
+    defaults = InferenceDefaults(step=0.8, tta=True, windows="center_first", precision="auto")
     bundle = a_bundle(inference=defaults)
     engine = Engine(bundle)
-    assert (engine.step, engine.tta, engine.windows, engine.precision) == (0.8, True, "center_first", "bfloat16")
+    fastest = inference_precision("auto", torch.device("cpu"))
+    assert (engine.step, engine.tta, engine.windows, engine.precision) == (0.8, True, "center_first", fastest)
     engine = Engine(bundle, step=0.5, tta=False, windows="all", precision="float32")
     assert (engine.step, engine.tta, engine.windows, engine.precision) == (0.5, False, "all", "float32")
 
@@ -401,13 +405,3 @@ def test_without_a_compiler_compiling_stops_in_one_line(monkeypatch):
     monkeypatch.setattr(torch, "compile", fail)
     with pytest.raises(ConfigError, match=r"torch\.compile does not work here: no compiler$"):
         Engine(a_bundle(), compiled=True)
-
-
-@pytest.mark.parametrize(
-    ("reported", "precision"),
-    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx512_bf16": False}, "float32"),
-     ({}, "float32")],
-)  # fmt: skip
-def test_the_precision_of_a_processor_follows_from_what_it_reports(monkeypatch, reported, precision):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: reported)
-    assert choose_precision(torch.device("cpu")) == precision

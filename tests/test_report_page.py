@@ -14,10 +14,10 @@ from reports import REPOSITORY, SHAPE, SPACING, configuration, finished_run, rep
 
 from flare23_lib.errors import FlareError
 from flare23_lib.report.colors import label_colors
+from flare23_lib.report.report import spread
 from flare23_lib.report.sections import read_markdown
 from flare23_lib.report.slices import ERROR_COLOR, overlaid, telling_slice
 from flare23_lib.report.viewer import averaged, largest_error, thinned_affine, thinning
-from flare23_lib.stages.report import spread
 from flare23_lib.store import write_csv
 
 SECTIONS = [

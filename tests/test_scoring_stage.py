@@ -20,8 +20,19 @@ def run(tmp_path):
 def scored(results, config, **changes):
     own = results.root / "evaluation" / "student"
     settings = changed(config.evaluation_settings(), **changes)
-    evaluate(results, "student", settings, 1, None, own / "metrics.csv", own / "summary.csv")
+    evaluate(results, "student", settings, own)
     return own
+
+
+def test_another_dsc_limit_of_the_nsd_is_another_setting_and_other_scores(run):
+    """Case_1's boxes are moved by half their width: a DSC of 0.5."""
+    results, config = run
+    row = read_csv(scored(results, config) / "metrics.csv")[1]
+    assert row["liver_DSC"] == "0.5"
+    assert float(row["liver_NSD"]) > 0
+    other = configuration("chain.yaml", evaluation={"compare": [], "min_dsc_for_nsd": 0.6})
+    assert other.evaluation_settings() != config.evaluation_settings()
+    assert read_csv(scored(results, other) / "metrics.csv")[1]["liver_NSD"] == "0.0"
 
 
 @pytest.mark.parametrize("fault", ["gone", "cut"])

@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import time
@@ -85,6 +86,32 @@ def test_a_lock_is_free_again_when_its_holder_is_killed(tmp_path):
         pass
     holder.join()
     assert len(waited) == 1
+
+
+def test_a_lock_is_seen_while_it_is_held_and_its_file_stays(tmp_path):
+    path = tmp_path / ".lock"
+    with store.lock(path):
+        assert store.is_locked(path)
+        assert store.try_lock(path) is None
+    assert not store.is_locked(path)
+    assert path.exists()
+
+
+def test_a_file_system_without_locks_is_named_and_never_replaced_by_a_file_that_outlives_its_holder(
+    tmp_path, monkeypatch
+):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(StoreError, match=r"\.lock: its file system has no file locks"),
+        store.lock(tmp_path / ".lock"),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_missing_record_is_named_with_what_to_do(tmp_path):

@@ -64,7 +64,7 @@ def _files_below(folder: str) -> list[str]:
                 if entry.is_dir():
                     pending.append(entry.path)
                 else:
-                    found.append(entry.path.removeprefix("./"))
+                    found.append(entry.path.replace(os.sep, "/").removeprefix("./"))
     return found
 
 
@@ -113,7 +113,7 @@ class _Folders:
         """Return the files of a folder that lie in none of the group's folders within it."""
         place = self.places[folder]
         others = [self.places[other] for other in group if self.places[other] != place]
-        within = tuple(f"{other}/" for other in others if other.is_relative_to(place))
+        within = tuple(f"{other.as_posix()}/" for other in others if other.is_relative_to(place))
         return [file for file in self._files(folder) if not file.startswith(within)]
 
     def by_case(self, folders: Sequence[str], suffix: str, other: str, group: Sequence[str]) -> dict[str, list[Path]]:

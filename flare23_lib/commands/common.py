@@ -7,6 +7,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from flare23_lib.devices import check_name
+from flare23_lib.errors import ConfigError
+from flare23_lib.machine import available_cores
+
 Commands = argparse._SubParsersAction
 
 
@@ -33,6 +37,14 @@ def at_least(least: int) -> Callable[[str], int]:
 
     parse.__name__ = "whole number"  # argparse says: invalid whole number value
     return parse
+
+
+def device(text: str) -> str:
+    """Return the name of a device, as an option's type."""
+    try:
+        return check_name(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("device: ")) from error
 
 
 def output_folder(text: str) -> Path:
@@ -74,5 +86,5 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Add --processes."""
-    parser.add_argument("--processes", type=at_least(1), default=len(os.sched_getaffinity(0)), metavar="N",
+    parser.add_argument("--processes", type=at_least(1), default=available_cores(), metavar="N",
                         help="processes at once (default: the cores there are)")  # fmt: skip

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flare23_lib.commands.common import Commands, command
+from flare23_lib.commands.common import Commands, command, device
+from flare23_lib.devices import NAMES
+from flare23_lib.signals import ended_at_once
 from flare23_lib.store import Shard, read_kept
 
 log = logging.getLogger(__name__)
@@ -32,14 +34,10 @@ def _stage_cohort(args: argparse.Namespace) -> int:
 def _stage_estimate(args: argparse.Namespace) -> int:
     from flare23_lib.cohort.table import read_cases
     from flare23_lib.config import Config
-    from flare23_lib.estimate.extents import Sizes
-    from flare23_lib.estimate.table import estimate, format_estimate, write_estimate
-    from flare23_lib.estimate.throughputs import FIGURES
+    from flare23_lib.estimate import estimate, format_estimate, sizes_of_cases, write_estimate
 
     config = Config.from_json(_told(args)["settings"])
-    categories = [category.name for category in config.categories]
-    sizes = Sizes.of_cases(read_cases(_results(args).cases), categories)
-    result = estimate(config, sizes, FIGURES)
+    result = estimate(config, sizes_of_cases(read_cases(_results(args).cases)))
     log.info("%s", format_estimate(result))
     write_estimate(args.output, result)
     return 0
@@ -97,6 +95,7 @@ def _stage_export(args: argparse.Namespace) -> int:
     return 0
 
 
+@ended_at_once()
 def _stage_pseudo_label(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import CompletionSettings, InferenceSettings
     from flare23_lib.stages.segmentation import pseudo_label
@@ -151,6 +150,7 @@ def _stage_gather_completed(args: argparse.Namespace) -> int:
     return 0
 
 
+@ended_at_once()
 def _stage_predict(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import InferenceSettings
     from flare23_lib.stages.segmentation import predict_validation
@@ -172,7 +172,7 @@ def _stage_evaluate(args: argparse.Namespace) -> int:
     from flare23_lib.stages.evaluation import evaluate
 
     settings = EvaluationSettings.from_json(_told(args)["settings"])
-    evaluate(_results(args), args.model, settings, args.threads, args.memory, args.output, args.summary)
+    evaluate(_results(args), args.model, settings, args.output.parent, args.threads, args.memory)
     return 0
 
 
@@ -196,7 +196,7 @@ def _stage_paper_tables(args: argparse.Namespace) -> int:
 
 def _stage_report(args: argparse.Namespace) -> int:
     from flare23_lib.config import Config
-    from flare23_lib.stages.report import write_report
+    from flare23_lib.report.report import write_report
 
     write_report(_results(args), Config.from_json(_told(args)["settings"]), args.viewer, args.output)
     return 0
@@ -236,7 +236,7 @@ def register(commands: Commands) -> None:
             "--completion": {"required": True, "help": "name of the completion"},
             "--shard": {"type": _shard, "required": True, "help": "which cases, such as 0-of-4"},
             "--shards": {"type": int, "required": True, "help": "number of shards"},
-            "--device": {"choices": ["auto", "cuda", "cpu"], "default": "auto"},
+            "--device": {"type": device, "default": "auto", "help": NAMES},
             "--threads": {"type": int, "default": 1, "help": "threads or processes"},
             "--intensity": {"type": Path, "help": "record of the measured intensity, if the settings say measure"},
         }
@@ -267,7 +267,6 @@ def register(commands: Commands) -> None:
           "--threads")  # fmt: skip
     stage("gather-predictions", _stage_gather_predictions, "count predictions", "--model", "--shards")
     parser = stage("evaluate", _stage_evaluate, "score predictions", "--model", "--settings", "--threads")
-    parser.add_argument("--summary", type=Path, required=True, help="table with a row per class")
     parser.add_argument("--memory", type=float, help="MB that all processes may take together")
     stage("measure-efficiency", _stage_measure_efficiency, "measure a model's inference case by case", "--model",
           "--settings", "--device", "--threads")  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from itertools import product
 from pathlib import Path
 
+from flare23_lib.batches import forced_patches
 from flare23_lib.config.models import (
     PASSES,
     Category,
@@ -18,6 +19,7 @@ from flare23_lib.config.models import (
     label_map,
     subset_of,
 )
+from flare23_lib.devices import SEVERAL
 from flare23_lib.errors import ConfigError
 
 
@@ -221,11 +223,13 @@ def _check_model(config: Configuration, name: str, model: ModelSettings) -> None
         raise ConfigError(f"{key}.inference.precision: float16 is for GPUs, and device is cpu; bfloat16 is for both")
     if model.gpus > model.training.batch_size:
         raise ConfigError(f"{key}.gpus: {model.gpus} cannot share a batch_size of fewer patches")
+    if model.gpus > 1 and config.device not in SEVERAL:
+        raise ConfigError(f"{key}.gpus: device {config.device} is one GPU, not {model.gpus}; use cuda")
 
 
 def _check_training(key: str, training: TrainingProtocol) -> None:
     share = training.oversample_foreground
-    if share and not training.forced_patches:
+    if share and not forced_patches(training.batch_size, share):
         raise ConfigError(
             f"{key}.oversample_foreground: {share} of a batch of {training.batch_size} is no patch, as nnU-Net "
             "rounds it; 0 is none on purpose"

@@ -14,7 +14,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from flare23_lib.config.models import DEVICE, IDENTIFIER, NIFTI_SUFFIX
+from flare23_lib import devices
+from flare23_lib.config.models import IDENTIFIER, NIFTI_SUFFIX
 from flare23_lib.errors import ConfigError
 
 LARGEST_EXPONENT = 30
@@ -36,7 +37,7 @@ MESSAGES = {
     "string_too_short": "is empty",
     "too_short": "has {actual_length} entries; {min_length} are needed",
     "too_long": "has {actual_length} entries; {max_length} are possible",
-    DEVICE: "{value!r} is not auto, cpu, cuda, cuda:N or mps",
+    devices.PATTERN: f"{{value!r}} is not {devices.NAMES}",
     IDENTIFIER: "{value!r} is not a name of letters, digits and underscores that begins with a letter",
     NIFTI_SUFFIX: "{value!r} does not end in .nii or .nii.gz",
 }

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from flare23_lib import devices
 from flare23_lib import labels as structures
 from flare23_lib.choices import EvaluationMode, LabelKind, OrientationMode, Precision, References, Scored, Windows
 from flare23_lib.labels import LabelMap
@@ -33,8 +34,6 @@ PASSES = "passes"
 """In the place of a completion's name: labels are compared between the teacher's mirrored passes."""
 
 IDENTIFIER, NIFTI_SUFFIX = r"^[A-Za-z][A-Za-z0-9_]*$", r"\.nii(\.gz)?$"
-DEVICE = r"^(auto|cpu|mps|cuda(:\d+)?)$"
-"""Patterns of texts."""
 
 
 class Table(BaseModel):
@@ -398,8 +397,10 @@ class TrainingProtocol(Table):
     """Momentum of sgd."""
     weight_decay: NotNegative = 3e-5
     """Weight decay of all parameters."""
-    precision: Literal["auto", "mixed", "float32", "bfloat16"] = "mixed"
-    """mixed is nnU-Net's: float16 with scaled gradients on a GPU, float32 on a CPU. float32 never uses TF32."""
+    precision: Literal["auto", "mixed", "float32", "bfloat16"] = "auto"
+    """auto is 16 bit where the device computes in it (mixed on a GPU, bfloat16 on a CPU with instructions for it),
+    else float32. mixed is nnU-Net's own (float16 with scaled gradients on a GPU, float32 on a CPU). float32 is never
+    TF32. What a device only emulates is refused."""
     oversample_foreground: Share = 0.33
     """Share of a batch's patches that are forced onto foreground, rounded to whole patches as in nnU-Net (one of two
     above 0.25, both from 0.75)."""
@@ -409,16 +410,6 @@ class TrainingProtocol(Table):
     """Add elastic deformation to nnU-Net's augmentation."""
     mirror_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Strict(False), *_UNIQUE] = (0, 1, 2)
     """Axes of (z, y, x) that training and test-time augmentation mirror along."""
-
-    @property
-    def forced_patches(self) -> int:
-        """Patches of a batch that are forced onto foreground."""
-        return forced_patches(self.batch_size, self.oversample_foreground)
-
-
-def forced_patches(batch_size: int, share: float) -> int:
-    """Return how many patches of a batch are forced onto foreground: nnU-Net rounds the others to whole patches."""
-    return batch_size - round(batch_size * (1 - share))
 
 
 class InferenceSettings(Table):
@@ -431,8 +422,9 @@ class InferenceSettings(Table):
     windows: Windows = "body"
     """Windows all over the image, over the body, or (the paper's rule) from the center and on if there is
     something."""
-    precision: Literal["auto", Precision] = "float32"
-    """Data type of the network; logits are summed in float32. float16 needs a GPU."""
+    precision: Precision = "auto"
+    """Of the network; logits are summed in float32. auto is 16 bit where the device computes in it (bfloat16, on
+    older GPUs float16), else float32. What a device only emulates is refused."""
 
 
 class ModelOptions(Table):
@@ -524,7 +516,8 @@ class Evaluation(Table):
     mode: EvaluationMode = "flare23"
     """The challenge's rules, or whole volumes without special rules."""
     min_dsc_for_nsd: Share = 0.2
-    """In the mode flare23, a structure with a DSC below this has an NSD of 0."""
+    """Lowest DSC with which a structure has an NSD in mode flare23. The challenge's script has 0.2 since March 2024;
+    it had 0.1 when FLARE23's published results were made."""
     references: References = "complete"
     """References are complete, or hold only what was labeled: a structure that one lacks is then not scored in it."""
     details: bool = False
@@ -585,8 +578,9 @@ class Configuration(Table):
     """The page of the run (docs/report.md)."""
     shards: Shards = Shards()
     """Jobs per stage."""
-    device: str = Field("auto", pattern=DEVICE)
-    """Where networks run: auto (a GPU if there is one), cpu, cuda, cuda:N for the GPU of that number, or mps."""
+    device: str = Field("auto", pattern=devices.PATTERN)
+    """Where networks run: auto (a GPU if there is one), cpu, cuda, cuda:N (the GPU of that number, from 0) or mps
+    (Apple's GPU)."""
     retries: Natural = 30
     """How often a training that ended before its last epoch is started again, from its last checkpoint."""
     checkpoint_minutes: Positive = 10

@@ -33,8 +33,10 @@ from flare23_lib.config.models import (
     Names,
     Positive,
     Scan,
+    Share,
     Table,
     TrainingProtocol,
+    TrainOn,
     Voxels,
     label_map,
 )
@@ -132,6 +134,7 @@ class EvaluationSettings(Table):
     """How predictions are scored."""
 
     mode: EvaluationMode
+    min_dsc_for_nsd: Share
     references: References
     details: bool
     labels: Labels
@@ -150,8 +153,24 @@ class TablesSettings(Table):
     models: Names
     compare: Annotated[tuple[Annotated[tuple[str, str], Strict(False)], ...], Strict(False)]
     mode: EvaluationMode
+    min_dsc_for_nsd: Share
     references: References
     measured: bool
+
+
+class MethodModel(Table):
+    """What the drawing of the method shows of a model."""
+
+    train_on: TrainOn
+    evaluate: bool
+
+
+class MethodSettings(Table):
+    """What the drawing of the method is made of."""
+
+    categories: Annotated[tuple[Category, ...], Strict(False)]
+    completions: dict[str, Completion]
+    models: dict[str, MethodModel]
 
 
 class Config(Configuration):
@@ -286,3 +305,7 @@ class Config(Configuration):
         """Return what the paper's tables are made of."""
         measured = self.evaluation.efficiency_cases > 0
         return TablesSettings.of(self.evaluation, labels=self.labels, models=self.evaluated, measured=measured)
+
+    def method_settings(self) -> MethodSettings:
+        """Return what the drawing of the method is made of."""
+        return MethodSettings.of(self, models={name: MethodModel.of(model) for name, model in self.models.items()})

@@ -52,7 +52,7 @@ class InferenceDefaults:
         tta: test-time augmentation by mirroring along the model's mirror axes.
         windows: which windows are computed (see `flare23_lib.inference.windows`): "all", "body" or "center_first".
             A model.json that is silent means "all".
-        precision: "float32", "bfloat16" or "float16" (on a GPU only).
+        precision: "float32", "bfloat16", "float16" (on a GPU only), or "auto" (`flare23_lib.precision`).
     """
 
     step: float = 0.5

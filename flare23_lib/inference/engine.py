@@ -34,6 +34,7 @@ from flare23_lib.inference.windows import (
     pad_to_patch,
 )
 from flare23_lib.orientation import Orientation
+from flare23_lib.precision import inference_precision
 from flare23_lib.resampling import prepare_image, resampled_shape
 
 log = logging.getLogger(__name__)
@@ -101,15 +102,16 @@ class Engine:
         device: "cpu", "cuda" or "cuda:1".
         step: distance of neighboring windows as a share of the patch; None for the model's default.
         tta: average over mirrored passes; None for the model's default.
-        precision: "float32", "bfloat16" or (on a GPU) "float16", what the network computes in (sums stay float32);
-            None for the model's default.
+        precision: what the network computes in (sums stay float32): "float32", "bfloat16", "float16" or "auto"
+            (`precision.inference_precision`); None for the model's default.
         windows: "all", "body" or "center_first" (see `flare23_lib.inference.windows`); None for the model's default.
         limits: of memory.
         compiled: compile the network first, for one window at a time. That takes a C++ compiler (on a GPU, Triton)
             and some seconds, and rounds in other places.
 
     Raises:
-        ConfigError: an option is out of range, or the network cannot be compiled here.
+        ConfigError: an option is out of range, the device only emulates the precision, or the network cannot be
+            compiled here.
         BundleError: the model does not take CT of one channel.
     """
 
@@ -138,10 +140,9 @@ class Engine:
             raise ConfigError(f"step {self.step} is not in (0, 1]")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
-        if self.precision == "float16" and self.device.type == "cpu":
-            raise ConfigError("precision float16 needs a GPU; use float32 or bfloat16 on a processor")
         if self.windows not in WINDOWS:
             raise ConfigError(f"windows {self.windows!r} is not one of {', '.join(WINDOWS)}")
+        self.precision = inference_precision(self.precision, self.device)
         if self.device.type == "cuda" and self.limits.gpu is not None:
             self.limits.enforce(self.device, weight_bytes(model, 4 if self.precision == "float32" else 2))
         if self.tta and not model.mirror_axes:

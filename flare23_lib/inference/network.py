@@ -7,16 +7,14 @@ its input to another one and back); what follows a layer works in place.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flare23_lib.devices import memory_format
 from flare23_lib.networks.stunet import NEGATIVE_SLOPE, ResidualBlock, STUNet
-
-log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precision -> data type of weights and activations."""
@@ -42,7 +40,8 @@ class WindowNetwork:
         for module in network.modules():
             if isinstance(module, nn.Conv3d):
                 module.to(self.dtype)  # before they move: a GPU never holds them as float32
-        self._network = network.to(device=device, memory_format=torch.channels_last_3d)
+        self._layout = memory_format(device)
+        self._network = network.to(device=device, memory_format=self._layout)
         self._run = torch.compile(self._forward, dynamic=False) if compiled else self._forward
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
@@ -57,7 +56,7 @@ class WindowNetwork:
         head.weight, head.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
 
     def _forward(self, patches: torch.Tensor) -> torch.Tensor:
-        x = patches[:, None].to(self.device, self.dtype, memory_format=torch.channels_last_3d)
+        x = patches[:, None].to(self.device, self.dtype, memory_format=self._layout)
         skips = []
         for blocks in self._network.conv_blocks_context:
             x = _stage(blocks, x)
@@ -87,27 +86,16 @@ def _block(block: ResidualBlock, x: torch.Tensor) -> torch.Tensor:
 
 
 def _conv(conv: nn.Conv3d, x: torch.Tensor, bias: bool = True) -> torch.Tensor:
-    return F.conv3d(x, conv.weight, conv.bias if bias else None, conv.stride, conv.padding)
+    offset = conv.bias if bias else None
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    if on_cpu and not torch.compiler.is_compiling():
+        # conv3d itself passes over oneDNN for a batch of one with few channels or slices, and takes 5 to 20 times as
+        # long there (`use_mkldnn` in PyTorch's Convolution.cpp).
+        return torch.mkldnn_convolution(x, conv.weight, offset, conv.padding, conv.stride, conv.dilation, conv.groups)
+    return F.conv3d(x, conv.weight, offset, conv.stride, conv.padding)
 
 
 def _norm(norm: nn.InstanceNorm3d, x: torch.Tensor) -> torch.Tensor:
     if len(x) == 1:
         return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, momentum=0.0, eps=norm.eps)
     return torch.cat([_norm(norm, sample[None]) for sample in x])
-
-
-def choose_precision(device: torch.device) -> str:
-    """Return the fastest precision of a device.
-
-    A GPU takes bfloat16 if it computes in it, else float16. A processor takes bfloat16 if it reports instructions
-    that multiply in it (AVX-512 BF16, AMX), else float32.
-    """
-    if device.type == "cuda":
-        chosen = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-        log.info("precision: %s", chosen)
-        return chosen
-    reported = torch.cpu.get_capabilities()
-    there = [name for name in ("avx512_bf16", "amx_bf16") if reported.get(name)]
-    chosen = "bfloat16" if there else "float32"
-    log.info("precision: %s (this processor reports %s)", chosen, ", ".join(there) or "no bfloat16 instructions")
-    return chosen

@@ -133,7 +133,10 @@ def method(run: Run) -> Section:
     """What was done: the drawing of the configuration."""
     completions = [f"{row.teacher} completes {row.category}" for row in run.config.completions.values()]
     description = "Which model learns from what. " + "; ".join(words(text) for text in completions) + "."
-    caption = "The method as it was configured, with the cases of each category that take part."
+    caption = (
+        "The method as it was configured, with the cases that take part. A solid arrow into a model is what it "
+        "learns from, one from a model its pseudo-labels; a dotted arrow is labels that a completion keeps."
+    )
     return Section("method", "Method", [run.picture("method", description, caption)])
 
 

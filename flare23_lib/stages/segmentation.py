@@ -90,7 +90,7 @@ def pseudo_label(
         base: completion that this one builds on, or None.
         settings: what shapes the completion's labels.
         inference: how the teacher is used.
-        device: "auto", "cuda" or "cpu".
+        device: as `devices.choose`.
         threads: threads to use.
         shard: which cases.
         output: the record.
@@ -149,7 +149,7 @@ def _segment(
         inference: how it is used.
         wanted: cases, each with the label values without which the next class is looked for.
         votes: whether the votes of the mirrored passes are kept.
-        device: "auto", "cuda" or "cpu".
+        device: as `devices.choose`.
         threads: threads to use.
         lock_name: of the lock that is held meanwhile.
     """
@@ -235,6 +235,7 @@ def _segment_case(engine: Engine, volume: Volume, item: Item, inputs: Mapping[st
     measures = {
         "agreement": {values[name]: score for name, score in segmentation.agreement.items()},
         "passes": segmentation.passes,
+        "precision": engine.precision,
         "timings": segmentation.timings,
     }
     return item.finish(suffixes, inputs, measures)

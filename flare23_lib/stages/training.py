@@ -28,8 +28,8 @@ from flare23_lib.inference.bundle import (
 )
 from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.plans import CONFIGURATION, DATASET_NAME, PLANS_NAME
-from flare23_lib.nnunet.signals import StoppedError
 from flare23_lib.resampling import Intensity
+from flare23_lib.signals import StoppedError
 from flare23_lib.stages.attempts import attempt
 from flare23_lib.stages.preprocessing import no_case
 from flare23_lib.stages.pretraining import TABLE, InitialWeights, publish
@@ -49,7 +49,7 @@ class Way:
     """How a training is done; it shapes no result.
 
     Attributes:
-        device: "auto", "cuda" or "cpu".
+        device: as `devices.choose`.
         threads: threads and processes to use.
         gpus: GPUs (on a processor: processes) that share each batch.
         checkpoint_minutes: the longest time of training between two checkpoints.

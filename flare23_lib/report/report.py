@@ -1,4 +1,4 @@
-"""Stage: the report's page, its figures and the cases of its viewer, from everything that a run has made."""
+"""The report's page, its figures and the cases of its viewer, from everything that a run has made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from statistics import fmean
 
 from flare23_lib.cohort.table import Case, read_cases
 from flare23_lib.config import Config
-from flare23_lib.evaluation.statistics import number
 from flare23_lib.images import read_labels, read_volume
 from flare23_lib.labels import LabelMap
 from flare23_lib.orientation import Orientation
@@ -111,8 +110,8 @@ def rank_cases(run: Run, model: str) -> list[ScoredCase]:
 
 def mean_score(row: Mapping[str, str], labels: LabelMap) -> float | None:
     """Return a case's mean DSC over the organs, or over all labels where none is an organ; None without any."""
-    found = [number(row.get(f"{label.name}_DSC")) for label in labels.organs or labels.labels]
-    values = [value for value in found if value is not None]
+    cells = [row.get(f"{label.name}_DSC") for label in labels.organs or labels.labels]
+    values = [float(cell) for cell in cells if cell]
     return fmean(values) if values else None
 
 

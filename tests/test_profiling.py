@@ -4,59 +4,55 @@ import sys
 import time
 from itertools import pairwise
 
+import numpy as np
 import psutil
 import pytest
 
 from flare23_lib import cli
 from flare23_lib.errors import EvaluationError
-from flare23_lib.evaluation import sources
+from flare23_lib.evaluation import profiling
 from flare23_lib.evaluation.efficiency import COLUMNS, OFFICIAL_COLUMNS, add_measurement, efficiency_row
-from flare23_lib.evaluation.measuring import measure_command, record
-from flare23_lib.evaluation.sources import Load, find_gpu
+from flare23_lib.evaluation.profiling import find_gpu, poll, profile_command
 from flare23_lib.store import read_csv
 
 
-class FakeClock:
-    """A clock that moves when it is waited for, and by `cost` for each reading of a source."""
+class FakeCommand:
+    """A command whose time moves when it is waited for, and by `cost` for each reading of its load.
 
-    def __init__(self, ends, cost=0.0, late=0.0):
-        self.started, self.ended = 100.0, 100.0 + ends
-        self.time = self.started
-        self.cost, self.late = cost, late
-
-    def now(self):
-        return self.time
-
-    def wait(self, seconds):
-        self.time += seconds + self.late
-        return self.time >= self.ended
-
-    @property
-    def seconds(self):
-        return self.time - self.started
-
-
-class FakeSource:
-    """Memory and processor time as functions of the seconds since the start."""
+    Its memory and CPU time, and the memory of the GPU, are functions of the seconds since it began.
+    """
 
     name = "fake GPU"
 
-    def __init__(self, clock, memory, cpu=lambda seconds: 0.0):
-        self.clock, self.memory, self.cpu = clock, memory, cpu
+    def __init__(self, ends, memory, cpu=lambda seconds: 0.0, cost=0.0):
+        self.started, self.ended = 100.0, 100.0 + ends
+        self.time = self.started
+        self.memory, self.cpu, self.cost = memory, cpu, cost
+
+    def wait(self, seconds):
+        self.time += seconds
+        if self.time < self.ended:
+            raise psutil.TimeoutExpired(seconds)
+        self.time = self.ended
+
+    @property
+    def seconds(self):
+        return min(self.time, self.ended) - self.started
 
     def load(self):
-        self.clock.time += self.clock.cost
-        seconds = min(self.clock.seconds, self.clock.ended - self.clock.started)
-        return Load(self.memory(seconds), self.cpu(seconds))
+        self.time += self.cost
+        return self.memory(self.seconds), self.cpu(self.seconds)
 
     def used_mb(self):
-        return self.memory(min(self.clock.seconds, self.clock.ended - self.clock.started))
+        return self.memory(self.seconds)
 
 
-def recorded(ends, memory, cpu=lambda seconds: 0.0, with_gpu=True, **clock):
-    clock = FakeClock(ends, **clock)
-    source = FakeSource(clock, memory, cpu)
-    return record(clock, source, source if with_gpu else None)
+def recorded(ends, memory, cpu=lambda seconds: 0.0, with_gpu=True, cost=0.0):
+    command = FakeCommand(ends, memory, cpu, cost)
+    return poll(command.wait, command, command if with_gpu else None, command.started, lambda: command.time)
+
+
+GPU = FakeCommand(1, lambda seconds: 0.0)
 
 
 def ramp(seconds):
@@ -67,44 +63,35 @@ def ramp(seconds):
 
 
 def test_peak_and_area_are_exact_for_a_curve_of_straight_lines():
-    curve = recorded(2.5, ramp)
-    assert curve.seconds == pytest.approx(2.5)
-    assert curve.peak("gpu_mb") == pytest.approx(2000)
-    assert curve.area("gpu_mb") == pytest.approx(3500)
-    assert curve.area("ram_mb") == pytest.approx(3500)
+    profile = recorded(2.5, ramp)
+    assert profile.seconds[-1] == pytest.approx(2.5)
+    assert profile.gpu_mb.max() == pytest.approx(2000)
+    assert profile.area(profile.gpu_mb) == pytest.approx(3500)
+    assert profile.area(profile.ram_mb) == pytest.approx(3500)
 
 
-def test_the_area_goes_to_the_command_s_end_and_not_to_the_next_tick():
-    curve = recorded(0.131, lambda seconds: 1000.0)
-    assert curve.samples[-1].seconds == pytest.approx(0.131)
-    assert curve.area("gpu_mb") == pytest.approx(131)
-
-
-def test_samples_lie_on_absolute_times_so_that_delays_do_not_add_up():
-    curve = recorded(10.0, ramp, late=0.004)
-    ticks = [sample.seconds for sample in curve.samples[:-1]]
-    assert len(curve.samples) >= 200
-    assert max(after - before for before, after in pairwise(ticks)) < 0.06
-    late = [seconds % 0.05 for seconds in ticks]
-    assert sum(offset < 0.0041 for offset in late) >= 0.95 * 200
+def test_the_area_goes_to_the_command_s_end_and_not_to_the_next_poll():
+    profile = recorded(0.131, lambda seconds: 1000.0)
+    assert profile.seconds == pytest.approx([0, 0.1, 0.131])
+    assert profile.area(profile.gpu_mb) == pytest.approx(131)
 
 
 def test_the_official_sum_is_that_of_polls_with_a_sleep_between_them():
     """A level of 1000 MB for 10 s: polls that take no time sum up to the area, polls that take 30 ms to less."""
     free = recorded(9.999, lambda seconds: 1000.0)
-    assert free.official_area("gpu_mb") == pytest.approx(10_000, rel=0.011)
+    assert free.official_area(free.gpu_mb) == pytest.approx(10_000, rel=0.011)
     slow = recorded(9.999, lambda seconds: 1000.0, cost=0.03)
-    assert slow.official_area("gpu_mb") < 0.9 * 9999
-    assert slow.area("gpu_mb") == pytest.approx(9999, rel=0.001)
+    assert slow.official_area(slow.gpu_mb) < 0.9 * 9999
+    assert slow.area(slow.gpu_mb) == pytest.approx(9999, rel=0.001)
 
 
 def test_utilization_is_the_share_of_all_cores():
     """Two of four cores are busy for a second, then none."""
-    curve = recorded(2.0, ramp, cpu=lambda seconds: 2 * min(seconds, 1.0))
-    assert max(curve.utilization(cores=4)) == pytest.approx(50)
-    assert curve.utilization(4)[0] == 0
-    assert curve.utilization(4)[-1] == pytest.approx(0, abs=1e-6)
-    row = efficiency_row("a", curve, FakeSource(FakeClock(1), ramp), cores=4)
+    profile = recorded(2.0, ramp, cpu=lambda seconds: 2 * min(seconds, 1.0))
+    assert max(profile.utilization(cores=4)) == pytest.approx(50)
+    assert profile.utilization(4)[0] == 0
+    assert profile.utilization(4)[-1] == pytest.approx(0, abs=1e-6)
+    row = efficiency_row("a", profile, GPU, cores=4)
     assert row["CPU_Area"] == 50  # 2 core seconds of 4 cores, in percent seconds
     assert row["AUC_CPU_Time"] == pytest.approx(50, rel=0.05)
 
@@ -115,10 +102,12 @@ def test_without_a_gpu_its_columns_are_empty_and_never_zero_or_ram():
     assert set(gpu) == {"MaxGPU_Mem", "AUC_GPU_Time", "GPU_Area", "GPU_Before", "GPU_Backend", "GPU"}
     assert set(gpu.values()) == {None}
     assert row["MaxRAM"] == 2000
-    at_once = recorded(0.0, ramp, with_gpu=False)
-    assert at_once.polls == ()
-    assert at_once.official_area("gpu_mb") is None
     assert row["RAM_Backend"] == "psutil"
+
+
+def test_a_command_that_ends_at_once_has_a_row():
+    row = efficiency_row("a", recorded(0.0, lambda seconds: 7.0), GPU, cores=2)
+    assert (row["Time"], row["MaxRAM"], row["RAM_Area"], row["MaxCPU_Utilization"]) == (0, 7, 0, 0)
 
 
 def test_the_table_begins_with_the_challenge_s_columns_and_names_the_backend():
@@ -126,25 +115,25 @@ def test_the_table_begins_with_the_challenge_s_columns_and_names_the_backend():
     assert OFFICIAL_COLUMNS == (
         "Name", "Time", "MaxGPU_Mem", "AUC_GPU_Time", "MaxCPU_Utilization", "AUC_CPU_Time", "MaxRAM", "AUC_RAM_Time",
     )  # fmt: skip
-    row = efficiency_row("a", recorded(2.5, ramp), FakeSource(FakeClock(1), ramp), cores=2)
+    row = efficiency_row("a", recorded(2.5, ramp), GPU, cores=2)
     assert (row["Time"], row["MaxGPU_Mem"], row["GPU_Area"]) == (2.5, 2000, 3500)
     assert (row["GPU_Backend"], row["GPU"], row["GPU_Before"]) == ("nvml", "fake GPU", 0)
 
 
 def test_measurements_of_one_folder_stand_in_one_table(tmp_path):
-    curve = recorded(1.0, ramp, with_gpu=False)
+    profile = recorded(1.0, ramp, with_gpu=False)
     for name in ("b", "a", "b"):
-        table = add_measurement(tmp_path, efficiency_row(name, curve, None, 2), curve)
+        table = add_measurement(tmp_path, efficiency_row(name, profile, None, 2), profile)
     assert [(row["Name"], row["file"]) for row in read_csv(table)] == [("a", "curves/a.csv"), ("b", "curves/b.csv")]
     samples = read_csv(tmp_path / "curves" / "a.csv")
-    assert (samples[10]["seconds"], samples[10]["ram_mb"], samples[10]["gpu_mb"]) == ("0.5000", "1000.0", "")
+    assert (samples[5]["seconds"], samples[5]["ram_mb"], samples[5]["gpu_mb"]) == ("0.5000", "1000.0", "")
 
 
 def test_a_table_with_other_columns_is_not_overwritten(tmp_path):
     (tmp_path / "efficiency.csv").write_text("Name,Time\nx,1\n")
-    curve = recorded(1.0, ramp, with_gpu=False)
+    profile = recorded(1.0, ramp, with_gpu=False)
     with pytest.raises(EvaluationError, match="other columns"):
-        add_measurement(tmp_path, efficiency_row("a", curve, None, 2), curve)
+        add_measurement(tmp_path, efficiency_row("a", profile, None, 2), profile)
     assert (tmp_path / "efficiency.csv").read_text() == "Name,Time\nx,1\n"
 
 
@@ -180,41 +169,41 @@ json.dump(log, open(sys.argv[1], "w"))
 
 def test_a_program_s_own_log_of_its_memory_is_met_within_5_percent(tmp_path):
     log = tmp_path / "log.json"
-    curve, code = measure_command([sys.executable, "-c", SELF_LOGGING, str(log)], None)
+    profile, code = profile_command([sys.executable, "-c", SELF_LOGGING, str(log)], None)
     assert code == 0
     own = json.loads(log.read_text())
     area = sum((b - a) * (first + second) / 2 for (a, first), (b, second) in pairwise(own))
     peak = max(memory for _, memory in own)
     assert peak > 400
-    assert curve.peak("ram_mb") == pytest.approx(peak, rel=0.05)
-    assert curve.area("ram_mb") == pytest.approx(area, rel=0.05)
-    assert curve.seconds == pytest.approx(own[-1][0] - own[0][0], abs=0.5)
-    assert curve.peak("gpu_mb") is None
+    assert profile.ram_mb.max() == pytest.approx(peak, rel=0.05)
+    assert profile.area(profile.ram_mb) == pytest.approx(area, rel=0.05)
+    assert profile.seconds[-1] == pytest.approx(own[-1][0] - own[0][0], abs=0.5)
+    assert np.isnan(profile.gpu_mb).all()
 
 
 def test_the_processes_that_a_command_starts_are_part_of_it():
     child = "x = bytearray(b'x') * (150 * 2**20); import time; time.sleep(0.6)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
-    curve, _ = measure_command([sys.executable, "-c", parent], None)
-    assert curve.peak("ram_mb") > 150
+    profile, _ = profile_command([sys.executable, "-c", parent], None)
+    assert profile.ram_mb.max() > 150
 
 
 def test_the_processor_time_of_a_busy_command_is_counted_to_its_end():
     busy = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass"
-    curve, _ = measure_command([sys.executable, "-c", busy], None)
-    assert 0.4 <= curve.samples[-1].cpu_seconds < 0.8
+    profile, _ = profile_command([sys.executable, "-c", busy], None)
+    assert 0.4 <= profile.cpu_seconds[-1] < 0.8
 
 
 def test_the_exit_code_is_handed_on_and_a_missing_program_is_named():
-    assert measure_command([sys.executable, "-c", "raise SystemExit(7)"], None)[1] == 7
+    assert profile_command([sys.executable, "-c", "raise SystemExit(7)"], None)[1] == 7
     with pytest.raises(EvaluationError, match="no-such-program: cannot be run"):
-        measure_command(["no-such-program"], None)
+        profile_command(["no-such-program"], None)
 
 
 def test_a_stopped_measurement_ends_its_command(tmp_path):
     code = (
-        "import sys; from flare23_lib.evaluation.measuring import measure_command; "
-        "measure_command([sys.executable, '-c', 'import time; time.sleep(60)'], None)"
+        "import sys; from flare23_lib.evaluation.profiling import profile_command; "
+        "profile_command([sys.executable, '-c', 'import time; time.sleep(60)'], None)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     children = []
@@ -253,12 +242,13 @@ class FakeNvml:
 
 
 def test_the_gpu_s_memory_is_that_of_the_whole_device(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    monkeypatch.setattr(profiling, "pynvml", FakeNvml())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert find_gpu().used_mb() == 3 * 1024
-    assert (find_gpu().name, find_gpu(1).name) == ("GPU 0", "GPU 1")
+    assert (find_gpu().name, find_gpu(1).name, find_gpu(position=1).name) == ("GPU 0", "GPU 1", "GPU 1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    assert find_gpu().name == "GPU 1"
+    assert (find_gpu().name, find_gpu(position=1).name) == ("GPU 1", "GPU 0")
+    assert find_gpu(position=2) is None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert find_gpu() is None
     with pytest.raises(EvaluationError, match="--gpu 2: there is no such GPU"):
@@ -266,11 +256,11 @@ def test_the_gpu_s_memory_is_that_of_the_whole_device(monkeypatch):
 
 
 def test_processes_are_looked_for_less_often_where_that_takes_long(monkeypatch):
-    tree = sources.ProcessTree(psutil.Process().pid)
+    tree = profiling.ProcessTree(psutil.Process())
     tree.load()
     tree._next_scan = time.monotonic() + 60
-    monkeypatch.setattr(tree._psutil, "process_iter", None)
-    assert tree.load().ram_mb > 1
+    monkeypatch.setattr(psutil.Process, "children", None)
+    assert tree.load()[0] > 1
 
 
 # The command
