@@ -241,12 +241,9 @@ class Config:
     def tables_settings(self) -> dict:
         """What the paper's tables are made of."""
         return {
-            "labels": self["labels"],
+            **self.evaluation_settings(),
             "models": self.evaluated,
             "compare": self["evaluation"]["compare"],
-            "mode": self["evaluation"]["mode"],
-            "min_dsc_for_nsd": self["evaluation"]["min_dsc_for_nsd"],
-            "references": self["evaluation"]["references"],
             "measured": self["evaluation"]["efficiency_cases"] > 0,
         }
 
