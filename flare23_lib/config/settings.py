@@ -140,7 +140,7 @@ class EvaluationSettings(Table):
     labels: Labels
 
 
-class TablesSettings(Table):
+class TablesSettings(EvaluationSettings):
     """What the paper's tables are made of.
 
     Attributes:
@@ -149,12 +149,8 @@ class TablesSettings(Table):
         measured: whether the inference of single cases is measured.
     """
 
-    labels: Labels
     models: Names
     compare: Annotated[tuple[Annotated[tuple[str, str], Strict(False)], ...], Strict(False)]
-    mode: EvaluationMode
-    min_dsc_for_nsd: Share
-    references: References
     measured: bool
 
 
