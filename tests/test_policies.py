@@ -75,7 +75,11 @@ def test_unsure_voxels_are_ignored_and_counted(options):
 
 def test_a_second_look_changes_nothing_but_where_it_sees_a_tumor_nobody_marked(options):
     folder, _ = options
-    first, second, rows = labels_of(folder, "tumor_unsure"), labels_of(folder, "tumor_again"), rows_of(folder, "tumor_again")
+    first, second, rows = (
+        labels_of(folder, "tumor_unsure"),
+        labels_of(folder, "tumor_again"),
+        rows_of(folder, "tumor_again"),
+    )
     for case, labels in second.items():
         changed = labels != first[case]
         unknown = first[case] == 0

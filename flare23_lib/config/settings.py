@@ -106,6 +106,22 @@ class TrainingSettings(Table):
     pretrained: str | None = None
 
 
+class PseudoLabelSettings(Table):
+    """What a completion needs of its teacher; nothing else of a completion segments a case again.
+
+    Attributes:
+        category: whose cases are segmented.
+        runner_up: whether labels without the annotated classes are needed, too.
+        votes: whether the votes of the mirrored passes are needed.
+        annotated: label values that count as annotated, or those that are present; None without runner-up labels.
+    """
+
+    category: str
+    runner_up: bool
+    votes: bool
+    annotated: Literal["present"] | Values | None = None
+
+
 class CompletionSettings(MergePolicy):
     """What shapes a completion's labels, teacher and base aside.
 
@@ -291,6 +307,17 @@ class Config(Configuration):
             least_volume_ml={str(value_of(label)): volume for label, volume in table.least_volume_ml.items()},
             label_values=self.label_map.values,
             tumor_values=[label.value for label in self.label_map.tumors],
+        )
+
+    def pseudo_label_settings(self, completion: str) -> PseudoLabelSettings:
+        """Return what a completion needs of its teacher."""
+        settings = self.completion_settings(completion)
+        runner_up = settings.dropped_to == "next_class"
+        return PseudoLabelSettings(
+            category=settings.category,
+            runner_up=runner_up,
+            annotated=settings.annotated if runner_up else None,
+            votes=settings.need_votes,
         )
 
     def evaluation_settings(self) -> EvaluationSettings:
