@@ -79,8 +79,8 @@ PARTS = (
         "resumed.py --precision mixed --threads 2 --steps 2", alone=False,
     ),
     Part(
-        "survival", 160, "survival.py --precision mixed --kills 2 --epochs 3 --iterations 40 --threads 4 "
-        "--from-checkpoint --lifetime 0.5 3",
+        "survival", 170, "survival.py --precision mixed --kills 2 --epochs 3 --iterations 40 --threads 4 "
+        "--from-checkpoint --lifetime 0.3 1.5",
         "survival.py --precision mixed --kills 1 --epochs 2 --iterations 8 --threads 1 "
         "--from-checkpoint --lifetime 0.1 0.3 --checkpoint-seconds 0", alone=False,
     ),
