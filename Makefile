@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 
-.PHONY: demo smoke test test-cluster lint clean-demo viewer
+.PHONY: demo smoke test test-cluster gpu-check lint docs clean-demo viewer
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,14 +41,23 @@ test-cluster: $(VENV)/installed
 	trap 'tests/cluster/slurm.sh down' EXIT; tests/cluster/slurm.sh up --accounting && \
 	$(BIN)/python benchmarks/cluster.py --output benchmarks/results/cluster.json
 
+## What only a GPU can show, against the CPU and nnU-Net, in ten minutes: build/gpu/gpu.json (benchmarks/gpu.py).
+gpu-check: $(VENV)/installed
+	PYTHON=$(BIN)/python benchmarks/gpu.sh --output build/gpu
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
 
-## The page of all keys of the configuration, from the schema.
-docs/configuration.md: config.schema.yaml scripts/configuration_reference.py | $(VENV)/installed
-	$(BIN)/python scripts/configuration_reference.py > $@
+## The documentation as a site in build/site; a broken link is an error.
+docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+## The schema and the page of all keys of the configuration, from its models.
+docs/configuration.md: flare23_lib/config/models.py scripts/configuration_docs.py | $(VENV)/installed
+	$(BIN)/python scripts/configuration_docs.py
 
 ## The report's CT viewer: its library in a pinned version, through npm. Without it the report has no viewer.
 viewer: vendor/niivue/niivue.js

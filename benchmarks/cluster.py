@@ -172,7 +172,7 @@ def over_memory(finished: Path, folder: Path) -> dict:
     workflow = folder / "workflow"
     for name in ("rules", "scripts", "envs"):
         shutil.copytree(slurm.REPOSITORY / name, workflow / name)
-    for name in ("Snakefile", "config.yaml", "config.schema.yaml"):
+    for name in ("Snakefile", "config.yaml"):
         shutil.copy(slurm.REPOSITORY / name, workflow)
     rules = workflow / "rules" / "cohort.smk"
     text = rules.read_text(encoding="utf-8")

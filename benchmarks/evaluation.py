@@ -94,7 +94,7 @@ def official(reference: Path, prediction: Path, labels: LabelMap) -> tuple[Score
     import nibabel as nib
     import surface_distance
 
-    from flare23_lib.evaluation.metrics import NSD_LEAST_DSC
+    from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD
 
     begun = time.perf_counter()
     image = nib.load(reference)
@@ -112,7 +112,7 @@ def official(reference: Path, prediction: Path, labels: LabelMap) -> tuple[Score
             masks = [mask[:, :, slices[0] : slices[-1]] for mask in masks]
         dsc = surface_distance.compute_dice_coefficient(*masks)
         nsd = 0.0
-        if dsc >= NSD_LEAST_DSC:
+        if dsc >= MIN_DSC_FOR_NSD:
             distances = surface_distance.compute_surface_distances(*masks, spacing)
             nsd = surface_distance.compute_surface_dice_at_tolerance(distances, label.tolerance_mm)
         scores[label.name] = (float(dsc), float(nsd))
@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results" / "evaluation.json")
     output = parser.parse_args().output
-    labels = Config.load([REPOSITORY / "config.yaml"]).labels
+    labels = Config.load([REPOSITORY / "config.yaml"]).label_map
     load = os.getloadavg()[0]
     results: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as temporary:

@@ -17,8 +17,7 @@ from provenance import provenance
 
 from flare23_lib.phantom import FLARE23_VALUES, draw_phantom
 from flare23_lib.pseudo_labels.components import drop_specks
-from flare23_lib.pseudo_labels.merge import Votes, merge
-from flare23_lib.pseudo_labels.rules import Rules
+from flare23_lib.pseudo_labels.merge import Rules, Votes, merge
 from flare23_lib.store import write_json
 
 SHAPE, SPACING = (200, 512, 512), (2.0, 0.8, 0.8)
@@ -54,7 +53,7 @@ def main() -> None:
     annotated = [1, 2, 3, 4, TUMOR]
     seconds = {}
     for name, options in RULES.items():
-        rules = Rules((TUMOR,), **options)
+        rules = Rules(tumors=[TUMOR], **options)
         seconds[name] = best(lambda rules=rules: merge(original, predicted, annotated, rules, predicted, votes))
     seconds["specks dropped"] = best(lambda: drop_specks(predicted, dict.fromkeys(range(1, 15), 0.5), SPACING))
     for name, value in seconds.items():

@@ -1,7 +1,8 @@
 """nnU-Net's own predictor on the weights of one of our bundles: what the inference benchmarks compare with.
 
 The predictor is set up with `manual_initialization`, as nnU-Net's look-up of a trainer by name imports packages that
-inference does not need.
+inference does not need. nnU-Net also imports SimpleITK, which it only uses to read and write files. Where that is not
+installed, an empty module of its name (see `gpu.py`) is enough for the rest, and `reader_writer` takes nibabel.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+import SimpleITK
 import torch
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -47,12 +52,17 @@ def plans_of(model: Model, default_resampling: bool) -> dict:
     return made
 
 
+def reader_writer() -> BaseReaderWriter:
+    """Return nnU-Net's own reader and writer of files; the one of nibabel where SimpleITK is an empty module."""
+    return SimpleITKIO() if hasattr(SimpleITK, "ReadImage") else NibabelIO()
+
+
 class NNUNet:
     """nnU-Net's predictor with a bundle's weights.
 
     Args:
         bundle: the model.
-        device: "cpu" or "cuda".
+        device: "cpu" or "cuda"; on a GPU nnU-Net computes in float16, elsewhere in float32.
         step: of the windows.
         mirroring: mirror along the model's axes.
         default_resampling: resample as nnU-Net's planner has it, not as our plans do.

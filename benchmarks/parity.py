@@ -12,6 +12,12 @@ not equal to the voxel; a second comparison lets it add in float32. How much nnU
 resampling (cubic for images, nearest along z where voxels are strongly anisotropic) is listed too. So is how much
 the labels change when the image loses four rows and all windows move: a model that was trained too briefly depends on
 where its windows lie, and windows over the body then tell more about the model than about the engine.
+
+    python benchmarks/parity.py --bundle FOLDER --device cuda --output FILE
+
+compares the engine on a GPU with itself on the CPU instead, in each precision, with all windows at step 0.8: voxels
+whose label differs from the CPU's in float32, and those that differ when the GPU computes them a second time. nnU-Net
+on that GPU stands beside it, at step 0.5 and in the precision that it takes there.
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from inference_case import NNUNET_PRECISION
 from nnunet_side import NNUNet
 from nnunetv2.inference import predict_from_raw_data
 from provenance import provenance
@@ -34,8 +41,10 @@ from scipy import ndimage
 from flare23_lib.images import Geometry, Volume, header_for, read_volume
 from flare23_lib.inference.bundle import Bundle, load_bundle
 from flare23_lib.inference.engine import Engine
+from flare23_lib.inference.network import DTYPES
 from flare23_lib.orientation import Orientation
 from flare23_lib.phantom import FLARE23_VALUES, draw
+from flare23_lib.precision import inference_precision
 from flare23_lib.store import write_json
 
 log = logging.getLogger(__name__)
@@ -95,7 +104,9 @@ def lost_tumors(first: np.ndarray, second: np.ndarray) -> int:
     return count - len(set(np.unique(components[first == FLARE23_VALUES["tumor"]])) - {0})
 
 
-def nnunets_labels(bundle: Bundle, volume: Volume, float32_sums: bool = False, **options: bool) -> np.ndarray:
+def nnunets_labels(
+    bundle: Bundle, volume: Volume, float32_sums: bool = False, device: str = "cpu", **options: bool
+) -> np.ndarray:
     """Return file values of nnU-Net's predictor, in the stored geometry."""
     turn = Orientation.of(volume.geometry.affine, bundle.model.orientation)
     array, spacing = np.ascontiguousarray(turn.forward(volume.array)), turn.spacing(volume.geometry.spacing)
@@ -104,7 +115,7 @@ def nnunets_labels(bundle: Bundle, volume: Volume, float32_sums: bool = False, *
         if float32_sums:
             patches.enter_context(mock.patch.object(predict_from_raw_data, "compute_gaussian", gaussian))
             patches.enter_context(mock.patch.object(torch, "half", torch.float32))
-        labels, _ = NNUNet(bundle, "cpu", 0.5, **options).segment(array, spacing)
+        labels, _ = NNUNet(bundle, device, 0.5, **options).segment(array, spacing)
     return turn.backward(np.array(bundle.model.values, np.uint8)[labels])
 
 
@@ -140,6 +151,33 @@ def compare(bundle: Bundle, volume: Volume, tta: bool) -> dict:
     return result
 
 
+def computes_in(device: str, precision: str) -> bool:
+    """Tell whether a device computes in a precision, or would refuse or emulate it."""
+    return device != "cpu" or precision in ("float32", inference_precision("auto", torch.device("cpu")))
+
+
+def compare_devices(bundle: Bundle, volume: Volume, device: str) -> dict:
+    """Compare the engine on a device with the engine on the CPU, and with nnU-Net on that device."""
+
+    def labels(where: str, precision: str, step: float = 0.8) -> np.ndarray:
+        engine = Engine(bundle, where, step=step, windows="all", precision=precision, tta=False)
+        return engine.segment(volume).labels
+
+    reference = labels("cpu", "float32")
+    result = {}
+    for precision in DTYPES:
+        if not computes_in(device, precision):
+            result[precision] = {"not_run": f"{device} does not compute in {precision}"}
+            continue
+        made = labels(device, precision)
+        again = int((labels(device, precision) != made).sum())
+        result[precision] = {**difference(made, reference, LARGE), "different_when_repeated": again}
+    taken = NNUNET_PRECISION[device]
+    theirs = nnunets_labels(bundle, volume, device=device)
+    result[f"nnunet_{taken}"] = difference(labels(device, taken, step=0.5), theirs, LARGE)
+    return result
+
+
 def main() -> None:
     """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,18 +186,26 @@ def main() -> None:
     parser.add_argument("--phantoms", type=int, default=3, help="how many to draw (default: %(default)s)")
     parser.add_argument("--coarseness", type=float, default=0.5, help="of the phantoms (default: %(default)s)")
     parser.add_argument("--tta", action="store_true", help="compare mirrored passes too")
+    parser.add_argument("--device", choices=list(NNUNET_PRECISION), help="compare the engine there with the CPU's")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "parity.json")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     bundle = load_bundle(args.bundle)
     images = {}
     for name, volume in (*phantoms(args.phantoms, args.coarseness), *real(args.real)):
-        images[name] = compare(bundle, volume, args.tta)
+        if args.device:
+            images[name] = compare_devices(bundle, volume, args.device)
+        else:
+            images[name] = compare(bundle, volume, args.tta)
         for side, figures in images[name].items():
+            if "not_run" in figures:
+                print(f"{name:14} {side:26} {figures['not_run']}", flush=True)
+                continue
             print(f"{name:14} {side:26} least Dice {figures['least_dice']}, {figures['different']} of "
                   f"{figures['foreground']} voxels ({figures['different_share']:.2e}), {figures['classes']} classes",
                   figures.get("windows", ""), figures.get("lost_tumors", ""), flush=True)  # fmt: skip
-    write_json(args.output, {**provenance(), "bundle": args.bundle.name, "images": images})
+        about = {"bundle": args.bundle.name, **({"device": args.device} if args.device else {})}
+        write_json(args.output, {**provenance(), **about, "images": images})
 
 
 if __name__ == "__main__":

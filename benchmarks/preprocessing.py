@@ -76,7 +76,7 @@ def ours(folder: Path, target: str, part: str) -> None:
     from flare23_lib.nnunet.preprocessing import preprocess_image, preprocess_labels
 
     config = Config.load([ROOT / "config.yaml"])
-    intensity = Intensity(**config.model("student")["intensity"])
+    intensity = Intensity(**dict(config.model("student").intensity))
     if part != "labels":
         preprocess_image(
             folder / "ct_0000.nii.gz", folder / "out.b2nd", TARGETS[target], "stored", intensity, PATCHES[target]
@@ -84,7 +84,7 @@ def ours(folder: Path, target: str, part: str) -> None:
     if part != "image":
         preprocess_labels(
             folder / "ct.nii.gz", folder / "out_seg.b2nd", folder / "out.pkl", TARGETS[target], "stored",
-            config.labels.values, PATCHES[target],
+            config.label_map.values, PATCHES[target],
         )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def nnunet(folder: Path, target: str, default_resampling: bool) -> None:
     manager = PlansManager(content)
     DefaultPreprocessor(verbose=False).run_case_save(
         str(folder / "out"), [str(folder / "ct_0000.nii.gz")], str(folder / "ct.nii.gz"), manager,
-        manager.get_configuration(CONFIGURATION), dataset_json(config.labels.names, True, []),
+        manager.get_configuration(CONFIGURATION), dataset_json(config.label_map.names, True, []),
     )  # fmt: skip
 
 
@@ -199,7 +199,7 @@ def main() -> None:
     if arguments.side:
         run_side(arguments.side, arguments.folder, arguments.target)
         return
-    classes = len(Config.load([ROOT / "config.yaml"]).labels.values)
+    classes = len(Config.load([ROOT / "config.yaml"]).label_map.values)
     with tempfile.TemporaryDirectory() as folder:
         if arguments.largest:
             result = {"largest": largest(Path(folder), classes, arguments.share)}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from flare23_lib import __version__
+from flare23_lib.evaluation.profiling import find_gpu
 
 
 def processor() -> str:
@@ -26,18 +27,21 @@ def processor() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Return date, machine and versions as plain data."""
+    """Return date, machine and versions as plain data; nothing of it takes memory on a GPU."""
+    gpu = find_gpu()
     return {
         "date": datetime.date.today().isoformat(),
         "machine": {
             "processor": processor(),
             "cores": len(os.sched_getaffinity(0)),
             "gpu": torch.cuda.is_available(),
+            **({"gpu_name": gpu.name} if gpu else {}),
         },
         "versions": {
             "flare23_lib": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
+            **({"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if gpu else {}),
         },
     }

@@ -20,11 +20,11 @@ from provenance import provenance
 from flare23_lib.cohort.summary import ALL
 from flare23_lib.cohort.table import Case, write_cases
 from flare23_lib.config import Config
-from flare23_lib.evaluation.cases import Pair, evaluate_cases
-from flare23_lib.evaluation.tables import write_metrics, write_summary
+from flare23_lib.evaluation.cases import Pair, Scoring
+from flare23_lib.evaluation.evaluate import evaluate_cases
 from flare23_lib.images import header_for, write_volume
 from flare23_lib.phantom import draw
-from flare23_lib.stages.report import write_report
+from flare23_lib.report.report import write_report
 from flare23_lib.stages.results import Results
 from flare23_lib.store import write_csv, write_json, write_text
 
@@ -75,10 +75,7 @@ def make_run(folder: Path, config: Config, number: int) -> Results:
     write_csv(results.cases.with_name("categories.csv"), list(row), [row])
     for model in config.evaluated:
         write_csv(results.gathered("predictions", model), ["case", "file"], predictions)
-        own = results.root / "evaluation" / model
-        rows, _ = evaluate_cases(pairs, config.labels, "plain", [], 1, None)
-        write_metrics(own / "metrics.csv", rows, config.labels)
-        write_summary(own / "summary.csv", rows, config.labels, [])
+        evaluate_cases(pairs, Scoring(config.label_map, "plain"), results.root / "evaluation" / model)
         write_json(results.training(model), {"cases": 1, "epochs": 1, "seconds": 1.0, "device": "cpu"})
     return results
 
@@ -105,7 +102,7 @@ def main() -> None:
         write_text(library / "LICENSE.txt", "a stand-in of the library's size\n")
         page = results.root / "report" / "index.html"
         started, cpu = time.perf_counter(), time.process_time()
-        write_report(results, config.report_settings(), library, page)
+        write_report(results, config, library, page)
         seconds, processor = time.perf_counter() - started, time.process_time() - cpu
         files = [path for path in page.parent.rglob("*") if path.is_file()]
         figures = {

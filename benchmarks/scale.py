@@ -142,7 +142,7 @@ class Finished:
             folder.create()
             self._item(label, [".b2nd", ".pkl"], label_inputs, {"labels_present": [1, 14], "seconds": 1.0})
             rows.append({**preprocessing.row_of(self.results, settings, case), "labels_present": "1 14"})
-        self._records("preprocessed", name, preprocessing.COLUMNS, rows, self.config["shards"]["preprocessing"])
+        self._records("preprocessed", name, preprocessing.COLUMNS, rows, self.config.shards.preprocessing)
         self._train(name, rows)
         if name in self.config.evaluated:
             cases = [case for case in self.cases if case.split == "validation"]
@@ -158,7 +158,7 @@ class Finished:
         self._item(item, [training.WEIGHTS], {}, {"weights_sha256": sha})
         record = {"model": name, "weights": self.results.relative(item.file(training.WEIGHTS)), "labels_unseen": []}
         write_json(self.results.training(name), record)
-        inference, names = self.config.inference_settings(name), self.config.labels.names
+        inference, names = self.config.inference_settings(name), self.config.label_map.names
         model = training.describe(name, settings, inference, names, [], sha, {})
         write_json(self.results.bundle(name) / "model.json", model.to_json())
         (self.results.bundle(name) / "model.safetensors").write_bytes(b"weights")
@@ -174,15 +174,15 @@ class Finished:
             self._item(item, [segmentation.LABELS], inputs, {"agreement": {}, "timings": {"windows": 1.0}})
             self.made.append(self.results.relative(item.file(segmentation.LABELS)))
         rows = [{"case": case.case, "file": file} for case, file in zip(cases, self.made, strict=True)]
-        shards = self.config["shards"][stage if stage == "predictions" else "pseudo_labels"]
+        shards = self.config.shards.predictions if stage == "predictions" else self.config.shards.pseudo_labels
         self._records(stage, name, ["case", "file"], rows, shards)
 
     def _completion(self, name: str) -> None:
-        row, settings = self.config.completion(name), self.config.completion_settings(name)
-        cases = [case for case in self.cases if case.usable and case.category == row["category"]]
-        self._segment("pseudo_labels", name, row["teacher"], cases)
+        settings = self.config.completion_settings(name)
+        cases = [case for case in self.cases if case.usable and case.category == settings.category]
+        self._segment("pseudo_labels", name, self.config.completion(name).teacher, cases)
         folder = completion.completion_folder(self.results, settings).create()
-        columns = completion.columns_of(self.config.labels.names)
+        columns = completion.columns_of(self.config.label_map.names)
         counts = {outcome: {"1": 1, "14": 1} for outcome in OUTCOMES}
         rows = []
         for case, prediction in zip(cases, self.made, strict=True):
@@ -195,7 +195,7 @@ class Finished:
             file = self.results.relative(item.file(completion.LABELS))
             row = dict.fromkeys(columns, 0) | {"case": case.case, "file": file, "labels_present": "1 14"}
             rows.append(row)
-        self._records("completed_labels", name, columns, rows, self.config["shards"]["pseudo_labels"])
+        self._records("completed_labels", name, columns, rows, self.config.shards.pseudo_labels)
         write_csv(self.results.gathered("completed_labels", name), ["left_out", *columns], rows)
 
 

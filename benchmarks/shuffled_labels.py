@@ -23,8 +23,7 @@ from flare23_lib.cohort.table import read_cases
 from flare23_lib.config import Config
 from flare23_lib.evaluation.tables import format_summary
 from flare23_lib.images import read_labels, write_volume
-from flare23_lib.pseudo_labels.merge import merge
-from flare23_lib.pseudo_labels.rules import Rules
+from flare23_lib.pseudo_labels.merge import Rules, merge
 from flare23_lib.stages.completion import annotated_labels
 from flare23_lib.stages.evaluation import evaluate
 from flare23_lib.stages.preprocessing import preprocess
@@ -56,8 +55,8 @@ def shuffle(config: Config, real: Results, other: Results, completion: str) -> N
         own = read_labels(real.root / row["file"])
         predicted = fitted(read_labels(real.root / wrong["file"]).array, own.array.shape)
         original = read_labels(case.label).array if case.label else np.zeros_like(own.array)
-        annotated = annotated_labels(settings, case, {})
-        merged = merge(original, predicted, annotated, Rules.of(settings, settings["tumor_values"]))
+        annotated = annotated_labels(settings.annotated, case, {})
+        merged = merge(original, predicted, annotated, Rules.of(settings, tumors=settings.tumor_values))
         file = f"store/shuffled/{completion}/{case.case}.nii.gz"
         write_volume(other.root / file, merged.labels, own.header)
         rows.append({"case": case.case, "file": file, "left_out": ""})
@@ -74,24 +73,20 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = Config.load([Path("config.yaml"), args.configfile])
     threads = len(os.sched_getaffinity(0))
-    real = Results(Path(config["results"]))
-    other = Results(Path(config["results"]).with_name(Path(config["results"]).name + "_shuffled"))
+    real = Results(Path(config.results))
+    other = Results(real.root.with_name(real.root.name + "_shuffled"))
     shutil.rmtree(other.root, ignore_errors=True)
     other.cases.parent.mkdir(parents=True)
     shutil.copy(real.cases, other.cases)
-    model, names = args.model, config.labels.names
-    for completion in config.model(model)["train_on"]["completions"]:
+    model, names = args.model, config.label_map.names
+    for completion in config.model(model).train_on.completions:
         shuffle(config, real, other, completion)
     record = other.shard("preprocessed", model, ALL)
-    preprocess(other, config.preprocessing_settings(model), config.model(model)["patch_size"], ALL, record)
-    train(
-        other, model, config.training_settings(model), names, 1, config["device"], threads, 10, other.training(model)
-    )
+    preprocess(other, config.preprocessing_settings(model), config.model(model).patch_size, ALL, record)
+    train(other, model, config.training_settings(model), names, 1, config.device, threads, 10, other.training(model))
     inference = config.inference_settings(model)
     export(other, model, inference, names, other.bundle(model))
-    predict_validation(
-        other, model, inference, config["device"], threads, ALL, other.shard("predictions", model, ALL)
-    )
+    predict_validation(other, model, inference, config.device, threads, ALL, other.shard("predictions", model, ALL))
     gather_predictions(other, model, 1, other.gathered("predictions", model))
     summary = other.root / "evaluation" / model / "summary.csv"
     evaluate(other, model, config.evaluation_settings(), threads, summary.with_name("metrics.csv"), summary)

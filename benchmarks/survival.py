@@ -5,6 +5,11 @@ turn, with a checkpoint every second. Then it checks that the killed one has eve
 left-over checkpoint, and prints what both reached and how much longer the killed one took.
 
     python benchmarks/survival.py --output benchmarks/results/survival.json
+    python benchmarks/survival.py --device cuda --precision mixed --kills 2 --lifetime 0.5 2 --from-checkpoint \
+        --output FILE
+
+`--from-checkpoint` counts the seconds until a kill from the first checkpoint of that start, not from the start
+itself, which takes long where a network is compiled first. `resumed.py` compares steps after a checkpoint one by one.
 """
 
 from __future__ import annotations
@@ -23,15 +28,53 @@ import zipfile
 from pathlib import Path
 
 from provenance import provenance
+from training import TINY
 
-from flare23_lib.nnunet.checkpoints import FINAL
+from flare23_lib.cohort.summary import write_survey
+from flare23_lib.cohort.survey import survey
+from flare23_lib.config import Config
+from flare23_lib.nnunet.checkpoints import FINAL, LATEST
+from flare23_lib.phantom import write_cohort
+from flare23_lib.stages.preprocessing import preprocess
 from flare23_lib.stages.results import Results
-from flare23_lib.store import read_csv, write_json
+from flare23_lib.store import Shard, read_csv, write_json
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from trainings import MODEL, command, prepare  # the tests' tiny training
+REPOSITORY = Path(__file__).resolve().parent.parent
+MODEL = "organ_teacher"
 
-CHECKPOINT_MINUTES = 1 / 60
+
+def configuration(args: argparse.Namespace) -> Config:
+    """Return the recipe with a tiny network and a short protocol."""
+    protocol = {
+        "epochs": args.epochs, "iterations_per_epoch": args.iterations, "validation_iterations": 1,
+        "optimizer": "adamw", "learning_rate": 0.01, "precision": args.precision, "elastic_deformation": False,
+    }  # fmt: skip
+    defaults = {"orientation": "canonical", "training": protocol}
+    return Config.load([REPOSITORY / "config.yaml"], {"model_defaults": defaults, "models": {MODEL: TINY}})
+
+
+def prepare(folder: Path, config: Config) -> Results:
+    """Write a cohort of phantoms and preprocess the model's cases; return the results folder."""
+    results, shard = Results(folder / "results"), Shard(0, 1)
+    write_cohort(folder / "cohort", cases=12, validation=0, coarseness=2)
+    found = survey(folder / "cohort", config.cohort_settings(), results.scan_memory)
+    write_survey(found, results.cases.parent)
+    settings = config.preprocessing_settings(MODEL)
+    preprocess(results, settings, TINY["patch_size"], shard, results.shard("preprocessed", MODEL, shard))
+    told = {"settings": config.training_settings(MODEL).to_json(), "label_names": config.label_map.names}
+    write_json(results.root / "training.json", told)
+    return results
+
+
+def command(results: Results, args: argparse.Namespace) -> list[str]:
+    """Return the command that runs the training."""
+    record, minutes = results.training(MODEL), args.checkpoint_seconds / 60
+    return [
+        sys.executable, "-m", "flare23_lib.cli", "stage", "train", "--results", str(results.root), "--model", MODEL,
+        "--settings", str(results.root / "training.json"), "--shards", "1", "--device", args.device,
+        "--threads", str(args.threads), "--checkpoint-minutes", str(minutes),
+        "--history", str(record.with_name("training.csv")), "--output", str(record),
+    ]  # fmt: skip
 
 
 def history(results: Results) -> list[dict[str, str]]:
@@ -39,48 +82,59 @@ def history(results: Results) -> list[dict[str, str]]:
     return read_csv(results.training(MODEL).with_name("training.csv"))
 
 
-def finish(results: Results, protocol: dict) -> float:
+def finish(results: Results, args: argparse.Namespace) -> float:
     """Train to the end undisturbed, and return the seconds it took."""
     begun = time.perf_counter()
-    subprocess.run(
-        command(results, checkpoint_minutes=CHECKPOINT_MINUTES, **protocol), check=True, capture_output=True
-    )
+    done = subprocess.run(command(results, args), check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-4000:])
     return time.perf_counter() - begun
 
 
-def disturb(results: Results, protocol: dict, kills: int, lifetime: tuple[float, float]) -> list[dict]:
+def wait_for_checkpoint(process: subprocess.Popen, root: Path) -> None:
+    """Wait until a training has written a checkpoint since now, or has ended."""
+    since = time.time()
+    while process.poll() is None:
+        if any(path.stat().st_mtime > since for path in root.rglob(LATEST)):
+            return
+        time.sleep(0.02)
+
+
+def disturb(results: Results, args: argparse.Namespace) -> list[dict]:
     """Start the training and kill it, again and again; return what happened."""
     chance = random.Random(0)
     happened = []
-    for number in range(kills):
-        line = command(results, checkpoint_minutes=CHECKPOINT_MINUTES, **protocol)
-        process = subprocess.Popen(line, stderr=subprocess.DEVNULL, start_new_session=True)
-        seconds = chance.uniform(*lifetime)
+    for number in range(args.kills):
+        begun = time.perf_counter()
+        process = subprocess.Popen(command(results, args), stderr=subprocess.DEVNULL, start_new_session=True)
+        if args.from_checkpoint:
+            wait_for_checkpoint(process, results.root)
         sent = signal.SIGKILL if number % 2 else signal.SIGTERM
         try:
-            process.wait(timeout=seconds)
+            process.wait(timeout=chance.uniform(*args.lifetime))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, sent)
-        happened.append({"after_s": round(seconds, 2), "sent": sent.name, "exit_code": process.wait()})
+        after = round(time.perf_counter() - begun, 2)
+        happened.append({"after_s": after, "sent": sent.name, "exit_code": process.wait()})
     return happened
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict:
     """Return the figures."""
-    protocol = {"epochs": args.epochs, "iterations_per_epoch": args.iterations}
-    unbroken = prepare(folder / "unbroken")
+    unbroken = prepare(folder / "unbroken", configuration(args))
     killed = Results(folder / "killed" / "results")
     shutil.copytree(unbroken.root, killed.root)
-    alone = finish(unbroken, protocol)
+    alone = finish(unbroken, args)
     begun = time.perf_counter()
-    kills = disturb(killed, protocol, args.kills, tuple(args.lifetime))
-    finish(killed, protocol)
+    kills = disturb(killed, args)
+    finish(killed, args)
     disturbed = time.perf_counter() - begun
     epochs = [int(row["epoch"]) for row in history(killed)]
     checkpoints = sorted(killed.root.rglob("*.pth"))
     found = {
-        "protocol": protocol,
+        "protocol": {"epochs": args.epochs, "iterations_per_epoch": args.iterations, "precision": args.precision},
         "kills": kills,
+        "killed_before_the_end": sum(kill["exit_code"] != 0 for kill in kills),
         "epochs_in_order_and_once": epochs == list(range(1, args.epochs + 1)),
         "checkpoints_left": [path.name for path in checkpoints],
         "checkpoints_whole": all(zipfile.ZipFile(path).testzip() is None for path in checkpoints),
@@ -93,7 +147,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
         },
     }
     whole = found["epochs_in_order_and_once"] and found["checkpoints_whole"] and found["checkpoints_left"] == [FINAL]
-    return {"whole": whole, **found}
+    return {"whole": whole and found["killed_before_the_end"] > 0, **found}
 
 
 def main() -> None:
@@ -103,10 +157,17 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--lifetime", type=float, nargs=2, default=[5.0, 12.0], help="seconds until a kill")
+    parser.add_argument("--from-checkpoint", action="store_true", help="count them from a start's first checkpoint")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--checkpoint-seconds", type=float, default=1, help="between checkpoints, 0 for each iteration"
+    )
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        found = {**provenance(), **measure(Path(place), args)}
+        found = {**provenance(), "device": args.device, **measure(Path(place), args)}
     print(json.dumps(found, indent=2))
     if args.output:
         write_json(args.output, found)

@@ -24,7 +24,7 @@ from provenance import provenance
 
 from flare23_lib.cohort.facts import read_facts
 from flare23_lib.config import Config
-from flare23_lib.estimate.throughputs import FIGURES
+from flare23_lib.estimate import FIGURES
 from flare23_lib.evaluation.metrics import score_case
 from flare23_lib.images import header_for, read_geometry, read_labels, read_volume, write_volume
 from flare23_lib.networks import Architecture
@@ -32,7 +32,7 @@ from flare23_lib.networks.size import forward_macs
 from flare23_lib.networks.stunet import build
 from flare23_lib.nnunet.preprocessing import preprocess_image, preprocess_labels
 from flare23_lib.phantom import VARIATION, draw
-from flare23_lib.pseudo_labels.merge import merge
+from flare23_lib.pseudo_labels.merge import Rules, merge
 from flare23_lib.resampling import Intensity, resampled_shape
 from flare23_lib.store import write_json
 
@@ -87,13 +87,13 @@ def stages(folder: Path, config: Config) -> dict[str, float]:
     """Return Mvoxel/s (stored voxels, unless named otherwise) of the stages on one core."""
     image, labels = write_case(folder)
     model = config.preprocessing_settings("student")
-    intensity = Intensity(**model["intensity"])
+    intensity = Intensity(**dict(model.intensity))
     volume = read_labels(labels)
     shifted = np.roll(volume.array, 2, axis=2)
     prediction = folder / "prediction.nii.gz"
     write_volume(prediction, shifted, volume.header)
-    tumors = [label.value for label in config.labels.tumors]
-    annotated = [label.value for label in config.labels.labels if label.value % 2]
+    tumors = [label.value for label in config.label_map.tumors]
+    annotated = [label.value for label in config.labels if label.value % 2]
 
     def segment() -> None:
         read_volume(image)
@@ -101,19 +101,19 @@ def stages(folder: Path, config: Config) -> dict[str, float]:
 
     def complete() -> None:
         original, predicted = read_labels(labels), read_labels(prediction)
-        merged = merge(original.array, predicted.array, annotated, tumors)
+        merged = merge(original.array, predicted.array, annotated, Rules(tumors=tumors))
         write_volume(folder / "written.nii.gz", merged.labels, predicted.header)
 
     def evaluate() -> None:
         reference, predicted = read_labels(labels), read_labels(prediction)
-        score_case(reference.array, predicted.array, reference.geometry.spacing, config.labels)
+        score_case(reference.array, predicted.array, reference.geometry.spacing, config.label_map)
 
     images = preprocessing(
         lambda target: preprocess_image(image, folder / "i.b2nd", target, "stored", intensity, PATCH)
     )
     maps = preprocessing(
         lambda target: preprocess_labels(
-            labels, folder / "l.b2nd", folder / "l.pkl", target, "stored", config.labels.values, PATCH
+            labels, folder / "l.b2nd", folder / "l.pkl", target, "stored", config.label_map.values, PATCH
         )
     )
     work = {
@@ -170,17 +170,17 @@ def bytes_per_voxel(cohort: Path, folder: Path, config: Config) -> dict[str, flo
     image, labels, locations = folder / "i.b2nd", folder / "l.b2nd", folder / "l.pkl"
     for source in sorted(cohort.rglob("*_0000.nii.gz")):
         geometry = read_geometry(source)
-        for name, spacing in (("student", settings["spacing"]), ("teacher", (2.5, 0.82, 0.82))):
+        for name, spacing in (("student", settings.spacing), ("teacher", (2.5, 0.82, 0.82))):
             voxels = prod(resampled_shape(geometry.shape, geometry.spacing, spacing))
-            preprocess_image(source, image, spacing, "stored", Intensity(**settings["intensity"]), PATCH)
+            preprocess_image(source, image, spacing, "stored", Intensity(**dict(settings.intensity)), PATCH)
             count(f"preprocessed_images_{name}", image, voxels)
     for source in sorted(cohort.glob("*abels*/*.nii.gz")) + sorted(cohort.glob("*-gt/*.nii.gz")):
         volume = read_labels(source)
-        voxels = prod(resampled_shape(volume.array.shape, volume.geometry.spacing, settings["spacing"]))
-        preprocess_labels(source, labels, locations, settings["spacing"], "stored", config.labels.values, PATCH)
+        voxels = prod(resampled_shape(volume.array.shape, volume.geometry.spacing, settings.spacing))
+        preprocess_labels(source, labels, locations, settings.spacing, "stored", config.label_map.values, PATCH)
         count("preprocessed_labels", labels, voxels)
         count("preprocessed_locations", locations, voxels)
-        foretold = FIGURES["locations"].use(len(config.labels.values) + 1)
+        foretold = FIGURES["locations"][1] * (len(config.label_map.values) + 1)
         count("preprocessed_locations_to_foretold", locations, foretold)
         write_volume(folder / "written.nii.gz", volume.array, volume.header)
         count("written_labels", folder / "written.nii.gz", volume.array.size)

@@ -3,4 +3,9 @@
 Arrays are in (z, y, x) order everywhere, spacings too, in millimeters.
 """
 
-__version__ = "0.1.0"
+import time
+
+__version__ = "0.2.0"
+
+IMPORTED = time.perf_counter()
+"""When this process imported the library, by `time.perf_counter`."""

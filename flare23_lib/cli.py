@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
 from flare23_lib import __version__
 from flare23_lib.commands import cohort, evaluation, models, stages, store
 from flare23_lib.errors import ConfigError, FlareError
+from flare23_lib.signals import stopped_by
+
+INSTALL = "pip install -c constraints.txt -e '.[workflow]' brings what this command needs"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(message)s" if not sys.stderr.isatty() else "%(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
     )
-    for noisy in ("nibabel", "matplotlib", "torch"):
+    for noisy in ("nibabel", "matplotlib", "numexpr", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return args.run(args)
@@ -47,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind = "configuration: " if isinstance(error, ConfigError) else ""
         sys.stderr.write(f"flare23: {kind}{error}\n")
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if args.debug or error.name is None or error.name.startswith("flare23_lib"):
+            raise
+        sys.stderr.write(f"flare23: {error.name} is not installed; {INSTALL}\n")
+        return 1
     except OSError as error:
         if args.debug or not error.strerror:
             raise
@@ -54,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"flare23: {place}{error.strerror}\n")
         return 1
     except KeyboardInterrupt:
-        return 130
+        sys.stderr.write(f"flare23: {stopped_by(signal.SIGINT)}\n")
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import getpass
 import logging
 import os
 import tempfile
@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
+
+from flare23_lib.store import try_lock
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +77,5 @@ def visible_gpus() -> list[str]:
 
 def _lock(name: str) -> IO[str] | None:
     """Lock a GPU; None if another job has it."""
-    handle = (Path(tempfile.gettempdir()) / f"flare23-{os.getuid()}-gpu-{name.replace('/', '_')}.lock").open("a")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.close()
-        return None
-    return handle
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    return try_lock(Path(tempfile.gettempdir()) / f"flare23-{user}-gpu-{name.replace('/', '_')}.lock")

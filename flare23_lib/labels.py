@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from flare23_lib.choices import LabelKind, Scored
 from flare23_lib.errors import ConfigError, ImageError
 
 IGNORE_VALUE = 255
@@ -31,9 +32,9 @@ class Label:
 
     name: str
     value: int
-    kind: str = "organ"
+    kind: LabelKind = "organ"
     tolerance_mm: float = 2.0
-    scored: str = "volume"
+    scored: Scored = "volume"
 
 
 @dataclass(frozen=True)
@@ -42,27 +43,22 @@ class LabelMap:
 
     A *value* is what files hold, an *index* what networks use: 0 is background, the labels follow from 1 in
     the order of the map, and the index after the last stands for voxels to ignore.
+
+    Raises:
+        ConfigError: a name or a value occurs twice, or a name is reserved.
     """
 
     labels: tuple[Label, ...]
 
-    @classmethod
-    def from_config(cls, rows: Iterable[Mapping]) -> LabelMap:
-        """Make the map from the rows of the configuration's `labels`.
-
-        Raises:
-            ConfigError: a name or a value occurs twice, or a name is reserved.
-        """
-        labels = tuple(Label(**row) for row in rows)
+    def __post_init__(self) -> None:
         for field in ("name", "value"):
-            seen = [getattr(label, field) for label in labels]
+            seen = [getattr(label, field) for label in self.labels]
             for item in seen:
                 if seen.count(item) > 1:
                     raise ConfigError(f"labels: the {field} {item!r} is given twice")
-        for label in labels:
+        for label in self.labels:
             if label.name in RESERVED:
                 raise ConfigError(f"labels: the name {label.name!r} is kept for other things")
-        return cls(labels)
 
     @property
     def names(self) -> list[str]:

@@ -1,7 +1,8 @@
-"""How progress is shown: a bar with the time left when a person watches, a log line now and then when not."""
+"""How progress is shown: a bar with the time left on a terminal, a log line now and then elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -20,6 +21,78 @@ LOG_SECONDS = 60.0
 """Least time between two log lines."""
 
 
+class Bar(contextlib.AbstractContextManager):
+    """Shows how far some work is and how long it will take.
+
+    Args:
+        total: how many units of work there are; None if that is not known.
+        unit: what one is called.
+        name: what the work is, if it is one part of several: its bar does not stay.
+        done: units that were done before.
+        size: bytes in all, if units differ so much that the time left follows from bytes; `update` is given those of
+            each. None if it follows from units.
+        hidden: show nothing.
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        unit: str,
+        name: str = "",
+        done: int = 0,
+        size: int | None = None,
+        hidden: bool = False,
+    ) -> None:
+        self._total, self._unit, self._name = total, unit, name
+        self._done, self._reached = done, 0
+        self._whole = (total or 0) - done if size is None else size
+        self._in_bytes = size is not None
+        self._begun = self._logged = time.monotonic()
+        self._hidden = hidden
+        self._stack = contextlib.ExitStack()
+        self._bar: tqdm | None = None
+        if sys.stderr.isatty() and not hidden:
+            self._stack.enter_context(logging_redirect_tqdm())
+            shown = (
+                {"total": size, "unit": "B", "unit_scale": True}
+                if self._in_bytes
+                else {"total": total, "initial": done, "unit": unit}
+            )
+            self._bar = self._stack.enter_context(
+                tqdm(**shown, desc=name or None, leave=not name, dynamic_ncols=True)
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def update(self, size: int = 1, note: str = "") -> None:
+        """Count one unit more.
+
+        Args:
+            size: its bytes, if those are counted.
+            note: what is shown beside.
+        """
+        self._done += 1
+        self._reached += size
+        if self._bar is not None:
+            if self._in_bytes:
+                self._bar.set_description(f"{self._done} of {self._total} {self._unit}s", refresh=False)
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(size)
+        elif not self._hidden and self._reached and self._total and self._done < self._total:
+            self._log(note)
+
+    def _log(self, note: str) -> None:
+        now = time.monotonic()
+        if now - self._logged < LOG_SECONDS:
+            return
+        self._logged = now
+        left = (now - self._begun) * (self._whole - self._reached) / self._reached
+        name, note = (f"{self._name}: " if self._name else ""), (f"; {note}" if note else "")
+        log.info("%s%d of %d %ss, about %s left%s", name, self._done, self._total, self._unit, duration(left), note)
+
+
 def progress(
     items: Iterable[T], total: int | None = None, unit: str = "case", sizes: Sequence[int] | None = None
 ) -> Iterator[T]:
@@ -33,36 +106,10 @@ def progress(
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items)
-    if sys.stderr.isatty():
-        with logging_redirect_tqdm():
-            if sizes is None:
-                yield from tqdm(items, total=total, unit=unit, dynamic_ncols=True)
-            else:
-                yield from _bar_of_bytes(items, sizes, unit)
-    else:
-        yield from _logged(items, total, unit, sizes)
-
-
-def _bar_of_bytes(items: Iterable[T], sizes: Sequence[int], unit: str) -> Iterator[T]:
-    with tqdm(total=sum(sizes), unit="B", unit_scale=True, dynamic_ncols=True) as bar:
-        for done, (item, size) in enumerate(zip(items, sizes, strict=False), start=1):
+    with Bar(total, unit, size=None if sizes is None else sum(sizes)) as bar:
+        for item, size in zip(items, repeat(1) if sizes is None else sizes, strict=False):
             yield item
-            bar.set_description(f"{done} of {len(sizes)} {unit}s", refresh=False)
             bar.update(size)
-
-
-def _logged(items: Iterable[T], total: int | None, unit: str, sizes: Sequence[int] | None) -> Iterator[T]:
-    whole = total if sizes is None else sum(sizes)
-    begun = said = time.monotonic()
-    reached = 0
-    for done, (item, size) in enumerate(zip(items, repeat(1) if sizes is None else sizes, strict=False), start=1):
-        yield item
-        reached += size
-        now = time.monotonic()
-        if whole and reached and now - said >= LOG_SECONDS and done < (total or 0):
-            said = now
-            left = (now - begun) * (whole - reached) / reached
-            log.info("%d of %d %ss, about %s left", done, total, unit, duration(left))
 
 
 def duration(seconds: float) -> str:

@@ -12,27 +12,32 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
+import functools
 import hashlib
+import importlib.util
 import io
 import json
+import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from flare23_lib.errors import StoreError
 
-SINCE = "since"
-"""Key of the time in files that `keep_json` writes."""
+log = logging.getLogger(__name__)
 
 TEMPORARY_MARK = ".partial-"
 """Part of the name of a file that is being written."""
+
+LOCK_INTERVAL = 0.05
+"""Seconds between two attempts at a lock that another process holds."""
 
 
 def fingerprint(*parts: Any) -> str:
@@ -80,15 +85,29 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=TEMPORARY_MARK, suffix="-" + path.name, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
+    _unfinished.add(temporary)
     try:
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("rb+") as file:  # Windows syncs only what may be written
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        _unfinished.discard(temporary)
+
+
+_unfinished: set[Path] = set()
+"""What this process is writing."""
+
+
+def remove_unfinished() -> None:
+    """Remove what this process is writing; to be called when nothing but its end comes next."""
+    for path in list(_unfinished):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _umask() -> int:
@@ -116,46 +135,12 @@ def remove_partial(folder: Path) -> int:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write a JSON file atomically, indented, keys in the order given."""
     write_text(path, _json_text(content))
-
-
-def keep_json(link: str | Path, content: Mapping[str, Any]) -> Path:
-    """Keep a JSON file named after its content, `x.{digest}.json`, beside a link `x.json` that may lead to it.
-
-    Who was given the file goes on reading what it said, whatever else is kept there meanwhile. Unless the link leads
-    to it already, it is written anew, with the time (`SINCE`) in it: by time and by checksum it is then newer than
-    what was made of it before the link led elsewhere. The link is left alone (`link_to` turns it).
-
-    Returns:
-        The file.
-    """
-    link = Path(link)
-    digest = hashlib.sha256(_json_text(content).encode()).hexdigest()[:12]
-    path = link.with_suffix(f".{digest}{link.suffix}")
-    if not (path.exists() and link.is_symlink() and link.readlink() == Path(path.name)):
-        write_json(path, {**content, SINCE: datetime.now(UTC).isoformat()})
-    return path
-
-
-def read_kept(path: str | Path) -> dict[str, Any]:
-    """Return the content of a file of `keep_json`; StoreError if it is missing or broken."""
-    return {key: value for key, value in read_json(path).items() if key != SINCE}
-
-
-def remove_unlinked(folder: Path) -> int:
-    """Remove the files below a folder that `keep_json` made and no link leads to; return the bytes that it freed."""
-    linked = {path.resolve() for path in folder.rglob("*.json") if path.is_symlink()}
-    freed = 0
-    for path in folder.rglob("*.json"):
-        if not path.is_symlink() and path.resolve() not in linked:
-            freed += path.stat().st_size
-            path.unlink()
-    return freed
 
 
 def _json_text(content: Any) -> str:
@@ -197,11 +182,8 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def lock(path: str | Path, waiting: Any = None) -> Iterator[None]:
+def lock(path: str | Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold an exclusive lock on a file, waiting for another holder to finish.
-
-    The lock belongs to the process: it is gone when the process is, however it ended, and there is nothing to
-    clear by hand.
 
     Args:
         path: the lock file; made if missing and left where it is.
@@ -209,24 +191,63 @@ def lock(path: str | Path, waiting: Any = None) -> Iterator[None]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting is not None:
-                waiting()
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    handle = try_lock(path)
+    if handle is None and waiting is not None:
+        waiting()
+    while handle is None:
+        time.sleep(LOCK_INTERVAL)
+        handle = try_lock(path)
+    with handle:
         yield
 
 
 def is_locked(path: Path) -> bool:
     """Say whether a process holds a lock on a file."""
-    with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    handle = try_lock(path)
+    if handle is None:
+        return True
+    handle.close()
     return False
+
+
+def try_lock(path: Path) -> IO[str] | None:
+    """Lock a file, which is made if missing, unless another process or another open file of this one holds its lock.
+
+    It is a lock of the operating system (flock, or LockFileEx on Windows) on the open file, so it ends with its
+    process, however that ends, and there is nothing to remove by hand. The file stays where it is: a process that
+    waits for a removed file would wait for another one than the next that opens it.
+
+    Returns:
+        The open file, which holds the lock until it is closed, here and in processes forked meanwhile; None if the
+        lock is held already.
+
+    Raises:
+        StoreError: the file system has no locks.
+    """
+    with contextlib.ExitStack() as stack:
+        handle = stack.enter_context(path.open("a"))
+        if not _has_locks() or _lock_open(handle):
+            stack.pop_all()
+            return handle
+    return None
+
+
+def _lock_open(handle: IO[str]) -> bool:
+    import filelock  # only here: most commands need no lock, and it takes 30 ms
+
+    try:
+        return filelock.lock_descriptor(handle.fileno(), blocking=False)
+    except OSError as error:
+        raise StoreError(f"{handle.name}: its file system has no file locks ({error.strerror})") from error
+
+
+@functools.cache
+def _has_locks() -> bool:
+    """Say whether this Python has locks that end with their process; a warning, once, says that it has none."""
+    there = sys.platform == "win32" or importlib.util.find_spec("fcntl") is not None
+    if not there:
+        log.warning("this Python has no file locks (no module fcntl): run one command at a time in a folder")
+    return there
 
 
 def link_to(link: Path, target: Path) -> None:
@@ -333,6 +354,8 @@ class StageFolder:
         """Return the item of a case for these inputs (whether it is there or not)."""
         return Item(self.path, f"{case}.{fingerprint(dict(inputs))[:12]}")
 
-    def lock(self, name: object, waiting: Any = None) -> contextlib.AbstractContextManager[None]:
+    def lock(
+        self, name: object, waiting: Callable[[], None] | None = None
+    ) -> contextlib.AbstractContextManager[None]:
         """Hold one of the folder's locks: that of a shard, or of one purpose's shard where several share a folder."""
         return lock(self.path / f".lock-{name}", waiting)

@@ -35,5 +35,5 @@ CHANGE = 1
 EVALUATION = 2
 """Scores of a prediction."""
 
-EFFICIENCY = 2
+EFFICIENCY = 3
 """How a segmentation's time and memory are measured."""

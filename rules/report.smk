@@ -1,8 +1,8 @@
 # Report: figures of the run, and the page that shows everything.
 #
 # Takes the configuration's tables, the cohort's tables, completed labels, trainings and the evaluations; gives
-# report/index.html, which opens from disk, and report/figures/ (each figure as SVG and PNG; the method as SVG alone). The
-# CT viewer is on the page if `make viewer` has fetched its library into vendor/niivue.
+# report/index.html, which opens from disk, and report/figures/ (each figure as SVG and PNG). The CT viewer is on the page
+# if `make viewer` has fetched its library into vendor/niivue.
 
 VIEWER = [f"{workflow.basedir}/vendor/niivue/{name}" for name in ("niivue.js", "LICENSE.txt")]
 HAS_VIEWER = all(Path(file).exists() for file in VIEWER)
@@ -12,7 +12,6 @@ rule cohort_figure:
     """Draw the categories of the cohort and the labels present in them."""
     input:
         categories=f"{R}/cohort/categories.csv",
-        settings=told("cohort_figure", labels=dict(zip(LABEL_NAMES, CONFIG.labels.values))),
     output:
         figure=report(
             f"{R}/report/figures/cohort.svg",
@@ -31,6 +30,8 @@ rule cohort_figure:
     resources:
         mem_mb=more(2000),
         runtime=more(10),
+    params:
+        labels=dict(zip(LABEL_NAMES, CONFIG.label_map.values)),
     script:
         "../scripts/cohort_figure.py"
 
@@ -39,12 +40,6 @@ rule method_figure:
     """Draw the method as it was configured."""
     input:
         categories=f"{R}/cohort/categories.csv",
-        settings=told(
-            "method_figure",
-            categories=[row["name"] for row in CONFIG["categories"]],
-            completions=CONFIG["completions"],
-            train_on={name: model["train_on"] for name, model in CONFIG["models"].items()},
-        ),
     output:
         figure=report(
             f"{R}/report/figures/method.svg",
@@ -52,6 +47,7 @@ rule method_figure:
             category="Method",
             labels={"figure": "method"},
         ),
+        png=f"{R}/report/figures/method.png",
     log:
         f"{R}/logs/report/method.log",
     benchmark:
@@ -62,6 +58,8 @@ rule method_figure:
     resources:
         mem_mb=more(2000),
         runtime=more(10),
+    params:
+        settings=CONFIG.method_settings().to_json(),
     script:
         "../scripts/method_figure.py"
 
@@ -96,7 +94,6 @@ rule conflicts_figure:
     """Draw a completion's conflicts: original classes against predicted ones."""
     input:
         confusion=f"{R}/completed_labels/{{completion}}/confusion.csv",
-        settings=told("conflicts_figure", label_names=LABEL_NAMES),
     output:
         figure=report(
             f"{R}/report/figures/pseudo_labels/{{completion}}.svg",
@@ -115,6 +112,8 @@ rule conflicts_figure:
     resources:
         mem_mb=more(2000),
         runtime=more(10),
+    params:
+        label_names=LABEL_NAMES,
     script:
         "../scripts/conflicts_figure.py"
 
@@ -123,7 +122,6 @@ rule score_figure:
     """Draw the scores of the evaluated models by class."""
     input:
         summaries=expand(f"{R}/evaluation/{{model}}/summary.csv", model=CONFIG.evaluated),
-        settings=told("score_figure", models=CONFIG.evaluated),
     output:
         figure=report(
             f"{R}/report/figures/scores.svg",
@@ -142,6 +140,8 @@ rule score_figure:
     resources:
         mem_mb=more(2000),
         runtime=more(10),
+    params:
+        models=CONFIG.evaluated,
     script:
         "../scripts/score_figure.py"
 
@@ -169,9 +169,8 @@ rule report_page:
         efficiency=expand(f"{R}/evaluation/{{model}}/efficiency.csv", model=MEASURED),
         tables=rules.paper_tables.output if CONFIG.evaluated else [],
         scores=rules.score_figure.output.figure if CONFIG.evaluated else [],
-        benchmark=CONFIG["report"]["inference_benchmark"] or [],
+        benchmark=CONFIG.report.inference_benchmark or [],
         viewer=VIEWER if HAS_VIEWER else [],
-        settings=told("report_page", settings=CONFIG.report_settings()),
     output:
         page=f"{R}/report/index.html",
     log:
@@ -186,11 +185,12 @@ rule report_page:
         runtime=more(60),
     params:
         results=results,
+        settings=settings(settings=CONFIG.to_json()),
         viewer=f"--viewer {quote(str(Path(VIEWER[0]).parent))}" if HAS_VIEWER else "",
     shell:
         "flare23 stage report"
         " --results {params.results:q}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " {params.viewer}"
         " --output {output.page:q}"
         " > {log:q} 2>&1"

@@ -47,7 +47,8 @@ def for_training(name, amount):
 
 def intensity_record(wildcards):
     """The record of a model's measured intensity as a path; None where it is given."""
-    return Path(measured_intensity(wildcards)) if CONFIG.is_measured(wildcards.model) else None
+    record = measured_intensity(wildcards)
+    return Path(record) if record else None
 
 
 def training_of(wildcards):
@@ -75,10 +76,10 @@ is_trained = done.Question(lambda wildcards: training_of(wildcards).is_done())
 is_pseudo_labeled = done.Question(
     lambda wildcards: done.is_pseudo_labeled(
         RESULTS,
-        CONFIG.completion(wildcards.completion)["teacher"],
-        CONFIG.completion(wildcards.completion).get("on_top_of"),
-        CONFIG.completion_settings(wildcards.completion),
-        CONFIG.inference_settings(CONFIG.completion(wildcards.completion)["teacher"]),
+        teacher_name(wildcards),
+        base_name(wildcards) if base_of_runner_up(wildcards) else None,
+        CONFIG.pseudo_label_settings(wildcards.completion),
+        CONFIG.inference_settings(teacher_name(wildcards)),
         Shard.parse(wildcards.shard),
     )
 )
@@ -86,7 +87,7 @@ is_completed = done.Question(
     lambda wildcards: done.is_completed(
         RESULTS,
         wildcards.completion,
-        CONFIG.completion(wildcards.completion).get("on_top_of"),
+        base_name(wildcards),
         CONFIG.completion_settings(wildcards.completion),
         Shard.parse(wildcards.shard),
     )

@@ -9,9 +9,17 @@ import numpy as np
 from flare23_lib import images
 from flare23_lib.cohort.survey import Survey, survey
 from flare23_lib.config import Config
+from flare23_lib.config.load import merge
 
 RECIPE = Path(__file__).resolve().parent.parent / "config.yaml"
 SETTINGS = Config.load([RECIPE]).cohort_settings()
+
+
+def changed(settings, **changes):
+    """Return a stage's settings with changes, tables merged."""
+    return type(settings).from_json(merge(settings.to_json(), changes))
+
+
 AFFINE = np.diag([-2.0, -2.0, 5.0, 1.0])
 SHAPE = (4, 5, 6)
 

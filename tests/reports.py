@@ -10,8 +10,8 @@ from flare23_lib.cohort.summary import ALL
 from flare23_lib.cohort.table import Case, write_cases
 from flare23_lib.config import Config
 from flare23_lib.images import header_for, write_volume
+from flare23_lib.report.report import write_report
 from flare23_lib.stages.evaluation import evaluate
-from flare23_lib.stages.report import write_report
 from flare23_lib.stages.results import Results
 from flare23_lib.store import write_csv, write_json
 
@@ -32,7 +32,7 @@ def finished_run(
 ) -> Results:
     """Write a results folder as a run leaves it, with predictions that are worse from case to case."""
     results = Results(folder / "results")
-    labels = config.labels
+    labels = config.label_map
     cases, predictions = [], []
     for number in range(validation):
         name = f"Case_{number}"
@@ -50,7 +50,7 @@ def finished_run(
         cases.append(Case(name, str(paths[0]), label, "validation", voxels, shape=SHAPE, spacing=SPACING))
         predictions.append({"case": name, "file": results.relative(prediction)})
     write_cases(results.cases, cases)
-    rows = [("training", row["name"], 2, 0) for row in config["categories"]] + [("validation", "", validation, 0)]
+    rows = [("training", category.name, 2, 0) for category in config.categories] + [("validation", "", validation, 0)]
     table = [
         {"split": split, "category": name, "labels_present": ALL, "cases": number, "quarantined": left, "voxels": 1}
         for split, name, number, left in rows
@@ -63,7 +63,7 @@ def finished_run(
     for model in config.evaluated if labeled else []:
         write_csv(results.gathered("predictions", model), ["case", "file"], predictions)
         own = results.root / "evaluation" / model
-        evaluate(results, model, config.evaluation_settings(), 1, None, own / "metrics.csv", own / "summary.csv")
+        evaluate(results, model, config.evaluation_settings(), own)
     return results
 
 
@@ -79,7 +79,7 @@ def _boxes(values: list[int], shift: int) -> np.ndarray:
 def report_of(results: Results, config: Config, viewer: Path | None = None) -> Path:
     """Make the report and return its page."""
     page = results.root / "report" / "index.html"
-    write_report(results, config.report_settings(), viewer, page)
+    write_report(results, config, viewer, page)
     return page
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cohorts import changed
 from conftest import REPOSITORY
 
 from flare23_lib.config import Config
@@ -331,13 +332,13 @@ def test_a_trained_model_is_described_as_its_settings_say():
     config = Config.load([REPOSITORY / "config.yaml"], {"models": {"student": {"inference": {"step": 0.7}}}})
     settings, inference = config.training_settings("student"), config.inference_settings("student")
     for orientation in ("stored", "canonical"):
-        chosen = {**settings, "orientation": orientation}
-        made = describe("student", chosen, inference, config.labels.names, ["tumor"], "0" * 64, {})
+        chosen = changed(settings, orientation=orientation)
+        made = describe("student", chosen, inference, config.label_map.names, ["tumor"], "0" * 64, {})
         assert made.orientation == nnunet_plans.plans(chosen)["orientation"] == orientation
     assert made.inference.step == 0.7
-    assert (made.inference.tta, made.inference.windows) == (inference["tta"], inference["windows"])
-    assert made.inference.precision == inference["precision"]
+    assert (made.inference.tta, made.inference.windows) == (inference.tta, inference.windows)
+    assert made.inference.precision == inference.precision
     assert made.unseen == ("tumor",)
-    assert made.spacing == tuple(settings["spacing"])
-    assert made.mirror_axes == tuple(settings["training"]["mirror_axes"])
-    assert [label.value for label in made.labels] == [0, *config.labels.values]
+    assert made.spacing == settings.spacing
+    assert made.mirror_axes == settings.training.mirror_axes
+    assert [label.value for label in made.labels] == [0, *config.label_map.values]

@@ -249,58 +249,43 @@ def test_a_setting_changed_and_changed_back_computes_nothing_the_second_time(cha
     assert {row["file"].removeprefix("store/completed_labels/") for row in rows} <= set(first)
 
 
-def test_a_changed_setting_is_seen_without_snakemakes_memory_too(chain, tmp_path):
-    """As from another folder, or after the results moved: what it remembers of settings lies where it was started."""
+def test_without_snakemakes_memory_a_forced_run_sees_what_changed_and_computes_nothing_else(chain, tmp_path):
+    """As in another folder, or after the results moved: parameters are remembered in .snakemake."""
     shutil.rmtree(chain / ".snakemake")
     assert "Nothing to be done" in succeed(run_snakemake(chain, "--dry-run"))
     changed = tmp_path / "changed.yaml"
     changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
-    before = stored(chain, "completed_labels")
-    succeed(run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv", configfile=changed))
-    assert len(stored(chain, "completed_labels")) == len(before) + 2
-
-
-def test_what_a_run_was_told_stays_whatever_a_dry_run_or_a_refused_start_says(chain, tmp_path):
-    link = chain / "results/settings/complete/tumor.json"
-    told = link.resolve()
-    changed = tmp_path / "changed.yaml"
-    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
-    assert "complete" in succeed(run_snakemake(chain, "--dry-run", configfile=changed))
-    assert link.resolve() == told
-    assert "Nothing to be done" in succeed(run_snakemake(chain, "--dry-run"))
-    (chain / ".snakemake/locks").mkdir(exist_ok=True)
-    lock = chain / ".snakemake/locks/0.output.lock"
-    lock.write_text("results/completed_labels/tumor/conflicts.csv\n")  # as a run that goes on holds it
-    refused = run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv", configfile=changed)
-    lock.unlink()
-    assert refused.returncode == 1
-    assert "cannot be locked" in refused.stderr
-    assert link.resolve() == told
-    assert "Nothing to be done" in succeed(run_snakemake(chain, "--dry-run"))
-    assert "the next run computes nothing" in succeed(flare23(chain, "status", *CONFIGURATION))
-
-
-def test_folders_that_take_turns_on_the_same_results_see_each_others_settings(chain, tmp_path):
-    changed = tmp_path / "changed.yaml"
-    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
-    target = "results/completed_labels/tumor/conflicts.csv"
-    mine = (chain / target).read_text()
-    other = tmp_path / "other"
-    other.mkdir()
-    for name in ("cohort", "results"):
-        (other / name).symlink_to(chain / name)
-    succeed(run_snakemake(other, "--", target, configfile=changed))
-    assert (chain / target).read_text() != mine
-    succeed(run_snakemake(chain, "--", target))
-    assert (chain / target).read_text() == mine
-
-
-def test_a_new_file_of_the_cohort_is_seen_without_snakemakes_memory_too(chain):
-    shutil.rmtree(chain / ".snakemake")
     image = sorted((chain / "cohort/unlabelTr1800").iterdir())[0]
     shutil.copy(image, image.with_name("FLARE23_9999_0000.nii.gz"))
-    succeed(run_snakemake(chain, "--", "results/cohort/cases.csv"))
+    before = {stage: stored(chain, stage) for stage in ("completed_labels", "segmentations", "training")}
+    target = "results/completed_labels/tumor/conflicts.csv"
+    succeed(run_snakemake(chain, "--forceall", "--", target, configfile=changed))
     assert "FLARE23_9999" in [row["case"] for row in read_csv(chain / "results/cohort/cases.csv")]
+    after = {stage: stored(chain, stage) for stage in before}
+    assert {stage: len(after[stage]) - len(before[stage]) for stage in before} == {
+        "completed_labels": 2, "segmentations": 0, "training": 0,
+    }  # fmt: skip
+
+
+def test_a_dry_run_writes_nothing(tmp_path, cohort):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "cohort").symlink_to(cohort.root)
+    before = {path: path.lstat().st_mtime_ns for path in cohort.root.rglob("*")}
+    succeed(run_snakemake(tmp_path / "run", "--dry-run"))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"cohort", ".snakemake"}
+    written = [path for path in (tmp_path / "run" / ".snakemake").rglob("*") if path.is_file()]
+    assert {path.parent.name for path in written} <= {"log", "iocache"}
+    assert {path: path.lstat().st_mtime_ns for path in cohort.root.rglob("*") if path in before} == before
+
+
+def test_a_changed_merge_rule_segments_nothing_again(chain):
+    said = succeed(run_snakemake(
+        chain, "--dry-run", "--config", "completions={unlabeled: {least_volume_ml: {liver: 1}}}",
+        "--", "results/completed_labels/unlabeled/conflicts.csv",
+    ))  # fmt: skip
+    jobs = {line.split()[0] for line in said.splitlines() if len(line.split()) == 2 and line.split()[1].isdigit()}
+    assert {"complete", "gather_completed"} <= jobs
+    assert "pseudo_label" not in jobs
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from conftest import REPOSITORY, flare23
 
 from flare23_lib import cli, images
 from flare23_lib.config import Config
+from flare23_lib.store import read_csv
 
 
 def write(path, array):
@@ -59,6 +60,25 @@ def test_evaluate_scores_two_folders(folders):
     header = (folders / "out/metrics.csv").read_text().splitlines()[0].split(",")
     assert header[:2] == ["Name", "liver_DSC"]
     assert (folders / "out/summary.csv").exists()
+
+
+def test_evaluate_takes_the_dsc_limit_of_the_nsd_from_the_configuration(tmp_path):
+    for folder, start in (("references", 2), ("predictions", 4)):  # cubes with a DSC of 0.125
+        label = np.zeros((10, 10, 10), np.uint8)
+        label[(slice(start, start + 4),) * 3] = 1
+        write(tmp_path / folder / "case.nii.gz", label)
+    (tmp_path / "published.yaml").write_text("evaluation: {min_dsc_for_nsd: 0.1}\n")
+    surface = {}
+    for name, options in (("now", []), ("published", ["--configfile", "published.yaml"])):
+        done = flare23(
+            tmp_path, "evaluate", "--predictions", "predictions", "--references", "references", "--output", name,
+            "--base-config", str(REPOSITORY / "config.yaml"), "--processes", "1", *options,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (row,) = read_csv(tmp_path / name / "metrics.csv")
+        assert row["liver_DSC"] == "0.125"
+        surface[name] = float(row["liver_NSD"])
+    assert surface["now"] == 0 < surface["published"]
 
 
 def test_bad_input_is_one_line_and_exit_code_1(tmp_path):
@@ -116,7 +136,7 @@ def test_bad_files_are_told_in_one_line(tmp_path, monkeypatch, capsys, arguments
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bytes.csv").write_bytes(b"\x1f\x8b\xff\x00")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    labels = Config.load([REPOSITORY / "config.yaml"]).labels.names
+    labels = Config.load([REPOSITORY / "config.yaml"]).label_map.names
     for folder in ("one", "two"):
         columns = [f"{name}_{measure}" for name in labels for measure in ("DSC", "NSD")]
         (tmp_path / folder).mkdir()
@@ -128,6 +148,13 @@ def test_bad_files_are_told_in_one_line(tmp_path, monkeypatch, capsys, arguments
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flare23: ")]
     assert len(lines) == 1
     assert words in lines[0]
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    monkeypatch.delitem(sys.modules, "flare23_lib.evaluation.ranking", raising=False)
+    assert cli.main(["rank", "--output", str(tmp_path / "ranking.csv"), "a", "b"]) == 1
+    assert "flare23: pandas is not installed; pip install" in capsys.readouterr().err
 
 
 def test_every_command_explains_itself(capsys):

@@ -68,7 +68,7 @@ def completed(folder, without_tumor=False, healthy=False, **options):
     record = results.shard("pseudo_labels", "tumor", SHARD)
     write_csv(record, ["case", "file"], [{"case": "a", "file": results.relative(item.file(LABELS))}])
     output = results.shard("completed_labels", "tumor", SHARD)
-    complete(results, "tumor", None, settings, config.labels.names, SHARD, output)
+    complete(results, "tumor", None, settings, config.label_map.names, SHARD, output)
     made = read_csv(output)[0]
     return read_labels(results.root / made["file"]).array, made
 

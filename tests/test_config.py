@@ -1,12 +1,14 @@
 import importlib.util
+import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from snakemake.cli import parse_config
 
 from flare23_lib.config import Config
-from flare23_lib.config_files import merge, parse_overrides, read_yaml
+from flare23_lib.config.load import merge, parse_overrides, prepared, read_yaml
 from flare23_lib.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -42,8 +44,8 @@ def test_several_files_are_merged_in_themselves_and_then_over_the_recipe(tmp_pat
         update_config(given, yaml.safe_load(text))
     update_config(whole, given)
     made = Config.load([RECIPE, *files])
-    assert made.values == Config.check(whole, RECIPE.with_name("config.schema.yaml")).values
-    assert made.model("student_2200")["train_on"], "the recipe's entry is back, without its null"
+    assert made == Config.check(whole)
+    assert made.model("student_2200").train_on.completions, "the recipe's entry is back, without its null"
 
 
 def test_merging_is_what_snakemake_does():
@@ -194,7 +196,7 @@ def leave_out_by(name):
         ),
         ({"models": {"student": {"training": {"learning_rate": "1e9999"}}}}, "'1e9999' is not of type 'number'"),
         ({"models": {"student": {"training": {"epochs": "0.5"}}}}, "epochs: '0.5' is not of type 'integer'"),
-        ({"completions": {"tumor": {"annotated": "all"}}}, "annotated: 'all' is neither present nor what else fits"),
+        ({"completions": {"tumor": {"annotated": "all"}}}, "annotated: 'all' is neither present nor a list"),
         ({"models": {"student": {"network": {"depth": [1, 1, 1]}}}}, "student.network: the key 'widths' is missing"),
         ({"labels": None}, "the key 'labels' is missing"),
         ({"completions": {"unlabeled": {"annotated": ["liver"]}}}, "the category 'unlabeled' has no labels"),
@@ -265,16 +267,20 @@ def test_keys_that_are_no_text_are_refused_too():
 
 def test_how_the_work_is_cut_is_in_no_stages_settings():
     one, other = load(), load(shards={"pseudo_labels": 3}, device="cpu", checkpoint_minutes=1, results="elsewhere")
-    for stage in ("preprocessing", "training", "inference"):
-        assert one.settings(stage, "student") == other.settings(stage, "student")
-    assert one.settings("completion", "tumor") == other.settings("completion", "tumor")
-    assert one.settings("cohort") == other.settings("cohort")
+    for config in (one, other):
+        assert config.preprocessing_settings("student") == one.preprocessing_settings("student")
+        assert config.training_settings("student") == one.training_settings("student")
+        assert config.inference_settings("student") == one.inference_settings("student")
+        assert config.completion_settings("tumor") == one.completion_settings("tumor")
+        assert config.cohort_settings() == one.cohort_settings()
 
 
 def test_whole_numbers_are_one_setting_however_they_are_written():
     plain = load(models={"student": {"spacing": [3, 2, 2], "training": {"epochs": 10}}})
     other = load(models={"student": {"spacing": [3.0, 2.0, 2], "training": {"epochs": 10.0}}})
-    assert plain.settings("training", "student") == other.settings("training", "student")
+    one, two = (json.dumps(config.training_settings("student").to_json()) for config in (plain, other))
+    assert one == two
+    assert '"spacing": [3, 2, 2]' in one
 
 
 @pytest.mark.parametrize(
@@ -287,26 +293,25 @@ def test_whole_numbers_are_one_setting_however_they_are_written():
     ],
 )
 def test_the_ignore_label_is_there_when_a_completion_may_write_it(row):
-    assert not load().training_settings("student")["ignore_label"]
+    assert not load().training_settings("student").ignore_label
     config = load(completions={"tumor": row})
-    assert config.training_settings("student")["ignore_label"]
-    assert not config.training_settings("organ_teacher")["ignore_label"]
+    assert config.training_settings("student").ignore_label
+    assert not config.training_settings("organ_teacher").ignore_label
 
 
 def test_the_ignore_label_is_there_when_what_is_built_on_may_write_it():
     again = {"category": "tumor", "teacher": "organ_teacher", "on_top_of": "tumor"}
     models = {"student": {"train_on": {"completions": ["again"]}}}
     first = {"category": "tumor", "teacher": "organ_teacher", "dropped_to": "ignore"}
-    assert load(completions={"tumor": first, "again": again}, models=models).training_settings("student")[
-        "ignore_label"
-    ]
+    config = load(completions={"tumor": first, "again": again}, models=models)
+    assert config.training_settings("student").ignore_label
     plain = load(completions={"again": again}, models=models)
-    assert not plain.training_settings("student")["ignore_label"]
+    assert not plain.training_settings("student").ignore_label
 
 
 def test_rules_for_what_is_annotated_may_be_given_where_a_completion_builds_on_labels():
     again = {"category": "unlabeled", "teacher": "student", "on_top_of": "unlabeled", "dropped_to": "next_class"}
-    assert load(completions={"again": again}).completion_settings("again")["dropped_to"] == "next_class"
+    assert load(completions={"again": again}).completion_settings("again").dropped_to == "next_class"
 
 
 def test_volumes_of_specks_are_given_by_label_value():
@@ -325,45 +330,61 @@ def test_volumes_of_specks_are_given_by_label_value():
         },
         evaluation={"compare": []},
     )
-    assert config.completion_settings("tumor")["least_volume_ml"] == {"60": 2}
+    assert config.completion_settings("tumor").least_volume_ml == {"60": 2}
 
 
 def test_the_recipe_has_the_papers_values():
     student = load().model("student")
-    assert student["training"]["epochs"] == 2000
-    assert student["training"]["momentum"] == 0.99
-    assert student["patch_size"] == [48, 128, 160]
-    assert load().model("organ_teacher")["patch_size"] == [48, 192, 192]
-    assert student["intensity"] == {"low": -970, "high": 279, "mean": 80.3, "std": 141.4}
+    assert student.training.epochs == 2000
+    assert student.training.momentum == 0.99
+    assert student.patch_size == (48, 128, 160)
+    assert load().model("organ_teacher").patch_size == (48, 192, 192)
+    assert student.intensity.to_json() == {"low": -970, "high": 279, "mean": 80.3, "std": 141.4}
 
 
 def test_the_example_of_the_documentation_is_valid():
     text = (REPOSITORY / "docs/your_cohort.md").read_text()
     example = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
     config = load(**example)
-    assert config.models == ["organ_teacher", "tumor_teacher", "student"]
-    assert config.labels.values == [6, 1, 20]
+    assert list(config.models) == ["organ_teacher", "tumor_teacher", "student"]
+    assert config.label_map.values == [6, 1, 20]
     by_folder = yaml.safe_load(text.split("```yaml")[2].split("```")[0])
     gone = {"completions": dict.fromkeys(example["completions"]), "models": {"tumor_teacher": None}}
-    assert load(**merge(merge(example, gone), by_folder)).completions == ["a"]
+    assert load(**merge(merge(example, gone), by_folder)).completions.keys() == {"a"}
 
 
-def reference():
-    specification = importlib.util.spec_from_file_location(
-        "reference", REPOSITORY / "scripts/configuration_reference.py"
-    )
+def generated():
+    script = REPOSITORY / "scripts/configuration_docs.py"
+    specification = importlib.util.spec_from_file_location("configuration_docs", script)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
 
 
-def test_the_page_of_all_keys_is_what_the_schema_says():
-    page = reference().reference(reference().load())
-    assert page == (REPOSITORY / "docs/configuration.md").read_text(), "make docs/configuration.md"
+def test_the_schema_and_the_page_of_all_keys_are_made_from_the_models():
+    for path, text in generated().written().items():
+        assert path.read_text() == text, "python scripts/configuration_docs.py"
 
 
 def test_every_key_is_described():
-    schema = reference().load()
-    rows = [row for row in reference().rows(schema, schema, "") if not row[0].startswith("faults.")]
+    schema = generated().schema()
+    rows = list(generated()._rows(schema, schema, ""))
     assert len(rows) > 100
     assert [name for name, node, _ in rows if not node.get("description")] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({}, None),
+        ({"shards": {"predictions": 0}}, ["shards", "predictions"]),
+        ({"models": {"student": {"intensity": "measured"}}}, ["models", "student", "intensity"]),
+        ({"models": {"student": {"spacing": [1, 2]}}}, ["models", "student", "spacing"]),
+        ({"completions": {"1st": {}}}, ["completions"]),
+        ({"cohrot": "x"}, []),
+    ],
+)
+def test_the_schema_takes_the_recipe_and_refuses_what_is_wrong(changes, place):
+    values = prepared(merge(read_yaml(RECIPE), changes))
+    errors = list(jsonschema.Draft202012Validator(read_yaml(REPOSITORY / "config.schema.yaml")).iter_errors(values))
+    assert [list(error.absolute_path) for error in errors] == ([] if place is None else [place])

@@ -5,19 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cohorts import changed
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from trainings import CHANGES, MODEL, write_case
 
 from flare23_lib import images
 from flare23_lib.cohort.table import write_cases
 from flare23_lib.config import Config
+from flare23_lib.config.settings import TrainingSet
 from flare23_lib.errors import ConfigError, StoreError, TrainingError
 from flare23_lib.nnunet.intensity import SAMPLES, draw_foreground, pool
 from flare23_lib.stages.intensity import measure, with_intensity
 from flare23_lib.stages.results import Results
 from flare23_lib.store import read_json
 
-SETTINGS = {"originals": ["all"], "completions": []}
+RECIPE = [Path(__file__).resolve().parent.parent / "config.yaml"]
+SETTINGS = TrainingSet(originals=("all",), completions=())
 
 
 def arrays(case):
@@ -101,20 +104,23 @@ def test_measured_numbers_take_the_place_of_measure_and_given_ones_stay(tmp_path
     record = tmp_path / "intensity.json"
     numbers = {"low": -1.0, "high": 2.0, "mean": 0.5, "std": 1.5}
     record.write_text(json.dumps({"intensity": numbers}))
-    assert with_intensity({"a": 1, "intensity": "measure"}, record) == {"a": 1, "intensity": numbers}
-    assert with_intensity({"intensity": {"low": 0}}, None) == {"intensity": {"low": 0}}
+    given = Config.load(RECIPE, CHANGES).training_settings(MODEL)
+    asked = changed(given, intensity="measure")
+    made = with_intensity(asked, record).to_json()
+    assert json.dumps(made["intensity"]) == json.dumps(numbers), "measured numbers stay as they were written"
+    assert made == {**asked.to_json(), "intensity": numbers}
+    assert with_intensity(given, None) == given
     with pytest.raises(ConfigError, match="--intensity"):
-        with_intensity({"intensity": "measure"}, None)
+        with_intensity(asked, None)
     with pytest.raises(StoreError, match=r"intensity\.json is missing"):
-        with_intensity({"intensity": "measure"}, tmp_path / "no" / "intensity.json")
+        with_intensity(asked, tmp_path / "no" / "intensity.json")
 
 
 def test_the_configuration_takes_measure_for_one_model_or_for_all():
-    recipe = [Path(__file__).resolve().parent.parent / "config.yaml"]
-    one = Config.load(recipe, {**CHANGES, "models": {**CHANGES["models"], MODEL: {
+    one = Config.load(RECIPE, {**CHANGES, "models": {**CHANGES["models"], MODEL: {
         **CHANGES["models"][MODEL], "intensity": "measure"}}})  # fmt: skip
-    every = Config.load(recipe, {**CHANGES, "model_defaults": {"intensity": "measure"}})
-    assert one.is_measured(MODEL) and every.is_measured(MODEL)
-    assert not Config.load(recipe, CHANGES).is_measured(MODEL)
+    every = Config.load(RECIPE, {**CHANGES, "model_defaults": {"intensity": "measure"}})
+    assert one.model(MODEL).intensity == every.model(MODEL).intensity == "measure"
+    assert Config.load(RECIPE, CHANGES).model(MODEL).intensity != "measure"
     assert one.intensity_settings(MODEL) == SETTINGS
-    assert one.preprocessing_settings(MODEL)["intensity"] == "measure"
+    assert one.preprocessing_settings(MODEL).intensity == "measure"

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cohorts import changed
 from conftest import REPOSITORY
 from engines import a_bundle
 
 from flare23_lib.cohort.table import Case
 from flare23_lib.config import Config
-from flare23_lib.pseudo_labels.rules import RULES
+from flare23_lib.config.models import MergePolicy
 from flare23_lib.stages import intensity, preprocessing
 from flare23_lib.stages.completion import change_item, completed_item, completion_folder
 from flare23_lib.stages.preprocessing import TrainingCase
@@ -41,10 +42,13 @@ def test_a_completed_label_is_preprocessed_apart_from_the_original():
     assert rows[0]["label"] != rows[1]["label"]
 
 
-@pytest.mark.parametrize("key", ["spacing", "orientation", "intensity", "label_values"])
+OTHERS = {"spacing": [1, 1, 1], "orientation": "canonical", "intensity": {"low": -1}, "label_values": [1, 2]}
+
+
+@pytest.mark.parametrize("key", OTHERS)
 def test_a_setting_of_preprocessing_moves_what_it_shapes(key):
     settings = config().preprocessing_settings("student")
-    other = {**settings, key: "other"}
+    other = changed(settings, **{key: OTHERS[key]})
     images, labels = (
         [function(RESULTS, chosen, case)[1] for chosen in (settings, other)]
         for function, case in ((preprocessing.image_item, CASE), (preprocessing.label_item, ORIGINAL))
@@ -81,7 +85,7 @@ def test_each_option_of_a_completion_moves_its_labels(option):
 
 
 def test_every_rule_of_a_merge_is_among_the_options():
-    assert {*RULES, "annotated", "least_volume_ml"} == set(OPTIONS)
+    assert {*MergePolicy.model_fields, "annotated", "least_volume_ml"} == set(OPTIONS)
 
 
 def test_a_completed_label_follows_from_image_original_prediction_and_base():
@@ -122,7 +126,7 @@ def test_a_segmentation_follows_from_all_of_the_model_that_shapes_it():
 def test_a_segmentation_follows_from_image_use_classes_left_out_and_votes():
     inference = config().inference_settings("student")
     folder = segmentation_folder(RESULTS, "digest", inference)
-    assert segmentation_folder(RESULTS, "digest", {**inference, "step": 0.123}) != folder
+    assert segmentation_folder(RESULTS, "digest", changed(inference, step=0.123)) != folder
     asked = [(CASE,), (replace(CASE, image_id="other"),), (CASE, [1]), (CASE, [1, 2]), (CASE, [], True)]
     assert len({segmentation_item(folder, *question)[0].name for question in asked}) == len(asked)
 

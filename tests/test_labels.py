@@ -20,9 +20,9 @@ def test_a_value_outside_the_map_is_refused(value):
 
 def test_a_name_or_value_given_twice_is_refused():
     with pytest.raises(ConfigError, match="'liver' is given twice"):
-        LabelMap.from_config([{"name": "liver", "value": 1}, {"name": "liver", "value": 2}])
+        LabelMap((Label("liver", 1), Label("liver", 2)))
     with pytest.raises(ConfigError, match="value 1 is given twice"):
-        LabelMap.from_config([{"name": "liver", "value": 1}, {"name": "spleen", "value": 1}])
+        LabelMap((Label("liver", 1), Label("spleen", 1)))
 
 
 def test_tumors_and_organs_are_told_apart():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from flare23_lib.errors import EvaluationError
-from flare23_lib.evaluation.metrics import NSD_LEAST_DSC, Score, score_case
+from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD, PUBLISHED_MIN_DSC_FOR_NSD, Score, score_case
 from flare23_lib.labels import Label, LabelMap
 
 ONE = LabelMap((Label("liver", 1, tolerance_mm=1.0),))
@@ -125,9 +125,23 @@ def test_a_dice_below_the_limit_makes_the_surface_dice_zero_in_the_challenge_onl
     first, second = box((2, 2, 2), (6, 6, 6)), box((5, 5, 2), (9, 9, 6))
     challenge = score_case(first, second, CUBE, ONE, "flare23")["liver"]
     plain = score_case(first, second, CUBE, ONE, "plain")["liver"]
-    assert 0 < challenge.dsc == plain.dsc < NSD_LEAST_DSC
+    assert 0 < challenge.dsc == plain.dsc < MIN_DSC_FOR_NSD
     assert challenge.nsd == 0
     assert plain.nsd > 0
+
+
+def test_the_limit_of_2023_scores_what_today_s_does_not():
+    """A Dice of 0.125: below today's limit, above that of the published results."""
+    first, second = box((2, 2, 2), (6, 6, 6)), box((4, 4, 4), (8, 8, 8))
+    assert score_case(first, second, CUBE, ONE)["liver"] == Score(0.125, 0)
+    published = score_case(first, second, CUBE, ONE, min_dsc_for_nsd=PUBLISHED_MIN_DSC_FOR_NSD)
+    assert published == score_case(first, second, CUBE, ONE, "plain")
+    assert published["liver"].nsd > 0
+
+
+def test_a_dice_equal_to_the_limit_has_a_surface_dice():
+    first, second = box((2, 2, 2), (6, 6, 6)), box((4, 4, 4), (8, 8, 8))
+    assert score_case(first, second, CUBE, ONE, min_dsc_for_nsd=0.125)["liver"].nsd > 0
 
 
 def test_what_lies_outside_the_reference_s_slices_does_not_count():

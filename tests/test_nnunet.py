@@ -181,7 +181,7 @@ def test_the_plans_are_nnunets_and_hold_what_was_configured():
     assert configuration.spacing == [2.5, 1.5, 1.5]
     assert configuration.pool_op_kernel_sizes[1] == [1, 2, 2]
     assert manager.foreground_intensity_properties_per_channel["0"]["percentile_00_5"] == -970
-    labels = manager.get_label_manager(dataset_json(config.labels.names, True, []))
+    labels = manager.get_label_manager(dataset_json(config.label_map.names, True, []))
     assert labels.foreground_labels == list(range(1, 15))
     assert labels.ignore_label == 15
     image = torch.zeros((1, 4, 8, 8))

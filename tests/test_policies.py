@@ -10,7 +10,7 @@ from conftest import CHAIN, flare23, run_snakemake
 
 from flare23_lib.cohort.table import read_cases
 from flare23_lib.config import Config
-from flare23_lib.config_files import merge, read_yaml
+from flare23_lib.config.load import merge, read_yaml
 from flare23_lib.images import read_labels
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.store import read_csv
@@ -148,10 +148,10 @@ def test_the_example_of_more_rounds_is_valid():
 
 def test_in_the_example_of_a_second_look_no_teacher_looks_at_cases_that_it_learned_from():
     config = Config.load([REPOSITORY / "config.yaml", REPOSITORY / "presets/second_look.yaml"])
-    looks = {name: row for name, row in config["completions"].items() if "on_top_of" in row}
+    looks = {name: row for name, row in config.completions.items() if row.on_top_of}
     assert len(looks) == 2
     for row in looks.values():
-        learned = config["models"][row["teacher"]]["train_on"]["completions"]
-        assert row["category"] not in {config.completion(name)["category"] for name in learned}
-    learned = config["models"]["tumor_teacher"]["train_on"]["completions"]
+        learned = config.models[row.teacher].train_on.completions
+        assert row.category not in {config.completion(name).category for name in learned}
+    learned = config.models["tumor_teacher"].train_on.completions
     assert set(learned) == set(looks)

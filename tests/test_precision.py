@@ -4,11 +4,21 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from cohorts import RECIPE
+from engines import a_bundle, a_volume
 
 from flare23_lib import precision
+from flare23_lib.cohort.table import Case, write_cases
+from flare23_lib.config import Config
 from flare23_lib.errors import ConfigError
+from flare23_lib.images import write_volume
+from flare23_lib.inference.bundle import write_bundle
+from flare23_lib.stages.results import Results
+from flare23_lib.stages.segmentation import predict_validation
+from flare23_lib.store import Shard, read_csv
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
@@ -91,3 +101,30 @@ def test_an_avx2_machine_that_is_emulated_has_no_bfloat16():
         [sys.executable, "-c", code], env=os.environ | AVX2, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_a_cohort_that_is_finished_on_a_machine_of_another_kind_is_not_computed_twice(tmp_path, monkeypatch, caplog):
+    results = Results(tmp_path / "results")
+    bundle = a_bundle()
+    write_bundle(results.bundle("student"), bundle.model, bundle.state_dict)
+    cases = []
+    for number in range(4):
+        volume, path = a_volume(seed=number, dtype=np.int16), tmp_path / f"case{number}.nii.gz"
+        write_volume(path, volume.array, volume.header)
+        cases.append(Case(f"case{number}", str(path), None, "validation", {}, "", volume.array.shape, (1.0, 1.0, 1.0),
+                          image_id=f"image{number}"))  # fmt: skip
+    inference = Config.load([RECIPE]).inference_settings("student")
+
+    def predict(cases):
+        write_cases(results.cases, cases)
+        record = results.shard("predictions", "student", Shard())
+        predict_validation(results, "student", inference, "cpu", 1, Shard(), record)
+        return {row["case"]: results.measures(row["file"])["precision"] for row in read_csv(record)}
+
+    with monkeypatch.context() as without:
+        without.setattr(precision, "computes_in_bfloat16", lambda device: False)
+        assert predict(cases[:2]) == {"case0": "float32", "case1": "float32"}
+    here = precision.inference_precision("auto", CPU)
+    with caplog.at_level("INFO"):
+        assert predict(cases) == {"case0": "float32", "case1": "float32", "case2": here, "case3": here}
+    assert "4 cases, 2 of them to be segmented" in caplog.text

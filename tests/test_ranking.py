@@ -4,7 +4,8 @@ from conftest import REPOSITORY
 from flare23_lib import cli
 from flare23_lib.config import Config
 from flare23_lib.errors import EvaluationError, StoreError
-from flare23_lib.evaluation.ranking import format_ranking, rank_folders, write_ranking
+from flare23_lib.evaluation.ranking import format_ranking, rank_folders
+from flare23_lib.evaluation.tables import write_table
 from flare23_lib.labels import Label, LabelMap
 from flare23_lib.store import read_csv, write_csv
 
@@ -31,8 +32,12 @@ def team(folder, scores, times=None, memory=None):
     return folder
 
 
+def by_team(ranking):
+    return {row["folder"].rsplit("/", 1)[-1]: row for row in ranking.table.to_dict("records")}
+
+
 def ranks(ranking):
-    return {row["folder"].rsplit("/", 1)[-1]: (row["rank"], row["mean_rank"]) for row in ranking.rows}
+    return {name: (row["rank"], row["mean_rank"]) for name, row in by_team(ranking).items()}
 
 
 def test_every_metric_of_every_case_is_ranked_and_ranks_are_averaged(tmp_path):
@@ -51,7 +56,7 @@ def test_a_metric_of_few_cases_counts_as_much_as_one_of_all(tmp_path):
     scores = dict.fromkeys("wxyz", 0.9)
     a = team(tmp_path / "a", scores, {"w": 90.0})
     b = team(tmp_path / "b", dict.fromkeys("wxyz", 0.8), {"w": 20.0})
-    table = {row["folder"][-1]: row for row in rank_folders([a, b], LABELS).rows}
+    table = by_team(rank_folders([a, b], LABELS))
     assert table["a"]["time_rank"] == 2
     assert table["a"]["mean_rank"] == round((4 * 1 + 2) / 5, 4)
     assert table["b"]["mean_rank"] == round((4 * 2 + 1) / 5, 4)
@@ -74,7 +79,7 @@ def test_time_and_memory_within_the_tolerances_are_equally_good(tmp_path):
     b = team(tmp_path / "b", scores, {"x": 14.9}, {"x": (4096, 90_000)})
     c = team(tmp_path / "c", scores, {"x": 15.1}, {"x": (4097, 100)})
     ranking = rank_folders([a, b, c], LABELS)
-    table = {row["folder"][-1]: row for row in ranking.rows}
+    table = by_team(ranking)
     assert [table[name]["time_rank"] for name in "abc"] == [1, 1, 3]
     assert [table[name]["gpu_area_rank"] for name in "abc"] == [1, 1, 3]
     assert (table["b"]["time"], table["c"]["time"]) == (15, 15.1)
@@ -108,7 +113,7 @@ def test_classes_that_a_model_never_saw_do_not_enter_its_mean(tmp_path):
     a = team(tmp_path / "a", {"x": 0.5})
     row = {"Name": "x", **dict.fromkeys(COLUMNS, 0.6), "spleen_DSC": None, "tumor_DSC": None}
     write_csv(tmp_path / "b" / "metrics.csv", ["Name", *COLUMNS], [row])
-    table = {entry["folder"][-1]: entry for entry in rank_folders([a, tmp_path / "b"], LABELS).rows}
+    table = by_team(rank_folders([a, tmp_path / "b"], LABELS))
     assert table["b"]["organ_DSC"] == 0.6
     assert (table["b"]["tumor_DSC_rank"], table["a"]["tumor_DSC_rank"]) == (2, 1)
 
@@ -131,13 +136,25 @@ def test_times_of_other_names_are_no_times_and_that_is_said(tmp_path):
 def test_a_ranking_is_written_and_shown(tmp_path):
     teams = [team(tmp_path / name, {"x": score}) for name, score in (("a", 0.8), ("b", 0.9))]
     ranking = rank_folders(teams, LABELS)
-    write_ranking(tmp_path / "ranking.csv", ranking)
+    write_table(tmp_path / "ranking.csv", ranking.table)
     rows = read_csv(tmp_path / "ranking.csv")
     assert [(row["rank"], row["folder"][-1], row["organ_DSC"]) for row in rows] == [
         ("1", "b", "0.9"),
         ("2", "a", "0.8"),
     ]
     assert "mean ranks over 1 cases and 4 metrics" in format_ranking(ranking)
+
+
+def test_tied_folders_stand_in_the_order_given(tmp_path):
+    teams = [team(tmp_path / name, {"x": 0.8, "y": 0.3}) for name in "cab"]
+    assert list(by_team(rank_folders(teams, LABELS))) == ["c", "a", "b"]
+
+
+def test_a_folder_without_cases_is_ranked_last_and_folders_without_any_are_refused(tmp_path):
+    teams = [team(tmp_path / "a", {"x": 0.8}), team(tmp_path / "b", {})]
+    assert list(by_team(rank_folders(teams, LABELS))) == ["a", "b"]
+    with pytest.raises(EvaluationError, match="holds no cases"):
+        rank_folders([team(tmp_path / name, {}) for name in "ab"], LABELS)
 
 
 def test_bad_folders_are_refused_by_name(tmp_path):
@@ -154,7 +171,7 @@ def test_bad_folders_are_refused_by_name(tmp_path):
 
 
 def test_the_command_writes_the_ranking_and_says_what_was_left_out(tmp_path, capsys):
-    labels = Config.load([REPOSITORY / "config.yaml"]).labels
+    labels = Config.load([REPOSITORY / "config.yaml"]).label_map
     columns = [f"{name}_{measure}" for name in labels.names for measure in ("DSC", "NSD")]
     for name, score in (("a", 0.8), ("b", 0.9)):
         write_csv(

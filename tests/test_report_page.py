@@ -14,10 +14,10 @@ from reports import REPOSITORY, SHAPE, SPACING, configuration, finished_run, rep
 
 from flare23_lib.errors import FlareError
 from flare23_lib.report.colors import label_colors
+from flare23_lib.report.report import spread
 from flare23_lib.report.sections import read_markdown
 from flare23_lib.report.slices import ERROR_COLOR, overlaid, telling_slice
 from flare23_lib.report.viewer import averaged, largest_error, thinned_affine, thinning
-from flare23_lib.stages.report import spread
 from flare23_lib.store import write_csv
 
 SECTIONS = [
@@ -129,9 +129,9 @@ def test_what_the_run_has_not_is_said(report):
 
 def test_labels_have_one_color_in_viewer_and_pictures(report, config):
     content = json.loads(re.search(r'id="viewer-content">(.*?)</script>', report.read_text())[1])
-    colors = label_colors(config.labels.names)
+    colors = label_colors(config.label_map.names)
     assert [(row["name"], row["color"]) for row in content["labels"]] == [
-        (name.replace("_", " "), colors[name]) for name in config.labels.names
+        (name.replace("_", " "), colors[name]) for name in config.label_map.names
     ]
     picture = (report.parent / "figures/cases/Case_5.svg").read_text()
     boxes = (report.parent / "figures/boxes/student.svg").read_text()
@@ -153,7 +153,7 @@ def test_a_viewers_case_lies_where_the_ct_lies(report, config):
     case = case_scripts(report)[1]
     reference, image = volume(case["reference"]), volume(case["image"])
     assert np.array_equal(reference.affine, np.diag([*SPACING[::-1], 1]))
-    assert set(np.unique(reference.dataobj)) == set(range(len(config.labels.names) + 1))
+    assert set(np.unique(reference.dataobj)) == set(range(len(config.label_map.names) + 1))
     assert image.shape == SHAPE[::-1]
     x, y, z = np.round(np.linalg.inv(reference.affine) @ [*case["error"], 1]).astype(int)[:3]
     assert reference.dataobj[x, y, z] != volume(case["prediction"]).dataobj[x, y, z]

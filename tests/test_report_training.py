@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from flare23_lib.report.training import _apart, draw_training
+from flare23_lib.report.training import _heights, draw_training
 
 
 def rows(epochs, **dice):
@@ -30,7 +30,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("values", [[], [0.0], [0.5, 0.5, 0.5], [0.9, 0.95, 0.99, 1.0], [0.0, 0.0, 0.01]])
 def test_words_keep_their_distance_and_stay_on_the_panel(values):
-    heights = _apart(values, 0.06)
+    heights = _heights(values, 0.06)
     assert all(second - first >= 0.06 - 1e-9 for first, second in itertools.pairwise(heights))
     assert all(-1e-9 <= height <= 1 + 1e-9 for height in heights)
 

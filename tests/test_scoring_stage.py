@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from cohorts import changed
 from reports import configuration, finished_run
 
 from flare23_lib.errors import StoreError
@@ -18,9 +19,20 @@ def run(tmp_path):
 
 def scored(results, config, **changes):
     own = results.root / "evaluation" / "student"
-    settings = {**config.evaluation_settings(), **changes}
-    evaluate(results, "student", settings, 1, None, own / "metrics.csv", own / "summary.csv")
+    settings = changed(config.evaluation_settings(), **changes)
+    evaluate(results, "student", settings, own)
     return own
+
+
+def test_another_dsc_limit_of_the_nsd_is_another_setting_and_other_scores(run):
+    """Case_1's boxes are moved by half their width: a DSC of 0.5."""
+    results, config = run
+    row = read_csv(scored(results, config) / "metrics.csv")[1]
+    assert row["liver_DSC"] == "0.5"
+    assert float(row["liver_NSD"]) > 0
+    other = configuration("chain.yaml", evaluation={"compare": [], "min_dsc_for_nsd": 0.6})
+    assert other.evaluation_settings() != config.evaluation_settings()
+    assert read_csv(scored(results, other) / "metrics.csv")[1]["liver_NSD"] == "0.0"
 
 
 @pytest.mark.parametrize("fault", ["gone", "cut"])
@@ -59,5 +71,5 @@ def test_tables_of_earlier_scores_do_not_stay_beside_new_ones(run):
     assert {path.name for path in own.iterdir()} == {"metrics.csv", "summary.csv"}
     folder = results.root / "evaluation" / "tables"
     write_text(folder / "table8.csv", "of other predictions")
-    write_tables(results, {**config.settings("tables"), "measured": False}, folder)
+    write_tables(results, changed(config.tables_settings(), measured=False), folder)
     assert {path.stem for path in folder.iterdir()} == {"table6", "table9"}

@@ -41,7 +41,7 @@ def prepare(results: Results) -> None:
 
 def start(results: Results, output: Path) -> subprocess.Popen:
     told = results.root / "settings.json"
-    write_json(told, {"settings": SETTINGS, "inference": INFERENCE, "teacher": "teacher", "base": None})
+    write_json(told, {"settings": SETTINGS.to_json(), "inference": INFERENCE, "teacher": "teacher", "base": None})
     command = [
         sys.executable, "-m", "flare23_lib.cli", "stage", "pseudo-label", "--results", str(results.root),
         "--completion", "unlabeled", "--settings", str(told), "--shard", "0-of-1", "--device", "cpu",

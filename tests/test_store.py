@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import time
@@ -87,30 +88,35 @@ def test_a_lock_is_free_again_when_its_holder_is_killed(tmp_path):
     assert len(waited) == 1
 
 
+def test_a_lock_is_seen_while_it_is_held_and_its_file_stays(tmp_path):
+    path = tmp_path / ".lock"
+    with store.lock(path):
+        assert store.is_locked(path)
+        assert store.try_lock(path) is None
+    assert not store.is_locked(path)
+    assert path.exists()
+
+
+def test_a_file_system_without_locks_is_named_and_never_replaced_by_a_file_that_outlives_its_holder(
+    tmp_path, monkeypatch
+):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(StoreError, match=r"\.lock: its file system has no file locks"),
+        store.lock(tmp_path / ".lock"),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
 def test_a_missing_record_is_named_with_what_to_do(tmp_path):
     with pytest.raises(StoreError, match=r"nowhere\.json"):
         store.read_json(tmp_path / "nowhere.json")
-
-
-def test_what_is_kept_stays_readable_when_the_link_is_led_elsewhere(tmp_path):
-    link = tmp_path / "rule" / "model.json"
-    one, other = {"epochs": 1}, {"epochs": 2}
-    first = store.keep_json(link, one)
-    store.link_to(link, first)
-    text = first.read_text()
-    assert store.keep_json(link, one) == first == link.resolve()
-    assert first.read_text() == text  # nothing changed, so nothing is newer
-    second = store.keep_json(link, other)
-    assert link.resolve() == first  # as for a dry run
-    assert (store.read_kept(first), store.read_kept(second)) == (one, other)
-    store.link_to(link, second)
-    store.keep_json(link, one)
-    assert first.read_text() != text  # what was made of it may have been made again since
-    assert store.read_kept(first) == one
-    store.link_to(link, first)
-    assert store.remove_unlinked(tmp_path) > 0
-    assert [store.read_kept(path) for path in (link, first)] == [one, one]
-    assert sorted(path.name for path in link.parent.iterdir()) == sorted([link.name, first.name])
 
 
 def test_a_half_made_link_is_removed(tmp_path):

@@ -1,6 +1,7 @@
 """The trainer: what the protocol says is what it does, and an interrupted training ends as one that was not."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -8,15 +9,17 @@ import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from machines import needs_bfloat16
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from trainings import MODEL, NAMES, prepare, settings
 
-from flare23_lib import versions
-from flare23_lib.nnunet import checkpoints, trainer
+from flare23_lib import progress, versions
+from flare23_lib.batches import forced_patches
+from flare23_lib.nnunet import checkpoints, loop, trainer
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.preprocessing import link_dataset
 from flare23_lib.nnunet.running import Run, make_trainer
 from flare23_lib.nnunet.sampling import BalancedDataLoader
-from flare23_lib.nnunet.signals import StoppedError
+from flare23_lib.signals import StoppedError
 from flare23_lib.stages.results import read_shards
 from flare23_lib.store import write_json
 
@@ -36,7 +39,7 @@ def made(prepared, tmp_path):
 
     def make(**training):
         chosen = settings(**training)
-        dataset = nnunet_plans.dataset_json(NAMES, chosen["ignore_label"], rows)
+        dataset = nnunet_plans.dataset_json(NAMES, chosen.ignore_label, rows)
         run = Run(tmp_path, nnunet_plans.plans(chosen), dataset, torch.device("cpu"))
         return make_trainer(run)
 
@@ -111,7 +114,7 @@ def test_sampling_and_oversampling_are_the_configured_ones(made, monkeypatch, sa
     for _ in range(4):
         loader.generate_train_batch()
     assert (len(asked), sum(asked)) == (8, 4 * forced)
-    assert nnunet_plans.forced_patches(2, share) == forced
+    assert forced_patches(2, share) == forced
 
 
 def test_the_optimizer_is_the_configured_one(made):
@@ -157,6 +160,21 @@ def test_a_step_clips_the_gradient_at_nnunets_norm(made):
     gradients = [parameter.grad for parameter in one.network.parameters() if parameter.grad is not None]
     norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
     assert float(norm) == pytest.approx(12, rel=1e-3)
+
+
+def test_steps_are_those_of_nnunets_trainer(made):
+    one = made(precision="float32", optimizer="sgd", learning_rate=0.01, momentum=0.99, weight_decay=3e-5)
+    plans = copy.deepcopy(one.plans_manager.plans) | {"continue_training": False}
+    stock = nnUNetTrainer(plans, one.configuration_name, "all", one.dataset_json, torch.device("cpu"))
+    stock.initialize()
+    before = copy.deepcopy(one.network.state_dict())
+    stock.network.load_state_dict(before)
+    batch = next(one.get_dataloaders()[0])
+    for _ in range(3):
+        assert float(one.step(batch)) == pytest.approx(float(stock.train_step(batch)["loss"]), abs=1e-6)
+    ours, theirs = one.network.state_dict(), stock.network.state_dict()
+    assert max((ours[name] - before[name]).abs().max() for name in ours) > 0.01
+    assert max((ours[name] - theirs[name]).abs().max() for name in ours) < 1e-6
 
 
 def test_the_dice_of_the_loss_is_taken_over_the_batch(made):
@@ -266,6 +284,34 @@ def test_a_checkpoint_is_written_in_time_while_patches_are_looked_at_too(made, m
     one.checkpoint_seconds = 0
     one.run_training()
     assert set(range(1, 11)) <= set(saved)
+
+
+def test_within_an_epoch_lines_tell_how_far_it_is_and_what_is_left_of_the_training(made, monkeypatch, caplog):
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0)
+    one = made(epochs=2, iterations_per_epoch=3, validation_iterations=2)
+    one.on_epoch_written = lambda row: None
+    with caplog.at_level("INFO"):
+        one.run_training()
+    lines = [re.sub(r"\d+\.\d+", "x", line) for line in caplog.messages if line.startswith("epoch")]
+    assert [re.sub(r"\b\d+ s", "n s", line) for line in lines] == [
+        line
+        for epoch in (1, 2)
+        for line in (
+            f"epoch {epoch} of 2: 1 of 3 iterations, about n s left; about n s left in all",
+            f"epoch {epoch} of 2: 2 of 3 iterations, about n s left; loss x, about n s left in all",
+            f"epoch {epoch} of 2, validation: 1 of 2 iterations, about n s left",
+        )
+    ]
+
+
+def test_the_time_left_follows_from_the_last_epochs_and_in_the_first_one_from_its_iterations(made):
+    one = made(epochs=10, iterations_per_epoch=8, validation_iterations=2)
+    one.epoch.losses, one.epoch.seconds = [0.5, 0.3], 30.0  # and a third iteration whose loss is not read yet
+    assert one._epoch_seconds() == 100
+    assert one._state() == "loss 0.4000, about 16 min left in all"
+    one.history = [{"seconds": 500.0}] + [{"seconds": 60.0}] * loop.RECENT_EPOCHS
+    one.current_epoch = 7
+    assert one._state() == "loss 0.4000, about 2 min left in all"
 
 
 def test_no_checkpoint_is_written_while_the_loss_is_nan(made, tmp_path):

@@ -21,12 +21,13 @@ from processes import Command
 from safetensors.torch import load_file
 from trainings import MODEL, command, prepare, settings
 
+from flare23_lib.config.models import TrainingProtocol
 from flare23_lib.errors import KilledError, TrainingError
 from flare23_lib.nnunet import checkpoints, running
 from flare23_lib.nnunet import trainer as trainer_module
 from flare23_lib.nnunet.sampling import Rounds
-from flare23_lib.nnunet.signals import StoppedError
 from flare23_lib.nnunet.trainer import FlareTrainer
+from flare23_lib.signals import StoppedError
 from flare23_lib.stages.attempts import attempt
 from flare23_lib.stages.results import Results
 from flare23_lib.stages.training import CHECKPOINTS
@@ -132,6 +133,8 @@ def test_a_signal_saves_in_mid_epoch_and_the_next_start_goes_on_there(results, n
     process.send_signal(number)
     said = ended(process)
     assert process.returncode == 128 + number
+    answer = f"{signal.Signals(number).name}: finishing the batch under way, then saving a checkpoint"
+    assert said.count(answer) == 1
     assert said.strip().splitlines()[-1].startswith(f"flare23: stopped by {signal.Signals(number).name} in epoch")
     name, content = checkpoints.newest(checkpoint_folder(results))
     assert name == checkpoints.LATEST
@@ -355,6 +358,7 @@ def test_one_ctrl_c_reaches_all_processes_and_the_state_is_saved(results):
     said = ended(process)
     assert process.returncode == 128 + signal.SIGINT, said
     assert said.strip().splitlines()[-1].startswith("flare23: stopped by SIGINT")
+    assert said.count("finishing the batch under way") == 1, "only the process that started the others answers"
     assert checkpoints.mark(checkpoint_folder(results)) != before
 
 
@@ -423,7 +427,7 @@ def test_a_training_that_goes_on_gives_its_workers_other_seeds(monkeypatch):
         noted.clear()
         part = SimpleNamespace(
             workers=4, device=torch.device("cpu"), local_rank=0, current_epoch=place[0],
-            epoch=SimpleNamespace(losses=[0.0] * place[1]), training_settings={"seed": 3},
+            epoch=SimpleNamespace(losses=[0.0] * place[1]), protocol=TrainingProtocol(seed=3),
         )  # fmt: skip
         part._fresh_seed = functools.partial(FlareTrainer._fresh_seed, part)
         for stream in (0, 1):

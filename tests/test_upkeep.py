@@ -231,12 +231,3 @@ def test_scores_of_a_reference_that_changed_are_to_be_made_again(chain):
     write_volume(reference, np.roll(volume.array, 1, axis=1), volume.header)
     status = flare23(chain, "status", *CONFIGURATION).stdout
     assert next(line.split()[2:4] for line in status.splitlines() if line.startswith("evaluation")) == ["2", "2"]
-
-
-def test_status_says_that_a_touched_file_has_everything_scored_again(chain):
-    """As Snakemake does: the cohort is listed anew, and scores follow from it."""
-    next((chain / "cohort/unlabelTr1800").iterdir()).touch()
-    status = flare23(chain, "status", *CONFIGURATION).stdout
-    assert next(line.split()[2:4] for line in status.splitlines() if line.startswith("evaluation")) == ["2", "2"]
-    done = run_snakemake(chain, "--dry-run", "--quiet", "rules")
-    assert "evaluate" in done.stdout + done.stderr

@@ -16,7 +16,7 @@ from flare23_lib.networks.stunet import STUNet
 from flare23_lib.nnunet.intensity import draw_foreground, pool
 from flare23_lib.nnunet.preprocessing import preprocess_image, preprocess_labels
 from flare23_lib.pseudo_labels import components, merge, selection
-from flare23_lib.pseudo_labels.rules import Rules
+from flare23_lib.pseudo_labels.merge import Rules
 from flare23_lib.resampling import Intensity
 
 INTENSITY = Intensity(low=-200, high=300, mean=40, std=100)

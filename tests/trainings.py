@@ -1,4 +1,4 @@
-"""A tiny training for tests and benchmarks: its preprocessed cases, and the command that runs it."""
+"""A tiny training for tests: its preprocessed cases, and the command that runs it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from cohorts import changed
 
 from flare23_lib import images
 from flare23_lib.cohort.table import Case, write_cases
 from flare23_lib.config import Config
+from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.stages.preprocessing import preprocess
 from flare23_lib.stages.results import Results
 from flare23_lib.store import Shard, fingerprint, write_json
@@ -77,10 +79,10 @@ def prepare(folder: Path, cases: int = 3, healthy: int = 0) -> Results:
     return results
 
 
-def settings(**training) -> dict:
+def settings(**training) -> TrainingSettings:
     """Return the training's settings, with changes to its protocol."""
     made = Config.load([REPOSITORY / "config.yaml"], CHANGES).training_settings(MODEL)
-    return {**made, "training": {**made["training"], **PROTOCOL, **training}}
+    return changed(made, training={**PROTOCOL, **training})
 
 
 def command(
@@ -93,7 +95,7 @@ def command(
 ) -> list[str]:
     """Return the command that runs the training."""
     told = results.root / "settings" / f"{fingerprint([training, list(names)])}.json"
-    write_json(told, {"settings": settings(**training), "label_names": list(names)})
+    write_json(told, {"settings": settings(**training).to_json(), "label_names": list(names)})
     return [
         sys.executable, "-m", "flare23_lib.cli", "stage", "train", "--results", str(results.root), "--model", MODEL,
         "--settings", str(told), "--shards", "1", "--device", "cpu",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from flare23_lib.cohort.facts import Facts
+from flare23_lib.config.models import Faults
 from flare23_lib.labels import LabelMap
 
 QUARANTINE, WARN, UNLABELED = "quarantine", "warn", "unlabeled"
@@ -27,86 +28,13 @@ CT_HIGHEST_LOW, CT_LOWEST_HIGH = -100.0, 100.0
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of fault.
-
-    Attributes:
-        remedy: what a person can do about it.
-        severities: what the configuration may choose from; the first is the default.
-    """
-
-    remedy: str
-    severities: tuple[str, ...] = (QUARANTINE,)
-
-
-_AGAIN = "get the file again"
-_CONVERT = "convert it from the source again"
-_MAY_WARN = (QUARANTINE, WARN)
-_ONLY_WARNS = (WARN, QUARANTINE)
-
-KINDS: dict[str, Kind] = {
-    # the file cannot be read as a volume
-    "cannot_be_read": Kind("check that it is there and that you may read it"),
-    "empty_file": Kind(_AGAIN),
-    "not_nifti": Kind("convert it to NIfTI, or move it out of the folder"),
-    "truncated_gzip": Kind(_AGAIN),
-    "corrupt_gzip": Kind(_AGAIN),
-    "trailing_data": Kind(_AGAIN),
-    "wrong_length": Kind(_AGAIN),
-    "not_3d": Kind("export one 3-D volume"),
-    "unsupported_type": Kind("export one number per voxel"),
-    "bad_spacing": Kind(_CONVERT),
-    "singular_axes": Kind(_CONVERT),
-    # the header is doubtful
-    "placeholder_spacing": Kind("look up the true spacing", _ONLY_WARNS),
-    "sheared_axes": Kind("resample it to right angles, or accept it", _ONLY_WARNS),
-    "strongly_sheared_axes": Kind("resample it to right angles", _MAY_WARN),
-    "qform_sform_disagree": Kind("make the two agree: programs differ in which one they take", _ONLY_WARNS),
-    "no_orientation": Kind(
-        "find out left and right, and write an sform: programs differ in what they assume", _ONLY_WARNS
-    ),
-    "pixdim_disagrees": Kind("find out the true spacing and write it to both", _MAY_WARN),
-    "not_in_millimeters": Kind("nothing, if the unit is true: lengths are converted as ITK does it", _ONLY_WARNS),
-    "nifti2": Kind("nothing, unless other programs read it too: SimpleITK does not", _ONLY_WARNS),
-    "uncompressed_twin": Kind("keep one of the two: SimpleITK reads the other's voxels", _MAY_WARN),
-    # the voxels are not those of a CT
-    "not_finite": Kind(_CONVERT),
-    "constant_image": Kind(_AGAIN, _MAY_WARN),
-    "not_hounsfield": Kind("export it in HU, without a window", _MAY_WARN),
-    # the voxels are not those of a label map
-    "fractional_label_values": Kind("export it as integers"),
-    "negative_label_values": Kind("export it again, or map the value"),
-    "unknown_label_values": Kind("map the value, or add it to `labels`"),
-    "scaled_label": Kind(
-        "export it without scl_slope: programs that pass over the scaling see other values", _ONLY_WARNS
-    ),
-    "empty_label": Kind(
-        "remove it if nobody labeled the case; else `faults: {empty_label: warn}`", (QUARANTINE, UNLABELED, WARN)
-    ),
-    # label and image do not belong together
-    "shape_mismatch": Kind("find the label's true image, or export it again"),
-    "orientation_mismatch": Kind("export the label on its image: axes are flipped or swapped"),
-    "affine_mismatch": Kind("export the label on its image"),
-    # the cases do not belong together
-    "duplicate_case": Kind("keep one of them, rename one, or set `prefixes` of the layout"),
-    "duplicate_image": Kind("keep one of them, or accept that it counts twice", _ONLY_WARNS),
-    "validation_image_in_training": Kind("take it out of one of the two", _MAY_WARN),
-    "image_without_label": Kind("add its label, or move the image to the unlabeled ones", (QUARANTINE, UNLABELED)),
-    "other_file_name": Kind("rename it, or set `image_suffix` and `label_suffix` of the layout", (WARN,)),
-    "label_without_image": Kind("add its image, or remove the label", (WARN,)),
-    "no_category": Kind("add a category that fits"),
-}
-"""All kinds. A severity that would let a file through that later stages cannot use is not offered."""
-
-
-@dataclass(frozen=True)
 class Fault:
     """Something wrong with a file.
 
     Attributes:
         case: id of its case.
         file: its path.
-        kind: a name out of `KINDS`.
+        kind: a key of the configuration's `faults`.
         severity: "quarantine", "warn" or "unlabeled".
         message: what is wrong.
     """
@@ -120,7 +48,7 @@ class Fault:
     @property
     def remedy(self) -> str:
         """What to do."""
-        return KINDS[self.kind].remedy
+        return Faults.model_fields[self.kind].description or ""
 
 
 Finding = tuple[str, str]
@@ -212,11 +140,6 @@ def largest_shear(facts: Facts) -> float:
     axes = facts.geometry.affine[:3, :3] / np.linalg.norm(facts.geometry.affine[:3, :3], axis=0)
     cosines = np.abs(axes.T @ axes - np.eye(3)).max()
     return float(np.degrees(np.arcsin(min(1.0, cosines))))
-
-
-def severities(configured: Mapping[str, str]) -> dict[str, str]:
-    """Return the severity of every kind: the configured one, or the default."""
-    return {name: configured.get(name, kind.severities[0]) for name, kind in KINDS.items()}
 
 
 def _millimeters(spacing: object) -> str:

@@ -6,14 +6,12 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
+from flare23_lib.config.models import Layout
 from flare23_lib.errors import CohortError
 
-IMAGE_FOLDERS = ("training_images", "unlabeled_images", "validation_images")
-LABEL_FOLDERS = ("training_labels", "validation_labels")
-LAYOUT_FOLDERS = (*IMAGE_FOLDERS, *LABEL_FOLDERS)
-"""The keys of the configuration's `layout` that name folders."""
 OF_RELEASES = ({"unlabelTr1800", "unlabeledTr1800"}, {"validation-gt", "val-gt-50cases-for-sanity-check"})
 """Names that one and the same folder has in releases of FLARE23's data."""
 
@@ -66,7 +64,7 @@ def _files_below(folder: str) -> list[str]:
                 if entry.is_dir():
                     pending.append(entry.path)
                 else:
-                    found.append(entry.path.removeprefix("./"))
+                    found.append(entry.path.replace(os.sep, "/").removeprefix("./"))
     return found
 
 
@@ -92,11 +90,11 @@ def _check_name(file: str) -> None:
 class _Folders:
     """The files below the layout's folders, each folder listed once. Plain strings: there may be 100,000 of them."""
 
-    def __init__(self, root: Path, layout: Mapping) -> None:
-        self.places = {folder: place_of(root, folder) for key in LAYOUT_FOLDERS for folder in layout[key]}
-        self.image_suffix, self.label_suffix = layout["image_suffix"], layout["label_suffix"]
-        self.prefixes = {folder: f"{prefix}_" for folder, prefix in layout["prefixes"].items()}
-        self.groups = [[folder for key in keys for folder in layout[key]] for keys in (IMAGE_FOLDERS, LABEL_FOLDERS)]
+    def __init__(self, root: Path, layout: Layout) -> None:
+        self.image_suffix, self.label_suffix = layout.image_suffix, layout.label_suffix
+        self.prefixes = {folder: f"{prefix}_" for folder, prefix in layout.prefixes.items()}
+        self.groups = [list(chain(*group.values())) for group in (layout.images, layout.labels)]
+        self.places = {folder: place_of(root, folder) for folder in chain(*self.groups)}
         self.listed: dict[str, list[str]] = {}
         self.taken: set[str] = set()
 
@@ -115,7 +113,7 @@ class _Folders:
         """Return the files of a folder that lie in none of the group's folders within it."""
         place = self.places[folder]
         others = [self.places[other] for other in group if self.places[other] != place]
-        within = tuple(f"{other}/" for other in others if other.is_relative_to(place))
+        within = tuple(f"{other.as_posix()}/" for other in others if other.is_relative_to(place))
         return [file for file in self._files(folder) if not file.startswith(within)]
 
     def by_case(self, folders: Sequence[str], suffix: str, other: str, group: Sequence[str]) -> dict[str, list[Path]]:
@@ -150,7 +148,7 @@ class _Folders:
         return sorted(files - known)
 
 
-def find(cohort: Path, layout: Mapping) -> Found:
+def find(cohort: Path, layout: Layout) -> Found:
     """Look for the cohort's files where the layout says.
 
     Args:
@@ -165,38 +163,40 @@ def find(cohort: Path, layout: Mapping) -> Found:
         raise CohortError(f"cohort: there is no folder {cohort}; give yours with --config cohort=FOLDER")
     folders = _Folders(cohort, layout)
     found = Found(
-        labeled=folders.images(layout["training_images"]),
-        unlabeled=folders.images(layout["unlabeled_images"]),
-        validation=folders.images(layout["validation_images"]),
-        labels=folders.labels(layout["training_labels"]),
-        validation_labels=folders.labels(layout["validation_labels"]),
-        image_folders={name: folders.places[name] for key in IMAGE_FOLDERS[:2] for name in layout[key]},
+        labeled=folders.images(layout.training_images),
+        unlabeled=folders.images(layout.unlabeled_images),
+        validation=folders.images(layout.validation_images),
+        labels=folders.labels(layout.training_labels),
+        validation_labels=folders.labels(layout.validation_labels),
+        image_folders={name: folders.places[name] for name in (*layout.training_images, *layout.unlabeled_images)},
     )
     found = replace(found, twins=frozenset(map(Path, folders.twins())), others=tuple(map(Path, folders.others())))
     if not found.labeled and not found.unlabeled:
-        wanted = [*layout["training_images"], *layout["unlabeled_images"]]
+        wanted = [*layout.training_images, *layout.unlabeled_images]
         raise CohortError(
-            f"{cohort}: no file CASE{layout['image_suffix']} in any of its folders {', '.join(wanted)} (a case has "
+            f"{cohort}: no file CASE{layout.image_suffix} in any of its folders {', '.join(wanted)} (a case has "
             "its name from its file, not from a folder)"
         )
     return found
 
 
-def find_in(images: Path, labels: Path, unlabeled: Path | None, layout: Mapping) -> Found:
+def find_in(images: Path, labels: Path, unlabeled: Path | None, layout: Layout) -> Found:
     """Look for labeled and unlabeled training cases in folders given one by one; CohortError as `find`."""
     for folder in (images, labels, unlabeled):
         if folder is not None and not folder.is_dir():
             raise CohortError(f"there is no folder {folder}")
-    nowhere = {"validation_images": [], "validation_labels": []}
-    given = {
-        "training_images": [str(images.absolute())],
-        "training_labels": [str(labels.absolute())],
-        "unlabeled_images": [str(unlabeled.absolute())] if unlabeled else [],
-    }
-    return find(Path("/"), {**layout, **nowhere, **given})
+    given = Layout.of(
+        layout,
+        training_images=[str(images.absolute())],
+        training_labels=[str(labels.absolute())],
+        unlabeled_images=[str(unlabeled.absolute())] if unlabeled else [],
+        validation_images=[],
+        validation_labels=[],
+    )
+    return find(Path("/"), given)
 
 
-def notices(found: Found, cohort: Path, layout: Mapping, evaluated: Sequence[str]) -> list[str]:
+def notices(found: Found, cohort: Path, layout: Layout, evaluated: Sequence[str]) -> list[str]:
     """Return a line for everything that the configuration asks for and the folders do not have.
 
     Args:
@@ -206,13 +206,13 @@ def notices(found: Found, cohort: Path, layout: Mapping, evaluated: Sequence[str
         evaluated: names of the models that are to be evaluated.
     """
     lines = []
-    for key in LAYOUT_FOLDERS:
-        there = {folder for folder in layout[key] if (Path(cohort) / folder).is_dir()}
+    for key, folders in (layout.images | layout.labels).items():
+        there = {folder for folder in folders if (Path(cohort) / folder).is_dir()}
         told: set[str] = set()
-        for folder in layout[key]:
+        for folder in folders:
             names = next((names for names in OF_RELEASES if folder in names), {folder})
             if not there & names and folder not in told:
-                words = " or ".join(name for name in layout[key] if name in names)
+                words = " or ".join(name for name in folders if name in names)
                 lines.append(f"layout.{key}: there is no folder {words} in {cohort}; none of its cases takes part")
                 told |= names
     if evaluated and not set(found.validation) & set(found.validation_labels):

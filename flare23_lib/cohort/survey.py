@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flare23_lib.cohort import faults as checks
-from flare23_lib.cohort.categories import Category, categorise
+from flare23_lib.cohort.categories import categorise
 from flare23_lib.cohort.facts import Facts
 from flare23_lib.cohort.faults import QUARANTINE, UNLABELED, Fault, Finding
 from flare23_lib.cohort.folders import Found, find
 from flare23_lib.cohort.scan import Task, scan
 from flare23_lib.cohort.table import Case
-from flare23_lib.labels import LabelMap
+from flare23_lib.config.models import label_map
+from flare23_lib.config.settings import CohortSettings
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Survey:
         return [case for case in self.cases if not case.usable]
 
 
-def survey(cohort: Path, settings: Mapping, memory: Path, processes: int = 1) -> Survey:
+def survey(cohort: Path, settings: CohortSettings, memory: Path, processes: int = 1) -> Survey:
     """Find, read, check and categorise all cases of a cohort.
 
     Args:
@@ -46,12 +47,12 @@ def survey(cohort: Path, settings: Mapping, memory: Path, processes: int = 1) ->
     Raises:
         CohortError: the folders are not there or hold no training image.
     """
-    return survey_found(find(cohort, settings["layout"]), settings, memory, processes)
+    return survey_found(find(cohort, settings.layout), settings, memory, processes)
 
 
-def survey_found(found: Found, settings: Mapping, memory: Path, processes: int = 1) -> Survey:
+def survey_found(found: Found, settings: CohortSettings, memory: Path, processes: int = 1) -> Survey:
     """Do as `survey` for files already found."""
-    header_only = settings["scan"]["check_images"] == "header"
+    header_only = settings.scan.check_images == "header"
     tasks = [
         Task(path, is_label, header_only and not is_label)
         for is_label, groups in (
@@ -73,13 +74,13 @@ def survey_found(found: Found, settings: Mapping, memory: Path, processes: int =
 class _Surveyor:
     """Looks at case after case, and collects cases and faults."""
 
-    def __init__(self, found: Found, settings: Mapping, facts: Mapping[Path, Facts]) -> None:
+    def __init__(self, found: Found, settings: CohortSettings, facts: Mapping[Path, Facts]) -> None:
         self.found = found
         self.facts = facts
-        self.labels = LabelMap.from_config(settings["labels"])
-        self.categories = [Category.from_config(row, self.labels) for row in settings["categories"]]
-        self.severities = checks.severities(settings["faults"])
-        self.shear_limit = settings["scan"]["shear_limit_degrees"]
+        self.labels = label_map(settings.labels)
+        self.categories = settings.categories
+        self.severities: dict[str, str] = dict(settings.faults)
+        self.shear_limit = settings.scan.shear_limit_degrees
         self.cases: list[Case] = []
         self.faults: dict[str, list[Fault]] = defaultdict(list)
 
@@ -98,7 +99,7 @@ class _Surveyor:
                 self.fault(name, paths[0], "image_without_label", "there is no label of that name")
             case = self._case(name, "training", paths, label)
             empty = self._counts_as_unlabeled(name)
-            present = None if case.label is None or empty else set(case.voxels)
+            present = None if case.label is None or empty else set(map(self.labels.name_of, case.voxels))
             category = categorise(name, present, self.categories, self.found.folders_of(paths[0]))
             if category is not None:
                 case = replace(case, category=category.name, **({"label": None, "label_id": ""} if empty else {}))

@@ -26,18 +26,18 @@ def _categorise(args: argparse.Namespace) -> int:
 
     config = load_config(args)
     settings = config.cohort_settings()
-    for index, row in enumerate(settings["categories"]):
-        if "folders" in row:
+    for index, category in enumerate(settings.categories):
+        if category.folders is not None:
             raise ConfigError(
                 f"categories[{index}].folders: this command is given other folders than the layout's; use the target "
                 "`cohort` of the workflow"
             )
-    if settings["layout"]["prefixes"]:
+    if settings.layout.prefixes:
         raise ConfigError(
             "layout.prefixes: name folders of the layout, and this command is given others; use the target `cohort` "
             "of the workflow"
         )
-    found = find_in(args.images, args.labels, args.unlabeled, settings["layout"])
+    found = find_in(args.images, args.labels, args.unlabeled, settings.layout)
     output = args.output
     survey = survey_found(found, settings, output / ".scan.jsonl", args.processes)
     write_survey(survey, output)
@@ -73,26 +73,21 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _estimate(args: argparse.Namespace) -> int:
+    from flare23_lib import estimate
     from flare23_lib.cohort.table import read_cases
-    from flare23_lib.estimate.extents import Sizes, parse_counts, read_geometry
-    from flare23_lib.estimate.measured import measured_figures
-    from flare23_lib.estimate.table import estimate, format_estimate, write_estimate
-    from flare23_lib.estimate.throughputs import FIGURES
 
     config = load_config(args)
-    categories = [row["name"] for row in config["categories"]]
-    if args.geometry:
-        sizes = Sizes.of_sample(read_geometry(args.geometry), parse_counts(args.count or []), categories)
-    elif args.count:
-        raise ConfigError("--count goes with --geometry; cases.csv says itself how many cases there are")
+    table = args.cases or Path(config.results) / "cohort" / "cases.csv"
+    if args.cases or table.exists():
+        sizes = estimate.sizes_of_cases(read_cases(table))
     else:
-        cases = args.cases or Path(config["results"]) / "cohort" / "cases.csv"
-        sizes = Sizes.of_cases(read_cases(cases), categories)
-    figures = measured_figures(args.measured, config, FIGURES) if args.measured else FIGURES
-    result = estimate(config, sizes, figures)
-    say(format_estimate(result))
+        sizes = estimate.flare23_sizes(config)
+        say(f"{table} is missing: FLARE23's numbers and sizes of cases are assumed\n")
+    figures = estimate.measured_figures(args.measured, config) if args.measured else estimate.FIGURES
+    result = estimate.estimate(config, sizes, figures)
+    say(estimate.format_estimate(result))
     if args.output:
-        write_estimate(args.output, result)
+        estimate.write_estimate(args.output, result)
     return 0
 
 
@@ -119,14 +114,9 @@ def register(commands: Commands) -> None:
     add_processes(parser)
 
     parser = command(commands, "estimate", _estimate, "say what a run costs before it runs; needs no image")
-    table = parser.add_mutually_exclusive_group()
-    table.add_argument("--cases", type=Path, metavar="FILE",
-                       help="cases.csv of a cohort (default: that of the configured results)")  # fmt: skip
-    table.add_argument("--geometry", type=Path, metavar="FILE",
-                       help="shapes and spacings of CTs, for a cohort that is not there; needs --count")  # fmt: skip
-    parser.add_argument("--count", nargs="+", action="extend", metavar="CATEGORY=N",
-                        help="with --geometry: cases per category, validation cases as validation=N")  # fmt: skip
+    parser.add_argument("--cases", type=Path, metavar="FILE",
+                        help="cases.csv of a cohort (default: that of the results, else FLARE23's)")  # fmt: skip
     parser.add_argument("--measured", type=Path, metavar="RESULTS",
-                        help="results of an earlier run, whose figures replace what is assumed")  # fmt: skip
+                        help="results of an earlier run, which measured how fast its networks were")  # fmt: skip
     parser.add_argument("--output", type=output_file, metavar="FILE.csv", help="write the table there too")
     add_config(parser)

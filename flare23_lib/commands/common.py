@@ -7,6 +7,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from flare23_lib.devices import check_name
+from flare23_lib.errors import ConfigError
+from flare23_lib.machine import available_cores
+
 Commands = argparse._SubParsersAction
 
 
@@ -35,6 +39,14 @@ def at_least(least: int) -> Callable[[str], int]:
     return parse
 
 
+def device(text: str) -> str:
+    """Return the name of a device, as an option's type."""
+    try:
+        return check_name(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("device: ")) from error
+
+
 def output_folder(text: str) -> Path:
     """Return the path of a folder to write into; refused before any work if that cannot be."""
     path = Path(text)
@@ -58,7 +70,7 @@ def output_file(text: str) -> Path:
 def load_config(args: argparse.Namespace):
     """Return the checked configuration that the options of `add_config` name."""
     from flare23_lib.config import Config
-    from flare23_lib.config_files import parse_overrides
+    from flare23_lib.config.load import parse_overrides
 
     return Config.load([args.base_config, *(args.configfile or [])], parse_overrides(args.config or []))
 
@@ -66,7 +78,7 @@ def load_config(args: argparse.Namespace):
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the configuration."""
     parser.add_argument("--base-config", type=Path, default=Path("config.yaml"), metavar="FILE",
-                        help="the recipe, with config.schema.yaml beside it (default: config.yaml)")  # fmt: skip
+                        help="the recipe (default: config.yaml)")  # fmt: skip
     parser.add_argument("--configfile", type=Path, nargs="+", metavar="FILE",
                         help="what differs from it, as for snakemake")  # fmt: skip
     parser.add_argument("--config", nargs="+", metavar="KEY=VALUE", help="single values, as for snakemake")
@@ -74,5 +86,5 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Add --processes."""
-    parser.add_argument("--processes", type=at_least(1), default=len(os.sched_getaffinity(0)), metavar="N",
+    parser.add_argument("--processes", type=at_least(1), default=available_cores(), metavar="N",
                         help="processes at once (default: the cores there are)")  # fmt: skip

@@ -20,57 +20,55 @@ from flare23_lib.errors import EvaluationError
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from flare23_lib.evaluation.folders import evaluate_folders
+    from flare23_lib.config.models import Evaluation
+    from flare23_lib.evaluation.cases import Scoring
+    from flare23_lib.evaluation.evaluate import evaluate_folders
     from flare23_lib.evaluation.tables import format_summary
 
     config = load_config(args)
+    references = None if args.partial is None else "partial" if args.partial else "complete"
+    given = {"mode": args.mode, "details": args.details, "references": references}
+    settings = Evaluation.of(config.evaluation, **{key: value for key, value in given.items() if value is not None})
     report = evaluate_folders(
         args.predictions,
         args.references,
         args.output,
-        config.labels,
-        mode=args.mode or config["evaluation"]["mode"],
+        Scoring.from_settings(settings, config.label_map),
         processes=args.processes,
         memory_mb=args.memory,
-        with_details=config["evaluation"]["details"] if args.details is None else args.details,
-        partial_references=config["evaluation"]["references"] == "partial" if args.partial is None else args.partial,
-        reference_suffix=config["layout"]["label_suffix"],
+        reference_suffix=config.layout.label_suffix,
     )
     say(format_summary(report.summary))
     say(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
-    return 1 if report.faults else 0
+    return 0 if report.is_complete else 1
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from flare23_lib.evaluation.efficiency import (
-        add_measurement,
-        available_cores,
-        efficiency_row,
-        format_efficiency,
-    )
-    from flare23_lib.evaluation.measuring import measure_command
-    from flare23_lib.evaluation.sources import find_gpu
+    from flare23_lib.evaluation.efficiency import add_measurement, efficiency_row, format_efficiency
+    from flare23_lib.evaluation.profiling import find_gpu, profile_command
+    from flare23_lib.machine import available_cores
 
     name = args.name or Path(args.command[0]).name
     if "/" in name or name.startswith("."):
         raise EvaluationError(f"--name {name!r}: a curve's file is named so; give a name without / and . in front")
     gpu = find_gpu(args.gpu)
-    curve, code = measure_command(args.command, gpu)
-    row = efficiency_row(name, curve, gpu, available_cores())
+    profile, code = profile_command(args.command, gpu)
+    row = efficiency_row(name, profile, gpu, available_cores())
     say(format_efficiency(row))
     if code:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         say(f"{args.command[0]} failed ({how}); nothing is written")
         return 128 - code if code < 0 else code
-    say(f"{add_measurement(args.output, row, curve)} is written")
+    say(f"{add_measurement(args.output, row, profile)} is written")
     return 0
 
 
 def _rank(args: argparse.Namespace) -> int:
-    from flare23_lib.evaluation.ranking import format_ranking, rank_folders, write_ranking
+    from flare23_lib.evaluation.ranking import format_ranking, rank_folders
+    from flare23_lib.evaluation.tables import write_table
 
-    ranking = rank_folders(args.folders, load_config(args).labels)
-    write_ranking(args.output, ranking)
+    ranking = rank_folders(args.folders, load_config(args).label_map)
+    write_table(args.output, ranking.table)
     say(format_ranking(ranking))
     say(f"{args.output} is written")
     return 0

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flare23_lib.commands.common import Commands, at_least, command, output_file, output_folder, say
+from flare23_lib.commands.common import Commands, at_least, command, device, output_file, output_folder, say
+from flare23_lib.devices import NAMES
+from flare23_lib.signals import ended_at_once
 from flare23_lib.store import Shard
 
 
+@ended_at_once()
 def _predict(args: argparse.Namespace) -> int:
     from flare23_lib.inference.cases import MB, Reader, find_cases, model_file
 
@@ -27,9 +30,9 @@ def _predict(args: argparse.Namespace) -> int:
     seconds = {"start_up": seconds_since_start()}
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = choose(args.device)
+    chosen = choose(args.device)
     bundle = load_bundle(args.model)
-    engine = Engine(bundle, device, args.step, args.tta, args.precision, args.windows,
+    engine = Engine(bundle, chosen, args.step, args.tta, args.precision, args.windows,
                     Limits(args.gpu_memory, args.memory), args.compile)  # fmt: skip
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
     faults = predict(reader, engine, args.timings, seconds)
@@ -75,7 +78,8 @@ def register(commands: Commands) -> None:
                         help="where windows are laid (default: the model's)")  # fmt: skip
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto",
                         help="auto takes the fastest of the device (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
+    parser.add_argument("--device", type=device, default="auto",
+                        help=f"{NAMES}; N counts GPUs from 0 (default: auto, a GPU if there is one)")  # fmt: skip
     parser.add_argument("--gpu-memory", type=at_least(1), default=4000, metavar="MB",
                         help="limit on the GPU, as its driver counts (default: %(default)s)")  # fmt: skip
     parser.add_argument("--memory", type=at_least(1), default=8000, metavar="MB",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flare23_lib.commands.common import Commands, command
-from flare23_lib.store import Shard, read_kept
+from flare23_lib.commands.common import Commands, command, device
+from flare23_lib.devices import NAMES
+from flare23_lib.signals import ended_at_once
+from flare23_lib.store import Shard
 
 log = logging.getLogger(__name__)
 
@@ -17,9 +20,11 @@ log = logging.getLogger(__name__)
 def _stage_cohort(args: argparse.Namespace) -> int:
     from flare23_lib.cohort.summary import format_survey, write_survey
     from flare23_lib.cohort.survey import survey
+    from flare23_lib.config.settings import CohortSettings
 
-    told = _told(args)
-    found = survey(Path(told["cohort"]), told["settings"], _results(args).scan_memory, args.threads)
+    parts = args.settings
+    settings = CohortSettings.from_json(parts["settings"])
+    found = survey(Path(parts["cohort"]), settings, _results(args).scan_memory, args.threads)
     for fault in found.faults:
         log.warning("%s: %s: %s (%s): %s", fault.severity, fault.case, fault.kind, fault.file, fault.message)
     log.info("%s", format_survey(found))
@@ -30,46 +35,48 @@ def _stage_cohort(args: argparse.Namespace) -> int:
 def _stage_estimate(args: argparse.Namespace) -> int:
     from flare23_lib.cohort.table import read_cases
     from flare23_lib.config import Config
-    from flare23_lib.estimate.extents import Sizes
-    from flare23_lib.estimate.table import estimate, format_estimate, write_estimate
-    from flare23_lib.estimate.throughputs import FIGURES
+    from flare23_lib.estimate import estimate, format_estimate, sizes_of_cases, write_estimate
 
-    config = Config(_told(args)["settings"])
-    sizes = Sizes.of_cases(read_cases(_results(args).cases), [row["name"] for row in config["categories"]])
-    result = estimate(config, sizes, FIGURES)
+    config = Config.from_json(args.settings["settings"])
+    result = estimate(config, sizes_of_cases(read_cases(_results(args).cases)))
     log.info("%s", format_estimate(result))
     write_estimate(args.output, result)
     return 0
 
 
 def _stage_measure_intensity(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import TrainingSet
     from flare23_lib.stages.intensity import measure
 
-    measure(_results(args), args.model, _told(args)["settings"], args.threads, args.output)
+    settings = TrainingSet.from_json(args.settings["settings"])
+    measure(_results(args), args.model, settings, args.threads, args.output)
     return 0
 
 
 def _stage_preprocess(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import PreprocessingSettings
     from flare23_lib.stages.intensity import with_intensity
     from flare23_lib.stages.preprocessing import preprocess
 
-    told = _told(args)
-    settings = with_intensity(told["settings"], args.intensity)
-    preprocess(_results(args), settings, told["patch_size"], args.shard, args.output)
+    parts = args.settings
+    settings = with_intensity(PreprocessingSettings.from_json(parts["settings"]), args.intensity)
+    preprocess(_results(args), settings, parts["patch_size"], args.shard, args.output)
     return 0
 
 
 def _stage_train(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import TrainingSettings
     from flare23_lib.stages.intensity import with_intensity
     from flare23_lib.stages.pretraining import digest_of, with_digest
     from flare23_lib.stages.training import Way, train
 
-    told = _told(args)
+    parts = args.settings
+    settings = with_intensity(TrainingSettings.from_json(parts["settings"]), args.intensity)
     train(
         _results(args),
         args.model,
-        with_digest(with_intensity(told["settings"], args.intensity), digest_of(args.pretrained)),
-        told["label_names"],
+        with_digest(settings, digest_of(args.pretrained)),
+        parts["label_names"],
         args.shards,
         Way(args.device, args.threads, args.gpus, args.checkpoint_minutes, args.attempt),
         args.output,
@@ -80,24 +87,28 @@ def _stage_train(args: argparse.Namespace) -> int:
 
 
 def _stage_export(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import InferenceSettings
     from flare23_lib.stages.training import export
 
-    told = _told(args)
-    export(_results(args), args.model, told["inference"], told["label_names"], args.output.parent)
+    parts = args.settings
+    inference = InferenceSettings.from_json(parts["inference"])
+    export(_results(args), args.model, inference, parts["label_names"], args.output.parent)
     return 0
 
 
+@ended_at_once()
 def _stage_pseudo_label(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import InferenceSettings, PseudoLabelSettings
     from flare23_lib.stages.segmentation import pseudo_label
 
-    told = _told(args)
+    parts = args.settings
     pseudo_label(
         _results(args),
         args.completion,
-        told["teacher"],
-        told["base"],
-        told["settings"],
-        told["inference"],
+        parts["teacher"],
+        parts["base"],
+        PseudoLabelSettings.from_json(parts["settings"]),
+        InferenceSettings.from_json(parts["inference"]),
         args.device,
         args.threads,
         args.shard,
@@ -107,15 +118,16 @@ def _stage_pseudo_label(args: argparse.Namespace) -> int:
 
 
 def _stage_complete(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import CompletionSettings
     from flare23_lib.stages.completion import complete
 
-    told = _told(args)
+    parts = args.settings
     complete(
         _results(args),
         args.completion,
-        told["base"],
-        told["settings"],
-        told["label_names"],
+        parts["base"],
+        CompletionSettings.from_json(parts["settings"]),
+        parts["label_names"],
         args.shard,
         args.output,
     )
@@ -123,14 +135,15 @@ def _stage_complete(args: argparse.Namespace) -> int:
 
 
 def _stage_gather_completed(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import CompletionSettings
     from flare23_lib.stages.completion import gather
 
-    told = _told(args)
+    parts = args.settings
     gather(
         _results(args),
         args.completion,
-        told["settings"],
-        told["label_names"],
+        CompletionSettings.from_json(parts["settings"]),
+        parts["label_names"],
         args.shards,
         args.output,
         args.confusion,
@@ -138,10 +151,12 @@ def _stage_gather_completed(args: argparse.Namespace) -> int:
     return 0
 
 
+@ended_at_once()
 def _stage_predict(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import InferenceSettings
     from flare23_lib.stages.segmentation import predict_validation
 
-    inference = _told(args)["inference"]
+    inference = InferenceSettings.from_json(args.settings["inference"])
     predict_validation(_results(args), args.model, inference, args.device, args.threads, args.shard, args.output)
     return 0
 
@@ -154,32 +169,37 @@ def _stage_gather_predictions(args: argparse.Namespace) -> int:
 
 
 def _stage_evaluate(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import EvaluationSettings
     from flare23_lib.stages.evaluation import evaluate
 
-    settings = _told(args)["settings"]
-    evaluate(_results(args), args.model, settings, args.threads, args.memory, args.output, args.summary)
+    settings = EvaluationSettings.from_json(args.settings["settings"])
+    evaluate(_results(args), args.model, settings, args.output.parent, args.threads, args.memory)
     return 0
 
 
 def _stage_measure_efficiency(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import InferenceSettings
     from flare23_lib.stages.efficiency import measure
 
-    told = _told(args)
-    measure(_results(args), args.model, told["inference"], told["cases"], args.device, args.threads, args.output)
+    parts = args.settings
+    inference = InferenceSettings.from_json(parts["inference"])
+    measure(_results(args), args.model, inference, parts["cases"], args.device, args.threads, args.output)
     return 0
 
 
 def _stage_paper_tables(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import TablesSettings
     from flare23_lib.stages.evaluation import write_tables
 
-    write_tables(_results(args), _told(args)["settings"], args.output)
+    write_tables(_results(args), TablesSettings.from_json(args.settings["settings"]), args.output)
     return 0
 
 
 def _stage_report(args: argparse.Namespace) -> int:
-    from flare23_lib.stages.report import write_report
+    from flare23_lib.config import Config
+    from flare23_lib.report.report import write_report
 
-    write_report(_results(args), _told(args)["settings"], args.viewer, args.output)
+    write_report(_results(args), Config.from_json(args.settings["settings"]), args.viewer, args.output)
     return 0
 
 
@@ -189,9 +209,12 @@ def _results(args: argparse.Namespace):
     return Results(args.results)
 
 
-def _told(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the workflow says of a job's results (`told` in rules/common.smk)."""
-    return read_kept(args.settings)
+def _parts(text: str) -> dict[str, Any]:
+    """Return what shapes a job's results (`settings` in rules/common.smk), from JSON or from a file of it."""
+    try:
+        return json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is neither JSON nor a file of it ({error})") from error
 
 
 def _shard(text: str) -> Shard:
@@ -212,12 +235,12 @@ def register(commands: Commands) -> None:
         parser.add_argument("--results", type=Path, required=True, help="the results folder")
         parser.add_argument("--output", type=Path, required=True, help="what is written last")
         known: dict[str, dict] = {
-            "--settings": {"type": Path, "required": True, "help": "JSON file of what shapes the result"},
+            "--settings": {"type": _parts, "required": True, "help": "what shapes the result: JSON, or its file"},
             "--model": {"required": True, "help": "name of the model"},
             "--completion": {"required": True, "help": "name of the completion"},
             "--shard": {"type": _shard, "required": True, "help": "which cases, such as 0-of-4"},
             "--shards": {"type": int, "required": True, "help": "number of shards"},
-            "--device": {"choices": ["auto", "cuda", "cpu"], "default": "auto"},
+            "--device": {"type": device, "default": "auto", "help": NAMES},
             "--threads": {"type": int, "default": 1, "help": "threads or processes"},
             "--intensity": {"type": Path, "help": "record of the measured intensity, if the settings say measure"},
         }
@@ -248,7 +271,6 @@ def register(commands: Commands) -> None:
           "--threads")  # fmt: skip
     stage("gather-predictions", _stage_gather_predictions, "count predictions", "--model", "--shards")
     parser = stage("evaluate", _stage_evaluate, "score predictions", "--model", "--settings", "--threads")
-    parser.add_argument("--summary", type=Path, required=True, help="table with a row per class")
     parser.add_argument("--memory", type=float, help="MB that all processes may take together")
     stage("measure-efficiency", _stage_measure_efficiency, "measure a model's inference case by case", "--model",
           "--settings", "--device", "--threads")  # fmt: skip

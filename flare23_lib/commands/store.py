@@ -31,7 +31,7 @@ def _existing(config: Config) -> Results:
     """Return the results that a configuration names; StoreError if there are none."""
     from flare23_lib.stages.results import Results
 
-    results = Results(Path(config["results"]))
+    results = Results(Path(config.results))
     if not results.root.is_dir():
         raise StoreError(f"there is no folder of results {results.root}")
     return results

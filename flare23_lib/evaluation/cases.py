@@ -1,8 +1,5 @@
 """Scores of many cases, each by itself, in several processes.
 
-A *row* is one case: `Name`, `{label}_DSC` and `{label}_NSD` as raw numbers (None where there is none), and `status`:
-"ok", or in one line why the case could not be scored.
-
 A case without a usable prediction counts as 0 for every class, in both modes, and its status says why. (The official
 FLARE23 script stops at a missing file; those of FLARE22 and FLARE24 leave the case out.) A reference that cannot be
 used is no fault of the model: the case has a status and no numbers.
@@ -10,20 +7,29 @@ used is no fault of the model: the case has a status and no numbers.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from flare23_lib.config.models import Evaluation
+from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.errors import EvaluationError, FlareError
 from flare23_lib.evaluation.details import Details, measure_details
-from flare23_lib.evaluation.metrics import Score, check_mode, score_case, unknown_values, unknown_values_error
+from flare23_lib.evaluation.metrics import (
+    MIN_DSC_FOR_NSD,
+    Score,
+    check_mode,
+    score_case,
+    unknown_values,
+    unknown_values_error,
+)
 from flare23_lib.images import Volume, open_volume, read_labels
 from flare23_lib.labels import LabelMap
 from flare23_lib.progress import progress
@@ -37,6 +43,58 @@ BYTES_PER_VOXEL = 8
 PROCESS_MB = 150
 """Memory that a scoring process takes before it has read anything."""
 
+EMPTY = Score(dsc=math.nan, nsd=math.nan)
+"""Score of a cell that stays empty."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How cases are scored.
+
+    Attributes:
+        labels: the structures.
+        mode: see `metrics.MODES`.
+        min_dsc_for_nsd: see `metrics.score_case`.
+        partial_references: a class that a reference does not hold was not labeled in it: its cells stay empty.
+        with_details: measure distances, volumes and tumors too (see `details`).
+        unseen: names of classes that the model never saw in training: their cells stay empty.
+
+    Raises:
+        ConfigError: `unseen` names a label that is not in the map.
+        EvaluationError: there is no such mode.
+    """
+
+    labels: LabelMap
+    mode: str = "flare23"
+    min_dsc_for_nsd: float = MIN_DSC_FOR_NSD
+    partial_references: bool = False
+    with_details: bool = False
+    unseen: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode)
+        for name in self.unseen:
+            self.labels.value_of(name)
+
+    @classmethod
+    def from_settings(
+        cls, settings: Evaluation | EvaluationSettings, labels: LabelMap, unseen: Sequence[str] = ()
+    ) -> Scoring:
+        """Return what the configuration's table `evaluation` says."""
+        return cls(
+            labels,
+            mode=settings.mode,
+            min_dsc_for_nsd=settings.min_dsc_for_nsd,
+            partial_references=settings.references == "partial",
+            with_details=settings.details,
+            unseen=unseen,
+        )
+
+    @property
+    def seen(self) -> LabelMap:
+        """The structures without the unseen ones."""
+        return LabelMap(tuple(label for label in self.labels.labels if label.name not in self.unseen))
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -48,61 +106,39 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What came of one case; scores of None are cells that stay empty."""
+class CaseScores:
+    """The result of one case.
 
-    scores: dict[str, Score | None]
-    status: str
+    Attributes:
+        case: its name.
+        scores: by label name, in the order of the map; `EMPTY` for a cell that stays empty.
+        status: `OK`, or in one line why the case could not be scored.
+        details: if they were asked for and the reference could be read.
+    """
+
+    case: str
+    scores: dict[str, Score]
+    status: str = OK
     details: Details | None = None
 
 
-def evaluate_cases(
-    pairs: Sequence[Pair],
-    labels: LabelMap,
-    mode: str = "flare23",
-    unseen: Collection[str] = (),
-    processes: int = 1,
-    memory_mb: float | None = None,
-    with_details: bool = False,
-    partial_references: bool = False,
-) -> tuple[list[dict[str, Any]], list[Details]]:
-    """Score cases, each by itself: a broken one gets a status that names its fault, the others go on.
+def score_cases(
+    pairs: Sequence[Pair], scoring: Scoring, processes: int = 1, memory_mb: float | None = None
+) -> list[CaseScores]:
+    """Score cases, each by itself: a broken one gets a status that names its fault and does not stop the others.
 
     Args:
-        pairs: the cases, in the order of the rows.
-        labels: the structures.
-        mode: see `metrics.MODES`.
-        unseen: names of classes that the model never saw in training; their cells stay empty.
+        pairs: the cases, in the order of the results.
+        scoring: how.
         processes: how many cases are scored at a time, at most.
         memory_mb: how much memory they may take together, in MB of 2**20 bytes; fewer processes run if the largest
             case asks for it. None for no limit.
-        with_details: measure distances, volumes and tumors too (see `details`).
-        partial_references: a class that a reference does not hold was not labeled in it: its cells stay empty.
-
-    Returns:
-        A row per pair; the details of every pair that was scored, none without `with_details`.
 
     Raises:
-        ConfigError: `unseen` names a label that is not in the map.
-        EvaluationError: there is no such mode, a process was killed, or there is not enough memory for a case.
+        EvaluationError: a process was killed, or there is not enough memory for a case.
     """
-    check_mode(mode)
-    for name in unseen:
-        labels.value_of(name)
     processes = _affordable(pairs, min(processes, len(pairs)), memory_mb)
-    options = {"with_details": with_details, "partial_reference": partial_references}
-    score = partial(_score_pair, labels=labels, mode=mode, **options)
-    rows, details = [], []
-    for pair, scored in zip(pairs, progress(_results(pairs, score, processes), total=len(pairs)), strict=True):
-        row: dict[str, Any] = {"Name": pair.case}
-        for name in labels.names:
-            value = None if name in unseen else scored.scores[name]
-            row[f"{name}_DSC"] = None if value is None else value.dsc
-            row[f"{name}_NSD"] = None if value is None else value.nsd
-        rows.append(row | {"status": scored.status})
-        if scored.details is not None:
-            details.append(scored.details)
-    return rows, details
+    return list(progress(_results(pairs, partial(_score_pair, scoring), processes), total=len(pairs)))
 
 
 def _affordable(pairs: Sequence[Pair], processes: int, memory_mb: float | None) -> int:
@@ -126,7 +162,7 @@ def _needed_mb(pair: Pair) -> float:
     return total / 2**20
 
 
-def _results(pairs: Sequence[Pair], score: partial[Scored], processes: int) -> Iterator[Scored]:
+def _results(pairs: Sequence[Pair], score: Callable[[Pair], CaseScores], processes: int) -> Iterator[CaseScores]:
     """Yield the result of each pair in order, from one process or several."""
     if processes <= 1:
         yield from map(score, pairs)
@@ -138,42 +174,50 @@ def _results(pairs: Sequence[Pair], score: partial[Scored], processes: int) -> I
             yield from pool.map(score, pairs)
         except BrokenProcessPool as error:
             raise EvaluationError(
-                "a scoring process was killed, probably for want of memory; use fewer processes"
+                "a scoring process was killed, probably because memory ran out; use fewer processes"
             ) from error
 
 
-def _score_pair(pair: Pair, labels: LabelMap, mode: str, with_details: bool, partial_reference: bool) -> Scored:
-    """Return the scores of one case and its status; EvaluationError if there is not enough memory for it."""
+def _score_pair(scoring: Scoring, pair: Pair) -> CaseScores:
+    """Score one case; EvaluationError if there is not enough memory for it, which is no fault of the case."""
     try:
-        return _score(pair, labels, mode, with_details, partial_reference)
-    except MemoryError as error:  # no fault of the case's
+        return _score(scoring, pair)
+    except MemoryError as error:
         raise EvaluationError(f"{pair.case}: there is not enough memory to score it; use fewer processes") from error
 
 
-def _score(pair: Pair, labels: LabelMap, mode: str, with_details: bool, partial_reference: bool) -> Scored:
+def _score(scoring: Scoring, pair: Pair) -> CaseScores:
+    labels = scoring.labels
     try:
         reference = read_labels(pair.reference)
     except (FlareError, OSError) as error:
-        return Scored(dict.fromkeys(labels.names), f"no usable reference: {_line(error)}")
+        return _without_reference(pair, labels, error)
     spacing = reference.geometry.spacing
     try:
         prediction = _read_prediction(pair, reference)
-        scores, status = score_case(reference.array, prediction, spacing, labels, mode), OK
+        scores = score_case(reference.array, prediction, spacing, labels, scoring.mode, scoring.min_dsc_for_nsd)
+        status = OK
     except (FlareError, OSError) as error:
         if unknown_values(reference.array, labels):
-            fault = unknown_values_error(reference.array, labels, "reference")
-            return Scored(dict.fromkeys(labels.names), f"no usable reference: {fault}")
+            return _without_reference(pair, labels, unknown_values_error(reference.array, labels, "reference"))
         scores, status = dict.fromkeys(labels.names, Score(dsc=0.0, nsd=0.0)), _line(error)
         prediction = np.broadcast_to(np.uint8(0), reference.array.shape)
-    if partial_reference:
-        labels = labels.restricted(np.unique(reference.array))
-        scores = {name: score if name in labels.names else None for name, score in scores.items()}
-    details = measure_details(pair.case, reference.array, prediction, spacing, labels) if with_details else None
-    return Scored(scores, status, details)
+    scored = scoring.seen
+    if scoring.partial_references:
+        scored = scored.restricted(np.unique(reference.array))
+    details = None
+    if scoring.with_details:
+        details = measure_details(pair.case, reference.array, prediction, spacing, scored)
+    cells = {name: score if name in scored.names else EMPTY for name, score in scores.items()}
+    return CaseScores(pair.case, cells, status, details)
+
+
+def _without_reference(pair: Pair, labels: LabelMap, error: Exception) -> CaseScores:
+    return CaseScores(pair.case, dict.fromkeys(labels.names, EMPTY), f"no usable reference: {_line(error)}")
 
 
 def _read_prediction(pair: Pair, reference: Volume) -> np.ndarray:
-    """Return the prediction's values; EvaluationError if it is missing or lies elsewhere."""
+    """Return the prediction's values; EvaluationError if it is missing or has another geometry."""
     if pair.prediction is None:
         raise EvaluationError("the prediction is missing")
     with open_volume(pair.prediction) as stream:  # a broken header may ask for any amount of memory

@@ -10,16 +10,21 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flare23_lib import store
 from flare23_lib.evaluation.surfaces import Grid, find_surfels, surfel_areas
 from flare23_lib.labels import Label, LabelMap
 
 DISTANCE_COLUMNS = ("Name", "class", "reference_ml", "prediction_ml", "difference_ml", "HD95_mm")
 TUMOR_COLUMNS = ("Name", "class", "side", "component", "ml", "diameter_mm", "overlap", "outcome")
 DETECTION_COLUMNS = ("class", "diameter", "tumors", "found", "missed", "sensitivity", "predicted", "false")
+
+DETAIL_TABLES = ("distances.csv", "tumors.csv", "detection.csv")
+"""What `write_details` writes; the last two where there are tumors."""
 
 DIAMETERS_MM = (0.0, 10.0, 20.0, math.inf)
 """Ends of the size classes. 10 mm is the least diameter of a measurable lesion in RECIST 1.1."""
@@ -183,3 +188,26 @@ def _size_name(low: float, high: float) -> str:
     if math.isinf(high):
         return f"{low:g} mm and more" if low else "all"
     return f"under {high:g} mm" if not low else f"{low:g} to {high:g} mm"
+
+
+def detail_tables(labels: LabelMap) -> list[str]:
+    """Return the names of the tables that `write_details` writes."""
+    return list(DETAIL_TABLES) if labels.tumors else list(DETAIL_TABLES[:1])
+
+
+def write_details(folder: Path, details: Sequence[Details] | None, labels: LabelMap) -> None:
+    """Write distances.csv (a row per case and class) and, if there are tumor labels, tumors.csv and detection.csv.
+
+    Tables of an earlier evaluation that are not written now are removed; for details of None that is all of them.
+    """
+    written = [] if details is None else detail_tables(labels)
+    for name in DETAIL_TABLES:
+        if name not in written:
+            (folder / name).unlink(missing_ok=True)
+    if details is None:
+        return
+    store.write_csv(folder / "distances.csv", DISTANCE_COLUMNS, [row for case in details for row in case.distances])
+    if labels.tumors:
+        tumors = [row for case in details for row in case.tumors]
+        store.write_csv(folder / "tumors.csv", TUMOR_COLUMNS, tumors)
+        store.write_csv(folder / "detection.csv", DETECTION_COLUMNS, detection(tumors, labels))

@@ -1,22 +1,22 @@
 """Tables of what cases took: efficiency.csv with the challenge's columns, and a curve per case.
 
-The challenge's columns hold what its script would say: areas are sums of polls times 0.1 s. Ours follow: the areas
-under the curves, and what was measured with what. Memory is in MB of 2**20 bytes, time in seconds, utilization in
-percent of all cores. RAM and processor time are those of the command's own processes (the challenge takes the whole
-machine's), GPU memory is that of the whole device, as in the challenge. What could not be measured is an empty cell.
+The challenge's columns hold its figures: areas are sums of polls times 0.1 s. Ours follow: the areas under the
+curves, and what was measured with what. Memory is in MB of 2**20 bytes, time in seconds, utilization in percent of
+all cores. RAM and CPU time are those of the command's own processes (the challenge takes the whole machine's), GPU
+memory is that of the whole device, as in the challenge. What could not be measured is an empty cell.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flare23_lib import store
 from flare23_lib.errors import EvaluationError
-from flare23_lib.evaluation.measuring import POLL_SLEEP, Curve
-from flare23_lib.evaluation.sources import Gpu
+from flare23_lib.evaluation.profiling import POLL_SLEEP, Gpu, Profile
 
 OFFICIAL_COLUMNS = (
     "Name",
@@ -51,34 +51,29 @@ CURVES = "curves"
 NO_GPU = "no GPU was measured: its columns are empty"
 
 
-def available_cores() -> int:
-    """Return the number of cores that this process, and so a command that it starts, may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def efficiency_row(name: str, curve: Curve, gpu: Gpu | None, cores: int) -> dict[str, Any]:
+def efficiency_row(name: str, profile: Profile, gpu: Gpu | None, cores: int) -> dict[str, Any]:
     """Return a case's row, rounded as the challenge rounds where the column is the challenge's.
 
     Args:
         name: of the case.
-        curve: what it took.
+        profile: what it took.
         gpu: the one that was measured, or None.
         cores: cores that the command could use.
     """
-    utilization = curve.utilization(cores)
+    utilization = profile.utilization(cores)
     return {
         "Name": name,
-        "Time": round(curve.seconds, 2),
-        "MaxGPU_Mem": _whole(curve.peak("gpu_mb")),
-        "AUC_GPU_Time": _whole(curve.official_area("gpu_mb")),
-        "MaxCPU_Utilization": round(max(utilization), 2),
-        "AUC_CPU_Time": round(sum(utilization) * POLL_SLEEP, 2),
-        "MaxRAM": round(curve.peak("ram_mb"), 2),
-        "AUC_RAM_Time": _whole(curve.official_area("ram_mb")),
-        "GPU_Area": _whole(curve.area("gpu_mb")),
-        "CPU_Area": round(100 * curve.samples[-1].cpu_seconds / cores, 2),
-        "RAM_Area": _whole(curve.area("ram_mb")),
-        "GPU_Before": _whole(curve.samples[0].gpu_mb),
+        "Time": round(float(profile.seconds[-1]), 2),
+        "MaxGPU_Mem": _whole(profile.gpu_mb.max()),
+        "AUC_GPU_Time": _whole(profile.official_area(profile.gpu_mb)),
+        "MaxCPU_Utilization": round(float(utilization.max()), 2),
+        "AUC_CPU_Time": round(float(utilization.sum()) * POLL_SLEEP, 2),
+        "MaxRAM": round(float(profile.ram_mb.max()), 2),
+        "AUC_RAM_Time": _whole(profile.official_area(profile.ram_mb)),
+        "GPU_Area": _whole(profile.area(profile.gpu_mb)),
+        "CPU_Area": round(100 * float(profile.cpu_seconds[-1]) / cores, 2),
+        "RAM_Area": _whole(profile.area(profile.ram_mb)),
+        "GPU_Before": _whole(profile.gpu_mb[0]),
         "GPU_Backend": "nvml" if gpu else None,
         "RAM_Backend": "psutil",
         "GPU": gpu.name if gpu else None,
@@ -86,20 +81,21 @@ def efficiency_row(name: str, curve: Curve, gpu: Gpu | None, cores: int) -> dict
     }
 
 
-def _whole(value: float | None) -> int | None:
-    return None if value is None else round(value)
+def _whole(value: float) -> int | None:
+    return None if np.isnan(value) else round(float(value))
 
 
-def write_curve(path: Path, curve: Curve) -> None:
-    """Write a curve: a row per sample, an empty cell for what was not measured."""
+def write_curve(path: Path, profile: Profile) -> None:
+    """Write the curve of a command: a row per poll and one at the end, an empty cell for what was not measured."""
+    columns = (profile.seconds, profile.gpu_mb, profile.ram_mb, profile.cpu_seconds)
     rows = (
         {
-            "seconds": f"{sample.seconds:.4f}",
-            "gpu_mb": None if sample.gpu_mb is None else f"{sample.gpu_mb:.1f}",
-            "ram_mb": f"{sample.ram_mb:.1f}",
-            "cpu_seconds": f"{sample.cpu_seconds:.2f}",
+            "seconds": f"{seconds:.4f}",
+            "gpu_mb": None if np.isnan(gpu) else f"{gpu:.1f}",
+            "ram_mb": f"{ram:.1f}",
+            "cpu_seconds": f"{cpu:.2f}",
         }
-        for sample in curve.samples
+        for seconds, gpu, ram, cpu in zip(*columns, strict=True)
     )
     store.write_csv(path, CURVE_COLUMNS, rows)
 
@@ -109,7 +105,7 @@ def write_efficiency(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     store.write_csv(path, COLUMNS, sorted(rows, key=lambda row: row["Name"]))
 
 
-def add_measurement(folder: Path, row: Mapping[str, Any], curve: Curve) -> Path:
+def add_measurement(folder: Path, row: Mapping[str, Any], profile: Profile) -> Path:
     """Put a case into a folder's efficiency.csv, in place of one of the same name, and its curve beside it.
 
     Raises:
@@ -121,7 +117,7 @@ def add_measurement(folder: Path, row: Mapping[str, Any], curve: Curve) -> Path:
         if rows and set(rows[0]) != set(COLUMNS):
             raise EvaluationError(f"{table}: has other columns than those measured here; give another folder")
         file = f"{CURVES}/{row['Name']}.csv"
-        write_curve(folder / file, curve)
+        write_curve(folder / file, profile)
         others = [other for other in rows if other["Name"] != row["Name"]]
         write_efficiency(table, [*others, {**row, "file": file}])
     return table

@@ -1,29 +1,22 @@
-"""A table for people, as CSV (plain numbers), Markdown and LaTeX (rounded, with intervals)."""
+"""A table for readers, as CSV (plain numbers), Markdown and LaTeX (rounded, with intervals)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from flare23_lib import store
+import pandas as pd
+
+from flare23_lib.evaluation.tables import write_table
+from flare23_lib.store import write_text
 
 FORMATS = ("csv", "md", "tex")
 
-_LATEX = {
-    "&": r"\&",
-    "%": r"\%",
-    "_": r"\_",
-    "#": r"\#",
-    "$": r"\$",
-    "±": r"$\pm$",
-    "–": "--",
-    "{": r"\{",
-    "}": r"\}",
-    "^": r"\^{}",
-    "~": r"\~{}",
-}
+_LATEX = str.maketrans(
+    {letter: f"\\{letter}" for letter in "&%_#${}"}
+    | {"±": r"$\pm$", "–": "--", "^": r"\^{}", "~": r"\~{}", "\\": "/"}
+)
 
 
 @dataclass(frozen=True)
@@ -33,32 +26,29 @@ class Table:
     Attributes:
         name: of its files.
         title: one line above it.
-        records: rows of plain values for the CSV, all with the same keys.
-        header: column heads for people.
-        cells: rows of text for people; the first column is the row's head.
+        values: plain values, for the CSV.
+        shown: text, for Markdown and LaTeX; the first column is the row's head.
         notes: lines below it.
     """
 
     name: str
     title: str
-    records: Sequence[Mapping[str, Any]]
-    header: Sequence[str]
-    cells: Sequence[Sequence[str]]
-    notes: Sequence[str] = field(default_factory=tuple)
+    values: pd.DataFrame
+    shown: pd.DataFrame
+    notes: Sequence[str] = ()
 
 
-def write_table(folder: Path, table: Table) -> None:
+def write_formats(folder: Path, table: Table) -> None:
     """Write a table in all formats."""
-    columns = list(table.records[0]) if table.records else list(table.header)
-    store.write_csv(folder / f"{table.name}.csv", columns, table.records)
-    store.write_text(folder / f"{table.name}.md", to_markdown(table))
-    store.write_text(folder / f"{table.name}.tex", to_latex(table))
+    write_table(folder / f"{table.name}.csv", table.values)
+    write_text(folder / f"{table.name}.md", to_markdown(table))
+    write_text(folder / f"{table.name}.tex", to_latex(table))
 
 
 def to_markdown(table: Table) -> str:
     """Return the table in Markdown."""
-    rules = ["---", *["---:"] * (len(table.header) - 1)]
-    rows = [table.header, rules, *([cell.replace("|", r"\|") for cell in row] for row in table.cells)]
+    rules = ["---", *["---:"] * (len(table.shown.columns) - 1)]
+    rows = [table.shown.columns, rules, *table.shown.map(lambda cell: cell.replace("|", r"\|")).to_numpy()]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     notes = [f"\n{note}" for note in table.notes]
     return "\n".join([f"**{table.title}**\n", *lines, *notes]) + "\n"
@@ -69,12 +59,12 @@ def to_latex(table: Table) -> str:
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_escaped(' '.join([table.title + '.', *table.notes]))}}}",
-        rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+        rf"\caption{{{' '.join([table.title + '.', *table.notes]).translate(_LATEX)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(table.shown.columns) - 1)}}}",
         r"\hline",
-        _latex_row(table.header),
+        _latex_row(table.shown.columns),
         r"\hline",
-        *map(_latex_row, table.cells),
+        *map(_latex_row, table.shown.to_numpy()),
         r"\hline",
         r"\end{tabular}",
         r"\end{table}",
@@ -83,8 +73,4 @@ def to_latex(table: Table) -> str:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(_escaped, cells)) + r" \\"
-
-
-def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text.replace("\\", "/"))
+    return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"

@@ -7,18 +7,23 @@ Arrays are (z, y, x) volumes of file values, spacings (z, y, x) in mm. The NSD i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
+from flare23_lib.choices import EvaluationMode
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.surfaces import surface_dice
 from flare23_lib.labels import LabelMap
 
-MODES = ("flare23", "plain")
+MODES = get_args(EvaluationMode)
 """How to score: by the rules of the FLARE23 challenge, or whole volumes without exception."""
 
-NSD_LEAST_DSC = 0.2
-"""In "flare23" mode a structure with a DSC below this has an NSD of 0 (see docs/evaluation.md on this value)."""
+MIN_DSC_FOR_NSD = 0.2
+"""In "flare23" mode a structure with a lower DSC has an NSD of 0: as in the challenge's script since March 2024."""
+
+PUBLISHED_MIN_DSC_FOR_NSD = 0.1
+"""The limit in the script until then, and so behind FLARE23's published results (docs/evaluation.md)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ def score_case(
     spacing: tuple[float, float, float],
     labels: LabelMap,
     mode: str = "flare23",
+    min_dsc_for_nsd: float = MIN_DSC_FOR_NSD,
 ) -> dict[str, Score]:
     """Score one case.
 
@@ -48,7 +54,7 @@ def score_case(
     Mode "flare23" adds the rules of the challenge's script. Labels with `scored="reference_slices"` that both
     volumes hold are scored from the first slice in which the reference holds them up to, but not including, the
     last one; the cut ends count as surface. With a single such slice the script fails on an empty volume; here
-    that slice is scored. A DSC below `NSD_LEAST_DSC` makes the NSD 0. (The script rounds to 4 decimals; that is
+    that slice is scored. A DSC below `min_dsc_for_nsd` makes the NSD 0. (The script rounds to 4 decimals; that is
     done where tables are written.)
 
     Args:
@@ -58,6 +64,7 @@ def score_case(
             distances across the tolerance.
         labels: the structures, with their tolerances.
         mode: one of `MODES`.
+        min_dsc_for_nsd: lowest DSC, 0 to 1, with which a structure has an NSD in mode "flare23".
 
     Returns:
         A score per label name, in the order of the map.
@@ -87,7 +94,7 @@ def score_case(
         part = counts[start:stop]
         total = part[:, index, :].sum() + part[:, :, index].sum()
         dscs[label.name] = float(2 * part[:, index, index].sum() / total)
-        if mode == "plain" or dscs[label.name] >= NSD_LEAST_DSC:
+        if mode == "plain" or dscs[label.name] >= min_dsc_for_nsd:
             regions[label.name] = (start, stop)
     wanted = [label for label in labels.labels if label.name in regions]
     nsds = surface_dice(reference, prediction, spacing, wanted, regions)

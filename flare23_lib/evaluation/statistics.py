@@ -1,160 +1,142 @@
-"""Means over cases and how sure they are: bootstrap intervals, and the paired difference of two models.
+"""Means over cases with their uncertainty: bootstrap intervals, and the paired difference of two models.
 
 An interval is the percentile interval of Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13:
 cases are drawn with replacement as often as there are cases, and the middle 95 % of the means of these draws are the
-interval. All classes are drawn together, case by case, so that the interval of the organs' mean heeds that a hard
-case is hard for all of them. The seed is fixed: the same table gives the same interval.
+interval. All classes are drawn together, case by case, so that the interval of the organs' mean accounts for cases
+that are hard for all of them. The seed is fixed: the same table gives the same interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from flare23_lib.labels import LabelMap
 
-MEASURES = ("DSC", "NSD")
+METRICS = ("DSC", "NSD")
+"""The scores of a class: a field of `metrics.Score` in small letters, and columns of the tables."""
+
+ORGANS = "organs"
+"""Name of the row with the mean of the organs' class means."""
 
 DECIMALS = 4
 """Decimals of scores in tables, as the official script rounds them."""
 
 RESAMPLES = 10_000
 SEED = 2023
-PERCENTILES = (2.5, 97.5)
+INTERVAL = (0.025, 0.975)
 """Ends of the 95 % interval."""
 
 _CHUNK = 1_000_000
 """Counts of cases that are drawn at once."""
 
 
-def number(cell: Any) -> float | None:
-    """Return the number in a table's cell, None for an empty cell or NaN."""
-    if cell is None or cell == "" or np.isnan(float(cell)):
-        return None
-    return float(cell)
+def score_columns(labels: LabelMap) -> list[str]:
+    """Return the columns of scores in metrics.csv, in its order."""
+    return [f"{name}_{metric}" for metric in METRICS for name in labels.names]
 
 
-def score_matrix(rows: Sequence[Mapping[str, Any]], labels: LabelMap, measure: str) -> np.ndarray:
-    """Return the scores of cases rounded as tables hold them: (cases, labels) float64, NaN for an empty cell."""
-    cells = [[number(row[f"{name}_{measure}"]) for name in labels.names] for row in rows]
-    values = np.array([[np.nan if cell is None else cell for cell in row] for row in cells], dtype=np.float64)
-    return np.round(values.reshape(len(rows), len(labels.names)), DECIMALS)
+def organ_names(labels: LabelMap) -> list[str]:
+    """Return the names of the labels that are organs."""
+    return [label.name for label in labels.organs]
 
 
-def organ_columns(labels: LabelMap) -> list[int]:
-    """Return the columns of a score matrix that are organs."""
-    return [index for index, label in enumerate(labels.labels) if label.kind == "organ"]
-
-
-def _drawn_means(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the column means of all resamples in chunks: (resamples, columns), NaN where no case has a number."""
-    cases = len(values)
-    known = ~np.isnan(values)
-    filled = np.where(known, values, 0.0)
-    generator = np.random.default_rng(SEED)
-    chunk = max(1, _CHUNK // cases)
-    for start in range(0, RESAMPLES, chunk):
-        size = min(chunk, RESAMPLES - start)
-        times = generator.multinomial(cases, np.full(cases, 1 / cases), size=size).astype(np.float64)
-        counts = times @ known
-        yield np.divide(times @ filled, counts, out=np.full_like(counts, np.nan), where=counts > 0)
-
-
-def mean_intervals(values: np.ndarray, organs: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 95 % intervals of the mean of each column, and of the mean of the organs' means.
+def class_scores(table: pd.DataFrame, labels: LabelMap, metric: str) -> pd.DataFrame:
+    """Return the scores of one metric, rounded as tables hold them: a row per case, a column per class.
 
     Args:
-        values: (cases, columns), NaN where a case has no number.
+        table: with the columns of metrics.csv, numbers or NaN.
+        labels: the structures.
+        metric: one of `METRICS`.
+    """
+    scores = table[[f"{name}_{metric}" for name in labels.names]].set_axis(labels.names, axis=1)
+    return scores.astype(float).round(DECIMALS)
+
+
+def class_means(scores: pd.DataFrame, organs: Sequence[str]) -> pd.Series:
+    """Return the mean of each class, rounded, and under `ORGANS` that of the organs' means; NaN without a number."""
+    means = scores.apply(mean).round(DECIMALS)
+    if organs:
+        means[ORGANS] = mean(means[organs])
+    return means
+
+
+def mean(values: pd.Series) -> float:
+    """Return the mean without empty cells, NaN without any: NumPy's, as in the official script.
+
+    Sums of pandas differ from it in the last bit, which decides how ties are rounded.
+    """
+    known = values.dropna().to_numpy()
+    return float(np.mean(known)) if len(known) else np.nan
+
+
+def mean_intervals(scores: pd.DataFrame, organs: Sequence[str]) -> pd.DataFrame:
+    """Return the 95 % intervals of the mean of each class, and under `ORGANS` of the mean of the organs' means.
+
+    Args:
+        scores: a row per case, a column per class, NaN where a case has no number.
         organs: the columns that are organs.
 
     Returns:
-        (columns, 2) and (2,): low and high; NaN where fewer than two cases have a number, for the organs where that
-        is so for one of those that have any.
+        A row per class with `low` and `high`: NaN where fewer than two cases have a number, for the organs where
+        that holds for one of those that have any.
     """
-    intervals = np.full((values.shape[1] + 1, 2), np.nan)
-    known = (~np.isnan(values)).sum(axis=0)
-    enough = known >= 2
-    if enough.any():
-        means = np.concatenate(list(_drawn_means(values[:, enough])))
-        intervals[:-1][enough] = np.nanpercentile(means, PERCENTILES, axis=0).T
-        places = np.flatnonzero(enough)
-        chosen = [place for place, column in enumerate(places) if column in set(organs)]
-        there = sum(known[column] > 0 for column in organs)
-        if chosen and len(chosen) == there:  # else the mean is one of more organs
-            intervals[-1] = np.nanpercentile(_row_means(means[:, chosen]), PERCENTILES)
-    return intervals[:-1], intervals[-1]
+    cases = scores.count()
+    means = _resampled_means(scores)
+    if organs:
+        scored = [name for name in organs if cases[name]]
+        means[ORGANS] = means[scored].mean(axis=1)
+        cases[ORGANS] = cases[scored].min() if scored else 0
+    intervals = means.quantile(INTERVAL).T.set_axis(["low", "high"], axis=1)
+    return intervals.where(cases >= 2)
 
 
-def _row_means(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each row over what is known (a row without any is NaN)."""
-    known = ~np.isnan(values)
-    counts = known.sum(axis=1)
-    sums = np.where(known, values, 0.0).sum(axis=1)
-    return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+def _resampled_means(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the class means of all resamples, (RESAMPLES, classes); NaN where no drawn case has a number."""
+    cases = max(len(scores), 1)
+    known = scores.notna().to_numpy(float)
+    values = scores.fillna(0.0).to_numpy()
+    generator = np.random.default_rng(SEED)
+    chunk = max(1, _CHUNK // cases)
+    means = []
+    for start in range(0, RESAMPLES, chunk):
+        size = min(chunk, RESAMPLES - start)
+        times = generator.multinomial(cases, np.full(cases, 1 / cases), size=size)[:, : len(scores)].astype(float)
+        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+            means.append((times @ values) / (times @ known))
+    return pd.DataFrame(np.concatenate(means), columns=scores.columns)
 
 
-def column_means(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each column over what is known, NaN for a column without a number."""
-    return _row_means(values.T)
-
-
-COMPARISON_COLUMNS = (
-    "class",
-    "kind",
-    "cases",
-    *(f"{measure}_{what}" for measure in MEASURES for what in ("first", "second", "difference", "low", "high")),
-)
-
-
-def compare(
-    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], labels: LabelMap, organs_name: str
-) -> list[dict[str, Any]]:
+def compare(first: pd.DataFrame, second: pd.DataFrame, labels: LabelMap) -> pd.DataFrame:
     """Compare two models case by case.
 
     Only cases and classes that both have a number for are compared, so both means are over the same cases.
 
     Args:
-        first: rows of one model (numbers, or a metrics.csv as read).
-        second: rows of the other.
+        first: a row per case (metrics.csv) of one model.
+        second: of the other.
         labels: the structures.
-        organs_name: class name of the row with the organs' mean.
 
     Returns:
-        A row per class, then that of the organs: both means, the difference (first minus second) and its 95 %
-        interval; None where nothing can be compared.
+        A row per class and, if there are organs, the row `ORGANS`: cases and, per metric, both means (`first`,
+        `second`), their difference (first minus second) and its 95 % interval (`low`, `high`); NaN where nothing can
+        be compared.
     """
-    of_second = {row["Name"]: row for row in second}
-    pairs = [(row, of_second[row["Name"]]) for row in first if row["Name"] in of_second]
-    table = [{"class": label.name, "kind": label.kind} for label in labels.labels]
-    organs = organ_columns(labels)
-    table += [{"class": organs_name, "kind": organs_name}] if organs else []
-    for measure in MEASURES:
-        a, b = (score_matrix([pair[side] for pair in pairs], labels, measure) for side in (0, 1))
-        missing = np.isnan(a) | np.isnan(b)
-        a[missing] = b[missing] = np.nan
-        _fill(table, measure, a, b, organs)
-        for row, cases in zip(table, (~missing).sum(axis=0), strict=False):
-            row["cases"] = int(cases)
+    organs = organ_names(labels)
+    first, second = first.set_index("Name"), second.set_index("Name")
+    shared = [name for name in first.index if name in second.index]
+    table = pd.DataFrame(index=pd.Index([*labels.names, *([ORGANS] if organs else [])], name="class"))
+    for metric in METRICS:
+        one, other = (class_scores(model.loc[shared], labels, metric) for model in (first, second))
+        both = one.notna() & other.notna()
+        one, other = one.where(both), other.where(both)
+        cases = both.sum()
         if organs:
-            table[-1]["cases"] = int((~missing[:, organs]).any(axis=1).sum())
-    return [{column: row.get(column) for column in COMPARISON_COLUMNS} for row in table]
-
-
-def _fill(table: list[dict[str, Any]], measure: str, a: np.ndarray, b: np.ndarray, organs: Sequence[int]) -> None:
-    """Put one measure's means, differences and intervals into the rows of the classes and of the organs."""
-    intervals, organ_interval = mean_intervals(a - b, organs)
-    # rounded before the organs' mean is taken, as in a summary
-    means = np.round(np.stack([column_means(a), column_means(b)], axis=1), DECIMALS)
-    ends = np.vstack([intervals, organ_interval])
-    means = np.vstack([means, column_means(means[list(organs)]) if organs else np.full(2, np.nan)])
-    for row, (mean_a, mean_b), (low, high) in zip(table, means, ends, strict=False):
-        values = {"first": mean_a, "second": mean_b, "difference": mean_a - mean_b, "low": low, "high": high}
-        row |= {f"{measure}_{what}": rounded(value) for what, value in values.items()}
-
-
-def rounded(value: Any) -> float | None:
-    """Return a number rounded for a table, None for an empty cell or NaN."""
-    value = number(value)
-    return None if value is None else float(np.round(value, DECIMALS))
+            cases[ORGANS] = both[organs].any(axis=1).sum()
+        table["cases"] = cases
+        table[f"{metric}_first"], table[f"{metric}_second"] = (class_means(side, organs) for side in (one, other))
+        table[f"{metric}_difference"] = table[f"{metric}_first"] - table[f"{metric}_second"]
+        table[[f"{metric}_low", f"{metric}_high"]] = mean_intervals(one - other, organs)
+    return table.round(DECIMALS)

@@ -6,114 +6,136 @@ decimals, and the organ score is the mean of the rounded class means.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from flare23_lib import store
+from flare23_lib.errors import StoreError
+from flare23_lib.evaluation.cases import CaseScores
 from flare23_lib.evaluation.statistics import (
     DECIMALS,
-    MEASURES,
+    METRICS,
+    ORGANS,
+    class_means,
+    class_scores,
     mean_intervals,
-    number,
-    organ_columns,
-    rounded,
-    score_matrix,
+    organ_names,
+    score_columns,
 )
 from flare23_lib.labels import LabelMap
-
-ORGANS = "organs"
-"""Name of the summary's row with the mean of the organs' class means."""
+from flare23_lib.store import atomic_path
 
 UNSEEN = "not seen in training"
 """Note of a class that the model could not have learned."""
 
-_SUMMARY_COLUMNS = (
-    "class",
+_TEXT = ("Name", "status", "class", "kind", "note", "GPU", "GPU_Backend", "RAM_Backend", "file")
+"""Columns that hold text, in all tables of the evaluation."""
+
+_SUMMARY_COLUMNS = [
     "kind",
     "cases",
-    *(f"{measure}_{statistic}" for measure in MEASURES for statistic in ("mean", "std", "median")),
+    *(f"{metric}_{statistic}" for metric in METRICS for statistic in ("mean", "std", "median")),
     "note",
-    *(f"{measure}_{end}" for measure in MEASURES for end in ("low", "high")),
-)
+    *(f"{metric}_{end}" for metric in METRICS for end in ("low", "high")),
+]
 
 
-def write_metrics(path: str | Path, rows: Sequence[Mapping[str, Any]], labels: LabelMap) -> None:
-    """Write a row per case: Name, the DSC of every label, the NSD of every label (the official order), status."""
-    scores = [f"{name}_{measure}" for measure in MEASURES for name in labels.names]
-    store.write_csv(
-        path,
-        ["Name", *scores, "status"],
-        (
-            {"Name": row["Name"], **{key: rounded(row[key]) for key in scores}, "status": row["status"]}
-            for row in rows
-        ),
-    )
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, atomically and without its index."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def summarize(
-    rows: Sequence[Mapping[str, Any]], labels: LabelMap, unseen: Collection[str] = ()
-) -> list[dict[str, Any]]:
-    """Return a summary row per class, then the row `organs`.
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV file of scores or of efficiency: empty cells are NaN, in columns of text "".
+
+    Raises:
+        StoreError: the file is missing, or it is not a table.
+    """
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=[""])
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing; make it with the workflow first") from error
+    except ValueError as error:  # also those of pandas, and bytes that are no text
+        raise StoreError(f"{path} is not a CSV table") from error
+    return table.fillna(dict.fromkeys(_TEXT, ""))
+
+
+def score_table(cases: Iterable[CaseScores], labels: LabelMap) -> pd.DataFrame:
+    """Return a row per case: Name, the DSC of every label, the NSD of every label (the official order), status.
+
+    Scores are not rounded; NaN stands for a cell that stays empty.
+    """
+    rows = []
+    for case in cases:
+        scores = [getattr(case.scores[name], metric.lower()) for metric in METRICS for name in labels.names]
+        rows.append([case.case, *scores, case.status])
+    return pd.DataFrame(rows, columns=["Name", *score_columns(labels), "status"])
+
+
+def write_metrics(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of scores (`score_table`), rounded."""
+    write_table(path, table.round(DECIMALS))
+
+
+def summarize(table: pd.DataFrame, labels: LabelMap, unseen: Sequence[str] = ()) -> pd.DataFrame:
+    """Return a summary: a row per class and, if there are organs, the row `organs`; the index is the class.
 
     Means, standard deviations (of the population, over all cases) and medians are those of the rounded values
     that `write_metrics` writes; `low` and `high` are the 95 % interval of the mean (see `statistics`). Cases whose
-    cell is empty do not count. A class without any number has empty cells. The organs' mean is that of the organs
-    that have one; the note says so if some have none.
+    cell is empty do not count. A class without any number has NaN. The organs' mean is that of the organs that have
+    one; the note says so if some have none.
+
+    Args:
+        table: a row per case (`score_table`).
+        labels: the structures.
+        unseen: names of classes that the model never saw in training; their scores do not count.
     """
-    hidden = [index for index, name in enumerate(labels.names) if name in unseen]
-    summary: list[dict[str, Any]] = [{"class": label.name, "kind": label.kind} for label in labels.labels]
-    for row in summary:
-        row["note"] = UNSEEN if row["class"] in unseen else ""
-    organs = organ_columns(labels)
-    organ_row: dict[str, Any] = {"class": ORGANS, "kind": ORGANS}
-    for measure in MEASURES:
-        values = score_matrix(rows, labels, measure)
-        values[:, hidden] = np.nan
-        intervals, organ_interval = mean_intervals(values, organs)
-        for row, column, ends in zip(summary, values.T, intervals, strict=True):
-            column = column[~np.isnan(column)]
-            row["cases"] = len(column)
-            for statistic in ("mean", "std", "median"):
-                row[f"{measure}_{statistic}"] = rounded(getattr(np, statistic)(column)) if len(column) else None
-            row[f"{measure}_low"], row[f"{measure}_high"] = map(rounded, ends)
-        means = [mean for index in organs if (mean := summary[index][f"{measure}_mean"]) is not None]
-        organ_row[f"{measure}_mean"] = rounded(np.mean(means)) if means else None
-        organ_row[f"{measure}_low"], organ_row[f"{measure}_high"] = map(rounded, organ_interval)
-        organ_row["note"] = "" if len(means) == len(organs) else f"mean of {len(means)} of {len(organs)} organs"
+    organs = organ_names(labels)
+    summary = pd.DataFrame(
+        {
+            "kind": [label.kind for label in labels.labels],
+            "note": [UNSEEN if name in unseen else "" for name in labels.names],
+        },
+        index=pd.Index(labels.names, name="class"),
+    )
     if organs:
-        organ_row["cases"] = max(summary[index]["cases"] for index in organs)
-        summary.append(organ_row)
-    return [{column: row.get(column) for column in _SUMMARY_COLUMNS} for row in summary]
+        summary.loc[ORGANS] = [ORGANS, ""]
+    for metric in METRICS:
+        scores = class_scores(table, labels, metric)
+        scores[list(unseen)] = np.nan
+        summary["cases"] = scores.count()
+        summary[f"{metric}_mean"] = class_means(scores, organs)
+        summary[f"{metric}_std"] = scores.std(ddof=0)
+        summary[f"{metric}_median"] = scores.median()
+        intervals = mean_intervals(scores, organs)
+        summary[[f"{metric}_low", f"{metric}_high"]] = intervals
+    if organs:
+        means = int(summary.loc[organs, f"{METRICS[0]}_mean"].count())
+        if means < len(organs):
+            summary.loc[ORGANS, "note"] = f"mean of {means} of {len(organs)} organs"
+        summary.loc[ORGANS, "cases"] = summary.loc[organs, "cases"].max()
+    return summary.astype({"cases": int})[_SUMMARY_COLUMNS].round(DECIMALS)
 
 
-def write_summary(
-    path: str | Path, rows: Sequence[Mapping[str, Any]], labels: LabelMap, unseen: Collection[str] = ()
-) -> None:
-    """Write the rows of `summarize`."""
-    store.write_csv(path, _SUMMARY_COLUMNS, summarize(rows, labels, unseen))
+def write_summary(path: Path, summary: pd.DataFrame) -> None:
+    """Write what `summarize` returns."""
+    write_table(path, summary.reset_index())
 
 
-def format_summary(path_or_rows: str | Path | Sequence[Mapping[str, Any]]) -> str:
-    """Return a summary (the file or its rows) as a table for the terminal: organs, their mean, the other kinds."""
-    is_path = isinstance(path_or_rows, str | Path)
-    rows = store.read_csv(path_or_rows) if is_path else path_or_rows
-    lines = [("class", "DSC", "NSD", "cases", "")]
+def format_summary(path: Path) -> str:
+    """Return a summary.csv as a table for the terminal: organs, their mean, the other kinds."""
+    summary = read_table(path).set_index("class")
     order = {"organ": 0, ORGANS: 1}
-    rows = sorted(rows, key=lambda row: order.get(row["kind"], 2))
-    for row in rows:
-        name = "organs, mean" if row["kind"] == ORGANS else row["class"]
-        means = [number(row[f"{measure}_mean"]) for measure in MEASURES]
-        shown = ["-" if mean is None else f"{mean:.{DECIMALS}f}" for mean in means]
-        lines.append((name, *shown, str(row["cases"]), row["note"] or ""))
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    texts = [
-        "  ".join(
-            [line[0].ljust(widths[0]), *(line[column].rjust(widths[column]) for column in (1, 2, 3)), line[4]]
-        ).rstrip()
-        for line in lines
-    ]
-    texts.insert(1, "-" * (sum(widths) + 2 * 3))
-    return "\n".join(texts)
+    summary = summary.sort_values("kind", key=lambda kinds: kinds.map(order).fillna(2), kind="stable")
+    names = ["organs, mean" if name == ORGANS else name for name in summary.index]
+    width = max(map(len, ["class", *names]))
+    head = "  ".join([f"{'class':{width}}", *(f"{metric:>6}" for metric in METRICS), "cases"])
+    lines = [head, "-" * len(head)]
+    for name, (_, row) in zip(names, summary.iterrows(), strict=True):
+        means = [row[f"{metric}_mean"] for metric in METRICS]
+        shown = ["     -" if np.isnan(mean) else f"{mean:.{DECIMALS}f}" for mean in means]
+        lines.append("  ".join([f"{name:{width}}", *shown, f"{row['cases']:>5}", row["note"]]).rstrip())
+    return "\n".join(lines)

@@ -11,12 +11,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from flare23_lib.choices import OrientationMode, Precision, Windows
 from flare23_lib.errors import BundleError, ConfigError
 from flare23_lib.inference.cases import MODEL_FILE, model_file
 from flare23_lib.labels import IGNORE_VALUE
@@ -31,9 +32,7 @@ FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
 
 AXES = "zyx"
-ORIENTATIONS = ("stored", "canonical")
-WINDOWS = ("all", "body", "center_first")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+ORIENTATIONS, WINDOWS, PRECISIONS = get_args(OrientationMode), get_args(Windows), get_args(Precision)
 
 
 @dataclass(frozen=True)

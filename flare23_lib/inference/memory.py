@@ -11,13 +11,13 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.bundle import Model
 from flare23_lib.inference.cases import HOST_BASE, MB
+from flare23_lib.machine import available_memory
 from flare23_lib.networks.size import parameters
 from flare23_lib.resampling import SLAB_BYTES
 
@@ -78,8 +78,7 @@ class Limits:
         """Return the limit on the host; without one, nine tenths of what is available there, or to the SLURM job."""
         if self.host is not None:
             return self.host * MB
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        available = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+        available = available_memory()
         if granted := int(os.environ.get("SLURM_MEM_PER_NODE", 0)):
             available = min(available, granted * 1024**2)
         return int(0.9 * available)
@@ -164,7 +163,7 @@ def plan(model: Model, precision: str, device: torch.device, task: Task, limits:
 def _candidates(model: Model, precision: str, device: torch.device, task: Task) -> list[Plan]:
     """List plans from fast to slow."""
     on_gpu = device.type == "cuda"
-    places = [(True, True), (True, False), (False, False)] if on_gpu else [(True, True)]
+    places = [(True, True), (True, False), (False, False)] if on_gpu else [(device.type == "cpu",) * 2]
     most = math.ceil(task.shape[1] / 16)
     strips = sorted({min(most, 2**power) for power in range(8)})
     return [

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flare23_lib.devices import memory_format
 from flare23_lib.networks.stunet import NEGATIVE_SLOPE, ResidualBlock, STUNet
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,7 +40,8 @@ class WindowNetwork:
         for module in network.modules():
             if isinstance(module, nn.Conv3d):
                 module.to(self.dtype)  # before they move: a GPU never holds them as float32
-        self._network = network.to(device=device, memory_format=torch.channels_last_3d)
+        self._layout = memory_format(device)
+        self._network = network.to(device=device, memory_format=self._layout)
         self._run = torch.compile(self._forward, dynamic=False) if compiled else self._forward
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
@@ -54,7 +56,7 @@ class WindowNetwork:
         head.weight, head.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
 
     def _forward(self, patches: torch.Tensor) -> torch.Tensor:
-        x = patches[:, None].to(self.device, self.dtype, memory_format=torch.channels_last_3d)
+        x = patches[:, None].to(self.device, self.dtype, memory_format=self._layout)
         skips = []
         for blocks in self._network.conv_blocks_context:
             x = _stage(blocks, x)
@@ -84,7 +86,13 @@ def _block(block: ResidualBlock, x: torch.Tensor) -> torch.Tensor:
 
 
 def _conv(conv: nn.Conv3d, x: torch.Tensor, bias: bool = True) -> torch.Tensor:
-    return F.conv3d(x, conv.weight, conv.bias if bias else None, conv.stride, conv.padding)
+    offset = conv.bias if bias else None
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    if on_cpu and not torch.compiler.is_compiling():
+        # conv3d itself passes over oneDNN for a batch of one with few channels or slices, and takes 5 to 20 times as
+        # long there (`use_mkldnn` in PyTorch's Convolution.cpp).
+        return torch.mkldnn_convolution(x, conv.weight, offset, conv.padding, conv.stride, conv.dilation, conv.groups)
+    return F.conv3d(x, conv.weight, offset, conv.stride, conv.padding)
 
 
 def _norm(norm: nn.InstanceNorm3d, x: torch.Tensor) -> torch.Tensor:

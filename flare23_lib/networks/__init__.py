@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from flare23_lib.errors import ConfigError
 
 Triple = tuple[int, int, int]
 """One whole number per axis (z, y, x)."""
 
-NETWORKS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+NetworkName = Literal["stunet_tiny", "stunet_small", "stunet_base", "stunet_large", "stunet_huge"]
+
+NETWORKS: dict[NetworkName, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "stunet_tiny": ((1,) * 4, (8, 16, 32, 64)),
     "stunet_small": ((1,) * 6, (16, 32, 64, 128, 256, 256)),
     "stunet_base": ((1,) * 6, (32, 64, 128, 256, 512, 512)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import logging
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,16 +14,21 @@ import torch
 import torch.distributed
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from tqdm import tqdm
 
 from flare23_lib.errors import TrainingError
 from flare23_lib.nnunet import checkpoints, history
-from flare23_lib.nnunet.signals import Signals, StoppedError
-from flare23_lib.progress import duration
+from flare23_lib.progress import Bar, duration
+from flare23_lib.signals import Signals, StoppedError
 
 log = logging.getLogger(__name__)
 
 HISTORY = "training.csv"
+
+RECENT_ITERATIONS = 20
+"""Iterations whose mean loss is shown within an epoch."""
+
+RECENT_EPOCHS = 20
+"""Epochs whose mean time the time left follows from."""
 
 
 class SurvivingTrainer(nnUNetTrainer, abc.ABC):
@@ -41,8 +45,10 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
     def __init__(self, plans, configuration, fold, dataset_json, device) -> None:
         plans.setdefault("continue_training", True)
         super().__init__(plans, configuration, fold, dataset_json, device)
-        if device.type == "cpu":  # the base class takes several processes for as many GPUs
-            self.device, self.grad_scaler = device, None
+        if not self.is_ddp or device.type == "cpu":  # the base class takes the first GPU, or one for each process
+            self.device = device
+        if device.type == "cpu":
+            self.grad_scaler = None
         self.checkpoint_seconds = 600.0
         self.history: list[dict[str, Any]] = []
         self.epoch = history.Epoch()
@@ -76,7 +82,7 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
             StoppedError: a signal asked for it; a checkpoint is written.
             TrainingError: the loss is NaN.
         """
-        with Signals(second_ends=not self.is_ddp) as signals:
+        with Signals(alone=not self.is_ddp) as signals:
             try:
                 self.on_train_start()
                 while self.current_epoch < self.num_epochs:
@@ -94,28 +100,43 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
         self.lr_scheduler.step(self.current_epoch)
         self._timestamp = time.time()
         waiting: torch.Tensor | None = None
-        bar = tqdm(
-            desc=f"epoch {self.current_epoch + 1} of {self.num_epochs}", total=self.num_iterations_per_epoch,
-            initial=len(self.epoch.losses), unit="it", leave=False, disable=not sys.stderr.isatty(),
-        )  # fmt: skip
-        while len(self.epoch.losses) + (waiting is not None) < self.num_iterations_per_epoch:
-            begun = time.perf_counter()
-            batch = next(self.dataloader_train)
-            self.epoch.waiting += time.perf_counter() - begun
-            step = self.step(batch)
-            # The loss of the step before is read while the device works on this one, so that neither waits.
-            self._note_loss(waiting)
-            waiting = step
-            self.epoch.seconds += time.perf_counter() - begun
-            bar.set_postfix(loss=self.epoch.losses[-1] if self.epoch.losses else None, refresh=False)
-            bar.update()
-            stop = self._must_stop(signals)
-            if stop is not None or self._is_due():
+        with self._bar(self.num_iterations_per_epoch, len(self.epoch.losses)) as bar:
+            while len(self.epoch.losses) + (waiting is not None) < self.num_iterations_per_epoch:
+                begun = time.perf_counter()
+                batch = next(self.dataloader_train)
+                self.epoch.waiting += time.perf_counter() - begun
+                step = self.step(batch)
+                # The loss of the step before is read while the device works on this one, so that neither waits.
                 self._note_loss(waiting)
-                waiting = None
-                self._stop_or_save(stop)
-        self._note_loss(waiting)
-        bar.close()
+                waiting = step
+                self.epoch.seconds += time.perf_counter() - begun
+                bar.update(note=self._state())
+                stop = self._must_stop(signals)
+                if stop is not None or self._is_due():
+                    self._note_loss(waiting)
+                    waiting = None
+                    self._stop_or_save(stop)
+            self._note_loss(waiting)
+
+    def _bar(self, iterations: int, done: int = 0, what: str = "") -> Bar:
+        """Return what shows how far a part of the epoch is; in the first of several processes only."""
+        name = f"epoch {self.current_epoch + 1} of {self.num_epochs}{what}"
+        return Bar(iterations, "iteration", name, done, hidden=self.local_rank != 0)
+
+    def _state(self) -> str:
+        """Return the loss of the last iterations and the time left of the whole training, in words."""
+        recent = self.epoch.losses[-RECENT_ITERATIONS:]
+        loss = f"loss {np.mean(recent):.4f}, " if recent else ""
+        left = (self.num_epochs - self.current_epoch) * self._epoch_seconds() - self.epoch.seconds
+        return f"{loss}about {duration(max(0.0, left))} left in all"
+
+    def _epoch_seconds(self) -> float:
+        """Return how long an epoch takes: as the last ones, in the first one as if all its iterations were alike."""
+        recent = [row["seconds"] for row in self.history[-RECENT_EPOCHS:]]
+        if recent:
+            return sum(recent) / len(recent)
+        done = len(self.epoch.losses) + 1  # the last one's loss is not read yet
+        return self.epoch.seconds / done * (self.num_iterations_per_epoch + self.num_val_iterations_per_epoch)
 
     def _note_loss(self, loss: torch.Tensor | None) -> None:
         if loss is None:
@@ -137,13 +158,15 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
         """Return losses and pseudo Dice by class of some patches of the training set. Nothing is selected by them."""
         self.network.eval()
         losses, counts = [], np.zeros((3, len(self.class_names)))
-        for _ in range(self.num_val_iterations_per_epoch):
-            begun = time.perf_counter()
-            loss, voxels = self.look(next(self.dataloader_val))
-            losses.append(loss)
-            counts += voxels
-            self.epoch.seconds += time.perf_counter() - begun
-            self._stop_or_save(self._must_stop(signals))
+        with self._bar(self.num_val_iterations_per_epoch, what=", validation") as bar:
+            for _ in range(self.num_val_iterations_per_epoch):
+                begun = time.perf_counter()
+                loss, voxels = self.look(next(self.dataloader_val))
+                losses.append(loss)
+                counts += voxels
+                self.epoch.seconds += time.perf_counter() - begun
+                bar.update()
+                self._stop_or_save(self._must_stop(signals))
         if self.is_ddp:
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(gathered, (losses, counts, self.epoch.losses))
@@ -179,8 +202,7 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
 
     def on_epoch_written(self, row: dict[str, Any]) -> None:
         """Say how an epoch went; called after its row is written."""
-        recent = [epoch["seconds"] for epoch in self.history[-20:]]
-        left = (self.num_epochs - row["epoch"]) * sum(recent) / len(recent)
+        left = (self.num_epochs - row["epoch"]) * self._epoch_seconds()
         known = dict(zip(self.class_names, row["classes"], strict=True))
         classes = ", ".join(f"{name} {dice:.2f}" for name, dice in known.items() if dice is not None)
         log.info(

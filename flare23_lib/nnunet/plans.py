@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flare23_lib.config.settings import TrainingSettings
+
 DATASET_NAME = "Dataset001_CT"
 PLANS_NAME = "plans"
 CONFIGURATION = "3d_fullres"
@@ -36,23 +38,23 @@ def dataset_json(
     }
 
 
-def plans(settings: Mapping[str, Any]) -> dict[str, Any]:
+def plans(settings: TrainingSettings) -> dict[str, Any]:
     """Return plans for one configuration, `3d_fullres`.
 
     Axes are never transposed, and all resampling is trilinear along all three axes (nnU-Net's default turns to
     nearest along z for anisotropic images): what a model sees in training is what it sees when it is used.
 
     Args:
-        settings: `network` (depth, widths, strides), `patch_size`, `spacing`, `intensity`, and `label_values`,
-            `orientation` and `training` (the protocol), which the plans carry along.
+        settings: what shapes the weights, with the intensity as numbers; `label_values`, `orientation` and the
+            protocol are carried along.
     """
-    intensity = settings["intensity"]
+    intensity, patch_size, spacing = settings.intensity, list(settings.patch_size), list(settings.spacing)
     resample = {"is_seg": False, "force_separate_z": False}
     return {
         "dataset_name": DATASET_NAME,
         "plans_name": PLANS_NAME,
-        "original_median_spacing_after_transp": list(settings["spacing"]),
-        "original_median_shape_after_transp": list(settings["patch_size"]),
+        "original_median_spacing_after_transp": spacing,
+        "original_median_shape_after_transp": patch_size,
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
@@ -60,24 +62,24 @@ def plans(settings: Mapping[str, Any]) -> dict[str, Any]:
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {
             "0": {
-                "percentile_00_5": intensity["low"],
-                "percentile_99_5": intensity["high"],
-                "mean": intensity["mean"],
-                "std": intensity["std"],
+                "percentile_00_5": intensity.low,
+                "percentile_99_5": intensity.high,
+                "mean": intensity.mean,
+                "std": intensity.std,
             }
         },
         # Ours, beside nnU-Net's own entries: what its trainer and an export of its checkpoint need to know.
-        "training": dict(settings["training"]),
-        "label_values": list(settings["label_values"]),
-        "orientation": settings["orientation"],
+        "training": settings.training.to_json(),
+        "label_values": list(settings.label_values),
+        "orientation": settings.orientation,
         "configurations": {
             CONFIGURATION: {
                 "data_identifier": DATA_IDENTIFIER,
                 "preprocessor_name": "DefaultPreprocessor",
-                "batch_size": settings["training"]["batch_size"],
-                "patch_size": list(settings["patch_size"]),
-                "median_image_size_in_voxels": list(settings["patch_size"]),
-                "spacing": list(settings["spacing"]),
+                "batch_size": settings.training.batch_size,
+                "patch_size": patch_size,
+                "median_image_size_in_voxels": patch_size,
+                "spacing": spacing,
                 "normalization_schemes": ["CTNormalization"],
                 "use_mask_for_norm": [False],
                 "resampling_fn_data": "resample_torch_fornnunet",
@@ -89,14 +91,9 @@ def plans(settings: Mapping[str, Any]) -> dict[str, Any]:
                 "batch_dice": True,
                 "architecture": {
                     "network_class_name": NETWORK_CLASS,
-                    "arch_kwargs": dict(settings["network"]),
+                    "arch_kwargs": settings.network.to_json(),
                     "_kw_requires_import": [],
                 },
             }
         },
     }
-
-
-def forced_patches(batch_size: int, share: float) -> int:
-    """Return how many patches of a batch are forced onto foreground: nnU-Net rounds the others to whole patches."""
-    return batch_size - round(batch_size * (1 - share))

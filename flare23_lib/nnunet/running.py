@@ -19,8 +19,8 @@ import torch.multiprocessing
 
 from flare23_lib.errors import KilledError, TrainingError
 from flare23_lib.nnunet.plans import CONFIGURATION
-from flare23_lib.nnunet.signals import Signals, StoppedError
 from flare23_lib.nnunet.trainer import FlareTrainer
+from flare23_lib.signals import Signals, StoppedError
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ def make_trainer(run: Run) -> FlareTrainer:
     os.environ["nnUNet_preprocessed"] = str(run.folder.absolute() / "preprocessed")  # noqa: SIM112 (its spelling)
     os.environ["nnUNet_results"] = str(run.folder.absolute() / "results")  # noqa: SIM112
     torch.set_num_threads(max(1, run.threads // run.processes))
+    if run.device.type == "cuda" and run.device.index is not None:
+        torch.cuda.set_device(run.device)  # so that batches are pinned for it, not for the first one
     trainer = FlareTrainer(
         copy.deepcopy(dict(run.plans)), CONFIGURATION, "all", copy.deepcopy(dict(run.dataset_json)), run.device
     )

@@ -16,9 +16,11 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch.nn.parallel import DistributedDataParallel
 
+from flare23_lib.batches import forced_patches
+from flare23_lib.config.models import TrainingProtocol
+from flare23_lib.devices import memory_format
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet.loop import SurvivingTrainer
-from flare23_lib.nnunet.plans import forced_patches
 from flare23_lib.nnunet.sampling import BalancedDataLoader, become_worker
 from flare23_lib.precision import training_precision
 
@@ -75,6 +77,7 @@ class FlareTrainer(SurvivingTrainer):
         device: where to train.
 
     Attributes:
+        protocol: how the model is trained.
         precision: what it computes in: "mixed", "float32" or "bfloat16".
         workers: processes that load and augment; 0 for none beside the training itself.
         left_out: names of classes that have no voxel in any case and so are never a target.
@@ -89,28 +92,28 @@ class FlareTrainer(SurvivingTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 (the base class's signature, which it inspects)
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        training = plans["training"]
-        self.training_settings = training
-        self.precision = training_precision(training["precision"], self.device)
+        protocol = TrainingProtocol.from_json(plans["training"])
+        self.protocol = protocol
+        self.precision = training_precision(protocol.precision, self.device)
         self.workers = 0
-        self.num_epochs = training["epochs"]
-        self.num_iterations_per_epoch = training["iterations_per_epoch"]
-        self.num_val_iterations_per_epoch = training["validation_iterations"]
-        self.initial_lr = training["learning_rate"]
-        self.weight_decay = training["weight_decay"]
-        self.oversample_foreground_percent = training["oversample_foreground"]
+        self.num_epochs = protocol.epochs
+        self.num_iterations_per_epoch = protocol.iterations_per_epoch
+        self.num_val_iterations_per_epoch = protocol.validation_iterations
+        self.initial_lr = protocol.learning_rate
+        self.weight_decay = protocol.weight_decay
+        self.oversample_foreground_percent = protocol.oversample_foreground
         self.left_out: list[str] = []
 
     # ------------------------------------------------------------------ the protocol
 
     def initialize(self) -> None:
         """Build the network, with the memory layout in which 3-D convolutions are fastest."""
-        checkpoints.seed(self.training_settings["seed"])
+        checkpoints.seed(self.protocol.seed)
         if self.device.type == "cuda":
             set_up_cudnn(self.precision)
         distributed, self.is_ddp = self.is_ddp, False
         super().initialize()
-        self.network = self.network.to(memory_format=torch.channels_last_3d)
+        self.network = self.network.to(memory_format=memory_format(self.device))
         if self.precision != "mixed":
             self.grad_scaler = None
         if distributed:
@@ -119,16 +122,16 @@ class FlareTrainer(SurvivingTrainer):
             self.loss = self._build_loss()
             devices = None if self.device.type == "cpu" else [self.local_rank]
             self.network = DistributedDataParallel(self.network, device_ids=devices)
-            checkpoints.seed(self.training_settings["seed"] + self.local_rank)
+            checkpoints.seed(self.protocol.seed + self.local_rank)
 
     def configure_optimizers(self):
         """Return the configured optimizer and the polynomial decay of its learning rate."""
         parameters = self.network.parameters()
         fused = self.device.type == "cuda"
-        if self.training_settings["optimizer"] == "adamw":
+        if self.protocol.optimizer == "adamw":
             optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, fused=fused)
         else:
-            momentum = self.training_settings["momentum"]
+            momentum = self.protocol.momentum
             optimizer = torch.optim.SGD(
                 parameters, self.initial_lr, weight_decay=self.weight_decay, momentum=momentum,
                 nesterov=momentum > 0, fused=fused,
@@ -139,14 +142,14 @@ class FlareTrainer(SurvivingTrainer):
         """Return nnU-Net's choice, with the configured mirror axes."""
         choice = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         rotation, dummy_2d, initial_patch_size, _ = choice
-        mirror_axes = tuple(self.training_settings["mirror_axes"])
+        mirror_axes = self.protocol.mirror_axes
         self.inference_allowed_mirroring_axes = mirror_axes or None  # nnU-Net's predictor takes None for none
         return rotation, dummy_2d, initial_patch_size, mirror_axes
 
     def get_training_transforms(self, *args, **kwargs):
         """Return nnU-Net's augmentation, with elastic deformation if it is configured."""
         transforms = super().get_training_transforms(*args, **kwargs)
-        if self.training_settings["elastic_deformation"]:
+        if self.protocol.elastic_deformation:
             for transform in transforms.transforms:
                 if isinstance(transform, SpatialTransform):
                     transform.p_elastic_deform = ELASTIC_PROBABILITY
@@ -194,7 +197,7 @@ class FlareTrainer(SurvivingTrainer):
             "probabilistic_oversampling": self.probabilistic_oversampling,
             "transforms": transforms,
         }
-        if self.training_settings["sampling"] == "nnunet":
+        if self.protocol.sampling == "nnunet":
             return nnUNetDataLoader(*arguments, **options)
         return BalancedDataLoader(*arguments, **options, members=members)
 
@@ -226,7 +229,7 @@ class FlareTrainer(SurvivingTrainer):
 
     def _fresh_seed(self, stream: int, below: int) -> int:
         """Return a seed that no earlier start of this training used, as each start is at another iteration."""
-        place = (self.training_settings["seed"], self.local_rank, self.current_epoch, len(self.epoch.losses), stream)
+        place = (self.protocol.seed, self.local_rank, self.current_epoch, len(self.epoch.losses), stream)
         return int(np.random.default_rng(place).integers(below))
 
     def seed_part(self) -> None:
@@ -246,7 +249,7 @@ class FlareTrainer(SurvivingTrainer):
             "batch_size": self.configuration_manager.batch_size,
             "patch_size": [int(size) for size in self.configuration_manager.patch_size],
             "forced_patches_per_batch": forced_patches(self.batch_size, self.oversample_foreground_percent),
-            "mirror_axes": list(self.training_settings["mirror_axes"]),
+            "mirror_axes": list(self.protocol.mirror_axes),
             "augmented_in_plane": self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[1],
             "augmentation": [str(transform) for transform in self._transforms()[0].transforms],
             "parameters": sum(parameter.numel() for parameter in self.bare_network.parameters()),
@@ -288,7 +291,7 @@ class FlareTrainer(SurvivingTrainer):
 
     def _forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution."""
-        data = batch["data"].to(self.device, non_blocking=True, memory_format=torch.channels_last_3d)
+        data = batch["data"].to(self.device, non_blocking=True, memory_format=memory_format(self.device))
         target = [scale.to(self.device, non_blocking=True) for scale in batch["target"]]
         with self.autocast():
             output = self.network(data)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Strict
 
+from flare23_lib.config.models import MergePolicy
 from flare23_lib.errors import MergeError
 from flare23_lib.images import Geometry
 from flare23_lib.labels import IGNORE_VALUE
-from flare23_lib.pseudo_labels.rules import Rules
 from flare23_lib.pseudo_labels.tumors import judge_tumors
 
 OUTCOMES = ("agreed", "kept", "dropped", "taken", "tumor_inside", "unmarked_tumor", "unsure")
@@ -23,6 +25,12 @@ OUTCOMES = ("agreed", "kept", "dropped", "taken", "tumor_inside", "unmarked_tumo
 
 BACKGROUND = len(OUTCOMES)
 """Code, beside the outcomes' places, of a voxel that neither side labels."""
+
+
+class Rules(MergePolicy):
+    """A policy, and the label values that are tumors."""
+
+    tumors: Annotated[tuple[int, ...], Strict(False)] = ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How scores are spread over cases, as a figure: a box per class, in its color, for one model and both measures."""
+"""How scores are spread over cases, as a figure: a box per class, in its color, for one model and both metrics."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flare23_lib.evaluation.statistics import number
-from flare23_lib.evaluation.tables import MEASURES
+from flare23_lib.evaluation.statistics import METRICS
 from flare23_lib.report.colors import label_colors
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
+from flare23_lib.report.style import INK, PALE_INK, STYLE, dress, save_figure, words
 
 
 def draw_boxes(path: Path, model: str, rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> None:
@@ -26,17 +25,16 @@ def draw_boxes(path: Path, model: str, rows: Sequence[Mapping[str, str]], names:
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 1.4 + 0.27 * len(names)), facecolor="white", layout="constrained")
-        for axes, measure in zip(figure.subplots(1, 2, sharey=True), MEASURES, strict=True):
-            _draw_measure(axes, rows, names, measure)
-            axes.set_title(f"{model.replace('_', ' ')}: {measure}", loc="left", fontweight="bold", color=INK)
+        for axes, metric in zip(figure.subplots(1, 2, sharey=True), METRICS, strict=True):
+            _draw_metric(axes, rows, names, metric)
+            dress(axes, f"{words(model)}: {metric}")
         save_figure(path, figure)
 
 
-def _draw_measure(axes: Axes, rows: Sequence[Mapping[str, str]], names: Sequence[str], measure: str) -> None:
+def _draw_metric(axes: Axes, rows: Sequence[Mapping[str, str]], names: Sequence[str], metric: str) -> None:
     colors = label_colors(names)
     for height, name in enumerate(names):
-        found = [number(row.get(f"{name}_{measure}")) for row in rows]
-        values = [value for value in found if value is not None]
+        values = [float(cell) for row in rows if (cell := row.get(f"{name}_{metric}"))]
         if values:
             axes.boxplot(
                 values, positions=[height], orientation="horizontal", widths=0.6, patch_artist=True,
@@ -50,8 +48,3 @@ def _draw_measure(axes: Axes, rows: Sequence[Mapping[str, str]], names: Sequence
     axes.set_xlim(0, 1)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), [words(name) for name in names], color=INK)
-    axes.tick_params(length=0, labelcolor=INK)
-    axes.grid(axis="x", color="#d5dbe1", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in axes.spines.values():
-        side.set_visible(False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 
 from flare23_lib.cohort.summary import ALL
 from flare23_lib.report.colors import label_colors
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
+from flare23_lib.report.style import GRID, INK, PALE_INK, STYLE, dress, save_figure, words
 
 SETS_SHOWN = 5
 """Label sets of a category that get a row of their own, the most frequent ones; one row sums up the others."""
@@ -24,15 +23,18 @@ NO_LABELS = "no label"
 VALIDATION = "validation"
 """Name of the group of validation cases; categories.csv does not list their label sets."""
 
-_PALE, _BAR = "#d5dbe1", "#9aa7b5"
-_ROW, _HEAD, _APART = 0.24, 0.62, 0.18
-"""Inches: height of a label set, of a category's head, and between categories."""
-_COLUMN, _BARS, _FOOT = 0.46, 1.7, 0.42
-_LETTER_INCHES = 0.078
-_NOTE = (
+HEAD, APART = 2.8, 0.8
+"""Height of a category's head and distance of categories, in rows."""
+
+ROW, COLUMN, BARS, HEADING, LETTER = 0.24, 0.46, 2.2, 1.9, 0.078
+"""Inches: height of a row, width of a label's column and of the bars, height of labels' names, width of a letter."""
+
+BAR = "#9aa7b5"
+SMALL = {"fontsize": 8.5, "color": PALE_INK}
+ASIDE = SMALL | {"fontstyle": "italic"}
+NOTE = (
     "Heads of categories: cases that hold the label, as a number and as a share. Rows: cases with just these labels."
 )
-_NOTE_LETTER_INCHES, _NOTE_LINE = 0.064, 0.15
 
 
 @dataclass(frozen=True)
@@ -103,48 +105,36 @@ def draw_cohort(path: Path, rows: Sequence[Mapping[str, str]], labels: Mapping[s
         rows: of categories.csv.
         labels: value of each label, by name, in the order of the label map.
     """
+    groups = read_groups(rows)
+    columns = COLUMN * len(labels)
+    letters = max((len(text) for group in groups for text in (group.name, _count(group))), default=0)
+    body = sum(map(_height, groups)) + APART * (len(groups) - 1)
     with matplotlib.rc_context(STYLE):
-        figure = _figure(read_groups(rows), labels)
+        size = (0.4 + LETTER * letters + columns + BARS, HEADING + ROW * body)
+        figure = Figure(figsize=size, facecolor="white", layout="constrained")
+        matrix, bars = figure.subplots(1, 2, sharey=True, width_ratios=(columns, BARS))
+        dress(matrix, grid=None)
+        dress(bars, "cases", grid=None)
+        matrix.set_xticks(range(len(labels)), map(words, labels), rotation=50, ha="left", rotation_mode="anchor")
+        matrix.xaxis.tick_top()
+        ticks: list[tuple[float, str, dict]] = []
+        start = 0.0
+        for group in groups:
+            ticks += _draw_group(matrix, bars, group, start, labels)
+            start += _height(group) + APART
+        matrix.set_yticks([height for height, *_ in ticks], [text for _, text, _ in ticks])
+        for label, (*_, style) in zip(matrix.get_yticklabels(), ticks, strict=True):
+            label.set(**style)
+        matrix.set(xlim=(-0.5, len(labels) - 0.5), ylim=(body, 0))
+        bars.set_xticks([])
+        bars.margins(x=0.25)
+        bars.tick_params(labelleft=False)
+        figure.supxlabel(NOTE, fontsize=8, color=PALE_INK)
         save_figure(path, figure)
 
 
-def _figure(groups: Sequence[Group], labels: Mapping[str, int]) -> Figure:
-    names = [words(name) for name in labels]
-    texts = [group.name for group in groups] + [_count(group) for group in groups] + ["000 other label sets"]
-    left = 0.3 + _LETTER_INCHES * max(map(len, texts))
-    matrix = _COLUMN * len(names)
-    top = 0.3 + 0.062 * max(map(len, names), default=0)
-    body = sum(map(_height, groups)) + _APART * max(0, len(groups) - 1)
-    width = left + matrix + 0.2 + _BARS + 0.5
-    note = textwrap.wrap(_NOTE, int((width - left) / _NOTE_LETTER_INCHES))
-    height = top + body + _FOOT + _NOTE_LINE * (len(note) - 1)
-    figure = Figure(figsize=(width, height), facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
-    axes.axis("off")
-    sheet = _Sheet(axes, labels, left, left + matrix + 0.2, _most(groups))
-    for index, name in enumerate(names):
-        place = (sheet.column(index) - 0.06, top - 0.1)
-        axes.text(*place, name, rotation=50, rotation_mode="anchor", ha="left", va="bottom", fontsize=9, color=INK)
-    axes.text(sheet.bars, top - 0.1, "cases", ha="left", va="bottom", fontsize=9, color=INK)
-    y = top
-    for group in groups:
-        sheet.group(group, y)
-        y += _height(group) + _APART
-    for line, text in enumerate(reversed(note)):
-        axes.text(left, height - 0.14 - _NOTE_LINE * line, text, fontsize=8, color=PALE_INK)
-    return figure
-
-
 def _height(group: Group) -> float:
-    return _HEAD + _ROW * (len(group.shown) + bool(group.others))
-
-
-def _most(groups: Sequence[Group]) -> int:
-    rows = [found.cases for group in groups for found in group.shown]
-    rows += [sum(found.cases for found in group.others) for group in groups]
-    return max([*rows, 1])
+    return HEAD + len(group.shown) + bool(group.others)
 
 
 def _count(group: Group) -> str:
@@ -152,79 +142,46 @@ def _count(group: Group) -> str:
     return f"{cases}, {group.quarantined:,} quarantined" if group.quarantined else cases
 
 
-@dataclass(frozen=True)
-class _Sheet:
-    """Where things are drawn, in inches from the upper left corner.
-
-    Attributes:
-        axes: covers the figure.
-        labels: value of each label.
-        left: edge of the matrix.
-        bars: where bars begin.
-        most: cases that the longest bar stands for.
-    """
-
-    axes: Axes
-    labels: Mapping[str, int]
-    left: float
-    bars: float
-    most: int
-
-    def column(self, index: int) -> float:
-        """Return the middle of a label's column."""
-        return self.left + _COLUMN * (index + 0.5)
-
-    def group(self, group: Group, y: float) -> None:
-        """Draw a category with its upper edge at y: its head, then its label sets."""
-        self._head(group, y)
-        y += _HEAD
-        for found in group.shown:
-            self._set(found, y + _ROW / 2)
-            y += _ROW
-        if group.others:
-            middle, cases = y + _ROW / 2, sum(found.cases for found in group.others)
-            text = f"{len(group.others)} other label sets"
-            self._text(self.left - 0.12, middle, text, ha="right", fontstyle="italic", color=PALE_INK)
-            self._bar(cases, middle, pale=True)
-
-    def _head(self, group: Group, y: float) -> None:
-        right = self.left + _COLUMN * len(self.labels)
-        self.axes.fill_between([0.12, right + 0.05], y, y + _HEAD - 0.06, color="#eef1f5", linewidth=0, zorder=0)
-        self._text(0.22, y + 0.19, words(group.name), fontsize=11, fontweight="bold", color=INK)
-        self._text(0.22, y + 0.4, _count(group), color=PALE_INK)
-        if not group.sets:
-            if group.name != VALIDATION:
-                self._text(self.column(0) - 0.15, y + 0.4, NO_LABELS, fontstyle="italic", color=PALE_INK)
-            return
-        colors = label_colors(list(self.labels))
-        foot, tall = y + _HEAD - 0.1, 0.26
-        for index, (name, value) in enumerate(self.labels.items()):
-            cases, x = group.with_label(value), self.column(index)
-            self.axes.plot([x - 0.15, x + 0.15], [foot, foot], color=_PALE, linewidth=1, zorder=1)
-            if cases:
-                share = tall * cases / group.cases
-                self.axes.fill_between([x - 0.13, x + 0.13], foot - share, foot, facecolor=colors[name],
-                                       edgecolor=INK, linewidth=0.4, zorder=2)  # fmt: skip
-            self._text(x, y + 0.12, f"{cases:,}" if cases else "–", ha="center", fontsize=7.5,
-                       color=INK if cases else PALE_INK)  # fmt: skip
-
-    def _set(self, found: LabelSet, y: float) -> None:
-        colors = label_colors(list(self.labels))
+def _draw_group(
+    matrix: Axes, bars: Axes, group: Group, start: float, labels: Mapping[str, int]
+) -> list[tuple[float, str, dict]]:
+    """Draw a category from a height on: its head, then its label sets; return heights, texts and styles of ticks."""
+    name_style = {"fontsize": 11, "fontweight": "bold"}
+    ticks = [(start + 0.8, words(group.name), name_style), (start + 1.8, _count(group), SMALL)]
+    _draw_head(matrix, group, start, labels)
+    colors = label_colors(list(labels))
+    for height, found in enumerate(group.shown, start=1):
+        y = start + HEAD + height - 0.5
+        for column, (name, value) in enumerate(labels.items()):
+            size, face, edge = (56, colors[name], INK) if value in found.values else (6, GRID, GRID)
+            matrix.scatter(column, y, size, color=face, edgecolors=edge, linewidths=0.4)
+        _draw_bar(bars, y, found.cases, BAR)
         if not found.values:
-            self._text(self.left - 0.12, y, NO_LABELS, ha="right", fontstyle="italic", color=PALE_INK)
-        for index, (name, value) in enumerate(self.labels.items()):
-            present = value in found.values
-            self.axes.plot(
-                [self.column(index)], [y], linestyle="", marker="o", markersize=7.5 if present else 2.5,
-                markerfacecolor=colors[name] if present else _PALE, markeredgecolor=INK if present else _PALE,
-                markeredgewidth=0.4, zorder=2,
-            )  # fmt: skip
-        self._bar(found.cases, y)
+            ticks.append((y, NO_LABELS, ASIDE))
+    if group.others:
+        y = start + _height(group) - 0.5
+        _draw_bar(bars, y, sum(found.cases for found in group.others), GRID)
+        ticks.append((y, f"{len(group.others)} other label sets", ASIDE))
+    return ticks
 
-    def _bar(self, cases: int, y: float, pale: bool = False) -> None:
-        end = self.bars + _BARS * cases / self.most
-        self.axes.fill_between([self.bars, end], y - 0.07, y + 0.07, color=_PALE if pale else _BAR, linewidth=0)
-        self._text(end + 0.06, y, f"{cases:,}", fontsize=8.5, color=INK)
 
-    def _text(self, x: float, y: float, text: str, **style) -> None:
-        self.axes.text(x, y, text, **{"va": "center_baseline", "fontsize": 8.5, **style})
+def _draw_head(matrix: Axes, group: Group, start: float, labels: Mapping[str, int]) -> None:
+    """Draw how many cases of a category hold each label, as a number and as a share."""
+    matrix.axhspan(start, start + HEAD - 0.2, color="#eef1f5", linewidth=0, zorder=0)
+    if not group.sets:
+        matrix.text(-0.4, start + 1.8, NO_LABELS if group.name != VALIDATION else "", va="center", **ASIDE)
+        return
+    colors, foot = label_colors(list(labels)), start + HEAD - 0.4
+    for column, (name, value) in enumerate(labels.items()):
+        cases = group.with_label(value)
+        matrix.text(
+            column, start + 0.5, f"{cases:,}" if cases else "–", ha="center", va="center", fontsize=7.5, color=INK
+        )
+        matrix.hlines(foot, column - 0.33, column + 0.33, color=GRID, linewidth=1)
+        if cases:
+            share = cases / group.cases
+            matrix.bar(column, -1.1 * share, 0.56, foot, color=colors[name], edgecolor=INK, linewidth=0.4)
+
+
+def _draw_bar(bars: Axes, y: float, cases: int, color: str) -> None:
+    bars.bar_label(bars.barh(y, cases, 0.6, color=color), fmt="{:,.0f}", padding=4, fontsize=8.5, color=INK)

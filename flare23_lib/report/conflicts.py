@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
+from flare23_lib.report.style import INK, PALE_INK, STYLE, dress, save_figure, words
 
 BACKGROUND = "background"
 
@@ -74,9 +74,7 @@ def draw_conflicts(output: Path, title: str, rows: Sequence[Mapping[str, str]], 
         axes.set_yticks(range(len(originals)), rows_named)
         axes.set_xlabel("predicted by the teacher", color=PALE_INK)
         axes.set_ylabel("original label, voxels", color=PALE_INK)
-        axes.tick_params(length=0, labelcolor=INK)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        dress(axes, grid=None)
         figure.suptitle(heading, x=0.02, ha="left", color=INK, fontsize=11)
         save_figure(output, figure)
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
+from flare23_lib.report.style import INK, PALE_INK, STYLE, dress, save_figure, words
 
 PHASE_COLORS = ("#0072b2", "#d55e00", "#4f8a76", "#9aa7b5", "#3b1620", "#ccaa33", "#cc79a7")
 
@@ -33,13 +32,10 @@ def draw_memory(path: Path, model: str, curves: Curves) -> None:
             for rows in curves.values():
                 points = [(float(row["seconds"]), float(row[column])) for row in rows if row.get(column)]
                 axes.plot(*zip(*points, strict=True), color=PHASE_COLORS[0], alpha=0.6, linewidth=1.1)
-            axes.set_title(
-                f"{model.replace('_', ' ')}: {kinds[column]}, MB", loc="left", fontweight="bold", color=INK
-            )
+            dress(axes, f"{words(model)}: {kinds[column]}, MB")
             axes.set_xlabel("seconds", color=PALE_INK)
             axes.set_xlim(left=0)
             axes.set_ylim(bottom=0)
-            _dress(axes)
         save_figure(path, figure)
 
 
@@ -64,13 +60,5 @@ def draw_phases(path: Path, timings: Mapping[str, Mapping[str, float]]) -> None:
         axes.set_ylim(len(timings) - 0.5, -0.5)
         axes.set_xlabel("seconds a case", color=PALE_INK)
         axes.legend(frameon=False, ncols=max(len(phases), 1), loc="lower left", bbox_to_anchor=(0, 1), labelcolor=INK)
-        _dress(axes)
+        dress(axes)
         save_figure(path, figure)
-
-
-def _dress(axes: Axes) -> None:
-    axes.tick_params(length=0, labelcolor=INK)
-    axes.grid(axis="x", color="#d5dbe1", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in axes.spines.values():
-        side.set_visible(False)

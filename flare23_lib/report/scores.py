@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from flare23_lib.evaluation.tables import MEASURES, ORGANS
+from flare23_lib.evaluation.statistics import METRICS, ORGANS
 from flare23_lib.report.colors import model_colors
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
+from flare23_lib.report.style import INK, PALE_INK, STYLE, dress, save_figure, words
 
 NO_VALUE = "no value"
 """What stands in place of the score of a class that no case gave a number for."""
@@ -81,21 +81,15 @@ def _rows(summaries: Mapping[str, Sequence[Mapping[str, str]]]) -> list[_Row]:
 def _figure(summaries: Mapping[str, Sequence[Mapping[str, str]]]) -> Figure:
     rows = _rows(summaries)
     lowest = rows[-1].height + 0.5 if rows else 0.5
-    body = (lowest + 0.5) * (_ROW_INCHES + _MODEL_INCHES * max(len(summaries), 1))
-    names = max((len(row.label) for row in rows), default=0)
-    left, gap, right, panel = 0.25 + _LETTER_INCHES * names, 0.75, 0.75, 3.5
-    width = left + 2 * panel + gap + right
     longest = max(map(len, summaries), default=0)
-    legend_columns = max(1, int((width - left) / (0.55 + _LETTER_INCHES * longest)))
-    legend_rows = math.ceil(len(summaries) / legend_columns)
-    head, foot = 0.45 + 0.23 * legend_rows, 0.4
-    height = head + body + foot
-    figure = Figure(figsize=(width, height), facecolor="white")
-    for number, measure in enumerate(MEASURES):
-        place = ((left + number * (panel + gap)) / width, foot / height, panel / width, body / height)
-        axes = figure.add_axes(place)
+    width = 9 + _LETTER_INCHES * max((len(row.label) for row in rows), default=0)
+    legend_columns = max(1, int((width - 1) / (0.55 + _LETTER_INCHES * longest)))
+    head = 0.9 + 0.23 * math.ceil(len(summaries) / legend_columns)
+    body = (lowest + 0.5) * (_ROW_INCHES + _MODEL_INCHES * max(len(summaries), 1))
+    figure = Figure(figsize=(width, head + body), facecolor="white", layout="constrained")
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), METRICS, strict=True):
         scores = {model: read_scores(summary, measure) for model, summary in summaries.items()}
-        _draw_panel(axes, measure, rows, scores, with_names=number == 0)
+        _draw_panel(axes, measure, rows, scores)
         axes.set_ylim(lowest, -0.5)
     colors = model_colors(list(summaries))
     handles = [
@@ -103,16 +97,7 @@ def _figure(summaries: Mapping[str, Sequence[Mapping[str, str]]]) -> Figure:
         for index, model in enumerate(summaries)
     ]
     if handles:
-        figure.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=((left - 0.1) / width, 1 - 0.08 / height),
-            ncols=legend_columns,
-            frameon=False,
-            borderaxespad=0,
-            handletextpad=0.2,
-            labelcolor=INK,
-        )
+        figure.legend(handles=handles, loc="outside upper left", ncols=legend_columns, frameon=False, labelcolor=INK)
     return figure
 
 
@@ -120,9 +105,7 @@ def _mark(index: int) -> str:
     return _MARKS[index % len(_MARKS)]
 
 
-def _draw_panel(
-    axes: Axes, measure: str, rows: Sequence[_Row], scores: Mapping[str, Mapping[str, Score]], with_names: bool
-) -> None:
+def _draw_panel(axes: Axes, measure: str, rows: Sequence[_Row], scores: Mapping[str, Mapping[str, Score]]) -> None:
     """Draw the scores by one measure: a mark per model and class, its value at the right."""
     colors = model_colors(list(scores))
     start = _start([score.value for table in scores.values() for score in table.values()])
@@ -134,17 +117,10 @@ def _draw_panel(
             if row.name in table:
                 height = row.height + ((number + 0.5) / len(scores) - 0.5) * 0.8
                 _draw_score(axes, table[row.name], height, start, colors[model], _mark(number))
-    axes.set_title(measure, loc="left", fontsize=12, fontweight="bold", color=INK)
-    named = rows if with_names else []
-    axes.set_yticks([row.height for row in named], [row.label for row in named])
-    for label, row in zip(axes.get_yticklabels(), named, strict=True):
+    dress(axes, measure, ticks=PALE_INK)
+    axes.set_yticks([row.height for row in rows], [row.label for row in rows])
+    for label, row in zip(axes.get_yticklabels(), rows, strict=False):  # the first panel alone has labels
         label.set(color=INK, fontweight="bold" if row.kind == ORGANS else "normal")
-    axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", length=0, labelcolor=PALE_INK)
-    axes.grid(axis="x", color="#d5dbe1", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in axes.spines.values():
-        side.set_visible(False)
 
 
 def _draw_score(axes: Axes, score: Score, height: float, start: float, color: str, mark: str) -> None:

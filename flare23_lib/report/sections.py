@@ -131,9 +131,12 @@ def faults(run: Run) -> list[Block]:
 
 def method(run: Run) -> Section:
     """What was done: the drawing of the configuration."""
-    completions = [f"{row['teacher']} completes {row['category']}" for row in run.config["completions"].values()]
+    completions = [f"{row.teacher} completes {row.category}" for row in run.config.completions.values()]
     description = "Which model learns from what. " + "; ".join(words(text) for text in completions) + "."
-    caption = "The method as it was configured, with the cases of each category that take part."
+    caption = (
+        "The method as it was configured, with the cases that take part. A solid arrow into a model is what it "
+        "learns from, one from a model its pseudo-labels; a dotted arrow is labels that a completion keeps."
+    )
     return Section("method", "Method", [run.picture("method", description, caption)])
 
 
@@ -166,7 +169,7 @@ def pseudo_labels(run: Run) -> Section:
     """How completed labels came about: conflicts, agreement, cases left out."""
     blocks: list[Block] = []
     rows, pictures, missing = [], [], []
-    outcomes = [*OUTCOMES_SHOWN, *(TUMOR_OUTCOMES if run.config.labels.tumors else ())]
+    outcomes = [*OUTCOMES_SHOWN, *(TUMOR_OUTCOMES if run.config.label_map.tumors else ())]
     for name in run.config.completions:
         found = run.rows("completed_labels", name, "conflicts.csv")
         if found is None:
@@ -221,7 +224,7 @@ def scores(run: Run) -> Section:
     for name in evaluated:
         rows = run.rows("evaluation", name, "metrics.csv") or []
         path = run.figures / "boxes" / f"{name}.svg"
-        draw_boxes(path, name, rows, run.config.labels.names)
+        draw_boxes(path, name, rows, run.config.label_map.names)
         caption = f"Scores of {words(name)} over {count(len(rows), 'case')}: median, quartiles, and values apart."
         blocks.append(Picture(path, f"Box plots of DSC and NSD of {words(name)} by class.", caption))
     return Section("results", "Results", blocks)
@@ -229,8 +232,8 @@ def scores(run: Run) -> Section:
 
 def paper_table(run: Run, name: str) -> list[Block]:
     """Return one of the paper's tables as the evaluation set it out; nothing if it has not, or not for this run."""
-    evaluation = run.config["evaluation"]
-    if name not in table_names(run.config.labels, evaluation["compare"], evaluation["efficiency_cases"] > 0):
+    evaluation = run.config.evaluation
+    if name not in table_names(run.config.label_map, evaluation.compare, evaluation.efficiency_cases > 0):
         return []
     path = run.results.root / "evaluation" / "tables" / f"{name}.md"
     return [read_markdown(path.read_text(encoding="utf-8"))] if path.exists() else []
@@ -257,7 +260,7 @@ def efficiency(run: Run) -> Section:
     blocks = paper_table(run, "table8")
     for name in run.config.evaluated:
         rows = run.rows("evaluation", name, "efficiency.csv")
-        if rows and run.config["evaluation"]["efficiency_cases"]:
+        if rows and run.config.evaluation.efficiency_cases:
             blocks += memory(run, name, rows)
     if not blocks:
         text = "Inference was not measured: set evaluation.efficiency_cases to the number of cases to measure."
@@ -272,8 +275,8 @@ def efficiency(run: Run) -> Section:
         )
         caption = "Mean seconds of each phase of a segmentation in this run, reading and writing apart."
         blocks.append(Picture(run.figures / "phases.svg", f"Phases of a segmentation. {listed}.", caption))
-    if run.config["report"]["inference_benchmark"]:
-        blocks.append(against_nnunet(run, Path(run.config["report"]["inference_benchmark"])))
+    if run.config.report.inference_benchmark:
+        blocks.append(against_nnunet(run, Path(run.config.report.inference_benchmark)))
     return Section("efficiency", "Efficiency", blocks)
 
 
@@ -355,7 +358,7 @@ def _is_of_the_run(run: Run, stage: str, job: Sequence[str]) -> bool:
     names = run.config.evaluated if stage in OF_EVALUATED else run.config.models
     if job[0] not in (run.config.completions if stage in OF_COMPLETIONS else names):
         return False
-    return stage not in SHARDED or job[1].endswith(f"-of-{run.config['shards'][SHARDED[stage][1]]}")
+    return stage not in SHARDED or job[1].endswith(f"-of-{dict(run.config.shards)[SHARDED[stage][1]]}")
 
 
 def _numbers(jobs: Iterable[Mapping[str, str]], column: str) -> list[float]:

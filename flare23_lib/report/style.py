@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from flare23_lib import store
 
@@ -18,8 +23,8 @@ STYLE = {
 }
 """For `matplotlib.rc_context`."""
 
-INK, PALE_INK = "#1d2733", "#5d6876"
-"""Colors of words."""
+INK, PALE_INK, GRID = "#1d2733", "#5d6876", "#d5dbe1"
+"""Colors of words, of less important words, and of grid lines."""
 
 NO_DATE = {"Date": None, "Creator": None}
 """Metadata for `savefig`: nothing that differs from run to run."""
@@ -31,6 +36,27 @@ PNG_DPI = 200
 def words(name: str) -> str:
     """Return a name of the configuration as figures and pages show it."""
     return name.replace("_", " ")
+
+
+def dress(axes: Axes, title: str = "", grid: Literal["x", "both"] | None = "x", ticks: str = INK) -> None:
+    """Give axes the look of all figures: a bold title at the left, pale grid lines below the data, no frame."""
+    axes.set_title(title, loc="left", fontweight="bold", color=INK)
+    axes.tick_params(length=0, labelcolor=ticks)
+    if grid:
+        axes.grid(axis=grid, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+
+
+def apart(places: Sequence[float], steps: Sequence[float]) -> np.ndarray:
+    """Return the places nearest to those given (least squares) that keep their order and lie at least steps apart.
+
+    Args:
+        places: in ascending order, at least one.
+        steps: distances of neighbors, one fewer.
+    """
+    offsets = np.cumsum([0.0, *steps])
+    return isotonic_regression(np.asarray(places) - offsets).x + offsets
 
 
 def save_figure(path: Path, figure: Figure) -> None:

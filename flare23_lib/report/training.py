@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from flare23_lib.report.colors import label_colors
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure, words
+from flare23_lib.report.style import INK, PALE_INK, STYLE, apart, dress, save_figure, words
 
 _CLASS = "pseudo_dice_"
 HEIGHT, LINE = 3.6, 0.165
@@ -33,6 +33,9 @@ def draw_training(path: Path, model: str, rows: Sequence[Mapping[str, str]]) -> 
         losses, dice = figure.subplots(1, 2, width_ratios=(1, 1.35))
         _draw_losses(losses, model, rows)
         _draw_dice(dice, rows, names, min(0.06, LINE / (height - 0.9)))
+        for axes in (losses, dice):
+            axes.set_xlabel("epoch", color=PALE_INK)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         save_figure(path, figure)
 
 
@@ -45,9 +48,8 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], li
 def _draw_losses(axes: Axes, model: str, rows: Sequence[Mapping[str, str]]) -> None:
     axes.plot(*_column(rows, "train_loss"), color="#0072b2", linewidth=1.6, label="training")
     axes.plot(*_column(rows, "validation_loss"), color="#d55e00", linewidth=1.2, label="patches looked at")
-    axes.set_title(f"{model.replace('_', ' ')}: loss", loc="left", fontweight="bold", color=INK)
     axes.legend(frameon=False, labelcolor=INK, fontsize=9)
-    _dress(axes)
+    dress(axes, f"{words(model)}: loss", "both", PALE_INK)
 
 
 def _draw_dice(axes: Axes, rows: Sequence[Mapping[str, str]], names: Sequence[str], least: float) -> None:
@@ -61,10 +63,9 @@ def _draw_dice(axes: Axes, rows: Sequence[Mapping[str, str]], names: Sequence[st
             axes.plot(epochs, values, color=colors[name], linewidth=1.1, marker=marker, markersize=3)
             ends.append((values[-1], name))
     axes.plot(*_column(rows, "pseudo_dice"), color=INK, linewidth=2)
-    axes.set_title("pseudo Dice (black: mean)", loc="left", fontweight="bold", color=INK)
     axes.set_ylim(0, 1)
-    _dress(axes)
-    for height, (_, name) in zip(_apart([value for value, _ in sorted(ends)], least), sorted(ends), strict=True):
+    dress(axes, "pseudo Dice (black: mean)", "both", PALE_INK)
+    for height, (_, name) in zip(_heights([value for value, _ in sorted(ends)], least), sorted(ends), strict=True):
         for text, color, offset in (("\N{BLACK CIRCLE}", colors[name], 6), (words(name), INK, 17)):
             axes.annotate(
                 text, (1, height), xycoords=("axes fraction", "data"), xytext=(offset, 0),
@@ -72,23 +73,9 @@ def _draw_dice(axes: Axes, rows: Sequence[Mapping[str, str]], names: Sequence[st
             )  # fmt: skip
 
 
-def _apart(values: Sequence[float], least: float) -> list[float]:
+def _heights(values: Sequence[float], least: float) -> list[float]:
     """Return heights for words, in order, no two closer than `least`, around the values, in 0 to 1 if they fit."""
-    heights: list[float] = []
-    for value in values:
-        heights.append(max(value, heights[-1] + least) if heights else value)
-    if not heights:
-        return heights
-    shift = sum(values) / len(values) - sum(heights) / len(heights)
-    shift = max(min(shift, 1 - heights[-1]), -heights[0])
-    return [height + shift for height in heights]
-
-
-def _dress(axes: Axes) -> None:
-    axes.set_xlabel("epoch", color=PALE_INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(length=0, labelcolor=PALE_INK)
-    axes.grid(color="#d5dbe1", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    if not values:
+        return []
+    heights = apart(values, [least] * (len(values) - 1))
+    return list(heights + max(min(0, 1 - heights[-1]), -heights[0]))

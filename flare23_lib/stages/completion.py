@@ -13,13 +13,13 @@ import numpy as np
 
 from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
+from flare23_lib.config.settings import CompletionSettings
 from flare23_lib.errors import MergeError, StoreError
 from flare23_lib.images import Volume, read_labels, write_volume
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.progress import progress
 from flare23_lib.pseudo_labels import components, selection
-from flare23_lib.pseudo_labels.merge import OUTCOMES, Votes, check_geometry, merge
-from flare23_lib.pseudo_labels.rules import PASSES, RULES, Rules
+from flare23_lib.pseudo_labels.merge import OUTCOMES, Rules, Votes, check_geometry, merge
 from flare23_lib.stages.bases import annotated_labels, base_of, base_rows
 from flare23_lib.stages.gathering import complete_rows, link_cases
 from flare23_lib.stages.results import Results, write_record
@@ -29,11 +29,12 @@ from flare23_lib.store import Item, Shard, StageFolder, read_csv, write_csv
 log = logging.getLogger(__name__)
 
 
-def completion_folder(results: Results, settings: Mapping[str, Any]) -> StageFolder:
+def completion_folder(results: Results, settings: CompletionSettings) -> StageFolder:
     """Return the folder of labels merged by these rules."""
-    rules = ("annotated", *RULES, "least_volume_ml", "tumor_values", "label_values")
-    version = [versions.MERGE, versions.SPECKS]
-    return results.folder("completed_labels", {"version": version, **{name: settings[name] for name in rules}})
+    key: dict[str, Any] = {"version": [versions.MERGE, versions.SPECKS], **settings.to_json()}
+    for selecting in ("category", "leave_out"):  # which cases are merged and learned from shapes no labels
+        del key[selecting]
+    return results.folder("completed_labels", key)
 
 
 def completed_item(
@@ -59,7 +60,7 @@ def complete(
     results: Results,
     completion: str,
     base: str | None,
-    settings: Mapping[str, Any],
+    settings: CompletionSettings,
     label_names: Sequence[str],
     shard: Shard,
     output: Path,
@@ -70,7 +71,7 @@ def complete(
         results: the results folder.
         completion: its name.
         base: completion that this one builds on, or None.
-        settings: `Config.completion_settings`.
+        settings: what shapes its labels.
         label_names: names of the labels in order.
         shard: which cases.
         output: the record.
@@ -79,12 +80,12 @@ def complete(
         MergeError: label and prediction are of different geometry.
         StoreError: a pseudo-label is in no record, or gone.
     """
-    cases = [case for case in usable_cases(results.cases, "training", settings["category"]) if case.case in shard]
+    cases = [case for case in usable_cases(results.cases, "training", settings.category) if case.case in shard]
     pseudo_labels = results.shard("pseudo_labels", completion, shard)
     predictions = {row["case"]: row for row in read_csv(pseudo_labels)}
     bases = base_rows(results, base)
     compared = compared_rows(results, settings)
-    names = dict(zip(settings["label_values"], label_names, strict=True))
+    names = dict(zip(settings.label_values, label_names, strict=True))
     folder = completion_folder(results, settings).create()
     rows = []
     made = 0
@@ -97,7 +98,7 @@ def complete(
             note = item.read()
             if note is None:
                 original = results.file(bases[case.case]["file"]) if bases else case.label
-                annotated = annotated_labels(settings, case, bases)
+                annotated = annotated_labels(settings.annotated, case, bases)
                 note = _complete_case(results, settings, case, original, annotated, item, inputs)
                 made += 1
             row = _row(results, case, item, note["results"], names)
@@ -109,12 +110,12 @@ def complete(
     write_record(output, columns_of(label_names), rows)
 
 
-def compared_rows(results: Results, settings: Mapping[str, Any]) -> dict[str, dict[str, str]] | None:
+def compared_rows(results: Results, settings: CompletionSettings) -> dict[str, dict[str, str]] | None:
     """Return the records, by case, of the completion that cases are compared with to leave some out; None if none."""
-    leave_out = settings["leave_out"]
-    if leave_out is None or leave_out["changed_between"] == PASSES:
-        return None
-    return {row["case"]: row for row in read_csv(results.gathered("completed_labels", leave_out["changed_between"]))}
+    name = settings.leave_out.compared_completion if settings.leave_out else None
+    return (
+        None if name is None else {row["case"]: row for row in read_csv(results.gathered("completed_labels", name))}
+    )
 
 
 def _number(text: str) -> float | None:
@@ -127,24 +128,26 @@ def _mean_agreement(agreement: Mapping[str, float | None]) -> float | None:
 
 
 def change_item(
-    results: Results, settings: Mapping[str, Any], case: str, file: str, other: str
+    results: Results, settings: CompletionSettings, case: str, file: str, other: str
 ) -> tuple[StageFolder, Item, dict[str, str]]:
     """Return where the change between two completed labels of a case belongs, and what it is made from."""
-    folder = results.folder("label_changes", {"version": versions.CHANGE, "label_values": settings["label_values"]})
+    folder = results.folder(
+        "label_changes", {"version": versions.CHANGE, "label_values": list(settings.label_values)}
+    )
     inputs = {"labels": file, "other": other}
     return folder, folder.item(case, inputs), inputs
 
 
 def _change(
     results: Results,
-    settings: Mapping[str, Any],
+    settings: CompletionSettings,
     case: Case,
     file: str,
     agreement: Mapping[str, float | None],
     compared: Mapping[str, Mapping[str, str]] | None,
 ) -> float | None:
     """Return how much a case's labels changed, as the settings want it measured; None if they do not."""
-    if settings["leave_out"] is None:
+    if settings.leave_out is None:
         return None
     if compared is None:
         return selection.change_between_passes(agreement)
@@ -154,13 +157,13 @@ def _change(
     if note is None:
         folder.create()
         one, two = (read_labels(results.file(path)).array for path in (file, other))
-        note = item.finish([], inputs, {"change": selection.change_between(one, two, settings["label_values"])})
+        note = item.finish([], inputs, {"change": selection.change_between(one, two, settings.label_values)})
     return note["results"]["change"]
 
 
 def _complete_case(
     results: Results,
-    settings: Mapping[str, Any],
+    settings: CompletionSettings,
     case: Case,
     original: str | Path | None,
     annotated: Sequence[int],
@@ -171,9 +174,9 @@ def _complete_case(
     prediction = results.file(inputs["prediction"])
     predicted = read_labels(prediction)
     originals = _originals(case, original, predicted, prediction)
-    least = {int(value): volume for value, volume in settings["least_volume_ml"].items()}
+    least = {int(value): volume for value, volume in settings.least_volume_ml.items()}
     labels, specks = components.drop_specks(predicted.array, least, predicted.geometry.spacing)
-    rules = Rules.of(settings, settings["tumor_values"])
+    rules = Rules.of(settings, tumors=settings.tumor_values)
     next_class = None
     if rules.dropped_to == "next_class":  # where no class is annotated none is dropped
         next_class = labels
@@ -186,7 +189,7 @@ def _complete_case(
     merged = merge(originals, labels, annotated, rules, next_class, votes)
     # The prediction carries the image's header; the original's may differ from it within the tolerance.
     write_volume(item.file(LABELS), merged.labels, predicted.header)
-    known = set(settings["label_values"])
+    known = set(settings.label_values)
     present = [int(value) for value in np.flatnonzero(np.bincount(merged.labels.ravel())) if int(value) in known]
     measures = {
         "voxels": int(merged.labels.size),
@@ -249,21 +252,20 @@ def _row(results: Results, case: Case, item: Item, measures: Mapping[str, Any], 
     return row | {f"specks_{name}": measures["specks"].get(str(value), 0) for value, name in names.items()}
 
 
-def left_out(settings: Mapping[str, Any], changes: Mapping[str, float]) -> set[str]:
+def left_out(settings: CompletionSettings, changes: Mapping[str, float]) -> set[str]:
     """Return the cases of a completion that are not learned from.
 
     Args:
-        settings: `Config.completion_settings`.
+        settings: what shapes its labels.
         changes: case -> how much its labels changed; not looked at if none is to be left out.
     """
-    leave_out = settings["leave_out"]
-    return set() if leave_out is None else selection.most_changed(changes, leave_out["share"])
+    return set() if settings.leave_out is None else selection.most_changed(changes, settings.leave_out.share)
 
 
 def gather(
     results: Results,
     completion: str,
-    settings: Mapping[str, Any],
+    settings: CompletionSettings,
     label_names: Sequence[str],
     shards: int,
     output: Path,
@@ -274,7 +276,7 @@ def gather(
     Args:
         results: the results folder.
         completion: its name.
-        settings: `Config.completion_settings`.
+        settings: what shapes its labels.
         label_names: names of the labels in order.
         shards: how many there are.
         output: the table of cases with their conflicts.
@@ -283,13 +285,13 @@ def gather(
     Raises:
         StoreError: a case is in no shard's record, or its file is gone.
     """
-    cases = usable_cases(results.cases, "training", settings["category"])
+    cases = usable_cases(results.cases, "training", settings.category)
     rows = complete_rows(results, "completed_labels", completion, shards, cases)
     link_cases(results, output.parent, rows)
     excluded = left_out(settings, {row["case"]: float(row["change"] or 0) for row in rows})
     for row in rows:
         row["left_out"] = "yes" if row["case"] in excluded else ""
-    _write_confusion(results, rows, dict(zip(settings["label_values"], label_names, strict=True)), confusion)
+    _write_confusion(results, rows, dict(zip(settings.label_values, label_names, strict=True)), confusion)
     write_csv(output, ["case", "file", "left_out", *columns_of(label_names)[2:]], rows)
     for outcome in OUTCOMES[1:]:
         total = sum(int(value) for row in rows for name, value in row.items() if name.startswith(f"{outcome}_"))

@@ -7,24 +7,27 @@ does the next attempt of a job that asked for too little.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flare23_lib import versions
-from flare23_lib.cohort.folders import Found, listing
 from flare23_lib.cohort.table import Case, usable_cases
-from flare23_lib.config import BUNDLE_WEIGHTS, Config
+from flare23_lib.config.settings import (
+    CompletionSettings,
+    InferenceSettings,
+    PreprocessingSettings,
+    PseudoLabelSettings,
+    TrainingSet,
+    TrainingSettings,
+)
 from flare23_lib.errors import FlareError
-from flare23_lib.inference.cases import MODEL_FILE
-from flare23_lib.pseudo_labels.rules import Rules
 from flare23_lib.stages import attempts, preprocessing
 from flare23_lib.stages.bases import base_rows
 from flare23_lib.stages.completion import completed_item, completion_folder
 from flare23_lib.stages.intensity import intensity_folder, pooled_item, with_intensity
 from flare23_lib.stages.results import Results, read_shards
 from flare23_lib.stages.segmentation import exclusion, model_digest, segmentation_folder, segmentation_item
-from flare23_lib.store import Item, Shard, StageFolder, fingerprint, read_csv, read_json, read_kept
+from flare23_lib.store import Item, Shard, StageFolder, read_csv, read_json
 
 
 class Question:
@@ -64,17 +67,17 @@ def _are_there(items: Sequence[Item]) -> bool:
     return all(item.note_path.name in _names(item.folder) for item in items)
 
 
-def is_measured(results: Results, settings: Mapping[str, Any]) -> bool:
-    """Say whether the intensities of a training set are known (`Config.intensity_settings`)."""
+def is_measured(results: Results, settings: TrainingSet) -> bool:
+    """Say whether the intensities of a training set are known."""
     return _are_there([pooled_item(intensity_folder(results), preprocessing.training_set(results, settings))[0]])
 
 
-def is_preprocessed(results: Results, settings: Mapping[str, Any], intensity: Path | None, shard: Shard) -> bool:
+def is_preprocessed(results: Results, settings: PreprocessingSettings, intensity: Path | None, shard: Shard) -> bool:
     """Say whether the preprocessed cases of a shard are there.
 
     Args:
         results: the results folder.
-        settings: `Config.preprocessing_settings`.
+        settings: what shapes them.
         intensity: record of the measured intensity, if the settings say `measure`.
         shard: which cases.
     """
@@ -89,17 +92,17 @@ def is_pseudo_labeled(
     results: Results,
     teacher: str,
     base: str | None,
-    settings: Mapping[str, Any],
-    inference: Mapping[str, Any],
+    settings: PseudoLabelSettings,
+    inference: InferenceSettings,
     shard: Shard,
 ) -> bool:
     """Say whether a teacher has segmented the cases of a shard; arguments as `segmentation.pseudo_label`."""
-    cases = [case for case in usable_cases(results.cases, "training", settings["category"]) if case.case in shard]
+    cases = [case for case in usable_cases(results.cases, "training", settings.category) if case.case in shard]
     exclude = exclusion(settings, base_rows(results, base))
-    return _is_segmented(results, teacher, inference, cases, exclude, Rules.of(settings).need_votes)
+    return _is_segmented(results, teacher, inference, cases, exclude, settings.votes)
 
 
-def is_predicted(results: Results, model: str, inference: Mapping[str, Any], shard: Shard) -> bool:
+def is_predicted(results: Results, model: str, inference: InferenceSettings, shard: Shard) -> bool:
     """Say whether a model has segmented the validation cases of a shard."""
     cases = [case for case in usable_cases(results.cases, "validation") if case.case in shard]
     return _is_segmented(results, model, inference, cases, lambda case: (), False)
@@ -108,7 +111,7 @@ def is_predicted(results: Results, model: str, inference: Mapping[str, Any], sha
 def _is_segmented(
     results: Results,
     model: str,
-    inference: Mapping[str, Any],
+    inference: InferenceSettings,
     cases: Sequence[Case],
     exclude: Callable[[Case], Collection[int]],
     votes: bool,
@@ -119,15 +122,15 @@ def _is_segmented(
 
 
 def is_completed(
-    results: Results, completion: str, base: str | None, settings: Mapping[str, Any], shard: Shard
+    results: Results, completion: str, base: str | None, settings: CompletionSettings, shard: Shard
 ) -> bool:
     """Say whether the completed labels of a shard are there; arguments as `completion.complete`.
 
     Where cases may be left out their changes are compared too, and the answer is no.
     """
-    if settings["leave_out"] is not None:
+    if settings.leave_out is not None:
         return False
-    cases = [case for case in usable_cases(results.cases, "training", settings["category"]) if case.case in shard]
+    cases = [case for case in usable_cases(results.cases, "training", settings.category) if case.case in shard]
     predictions = {row["case"]: row["file"] for row in read_csv(results.shard("pseudo_labels", completion, shard))}
     bases = base_rows(results, base)
     folder = completion_folder(results, settings)
@@ -136,47 +139,13 @@ def is_completed(
     return len(known) == len(cases) and _are_there(items)
 
 
-def is_cohort_listed(results: Results, config: Config, found: Found) -> bool:
-    """Say whether cases.csv was made from the cohort's files as they are now, with these settings."""
-    told = {
-        "version": versions.SCAN,
-        "cohort": config["cohort"],
-        "settings": config.settings("cohort"),
-        "listing": fingerprint(listing(found)),
-    }
-    return _is_current(results.cases, results.settings("cohort"), told, [])
-
-
-def is_evaluated(results: Results, model: str, settings: Mapping[str, Any]) -> bool:
-    """Say whether a model's scores are there, made with these settings, and no older than what they are made from."""
-    told = {"version": versions.EVALUATION, "settings": settings}
-    sources = [results.cases, results.training(model), results.gathered("predictions", model)]
-    return _is_current(results.summary(model), results.settings("evaluate"), told, sources)
-
-
-def is_efficiency_measured(results: Results, model: str, inference: Mapping[str, Any], cases: int) -> bool:
-    """Say the same of what single cases took: with this use of the model, and for as many cases."""
-    told = {"version": [versions.EFFICIENCY, versions.SEGMENTATION], "inference": inference, "cases": cases}
-    sources = [results.cases, *(results.bundle(model) / file for file in (MODEL_FILE, BUNDLE_WEIGHTS))]
-    return _is_current(results.efficiency(model), results.settings("measure_efficiency", model), told, sources)
-
-
-def _is_current(record: Path, settings: Path, told: Mapping[str, Any], sources: Sequence[Path]) -> bool:
-    """Say whether a record was made after its sources and after the file of its settings, which says `told`."""
-    try:
-        newest = max(source.stat().st_mtime_ns for source in (settings, *sources))
-        return record.stat().st_mtime_ns >= newest and read_kept(settings) == told
-    except (OSError, FlareError):
-        return False
-
-
 class Training:
     """What there is of a model's training.
 
     Args:
         results: the results folder.
         model: its name.
-        settings: `Config.training_settings`.
+        settings: what shapes its weights.
         shards: shards of the preprocessing.
         intensity: record of the measured intensity, if the settings say `measure`.
         pretrained: file of weights that it starts from, or None.
@@ -186,7 +155,7 @@ class Training:
         self,
         results: Results,
         model: str,
-        settings: Mapping[str, Any],
+        settings: TrainingSettings,
         shards: int,
         intensity: Path | None = None,
         pretrained: Path | None = None,

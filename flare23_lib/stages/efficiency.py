@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,19 +12,19 @@ from typing import Any
 
 from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
+from flare23_lib.config.models import InferenceSettings
 from flare23_lib.devices import choose
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.efficiency import (
     CURVES,
     NO_GPU,
-    available_cores,
     efficiency_row,
     format_efficiency,
     write_curve,
     write_efficiency,
 )
-from flare23_lib.evaluation.measuring import measure_command
-from flare23_lib.evaluation.sources import NvmlGpu, find_gpu
+from flare23_lib.evaluation.profiling import Gpu, find_gpu, profile_command
+from flare23_lib.machine import available_cores, processor_name
 from flare23_lib.progress import progress
 from flare23_lib.stages.results import Results
 from flare23_lib.stages.segmentation import model_digest
@@ -37,7 +36,7 @@ CURVE = ".curve.csv"
 VERSIONS = [versions.EFFICIENCY, versions.SEGMENTATION]
 
 
-def measured_on(device: str, threads: int, gpu: NvmlGpu | None) -> dict[str, Any]:
+def measured_on(device: str, threads: int, gpu: Gpu | None) -> dict[str, Any]:
     """Return what beside model and case shapes a measurement: device, machine, threads, and the versions that ran."""
     versions = {}
     for package in ("flare23_lib", "torch", "numpy"):
@@ -48,25 +47,15 @@ def measured_on(device: str, threads: int, gpu: NvmlGpu | None) -> dict[str, Any
     return {
         "device": device,
         "gpu": gpu.name if gpu else None,
-        "machine": {"processor": _processor(), "cores": available_cores()},
+        "machine": {"processor": processor_name(), "cores": available_cores()},
         "threads": threads,
         "versions": versions,
     }
 
 
-def _processor() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def measured_folders(results: Results, digest: str | None, inference: Mapping[str, Any]) -> list[Path]:
+def measured_folders(results: Results, digest: str | None, inference: InferenceSettings) -> list[Path]:
     """Return the folders of what a model took with these settings, under whatever conditions it was measured."""
-    wanted = {"version": VERSIONS, "model": digest, "inference": dict(inference)}
+    wanted = {"version": VERSIONS, "model": digest, "inference": inference.to_json()}
     return [
         about.parent
         for about in (results.root / "store" / "efficiency").glob("*/about.json")
@@ -82,7 +71,7 @@ def measured_cases(results: Results, number: int) -> list[Case]:
 def measure(
     results: Results,
     model: str,
-    inference: Mapping[str, Any],
+    inference: InferenceSettings,
     cases: int,
     device: str,
     threads: int,
@@ -97,27 +86,27 @@ def measure(
         model: its name.
         inference: how the model is used (its bundle's default).
         cases: how many cases are measured.
-        device: "auto", "cuda" or "cpu".
+        device: as `devices.choose`.
         threads: threads that a prediction may use.
         output: the table; the curves are linked into a folder beside it.
 
     Raises:
         EvaluationError: there is no validation case, or predictions failed.
-        ConfigError: "cuda" was asked for and there is none.
+        ConfigError: there is no such device.
     """
     chosen = measured_cases(results, cases)
     if not chosen:
         raise EvaluationError(f"{results.cases}: no validation case to measure; set evaluation.efficiency_cases: 0")
-    used = choose(device, claimed=1).type
-    gpu = find_gpu() if used == "cuda" else None  # an idle one would only confuse
+    used = choose(device, claimed=1)
+    gpu = find_gpu(position=used.index or 0) if used.type == "cuda" else None  # an idle one would only confuse
     if gpu is None:
         log.info(NO_GPU)
     digest = model_digest(read_json(results.model_file(model)))
-    conditions = measured_on(used, threads, gpu)
+    conditions = measured_on(used.type, threads, gpu)
     key = {
         "version": VERSIONS,
         "model": digest,
-        "inference": dict(inference),
+        "inference": inference.to_json(),
         "conditions": conditions,
     }
     folder = results.folder("efficiency", key).create()
@@ -129,7 +118,7 @@ def measure(
             note = item.read()
             if note is None:
                 command = predict_command(
-                    results.bundle(model), Path(case.image), device, threads, inference["precision"]
+                    results.bundle(model), Path(case.image), device, threads, inference.precision
                 )
                 try:
                     note = _measure_case(case, command, gpu, item, inputs)
@@ -161,18 +150,18 @@ def predict_command(bundle: Path, image: Path, device: str, threads: int, precis
 
 
 def _measure_case(
-    case: Case, command: Sequence[str], gpu: NvmlGpu | None, item: Item, inputs: Mapping[str, Any]
+    case: Case, command: Sequence[str], gpu: Gpu | None, item: Item, inputs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Run one prediction into a temporary folder and note what it took; EvaluationError if it failed."""
     with tempfile.TemporaryDirectory(prefix="flare23-") as temporary:
         said, labels = Path(temporary) / "said.txt", Path(temporary) / "labels"
         with said.open("wb") as handle:
-            curve, code = measure_command([*command, "--output", str(labels)], gpu, handle)
+            profile, code = profile_command([*command, "--output", str(labels)], gpu, handle)
         if code or not any(labels.glob("*.nii.gz")):
             lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             reason = lines[-1] if lines else f"exit code {code}"
             raise EvaluationError(f"{case.case}: the prediction failed: {reason}")
-    row = efficiency_row(case.case, curve, gpu, available_cores())
-    write_curve(item.file(CURVE), curve)
+    row = efficiency_row(case.case, profile, gpu, available_cores())
+    write_curve(item.file(CURVE), profile)
     log.info("%s", format_efficiency(row))
     return item.finish([CURVE], inputs, row)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from flare23_lib import versions
-from flare23_lib.config_checks import MEASURE
+from flare23_lib.config.models import Intensity
+from flare23_lib.config.settings import PreprocessingSettings, TrainingSet, TrainingSettings
 from flare23_lib.errors import ConfigError, TrainingError
 from flare23_lib.images import read_labels, read_volume
 from flare23_lib.nnunet.intensity import SAMPLES, draw_foreground, pool
@@ -25,6 +26,8 @@ from flare23_lib.store import Item, StageFolder, atomic_path, fingerprint, read_
 log = logging.getLogger(__name__)
 
 DRAWN = ".npy"
+
+WithIntensity = TypeVar("WithIntensity", PreprocessingSettings, TrainingSettings)
 
 
 def intensity_folder(results: Results) -> StageFolder:
@@ -51,13 +54,13 @@ class _Task(NamedTuple):
     inputs: dict[str, Any]
 
 
-def measure(results: Results, model: str, settings: Mapping[str, Any], processes: int, output: Path) -> None:
+def measure(results: Results, model: str, settings: TrainingSet, processes: int, output: Path) -> None:
     """Measure the intensities of a model's training set and write them down.
 
     Args:
         results: the results folder.
         model: its name.
-        settings: `Config.intensity_settings` of the model.
+        settings: its training set.
         processes: how many cases are read at once.
         output: the record: `intensity` (low, high, mean, std in HU) and the cases without foreground.
 
@@ -112,7 +115,7 @@ def _pool(model: str, cases: Sequence[TrainingCase], items: Sequence[Item]) -> d
     return {"intensity": pool(drawn), "cases": len(cases), "cases_without_foreground": empty}
 
 
-def with_intensity(settings: Mapping[str, Any], record: Path | None) -> dict[str, Any]:
+def with_intensity(settings: WithIntensity, record: Path | None) -> WithIntensity:
     """Return a stage's settings with the measured numbers in the place of `measure`.
 
     Args:
@@ -123,8 +126,8 @@ def with_intensity(settings: Mapping[str, Any], record: Path | None) -> dict[str
         ConfigError: it is needed and not given.
         StoreError: it is missing.
     """
-    if settings["intensity"] != MEASURE:
-        return dict(settings)
+    if settings.intensity != "measure":
+        return settings
     if record is None:
         raise ConfigError("--intensity: the settings say `measure`; name the record of what was measured")
-    return {**settings, "intensity": read_json(record)["intensity"]}
+    return type(settings).of(settings, intensity=Intensity.from_json(read_json(record)["intensity"]))

@@ -11,6 +11,7 @@ from typing import Any
 
 from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
+from flare23_lib.config.settings import PreprocessingSettings, TrainingSet
 from flare23_lib.errors import CohortError, TrainingError
 from flare23_lib.progress import progress
 from flare23_lib.stages.results import Results, write_record
@@ -36,25 +37,25 @@ class TrainingCase:
     label_id: str
 
 
-def training_set(results: Results, settings: Mapping[str, Any]) -> list[TrainingCase]:
+def training_set(results: Results, settings: TrainingSet) -> list[TrainingCase]:
     """Return a model's training cases, sorted; without validation cases and those that a completion leaves out.
 
     Args:
         results: the results folder.
-        settings: `originals` (categories) and `completions` of the model.
+        settings: categories and completions.
 
     Raises:
         CohortError: a completed case is not a training case of the cohort.
         StoreError: a completion's record is missing.
     """
-    completed = {name: read_csv(results.gathered("completed_labels", name)) for name in settings["completions"]}
+    completed = {name: read_csv(results.gathered("completed_labels", name)) for name in settings.completions}
     return selected(results, usable_cases(results.cases, "training"), settings, completed)
 
 
 def selected(
     results: Results,
     cases: Iterable[Case],
-    settings: Mapping[str, Any],
+    settings: TrainingSet,
     completed: Mapping[str, Iterable[Mapping[str, Any]]],
 ) -> list[TrainingCase]:
     """Return a model's training cases out of the usable ones of the cohort; as `training_set`.
@@ -69,9 +70,9 @@ def selected(
     chosen = [
         TrainingCase(case, Path(case.label), case.label_id)
         for case in usable.values()
-        if case.category in settings["originals"] and case.label
+        if case.category in settings.originals and case.label
     ]
-    for completion in settings["completions"]:
+    for completion in settings.completions:
         for row in completed[completion]:
             if row["case"] not in usable:
                 raise CohortError(
@@ -95,23 +96,27 @@ def label_file(results: Results, case: TrainingCase) -> Path:
     return results.file(case.label_id) if case.label_id.startswith("store/") else case.label
 
 
-def image_item(results: Results, settings: Mapping[str, Any], case: Case) -> tuple[StageFolder, Item, dict]:
+def image_item(results: Results, settings: PreprocessingSettings, case: Case) -> tuple[StageFolder, Item, dict]:
     """Return where a case's preprocessed image belongs, and what it is made from."""
-    key = {name: settings[name] for name in ("spacing", "orientation", "intensity")}
+    shaping = settings.to_json()
+    key = {name: shaping[name] for name in ("spacing", "orientation", "intensity")}
     folder = results.folder("preprocessed_images", {"version": versions.PREPROCESSED_IMAGE, **key})
     inputs = {"image": case.image_id}
     return folder, folder.item(case.case, inputs), inputs
 
 
-def label_item(results: Results, settings: Mapping[str, Any], case: TrainingCase) -> tuple[StageFolder, Item, dict]:
+def label_item(
+    results: Results, settings: PreprocessingSettings, case: TrainingCase
+) -> tuple[StageFolder, Item, dict]:
     """Return where a case's preprocessed label belongs, and what it is made from."""
-    key = {name: settings[name] for name in ("spacing", "orientation", "label_values")}
+    shaping = settings.to_json()
+    key = {name: shaping[name] for name in ("spacing", "orientation", "label_values")}
     folder = results.folder("preprocessed_labels", {"version": versions.PREPROCESSED_LABEL, **key})
     inputs = {"label": case.label_id, "image_spacing": list(case.case.spacing)}
     return folder, folder.item(case.case.case, inputs), inputs
 
 
-def row_of(results: Results, settings: Mapping[str, Any], case: TrainingCase) -> dict[str, str]:
+def row_of(results: Results, settings: PreprocessingSettings, case: TrainingCase) -> dict[str, str]:
     """Return the part of a case's record that is known before it is made."""
     _, image, _ = image_item(results, settings, case.case)
     _, label, _ = label_item(results, settings, case)
@@ -123,13 +128,13 @@ def row_of(results: Results, settings: Mapping[str, Any], case: TrainingCase) ->
 
 
 def preprocess(
-    results: Results, settings: Mapping[str, Any], patch_size: Sequence[int], shard: Shard, output: Path
+    results: Results, settings: PreprocessingSettings, patch_size: Sequence[int], shard: Shard, output: Path
 ) -> None:
     """Make the preprocessed cases of a shard that are not there yet, and its record.
 
     Args:
         results: the results folder.
-        settings: `Config.preprocessing_settings` of the model.
+        settings: what shapes them, with the intensity as numbers.
         patch_size: (z, y, x); how files are divided into chunks.
         shard: which cases.
         output: the record.
@@ -148,7 +153,9 @@ def preprocess(
     write_record(output, COLUMNS, rows)
 
 
-def _image(results: Results, settings: Mapping, patch_size: Sequence[int], shard: Shard, case: Case) -> bool:
+def _image(
+    results: Results, settings: PreprocessingSettings, patch_size: Sequence[int], shard: Shard, case: Case
+) -> bool:
     folder, item, inputs = image_item(results, settings, case)
     if item.read():
         return False
@@ -162,9 +169,9 @@ def _image(results: Results, settings: Mapping, patch_size: Sequence[int], shard
         facts = preprocess_image(
             Path(case.image),
             item.file(".b2nd"),
-            settings["spacing"],
-            settings["orientation"],
-            Intensity(**settings["intensity"]),
+            settings.spacing,
+            settings.orientation,
+            Intensity(**dict(settings.intensity)),
             patch_size,
         )
         item.finish([".b2nd"], inputs, {**facts, "core_seconds": time.process_time() - started})
@@ -172,7 +179,7 @@ def _image(results: Results, settings: Mapping, patch_size: Sequence[int], shard
 
 
 def _labels(
-    results: Results, settings: Mapping, patch_size: Sequence[int], shard: Shard, case: TrainingCase
+    results: Results, settings: PreprocessingSettings, patch_size: Sequence[int], shard: Shard, case: TrainingCase
 ) -> tuple[dict, bool]:
     folder, item, inputs = label_item(results, settings, case)
     if note := item.read():
@@ -187,12 +194,12 @@ def _labels(
             label_file(results, case),
             item.file(".b2nd"),
             item.file(".pkl"),
-            settings["spacing"],
-            settings["orientation"],
-            settings["label_values"],
+            settings.spacing,
+            settings.orientation,
+            settings.label_values,
             patch_size,
             case.case.spacing,
         )
-        present = [settings["label_values"][index - 1] for index in indices]
+        present = [settings.label_values[index - 1] for index in indices]
         measures = {"labels_present": present, "core_seconds": time.process_time() - started}
         return item.finish([".b2nd", ".pkl"], inputs, measures), True

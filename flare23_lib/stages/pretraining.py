@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.errors import BundleError, TrainingError
 from flare23_lib.inference.bundle import file_sha256
 from flare23_lib.store import write_csv, write_text
@@ -39,9 +39,9 @@ def _digest(source: Path, size: int, changed: int) -> str:
     return file_sha256(source)
 
 
-def with_digest(settings: Mapping[str, Any], digest: str | None) -> dict[str, Any]:
-    """Return `Config.training_settings` with the digest of the initial weights' file, whose path shapes nothing."""
-    return {**settings, "pretrained": digest} if digest else dict(settings)
+def with_digest(settings: TrainingSettings, digest: str | None) -> TrainingSettings:
+    """Return the settings with the digest of the initial weights' file, whose path shapes nothing."""
+    return TrainingSettings.of(settings, pretrained=digest or None)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
+from flare23_lib.config.settings import InferenceSettings, PseudoLabelSettings
 from flare23_lib.errors import ImageError, about
 from flare23_lib.images import Volume, read_volume, write_volume
 from flare23_lib.inference.cases import fits_beside
 from flare23_lib.progress import progress
 from flare23_lib.pseudo_labels import selection
-from flare23_lib.pseudo_labels.rules import Rules
 from flare23_lib.stages.bases import annotated_labels, base_rows
 from flare23_lib.stages.gathering import complete_rows, link_cases
 from flare23_lib.stages.results import Results, write_record
@@ -46,9 +46,9 @@ def model_digest(description: Mapping[str, Any]) -> str:
     return fingerprint({**description, **unshaping, "labels": values})
 
 
-def segmentation_folder(results: Results, digest: str, inference: Mapping[str, Any]) -> StageFolder:
+def segmentation_folder(results: Results, digest: str, inference: InferenceSettings) -> StageFolder:
     """Return the folder of what a model makes with these settings, whoever asks for it."""
-    key = {"version": versions.SEGMENTATION, "model": digest, "inference": dict(inference)}
+    key = {"version": versions.SEGMENTATION, "model": digest, "inference": inference.to_json()}
     return results.folder("segmentations", key)
 
 
@@ -74,8 +74,8 @@ def pseudo_label(
     completion: str,
     teacher: str,
     base: str | None,
-    settings: Mapping[str, Any],
-    inference: Mapping[str, Any],
+    settings: PseudoLabelSettings,
+    inference: InferenceSettings,
     device: str,
     threads: int,
     shard: Shard,
@@ -88,19 +88,18 @@ def pseudo_label(
         completion: name of the completion.
         teacher: name of the model.
         base: completion that this one builds on, or None.
-        settings: `Config.completion_settings`.
+        settings: what the completion needs of its teacher.
         inference: how the teacher is used.
-        device: "auto", "cuda" or "cpu".
+        device: as `devices.choose`.
         threads: threads to use.
         shard: which cases.
         output: the record.
     """
-    cases = [case for case in usable_cases(results.cases, "training", settings["category"]) if case.case in shard]
+    cases = [case for case in usable_cases(results.cases, "training", settings.category) if case.case in shard]
     exclude = exclusion(settings, base_rows(results, base))
     wanted = [(case, exclude(case)) for case in cases]
-    lock_name = f"{settings['category']}-{shard}"  # other completions of the category share its segmentations
-    votes = Rules.of(settings).need_votes
-    made = _segment(results, teacher, inference, wanted, votes, device, threads, lock_name)
+    lock_name = f"{settings.category}-{shard}"  # other completions of the category share its segmentations
+    made = _segment(results, teacher, inference, wanted, settings.votes, device, threads, lock_name)
     names = {str(label["value"]): label["name"] for label in _description(results, teacher)["labels"][1:]}
     rows = []
     for row, note in made:
@@ -109,17 +108,17 @@ def pseudo_label(
     write_record(output, ["case", "file", *(f"agreement_{name}" for name in names.values())], rows)
 
 
-def exclusion(settings: Mapping[str, Any], bases: Mapping[str, Mapping]) -> Callable[[Case], Collection[int]]:
-    """Return, for each case, the classes that the next class is looked for without; none if it is not wanted."""
-    if settings["dropped_to"] != "next_class":
+def exclusion(settings: PseudoLabelSettings, bases: Mapping[str, Mapping]) -> Callable[[Case], Collection[int]]:
+    """Return, for each case, the classes that runner-up labels are made without; none if they are not wanted."""
+    if settings.annotated is None:
         return lambda case: ()
-    return lambda case: annotated_labels(settings, case, bases)
+    return lambda case: annotated_labels(settings.annotated, case, bases)
 
 
 def predict_validation(
     results: Results,
     model: str,
-    inference: Mapping[str, Any],
+    inference: InferenceSettings,
     device: str,
     threads: int,
     shard: Shard,
@@ -135,7 +134,7 @@ def predict_validation(
 def _segment(
     results: Results,
     model: str,
-    inference: Mapping[str, Any],
+    inference: InferenceSettings,
     wanted: Sequence[tuple[Case, Collection[int]]],
     votes: bool,
     device: str,
@@ -150,7 +149,7 @@ def _segment(
         inference: how it is used.
         wanted: cases, each with the label values without which the next class is looked for.
         votes: whether the votes of the mirrored passes are kept.
-        device: "auto", "cuda" or "cpu".
+        device: as `devices.choose`.
         threads: threads to use.
         lock_name: of the lock that is held meanwhile.
     """
@@ -189,7 +188,7 @@ def pass_change(note: Mapping[str, Any]) -> float:
     return selection.change_between_passes({value: _rounded(score) for value, score in agreement.items()})
 
 
-def _engine(results: Results, model: str, inference: Mapping[str, Any], device: str, threads: int) -> Engine:
+def _engine(results: Results, model: str, inference: InferenceSettings, device: str, threads: int) -> Engine:
     import torch
 
     from flare23_lib.devices import choose
@@ -197,7 +196,7 @@ def _engine(results: Results, model: str, inference: Mapping[str, Any], device: 
     from flare23_lib.inference.engine import Engine
 
     torch.set_num_threads(max(1, threads))
-    return Engine(load_bundle(results.bundle(model)), choose(device, claimed=1), **inference)
+    return Engine(load_bundle(results.bundle(model)), choose(device, claimed=1), **dict(inference))
 
 
 def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Mapping[str, Any]]]) -> Iterator[Volume]:

@@ -10,8 +10,9 @@ from flare23_lib.cohort.folders import find, notices
 from flare23_lib.cohort.survey import Survey, survey_found
 from flare23_lib.cohort.table import Case
 from flare23_lib.config import Config
+from flare23_lib.config.models import Intensity
+from flare23_lib.config.settings import CompletionSettings, PreprocessingSettings, TrainingSet, TrainingSettings
 from flare23_lib.nnunet.checkpoints import FINAL, mark
-from flare23_lib.pseudo_labels.rules import PASSES, Rules
 from flare23_lib.stages import preprocessing, training
 from flare23_lib.stages.completion import (
     LABELS,
@@ -21,7 +22,6 @@ from flare23_lib.stages.completion import (
     completion_folder,
     left_out,
 )
-from flare23_lib.stages.done import is_cohort_listed, is_efficiency_measured, is_evaluated
 from flare23_lib.stages.efficiency import measured_folders
 from flare23_lib.stages.intensity import case_item, intensity_folder, pooled_item
 from flare23_lib.stages.preprocessing import TrainingCase
@@ -36,8 +36,7 @@ class Step:
     """One stage of one model or completion.
 
     Attributes:
-        stage: "intensity", "preprocessing", "training", "pseudo-labels", "completion", "predictions",
-            "evaluation" or "efficiency".
+        stage: "intensity", "preprocessing", "training", "pseudo-labels", "completion" or "predictions".
         name: of the model or completion.
         total: cases.
         to_do: cases that would be computed; for a training 1 or 0.
@@ -83,21 +82,20 @@ class Plan:
 
 def make_plan(config: Config, processes: int = 1) -> Plan:
     """Work out what is there and what is not. Files of the cohort that are new are read (and remembered)."""
-    results, cohort = Results(Path(config["results"])), Path(config["cohort"])
-    found = find(cohort, config["layout"])
+    results, cohort = Results(Path(config.results)), Path(config.cohort)
+    found = find(cohort, config.layout)
     surveyed = survey_found(found, config.cohort_settings(), results.scan_memory, processes)
-    plan = _Planner(config, results, surveyed, is_cohort_listed(results, config, found)).run()
-    plan.notices += notices(found, cohort, config["layout"], config.evaluated)
+    plan = _Planner(config, results, surveyed).run()
+    plan.notices += notices(found, cohort, config.layout, config.evaluated)
     return plan
 
 
 class _Planner:
     """Walks through completions and models; what cannot be known before something is made is None."""
 
-    def __init__(self, config: Config, results: Results, surveyed: Survey, listed: bool) -> None:
+    def __init__(self, config: Config, results: Results, surveyed: Survey) -> None:
         self.config = config
         self.results = results
-        self.listed = listed
         self.plan = Plan(surveyed)
         self.cases = [case for case in surveyed.cases if case.usable]
         self.digests: dict[str, str | None] = {}
@@ -118,7 +116,7 @@ class _Planner:
 
     def _records(self, rule: str, name: str) -> None:
         folder, key = SHARDED[rule]
-        total = self.config["shards"][key]
+        total = dict(self.config.shards)[key]
         self.plan.records |= {self.results.shard(folder, name, Shard(index, total)) for index in range(total)}
 
     def _model(self, name: str) -> None:
@@ -134,27 +132,17 @@ class _Planner:
         if name in self.config.evaluated:
             self._records("predict", name)
             validation = [case for case in self.cases if case.split == "validation"]
-            scoring = self.config.settings("evaluation")
-            items = self._segmentations("predictions", name, name, validation, {})
-            predicted = items is not None and not self.plan.steps[-1].to_do
-            current = predicted and self.listed and is_evaluated(self.results, name, scoring)
-            scored = sum(case.label is not None for case in validation)
-            self.plan.steps.append(Step("evaluation", name, scored, 0 if current else scored))
-            cases = self.config["evaluation"]["efficiency_cases"]
-            if measured := min(cases, len(validation)):
-                inference = self.config.settings("inference", name)
-                digest = self.digests[name]
-                there = self.listed and digest is not None
-                there = there and is_efficiency_measured(self.results, name, inference, cases)
-                self.plan.used_folders |= set(measured_folders(self.results, digest, inference))
-                self.plan.steps.append(Step("efficiency", name, measured, 0 if there else measured))
+            self._segmentations("predictions", name, name, validation, {})
+            if self.config.evaluation.efficiency_cases:
+                measured = measured_folders(self.results, self.digests[name], self.config.inference_settings(name))
+                self.plan.used_folders |= set(measured)
 
-    def _known_model(self, name: str, settings: Mapping, cases: Sequence[TrainingCase]) -> None:
+    def _known_model(self, name: str, settings: PreprocessingSettings, cases: Sequence[TrainingCase]) -> None:
         measured = self._intensity(name, settings, cases)
         if measured is None:
             self._not_yet(name, "its intensities are still to be measured")
             return
-        settings = {**settings, "intensity": measured}
+        settings = PreprocessingSettings.of(settings, intensity=measured)
         made = 0
         seen: set[int] = set()
         for case in cases:
@@ -167,9 +155,13 @@ class _Planner:
         self.plan.steps.append(Step("preprocessing", name, len(cases), len(cases) - made))
         digest = self._initial_weights(name)
         if digest is None:
-            self._not_yet(name, f"{self.config.pretrained_model(name)}, from which it starts, is still to be trained")
+            self._not_yet(
+                name, f"{self.config.model(name).pretrained_model}, from which it starts, is still to be trained"
+            )
             return
-        training_settings = with_digest({**self.config.training_settings(name), "intensity": measured}, digest)
+        training_settings = with_digest(
+            TrainingSettings.of(self.config.training_settings(name), intensity=measured), digest
+        )
         folder = training.training_folder(self.results, training_settings, rows)
         self.plan.used_folders.add(folder.path)
         note = training.weights_item(folder).read()
@@ -179,13 +171,13 @@ class _Planner:
                 name,
                 training_settings,
                 self.config.inference_settings(name),
-                self.config.labels.names,
+                self.config.label_map.names,
                 [],
                 note["results"]["weights_sha256"],
                 {},
             )
             self.digests[name] = model_digest(model.to_json())
-            unseen = [label.name for label in self.config.labels.labels if label.value not in seen]
+            unseen = [label.name for label in self.config.labels if label.value not in seen]
             never = f"; never saw {', '.join(unseen)}" if unseen and made == len(cases) else ""
             self.plan.steps.append(Step("training", name, 1, 0, f"is trained{never}"))
             return
@@ -203,27 +195,29 @@ class _Planner:
         self.digests[name] = None
         self.plan.steps.append(Step("training", name, 1, 1, f"from zero: {reason}", True))
 
-    def _intensity(self, name: str, settings: Mapping, cases: Sequence[TrainingCase]) -> Mapping | None:
+    def _intensity(
+        self, name: str, settings: PreprocessingSettings, cases: Sequence[TrainingCase]
+    ) -> Intensity | None:
         """Return a model's intensity as numbers; None if it is still to be measured."""
-        if not self.config.is_measured(name):
-            return settings["intensity"]
+        if settings.intensity != "measure":
+            return settings.intensity
         folder = intensity_folder(self.results)
         pooled = self._whole(pooled_item(folder, cases)[0])
         there = sum(self._whole(case_item(folder, case)[0]) is not None for case in cases)
         self.plan.steps.append(Step("intensity", name, len(cases), 0 if pooled else len(cases) - there))
         if there and not pooled:
             self.plan.unknown.append(f"the intensities of {name}")
-        return pooled["results"]["intensity"] if pooled else None
+        return Intensity.from_json(pooled["results"]["intensity"]) if pooled else None
 
     def _initial_weights(self, name: str) -> str | None:
         """Return the digest of the weights that a model starts from, empty without; None if they are not there."""
-        source = self.config.pretrained_model(name)
+        source = self.config.model(name).pretrained_model
         if source is not None:
             return self.weights.get(source)
         return digest_of(self.config.pretrained_file(name)) or ""
 
-    def _training_set(self, settings: Mapping) -> list[TrainingCase] | None:
-        rows = {name: self.completed[name] for name in settings["completions"]}
+    def _training_set(self, settings: TrainingSet) -> list[TrainingCase] | None:
+        rows = {name: self.completed[name] for name in settings.completions}
         if None in rows.values():
             return None
         training = [case for case in self.cases if case.split == "training"]
@@ -253,17 +247,16 @@ class _Planner:
             self._records(rule, name)
         row = self.config.completion(name)
         settings = self.config.completion_settings(name)
-        cases = [case for case in self.cases if case.split == "training" and case.category == row["category"]]
-        base = row.get("on_top_of")
+        cases = [case for case in self.cases if case.split == "training" and case.category == row.category]
+        base = row.on_top_of
         bases: dict[str, dict[str, str]] | None = {}
         if base is not None:
             known = self.completed[base]
             bases = None if known is None else {entry["case"]: entry for entry in known}
         exclude = {}
-        if settings["dropped_to"] == "next_class" and bases is not None:
-            exclude = {case.case: annotated_labels(settings, case, bases) for case in cases}
-        votes = Rules.of(settings).need_votes
-        items = self._segmentations("pseudo-labels", name, row["teacher"], cases, exclude, votes)
+        if settings.dropped_to == "next_class" and bases is not None:
+            exclude = {case.case: annotated_labels(settings.annotated, case, bases) for case in cases}
+        items = self._segmentations("pseudo-labels", name, row.teacher, cases, exclude, settings.need_votes)
         if items is None or bases is None:
             self.completed[name] = None
             self.plan.steps.append(Step("completion", name, len(cases), len(cases)))
@@ -283,9 +276,7 @@ class _Planner:
             )
         # What a second look would build on is only known once the first is made.
         self.plan.steps.append(Step("completion", name, len(cases), to_do))
-        if nameless and any(
-            self.config.completion(other).get("on_top_of") == name for other in self.config.completions
-        ):
+        if nameless and any(other.on_top_of == name for other in self.config.completions.values()):
             self.plan.unknown.append(f"the labels of {name}")
         changes = self._changes(settings, rows, items)
         if changes is None:
@@ -295,17 +286,19 @@ class _Planner:
         excluded = left_out(settings, changes)
         self.completed[name] = [row | {"left_out": row["case"] in excluded} for row in rows]
 
-    def _changes(self, settings: Mapping, rows: Sequence[Mapping], items: Sequence[Item]) -> dict[str, float] | None:
+    def _changes(
+        self, settings: CompletionSettings, rows: Sequence[Mapping], items: Sequence[Item]
+    ) -> dict[str, float] | None:
         """Return how much each case's labels changed; None if that is needed and not known yet."""
-        leave_out = settings["leave_out"]
-        if leave_out is None:
+        if settings.leave_out is None:
             return {}
-        if leave_out["changed_between"] == PASSES:
+        compared = settings.leave_out.compared_completion
+        if compared is None:
             notes = [self._whole(item) for item in items]
             if None in notes:
                 return None
             return {row["case"]: pass_change(note) for row, note in zip(rows, notes, strict=True)}
-        known = self.completed[leave_out["changed_between"]]
+        known = self.completed[compared]
         if known is None:
             return None
         others = {row["case"]: row["file"] for row in known}

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from flare23_lib import __version__, versions
 from flare23_lib.cohort.table import read_cases
+from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.errors import TrainingError
 from flare23_lib.inference.bundle import (
     WEIGHTS_FILE,
@@ -25,11 +26,10 @@ from flare23_lib.inference.bundle import (
     file_sha256,
     write_bundle,
 )
-from flare23_lib.networks import Architecture
 from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.plans import CONFIGURATION, DATASET_NAME, PLANS_NAME
-from flare23_lib.nnunet.signals import StoppedError
 from flare23_lib.resampling import Intensity
+from flare23_lib.signals import StoppedError
 from flare23_lib.stages.attempts import attempt
 from flare23_lib.stages.preprocessing import no_case
 from flare23_lib.stages.pretraining import TABLE, InitialWeights, publish
@@ -49,7 +49,7 @@ class Way:
     """How a training is done; it shapes no result.
 
     Attributes:
-        device: "auto", "cuda" or "cpu".
+        device: as `devices.choose`.
         threads: threads and processes to use.
         gpus: GPUs (on a processor: processes) that share each batch.
         checkpoint_minutes: the longest time of training between two checkpoints.
@@ -63,16 +63,16 @@ class Way:
     attempt: int = 1
 
 
-def training_folder(results: Results, settings: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> StageFolder:
+def training_folder(results: Results, settings: TrainingSettings, rows: Sequence[Mapping[str, str]]) -> StageFolder:
     """Return the folder of a training: its fingerprint holds the settings and every case of the training set.
 
     Args:
         results: the results folder.
-        settings: `Config.training_settings`.
+        settings: what shapes its weights, with the intensity as numbers.
         rows: `case`, `image` and `label` of the preprocessed cases.
     """
     cases = sorted([row["case"], row["image"], row["label"]] for row in rows)
-    return results.folder("training", {"version": versions.TRAINING, "settings": dict(settings), "cases": cases})
+    return results.folder("training", {"version": versions.TRAINING, "settings": settings.to_json(), "cases": cases})
 
 
 def weights_item(folder: StageFolder) -> Item:
@@ -83,7 +83,7 @@ def weights_item(folder: StageFolder) -> Item:
 def train(
     results: Results,
     model: str,
-    settings: Mapping[str, Any],
+    settings: TrainingSettings,
     label_names: Sequence[str],
     shards: int,
     way: Way,
@@ -96,7 +96,7 @@ def train(
     Args:
         results: the results folder.
         model: its name.
-        settings: `Config.training_settings`.
+        settings: what shapes its weights, with the intensity as numbers.
         label_names: names of the labels in order.
         shards: shards of the preprocessing.
         way: how it is done.
@@ -109,7 +109,7 @@ def train(
         StoppedError: a signal asked for it; the state is saved.
     """
     rows = read_shards(results, "preprocessed", model, shards)
-    names = dict(zip(settings["label_values"], label_names, strict=True))
+    names = dict(zip(settings.label_values, label_names, strict=True))
     seen = sorted({int(value) for row in rows for value in row["labels_present"].split()})
     unseen = [name for value, name in names.items() if value not in seen]
     folder = training_folder(results, settings, rows).create()
@@ -146,14 +146,14 @@ def train(
             "labels_seen": [names[value] for value in seen],
             "labels_unseen": unseen,
             **note["results"],
-            "settings": dict(settings),
+            "settings": settings.to_json(),
         },
     )
 
 
 def _train(
     results: Results,
-    settings: Mapping[str, Any],
+    settings: TrainingSettings,
     names: Mapping[int, str],
     unseen: Sequence[str],
     rows: Sequence[Mapping[str, str]],
@@ -173,7 +173,7 @@ def _train(
     link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, results.root, rows)
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
     plans = nnunet_plans.plans(settings)
-    dataset = nnunet_plans.dataset_json(list(names.values()), settings["ignore_label"], rows, unseen)
+    dataset = nnunet_plans.dataset_json(list(names.values()), settings.ignore_label, rows, unseen)
     chosen = choose(way.device, claimed=way.gpus)
     with quiet(folder.path / "nnunet.log"):
         what = Run(folder.path, plans, dataset, chosen, way.gpus, way.threads, way.checkpoint_minutes)
@@ -183,7 +183,7 @@ def _train(
     item = weights_item(folder)
     with atomic_path(item.file(WEIGHTS)) as temporary:
         save_file(weights, temporary)
-    epochs.write(item.file(HISTORY), [str(value) for value in settings["label_values"]], trainer.history)
+    epochs.write(item.file(HISTORY), [str(value) for value in settings.label_values], trainer.history)
     return item.finish(
         [WEIGHTS, HISTORY],
         {"cases": len(rows)},
@@ -212,8 +212,8 @@ def quiet(path: Path):
 
 def describe(
     model: str,
-    settings: Mapping[str, Any],
-    inference: Mapping[str, Any],
+    settings: TrainingSettings,
+    inference: InferenceSettings,
     label_names: Sequence[str],
     unseen: Sequence[str],
     weights_sha256: str,
@@ -222,18 +222,18 @@ def describe(
     """Return the description of a trained model, as model.json holds it."""
     return Model(
         name=model,
-        network=Architecture.of(**settings["network"]),
-        patch_size=tuple(settings["patch_size"]),
-        spacing=tuple(settings["spacing"]),
-        intensity=Intensity(**settings["intensity"]),
-        orientation=settings["orientation"],
+        network=settings.network,
+        patch_size=settings.patch_size,
+        spacing=settings.spacing,
+        intensity=Intensity(**dict(settings.intensity)),
+        orientation=settings.orientation,
         labels=(
             ModelLabel("background", 0),
-            *(ModelLabel(*pair) for pair in zip(label_names, settings["label_values"], strict=True)),
+            *(ModelLabel(*pair) for pair in zip(label_names, settings.label_values, strict=True)),
         ),
         unseen=tuple(unseen),
-        mirror_axes=tuple(settings["training"]["mirror_axes"]),
-        inference=InferenceDefaults(**inference),
+        mirror_axes=settings.training.mirror_axes,
+        inference=InferenceDefaults(**dict(inference)),
         weights=Weights(WEIGHTS_FILE, weights_sha256),
         provenance=provenance,
     )
@@ -242,7 +242,7 @@ def describe(
 def export(
     results: Results,
     model: str,
-    inference: Mapping[str, Any],
+    inference: InferenceSettings,
     label_names: Sequence[str],
     output: Path,
 ) -> None:
@@ -264,7 +264,7 @@ def export(
     }
     description = describe(
         model,
-        record["settings"],
+        TrainingSettings.from_json(record["settings"]),
         inference,
         label_names,
         record["labels_unseen"],

@@ -1,0 +1,273 @@
+"""Whether the parts of a configuration fit together. A refusal is a ConfigError of one line that names the key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from itertools import product
+from pathlib import Path
+
+from flare23_lib.batches import forced_patches
+from flare23_lib.config.models import (
+    PASSES,
+    Category,
+    Completion,
+    Configuration,
+    MergePolicy,
+    ModelSettings,
+    TrainingProtocol,
+    label_map,
+    subset_of,
+)
+from flare23_lib.devices import SEVERAL
+from flare23_lib.errors import ConfigError
+
+
+def check_consistency(config: Configuration) -> None:
+    """Refuse a configuration that contradicts itself, names what is not there, or has a circle."""
+    label_map(config.labels)
+    _check_layout(config)
+    _check_categories(config)
+    for name, completion in config.completions.items():
+        _check_completion(config, name, completion)
+    evaluated = [name for name, model in config.models.items() if model.evaluate]
+    for index, pair in enumerate(config.evaluation.compare):
+        _check_known(f"evaluation.compare[{index}]", pair, evaluated, "evaluated model")
+    for name, model in config.models.items():
+        _check_model(config, name, model)
+    order_of(config)
+
+
+def order_of(config: Configuration) -> list[tuple[str, str]]:
+    """Return ("models" | "completions", name) so that each follows what it needs; ConfigError for a circle."""
+    done: list[tuple[str, str]] = []
+    path: list[tuple[str, str]] = []
+
+    def visit(node: tuple[str, str]) -> None:
+        if node in done:
+            return
+        if node in path:
+            circle = " -> ".join(".".join(step) for step in [*path[path.index(node) :], node])
+            raise ConfigError(f"{'.'.join(node)}: needs itself, in a circle ({circle})")
+        path.append(node)
+        for need in _needs(config, *node):
+            visit(need)
+        done.append(path.pop())
+
+    for name in config.models:
+        visit(("models", name))
+    for name in config.completions:
+        visit(("completions", name))
+    return done
+
+
+def _needs(config: Configuration, table: str, name: str) -> list[tuple[str, str]]:
+    if table == "models":
+        model = config.models[name]
+        source = model.pretrained_model
+        first = [] if source is None else [("models", source)]
+        return first + [("completions", item) for item in model.train_on.completions]
+    completion = config.completions[name]
+    others = (completion.on_top_of, completion.compared_completion)
+    return [("models", completion.teacher), *(("completions", other) for other in others if other is not None)]
+
+
+def _check_known(key: str, names: Collection[str], known: Collection[str], what: str) -> None:
+    """Refuse a name that is not among the known ones."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{key}: there is no {what} {name!r}; there are {', '.join(known)}")
+
+
+def _unlabeled(config: Configuration) -> set[str]:
+    return {category.name for category in config.categories if category.no_labels}
+
+
+def _category_names(config: Configuration) -> list[str]:
+    return [category.name for category in config.categories]
+
+
+def _label_names(config: Configuration) -> list[str]:
+    return [label.name for label in config.labels]
+
+
+def _check_layout(config: Configuration) -> None:
+    layout = config.layout
+    images = [folder for folders in layout.images.values() for folder in folders]
+    labels = [(key, folder) for key, folders in layout.labels.items() for folder in folders]
+    _check_known("layout.prefixes", layout.prefixes, [*images, *(folder for _, folder in labels)], "folder")
+    if layout.image_suffix != layout.label_suffix:
+        return
+    for (key, folder), other in product(labels, images):
+        one, two = (Path(os.path.normpath(path)) for path in (folder, other))
+        if one.is_relative_to(two) or two.is_relative_to(one):
+            raise ConfigError(
+                f"layout.{key}: {folder!r} and the images' {other!r} share files, and image_suffix and label_suffix "
+                "are the same: images and labels cannot be told apart"
+            )
+
+
+def _check_categories(config: Configuration) -> None:
+    names = _category_names(config)
+    folders = [*config.layout.training_images, *config.layout.unlabeled_images]
+    for index, category in enumerate(config.categories):
+        key = f"categories[{index}]"
+        if names.count(category.name) > 1:
+            raise ConfigError(f"{key}.name: {category.name!r} is given twice")
+        if category.name == "validation":
+            raise ConfigError(f"{key}.name: 'validation' is kept for the validation cases")
+        if len(category.to_json()) == 1:
+            raise ConfigError(f"{key}: {category.name!r} has no condition")
+        conditions = {
+            "contains_any": (category.contains_any, "no case"),
+            "contains_all": (category.contains_all, "every labeled case"),
+        }
+        for condition, (labels, fits) in conditions.items():
+            if labels == ():
+                raise ConfigError(f"{key}.{condition}: is empty, {fits} would fit")
+            if labels and category.no_labels:
+                raise ConfigError(f"{key}.no_labels: cannot be combined with conditions on labels")
+            _check_known(f"{key}.{condition}", labels or (), sorted(_label_names(config)), "label")
+        if category.folders == ():
+            raise ConfigError(f"{key}.folders: is empty, no case would fit")
+        _check_known(f"{key}.folders", category.folders or (), folders, "folder of training images in the layout")
+        for earlier in config.categories[:index]:
+            if covers(earlier, category):
+                raise ConfigError(
+                    f"{key}: {category.name!r} gets no case; each that fits it fits {earlier.name!r} before it"
+                )
+
+
+def covers(category: Category, other: Category) -> bool:
+    """Say whether every case that fits another category fits this one, whatever its labels are."""
+    if category.folders is not None and not set(other.folders or ["elsewhere"]) <= set(category.folders):
+        return False
+    if category.part is not None and (other.part is None or not _is_within(other.part, category.part)):
+        return False
+    if category.no_labels or other.no_labels:
+        return bool(category.no_labels and other.no_labels)
+    others_any, others_all = set(other.contains_any or ()), set(other.contains_all or ())
+    if len(others_any) == 1:  # any of one is all of it
+        others_all |= others_any
+    any_holds = (
+        category.contains_any is None
+        or bool(set(category.contains_any) & others_all)
+        or (other.contains_any is not None and others_any <= set(category.contains_any))
+    )
+    return any_holds and set(category.contains_all or ()) <= others_all
+
+
+def _is_within(part: str, other: str) -> bool:
+    """Say whether all cases of a subset are in another one, as those of 1/4 and of 3/4 are in 1/2."""
+    one, two = subset_of(part), subset_of(other)
+    return one.total % two.total == 0 and one.index % two.total == two.index
+
+
+def _check_completion(config: Configuration, name: str, completion: Completion) -> None:
+    key, unlabeled = f"completions.{name}", completion.category in _unlabeled(config)
+    if name == PASSES:
+        raise ConfigError(f"{key}: the name is kept for leave_out.changed_between")
+    _check_known(f"{key}.category", [completion.category], _category_names(config), "category")
+    _check_known(f"{key}.teacher", [completion.teacher], config.models, "model")
+    _check_known(f"{key}.least_volume_ml", completion.least_volume_ml, _label_names(config), "label")
+    if completion.annotated != "present":
+        _check_known(f"{key}.annotated", completion.annotated, _label_names(config), "label")
+        if completion.annotated and unlabeled:
+            raise ConfigError(f"{key}.annotated: the category {completion.category!r} has no labels")
+    defaults = MergePolicy()
+    for rule in ("dropped_to", "unmarked_tumors", "tumor_inside_organs"):
+        if getattr(completion, rule) == getattr(defaults, rule):
+            continue
+        if unlabeled and completion.on_top_of is None:
+            raise ConfigError(f"{key}.{rule}: the category {completion.category!r} has no labels that it could meet")
+        if rule != "dropped_to" and not any(label.kind == "tumor" for label in config.labels):
+            raise ConfigError(f"{key}.{rule}: no label is of the kind tumor")
+    others = {"on_top_of": completion.on_top_of, "leave_out.changed_between": completion.compared_completion}
+    for place, other in others.items():
+        if other is not None:
+            _check_known(f"{key}.{place}", [other], config.completions, "completion")
+            if config.completions[other].category != completion.category:
+                raise ConfigError(f"{key}.{place}: {other!r} completes another category")
+    _check_passes(config, key, completion)
+
+
+def _check_passes(config: Configuration, key: str, completion: Completion) -> None:
+    """Refuse what asks for mirrored passes of a teacher that has none."""
+    asking = {
+        "tumor_inside_organs": completion.tumor_inside_organs == "if_sure",
+        "unmarked_tumors": completion.unmarked_tumors == "if_sure",
+        "unsure_below": completion.unsure_below > 0,
+        "leave_out": completion.leave_out is not None and completion.compared_completion is None,
+    }
+    teacher = config.models[completion.teacher]
+    if any(asking.values()) and not (teacher.inference.tta and teacher.training.mirror_axes):
+        rule = next(rule for rule, asks in asking.items() if asks)
+        raise ConfigError(
+            f"{key}.{rule}: asks how the passes of test-time augmentation agree; models.{completion.teacher} has "
+            "none (inference.tta, training.mirror_axes)"
+        )
+
+
+def _check_model(config: Configuration, name: str, model: ModelSettings) -> None:
+    key = f"models.{name}"
+    _check_training_set(config, f"{key}.train_on", model)
+    _check_network(key, model)
+    intensity = model.intensity
+    if intensity != "measure" and intensity.low >= intensity.high:
+        raise ConfigError(f"{key}.intensity: low {intensity.low} is not below high {intensity.high}")
+    if model.pretrained_model is not None:
+        _check_known(f"{key}.pretrained", [model.pretrained_model], config.models, "model")
+        _check_pretrained(key, model, model.pretrained_model, config.models[model.pretrained_model])
+    _check_training(f"{key}.training", model.training)
+    if model.inference.precision == "float16" and config.device == "cpu":
+        raise ConfigError(f"{key}.inference.precision: float16 is for GPUs, and device is cpu; bfloat16 is for both")
+    if model.gpus > model.training.batch_size:
+        raise ConfigError(f"{key}.gpus: {model.gpus} cannot share a batch_size of fewer patches")
+    if model.gpus > 1 and config.device not in SEVERAL:
+        raise ConfigError(f"{key}.gpus: device {config.device} is one GPU, not {model.gpus}; use cuda")
+
+
+def _check_training(key: str, training: TrainingProtocol) -> None:
+    share = training.oversample_foreground
+    if share and not forced_patches(training.batch_size, share):
+        raise ConfigError(
+            f"{key}.oversample_foreground: {share} of a batch of {training.batch_size} is no patch, as nnU-Net "
+            "rounds it; 0 is none on purpose"
+        )
+
+
+def _check_training_set(config: Configuration, key: str, model: ModelSettings) -> None:
+    originals, completions = model.train_on.originals, model.train_on.completions
+    _check_known(f"{key}.originals", originals, _category_names(config), "category")
+    _check_known(f"{key}.completions", completions, config.completions, "completion")
+    for category in originals:
+        if category in _unlabeled(config):
+            raise ConfigError(f"{key}.originals: the category {category!r} has no labels to learn from")
+    sources = [*originals, *(config.completions[item].category for item in completions)]
+    if not sources:
+        raise ConfigError(f"{key}: is empty")
+    for category in sources:
+        if sources.count(category) > 1:
+            raise ConfigError(f"{key}: the category {category!r} would be learned from twice")
+
+
+def _check_network(key: str, model: ModelSettings) -> None:
+    try:
+        architecture = model.architecture
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{str(error).removeprefix('network: ')}") from error
+    for axis, (size, factor) in enumerate(zip(model.patch_size, architecture.downsampling, strict=True)):
+        if size % factor:
+            raise ConfigError(
+                f"{key}.patch_size: {size} is not a multiple of {factor}, the strides' product along axis {axis}"
+            )
+
+
+def _check_pretrained(key: str, model: ModelSettings, name: str, source: ModelSettings) -> None:
+    one, other = model.architecture, source.architecture
+    for part in ("depth", "widths", "kernel_sizes"):
+        if getattr(one, part) != getattr(other, part):
+            raise ConfigError(
+                f"{key}.pretrained: {name} has another network ({part} {getattr(other, part)}), whose weights do not "
+                "fit"
+            )

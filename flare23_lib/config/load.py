@@ -1,0 +1,183 @@
+"""Configuration files: read, merged as Snakemake merges them, and what is wrong with them in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from flare23_lib import devices
+from flare23_lib.config.models import IDENTIFIER, NIFTI_SUFFIX
+from flare23_lib.errors import ConfigError
+
+LARGEST_EXPONENT = 30
+"""Of the numbers that a message writes out."""
+
+TYPES = {
+    "int_type": "integer", "int_from_float": "integer", "float_type": "number", "string_type": "string",
+    "bool_type": "boolean", "tuple_type": "array", "dict_type": "object", "model_type": "object",
+}  # fmt: skip
+"""pydantic's errors about types -> what JSON calls the type that was expected."""
+
+MESSAGES = {
+    "finite_number": "{value} is not a finite number",
+    "literal_error": "{value!r} is not one of {expected}",
+    "greater_than": "{value} is not greater than {gt:g}",
+    "greater_than_equal": "{value} is less than {ge:g}",
+    "less_than": "{value} is not less than {lt:g}",
+    "less_than_equal": "{value} is greater than {le:g}",
+    "string_too_short": "is empty",
+    "too_short": "has {actual_length} entries; {min_length} are needed",
+    "too_long": "has {actual_length} entries; {max_length} are possible",
+    devices.PATTERN: f"{{value!r}} is not {devices.NAMES}",
+    IDENTIFIER: "{value!r} is not a name of letters, digits and underscores that begins with a letter",
+    NIFTI_SUFFIX: "{value!r} does not end in .nii or .nii.gz",
+}
+"""Messages by pydantic's type of error or, where a pattern does not match, by pattern."""
+
+
+def merge(base: Mapping, update: Mapping) -> dict:
+    """Merge as Snakemake merges configuration files: tables key by key, everything else replaced."""
+    merged = dict(base)
+    for key, value in update.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs as `snakemake --config` takes them.
+
+    A value is a number, True or False, or YAML in which all values are texts.
+
+    Raises:
+        ConfigError: a pair is not KEY=VALUE.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--config {pair!r} is not KEY=VALUE")
+        value = _parsed(text.strip("'\""))
+        if value is None and text:
+            raise ConfigError(f"--config {pair!r}: the value is empty")
+        values = merge(values, {key: value})
+    return values
+
+
+def _parsed(text: str) -> Any:
+    """Read a value as Snakemake does."""
+    if text in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[text]
+    for parse in (int, float, partial(yaml.load, Loader=yaml.BaseLoader)):
+        with contextlib.suppress(ValueError, yaml.YAMLError):
+            return parse(text)
+    return text
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a table has twice; YAML's own reader takes the last one without a warning."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for index, key in enumerate(keys):
+            if key.value in (earlier.value for earlier in keys[:index]):
+                raise ConfigError(f"{key.value} is there twice in a table (line {key.start_mark.line + 1})")
+        return node
+
+
+def read_yaml(path: Path) -> dict:
+    """Read a YAML file that holds a table; ConfigError if it cannot be read, or a table in it has a key twice."""
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(content, dict | None):
+        raise ConfigError(f"{path}: should hold keys and values")
+    return content or {}
+
+
+def prepared(values: Mapping) -> dict:
+    """Return a merged configuration without nulls, with whole numbers as integers, and models with their defaults.
+
+    So 2 and 2.0 are one setting and one fingerprint.
+    """
+    values = _plain(values)
+    models, defaults = values.get("models"), values.get("model_defaults", {})
+    if isinstance(models, Mapping) and isinstance(defaults, Mapping):  # else validation refuses them
+        values["models"] = {
+            name: merge(defaults, model) if isinstance(model, Mapping) else model for name, model in models.items()
+        }
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def explain(error: ValidationError) -> str:
+    """Return one line that names the key and says what is wrong: of several errors the one nearest to the top."""
+    return min((_explain(details) for details in error.errors(include_url=False)), key=lambda found: found[0])[1]
+
+
+def _explain(error: ErrorDetails) -> tuple[int, str]:
+    """Return how far down an error is, and its line; lists with a wrong entry are said to be too short, too."""
+    kind, value, place = error["type"], error["input"], list(error["loc"])
+    if kind == "missing":
+        key = place.pop()
+        message = f"the key {key!r} is missing" if isinstance(key, str) else f"has {key} entries, too few"
+    elif kind == "literal_error" and str(place[-1]).startswith(": nor"):  # see `models._word_or`
+        words = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+        message = f"{value!r} is {f'none of {words},' if ', ' in words else f'neither {words}'}{place[-1][1:]}"
+    elif kind in TYPES:
+        message = _wrong_type(value, TYPES[kind])
+    else:
+        context = error.get("ctx", {})
+        template = MESSAGES.get(context.get("pattern", kind))
+        message = template.format(value=value, **context) if template else error["msg"]
+    keys = [part for part in place if not str(part).startswith(":") and part != "[key]"]
+    where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+    return (99 if kind == "too_short" else len(keys)), f"{where}: {message}" if where else message
+
+
+def _wrong_type(value: Any, expected: str) -> str:
+    if isinstance(value, str) and (number := _as_number(value, expected)):
+        if number == value:  # quoted; but within a table that is how Snakemake's --config reads every number
+            return f"{value!r} is a text, not a number (a table with numbers belongs into a file, not into --config)"
+        return f"{value!r} is a text in YAML, not a number; write {number}"
+    return f"{value!r} is not of type {expected!r}"
+
+
+def _as_number(text: str, expected: str) -> str | None:
+    """Return how YAML takes a text as a number of a type; None if it cannot."""
+    try:
+        number = Decimal(text.strip())
+    except ArithmeticError:
+        return None
+    if not number.is_finite() or abs(number.adjusted()) > LARGEST_EXPONENT:
+        return None
+    whole = number == number.to_integral_value()
+    if expected not in ("number", "integer") or (expected == "integer" and not whole):
+        return None
+    return str(int(number)) if whole else f"{number:f}"

@@ -1,0 +1,587 @@
+"""The keys of the configuration: types, choices, ranges, defaults and descriptions, each in one place.
+
+`config.schema.yaml` and `docs/configuration.md` are generated from here (`scripts/configuration_docs.py`); what one
+key alone cannot show is in `checks.py`. Axes are (z, y, x).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from flare23_lib import devices
+from flare23_lib import labels as structures
+from flare23_lib.choices import EvaluationMode, LabelKind, OrientationMode, Precision, References, Scored, Windows
+from flare23_lib.labels import LabelMap
+from flare23_lib.networks import Architecture, NetworkName
+from flare23_lib.store import Shard
+
+PASSES = "passes"
+"""In the place of a completion's name: labels are compared between the teacher's mirrored passes."""
+
+IDENTIFIER, NIFTI_SUFFIX = r"^[A-Za-z][A-Za-z0-9_]*$", r"\.nii(\.gz)?$"
+
+
+class Table(BaseModel):
+    """A table of the configuration, or one derived from it: checked, frozen, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        unknown = sorted(set(values) - set(cls.model_fields), key=str) if isinstance(values, Mapping) else []
+        if unknown:
+            names = {"unknown": ", ".join(map(repr, unknown)), "known": ", ".join(sorted(cls.model_fields))}
+            raise PydanticCustomError("unknown_key", "there is no key {unknown}; there are {known}", names)
+        return values
+
+    @classmethod
+    def of(cls, *tables: Table, **values: Any) -> Self:
+        """Return a table with the values of the keys that other tables have too, and those given by name."""
+        found = {name: getattr(table, name) for table in tables for name in cls.model_fields if hasattr(table, name)}
+        return cls.model_validate(found | values)
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self:
+        """Read what `to_json` returned; ValueError if it is something else."""
+        return cls.model_validate(content)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the table as plain data, without keys that were not given and have no default."""
+        return json.loads(json.dumps(self.model_dump(exclude_none=True)))
+
+
+def _as_given(value: Any, check: Callable[[Any], float]) -> Any:
+    """Keep a whole number an integer: as a float it would be another setting, with another fingerprint."""
+    check(value)
+    return value
+
+
+def _unique(values: tuple) -> tuple:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("unique", "{values} has an entry twice", {"values": str(list(values))})
+    return values
+
+
+def subset_of(text: str) -> Shard:
+    """Read `0/2` or `1/2`, for halves; ValueError if it is something else."""
+    return Shard.parse("{}-of-{}".format(*text.split("/")))
+
+
+def _subset(text: str) -> str:
+    try:
+        subset_of(text)
+    except (ValueError, IndexError) as error:
+        message = "{text} is not a part such as 0/2 or 1/2, counted from 0"
+        raise PydanticCustomError("subset", message, {"text": repr(text)}) from error
+    return text
+
+
+def _word_or(group: str) -> Discriminator:
+    """Tell a word from a table or a list; the tags are part of the place of an error (`load.explain`)."""
+    return Discriminator(
+        lambda value: f":{group}" if isinstance(value, Mapping | Table | list | tuple) else f": nor {group}"
+    )
+
+
+Text = Annotated[str, Field(min_length=1)]
+Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+Suffix = Annotated[str, Field(pattern=NIFTI_SUFFIX)]
+Natural = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(allow_inf_nan=False), WrapValidator(_as_given)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), WrapValidator(_as_given)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), WrapValidator(_as_given)]
+Share = Annotated[float, Field(ge=0, le=1), WrapValidator(_as_given)]
+PositiveShare = Annotated[float, Field(gt=0, le=1), WrapValidator(_as_given)]
+ProperShare = Annotated[float, Field(gt=0, lt=1), WrapValidator(_as_given)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1), WrapValidator(_as_given)]
+_UNIQUE = AfterValidator(_unique), Field(json_schema_extra={"uniqueItems": True})
+Names = Annotated[tuple[Text, ...], Strict(False), *_UNIQUE]
+Pair = Annotated[tuple[Text, Text], Strict(False), *_UNIQUE]
+Voxels = Annotated[tuple[Count, Count, Count], Strict(False)]
+Millimeters = Annotated[tuple[Positive, Positive, Positive], Strict(False)]
+
+
+class Layout(Table):
+    """Folders and file names of the cohort."""
+
+    training_images: Names = ("imagesTr2200",)
+    """Folders of images with label files."""
+    training_labels: Names = ("labelsTr2200",)
+    """Folders of their label files."""
+    unlabeled_images: Names = ("unlabelTr1800", "unlabeledTr1800")
+    """Folders of images without label files."""
+    validation_images: Names = ("validation",)
+    """Folders of images to predict and evaluate."""
+    validation_labels: Names = ("validation-gt", "val-gt-50cases-for-sanity-check")
+    """Folders of their reference labels, where there are any."""
+    prefixes: dict[str, Identifier] = {}
+    """By folder, a prefix for the names of its cases, where folders hold files of the same names: `001` in a folder
+    with the prefix `a` is the case `a_001`."""
+    image_suffix: Suffix = "_0000.nii.gz"
+    """What follows a case's name in file names of images."""
+    label_suffix: Suffix = ".nii.gz"
+    """What follows a case's name in file names of labels."""
+
+    @property
+    def images(self) -> dict[str, tuple[str, ...]]:
+        """By key, the folders of images."""
+        return {
+            "training_images": self.training_images,
+            "unlabeled_images": self.unlabeled_images,
+            "validation_images": self.validation_images,
+        }
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """By key, the folders of label files."""
+        return {"training_labels": self.training_labels, "validation_labels": self.validation_labels}
+
+
+class Label(Table):
+    """A structure that can be labeled."""
+
+    name: Identifier
+    """Name in tables and figures."""
+    value: int = Field(ge=1, le=254)
+    """Value in label files."""
+    tolerance_mm: Positive
+    """Tolerance of the normalized surface Dice."""
+    kind: LabelKind = "organ"
+    """Organ or tumor."""
+    scored: Scored = "volume"
+    """Score the whole volume, or only the slices from the first to the last one in which the reference holds the
+    structure."""
+
+
+def label_map(labels: Iterable[Label]) -> LabelMap:
+    """Return the label map; ConfigError if two labels share a name or a value, or a name is reserved."""
+    return LabelMap(tuple(structures.Label(**dict(label)) for label in labels))
+
+
+class Category(Table):
+    """A category of cases; all conditions that are given must hold."""
+
+    name: Identifier
+    """Name of the category."""
+    contains_any: Names | None = None
+    """At least one of these labels is present."""
+    contains_all: Names | None = None
+    """All of these labels are present."""
+    no_labels: Literal[True] | None = None
+    """The case has no label file."""
+    folders: Names | None = None
+    """The image is in one of these folders of the layout, for sources that labeled different structures."""
+    part: Annotated[str, AfterValidator(_subset)] | None = None
+    """The case is in this subset of all cases, drawn by name: 0/2 or 1/2 for halves (docs/method.md)."""
+
+
+class Scan(Table):
+    """How the files of the cohort are read."""
+
+    check_images: Literal["full", "header"] = "full"
+    """Read images whole, or only their headers."""
+    shear_limit_degrees: NotNegative = 2
+    """Axes further from right angles are strongly sheared."""
+
+
+Quarantine = Literal["quarantine"]
+QuarantineOrWarn = Literal["quarantine", "warn"]
+WarnOrQuarantine = Literal["warn", "quarantine"]
+
+
+def _quarantine(remedy: str) -> Any:
+    return Field("quarantine", description=remedy)
+
+
+def _warn(remedy: str) -> Any:
+    return Field("warn", description=remedy)
+
+
+class Faults(Table):
+    """Kinds of faults: what is done with each, of what later stages can handle, and as description the remedy."""
+
+    # the file cannot be read as a volume
+    cannot_be_read: Quarantine = _quarantine("check that it is there and that you may read it")
+    empty_file: Quarantine = _quarantine("get the file again")
+    not_nifti: Quarantine = _quarantine("convert it to NIfTI, or move it out of the folder")
+    truncated_gzip: Quarantine = _quarantine("get the file again")
+    corrupt_gzip: Quarantine = _quarantine("get the file again")
+    trailing_data: Quarantine = _quarantine("get the file again")
+    wrong_length: Quarantine = _quarantine("get the file again")
+    not_3d: Quarantine = _quarantine("export one 3-D volume")
+    unsupported_type: Quarantine = _quarantine("export one number per voxel")
+    bad_spacing: Quarantine = _quarantine("convert it from the source again")
+    singular_axes: Quarantine = _quarantine("convert it from the source again")
+    # the header is doubtful
+    placeholder_spacing: WarnOrQuarantine = _warn("look up the true spacing")
+    sheared_axes: WarnOrQuarantine = _warn("resample it to right angles, or accept it")
+    strongly_sheared_axes: QuarantineOrWarn = _quarantine("resample it to right angles")
+    qform_sform_disagree: WarnOrQuarantine = _warn("make the two agree: programs differ in which one they take")
+    no_orientation: WarnOrQuarantine = _warn(
+        "find out left and right, and write an sform: programs differ in what they assume"
+    )
+    pixdim_disagrees: QuarantineOrWarn = _quarantine("find out the true spacing and write it to both")
+    not_in_millimeters: WarnOrQuarantine = _warn("nothing, if the unit is true: lengths are converted as ITK does it")
+    nifti2: WarnOrQuarantine = _warn("nothing, unless other programs read it too: SimpleITK does not")
+    uncompressed_twin: QuarantineOrWarn = _quarantine("keep one of the two: SimpleITK reads the other's voxels")
+    # the voxels are not those of a CT
+    not_finite: Quarantine = _quarantine("convert it from the source again")
+    constant_image: QuarantineOrWarn = _quarantine("get the file again")
+    not_hounsfield: QuarantineOrWarn = _quarantine("export it in HU, without a window")
+    # the voxels are not those of a label map
+    fractional_label_values: Quarantine = _quarantine("export it as integers")
+    negative_label_values: Quarantine = _quarantine("export it again, or map the value")
+    unknown_label_values: Quarantine = _quarantine("map the value, or add it to `labels`")
+    scaled_label: WarnOrQuarantine = _warn(
+        "export it without scl_slope: programs that pass over the scaling see other values"
+    )
+    empty_label: Literal["quarantine", "unlabeled", "warn"] = _quarantine(
+        "remove it if nobody labeled the case; else `faults: {empty_label: warn}`"
+    )
+    # label and image do not belong together
+    shape_mismatch: Quarantine = _quarantine("find the label's true image, or export it again")
+    orientation_mismatch: Quarantine = _quarantine("export the label on its image: axes are flipped or swapped")
+    affine_mismatch: Quarantine = _quarantine("export the label on its image")
+    # the cases do not belong together
+    duplicate_case: Quarantine = _quarantine("keep one of them, rename one, or set `prefixes` of the layout")
+    duplicate_image: WarnOrQuarantine = _warn("keep one of them, or accept that it counts twice")
+    validation_image_in_training: QuarantineOrWarn = _quarantine("take it out of one of the two")
+    image_without_label: Literal["quarantine", "unlabeled"] = _quarantine(
+        "add its label, or move the image to the unlabeled ones"
+    )
+    other_file_name: Literal["warn"] = _warn("rename it, or set `image_suffix` and `label_suffix` of the layout")
+    label_without_image: Literal["warn"] = _warn("add its image, or remove the label")
+    no_category: Quarantine = _quarantine("add a category that fits")
+
+
+class MergePolicy(Table):
+    """How a merge decides where an original label and a prediction meet; the defaults are the paper's."""
+
+    dropped_to: Literal["background", "next_class", "ignore"] = "background"
+    """What voxels become that are predicted as an annotated class outside its annotation."""
+    tumor_inside_organs: Literal["keep_organ", "ignore", "tumor", "if_sure"] = "keep_organ"
+    """What a tumor becomes that is predicted inside an annotated organ, in cases without annotated tumors; if_sure: a
+    tumor where the mirrored passes agree on all of it, else ignored."""
+    unmarked_tumors: Literal["keep_original", "ignore", "tumor", "if_sure"] = "keep_original"
+    """What predicted tumors become that touch no annotated one, in cases with annotated tumors; keep_original: voxels
+    are decided like all others."""
+    sure_from: PositiveShare = 0.9
+    """Share of the mirrored passes, averaged over a tumor's voxels, from which if_sure takes it."""
+    unsure_below: Share = 0
+    """Voxels without annotation are ignored where a smaller share of the mirrored passes agrees; 0 for never."""
+
+    @property
+    def need_votes(self) -> bool:
+        """Whether a merge needs to know how many passes agree at each voxel."""
+        return self.unsure_below > 0 or "if_sure" in (self.tumor_inside_organs, self.unmarked_tumors)
+
+    @property
+    def may_ignore(self) -> bool:
+        """Whether a merge may mark voxels to be ignored."""
+        choices = (self.dropped_to, self.tumor_inside_organs, self.unmarked_tumors)
+        return self.unsure_below > 0 or bool({"ignore", "if_sure"} & set(choices))
+
+
+class LeaveOut(Table):
+    """Cases that are not learned from."""
+
+    share: ProperShare
+    """Share of the category's cases, rounded down."""
+    changed_between: Text
+    """passes: labels are compared between the teacher's mirrored passes; or another completion of the same category,
+    with whose labels they are compared."""
+
+    @property
+    def compared_completion(self) -> str | None:
+        """The completion that labels are compared with; None if they are compared between passes."""
+        return None if self.changed_between == PASSES else self.changed_between
+
+
+NamesOrPresent = Annotated[
+    Annotated[Literal["present"], Tag(": nor a list")] | Annotated[Names, Tag(":a list")], _word_or("a list")
+]
+
+
+class Completion(MergePolicy):
+    """Labels of a category that a teacher completes."""
+
+    category: Text
+    """Category whose cases are completed."""
+    teacher: Text
+    """Model that predicts them."""
+    on_top_of: Text | None = None
+    """Another completion of the same category, whose labels are completed further."""
+    annotated: NamesOrPresent = "present"
+    """Classes that count as annotated in a case and are not extended: those that occur in it, or a list."""
+    least_volume_ml: dict[str, Positive] = {}
+    """By label, the volume below which components of pseudo-labels are dropped."""
+    leave_out: LeaveOut | None = None
+    """Do not learn from the cases whose labels changed most."""
+
+    @property
+    def compared_completion(self) -> str | None:
+        """The completion that this one is compared with to leave cases out; None if with none."""
+        return self.leave_out.compared_completion if self.leave_out else None
+
+
+class Network(Table):
+    """A STU-Net of 3 stages or more."""
+
+    depth: Annotated[tuple[Count, ...], Strict(False)] = Field(min_length=3)
+    """Blocks of each stage."""
+    widths: Annotated[tuple[Count, ...], Strict(False)] = Field(min_length=3)
+    """Channels of each stage."""
+
+
+class Intensity(Table):
+    """Intensity normalization, in HU."""
+
+    low: Number
+    """Lower values are clipped."""
+    high: Number
+    """Higher values are clipped."""
+    mean: Number
+    """Subtracted after clipping."""
+    std: Positive
+    """Divided by."""
+
+
+NetworkOrName = Annotated[
+    Annotated[NetworkName, Tag(": nor a table")] | Annotated[Network, Tag(":a table")],
+    _word_or("a table"),
+    Field(description="A network of the STU-Net family by name, or blocks and channels of each stage."),
+]
+IntensityOrMeasure = Annotated[
+    Annotated[Literal["measure"], Tag(": nor a table")] | Annotated[Intensity, Tag(":a table")],
+    _word_or("a table"),
+    Field(description="Clipping range, mean and standard deviation in HU, or measure for those of the training set."),
+]
+
+
+class TrainingProtocol(Table):
+    """How a model is trained (docs/training.md)."""
+
+    epochs: Count = 1000
+    """Epochs; the learning rate falls after each, on a polynomial."""
+    iterations_per_epoch: Count = 250
+    """Batches per epoch."""
+    validation_iterations: Count = 50
+    """Batches of the training set scored after each epoch; no model is selected by them."""
+    batch_size: Count = 2
+    """Patches per batch."""
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    """Of the initial weights and the patches; on a GPU, where processes load them, the order of patches still differs
+    from run to run."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Stochastic gradient descent with Nesterov momentum, or AdamW."""
+    learning_rate: Positive = 0.01
+    """Learning rate of the first epoch."""
+    momentum: ShareBelowOne = 0.99
+    """Momentum of sgd."""
+    weight_decay: NotNegative = 3e-5
+    """Weight decay of all parameters."""
+    precision: Literal["auto", "mixed", "float32", "bfloat16"] = "auto"
+    """auto is 16 bit where the device computes in it (mixed on a GPU, bfloat16 on a CPU with instructions for it),
+    else float32. mixed is nnU-Net's own (float16 with scaled gradients on a GPU, float32 on a CPU). float32 is never
+    TF32. What a device only emulates is refused."""
+    oversample_foreground: Share = 0.33
+    """Share of a batch's patches that are forced onto foreground, rounded to whole patches as in nnU-Net (one of two
+    above 0.25, both from 0.75)."""
+    sampling: Literal["class_balanced", "nnunet"] = "class_balanced"
+    """What a forced patch aims at: each class equally often, or a class of a case drawn before."""
+    elastic_deformation: bool = False
+    """Add elastic deformation to nnU-Net's augmentation."""
+    mirror_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Strict(False), *_UNIQUE] = (0, 1, 2)
+    """Axes of (z, y, x) that training and test-time augmentation mirror along."""
+
+
+class InferenceSettings(Table):
+    """How a model segments (docs/inference.md)."""
+
+    step: PositiveShare = 0.5
+    """Distance of neighboring windows, as a share of the patch size."""
+    tta: bool = False
+    """Test-time augmentation: average over all combinations of the model's mirror_axes."""
+    windows: Windows = "body"
+    """Windows all over the image, over the body, or (the paper's rule) from the center and on if there is
+    something."""
+    precision: Precision = "auto"
+    """Of the network; logits are summed in float32. auto is 16 bit where the device computes in it (bfloat16, on
+    older GPUs float16), else float32. What a device only emulates is refused."""
+
+
+class ModelOptions(Table):
+    """Settings of a model that have defaults."""
+
+    orientation: OrientationMode = "stored"
+    """Axes as stored in the file, or turned to LPS."""
+    training: TrainingProtocol = TrainingProtocol()
+    """How the model is trained (docs/training.md)."""
+    inference: InferenceSettings = InferenceSettings()
+    """How the model segments (docs/inference.md)."""
+    ignore_label: Literal["auto", "always"] = "auto"
+    """Give dataset.json nnU-Net's ignore label, whose mere presence changes nnU-Net's sampling of background patches:
+    where a completion may write it, or always, so that models differ in their labels alone."""
+    evaluate: bool = False
+    """Predict the validation cases and score them."""
+
+
+PatchSize = Annotated[Voxels, Field(description="Patch size (z, y, x) in voxels.")]
+Spacing = Annotated[Millimeters, Field(description="Voxel spacing (z, y, x) in mm.")]
+Strides = Annotated[
+    tuple[Voxels, ...],
+    Strict(False),
+    Field(description="Stride (z, y, x) of each stage; that of the first is 1, 1, 1."),
+]
+
+
+class ModelDefaults(ModelOptions):
+    """Settings that every model has unless it has its own."""
+
+    network: NetworkOrName | None = None
+    patch_size: PatchSize | None = None
+    spacing: Spacing | None = None
+    strides: Strides | None = None
+    intensity: IntensityOrMeasure | None = None
+
+
+class TrainOn(Table):
+    """What a model learns from."""
+
+    originals: Names = ()
+    """Categories whose original labels it learns from."""
+    completions: Names = ()
+    """Completions whose labels it learns from."""
+
+
+class PretrainedModel(Table):
+    """Another model of the configuration."""
+
+    model: Text
+    """Model that is trained first."""
+
+
+FileOrModel = Annotated[
+    Annotated[Text, Tag(": nor a table")] | Annotated[PretrainedModel, Tag(":a table")], _word_or("a table")
+]
+
+
+class ModelSettings(ModelOptions):
+    """A model."""
+
+    network: NetworkOrName
+    train_on: TrainOn
+    """Labels that the model learns from."""
+    pretrained: FileOrModel | None = None
+    """Weights to start from: a file, the folder of a bundle, or another model of the configuration."""
+    patch_size: PatchSize
+    spacing: Spacing
+    strides: Strides
+    intensity: IntensityOrMeasure
+    gpus: Count = 1
+    """GPUs that share each batch of a training."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network; ConfigError if its values do not make one."""
+        spec = {"name": self.network} if isinstance(self.network, str) else dict(self.network)
+        return Architecture.from_spec({**spec, "strides": self.strides})
+
+    @property
+    def pretrained_model(self) -> str | None:
+        """The model of the configuration that this one starts from; None without one."""
+        return self.pretrained.model if isinstance(self.pretrained, PretrainedModel) else None
+
+
+class Evaluation(Table):
+    """How the models with `evaluate: true` are scored."""
+
+    mode: EvaluationMode = "flare23"
+    """The challenge's rules, or whole volumes without special rules."""
+    min_dsc_for_nsd: Share = 0.2
+    """Lowest DSC with which a structure has an NSD in mode flare23. The challenge's script has 0.2 since March 2024;
+    it had 0.1 when FLARE23's published results were made."""
+    references: References = "complete"
+    """References are complete, or hold only what was labeled: a structure that one lacks is then not scored in it."""
+    details: bool = False
+    """Write HD95, volumes and detected tumors to tables of their own."""
+    compare: Annotated[tuple[Pair, ...], Strict(False)] = ()
+    """Pairs of evaluated models that are compared case by case."""
+    efficiency_cases: Natural = 0
+    """Number of validation cases whose inference is measured."""
+
+
+class Report(Table):
+    """The page of the run (docs/report.md)."""
+
+    viewer_cases: Natural = 20
+    """Validation cases in the CT viewer, evenly from the best to the worst."""
+    inference_benchmark: str = ""
+    """A result of benchmarks/inference.py, whose phases are shown beside nnU-Net's; empty for none."""
+
+
+class Shards(Table):
+    """Jobs per stage."""
+
+    preprocessing: Count = 8
+    """For each training set."""
+    pseudo_labels: Count = 16
+    """For each completion."""
+    predictions: Count = 4
+    """For each evaluated model."""
+
+
+class Configuration(Table):
+    """All keys of the configuration."""
+
+    cohort: Text
+    """Folder of the cohort."""
+    results: Text = "results"
+    """Folder of everything that is written."""
+    layout: Layout = Layout()
+    """Folders and file names of the cohort."""
+    labels: Annotated[tuple[Label, ...], Strict(False)] = Field(min_length=1, max_length=254)
+    """Structures that can be labeled."""
+    categories: Annotated[tuple[Category, ...], Strict(False)] = Field(min_length=1)
+    """Categories of cases. The first match wins, on the labels present in a case, the folder of its image and its
+    name."""
+    scan: Scan = Scan()
+    """How the files of the cohort are read."""
+    faults: Faults = Faults()
+    """What is done with each kind of fault. Severities that later stages cannot handle are not offered."""
+    completions: dict[Identifier, Completion] = {}
+    """Which teacher completes the labels of which category, and by which policy (docs/method.md)."""
+    model_defaults: ModelDefaults = ModelDefaults()
+    """Settings that every model has unless it has its own."""
+    models: dict[Identifier, ModelSettings] = Field(min_length=1)
+    """Models, and what each learns from."""
+    evaluation: Evaluation = Evaluation()
+    """How the models with `evaluate: true` are scored."""
+    report: Report = Report()
+    """The page of the run (docs/report.md)."""
+    shards: Shards = Shards()
+    """Jobs per stage."""
+    device: str = Field("auto", pattern=devices.PATTERN)
+    """Where networks run: auto (a GPU if there is one), cpu, cuda, cuda:N (the GPU of that number, from 0) or mps
+    (Apple's GPU)."""
+    retries: Natural = 30
+    """How often a training that ended before its last epoch is started again, from its last checkpoint."""
+    checkpoint_minutes: Positive = 10
+    """Longest time of training that a kill can cost."""

@@ -1,0 +1,334 @@
+"""What each stage is made from: settings cut out of a checked configuration.
+
+The settings of a stage are what shapes its result and nothing else: in the workflow they are a file that its jobs
+take as input (`results/settings`), and part of its fingerprint in the store. What only changes how the work is done
+(shards, device) is never among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property, reduce
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Strict, ValidationError
+
+from flare23_lib.choices import EvaluationMode, OrientationMode, References
+from flare23_lib.config.checks import check_consistency, order_of
+from flare23_lib.config.load import explain, merge, prepared, read_yaml
+from flare23_lib.config.models import (
+    Category,
+    Completion,
+    Configuration,
+    Faults,
+    InferenceSettings,
+    IntensityOrMeasure,
+    Label,
+    Layout,
+    LeaveOut,
+    MergePolicy,
+    Millimeters,
+    ModelSettings,
+    Names,
+    Positive,
+    Scan,
+    Share,
+    Table,
+    TrainingProtocol,
+    TrainOn,
+    Voxels,
+    label_map,
+)
+from flare23_lib.errors import ConfigError
+from flare23_lib.labels import LabelMap
+from flare23_lib.networks import Architecture
+
+BUNDLE_WEIGHTS = "model.safetensors"
+"""The file of weights in a bundle's folder."""
+
+Values = Annotated[tuple[int, ...], Strict(False)]
+"""Label values."""
+Labels = Annotated[tuple[Label, ...], Strict(False)]
+Made = Annotated[
+    Architecture, BeforeValidator(lambda value: Architecture.of(**value) if isinstance(value, dict) else value)
+]
+"""An architecture, also from its JSON."""
+
+
+class CohortSettings(Table):
+    """What shapes cases.csv, the cohort's folder aside."""
+
+    layout: Layout
+    labels: Labels
+    categories: Annotated[tuple[Category, ...], Strict(False)]
+    scan: Scan
+    faults: Faults
+
+
+class TrainingSet(Table):
+    """The cases of a model's training set, which are also those that its intensity is measured on.
+
+    Attributes:
+        originals: categories, sorted.
+        completions: completions, sorted.
+    """
+
+    originals: Names
+    completions: Names
+
+
+class PreprocessingSettings(TrainingSet):
+    """What shapes a model's preprocessed cases, and which cases they are."""
+
+    spacing: Millimeters
+    orientation: OrientationMode
+    intensity: IntensityOrMeasure
+    label_values: Values
+
+
+class TrainingSettings(Table):
+    """What shapes a model's weights, its data aside.
+
+    Attributes:
+        ignore_label: whether dataset.json has nnU-Net's ignore label.
+        pretrained: digest of the file of initial weights; None without one.
+    """
+
+    network: Made
+    patch_size: Voxels
+    spacing: Millimeters
+    orientation: OrientationMode
+    intensity: IntensityOrMeasure
+    label_values: Values
+    ignore_label: bool
+    training: TrainingProtocol
+    pretrained: str | None = None
+
+
+class PseudoLabelSettings(Table):
+    """What a completion needs of its teacher; nothing else of a completion segments a case again.
+
+    Attributes:
+        category: whose cases are segmented.
+        runner_up: whether labels without the annotated classes are needed, too.
+        votes: whether the votes of the mirrored passes are needed.
+        annotated: label values that count as annotated, or those that are present; None without runner-up labels.
+    """
+
+    category: str
+    runner_up: bool
+    votes: bool
+    annotated: Literal["present"] | Values | None = None
+
+
+class CompletionSettings(MergePolicy):
+    """What shapes a completion's labels, teacher and base aside.
+
+    Attributes:
+        category: whose cases are completed.
+        annotated: label values that count as annotated, or those that are present.
+        least_volume_ml: by label value (as text), the volume below which components are dropped.
+        leave_out: which cases are not learned from.
+        label_values: of all labels, in order.
+        tumor_values: of those that are tumors.
+    """
+
+    category: str
+    annotated: Literal["present"] | Values
+    least_volume_ml: dict[str, Positive]
+    leave_out: LeaveOut | None
+    label_values: Values
+    tumor_values: Values
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain data; `leave_out` is there even if it is None."""
+        return {"leave_out": None, **super().to_json()}
+
+
+class EvaluationSettings(Table):
+    """How predictions are scored."""
+
+    mode: EvaluationMode
+    min_dsc_for_nsd: Share
+    references: References
+    details: bool
+    labels: Labels
+
+
+class TablesSettings(EvaluationSettings):
+    """What the paper's tables are made of.
+
+    Attributes:
+        models: the evaluated models.
+        compare: pairs of models that are compared case by case.
+        measured: whether the inference of single cases is measured.
+    """
+
+    models: Names
+    compare: Annotated[tuple[Annotated[tuple[str, str], Strict(False)], ...], Strict(False)]
+    measured: bool
+
+
+class MethodModel(Table):
+    """What the drawing of the method shows of a model."""
+
+    train_on: TrainOn
+    evaluate: bool
+
+
+class MethodSettings(Table):
+    """What the drawing of the method is made of."""
+
+    categories: Annotated[tuple[Category, ...], Strict(False)]
+    completions: dict[str, Completion]
+    models: dict[str, MethodModel]
+
+
+class Config(Configuration):
+    """A checked configuration with all defaults filled in."""
+
+    @classmethod
+    def check(cls, values: Mapping) -> Self:
+        """Check a merged configuration.
+
+        Raises:
+            ConfigError: one line that names the key.
+        """
+        try:
+            config = cls.model_validate(prepared(values))
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from error
+        check_consistency(config)
+        return config
+
+    @classmethod
+    def load(cls, files: Sequence[Path], overrides: Mapping | None = None) -> Self:
+        """Read, merge and check configuration files.
+
+        As Snakemake does it: what is given is merged in itself, then laid over the first file. So a table in one file
+        takes back a `null` in a file before it, and the first file's entries with it.
+        """
+        recipe, *given = map(read_yaml, files)
+        return cls.check(merge(recipe, reduce(merge, [*given, overrides or {}], {})))
+
+    @cached_property
+    def label_map(self) -> LabelMap:
+        """The label map."""
+        return label_map(self.labels)
+
+    @property
+    def evaluated(self) -> list[str]:
+        """The names of the models that are to be evaluated."""
+        return [name for name, model in self.models.items() if model.evaluate]
+
+    def model(self, name: str) -> ModelSettings:
+        """Return a model's table; ConfigError if there is none."""
+        if name not in self.models:
+            raise ConfigError(f"models: there is no model {name!r}; there are {', '.join(self.models)}")
+        return self.models[name]
+
+    def completion(self, name: str) -> Completion:
+        """Return a completion's table; ConfigError if there is none."""
+        if name not in self.completions:
+            raise ConfigError(f"completions: there is no {name!r}; there are {', '.join(self.completions)}")
+        return self.completions[name]
+
+    def order(self) -> list[tuple[str, str]]:
+        """Return ("models" | "completions", name) so that each follows what it needs."""
+        return order_of(self)
+
+    def pretrained_file(self, model: str) -> Path | None:
+        """Return the file of weights that a model starts from; None without one. A folder is a bundle."""
+        table = self.model(model)
+        if isinstance(table.pretrained, str):
+            path = Path(table.pretrained)
+            return path / BUNDLE_WEIGHTS if path.is_dir() else path
+        name = table.pretrained_model
+        return Path(self.results) / "models" / name / BUNDLE_WEIGHTS if name else None
+
+    def check_given_files(self) -> None:
+        """Look for the files that the configuration names and no job makes; ConfigError for one that is missing."""
+        benchmark = self.report.inference_benchmark
+        if benchmark and not Path(benchmark).is_file():
+            raise ConfigError(f"report.inference_benchmark: there is no file {benchmark}")
+        for name, model in self.models.items():
+            path = self.pretrained_file(name)
+            if path is not None and model.pretrained_model is None and not path.is_file():
+                raise ConfigError(f"models.{name}.pretrained: there is no file {path}")
+
+    def cohort_settings(self) -> CohortSettings:
+        """Return what shapes cases.csv, the cohort's folder aside."""
+        return CohortSettings.of(self)
+
+    def intensity_settings(self, model: str) -> TrainingSet:
+        """Return which cases a model's intensity is measured on."""
+        train_on = self.model(model).train_on
+        return TrainingSet(
+            originals=tuple(sorted(train_on.originals)), completions=tuple(sorted(train_on.completions))
+        )
+
+    def preprocessing_settings(self, model: str) -> PreprocessingSettings:
+        """Return what shapes a model's preprocessed cases, and which cases they are."""
+        return PreprocessingSettings.of(
+            self.intensity_settings(model), self.model(model), label_values=self.label_map.values
+        )
+
+    def training_settings(self, model: str) -> TrainingSettings:
+        """Return what shapes a model's weights, its data aside."""
+        table = self.model(model)
+        return TrainingSettings.of(
+            table,
+            network=table.architecture,
+            label_values=self.label_map.values,
+            ignore_label=table.ignore_label == "always" or self._may_ignore(table.train_on.completions),
+            pretrained=None,
+        )
+
+    def _may_ignore(self, completions: Sequence[str]) -> bool:
+        """Say whether one of the completions, or one that they build on, may mark voxels to be ignored."""
+        tables = [self.completion(name) for name in completions]
+        return any(
+            table.may_ignore or (table.on_top_of is not None and self._may_ignore([table.on_top_of]))
+            for table in tables
+        )
+
+    def inference_settings(self, model: str) -> InferenceSettings:
+        """Return how a model is used: in the workflow, and as the default of its bundle."""
+        return self.model(model).inference
+
+    def completion_settings(self, completion: str) -> CompletionSettings:
+        """Return what shapes a completion's labels, teacher and base aside."""
+        table, value_of = self.completion(completion), self.label_map.value_of
+        annotated = table.annotated
+        return CompletionSettings.of(
+            table,
+            annotated=annotated if annotated == "present" else sorted(map(value_of, annotated)),
+            least_volume_ml={str(value_of(label)): volume for label, volume in table.least_volume_ml.items()},
+            label_values=self.label_map.values,
+            tumor_values=[label.value for label in self.label_map.tumors],
+        )
+
+    def pseudo_label_settings(self, completion: str) -> PseudoLabelSettings:
+        """Return what a completion needs of its teacher."""
+        settings = self.completion_settings(completion)
+        runner_up = settings.dropped_to == "next_class"
+        return PseudoLabelSettings(
+            category=settings.category,
+            runner_up=runner_up,
+            annotated=settings.annotated if runner_up else None,
+            votes=settings.need_votes,
+        )
+
+    def evaluation_settings(self) -> EvaluationSettings:
+        """Return how predictions are scored."""
+        return EvaluationSettings.of(self.evaluation, labels=self.labels)
+
+    def tables_settings(self) -> TablesSettings:
+        """Return what the paper's tables are made of."""
+        measured = self.evaluation.efficiency_cases > 0
+        return TablesSettings.of(self.evaluation, labels=self.labels, models=self.evaluated, measured=measured)
+
+    def method_settings(self) -> MethodSettings:
+        """Return what the drawing of the method is made of."""
+        return MethodSettings.of(self, models={name: MethodModel.of(model) for name, model in self.models.items()})

@@ -1,0 +1,231 @@
+"""What one command takes: wall time, GPU memory, RAM and CPU time, polled while it runs.
+
+The schedule is that of the challenge's script: a poll, 0.1 s of sleep, the next poll. Its areas are sums of the polls
+times 0.1 s. As a poll takes time too, they are less than the areas under the curves, which are integrals over the
+true times (trapezoid rule) up to the command's end.
+
+Memory is in MB of 2**20 bytes, as the challenge's script and `nvidia-smi` count it. RAM and CPU time are those of the
+command and its descendants, GPU memory that of the whole device, whichever process uses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+import psutil
+import pynvml
+
+from flare23_lib.errors import EvaluationError
+
+log = logging.getLogger(__name__)
+
+POLL_SLEEP = 0.1
+"""Seconds of sleep between polls, with which the challenge's script multiplies their sum."""
+
+MB = 2**20
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a command took: one value per poll, in the order of time, and a last one at the command's end.
+
+    Attributes:
+        seconds: since the command began; the last is the wall time.
+        ram_mb: resident memory of all its processes; pages that they share count once for each.
+        cpu_seconds: CPU time used so far.
+        gpu_mb: in use on the whole GPU; NaN without one.
+    """
+
+    seconds: np.ndarray
+    ram_mb: np.ndarray
+    cpu_seconds: np.ndarray
+    gpu_mb: np.ndarray
+
+    def area(self, values: np.ndarray) -> float:
+        """Return the area under a curve (value times seconds)."""
+        return float(np.trapezoid(values, self.seconds))
+
+    def official_area(self, values: np.ndarray) -> float:
+        """Return the challenge's figure for the area."""
+        return float(values[:-1].sum()) * POLL_SLEEP
+
+    def utilization(self, cores: int) -> np.ndarray:
+        """Return how much of all cores was used before each poll, in percent; 0 at the first, as in the challenge."""
+        used, seconds = np.diff(self.cpu_seconds[:-1]), np.diff(self.seconds[:-1])
+        return np.concatenate([[0.0], np.minimum(100 * used / (seconds * cores), 100.0)])
+
+
+class ProcessTree:
+    """A process and all its descendants.
+
+    What a process used is, once its parent has waited for it, in the parent's count of its children.
+    """
+
+    def __init__(self, root: psutil.Process) -> None:
+        self._known = {root: None}  # in the order in which they began
+        self._root = root
+        self._cpu_seconds = 0.0
+        self._next_scan = 0.0
+
+    def load(self) -> tuple[float, float]:
+        """Return resident memory and CPU time; processes that end meanwhile are passed over."""
+        resident, seconds = 0, 0.0
+        self._scan()
+        for process in self._known:
+            with contextlib.suppress(psutil.Error), process.oneshot():
+                resident += process.memory_info().rss
+                seconds += sum(process.cpu_times()[:4])
+        self._cpu_seconds = max(self._cpu_seconds, seconds)
+        return resident / MB, self._cpu_seconds
+
+    def _scan(self) -> None:
+        """Look for new descendants; where that takes long, as with thousands of processes, not at every poll."""
+        started = time.monotonic()
+        if started < self._next_scan:
+            return
+        with contextlib.suppress(psutil.Error):
+            self._known |= dict.fromkeys(self._root.children(recursive=True))
+        self._known = {process: None for process in self._known if process.is_running()}
+        now = time.monotonic()
+        self._next_scan = now + 10 * (now - started)
+
+    def terminate(self) -> None:
+        """End all processes, the latest first."""
+        self._next_scan = 0.0
+        self._scan()
+        for process in reversed(self._known):
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+
+
+class Gpu:
+    """A GPU by NVIDIA's management library."""
+
+    def __init__(self, handle: object) -> None:
+        self._handle = handle
+        self.name = pynvml.nvmlDeviceGetName(handle)
+
+    def used_mb(self) -> float:
+        """Return total minus free memory, as the challenge's script."""
+        memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
+        return (memory.total - memory.free) / MB
+
+
+def find_gpu(index: int | None = None, position: int = 0) -> Gpu | None:
+    """Return a GPU, or None if there is none and none was asked for.
+
+    Args:
+        index: its number as `nvidia-smi` counts; None for one that CUDA_VISIBLE_DEVICES names.
+        position: its place among those, as CUDA counts; without the variable the number itself.
+
+    Raises:
+        EvaluationError: a number was given and there is no such GPU.
+    """
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = list(map(str, range(position + 1))) if listed is None else listed.split(",")
+    visible = str(index) if index is not None else names[position].strip() if position < len(names) else ""
+    reason: object = f"CUDA_VISIBLE_DEVICES is {visible!r}"
+    try:
+        pynvml.nvmlInit()
+        if visible.isdigit():
+            return Gpu(pynvml.nvmlDeviceGetHandleByIndex(int(visible)))
+        if visible.startswith(("GPU-", "MIG-")):
+            return Gpu(pynvml.nvmlDeviceGetHandleByUUID(visible))
+    except pynvml.NVMLError as error:
+        reason = error
+    if index is not None:
+        raise EvaluationError(f"--gpu {index}: there is no such GPU here ({reason}); leave the option out")
+    log.debug("no GPU: %s", reason)
+    return None
+
+
+def poll(
+    wait: Callable[[float], object],
+    processes: ProcessTree,
+    gpu: Gpu | None,
+    started: float,
+    now: Callable[[], float] = time.monotonic,
+) -> Profile:
+    """Poll a command until it ends.
+
+    Args:
+        wait: returns when the command ends; raises psutil.TimeoutExpired if it still runs after so many seconds.
+        processes: where RAM and CPU time are read.
+        gpu: where GPU memory is read; None for none.
+        started: when the command began, in seconds of `now`.
+        now: the clock.
+    """
+    samples = []
+
+    def sample(moment: float) -> None:
+        samples.append((moment - started, *processes.load(), np.nan if gpu is None else gpu.used_mb()))
+
+    ended = None
+    while ended is None:
+        sample(now())
+        with contextlib.suppress(psutil.TimeoutExpired):
+            wait(POLL_SLEEP)
+            ended = now()
+    sample(ended)
+    return Profile(*np.array(samples).T)
+
+
+def profile_command(command: Sequence[str], gpu: Gpu | None, output: IO | None = None) -> tuple[Profile, int]:
+    """Run a command and measure it with all its processes; if the measuring is stopped, they are ended.
+
+    Args:
+        command: program and arguments.
+        gpu: whose memory to measure; None for none.
+        output: where its standard output and error go; None for where ours go.
+
+    Returns:
+        What it took, and its exit code (negative for a signal's number).
+
+    Raises:
+        EvaluationError: there is no such program.
+    """
+    used_before = _children_cpu_seconds()
+    started = time.monotonic()
+    try:
+        process = psutil.Popen(command, stdout=output, stderr=output)
+    except OSError as error:
+        raise EvaluationError(f"{command[0]}: cannot be run ({error.strerror})") from error
+    tree = ProcessTree(process)
+    with _stoppable():
+        try:
+            profile = poll(process.wait, tree, gpu, started)
+        except BaseException:
+            tree.terminate()
+            raise
+    # what was used after the last poll is known once the command has ended
+    profile.cpu_seconds[-1] = max(profile.cpu_seconds[-1], _children_cpu_seconds() - used_before)
+    return profile, process.returncode
+
+
+def _children_cpu_seconds() -> float:
+    """Return the CPU time of all processes that this one has waited for, and of those that they waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let a request to end (SIGTERM) raise KeyboardInterrupt, so that what runs can be ended too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
