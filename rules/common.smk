@@ -196,9 +196,14 @@ def has_accounts():
 def print_summaries():
     """Show the scores of the evaluated models and where the report lies, at the end of a run."""
     for model in CONFIG.evaluated:
-        summary, predictions = RESULTS.summary(model), RESULTS.gathered("predictions", model)
-        if summary.exists() and summary.stat().st_mtime >= predictions.stat().st_mtime:
+        summary = RESULTS.summary(model)
+        if not summary.exists():
+            continue
+        inputs = [RESULTS.cases, RESULTS.training(model), RESULTS.gathered("predictions", model)]
+        if all(path.exists() and path.stat().st_mtime <= summary.stat().st_mtime for path in inputs):
             print(f"\n{model} ({summary})\n\n{format_summary(summary)}")
+        else:
+            print(f"\n{model}: {summary} is older than its inputs; the target `evaluation` updates it")
     page = Path(R) / "report" / "index.html"
     if page.exists():
         print(f"\nReport: {page}")
