@@ -33,6 +33,7 @@ rule all:
 
 
 onstart:
+    refuse_emulation()
     ask_squeue_for_sacct()
 
 

@@ -38,7 +38,7 @@ def inference_precision(name: str, device: torch.device) -> str:
     if name == AUTO:
         otherwise = "float16" if device.type == "cuda" else "float32"
         name = "bfloat16" if computes_in_bfloat16(device) else otherwise
-    _refuse_emulation(name, device)
+    refuse_emulation(name, device)
     log.info("precision: %s", name)
     return name
 
@@ -57,7 +57,7 @@ def training_precision(name: str, device: torch.device) -> str:
     if name == AUTO:
         on_cpu = "bfloat16" if computes_in_bfloat16(device) else "float32"
         name = "mixed" if device.type == "cuda" else on_cpu
-    _refuse_emulation(name, device)
+    refuse_emulation(name, device)
     log.info("precision: %s", name)
     return name
 
@@ -77,7 +77,8 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     )
 
 
-def _refuse_emulation(name: str, device: torch.device) -> None:
+def refuse_emulation(name: str, device: torch.device) -> None:
+    """Raise ConfigError if a device only emulates a precision."""
     if name == "float16" and device.type == "cpu":
         raise ConfigError("precision float16: this CPU only emulates it; use auto, or float32")
     if name == "bfloat16" and not computes_in_bfloat16(device):

@@ -177,6 +177,15 @@ def compared(wildcards):
     return f"{R}/completed_labels/{name}/conflicts.csv" if name else []
 
 
+def refuse_emulation():
+    """Before the first job of a run on this machine, refuse a precision that it only emulates."""
+    if workflow.local_exec:
+        try:
+            CONFIG.check_precision()
+        except FlareError as error:
+            sys.exit(f"configuration: {error}")
+
+
 def ask_squeue_for_sacct():
     """Where jobs go to a SLURM without accounts, put a stand-in for `sacct` on the PATH.
 

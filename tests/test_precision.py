@@ -95,6 +95,18 @@ def test_float16_by_name_is_refused_on_a_cpu(machine):
         precision.inference_precision("float16", CPU)
 
 
+def test_a_run_on_this_machine_is_refused_before_its_first_job(machine):
+    machine("avx2")
+    Config.load([RECIPE], {"device": "cpu"}).check_precision()
+    named = {"device": "cpu", "models": {"student": {"training": {"precision": "bfloat16"}}}}
+    with pytest.raises(
+        ConfigError, match=r"^models\.student\.training\.precision bfloat16: this CPU only emulates it"
+    ):
+        Config.load([RECIPE], named).check_precision()
+    machine("avx2", "avx512_bf16")
+    Config.load([RECIPE], named).check_precision()
+
+
 def test_an_avx2_machine_that_is_emulated_has_no_bfloat16():
     code = "import torch; from flare23_lib.precision import *; print(computes_in_bfloat16(torch.device('cpu')))"
     done = subprocess.run(

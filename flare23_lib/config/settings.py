@@ -47,6 +47,9 @@ from flare23_lib.networks import Architecture
 BUNDLE_WEIGHTS = "model.safetensors"
 """The file of weights in a bundle's folder."""
 
+PHASES = ("training", "inference")
+"""The tables of a model that name a precision."""
+
 Values = Annotated[tuple[int, ...], Strict(False)]
 """Label values."""
 Labels = Annotated[tuple[Label, ...], Strict(False)]
@@ -256,6 +259,22 @@ class Config(Configuration):
             path = self.pretrained_file(name)
             if path is not None and model.pretrained_model is None and not path.is_file():
                 raise ConfigError(f"models.{name}.pretrained: there is no file {path}")
+
+    def check_precision(self) -> None:
+        """Raise ConfigError if this machine only emulates a precision that is given by name."""
+        phases = [(name, phase, getattr(model, phase)) for name, model in self.models.items() for phase in PHASES]
+        named = {f"models.{name}.{phase}": table.precision for name, phase, table in phases}
+        if not set(named.values()) & {"bfloat16", "float16"}:
+            return  # PyTorch takes a second to import
+        from flare23_lib.devices import choose
+        from flare23_lib.precision import refuse_emulation
+
+        device = choose(self.device)
+        for key, precision in named.items():
+            try:
+                refuse_emulation(precision, device)
+            except ConfigError as error:
+                raise ConfigError(f"{key}.{error}") from error
 
     def cohort_settings(self) -> CohortSettings:
         """Return what shapes cases.csv, the cohort's folder aside."""
