@@ -24,8 +24,8 @@ from flare23_lib.store import fingerprint, keep_json, link_to
 
 try:
     for file in workflow.configfiles:
-        read_yaml(Path(file))  # Snakemake takes the last of two equal keys, without a word
-    CONFIG = Config.check(config)
+        read_yaml(Path(file))  # Snakemake takes the last of two equal keys without a warning
+    CONFIG = Config.check(config, read_yaml(Path(workflow.basedir) / "config.yaml"))
     FOUND = find(CONFIG.cohort, CONFIG.layout)
     LISTING = fingerprint(listing(FOUND))
     CONFIG.check_given_files()
@@ -49,8 +49,8 @@ environ["FLARE23_REPOSITORY"] = str(workflow.basedir)
 R = str(RESULTS.root)
 SHARDS = dict(CONFIG.shards)
 DEVICE = CONFIG.device
-CHECKPOINT_MINUTES = CONFIG.checkpoint_minutes
-RETRIES = CONFIG.retries
+CHECKPOINT_MINUTES = CONFIG.checkpoint_interval_minutes
+RETRIES = CONFIG.max_training_restarts
 LABEL_NAMES = CONFIG.label_map.names
 MEASURED = CONFIG.evaluated if CONFIG.evaluation.efficiency_cases else []
 TABLES = table_names(CONFIG.label_map, CONFIG.evaluation.compare, bool(MEASURED))
@@ -118,14 +118,14 @@ def teacher_name(wildcards):
 
 def base_name(wildcards):
     """The name of the completion that a completion builds on; None without one."""
-    return CONFIG.completion(wildcards.completion).on_top_of
+    return CONFIG.completion(wildcards.completion).base
 
 
 def completed_labels(wildcards):
     """The gathered completions that a model learns from."""
     return expand(
         f"{R}/completed_labels/{{completion}}/conflicts.csv",
-        completion=CONFIG.model(wildcards.model).train_on.completions,
+        completion=CONFIG.model(wildcards.model).train_on.label_completions,
     )
 
 

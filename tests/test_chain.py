@@ -195,7 +195,7 @@ def test_a_lost_file_is_named_made_again_and_retrains_nothing(chain, stage):
 def test_a_setting_changed_and_changed_back_computes_nothing_the_second_time(chain, tmp_path):
     target = "results/completed_labels/tumor/conflicts.csv"
     changed = tmp_path / "changed.yaml"
-    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {conflict_policy: ignore}}\n")
     first = stored(chain, "completed_labels")
     succeed(run_snakemake(chain, "--", target, configfile=changed))
     second = stored(chain, "completed_labels")
@@ -211,7 +211,7 @@ def test_a_changed_setting_is_seen_without_snakemakes_memory_too(chain, tmp_path
     shutil.rmtree(chain / ".snakemake")
     assert "Nothing to be done" in succeed(run_snakemake(chain, "--dry-run"))
     changed = tmp_path / "changed.yaml"
-    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {conflict_policy: ignore}}\n")
     before = stored(chain, "completed_labels")
     succeed(run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv", configfile=changed))
     assert len(stored(chain, "completed_labels")) == len(before) + 2
@@ -221,7 +221,7 @@ def test_what_a_run_was_told_stays_whatever_a_dry_run_or_a_refused_start_says(ch
     link = chain / "results/settings/complete/tumor.json"
     told = link.resolve()
     changed = tmp_path / "changed.yaml"
-    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {conflict_policy: ignore}}\n")
     assert "complete" in succeed(run_snakemake(chain, "--dry-run", configfile=changed))
     assert link.resolve() == told
     assert "Nothing to be done" in succeed(run_snakemake(chain, "--dry-run"))
@@ -239,7 +239,7 @@ def test_what_a_run_was_told_stays_whatever_a_dry_run_or_a_refused_start_says(ch
 
 def test_folders_that_take_turns_on_the_same_results_see_each_others_settings(chain, tmp_path):
     changed = tmp_path / "changed.yaml"
-    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {conflict_policy: ignore}}\n")
     target = "results/completed_labels/tumor/conflicts.csv"
     mine = (chain / target).read_text()
     other = tmp_path / "other"

@@ -77,21 +77,21 @@ def completed(folder, without_tumor=False, healthy=False, **options):
     ("options", "place", "value"),
     [
         ({}, OUTSIDE, 0),
-        ({"dropped_to": "next_class"}, OUTSIDE, STOMACH),
-        ({"dropped_to": "next_class", "least_volume_ml": {"stomach": 1000}}, OUTSIDE, 0),
-        ({"dropped_to": "ignore"}, OUTSIDE, IGNORE_VALUE),
+        ({"conflict_policy": "next_class"}, OUTSIDE, STOMACH),
+        ({"conflict_policy": "next_class", "min_component_ml": {"stomach": 1000}}, OUTSIDE, 0),
+        ({"conflict_policy": "ignore"}, OUTSIDE, IGNORE_VALUE),
         ({}, SPECK, SPLEEN),
-        ({"least_volume_ml": {"spleen": 1.5}}, SPECK, 0),
-        ({"least_volume_ml": {"spleen": 0.5}}, SPECK, SPLEEN),
+        ({"min_component_ml": {"spleen": 1.5}}, SPECK, 0),
+        ({"min_component_ml": {"spleen": 0.5}}, SPECK, SPLEEN),
         ({}, DOUBTFUL, SPLEEN),
-        ({"unsure_below": 0.6}, DOUBTFUL, IGNORE_VALUE),
-        ({"unsure_below": 0.4}, DOUBTFUL, SPLEEN),
+        ({"min_agreement": 0.6}, DOUBTFUL, IGNORE_VALUE),
+        ({"min_agreement": 0.4}, DOUBTFUL, SPLEEN),
         ({}, SURE, 0),
         ({"unmarked_tumors": "tumor"}, UNSURE, TUMOR),
         ({"unmarked_tumors": "ignore"}, SURE, IGNORE_VALUE),
         ({"unmarked_tumors": "if_sure"}, SURE, TUMOR),
         ({"unmarked_tumors": "if_sure"}, UNSURE, IGNORE_VALUE),
-        ({"unmarked_tumors": "if_sure", "sure_from": 0.2}, UNSURE, TUMOR),
+        ({"unmarked_tumors": "if_sure", "min_tumor_agreement": 0.2}, UNSURE, TUMOR),
         ({"unmarked_tumors": "tumor"}, BESIDE, 0),
         ({"unmarked_tumors": "tumor"}, MARKED, TUMOR),
     ],
@@ -111,9 +111,9 @@ def test_a_tumor_inside_an_annotated_organ_is_what_the_option_says(tmp_path, opt
 
 
 def test_specks_and_unsure_voxels_are_counted(tmp_path):
-    _, made = completed(tmp_path, least_volume_ml={"spleen": 1.5}, unsure_below=0.6)
+    _, made = completed(tmp_path, min_component_ml={"spleen": 1.5}, min_agreement=0.6)
     assert int(made["specks_spleen"]) == 2, "the doubtful voxel is a speck, too"
-    _, made = completed(tmp_path / "other", unsure_below=0.6)
+    _, made = completed(tmp_path / "other", min_agreement=0.6)
     assert int(made["unsure_spleen"]) == 1
 
 
@@ -137,13 +137,13 @@ def test_what_counts_as_annotated_is_what_is_there_in_the_base_or_what_the_setti
 
 def test_the_next_class_is_looked_for_without_what_counts_as_annotated():
     base = {"a": {"case": "a", "file": "f", "labels_present": f"{STOMACH}"}}
-    assert exclusion(settings_of(dropped_to="next_class"), base)(ABSENT) == [STOMACH]
-    assert exclusion(settings_of(dropped_to="next_class"), {})(ABSENT) == [LIVER]
+    assert exclusion(settings_of(conflict_policy="next_class"), base)(ABSENT) == [STOMACH]
+    assert exclusion(settings_of(conflict_policy="next_class"), {})(ABSENT) == [LIVER]
     assert not exclusion(settings_of(), base)(ABSENT)
 
 
 def test_where_nothing_is_annotated_no_class_is_dropped_and_no_next_one_is_looked_for(tmp_path):
-    labels, record = completed(tmp_path, healthy=True, dropped_to="next_class")
+    labels, record = completed(tmp_path, healthy=True, conflict_policy="next_class")
     assert np.array_equal(labels, volumes()[1])
     assert not any(int(value) for name, value in record.items() if name.startswith("dropped_"))
 

@@ -23,7 +23,7 @@ def files(folder):
 def leftover(chain, tmp_path):
     """A chain in whose store lie the labels of a setting that was changed back, and a file half written."""
     changed = tmp_path / "changed.yaml"
-    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {conflict_policy: ignore}}\n")
     before = files(chain)
     target = "results/completed_labels/tumor/conflicts.csv"
     for configfile in (changed, CHAIN):
@@ -95,8 +95,8 @@ def test_half_done_work_stays_while_it_cannot_be_told_from_leftovers(leftover):
 def test_what_follows_from_a_lost_label_of_a_first_look_is_still_known(chain, tmp_path):
     second = tmp_path / "second.yaml"
     second.write_text(
-        CHAIN.read_text() + "\ncompletions:\n  again: {category: tumor, teacher: tumor_teacher, on_top_of: tumor, "
-        "dropped_to: next_class}\n"
+        CHAIN.read_text() + "\ncompletions:\n  again: {category: tumor, teacher: tumor_teacher, base: tumor, "
+        "conflict_policy: next_class}\n"
     )
     options = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(second)]
     done = run_snakemake(chain, "--", "results/completed_labels/again/conflicts.csv", configfile=second)

@@ -110,7 +110,7 @@ def pseudo_label(
 
 def exclusion(settings: CompletionSettings, bases: Mapping[str, Mapping]) -> Callable[[Case], Collection[int]]:
     """Return, for each case, the classes that the next class is looked for without; none if it is not wanted."""
-    if settings.dropped_to != "next_class":
+    if settings.conflict_policy != "next_class":
         return lambda case: ()
     return lambda case: annotated_labels(settings, case, bases)
 
@@ -196,7 +196,7 @@ def _engine(results: Results, model: str, inference: InferenceSettings, device: 
     from flare23_lib.inference.engine import Engine
 
     torch.set_num_threads(max(1, threads))
-    return Engine(load_bundle(results.bundle(model)), choose(device, claimed=1), **dict(inference))
+    return Engine(load_bundle(results.bundle(model)), choose(device, claimed=1), **inference.to_json())
 
 
 def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Mapping[str, Any]]]) -> Iterator[Volume]:
