@@ -33,8 +33,6 @@ rule all:
 
 
 onstart:
-    for link, file in TOLD.items():
-        link_to(link, file)
     ask_squeue_for_sacct()
 
 

@@ -79,18 +79,18 @@ PARTS = (
         "resumed.py --precision mixed --threads 2 --steps 2", alone=False,
     ),
     Part(
-        "survival", 160, "survival.py --precision mixed --kills 2 --epochs 3 --iterations 40 --threads 4 "
-        "--from-checkpoint --lifetime 0.5 3",
+        "survival", 170, "survival.py --precision mixed --kills 2 --epochs 3 --iterations 40 --threads 4 "
+        "--from-checkpoint --lifetime 0.3 1.5",
         "survival.py --precision mixed --kills 1 --epochs 2 --iterations 8 --threads 1 "
         "--from-checkpoint --lifetime 0.1 0.3 --checkpoint-seconds 0", alone=False,
     ),
     Part(
-        "case_base", 120, "inference_case.py --folder {case} --network stunet_base --minutes 0.6 --processes 5",
+        "case_base", 120, "inference_case.py --folder {case} --network stunet_base --minutes 0.6 --processes 6",
         "inference_case.py --folder {case} --network stunet_tiny --minutes 0.02 --phantoms 2 --coarseness 4 "
         "--precision {fast}", alone=False,
     ),
     Part(
-        "case_large", 140, "inference_case.py --folder {case} --network stunet_large --minutes 0.8 --processes 5",
+        "case_large", 140, "inference_case.py --folder {case} --network stunet_large --minutes 0.8 --processes 7",
         None, alone=False,
     ),
     Part(
@@ -103,7 +103,7 @@ PARTS = (
         "--sides ours_all_windows_{equal} nnunet ours_deployed",
     ),
     Part(
-        "training_base", 130, "training.py --network stunet_base --cases 2 --warm-up 5 --iterations 20 --rounds 2 "
+        "training_base", 170, "training.py --network stunet_base --cases 2 --warm-up 5 --iterations 20 --rounds 2 "
         "--batches 0 --threads {threads}",
         "training.py --network tiny --cases 2 --iterations 1 --rounds 1 --batches 0 --equal-only",
     ),

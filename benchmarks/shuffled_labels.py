@@ -55,7 +55,7 @@ def shuffle(config: Config, real: Results, other: Results, completion: str) -> N
         own = read_labels(real.root / row["file"])
         predicted = fitted(read_labels(real.root / wrong["file"]).array, own.array.shape)
         original = read_labels(case.label).array if case.label else np.zeros_like(own.array)
-        annotated = annotated_labels(settings, case, {})
+        annotated = annotated_labels(settings.annotated, case, {})
         merged = merge(original, predicted, annotated, Rules.of(settings, tumors=settings.tumor_values))
         file = f"store/shuffled/{completion}/{case.case}.nii.gz"
         write_volume(other.root / file, merged.labels, own.header)

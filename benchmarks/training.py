@@ -25,7 +25,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -197,15 +197,16 @@ class Clock:
 
     def summary(self) -> dict[str, Any]:
         """Return iterations per second, and seconds per iteration by part."""
-        waiting, forward, step = (self.parts[key] / self.parts_of for key in ("waiting", "forward", "step"))
         found: dict[str, Any] = {
             "iterations": self.iterations,
             "iterations_per_s": round(self.iterations / self.seconds, 4),
-            "waiting_s": round(waiting, 4),
-            "forward_s": round(forward, 4),
-            "backward_and_update_s": round(step - forward, 4),
             "losses": self.losses,
         }
+        if self.parts_of:
+            waiting, forward, step = (self.parts[key] / self.parts_of for key in ("waiting", "forward", "step"))
+            found["waiting_s"] = round(waiting, 4)
+            found["forward_s"] = round(forward, 4)
+            found["backward_and_update_s"] = round(step - forward, 4)
         if self.on_gpu:
             found["gpu_utilization_percent"] = round(float(np.mean(self.utilization)), 1)
             found["memory_of_a_step_MB"] = round(self.step_bytes / 1e6)
@@ -283,10 +284,17 @@ def make_sides(folder: Path, network: str, args: argparse.Namespace) -> dict[str
     return sides
 
 
-def measure(network: str, args: argparse.Namespace) -> dict:
-    """Return the figures for one network."""
+def measure(network: str, args: argparse.Namespace, found: dict[str, Any], save: Callable[[], None]) -> None:
+    """Measure one network.
+
+    Args:
+        network: its name.
+        args: the command line.
+        found: takes the figures.
+        save: called when there are some more.
+    """
     settings = settings_of(network, "mixed")
-    found: dict[str, Any] = {"network": network, "patch_size": settings.patch_size, "batch_size": 2}
+    found |= {"network": network, "patch_size": settings.patch_size, "batch_size": 2}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         prepare(folder, settings, args.cases)
@@ -294,12 +302,16 @@ def measure(network: str, args: argparse.Namespace) -> dict:
         sides = make_sides(folder, network, args)
         torch.set_num_threads(args.threads)
         found["first_step"] = first_step(sides)
+        save()
         for clock in sides.values():  # warm up: caches, compilation, the choice of convolutions
             clock.run(args.warm_up)
             clock.reset()
         for _ in range(args.rounds):
             for clock in sides.values():
                 clock.run(args.iterations)
+            found |= {name: clock.summary() for name, clock in sides.items()}
+            found |= ratios(found)
+            save()
         for clock in sides.values():
             clock.run_in_parts(args.iterations)
         found |= {name: clock.summary() for name, clock in sides.items()}
@@ -308,11 +320,14 @@ def measure(network: str, args: argparse.Namespace) -> dict:
         for clock in sides.values():
             for loader in (clock.trainer.dataloader_train, clock.trainer.dataloader_val):
                 getattr(loader, "_finish", lambda: None)()
-    for name in sides:
-        if name != "stock":
-            ratio = found[name]["iterations_per_s"] / found["stock"]["iterations_per_s"]
-            found[f"{name}_to_stock"] = round(ratio, 2)
-    return found
+    save()
+
+
+def ratios(found: Mapping[str, Any]) -> dict[str, float]:
+    """Return how many times as many iterations per second as the stock trainer's our sides take."""
+    theirs = found["stock"]["iterations_per_s"]
+    ours = [name for name in found if name.startswith("ours") and not name.endswith("_to_stock")]
+    return {f"{name}_to_stock": round(found[name]["iterations_per_s"] / theirs, 2) for name in ours}
 
 
 def main() -> None:
@@ -331,15 +346,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     compiled = args.compile and args.device == "cuda"
-    found = {**provenance(), "device": args.device, "compiled": compiled, "networks": []}
-    for network in args.network:
-        found["networks"].append(measure(network, args))
+    networks: list[dict[str, Any]] = []
+    found = {**provenance(), "device": args.device, "compiled": compiled, "networks": networks}
+
+    def save() -> None:
         if args.output:
             write_json(args.output, found)
+
+    for network in args.network:
+        networks.append({})
+        measure(network, args, networks[-1], save)
     print(json.dumps(found, indent=2))
-    for row in found["networks"]:
-        ratios = [f"{name} = {value}" for name, value in row.items() if name.endswith("_to_stock")]
-        print(f"{row['network']}: {', '.join(ratios)}")
+    for row in networks:
+        print(f"{row['network']}: {', '.join(f'{name} = {value}' for name, value in ratios(row).items())}")
 
 
 if __name__ == "__main__":

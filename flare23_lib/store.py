@@ -26,16 +26,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from flare23_lib.errors import StoreError
 
 log = logging.getLogger(__name__)
-
-SINCE = "since"
-"""Key of the time in files that `keep_json` writes."""
 
 TEMPORARY_MARK = ".partial-"
 """Part of the name of a file that is being written."""
@@ -145,40 +141,6 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Write a JSON file atomically, indented, keys in the order given."""
     write_text(path, _json_text(content))
-
-
-def keep_json(link: str | Path, content: Mapping[str, Any]) -> Path:
-    """Keep a JSON file named after its content, `x.{digest}.json`, beside a link `x.json` that may lead to it.
-
-    Who was given the file goes on reading what it said, whatever else is kept there meanwhile. Unless the link leads
-    to it already, it is written anew, with the time (`SINCE`) in it: by time and by checksum it is then newer than
-    what was made of it before the link led elsewhere. The link is left alone (`link_to` turns it).
-
-    Returns:
-        The file.
-    """
-    link = Path(link)
-    digest = hashlib.sha256(_json_text(content).encode()).hexdigest()[:12]
-    path = link.with_suffix(f".{digest}{link.suffix}")
-    if not (path.exists() and link.is_symlink() and link.readlink() == Path(path.name)):
-        write_json(path, {**content, SINCE: datetime.now(UTC).isoformat()})
-    return path
-
-
-def read_kept(path: str | Path) -> dict[str, Any]:
-    """Return the content of a file of `keep_json`; StoreError if it is missing or broken."""
-    return {key: value for key, value in read_json(path).items() if key != SINCE}
-
-
-def remove_unlinked(folder: Path) -> int:
-    """Remove the files below a folder that `keep_json` made and no link leads to; return the bytes that it freed."""
-    linked = {path.resolve() for path in folder.rglob("*.json") if path.is_symlink()}
-    freed = 0
-    for path in folder.rglob("*.json"):
-        if not path.is_symlink() and path.resolve() not in linked:
-            freed += path.stat().st_size
-            path.unlink()
-    return freed
 
 
 def _json_text(content: Any) -> str:

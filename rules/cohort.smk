@@ -8,14 +8,6 @@
 
 rule cohort:
     """Find, read, check and categorise all cases."""
-    input:
-        settings=told(
-            "cohort",
-            version=versions.SCAN,
-            cohort=CONFIG.cohort,
-            settings=CONFIG.cohort_settings(),
-            listing=LISTING,
-        ),
     output:
         cases=f"{R}/cohort/cases.csv",
         quarantine=report(
@@ -41,10 +33,16 @@ rule cohort:
         runtime=more(240),
     params:
         results=results,
+        settings=settings(
+            version=versions.SCAN,
+            cohort=CONFIG.cohort,
+            settings=CONFIG.cohort_settings(),
+        ),
+        dataset=dataset_hash,
     shell:
         "flare23 stage cohort"
         " --results {params.results:q}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " --threads {threads}"
         " --output {output.cases:q}"
         " > {log:q} 2>&1"
@@ -54,7 +52,6 @@ rule estimate:
     """Say what the run costs; a target of its own."""
     input:
         cases=f"{R}/cohort/cases.csv",
-        settings=told("estimate", settings=CONFIG.to_json()),
     output:
         estimate=report(
             f"{R}/cohort/estimate.csv",
@@ -73,9 +70,10 @@ rule estimate:
         runtime=more(10),
     params:
         results=results,
+        settings=settings(settings=CONFIG.to_json()),
     shell:
         "flare23 stage estimate"
         " --results {params.results:q}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " --output {output.estimate:q}"
         " > {log:q} 2>&1"

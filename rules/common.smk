@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from os import environ, pathsep
 from pathlib import Path
 from shlex import quote
@@ -11,34 +12,23 @@ from shlex import quote
 from flare23_lib import versions
 from flare23_lib.cohort.folders import find, listing, notices
 from flare23_lib.config import Config
-from flare23_lib.config.load import read_yaml
 from flare23_lib.config.models import Table
 from flare23_lib.errors import FlareError
 from flare23_lib.evaluation.details import detail_tables
 from flare23_lib.evaluation.formats import FORMATS
 from flare23_lib.evaluation.paper_tables import table_names
 from flare23_lib.evaluation.tables import format_summary
-from flare23_lib.stages.done import is_evaluated
 from flare23_lib.stages.results import Results
-from flare23_lib.store import fingerprint, keep_json, link_to
+from flare23_lib.store import fingerprint
 
 try:
-    for file in workflow.configfiles:
-        read_yaml(Path(file))  # Snakemake takes the last of two equal keys without a warning
-    CONFIG = Config.check(config, read_yaml(Path(workflow.basedir) / "config.yaml"))
-    FOUND = find(CONFIG.cohort, CONFIG.layout)
-    LISTING = fingerprint(listing(FOUND))
+    # Not Snakemake's `config`, in which a key by its old name and by its new one could come from different files.
+    RECIPE = Path(workflow.basedir) / "config.yaml"
+    CONFIG = Config.load([RECIPE, *workflow.overwrite_configfiles], workflow.config_settings.config)
     CONFIG.check_given_files()
     RESULTS = Results(Path(CONFIG.results))
-    RESULTS.settings("cohort").parent.mkdir(parents=True, exist_ok=True)
 except FlareError as error:
     sys.exit(f"configuration: {error}")
-except OSError as error:
-    sys.exit(f"configuration: results: {error.filename} cannot be made ({error.strerror})")
-
-if workflow.is_main_process:
-    for line in notices(FOUND, CONFIG.cohort, CONFIG.layout, CONFIG.evaluated):
-        logger.warning(line)
 
 # Rules call `flare23`; it lies beside the interpreter that runs Snakemake, on the PATH or not.
 environ["PATH"] = f"{Path(sys.executable).parent}{pathsep}{environ['PATH']}"
@@ -74,31 +64,39 @@ def shards(stage):
     return [f"{index}-of-{SHARDS[stage]}" for index in range(SHARDS[stage])]
 
 
-TOLD = {}
-"""By link, the file that it leads to once the jobs of this run begin (`onstart`)."""
+def settings(**parts):
+    """A function that gives what shapes a rule's result as JSON, for its `params`; parts may be functions.
 
-
-def told(rule, *names, **parts):
-    """A function that gives the file of what shapes a rule's results, for its `input`; parts may be functions.
-
-    Another content is another file, so that Snakemake runs the rule's jobs again, and a job that has started reads
-    what it was told, whatever the next dry run says. As `params` the same would be remembered in `.snakemake` alone,
-    and forgotten by whoever starts Snakemake in another folder.
+    Snakemake runs the jobs again whose parameters changed. The command takes the text as it is, so that the command
+    line that `snakemake -n -p` shows can be run by hand.
     """
 
-    def file(wildcards):
-        link = RESULTS.settings(rule, *(wildcards[name] for name in names))
-        if link not in TOLD:
-            content = {part: value(wildcards) if callable(value) else value for part, value in parts.items()}
-            TOLD[link] = keep_json(link, {part: plain(value) for part, value in content.items()})
-        return str(TOLD[link])
+    def text(wildcards):
+        content = {part: value(wildcards) if callable(value) else value for part, value in parts.items()}
+        return json.dumps({part: plain(value) for part, value in content.items()}, sort_keys=True)
 
-    return file
+    return text
 
 
 def plain(value):
-    """Settings as plain data, keys in alphabetical order (files are named after their text); others as they are."""
-    return json.loads(json.dumps(value.to_json(), sort_keys=True)) if isinstance(value, Table) else value
+    """Settings as plain data; others as they are."""
+    return value.to_json() if isinstance(value, Table) else value
+
+
+@cache
+def dataset_hash(wildcards):
+    """A hash of the names, sizes and times of the dataset's files, so that new and changed files are noticed.
+
+    The folders are walked when the rule that reads them is planned, not when the Snakefile is parsed.
+    """
+    try:
+        found = find(CONFIG.cohort, CONFIG.layout)
+    except FlareError as error:
+        sys.exit(f"configuration: {error}")
+    if workflow.is_main_process:
+        for line in notices(found, CONFIG.cohort, CONFIG.layout, CONFIG.evaluated):
+            logger.warning(line)
+    return fingerprint(listing(found))
 
 
 def of_model(settings):
@@ -167,6 +165,11 @@ def base(wildcards):
     return f"{R}/completed_labels/{name}/conflicts.csv" if name else []
 
 
+def base_of_runner_up(wildcards):
+    """The same for the teacher's job, which looks at it only to make labels without the annotated classes."""
+    return base(wildcards) if CONFIG.pseudo_label_settings(wildcards.completion).annotated == "present" else []
+
+
 def compared(wildcards):
     """The record of the completion that one is compared with to leave cases out; empty without one."""
     name = CONFIG.completion(wildcards.completion).compared_completion
@@ -190,13 +193,11 @@ def has_accounts():
 
 
 def print_summaries():
-    """Show the scores of the evaluated models and where the report lies, at the end of a run, if they are current."""
+    """Show the scores of the evaluated models and where the report lies, at the end of a run."""
     for model in CONFIG.evaluated:
-        summary = RESULTS.summary(model)
-        if is_evaluated(RESULTS, model, CONFIG.evaluation_settings()):
+        summary, predictions = RESULTS.summary(model), RESULTS.gathered("predictions", model)
+        if summary.exists() and summary.stat().st_mtime >= predictions.stat().st_mtime:
             print(f"\n{model} ({summary})\n\n{format_summary(summary)}")
-        elif summary.exists():
-            print(f"\n{model}: {summary} is older than what it is made from; the target `evaluation` makes it anew")
     page = Path(R) / "report" / "index.html"
     if page.exists():
         print(f"\nReport: {page}")

@@ -11,7 +11,6 @@ rule evaluate:
         cases=f"{R}/cohort/cases.csv",
         training=f"{R}/training/{{model}}/training.json",
         predictions=f"{R}/predictions/{{model}}/predictions.csv",
-        settings=told("evaluate", version=versions.EVALUATION, settings=CONFIG.evaluation_settings()),
     output:
         metrics=report(
             f"{R}/evaluation/{{model}}/metrics.csv",
@@ -38,11 +37,12 @@ rule evaluate:
         runtime=more(120),
     params:
         results=results,
+        settings=settings(version=versions.EVALUATION, settings=CONFIG.evaluation_settings()),
     shell:
         "flare23 stage evaluate"
         " --results {params.results:q}"
         " --model {wildcards.model}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " --threads {threads}"
         " --memory {resources.mem_mb}"
         " --output {output.summary:q}"
@@ -54,13 +54,6 @@ rule measure_efficiency:
     input:
         cases=f"{R}/cohort/cases.csv",
         model=bundle("{model}"),
-        settings=told(
-            "measure_efficiency",
-            "model",
-            version=[versions.EFFICIENCY, versions.SEGMENTATION],
-            inference=of_model(CONFIG.inference_settings),
-            cases=CONFIG.evaluation.efficiency_cases,
-        ),
     output:
         efficiency=report(
             f"{R}/evaluation/{{model}}/efficiency.csv",
@@ -81,12 +74,17 @@ rule measure_efficiency:
         gpu=1,
     params:
         results=results,
+        settings=settings(
+            version=[versions.EFFICIENCY, versions.SEGMENTATION],
+            inference=of_model(CONFIG.inference_settings),
+            cases=CONFIG.evaluation.efficiency_cases,
+        ),
         device=DEVICE,
     shell:
         "flare23 stage measure-efficiency"
         " --results {params.results:q}"
         " --model {wildcards.model}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " --device {params.device}"
         " --threads {threads}"
         " --output {output.efficiency:q}"
@@ -100,7 +98,6 @@ rule paper_tables:
         summaries=expand(f"{R}/evaluation/{{model}}/summary.csv", model=CONFIG.evaluated),
         metrics=expand(f"{R}/evaluation/{{model}}/metrics.csv", model=CONFIG.evaluated),
         efficiency=expand(f"{R}/evaluation/{{model}}/efficiency.csv", model=MEASURED),
-        settings=told("paper_tables", settings=CONFIG.tables_settings()),
     output:
         tables=expand(f"{R}/evaluation/tables/{{table}}.{{format}}", table=TABLES, format=FORMATS),
     log:
@@ -115,11 +112,12 @@ rule paper_tables:
         runtime=more(10),
     params:
         results=results,
+        settings=settings(settings=CONFIG.tables_settings()),
         folder=lambda wildcards, output: Path(output.tables[0]).parent,
     shell:
         "flare23 stage paper-tables"
         " --results {params.results:q}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " --output {params.folder:q}"
         " > {log:q} 2>&1"
 

@@ -11,16 +11,7 @@ rule pseudo_label:
     input:
         cases=f"{R}/cohort/cases.csv",
         teacher=teacher,
-        base=base,
-        settings=told(
-            "pseudo_label",
-            "completion",
-            version=versions.SEGMENTATION,
-            settings=of_completion(CONFIG.completion_settings),
-            teacher=teacher_name,
-            inference=lambda wildcards: CONFIG.inference_settings(teacher_name(wildcards)),
-            base=base_name,
-        ),
+        base=base_of_runner_up,
     output:
         record=f"{R}/pseudo_labels/{{completion}}/{{shard}}.csv",
     log:
@@ -36,12 +27,19 @@ rule pseudo_label:
         gpu=unless(is_pseudo_labeled, "gpu", 1),
     params:
         results=results,
+        settings=settings(
+            version=versions.SEGMENTATION,
+            settings=of_completion(CONFIG.pseudo_label_settings),
+            teacher=teacher_name,
+            inference=lambda wildcards: CONFIG.inference_settings(teacher_name(wildcards)),
+            base=lambda wildcards: base_name(wildcards) if base_of_runner_up(wildcards) else None,
+        ),
         device=DEVICE,
     shell:
         "flare23 stage pseudo-label"
         " --results {params.results:q}"
         " --completion {wildcards.completion}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " --shard {wildcards.shard}"
         " --device {params.device}"
         " --threads {threads}"
@@ -56,14 +54,6 @@ rule complete:
         pseudo_labels=f"{R}/pseudo_labels/{{completion}}/{{shard}}.csv",
         base=base,
         compared=compared,
-        settings=told(
-            "complete",
-            "completion",
-            version=[versions.MERGE, versions.SPECKS, versions.CHANGE],
-            settings=of_completion(CONFIG.completion_settings),
-            label_names=LABEL_NAMES,
-            base=base_name,
-        ),
     output:
         record=f"{R}/completed_labels/{{completion}}/{{shard}}.csv",
     log:
@@ -78,11 +68,17 @@ rule complete:
         runtime=unless(is_completed, "runtime", 240),
     params:
         results=results,
+        settings=settings(
+            version=[versions.MERGE, versions.SPECKS, versions.CHANGE],
+            settings=of_completion(CONFIG.completion_settings),
+            label_names=LABEL_NAMES,
+            base=base_name,
+        ),
     shell:
         "flare23 stage complete"
         " --results {params.results:q}"
         " --completion {wildcards.completion}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " --shard {wildcards.shard}"
         " --output {output.record:q}"
         " > {log:q} 2>&1"
@@ -95,12 +91,6 @@ rule gather_completed:
         records=expand(
             f"{R}/completed_labels/{{{{completion}}}}/{{shard}}.csv",
             shard=shards("pseudo_labels"),
-        ),
-        settings=told(
-            "gather_completed",
-            "completion",
-            settings=of_completion(CONFIG.completion_settings),
-            label_names=LABEL_NAMES,
         ),
     output:
         conflicts=report(
@@ -121,12 +111,13 @@ rule gather_completed:
         runtime=more(30),
     params:
         results=results,
+        settings=settings(settings=of_completion(CONFIG.completion_settings), label_names=LABEL_NAMES),
         shards=SHARDS["pseudo_labels"],
     shell:
         "flare23 stage gather-completed"
         " --results {params.results:q}"
         " --completion {wildcards.completion}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " --shards {params.shards}"
         " --output {output.conflicts:q}"
         " --confusion {output.confusion:q}"

@@ -12,7 +12,6 @@ rule cohort_figure:
     """Draw the categories of the cohort and the labels present in them."""
     input:
         categories=f"{R}/cohort/categories.csv",
-        settings=told("cohort_figure", labels=dict(zip(LABEL_NAMES, CONFIG.label_map.values))),
     output:
         figure=report(
             f"{R}/report/figures/cohort.svg",
@@ -31,6 +30,8 @@ rule cohort_figure:
     resources:
         mem_mb=more(2000),
         runtime=more(10),
+    params:
+        labels=dict(zip(LABEL_NAMES, CONFIG.label_map.values)),
     script:
         "../scripts/cohort_figure.py"
 
@@ -39,10 +40,6 @@ rule method_figure:
     """Draw the method as it was configured."""
     input:
         categories=f"{R}/cohort/categories.csv",
-        settings=told(
-            "method_figure",
-            settings=CONFIG.method_settings(),
-        ),
     output:
         figure=report(
             f"{R}/report/figures/method.svg",
@@ -61,6 +58,8 @@ rule method_figure:
     resources:
         mem_mb=more(2000),
         runtime=more(10),
+    params:
+        settings=CONFIG.method_settings().to_json(),
     script:
         "../scripts/method_figure.py"
 
@@ -95,7 +94,6 @@ rule conflicts_figure:
     """Draw a completion's conflicts: original classes against predicted ones."""
     input:
         confusion=f"{R}/completed_labels/{{completion}}/confusion.csv",
-        settings=told("conflicts_figure", label_names=LABEL_NAMES),
     output:
         figure=report(
             f"{R}/report/figures/pseudo_labels/{{completion}}.svg",
@@ -114,6 +112,8 @@ rule conflicts_figure:
     resources:
         mem_mb=more(2000),
         runtime=more(10),
+    params:
+        label_names=LABEL_NAMES,
     script:
         "../scripts/conflicts_figure.py"
 
@@ -122,7 +122,6 @@ rule score_figure:
     """Draw the scores of the evaluated models by class."""
     input:
         summaries=expand(f"{R}/evaluation/{{model}}/summary.csv", model=CONFIG.evaluated),
-        settings=told("score_figure", models=CONFIG.evaluated),
     output:
         figure=report(
             f"{R}/report/figures/scores.svg",
@@ -141,6 +140,8 @@ rule score_figure:
     resources:
         mem_mb=more(2000),
         runtime=more(10),
+    params:
+        models=CONFIG.evaluated,
     script:
         "../scripts/score_figure.py"
 
@@ -170,7 +171,6 @@ rule report_page:
         scores=rules.score_figure.output.figure if CONFIG.evaluated else [],
         benchmark=CONFIG.report.inference_benchmark or [],
         viewer=VIEWER if HAS_VIEWER else [],
-        settings=told("report_page", settings=CONFIG.to_json()),
     output:
         page=f"{R}/report/index.html",
     log:
@@ -185,11 +185,12 @@ rule report_page:
         runtime=more(60),
     params:
         results=results,
+        settings=settings(settings=CONFIG.to_json()),
         viewer=f"--viewer {quote(str(Path(VIEWER[0]).parent))}" if HAS_VIEWER else "",
     shell:
         "flare23 stage report"
         " --results {params.results:q}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " {params.viewer}"
         " --output {output.page:q}"
         " > {log:q} 2>&1"

@@ -77,8 +77,8 @@ is_pseudo_labeled = done.Question(
     lambda wildcards: done.is_pseudo_labeled(
         RESULTS,
         teacher_name(wildcards),
-        base_name(wildcards),
-        CONFIG.completion_settings(wildcards.completion),
+        base_name(wildcards) if base_of_runner_up(wildcards) else None,
+        CONFIG.pseudo_label_settings(wildcards.completion),
         CONFIG.inference_settings(teacher_name(wildcards)),
         Shard.parse(wildcards.shard),
     )

@@ -9,12 +9,6 @@ rule predict:
     input:
         cases=f"{R}/cohort/cases.csv",
         model=bundle("{model}"),
-        settings=told(
-            "predict",
-            "model",
-            version=versions.SEGMENTATION,
-            inference=of_model(CONFIG.inference_settings),
-        ),
     output:
         record=f"{R}/predictions/{{model}}/{{shard}}.csv",
     log:
@@ -30,12 +24,13 @@ rule predict:
         gpu=unless(is_predicted, "gpu", 1),
     params:
         results=results,
+        settings=settings(version=versions.SEGMENTATION, inference=of_model(CONFIG.inference_settings)),
         device=DEVICE,
     shell:
         "flare23 stage predict"
         " --results {params.results:q}"
         " --model {wildcards.model}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " --shard {wildcards.shard}"
         " --device {params.device}"
         " --threads {threads}"

@@ -10,12 +10,6 @@ rule measure_intensity:
     input:
         cases=f"{R}/cohort/cases.csv",
         completed=completed_labels,
-        settings=told(
-            "measure_intensity",
-            "model",
-            version=versions.INTENSITY,
-            settings=of_model(CONFIG.intensity_settings),
-        ),
     output:
         record=f"{R}/training/{{model}}/intensity.json",
     log:
@@ -30,11 +24,12 @@ rule measure_intensity:
         runtime=unless(is_measured, "runtime", 480),
     params:
         results=results,
+        settings=settings(version=versions.INTENSITY, settings=of_model(CONFIG.intensity_settings)),
     shell:
         "flare23 stage measure-intensity"
         " --results {params.results:q}"
         " --model {wildcards.model}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " --threads {threads}"
         " --output {output.record:q}"
         " > {log:q} 2>&1"
@@ -46,13 +41,6 @@ rule preprocess:
         cases=f"{R}/cohort/cases.csv",
         completed=completed_labels,
         intensity=measured_intensity,
-        settings=told(
-            "preprocess",
-            "model",
-            version=[versions.PREPROCESSED_IMAGE, versions.PREPROCESSED_LABEL],
-            settings=of_model(CONFIG.preprocessing_settings),
-            patch_size=lambda wildcards: CONFIG.model(wildcards.model).patch_size,
-        ),
     output:
         record=f"{R}/preprocessed/{{model}}/{{shard}}.csv",
     log:
@@ -67,11 +55,16 @@ rule preprocess:
         runtime=unless(is_preprocessed, "runtime", 480),
     params:
         results=results,
+        settings=settings(
+            version=[versions.PREPROCESSED_IMAGE, versions.PREPROCESSED_LABEL],
+            settings=of_model(CONFIG.preprocessing_settings),
+            patch_size=lambda wildcards: CONFIG.model(wildcards.model).patch_size,
+        ),
         intensity=option("--intensity", measured_intensity),
     shell:
         "flare23 stage preprocess"
         " --results {params.results:q}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " {params.intensity}"
         " --shard {wildcards.shard}"
         " --output {output.record:q}"
@@ -87,14 +80,6 @@ rule train:
         ),
         intensity=measured_intensity,
         pretrained=pretrained,
-        settings=told(
-            "train",
-            "model",
-            version=versions.TRAINING,
-            settings=of_model(CONFIG.training_settings),
-            label_names=LABEL_NAMES,
-            pretrained=pretrained,
-        ),
     output:
         record=f"{R}/training/{{model}}/training.json",
         history=f"{R}/training/{{model}}/training.csv",
@@ -114,6 +99,12 @@ rule train:
         attempt=lambda wildcards, attempt: attempt,
     params:
         results=results,
+        settings=settings(
+            version=versions.TRAINING,
+            settings=of_model(CONFIG.training_settings),
+            label_names=LABEL_NAMES,
+            pretrained=pretrained,
+        ),
         shards=SHARDS["preprocessing"],
         device=DEVICE,
         checkpoint_minutes=CHECKPOINT_MINUTES,
@@ -124,7 +115,7 @@ rule train:
         "exec flare23 stage train"
         " --results {params.results:q}"
         " --model {wildcards.model}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " {params.intensity}"
         " {params.pretrained}"
         " --shards {params.shards}"
@@ -142,12 +133,6 @@ rule bundle:
     """Write a trained model's bundle."""
     input:
         record=f"{R}/training/{{model}}/training.json",
-        settings=told(
-            "bundle",
-            "model",
-            inference=of_model(CONFIG.inference_settings),
-            label_names=LABEL_NAMES,
-        ),
     output:
         description=f"{R}/models/{{model}}/model.json",
         weights=f"{R}/models/{{model}}/model.safetensors",
@@ -163,11 +148,12 @@ rule bundle:
         runtime=more(10),
     params:
         results=results,
+        settings=settings(inference=of_model(CONFIG.inference_settings), label_names=LABEL_NAMES),
     shell:
         "flare23 stage export"
         " --results {params.results:q}"
         " --model {wildcards.model}"
-        " --settings {input.settings:q}"
+        " --settings {params.settings:q}"
         " --output {output.description:q}"
         " > {log:q} 2>&1"
 

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from cohorts import Cohort, small_cohort
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHAIN = REPOSITORY / "tests" / "chain.yaml"
@@ -17,42 +19,71 @@ ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}
 
 
 def snakemake_command(
-    *arguments: str, configfile: Path = CHAIN, snakefile: Path = REPOSITORY / "Snakefile"
+    *arguments: str, configfile: Path = CHAIN, snakefile: Path = REPOSITORY / "Snakefile", profile: str = "default"
 ) -> list[str]:
     return [
         sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--cores", "2",
-        "--workflow-profile", str(REPOSITORY / "profiles" / "default"), "--configfile", str(configfile),
-        "--quiet", "rules", *arguments,
+        "--workflow-profile", str(REPOSITORY / "profiles" / profile), "--configfile", str(configfile), *arguments,
     ]  # fmt: skip
 
 
-def run_snakemake(folder: Path, *arguments: str, **options: Path) -> subprocess.CompletedProcess:
-    command = snakemake_command(*arguments, **options)
+def run_from_scratch(command: list[str], folder: Path) -> subprocess.CompletedProcess:
+    """Run a command with its imports, of which a test expects something."""
     return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def run_snakemake(folder: Path, *arguments: str, **options: Path | str) -> subprocess.CompletedProcess:
+    return processes.run(snakemake_command("--quiet", "rules", *arguments, **options), folder, ENVIRONMENT)
 
 
 def flare23(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "flare23_lib.cli", *arguments]
-    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return processes.run([sys.executable, "-m", "flare23_lib.cli", *arguments], folder, ENVIRONMENT)
 
 
 CONFIGURATION = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(CHAIN)]
 
 
-@pytest.fixture(scope="session")
-def finished_chain(tmp_path_factory) -> Path:
-    """A folder in which the whole chain has run on phantoms: `cohort` and `results`. Not to be changed."""
-    folder = tmp_path_factory.mktemp("chain")
-    from flare23_lib.phantom import write_cohort
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put one module of the finished chain first and the others last: other tests run while the chain is made."""
+    uses = {item.module for item in items if "finished_chain" in item.fixturenames}
+    first = next((item.module for item in items if item.module in uses), None)
+    items.sort(key=lambda item: 0 if item.module is first else 2 if item.module in uses else 1)
 
-    write_cohort(folder / "cohort", cases=6, validation=2, seed=1, coarseness=2.0)
-    done = run_snakemake(folder)
-    assert done.returncode == 0, done.stderr[-4000:]
+
+def pytest_sessionfinish() -> None:
+    processes.end_all()
+
+
+@pytest.fixture(scope="session")
+def finished_chain(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder in which the whole chain has run on phantoms: `cohort` and `results`. Not to be changed.
+
+    It is made once for all processes of pytest-xdist.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent
+    folder, error = shared / "chain", shared / "chain.error"
+    with FileLock(shared / "chain.lock"):
+        if not folder.exists():
+            from flare23_lib.phantom import write_cohort
+
+            write_cohort(folder / "cohort", cases=6, validation=2, seed=1, coarseness=2.0)
+            done = subprocess.run(
+                snakemake_command("--quiet", "rules"),
+                cwd=folder,
+                env=ENVIRONMENT,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            error.write_text(done.stderr[-4000:] if done.returncode else "")
+    assert not error.read_text(), error.read_text()
     return folder
 
 
 @pytest.fixture
-def chain(finished_chain, tmp_path) -> Path:
+def chain(finished_chain: Path, tmp_path: Path) -> Path:
     """A copy of the finished chain, times and all, to be changed at will."""
     folder = tmp_path / "chain"
     shutil.copytree(finished_chain, folder, symlinks=True)

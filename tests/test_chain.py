@@ -6,12 +6,16 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import yaml
 from conftest import CHAIN, CONFIGURATION, ENVIRONMENT, REPOSITORY, flare23, run_snakemake, snakemake_command
+from machines import PATIENCE
+from processes import Command
 
 from flare23_lib.cohort.table import read_cases
 from flare23_lib.images import read_geometry, read_labels
@@ -135,7 +139,7 @@ def test_lost_weights_of_a_bundle_are_written_again_and_nothing_is_trained(chain
     file, trained = chain / "results/models/student/model.safetensors", weights(chain)
     content = file.read_bytes()
     file.unlink()
-    succeed(run_snakemake(chain))
+    succeed(run_snakemake(chain, "--", "results/models/student/model.safetensors"))
     assert file.read_bytes() == content
     assert weights(chain) == trained
 
@@ -175,20 +179,59 @@ def test_records_of_a_stage_that_were_deleted_are_made_again_without_computing(c
     assert everything(chain) == before
 
 
-@pytest.mark.parametrize("stage", ["pseudo_labels", "completed_labels"])
-def test_a_lost_file_is_named_made_again_and_retrains_nothing(chain, stage):
-    row = read_csv(next((chain / "results" / stage / "tumor").glob("*-of-*.csv")))[0]
-    (chain / "results" / row["file"]).unlink()
+def lose_files(chain: Path) -> list[str]:
+    """Delete a pseudo-label and the completed label of another case; return their names in `results`."""
+    names = [
+        read_csv(chain / f"results/{stage}/tumor/0-of-1.csv")[row]["file"]
+        for row, stage in enumerate(("pseudo_labels", "completed_labels"))
+    ]
+    for name in names:
+        (chain / "results" / name).unlink()
+    return names
+
+
+def assert_only_made_again(chain: Path, lost: list[str], before: tuple[dict[str, int], ...]) -> None:
+    """Check that the lost files are there and that nothing else changed."""
+    assert all((chain / "results" / name).exists() for name in lost)
+    after = everything(chain)
+    assert sum(map(len, after)) == sum(map(len, before)) + len(lost)
+    assert all({name: new[name] for name in old} == old for old, new in zip(before, after, strict=True))
+
+
+def test_lost_files_are_named_and_made_again_and_nothing_is_trained_for_them(chain):
+    lost = lose_files(chain)
     found = flare23(chain, "store", "verify", *CONFIGURATION)
     assert found.returncode == 1
-    assert row["file"] in found.stdout
+    assert all(name in found.stdout for name in lost)
     assert "from zero" not in succeed(flare23(chain, "status", *CONFIGURATION))
     before = everything(chain)
+    succeed(run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv"))
+    assert_only_made_again(chain, lost, before)
+    assert "0 not whole" in succeed(flare23(chain, "store", "verify", *CONFIGURATION))
+    assert "computes nothing" in succeed(flare23(chain, "status", *CONFIGURATION))
+
+
+@pytest.mark.slow
+def test_a_whole_run_makes_again_what_is_lost_or_broken_and_trains_nothing(chain):
+    results = chain / "results"
+    lost = lose_files(chain)
+    shard = results / "pseudo_labels/unlabeled/0-of-1.csv"
+    shard.write_bytes(shard.read_bytes()[:-5])
+    training = results / "training/organ_teacher/training.json"
+    training.write_bytes(b"")
+    bundle = results / "models/student/model.safetensors"
+    content = bundle.read_bytes()
+    bundle.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    link = next((results / "completed_labels/five_organs").glob("*.nii.gz"))
+    link.unlink()
+    assert flare23(chain, "store", "verify", *CONFIGURATION).returncode == 1
+    before = everything(chain)
     succeed(run_snakemake(chain))
-    assert (chain / "results" / row["file"]).exists()
-    after = everything(chain)
-    assert sum(map(len, after)) == sum(map(len, before)) + 1
-    assert all({name: new[name] for name in old} == old for old, new in zip(before, after, strict=True))
+    assert shard.exists()
+    assert training.exists()
+    assert bundle.read_bytes() == content
+    assert link.exists()
+    assert_only_made_again(chain, lost, before)
     assert "0 not whole" in succeed(flare23(chain, "store", "verify", *CONFIGURATION))
 
 
@@ -206,65 +249,66 @@ def test_a_setting_changed_and_changed_back_computes_nothing_the_second_time(cha
     assert {row["file"].removeprefix("store/completed_labels/") for row in rows} <= set(first)
 
 
-def test_a_changed_setting_is_seen_without_snakemakes_memory_too(chain, tmp_path):
-    """As from another folder, or after the results moved: what it remembers of settings lies where it was started."""
+def test_without_snakemakes_memory_a_forced_run_sees_what_changed_and_computes_nothing_else(chain, tmp_path):
+    """As in another folder, or after the results moved: parameters are remembered in .snakemake."""
     shutil.rmtree(chain / ".snakemake")
     assert "Nothing to be done" in succeed(run_snakemake(chain, "--dry-run"))
     changed = tmp_path / "changed.yaml"
     changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {conflict_policy: ignore}}\n")
-    before = stored(chain, "completed_labels")
-    succeed(run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv", configfile=changed))
-    assert len(stored(chain, "completed_labels")) == len(before) + 2
-
-
-def test_what_a_run_was_told_stays_whatever_a_dry_run_or_a_refused_start_says(chain, tmp_path):
-    link = chain / "results/settings/complete/tumor.json"
-    told = link.resolve()
-    changed = tmp_path / "changed.yaml"
-    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {conflict_policy: ignore}}\n")
-    assert "complete" in succeed(run_snakemake(chain, "--dry-run", configfile=changed))
-    assert link.resolve() == told
-    assert "Nothing to be done" in succeed(run_snakemake(chain, "--dry-run"))
-    (chain / ".snakemake/locks").mkdir(exist_ok=True)
-    lock = chain / ".snakemake/locks/0.output.lock"
-    lock.write_text("results/completed_labels/tumor/conflicts.csv\n")  # as a run that goes on holds it
-    refused = run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv", configfile=changed)
-    lock.unlink()
-    assert refused.returncode == 1
-    assert "cannot be locked" in refused.stderr
-    assert link.resolve() == told
-    assert "Nothing to be done" in succeed(run_snakemake(chain, "--dry-run"))
-    assert "the next run computes nothing" in succeed(flare23(chain, "status", *CONFIGURATION))
-
-
-def test_folders_that_take_turns_on_the_same_results_see_each_others_settings(chain, tmp_path):
-    changed = tmp_path / "changed.yaml"
-    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {conflict_policy: ignore}}\n")
-    target = "results/completed_labels/tumor/conflicts.csv"
-    mine = (chain / target).read_text()
-    other = tmp_path / "other"
-    other.mkdir()
-    for name in ("cohort", "results"):
-        (other / name).symlink_to(chain / name)
-    succeed(run_snakemake(other, "--", target, configfile=changed))
-    assert (chain / target).read_text() != mine
-    succeed(run_snakemake(chain, "--", target))
-    assert (chain / target).read_text() == mine
-
-
-def test_a_new_file_of_the_cohort_is_seen_without_snakemakes_memory_too(chain):
-    shutil.rmtree(chain / ".snakemake")
     image = sorted((chain / "cohort/unlabelTr1800").iterdir())[0]
     shutil.copy(image, image.with_name("FLARE23_9999_0000.nii.gz"))
-    succeed(run_snakemake(chain, "--", "results/cohort/cases.csv"))
+    before = {stage: stored(chain, stage) for stage in ("completed_labels", "segmentations", "training")}
+    target = "results/completed_labels/tumor/conflicts.csv"
+    succeed(run_snakemake(chain, "--forceall", "--", target, configfile=changed))
     assert "FLARE23_9999" in [row["case"] for row in read_csv(chain / "results/cohort/cases.csv")]
+    after = {stage: stored(chain, stage) for stage in before}
+    assert {stage: len(after[stage]) - len(before[stage]) for stage in before} == {
+        "completed_labels": 2, "segmentations": 0, "training": 0,
+    }  # fmt: skip
 
 
-def test_a_label_with_another_name_computes_no_voxel(chain, tmp_path):
-    renamed = tmp_path / "renamed.yaml"
+def test_a_dry_run_writes_nothing(tmp_path, cohort):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "cohort").symlink_to(cohort.root)
+    before = {path: path.lstat().st_mtime_ns for path in cohort.root.rglob("*")}
+    succeed(run_snakemake(tmp_path / "run", "--dry-run"))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"cohort", ".snakemake"}
+    written = [path for path in (tmp_path / "run" / ".snakemake").rglob("*") if path.is_file()]
+    assert {path.parent.name for path in written} <= {"log", "iocache"}
+    assert {path: path.lstat().st_mtime_ns for path in cohort.root.rglob("*") if path in before} == before
+
+
+def test_a_changed_merge_rule_segments_nothing_again(chain):
+    said = succeed(run_snakemake(
+        chain, "--dry-run", "--config", "completions={unlabeled: {min_component_ml: {liver: 1}}}",
+        "--", "results/completed_labels/unlabeled/conflicts.csv",
+    ))  # fmt: skip
+    jobs = {line.split()[0] for line in said.splitlines() if len(line.split()) == 2 and line.split()[1].isdigit()}
+    assert {"complete", "gather_completed"} <= jobs
+    assert "pseudo_label" not in jobs
+
+
+@pytest.fixture
+def renamed(tmp_path):
+    """A configuration in which a label has another name."""
     labels = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["labels"]
     next(label for label in labels if label["name"] == "gallbladder")["name"] = "bile_sac"
-    renamed.write_text(CHAIN.read_text() + yaml.safe_dump({"labels": labels}))
+    path = tmp_path / "renamed.yaml"
+    path.write_text(CHAIN.read_text() + yaml.safe_dump({"labels": labels}))
+    return path
+
+
+def test_a_label_with_another_name_is_no_work_but_for_the_scores(finished_chain, renamed):
+    status = succeed(flare23(finished_chain, "status", *CONFIGURATION[:2], "--configfile", str(renamed)))
+    assert "from zero" not in status
+    stages = ("preprocessing", "pseudo-labels", "completion", "predictions")
+    rows = [line.split() for line in status.splitlines() if line.startswith(stages)]
+    assert len(rows) == 12
+    assert {row[3] for row in rows} == {"-"}
+
+
+@pytest.mark.slow
+def test_a_label_with_another_name_computes_no_voxel(chain, renamed):
     before = everything(chain)
     succeed(run_snakemake(chain, configfile=renamed))
     assert everything(chain) == before
@@ -289,23 +333,31 @@ def test_an_unlabeled_case_added_is_one_case_computed_and_status_knows_beforehan
     assert weights(chain) == trained
 
 
+def kill_when(condition: Callable[[], object], folder: Path, target: str, configfile: Path = CHAIN) -> None:
+    """Start the workflow, and kill it with all of its jobs when the condition is met."""
+    command = snakemake_command("--", target, configfile=configfile)
+    process = Command(command, folder, ENVIRONMENT, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 30 * PATIENCE
+        while not condition():
+            assert process.poll() is None, "the workflow ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
 def test_a_training_that_is_killed_goes_on_from_its_checkpoint(chain, tmp_path):
     longer = tmp_path / "longer.yaml"
     longer.write_text(CHAIN.read_text().replace("epochs: 2", "epochs: 40"))
     target = "results/models/organ_teacher/model.json"
-    process = subprocess.Popen(
-        snakemake_command("--", target, configfile=longer),
-        cwd=chain, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 120
-        while not list((chain / "results/store/training").glob("*/results/*/*/fold_all/checkpoint_latest.pth")):
-            assert process.poll() is None, "the training ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+
+    def has_checkpoint():
+        return any((chain / "results/store/training").glob("*/results/*/*/fold_all/checkpoint_latest.pth"))
+
+    kill_when(has_checkpoint, chain, target, longer)
     succeed(run_snakemake(chain, "--unlock", configfile=longer))
     status = succeed(flare23(chain, "status", *CONFIGURATION[:2], "--configfile", str(longer)))
     assert "goes on from its last checkpoint" in status
@@ -317,30 +369,17 @@ def test_a_training_that_is_killed_goes_on_from_its_checkpoint(chain, tmp_path):
 
 
 def test_pseudo_labeling_that_is_killed_goes_on_with_the_next_case(chain):
-    import shutil
-
     shutil.rmtree(chain / "results/store/segmentations")
     for record in (chain / "results/pseudo_labels/tumor").glob("*.csv"):
         record.unlink()
     target = "results/pseudo_labels/tumor/0-of-1.csv"
-    process = subprocess.Popen(
-        snakemake_command("--", target),
-        cwd=chain, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 120
-        notes = []
-        while not notes:
-            assert process.poll() is None, "the job ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-            notes = [
-                path for path in (chain / "results/store/segmentations").glob("*/*.json") if path.name != "about.json"
-            ]
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    done = {path: path.stat().st_mtime_ns for path in notes}
+
+    def notes():
+        found = (chain / "results/store/segmentations").glob("*/*.json")
+        return [path for path in found if path.name != "about.json"]
+
+    kill_when(notes, chain, target)
+    done = {path: path.stat().st_mtime_ns for path in notes()}
     succeed(run_snakemake(chain, "--unlock"))
     succeed(run_snakemake(chain, "--", target))
     assert {path: path.stat().st_mtime_ns for path in done} == done
@@ -363,7 +402,7 @@ def test_a_wrong_configuration_is_refused_in_one_line_before_any_job(finished_ch
     wrong.write_text(change + "\n")
     command = snakemake_command("--dry-run", configfile=CHAIN)
     command[command.index(str(CHAIN)) + 1 : command.index(str(CHAIN)) + 1] = [str(wrong)]
-    done = subprocess.run(command, cwd=finished_chain, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = processes.run(command, finished_chain, ENVIRONMENT)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if "configuration:" in line]
     assert len(lines) == 1

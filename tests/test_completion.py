@@ -120,26 +120,27 @@ def test_specks_and_unsure_voxels_are_counted(tmp_path):
 ABSENT = Case("a", "a.nii.gz", "l.nii.gz", "training", {LIVER: 5}, "tumor", SHAPE, (1.0, 1.0, 1.0))
 
 
-def settings_of(**options):
+def config_of(**options):
     row = {"category": "tumor", "teacher": "organ_teacher", **options}
-    return Config.load([REPOSITORY / "config.yaml"], {"completions": {"tumor": row}}).completion_settings("tumor")
+    return Config.load([REPOSITORY / "config.yaml"], {"completions": {"tumor": row}})
 
 
 def test_what_counts_as_annotated_is_what_is_there_in_the_base_or_what_the_settings_list():
     base = {"a": {"case": "a", "file": "f", "labels_present": f"{LIVER} {STOMACH}"}}
-    assert annotated_labels(settings_of(), ABSENT, {}) == [LIVER]
-    assert annotated_labels(settings_of(), ABSENT, base) == [LIVER, STOMACH]
-    listed = settings_of(annotated=["spleen", "liver"])
+    assert annotated_labels("present", ABSENT, {}) == [LIVER]
+    assert annotated_labels("present", ABSENT, base) == [LIVER, STOMACH]
+    listed = config_of(annotated=["spleen", "liver"]).completion_settings("tumor").annotated
     assert annotated_labels(listed, ABSENT, {}) == annotated_labels(listed, ABSENT, base) == [LIVER, SPLEEN]
     with pytest.raises(StoreError, match="is not in the record of the completion"):
-        annotated_labels(settings_of(), ABSENT, {"b": base["a"]})
+        annotated_labels("present", ABSENT, {"b": base["a"]})
 
 
 def test_the_next_class_is_looked_for_without_what_counts_as_annotated():
     base = {"a": {"case": "a", "file": "f", "labels_present": f"{STOMACH}"}}
-    assert exclusion(settings_of(conflict_policy="next_class"), base)(ABSENT) == [STOMACH]
-    assert exclusion(settings_of(conflict_policy="next_class"), {})(ABSENT) == [LIVER]
-    assert not exclusion(settings_of(), base)(ABSENT)
+    asked = config_of(conflict_policy="next_class").pseudo_label_settings("tumor")
+    assert exclusion(asked, base)(ABSENT) == [STOMACH]
+    assert exclusion(asked, {})(ABSENT) == [LIVER]
+    assert not exclusion(config_of().pseudo_label_settings("tumor"), base)(ABSENT)
 
 
 def test_where_nothing_is_annotated_no_class_is_dropped_and_no_next_one_is_looked_for(tmp_path):

@@ -389,6 +389,15 @@ def test_the_new_names_of_keys_are_read_without_a_notice(caplog):
     assert caplog.records == []
 
 
+def test_files_with_old_and_with_new_names_are_laid_over_one_another(tmp_path):
+    files = [tmp_path / name for name in ("preset.yaml", "mine.yaml")]
+    files[0].write_text("models: {student: {inference: {tile_step_size: 0.5}}}\nmax_training_restarts: 1")
+    files[1].write_text("models: {student: {inference: {step: 0.6}}}")
+    assert Config.load([RECIPE, *files]).model("student").inference.tile_step_size == 0.6
+    assert Config.load([RECIPE, *files[::-1]]).model("student").inference.tile_step_size == 0.5
+    assert Config.load([RECIPE, *files], {"retries": 2}).max_training_restarts == 2
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from flare23_lib.errors import ConfigError, EvaluationError, StoreError
-from flare23_lib.evaluation.cases import Pair, Score, ScoredCase, Scoring, _affordable, score_cases
+from flare23_lib.evaluation.cases import CaseScores, Pair, Score, Scoring, _affordable, score_cases
 from flare23_lib.evaluation.evaluate import evaluate_folders
 from flare23_lib.evaluation.metrics import score_case
 from flare23_lib.evaluation.tables import (
@@ -67,7 +67,7 @@ def scored(*cases):
     rows = []
     for number, case in enumerate(cases):
         scores = {name: case.get(name, 1.0) for name in LABELS.names}
-        rows.append(ScoredCase(f"case_{number}", {name: Score(value, value) for name, value in scores.items()}))
+        rows.append(CaseScores(f"case_{number}", {name: Score(value, value) for name, value in scores.items()}))
     return score_table(rows, LABELS)
 
 

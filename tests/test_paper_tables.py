@@ -9,9 +9,10 @@ from conftest import REPOSITORY
 from flare23_lib.config import Config
 from flare23_lib.errors import ConfigError
 from flare23_lib.evaluation import paper
+from flare23_lib.evaluation.cases import Scoring
 from flare23_lib.evaluation.efficiency import COLUMNS
 from flare23_lib.evaluation.formats import Table, to_latex, to_markdown, write_formats
-from flare23_lib.evaluation.paper_tables import Evaluated, Rules, make_tables, table_names
+from flare23_lib.evaluation.paper_tables import Evaluated, make_tables, table_names
 from flare23_lib.evaluation.tables import summarize, write_metrics, write_summary, write_table
 from flare23_lib.labels import Label, LabelMap
 from flare23_lib.store import read_csv
@@ -22,8 +23,10 @@ FLARE = LabelMap(
 OTHER = LabelMap((Label("heart", 1), Label("lung", 2)))
 
 
-def tables_of(models, labels, pairs=(), shapes=None, rules=None):
-    return make_tables(models, labels, pairs, shapes or {}, rules or Rules())
+def tables_of(models, labels, pairs=(), shapes=None, **rules):
+    """Tables of scores by the rules of the published figures unless others are given."""
+    scoring = Scoring(labels, **{"min_dsc_for_nsd": 0.1, **rules})
+    return make_tables(models, scoring, pairs, shapes or {})
 
 
 def evaluated(name, score, labels, folder, efficiency=(), cases=4, unseen=()):
@@ -149,14 +152,14 @@ def test_other_rules_than_the_challenges_are_noted_where_published_figures_stand
     same = Config.load([REPOSITORY / "config.yaml"]).label_map
     assert not [note for note in tables_of(models, same)["table6"].notes if "challenge" in note]
     for name in ("table6", "table9"):
-        notes = tables_of(models, same, rules=Rules(references="partial"))[name].notes
+        notes = tables_of(models, same, partial_references=True)[name].notes
         assert "Ours are scored in a case only for the classes that its reference holds." in notes
-        notes = tables_of(models, same, rules=Rules(min_dsc_for_nsd=0.2))[name].notes
+        notes = tables_of(models, same, min_dsc_for_nsd=0.2)[name].notes
         assert [note for note in notes if note.startswith("Our NSD is 0 below a DSC of 0.2, that of FLARE23's")]
     other = LabelMap(tuple(replace(label, tolerance_mm=50 if label.name == "liver" else label.tolerance_mm)
                            for label in same.labels))  # fmt: skip
     for name in ("table6", "table9"):
-        notes = " ".join(tables_of(models, other, rules=Rules("plain", min_dsc_for_nsd=0.2))[name].notes)
+        notes = " ".join(tables_of(models, other, mode="plain", min_dsc_for_nsd=0.2)[name].notes)
         assert "Our NSD is 0" not in notes
         assert "mode plain" in notes
         assert "liver (50 mm, not 5)" in notes

@@ -1,6 +1,7 @@
 """What the paper's recipe leaves off, in the chain: a second look, unsure voxels and cases, specks, another round."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -17,11 +18,14 @@ from flare23_lib.store import read_csv
 REPOSITORY = CHAIN.parent.parent
 OPTIONS = """
 completions:
-  tumor: {min_agreement: 0.6}
+  tumor_unsure: {category: tumor, teacher: organ_teacher, min_agreement: 0.6}
   tumor_again:
-    {category: tumor, base: tumor, teacher: tumor_teacher, unmarked_tumors: if_sure, min_tumor_agreement: 0.6}
-  all_organs: {tumor_inside_organs: if_sure, min_component_ml: {liver: 500}}
-  five_organs: {conflict_policy: next_class, exclude_most_changed: {share: 0.1, changed_between: passes}}
+    {category: tumor, base: tumor_unsure, teacher: tumor_teacher, unmarked_tumors: if_sure, min_tumor_agreement: 0.6}
+  all_organs_again:
+    {category: all_organs, teacher: tumor_teacher, tumor_inside_organs: if_sure, min_component_ml: {liver: 500}}
+  five_organs_again:
+    {category: five_organs, teacher: tumor_teacher, conflict_policy: next_class,
+     exclude_most_changed: {share: 0.1, changed_between: passes}}
   unlabeled_again:
     {category: unlabeled, teacher: student, exclude_most_changed: {share: 0.5, changed_between: unlabeled}}
 models:
@@ -30,20 +34,22 @@ models:
     patch_size: [16, 24, 24]
     spacing: [14, 12, 12]
     strides: [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
-    train_on: {label_completions: [tumor_again, all_organs, five_organs, unlabeled_again]}
+    train_on: {label_completions: [tumor_again, all_organs_again, five_organs_again, unlabeled_again]}
 """
 
 
 @pytest.fixture(scope="module")
 def options(finished_chain, tmp_path_factory):
-    """A chain that has run with the options; its folder and configuration."""
-    folder = tmp_path_factory.mktemp("options")
-    (folder / "cohort").symlink_to(finished_chain / "cohort")
+    """A finished chain whose labels were completed with options too; its folder and configuration."""
+    folder = tmp_path_factory.mktemp("options") / "chain"
+    shutil.copytree(finished_chain, folder, symlinks=True)
     configuration = folder / "options.yaml"
     configuration.write_text(yaml.safe_dump(merge(read_yaml(CHAIN), yaml.safe_load(OPTIONS))))
-    targets = ["pseudo_labels", "results/training/student_again/training.json"]
+    trained = set(folder.glob("results/store/training/*"))
+    targets = ["pseudo_labels", "results/preprocessed/student_again/0-of-1.csv"]
     done = run_snakemake(folder, "--", *targets, configfile=configuration)
     assert done.returncode == 0, done.stderr[-4000:]
+    assert set(folder.glob("results/store/training/*")) == trained
     return folder, configuration
 
 
@@ -62,7 +68,7 @@ def total(row, outcome):
 
 def test_unsure_voxels_are_ignored_and_counted(options):
     folder, _ = options
-    rows, labels = rows_of(folder, "tumor"), labels_of(folder, "tumor")
+    rows, labels = rows_of(folder, "tumor_unsure"), labels_of(folder, "tumor_unsure")
     assert sum(total(row, "unsure") for row in rows.values()) > 0
     for case, row in rows.items():
         assert total(row, "unsure") == (labels[case] == IGNORE_VALUE).sum()
@@ -70,7 +76,11 @@ def test_unsure_voxels_are_ignored_and_counted(options):
 
 def test_a_second_look_changes_nothing_but_where_it_sees_a_tumor_nobody_marked(options):
     folder, _ = options
-    first, second, rows = labels_of(folder, "tumor"), labels_of(folder, "tumor_again"), rows_of(folder, "tumor_again")
+    first, second, rows = (
+        labels_of(folder, "tumor_unsure"),
+        labels_of(folder, "tumor_again"),
+        rows_of(folder, "tumor_again"),
+    )
     for case, labels in second.items():
         changed = labels != first[case]
         unknown = first[case] == 0
@@ -89,8 +99,8 @@ def test_original_tumors_stay_what_they_are(options):
 
 def test_specks_are_dropped_from_the_prediction_and_counted(options):
     folder, _ = options
-    pseudo = {row["case"]: row for row in read_csv(folder / "results/pseudo_labels/all_organs/0-of-1.csv")}
-    for case, row in rows_of(folder, "all_organs").items():
+    pseudo = {row["case"]: row for row in read_csv(folder / "results/pseudo_labels/all_organs_again/0-of-1.csv")}
+    for case, row in rows_of(folder, "all_organs_again").items():
         predicted = read_labels(folder / "results" / pseudo[case]["file"]).array
         liver = (predicted == 1).sum()
         left = sum(int(row[name]) for name in ("dropped_liver", "taken_liver", "agreed_liver"))
@@ -112,7 +122,7 @@ def test_the_share_that_changed_most_is_in_no_training(options):
 
 def test_the_table_of_classes_against_classes_holds_every_voxel(options):
     folder, _ = options
-    for completion in ("tumor", "tumor_again", "five_organs", "unlabeled"):
+    for completion in ("tumor_unsure", "tumor_again", "five_organs_again", "unlabeled"):
         with (folder / "results/completed_labels" / completion / "confusion.csv").open() as handle:
             table = list(csv.DictReader(handle))
         voxels = sum(int(row["voxels"]) for row in rows_of(folder, completion).values())

@@ -1,11 +1,10 @@
 """What jobs ask for: little where their work is done, more where they failed."""
 
 import re
-import subprocess
-import sys
 
+import processes
 import pytest
-from conftest import CHAIN, ENVIRONMENT, REPOSITORY, run_snakemake
+from conftest import ENVIRONMENT, run_snakemake, snakemake_command
 
 from flare23_lib.errors import FlareError, StoreError
 from flare23_lib.images import read_volume, write_volume
@@ -16,12 +15,8 @@ from flare23_lib.stages.done import Question
 
 def asked(folder, profile="default"):
     """What each job would ask for if all were started now, by rule and wildcards."""
-    command = [
-        sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "2",
-        "--workflow-profile", str(REPOSITORY / "profiles" / profile), "--configfile", str(CHAIN), "--dry-run",
-        "--forceall",
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    command = snakemake_command("--dry-run", "--forceall", profile=profile)
+    done = processes.run(command, folder, ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     found = {}
     for block in re.split(r"\n(?=rule )", done.stdout + done.stderr)[1:]:

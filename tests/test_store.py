@@ -119,27 +119,6 @@ def test_a_missing_record_is_named_with_what_to_do(tmp_path):
         store.read_json(tmp_path / "nowhere.json")
 
 
-def test_what_is_kept_stays_readable_when_the_link_is_led_elsewhere(tmp_path):
-    link = tmp_path / "rule" / "model.json"
-    one, other = {"epochs": 1}, {"epochs": 2}
-    first = store.keep_json(link, one)
-    store.link_to(link, first)
-    text = first.read_text()
-    assert store.keep_json(link, one) == first == link.resolve()
-    assert first.read_text() == text  # nothing changed, so nothing is newer
-    second = store.keep_json(link, other)
-    assert link.resolve() == first  # as for a dry run
-    assert (store.read_kept(first), store.read_kept(second)) == (one, other)
-    store.link_to(link, second)
-    store.keep_json(link, one)
-    assert first.read_text() != text  # what was made of it may have been made again since
-    assert store.read_kept(first) == one
-    store.link_to(link, first)
-    assert store.remove_unlinked(tmp_path) > 0
-    assert [store.read_kept(path) for path in (link, first)] == [one, one]
-    assert sorted(path.name for path in link.parent.iterdir()) == sorted([link.name, first.name])
-
-
 def test_a_half_made_link_is_removed(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / f"{store.TEMPORARY_MARK}x-nnunet").symlink_to("folder")

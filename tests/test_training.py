@@ -12,9 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import processes
 import pytest
 import torch
+from machines import PATIENCE
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from processes import Command
 from safetensors.torch import load_file
 from trainings import MODEL, command, prepare, settings
 
@@ -32,7 +35,7 @@ from flare23_lib.store import TEMPORARY_MARK, Shard, read_csv, read_json
 
 
 def run(results, **options):
-    return subprocess.run(command(results, **options), capture_output=True, text=True, check=False)
+    return processes.run(command(results, **options))
 
 
 def epochs(results):
@@ -54,16 +57,16 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def results(prepared, tmp_path):
-    subprocess.run(["cp", "-r", prepared.root, tmp_path / "results"], check=True)
+    shutil.copytree(prepared.root, tmp_path / "results")
     return Results(tmp_path / "results")
 
 
 @pytest.fixture(scope="module")
 def unbroken(prepared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
-    subprocess.run(["cp", "-r", prepared.root, folder / "results"], check=True)
+    shutil.copytree(prepared.root, folder / "results")
     made = Results(folder / "results")
-    done = run(made)
+    done = subprocess.run(command(made), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return made
 
@@ -104,12 +107,18 @@ def test_another_seed_does_not(results, unbroken):
     assert not all(torch.equal(first[name], second[name]) for name in first)
 
 
-def wait_for(condition, process, seconds=60):
-    deadline = time.monotonic() + seconds
+def wait_for(condition, process):
+    deadline = time.monotonic() + 30 * PATIENCE
     while not condition():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.stderr
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def ended(process):
+    """Wait for the end of a training, and return what it wrote to the standard error."""
+    process.wait(30 * PATIENCE)
+    return process.stderr
 
 
 def has_checkpoint(results):
@@ -119,10 +128,10 @@ def has_checkpoint(results):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_saves_in_mid_epoch_and_the_next_start_goes_on_there(results, number):
     long = {"iterations_per_epoch": 400, "epochs": 2}
-    process = subprocess.Popen(command(results, checkpoint_minutes=0.002, **long), stderr=subprocess.PIPE, text=True)
+    process = Command(command(results, checkpoint_minutes=0.002, **long))
     wait_for(lambda: has_checkpoint(results), process)
     process.send_signal(number)
-    said = process.communicate()[1]
+    said = ended(process)
     assert process.returncode == 128 + number
     answer = f"{signal.Signals(number).name}: finishing the batch under way, then saving a checkpoint"
     assert said.count(answer) == 1
@@ -141,11 +150,11 @@ def test_a_signal_saves_in_mid_epoch_and_the_next_start_goes_on_there(results, n
 
 def test_a_broken_newest_checkpoint_is_noticed_and_the_one_before_it_used(results):
     long = {"iterations_per_epoch": 200, "epochs": 2}
-    process = subprocess.Popen(command(results, checkpoint_minutes=0.001, **long), stderr=subprocess.PIPE, text=True)
+    process = Command(command(results, checkpoint_minutes=0.001, **long))
     folder = results.root / "store" / "training"
     wait_for(lambda: any(folder.glob(f"*/{CHECKPOINTS}/{checkpoints.PREVIOUS}")), process)
     process.kill()
-    process.communicate()
+    process.wait()
     latest = checkpoint_folder(results) / checkpoints.LATEST
     raw = bytearray(latest.read_bytes())
     raw[len(raw) // 2] ^= 1
@@ -221,16 +230,16 @@ def test_what_a_kill_left_half_written_is_removed_by_the_next_attempt(results):
 def test_kills_at_random_moments_lose_no_epoch_and_repeat_none(results):
     chance = random.Random(0)
     long = {"iterations_per_epoch": 60, "epochs": 12}
-    ended = []
+    statuses = []
     for kill in range(4):
         options = {**long, "checkpoint_minutes": 0.005}
-        process = subprocess.Popen(command(results, **options), stderr=subprocess.DEVNULL, start_new_session=True)
+        process = Command(command(results, **options), start_new_session=True)
         try:
             process.wait(timeout=chance.uniform(3.5, 6.5))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL if kill % 2 else signal.SIGTERM)
-        ended.append(process.wait())
-    assert set(ended) <= {0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM}
+        statuses.append(process.wait())
+    assert set(statuses) <= {0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM}
     done = run(results, **long)
     assert done.returncode == 0, done.stderr
     assert epochs(results) == list(range(1, 13))
@@ -240,7 +249,7 @@ def test_kills_at_random_moments_lose_no_epoch_and_repeat_none(results):
 
 def test_a_training_goes_on_after_a_label_got_another_name(results):
     long = {"iterations_per_epoch": 1, "epochs": 120, "checkpoint_minutes": 0.0001}
-    process = subprocess.Popen(command(results, **long), stderr=subprocess.DEVNULL)
+    process = Command(command(results, **long))
     wait_for(lambda: any(results.root.glob(f"store/training/*/{CHECKPOINTS}/training.csv")), process)
     process.terminate()
     assert process.wait() == 128 + signal.SIGTERM
@@ -342,11 +351,11 @@ def ranks_of(process):
 def test_one_ctrl_c_reaches_all_processes_and_the_state_is_saved(results):
     long = {"iterations_per_epoch": 5000, "epochs": 2, "gpus": 2}
     started = command(results, checkpoint_minutes=0.002, **long)
-    process = subprocess.Popen(started, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = Command(started, start_new_session=True)
     wait_for(lambda: has_checkpoint(results), process)
     before = checkpoints.mark(checkpoint_folder(results))
     os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate()[1]
+    said = ended(process)
     assert process.returncode == 128 + signal.SIGINT, said
     assert said.strip().splitlines()[-1].startswith("flare23: stopped by SIGINT")
     assert said.count("finishing the batch under way") == 1, "only the process that started the others answers"
@@ -368,10 +377,10 @@ def test_a_process_that_ends_while_it_writes_down_why_is_no_traceback(monkeypatc
 
 def test_a_killed_process_of_several_ends_the_others_in_one_line_and_another_attempt_may_go_on(results):
     long = {"iterations_per_epoch": 5000, "epochs": 2, "gpus": 2}
-    process = subprocess.Popen(command(results, checkpoint_minutes=0.002, **long), stderr=subprocess.PIPE, text=True)
+    process = Command(command(results, checkpoint_minutes=0.002, **long))
     wait_for(lambda: has_checkpoint(results), process)
     os.kill(ranks_of(process)[-1], signal.SIGKILL)
-    said = process.communicate()[1]
+    said = ended(process)
     assert process.returncode == 1
     lines = [line for line in said.splitlines() if line.startswith("flare23: ")]
     assert lines == [next(line for line in lines if "was killed by SIGKILL" in line)]

@@ -2,25 +2,18 @@
 
 import re
 import shutil
-import subprocess
-import sys
 
-import pytest
-from conftest import CHAIN, ENVIRONMENT, REPOSITORY, run_snakemake
+from conftest import REPOSITORY, run_from_scratch, run_snakemake, snakemake_command
 
 
 def test_snakemakes_linter_has_nothing_to_say(finished_chain):
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--lint"]
-    done = subprocess.run(
-        [*command, "--configfile", str(CHAIN)], cwd=finished_chain, env=ENVIRONMENT, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    done = run_snakemake(finished_chain, "--lint")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("target", ["cohort", "teachers", "pseudo_labels", "models", "evaluation", "report"])
-def test_every_stage_has_a_named_target(finished_chain, target):
-    done = run_snakemake(finished_chain, "--dry-run", "--", target)
+def test_every_stage_has_a_named_target(finished_chain):
+    targets = ["cohort", "teachers", "pseudo_labels", "models", "evaluation", "report"]
+    done = run_snakemake(finished_chain, "--dry-run", "--", *targets)
     assert done.returncode == 0, done.stderr
     assert "Nothing to be done" in done.stdout + done.stderr
 
@@ -32,7 +25,8 @@ def test_a_raised_version_starts_the_jobs_of_its_rule(finished_chain, tmp_path):
         shutil.copy2(REPOSITORY / name, tmp_path)
     module = tmp_path / "flare23_lib" / "versions.py"
     module.write_text(re.sub(r"^MERGE = \d+", "MERGE = 1000", module.read_text(), flags=re.MULTILINE))
-    done = run_snakemake(finished_chain, "--dry-run", snakefile=tmp_path / "Snakefile")
+    command = snakemake_command("--dry-run", snakefile=tmp_path / "Snakefile")
+    done = run_from_scratch(command, finished_chain)
     assert done.returncode == 0, done.stderr
     planned = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
     assert int(planned["complete"]) == 4

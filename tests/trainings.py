@@ -1,4 +1,4 @@
-"""A tiny training for tests and benchmarks: its preprocessed cases, and the command that runs it."""
+"""A tiny training for tests: its preprocessed cases, and the command that runs it."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from flare23_lib.commands.common import Commands, command, device
 from flare23_lib.devices import NAMES
 from flare23_lib.signals import ended_at_once
-from flare23_lib.store import Shard, read_kept
+from flare23_lib.store import Shard
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +22,9 @@ def _stage_cohort(args: argparse.Namespace) -> int:
     from flare23_lib.cohort.survey import survey
     from flare23_lib.config.settings import CohortSettings
 
-    told = _told(args)
-    settings = CohortSettings.from_json(told["settings"])
-    found = survey(Path(told["cohort"]), settings, _results(args).scan_memory, args.threads)
+    parts = args.settings
+    settings = CohortSettings.from_json(parts["settings"])
+    found = survey(Path(parts["cohort"]), settings, _results(args).scan_memory, args.threads)
     for fault in found.faults:
         log.warning("%s: %s: %s (%s): %s", fault.severity, fault.case, fault.kind, fault.file, fault.message)
     log.info("%s", format_survey(found))
@@ -36,7 +37,7 @@ def _stage_estimate(args: argparse.Namespace) -> int:
     from flare23_lib.config import Config
     from flare23_lib.estimate import estimate, format_estimate, sizes_of_cases, write_estimate
 
-    config = Config.from_json(_told(args)["settings"])
+    config = Config.from_json(args.settings["settings"])
     result = estimate(config, sizes_of_cases(read_cases(_results(args).cases)))
     log.info("%s", format_estimate(result))
     write_estimate(args.output, result)
@@ -47,7 +48,7 @@ def _stage_measure_intensity(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import TrainingSet
     from flare23_lib.stages.intensity import measure
 
-    settings = TrainingSet.from_json(_told(args)["settings"])
+    settings = TrainingSet.from_json(args.settings["settings"])
     measure(_results(args), args.model, settings, args.threads, args.output)
     return 0
 
@@ -57,9 +58,9 @@ def _stage_preprocess(args: argparse.Namespace) -> int:
     from flare23_lib.stages.intensity import with_intensity
     from flare23_lib.stages.preprocessing import preprocess
 
-    told = _told(args)
-    settings = with_intensity(PreprocessingSettings.from_json(told["settings"]), args.intensity)
-    preprocess(_results(args), settings, told["patch_size"], args.shard, args.output)
+    parts = args.settings
+    settings = with_intensity(PreprocessingSettings.from_json(parts["settings"]), args.intensity)
+    preprocess(_results(args), settings, parts["patch_size"], args.shard, args.output)
     return 0
 
 
@@ -69,13 +70,13 @@ def _stage_train(args: argparse.Namespace) -> int:
     from flare23_lib.stages.pretraining import digest_of, with_digest
     from flare23_lib.stages.training import Way, train
 
-    told = _told(args)
-    settings = with_intensity(TrainingSettings.from_json(told["settings"]), args.intensity)
+    parts = args.settings
+    settings = with_intensity(TrainingSettings.from_json(parts["settings"]), args.intensity)
     train(
         _results(args),
         args.model,
         with_digest(settings, digest_of(args.pretrained)),
-        told["label_names"],
+        parts["label_names"],
         args.shards,
         Way(args.device, args.threads, args.gpus, args.checkpoint_minutes, args.attempt),
         args.output,
@@ -89,25 +90,25 @@ def _stage_export(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import InferenceSettings
     from flare23_lib.stages.training import export
 
-    told = _told(args)
-    inference = InferenceSettings.from_json(told["inference"])
-    export(_results(args), args.model, inference, told["label_names"], args.output.parent)
+    parts = args.settings
+    inference = InferenceSettings.from_json(parts["inference"])
+    export(_results(args), args.model, inference, parts["label_names"], args.output.parent)
     return 0
 
 
 @ended_at_once()
 def _stage_pseudo_label(args: argparse.Namespace) -> int:
-    from flare23_lib.config.settings import CompletionSettings, InferenceSettings
+    from flare23_lib.config.settings import InferenceSettings, PseudoLabelSettings
     from flare23_lib.stages.segmentation import pseudo_label
 
-    told = _told(args)
+    parts = args.settings
     pseudo_label(
         _results(args),
         args.completion,
-        told["teacher"],
-        told["base"],
-        CompletionSettings.from_json(told["settings"]),
-        InferenceSettings.from_json(told["inference"]),
+        parts["teacher"],
+        parts["base"],
+        PseudoLabelSettings.from_json(parts["settings"]),
+        InferenceSettings.from_json(parts["inference"]),
         args.device,
         args.threads,
         args.shard,
@@ -120,13 +121,13 @@ def _stage_complete(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import CompletionSettings
     from flare23_lib.stages.completion import complete
 
-    told = _told(args)
+    parts = args.settings
     complete(
         _results(args),
         args.completion,
-        told["base"],
-        CompletionSettings.from_json(told["settings"]),
-        told["label_names"],
+        parts["base"],
+        CompletionSettings.from_json(parts["settings"]),
+        parts["label_names"],
         args.shard,
         args.output,
     )
@@ -137,12 +138,12 @@ def _stage_gather_completed(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import CompletionSettings
     from flare23_lib.stages.completion import gather
 
-    told = _told(args)
+    parts = args.settings
     gather(
         _results(args),
         args.completion,
-        CompletionSettings.from_json(told["settings"]),
-        told["label_names"],
+        CompletionSettings.from_json(parts["settings"]),
+        parts["label_names"],
         args.shards,
         args.output,
         args.confusion,
@@ -155,7 +156,7 @@ def _stage_predict(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import InferenceSettings
     from flare23_lib.stages.segmentation import predict_validation
 
-    inference = InferenceSettings.from_json(_told(args)["inference"])
+    inference = InferenceSettings.from_json(args.settings["inference"])
     predict_validation(_results(args), args.model, inference, args.device, args.threads, args.shard, args.output)
     return 0
 
@@ -171,7 +172,7 @@ def _stage_evaluate(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import EvaluationSettings
     from flare23_lib.stages.evaluation import evaluate
 
-    settings = EvaluationSettings.from_json(_told(args)["settings"])
+    settings = EvaluationSettings.from_json(args.settings["settings"])
     evaluate(_results(args), args.model, settings, args.output.parent, args.threads, args.memory)
     return 0
 
@@ -180,9 +181,9 @@ def _stage_measure_efficiency(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import InferenceSettings
     from flare23_lib.stages.efficiency import measure
 
-    told = _told(args)
-    inference = InferenceSettings.from_json(told["inference"])
-    measure(_results(args), args.model, inference, told["cases"], args.device, args.threads, args.output)
+    parts = args.settings
+    inference = InferenceSettings.from_json(parts["inference"])
+    measure(_results(args), args.model, inference, parts["cases"], args.device, args.threads, args.output)
     return 0
 
 
@@ -190,7 +191,7 @@ def _stage_paper_tables(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import TablesSettings
     from flare23_lib.stages.evaluation import write_tables
 
-    write_tables(_results(args), TablesSettings.from_json(_told(args)["settings"]), args.output)
+    write_tables(_results(args), TablesSettings.from_json(args.settings["settings"]), args.output)
     return 0
 
 
@@ -198,7 +199,7 @@ def _stage_report(args: argparse.Namespace) -> int:
     from flare23_lib.config import Config
     from flare23_lib.report.report import write_report
 
-    write_report(_results(args), Config.from_json(_told(args)["settings"]), args.viewer, args.output)
+    write_report(_results(args), Config.from_json(args.settings["settings"]), args.viewer, args.output)
     return 0
 
 
@@ -208,9 +209,12 @@ def _results(args: argparse.Namespace):
     return Results(args.results)
 
 
-def _told(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the workflow says of a job's results (`told` in rules/common.smk)."""
-    return read_kept(args.settings)
+def _parts(text: str) -> dict[str, Any]:
+    """Return what shapes a job's results (`settings` in rules/common.smk), from JSON or from a file of it."""
+    try:
+        return json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is neither JSON nor a file of it ({error})") from error
 
 
 def _shard(text: str) -> Shard:
@@ -231,7 +235,7 @@ def register(commands: Commands) -> None:
         parser.add_argument("--results", type=Path, required=True, help="the results folder")
         parser.add_argument("--output", type=Path, required=True, help="what is written last")
         known: dict[str, dict] = {
-            "--settings": {"type": Path, "required": True, "help": "JSON file of what shapes the result"},
+            "--settings": {"type": _parts, "required": True, "help": "what shapes the result: JSON, or its file"},
             "--model": {"required": True, "help": "name of the model"},
             "--completion": {"required": True, "help": "name of the completion"},
             "--shard": {"type": _shard, "required": True, "help": "which cases, such as 0-of-4"},

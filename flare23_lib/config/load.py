@@ -149,7 +149,9 @@ def _renamed(values: Any, table: type[Table], place: str, old: dict[str, str]) -
                     _renamed(item, inner, f"{place}{name}[{index}].", old) for index, item in enumerate(value)
                 ]
             elif get_origin(field.annotation) is dict and isinstance(value, Mapping):
-                renamed[name] = {key: _renamed(item, inner, f"{place}{name}.{key}.", old) for key, item in value.items()}
+                renamed[name] = {
+                    key: _renamed(item, inner, f"{place}{name}.{key}.", old) for key, item in value.items()
+                }
             elif isinstance(value, Mapping):
                 renamed[name] = _renamed(value, inner, f"{place}{name}.", old)
     return renamed

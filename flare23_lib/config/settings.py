@@ -107,6 +107,22 @@ class TrainingSettings(Table):
     pretrained: str | None = None
 
 
+class PseudoLabelSettings(Table):
+    """What a completion needs of its teacher; nothing else of a completion segments a case again.
+
+    Attributes:
+        category: whose cases are segmented.
+        runner_up: whether labels without the annotated classes are needed, too.
+        votes: whether the votes of the mirrored passes are needed.
+        annotated: label values that count as annotated, or those that are present; None without runner-up labels.
+    """
+
+    category: str
+    runner_up: bool
+    votes: bool
+    annotated: Literal["present"] | Values | None = None
+
+
 class CompletionSettings(MergePolicy):
     """What shapes a completion's labels, teacher and base aside.
 
@@ -126,9 +142,10 @@ class CompletionSettings(MergePolicy):
     label_values: Values
     tumor_values: Values
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as plain data; what is not learned from is there even if it is None."""
-        return {OLD_NAMES["exclude_most_changed"]: None, **super().to_json()}
+    def to_json(self, by_alias: bool = True) -> dict[str, Any]:
+        """Return the settings as plain data; `exclude_most_changed` is there even if it is None."""
+        name = "exclude_most_changed"
+        return {OLD_NAMES[name] if by_alias else name: None, **super().to_json(by_alias)}
 
 
 class EvaluationSettings(Table):
@@ -141,7 +158,7 @@ class EvaluationSettings(Table):
     labels: Labels
 
 
-class TablesSettings(Table):
+class TablesSettings(EvaluationSettings):
     """What the paper's tables are made of.
 
     Attributes:
@@ -150,12 +167,8 @@ class TablesSettings(Table):
         measured: whether the inference of single cases is measured.
     """
 
-    labels: Labels
     models: Names
     compare: Annotated[tuple[Annotated[tuple[str, str], Strict(False)], ...], Strict(False)]
-    mode: EvaluationMode
-    min_dsc_for_nsd: Share
-    references: References
     measured: bool
 
 
@@ -296,6 +309,17 @@ class Config(Configuration):
             min_component_ml={str(value_of(label)): volume for label, volume in table.min_component_ml.items()},
             label_values=self.label_map.values,
             tumor_values=[label.value for label in self.label_map.tumors],
+        )
+
+    def pseudo_label_settings(self, completion: str) -> PseudoLabelSettings:
+        """Return what a completion needs of its teacher."""
+        settings = self.completion_settings(completion)
+        runner_up = settings.conflict_policy == "next_class"
+        return PseudoLabelSettings(
+            category=settings.category,
+            runner_up=runner_up,
+            annotated=settings.annotated if runner_up else None,
+            votes=settings.need_votes,
         )
 
     def evaluation_settings(self) -> EvaluationSettings:

@@ -106,7 +106,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class ScoredCase:
+class CaseScores:
     """The result of one case.
 
     Attributes:
@@ -124,7 +124,7 @@ class ScoredCase:
 
 def score_cases(
     pairs: Sequence[Pair], scoring: Scoring, processes: int = 1, memory_mb: float | None = None
-) -> list[ScoredCase]:
+) -> list[CaseScores]:
     """Score cases, each by itself: a broken one gets a status that names its fault and does not stop the others.
 
     Args:
@@ -162,7 +162,7 @@ def _needed_mb(pair: Pair) -> float:
     return total / 2**20
 
 
-def _results(pairs: Sequence[Pair], score: Callable[[Pair], ScoredCase], processes: int) -> Iterator[ScoredCase]:
+def _results(pairs: Sequence[Pair], score: Callable[[Pair], CaseScores], processes: int) -> Iterator[CaseScores]:
     """Yield the result of each pair in order, from one process or several."""
     if processes <= 1:
         yield from map(score, pairs)
@@ -178,7 +178,7 @@ def _results(pairs: Sequence[Pair], score: Callable[[Pair], ScoredCase], process
             ) from error
 
 
-def _score_pair(scoring: Scoring, pair: Pair) -> ScoredCase:
+def _score_pair(scoring: Scoring, pair: Pair) -> CaseScores:
     """Score one case; EvaluationError if there is not enough memory for it, which is no fault of the case."""
     try:
         return _score(scoring, pair)
@@ -186,7 +186,7 @@ def _score_pair(scoring: Scoring, pair: Pair) -> ScoredCase:
         raise EvaluationError(f"{pair.case}: there is not enough memory to score it; use fewer processes") from error
 
 
-def _score(scoring: Scoring, pair: Pair) -> ScoredCase:
+def _score(scoring: Scoring, pair: Pair) -> CaseScores:
     labels = scoring.labels
     try:
         reference = read_labels(pair.reference)
@@ -209,11 +209,11 @@ def _score(scoring: Scoring, pair: Pair) -> ScoredCase:
     if scoring.with_details:
         details = measure_details(pair.case, reference.array, prediction, spacing, scored)
     cells = {name: score if name in scored.names else EMPTY for name, score in scores.items()}
-    return ScoredCase(pair.case, cells, status, details)
+    return CaseScores(pair.case, cells, status, details)
 
 
-def _without_reference(pair: Pair, labels: LabelMap, error: Exception) -> ScoredCase:
-    return ScoredCase(pair.case, dict.fromkeys(labels.names, EMPTY), f"no usable reference: {_line(error)}")
+def _without_reference(pair: Pair, labels: LabelMap, error: Exception) -> CaseScores:
+    return CaseScores(pair.case, dict.fromkeys(labels.names, EMPTY), f"no usable reference: {_line(error)}")
 
 
 def _read_prediction(pair: Pair, reference: Volume) -> np.ndarray:

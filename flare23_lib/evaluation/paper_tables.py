@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from flare23_lib.evaluation import paper
+from flare23_lib.evaluation.cases import Scoring
 from flare23_lib.evaluation.formats import Table
 from flare23_lib.evaluation.metrics import PUBLISHED_MIN_DSC_FOR_NSD
 from flare23_lib.evaluation.statistics import METRICS, ORGANS, compare
@@ -61,21 +62,6 @@ class Evaluated:
         return np.nan if self.efficiency is None else self.efficiency[column].mean(skipna=False)
 
 
-@dataclass(frozen=True)
-class Rules:
-    """How ours were scored, as far as published figures may differ in it.
-
-    Attributes:
-        mode: see `metrics.MODES`.
-        min_dsc_for_nsd: see `metrics.score_case`.
-        references: "complete", or "partial" if ours are scored only where a reference holds the class.
-    """
-
-    mode: str = "flare23"
-    min_dsc_for_nsd: float = PUBLISHED_MIN_DSC_FOR_NSD
-    references: str = "complete"
-
-
 def table_names(labels: LabelMap, pairs: Sequence[Sequence[str]], measured: bool) -> list[str]:
     """Return the tables that there are for a configuration.
 
@@ -90,26 +76,25 @@ def table_names(labels: LabelMap, pairs: Sequence[Sequence[str]], measured: bool
 
 def make_tables(
     models: Sequence[Evaluated],
-    labels: LabelMap,
+    scoring: Scoring,
     pairs: Sequence[Sequence[str]],
     shapes: Mapping[str, str],
-    rules: Rules,
 ) -> dict[str, Table]:
     """Return all tables by name; those without anything to show (no pairs, no efficiency) are left out.
 
     Args:
         models: the evaluated models.
-        labels: the structures.
+        scoring: how they were scored.
         pairs: names of models to compare.
         shapes: per case its size in words.
-        rules: how ours were scored.
     """
+    labels, other_rules = scoring.labels, _other_rules(scoring)
     measured = any(model.efficiency is not None for model in models)
     makers = {
-        "table6": lambda: table6(models, labels, _other_rules(labels, rules)),
+        "table6": lambda: table6(models, labels, other_rules),
         "table7": lambda: table7(models, labels, pairs),
         "table8": lambda: table8(models, labels, shapes),
-        "table9": lambda: table9(models, labels, _other_rules(labels, rules)),
+        "table9": lambda: table9(models, labels, other_rules),
     }
     return {name: makers[name]() for name in table_names(labels, pairs, measured)}
 
@@ -137,17 +122,17 @@ def _published(result: paper.Published, label: str, labels: LabelMap, metric: st
     return None
 
 
-def _other_rules(labels: LabelMap, rules: Rules) -> list[str]:
+def _other_rules(scoring: Scoring) -> list[str]:
     """Return a line for each rule in which our scores differ from the published ones beside them."""
-    lines = []
-    if rules.mode != "flare23":
-        lines.append(f"Ours are scored in the mode {rules.mode}, the published figures by the challenge's rules.")
-    elif rules.min_dsc_for_nsd != PUBLISHED_MIN_DSC_FOR_NSD:
+    labels, lines = scoring.labels, []
+    if scoring.mode != "flare23":
+        lines.append(f"Ours are scored in the mode {scoring.mode}, the published figures by the challenge's rules.")
+    elif scoring.min_dsc_for_nsd != PUBLISHED_MIN_DSC_FOR_NSD:
         lines.append(
-            f"Our NSD is 0 below a DSC of {rules.min_dsc_for_nsd:g}, that of FLARE23's published results below "
+            f"Our NSD is 0 below a DSC of {scoring.min_dsc_for_nsd:g}, that of FLARE23's published results below "
             f"{PUBLISHED_MIN_DSC_FOR_NSD:g}, as in the challenge's script of 2023."
         )
-    if rules.references == "partial":
+    if scoring.partial_references:
         lines.append("Ours are scored in a case only for the classes that its reference holds.")
     known = [(label, paper.TOLERANCES_MM[label.name]) for label in labels.labels if label.name in paper.TOLERANCES_MM]
     other = [f"{_shown(label.name)} ({label.tolerance_mm:g} mm, not {of:g})" for label, of in known

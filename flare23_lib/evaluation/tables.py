@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from flare23_lib.errors import StoreError
-from flare23_lib.evaluation.cases import ScoredCase
+from flare23_lib.evaluation.cases import CaseScores
 from flare23_lib.evaluation.statistics import (
     DECIMALS,
     METRICS,
@@ -63,7 +63,7 @@ def read_table(path: Path) -> pd.DataFrame:
     return table.fillna(dict.fromkeys(_TEXT, ""))
 
 
-def score_table(cases: Iterable[ScoredCase], labels: LabelMap) -> pd.DataFrame:
+def score_table(cases: Iterable[CaseScores], labels: LabelMap) -> pd.DataFrame:
     """Return a row per case: Name, the DSC of every label, the NSD of every label (the official order), status.
 
     Scores are not rounded; NaN stands for a cell that stays empty.

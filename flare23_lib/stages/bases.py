@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from flare23_lib.cohort.table import Case
-from flare23_lib.config.settings import CompletionSettings
 from flare23_lib.errors import StoreError
 from flare23_lib.stages.results import Results
 from flare23_lib.store import read_csv
@@ -25,19 +25,21 @@ def base_of(case: Case, bases: Mapping[str, Mapping[str, str]]) -> Mapping[str, 
     return bases[case.case]
 
 
-def annotated_labels(settings: CompletionSettings, case: Case, bases: Mapping[str, Mapping[str, str]]) -> list[int]:
-    """Return the label values that count as annotated in a case; without `annotated: present` those of the settings.
+def annotated_labels(
+    annotated: Literal["present"] | Sequence[int], case: Case, bases: Mapping[str, Mapping[str, str]]
+) -> list[int]:
+    """Return the label values that count as annotated in a case.
 
     Args:
-        settings: what shapes the completion's labels.
+        annotated: these values, or those that are present.
         case: the case.
         bases: `base_rows`.
 
     Raises:
         StoreError: the case is not among them.
     """
-    if settings.annotated != "present":
-        return list(settings.annotated)
+    if annotated != "present":
+        return list(annotated)
     if bases:
         return [int(value) for value in base_of(case, bases)["labels_present"].split()]
     return case.labels_present

@@ -98,7 +98,7 @@ def complete(
             note = item.read()
             if note is None:
                 original = results.file(bases[case.case]["file"]) if bases else case.label
-                annotated = annotated_labels(settings, case, bases)
+                annotated = annotated_labels(settings.annotated, case, bases)
                 note = _complete_case(results, settings, case, original, annotated, item, inputs)
                 made += 1
             row = _row(results, case, item, note["results"], names)

@@ -7,31 +7,27 @@ does the next attempt of a job that asked for too little.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flare23_lib import versions
-from flare23_lib.cohort.folders import Found, listing
 from flare23_lib.cohort.table import Case, usable_cases
-from flare23_lib.config import BUNDLE_WEIGHTS, Config
 from flare23_lib.config.settings import (
     CompletionSettings,
-    EvaluationSettings,
     InferenceSettings,
     PreprocessingSettings,
+    PseudoLabelSettings,
     TrainingSet,
     TrainingSettings,
 )
 from flare23_lib.errors import FlareError
-from flare23_lib.inference.cases import MODEL_FILE
 from flare23_lib.stages import attempts, preprocessing
 from flare23_lib.stages.bases import base_rows
 from flare23_lib.stages.completion import completed_item, completion_folder
 from flare23_lib.stages.intensity import intensity_folder, pooled_item, with_intensity
 from flare23_lib.stages.results import Results, read_shards
 from flare23_lib.stages.segmentation import exclusion, model_digest, segmentation_folder, segmentation_item
-from flare23_lib.store import Item, Shard, StageFolder, fingerprint, read_csv, read_json, read_kept
+from flare23_lib.store import Item, Shard, StageFolder, read_csv, read_json
 
 
 class Question:
@@ -96,14 +92,14 @@ def is_pseudo_labeled(
     results: Results,
     teacher: str,
     base: str | None,
-    settings: CompletionSettings,
+    settings: PseudoLabelSettings,
     inference: InferenceSettings,
     shard: Shard,
 ) -> bool:
     """Say whether a teacher has segmented the cases of a shard; arguments as `segmentation.pseudo_label`."""
     cases = [case for case in usable_cases(results.cases, "training", settings.category) if case.case in shard]
     exclude = exclusion(settings, base_rows(results, base))
-    return _is_segmented(results, teacher, inference, cases, exclude, settings.need_votes)
+    return _is_segmented(results, teacher, inference, cases, exclude, settings.votes)
 
 
 def is_predicted(results: Results, model: str, inference: InferenceSettings, shard: Shard) -> bool:
@@ -141,40 +137,6 @@ def is_completed(
     known = [case for case in cases if case.case in predictions]
     items = [completed_item(folder, case, predictions[case.case], bases)[0] for case in known]
     return len(known) == len(cases) and _are_there(items)
-
-
-def is_cohort_listed(results: Results, config: Config, found: Found) -> bool:
-    """Say whether cases.csv was made from the cohort's files as they are now, with these settings."""
-    told = {
-        "version": versions.SCAN,
-        "cohort": config.cohort,
-        "settings": config.cohort_settings().to_json(),
-        "listing": fingerprint(listing(found)),
-    }
-    return _is_current(results.cases, results.settings("cohort"), told, [])
-
-
-def is_evaluated(results: Results, model: str, settings: EvaluationSettings) -> bool:
-    """Say whether a model's scores are there, made with these settings, and no older than what they are made from."""
-    told = {"version": versions.EVALUATION, "settings": settings.to_json()}
-    sources = [results.cases, results.training(model), results.gathered("predictions", model)]
-    return _is_current(results.summary(model), results.settings("evaluate"), told, sources)
-
-
-def is_efficiency_measured(results: Results, model: str, inference: InferenceSettings, cases: int) -> bool:
-    """Say the same of what single cases took: with this use of the model, and for as many cases."""
-    told = {"version": [versions.EFFICIENCY, versions.SEGMENTATION], "inference": inference.to_json(), "cases": cases}
-    sources = [results.cases, *(results.bundle(model) / file for file in (MODEL_FILE, BUNDLE_WEIGHTS))]
-    return _is_current(results.efficiency(model), results.settings("measure_efficiency", model), told, sources)
-
-
-def _is_current(record: Path, settings: Path, told: Mapping[str, Any], sources: Sequence[Path]) -> bool:
-    """Say whether a record was made after its sources and after the file of its settings, which says `told`."""
-    try:
-        newest = max(source.stat().st_mtime_ns for source in (settings, *sources))
-        return record.stat().st_mtime_ns >= newest and read_kept(settings) == told
-    except (OSError, FlareError):
-        return False
 
 
 class Training:

@@ -12,7 +12,7 @@ from flare23_lib.errors import EvaluationError, StoreError
 from flare23_lib.evaluation.cases import Pair, Scoring
 from flare23_lib.evaluation.evaluate import SUMMARY_FILE, evaluate_cases
 from flare23_lib.evaluation.formats import write_formats
-from flare23_lib.evaluation.paper_tables import Evaluated, Rules, make_tables
+from flare23_lib.evaluation.paper_tables import Evaluated, make_tables
 from flare23_lib.evaluation.tables import format_summary
 from flare23_lib.stages.results import Results, read_training
 from flare23_lib.store import read_csv
@@ -73,8 +73,8 @@ def write_tables(results: Results, settings: TablesSettings, folder: Path) -> No
         for case in usable_cases(results.cases, "validation")
         if case.shape
     }
-    rules = Rules(settings.mode, settings.min_dsc_for_nsd, settings.references)
-    tables = make_tables(models, labels, settings.compare, shapes, rules)
+    scoring = Scoring.from_settings(settings, labels)
+    tables = make_tables(models, scoring, settings.compare, shapes)
     for path in folder.glob("table*.*"):  # what this configuration does not ask for is from earlier scores
         if path.stem not in tables:
             path.unlink()

@@ -54,10 +54,6 @@ class Results:
         """The scores of a model by class."""
         return self.root / "evaluation" / model / "summary.csv"
 
-    def settings(self, *names: str) -> Path:
-        """The link to what shapes the results of a rule now: its name, then that of a model or completion."""
-        return self.root.joinpath("settings", *names[:-1], f"{names[-1]}.json")
-
     def efficiency(self, model: str) -> Path:
         """What single cases took."""
         return self.root / "evaluation" / model / "efficiency.csv"

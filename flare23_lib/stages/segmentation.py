@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
-from flare23_lib.config.settings import CompletionSettings, InferenceSettings
+from flare23_lib.config.settings import InferenceSettings, PseudoLabelSettings
 from flare23_lib.errors import ImageError, about
 from flare23_lib.images import Volume, read_volume, write_volume
 from flare23_lib.inference.cases import fits_beside
@@ -74,7 +74,7 @@ def pseudo_label(
     completion: str,
     teacher: str,
     base: str | None,
-    settings: CompletionSettings,
+    settings: PseudoLabelSettings,
     inference: InferenceSettings,
     device: str,
     threads: int,
@@ -88,7 +88,7 @@ def pseudo_label(
         completion: name of the completion.
         teacher: name of the model.
         base: completion that this one builds on, or None.
-        settings: what shapes the completion's labels.
+        settings: what the completion needs of its teacher.
         inference: how the teacher is used.
         device: as `devices.choose`.
         threads: threads to use.
@@ -99,7 +99,7 @@ def pseudo_label(
     exclude = exclusion(settings, base_rows(results, base))
     wanted = [(case, exclude(case)) for case in cases]
     lock_name = f"{settings.category}-{shard}"  # other completions of the category share its segmentations
-    made = _segment(results, teacher, inference, wanted, settings.need_votes, device, threads, lock_name)
+    made = _segment(results, teacher, inference, wanted, settings.votes, device, threads, lock_name)
     names = {str(label["value"]): label["name"] for label in _description(results, teacher)["labels"][1:]}
     rows = []
     for row, note in made:
@@ -108,11 +108,11 @@ def pseudo_label(
     write_record(output, ["case", "file", *(f"agreement_{name}" for name in names.values())], rows)
 
 
-def exclusion(settings: CompletionSettings, bases: Mapping[str, Mapping]) -> Callable[[Case], Collection[int]]:
-    """Return, for each case, the classes that the next class is looked for without; none if it is not wanted."""
-    if settings.conflict_policy != "next_class":
+def exclusion(settings: PseudoLabelSettings, bases: Mapping[str, Mapping]) -> Callable[[Case], Collection[int]]:
+    """Return, for each case, the classes that runner-up labels are made without; none if they are not wanted."""
+    if settings.annotated is None:
         return lambda case: ()
-    return lambda case: annotated_labels(settings, case, bases)
+    return lambda case: annotated_labels(settings.annotated, case, bases)
 
 
 def predict_validation(

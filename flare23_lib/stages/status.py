@@ -22,7 +22,6 @@ from flare23_lib.stages.completion import (
     completion_folder,
     left_out,
 )
-from flare23_lib.stages.done import is_cohort_listed, is_efficiency_measured, is_evaluated
 from flare23_lib.stages.efficiency import measured_folders
 from flare23_lib.stages.intensity import case_item, intensity_folder, pooled_item
 from flare23_lib.stages.preprocessing import TrainingCase
@@ -37,8 +36,7 @@ class Step:
     """One stage of one model or completion.
 
     Attributes:
-        stage: "intensity", "preprocessing", "training", "pseudo-labels", "completion", "predictions",
-            "evaluation" or "efficiency".
+        stage: "intensity", "preprocessing", "training", "pseudo-labels", "completion" or "predictions".
         name: of the model or completion.
         total: cases.
         to_do: cases that would be computed; for a training 1 or 0.
@@ -87,7 +85,7 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
     results, cohort = Results(Path(config.results)), Path(config.cohort)
     found = find(cohort, config.layout)
     surveyed = survey_found(found, config.cohort_settings(), results.scan_memory, processes)
-    plan = _Planner(config, results, surveyed, is_cohort_listed(results, config, found)).run()
+    plan = _Planner(config, results, surveyed).run()
     plan.notices += notices(found, cohort, config.layout, config.evaluated)
     return plan
 
@@ -95,10 +93,9 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
 class _Planner:
     """Walks through completions and models; what cannot be known before something is made is None."""
 
-    def __init__(self, config: Config, results: Results, surveyed: Survey, listed: bool) -> None:
+    def __init__(self, config: Config, results: Results, surveyed: Survey) -> None:
         self.config = config
         self.results = results
-        self.listed = listed
         self.plan = Plan(surveyed)
         self.cases = [case for case in surveyed.cases if case.usable]
         self.digests: dict[str, str | None] = {}
@@ -135,20 +132,10 @@ class _Planner:
         if name in self.config.evaluated:
             self._records("predict", name)
             validation = [case for case in self.cases if case.split == "validation"]
-            scoring = self.config.evaluation_settings()
-            items = self._segmentations("predictions", name, name, validation, {})
-            predicted = items is not None and not self.plan.steps[-1].to_do
-            current = predicted and self.listed and is_evaluated(self.results, name, scoring)
-            scored = sum(case.label is not None for case in validation)
-            self.plan.steps.append(Step("evaluation", name, scored, 0 if current else scored))
-            cases = self.config.evaluation.efficiency_cases
-            if measured := min(cases, len(validation)):
-                inference = self.config.inference_settings(name)
-                digest = self.digests[name]
-                there = self.listed and digest is not None
-                there = there and is_efficiency_measured(self.results, name, inference, cases)
-                self.plan.used_folders |= set(measured_folders(self.results, digest, inference))
-                self.plan.steps.append(Step("efficiency", name, measured, 0 if there else measured))
+            self._segmentations("predictions", name, name, validation, {})
+            if self.config.evaluation.efficiency_cases:
+                measured = measured_folders(self.results, self.digests[name], self.config.inference_settings(name))
+                self.plan.used_folders |= set(measured)
 
     def _known_model(self, name: str, settings: PreprocessingSettings, cases: Sequence[TrainingCase]) -> None:
         measured = self._intensity(name, settings, cases)
@@ -268,7 +255,7 @@ class _Planner:
             bases = None if known is None else {entry["case"]: entry for entry in known}
         exclude = {}
         if settings.conflict_policy == "next_class" and bases is not None:
-            exclude = {case.case: annotated_labels(settings, case, bases) for case in cases}
+            exclude = {case.case: annotated_labels(settings.annotated, case, bases) for case in cases}
         items = self._segmentations("pseudo-labels", name, row.teacher, cases, exclude, settings.need_votes)
         if items is None or bases is None:
             self.completed[name] = None

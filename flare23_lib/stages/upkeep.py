@@ -12,7 +12,7 @@ from flare23_lib.errors import StoreError
 from flare23_lib.stages.results import Results, item_name
 from flare23_lib.stages.status import Plan
 from flare23_lib.stages.verification import records, superseded
-from flare23_lib.store import is_locked, remove_partial, remove_unlinked
+from flare23_lib.store import is_locked, remove_partial
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def clean(results: Results, plan: Plan) -> int:
                 path.unlink()
     for record in left:
         record.unlink()
-    return freed + remove_partial(results.root) + remove_unlinked(results.root / "settings")
+    return freed + remove_partial(results.root)
 
 
 def format_entries(found: list[Entry]) -> str:
