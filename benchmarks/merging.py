@@ -26,8 +26,8 @@ TUMOR = FLARE23_VALUES["tumor"]
 
 RULES = {
     "the paper's": {},
-    "next_class": {"dropped_to": "next_class"},
-    "unsure voxels": {"unsure_below": 0.75},
+    "next_class": {"conflict_policy": "next_class"},
+    "unsure voxels": {"min_agreement": 0.75},
     "unmarked tumors": {"unmarked_tumors": "if_sure"},
 }
 

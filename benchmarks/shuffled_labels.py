@@ -79,7 +79,7 @@ def main() -> None:
     other.cases.parent.mkdir(parents=True)
     shutil.copy(real.cases, other.cases)
     model, names = args.model, config.label_map.names
-    for completion in config.model(model).train_on.completions:
+    for completion in config.model(model).train_on.label_completions:
         shuffle(config, real, other, completion)
     record = other.shard("preprocessed", model, ALL)
     preprocess(other, config.preprocessing_settings(model), config.model(model).patch_size, ALL, record)

@@ -25,7 +25,7 @@ class ImageError(FlareError):
     """A file is not the image or label map it should be.
 
     Attributes:
-        kind: which fault it is, a key of the configuration's `faults`; empty where none was given.
+        kind: which fault it is, a key of the configuration's `quality_issues`; empty where none was given.
     """
 
     def __init__(self, message: str, kind: str = "") -> None:

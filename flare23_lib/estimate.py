@@ -155,8 +155,8 @@ class _Estimate:
     def _sources(self, model: str) -> dict[tuple[str, str], str]:
         """Return what a model learns from: kind and name of the labels -> category."""
         sources = self.config.model(model).train_on
-        completed = {("completed", name): self.config.completion(name).category for name in sources.completions}
-        return {("original", name): name for name in sources.originals} | completed
+        completed = {("completed", name): self.config.completion(name).category for name in sources.label_completions}
+        return {("original", name): name for name in sources.manual_labels} | completed
 
     def _preprocessing(self, model: str) -> dict[str, Any]:
         """Count an image once per spacing, orientation and intensity, labels once per spacing and orientation."""
@@ -246,7 +246,7 @@ def window_count(cases: pd.DataFrame, settings: TrainingSettings, inference: Inf
     """
     patch = np.array(settings.patch_size)
     rest = np.maximum(_resampled(cases, settings.spacing) - patch, 0)
-    return round((np.ceil(rest / (patch * inference.step)) + 1).prod(axis=1) @ cases["number"])
+    return round((np.ceil(rest / (patch * inference.tile_step_size)) + 1).prod(axis=1) @ cases["number"])
 
 
 def window_macs(settings: TrainingSettings, inference: InferenceSettings) -> int:

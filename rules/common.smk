@@ -12,7 +12,6 @@ from shlex import quote
 from flare23_lib import versions
 from flare23_lib.cohort.folders import find, listing, notices
 from flare23_lib.config import Config
-from flare23_lib.config.load import read_yaml
 from flare23_lib.config.models import Table
 from flare23_lib.errors import FlareError
 from flare23_lib.evaluation.details import detail_tables
@@ -23,9 +22,9 @@ from flare23_lib.stages.results import Results
 from flare23_lib.store import fingerprint
 
 try:
-    for file in workflow.configfiles:
-        read_yaml(Path(file))  # Snakemake takes the last of two equal keys, without a word
-    CONFIG = Config.check(config)
+    # Not Snakemake's `config`, in which a key by its old name and by its new one could come from different files.
+    RECIPE = Path(workflow.basedir) / "config.yaml"
+    CONFIG = Config.load([RECIPE, *workflow.overwrite_configfiles], workflow.config_settings.config)
     CONFIG.check_given_files()
     RESULTS = Results(Path(CONFIG.results))
 except FlareError as error:
@@ -40,8 +39,8 @@ environ["FLARE23_REPOSITORY"] = str(workflow.basedir)
 R = str(RESULTS.root)
 SHARDS = dict(CONFIG.shards)
 DEVICE = CONFIG.device
-CHECKPOINT_MINUTES = CONFIG.checkpoint_minutes
-RETRIES = CONFIG.retries
+CHECKPOINT_MINUTES = CONFIG.checkpoint_interval_minutes
+RETRIES = CONFIG.max_training_restarts
 LABEL_NAMES = CONFIG.label_map.names
 MEASURED = CONFIG.evaluated if CONFIG.evaluation.efficiency_cases else []
 TABLES = table_names(CONFIG.label_map, CONFIG.evaluation.compare, bool(MEASURED))
@@ -117,14 +116,14 @@ def teacher_name(wildcards):
 
 def base_name(wildcards):
     """The name of the completion that a completion builds on; None without one."""
-    return CONFIG.completion(wildcards.completion).on_top_of
+    return CONFIG.completion(wildcards.completion).base
 
 
 def completed_labels(wildcards):
     """The gathered completions that a model learns from."""
     return expand(
         f"{R}/completed_labels/{{completion}}/conflicts.csv",
-        completion=CONFIG.model(wildcards.model).train_on.completions,
+        completion=CONFIG.model(wildcards.model).train_on.label_completions,
     )
 
 

@@ -28,15 +28,16 @@ INTRODUCTION = """\
 Every key, its values and its default, from `flare23_lib/config/models.py`. `config.yaml` is the paper's recipe, with
 reasons; [your_cohort.md](your_cohort.md) shows how to change it. `NAME` stands for a name of your choice, `[]` for
 each entry of a list. A key without a default must be given, or may be left out where the table says *optional*.
+Keys that had other names in version 0.1 are read by these, too, with a notice, in this release for the last time.
 
 Everything that shapes a result is part of its fingerprint: a change computes what depends on it, nothing else.
-`shards`, `device`, `retries`, `checkpoint_minutes` and `gpus` are in no fingerprint: what one device made is not made
-again on another, though it may differ in the last digits, or by what `precision: auto` takes on each
-([inference.md](inference.md)). Only efficiency is measured again on another device.
+`shards`, `device`, `max_training_restarts`, `checkpoint_interval_minutes` and `gpus` are in no fingerprint: what one
+device made is not made again on another, though it may differ in the last digits, or by what `precision: auto` takes
+on each ([inference.md](inference.md)). Only efficiency is measured again on another device.
 """
 
 ELSEWHERE = {
-    "faults": "What is done with each kind of fault: [faults.md](faults.md) lists kinds, severities and defaults.",
+    "quality_issues": "What is done with each kind: [faults.md](faults.md) lists kinds, severities and defaults.",
     "model_defaults": "What `models.NAME` holds, without `train_on`, `pretrained`, `gpus`; a model's keys win.",
 }
 """Tables that are listed in another place."""
@@ -49,7 +50,10 @@ Node = dict[str, Any]
 
 def schema() -> Node:
     """Return the JSON schema, as plain as it can be."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidy(Configuration.model_json_schema())}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **_tidy(Configuration.model_json_schema(by_alias=False)),
+    }
 
 
 def _tidy(node: Any) -> Any:

@@ -17,7 +17,7 @@ SETTINGS = Config.load([RECIPE]).cohort_settings()
 
 def changed(settings, **changes):
     """Return a stage's settings with changes, tables merged."""
-    return type(settings).from_json(merge(settings.to_json(), changes))
+    return type(settings).from_json(merge(settings.to_json(by_alias=False), changes))
 
 
 AFFINE = np.diag([-2.0, -2.0, 5.0, 1.0])

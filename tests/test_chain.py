@@ -228,7 +228,7 @@ def test_a_whole_run_makes_again_what_is_lost_or_broken_and_trains_nothing(chain
 def test_a_setting_changed_and_changed_back_computes_nothing_the_second_time(chain, tmp_path):
     target = "results/completed_labels/tumor/conflicts.csv"
     changed = tmp_path / "changed.yaml"
-    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {conflict_policy: ignore}}\n")
     first = stored(chain, "completed_labels")
     succeed(run_snakemake(chain, "--", target, configfile=changed))
     second = stored(chain, "completed_labels")
@@ -244,7 +244,7 @@ def test_without_snakemakes_memory_a_forced_run_sees_what_changed_and_computes_n
     shutil.rmtree(chain / ".snakemake")
     assert "Nothing to be done" in succeed(run_snakemake(chain, "--dry-run"))
     changed = tmp_path / "changed.yaml"
-    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {conflict_policy: ignore}}\n")
     image = sorted((chain / "cohort/unlabelTr1800").iterdir())[0]
     shutil.copy(image, image.with_name("FLARE23_9999_0000.nii.gz"))
     before = {stage: stored(chain, stage) for stage in ("completed_labels", "segmentations", "training")}
@@ -268,7 +268,7 @@ def test_a_dry_run_writes_nothing(tmp_path, cohort):
 
 def test_a_changed_merge_rule_segments_nothing_again(chain, tmp_path):
     changed = tmp_path / "changed.yaml"
-    changed.write_text(CHAIN.read_text() + "\ncompletions: {unlabeled: {least_volume_ml: {liver: 1}}}\n")
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {unlabeled: {min_component_ml: {liver: 1}}}\n")
     target = "results/completed_labels/unlabeled/conflicts.csv"
     done = run_snakemake(chain, "--dry-run", "--", target, configfile=changed)
     said = succeed(done) + done.stderr

@@ -156,7 +156,7 @@ def test_a_category_may_be_a_part_of_all_cases(cohort):
     for name in names:
         cohort.image(name)
         cohort.label(name, 14)
-    parts = [{"name": f"tumor_{part}", "contains_any": ["tumor"], "part": f"{part}/2"} for part in (0, 1)]
+    parts = [{"name": f"tumor_{part}", "contains_any": ["tumor"], "subset": f"{part}/2"} for part in (0, 1)]
     cohort.settings = changed(SETTINGS, categories=[*parts, *CATEGORIES[1:]])
     found = {case.case: case.category for case in cohort.survey().cases}
     halves = [{name for name in names if found[name] == f"tumor_{part}"} for part in (0, 1)]
@@ -182,13 +182,13 @@ def test_a_category_may_be_a_part_of_all_cases(cohort):
         ({"folders": ["x", "y"]}, {"folders": ["x"], "contains_all": ["1"]}, True),
         ({"folders": ["x"]}, {"folders": ["x", "y"]}, False),
         ({"folders": ["x"]}, {"contains_all": ["1"]}, False),
-        ({"part": "1/2"}, {"part": "1/2", "contains_all": ["1"]}, True),
-        ({"part": "1/2"}, {"part": "3/4"}, True),
-        ({"part": "1/2"}, {"part": "2/4"}, False),
-        ({"part": "1/2"}, {"part": "1/3"}, False),
-        ({"part": "3/4"}, {"part": "1/2"}, False),
-        ({"part": "1/2"}, {"contains_all": ["1"]}, False),
-        ({"contains_all": ["1"]}, {"part": "1/2", "contains_all": ["1"]}, True),
+        ({"subset": "1/2"}, {"subset": "1/2", "contains_all": ["1"]}, True),
+        ({"subset": "1/2"}, {"subset": "3/4"}, True),
+        ({"subset": "1/2"}, {"subset": "2/4"}, False),
+        ({"subset": "1/2"}, {"subset": "1/3"}, False),
+        ({"subset": "3/4"}, {"subset": "1/2"}, False),
+        ({"subset": "1/2"}, {"contains_all": ["1"]}, False),
+        ({"contains_all": ["1"]}, {"subset": "1/2", "contains_all": ["1"]}, True),
     ],
 )
 def test_one_category_covers_another_if_all_that_fit_that_fit_it(one, other, covers):
@@ -217,7 +217,7 @@ def test_a_validation_case_never_enters_a_training_set_even_if_it_looks_like_one
         [Case(case="train", split="training", **common), Case(case="check", split="validation", **common),
          Case(case="bad", split="training", status="quarantined", **common)],
     )  # fmt: skip
-    settings = TrainingSet(originals=("all_organs",), completions=())
+    settings = TrainingSet(manual_labels=("all_organs",), label_completions=())
     assert [case.case.case for case in training_set(results, settings)] == ["train"]
     assert [case.case for case in usable_cases(results.cases, "validation")] == ["check"]
 
@@ -229,14 +229,14 @@ def test_a_completed_label_of_a_validation_case_stops_the_run(tmp_path):
     table.parent.mkdir(parents=True)
     table.write_text("case,file,left_out\ncheck,store/x.nii.gz,\n")
     with pytest.raises(CohortError, match="check"):
-        training_set(results, TrainingSet(originals=(), completions=("all_organs",)))
+        training_set(results, TrainingSet(manual_labels=(), label_completions=("all_organs",)))
 
 
 def test_an_empty_validation_label_counts_as_none_if_that_is_wanted(tmp_path):
     cohort = small_cohort(tmp_path)
     label = next(case.label for case in cohort.survey().cases if case.split == "validation")
     write(Path(label), 0 * label_array(1))
-    settings = changed(SETTINGS, faults={"empty_label": "unlabeled"})
+    settings = changed(SETTINGS, quality_issues={"empty_label": "unlabeled"})
     found = survey(cohort.root, settings, tmp_path / "memory.jsonl")
     case = next(case for case in found.cases if case.split == "validation")
     assert (case.label, case.label_id, case.status) == (None, "", "warned")
@@ -250,7 +250,7 @@ def test_an_empty_label_may_say_that_nothing_was_found(cohort):
         SETTINGS,
         layout={"training_images": [*SETTINGS.layout.training_images, "controls"]},
         categories=[*CATEGORIES, {"name": "healthy", "folders": ["controls"]}],
-        faults={"empty_label": "warn"},
+        quality_issues={"empty_label": "warn"},
     )
     found = {case.case: case for case in cohort.survey().cases}
     assert (found["e"].category, found["e"].status, found["e"].label) == (

@@ -77,21 +77,21 @@ def completed(folder, without_tumor=False, healthy=False, **options):
     ("options", "place", "value"),
     [
         ({}, OUTSIDE, 0),
-        ({"dropped_to": "next_class"}, OUTSIDE, STOMACH),
-        ({"dropped_to": "next_class", "least_volume_ml": {"stomach": 1000}}, OUTSIDE, 0),
-        ({"dropped_to": "ignore"}, OUTSIDE, IGNORE_VALUE),
+        ({"conflict_policy": "next_class"}, OUTSIDE, STOMACH),
+        ({"conflict_policy": "next_class", "min_component_ml": {"stomach": 1000}}, OUTSIDE, 0),
+        ({"conflict_policy": "ignore"}, OUTSIDE, IGNORE_VALUE),
         ({}, SPECK, SPLEEN),
-        ({"least_volume_ml": {"spleen": 1.5}}, SPECK, 0),
-        ({"least_volume_ml": {"spleen": 0.5}}, SPECK, SPLEEN),
+        ({"min_component_ml": {"spleen": 1.5}}, SPECK, 0),
+        ({"min_component_ml": {"spleen": 0.5}}, SPECK, SPLEEN),
         ({}, DOUBTFUL, SPLEEN),
-        ({"unsure_below": 0.6}, DOUBTFUL, IGNORE_VALUE),
-        ({"unsure_below": 0.4}, DOUBTFUL, SPLEEN),
+        ({"min_agreement": 0.6}, DOUBTFUL, IGNORE_VALUE),
+        ({"min_agreement": 0.4}, DOUBTFUL, SPLEEN),
         ({}, SURE, 0),
         ({"unmarked_tumors": "tumor"}, UNSURE, TUMOR),
         ({"unmarked_tumors": "ignore"}, SURE, IGNORE_VALUE),
         ({"unmarked_tumors": "if_sure"}, SURE, TUMOR),
         ({"unmarked_tumors": "if_sure"}, UNSURE, IGNORE_VALUE),
-        ({"unmarked_tumors": "if_sure", "sure_from": 0.2}, UNSURE, TUMOR),
+        ({"unmarked_tumors": "if_sure", "min_tumor_agreement": 0.2}, UNSURE, TUMOR),
         ({"unmarked_tumors": "tumor"}, BESIDE, 0),
         ({"unmarked_tumors": "tumor"}, MARKED, TUMOR),
     ],
@@ -111,39 +111,40 @@ def test_a_tumor_inside_an_annotated_organ_is_what_the_option_says(tmp_path, opt
 
 
 def test_specks_and_unsure_voxels_are_counted(tmp_path):
-    _, made = completed(tmp_path, least_volume_ml={"spleen": 1.5}, unsure_below=0.6)
+    _, made = completed(tmp_path, min_component_ml={"spleen": 1.5}, min_agreement=0.6)
     assert int(made["specks_spleen"]) == 2, "the doubtful voxel is a speck, too"
-    _, made = completed(tmp_path / "other", unsure_below=0.6)
+    _, made = completed(tmp_path / "other", min_agreement=0.6)
     assert int(made["unsure_spleen"]) == 1
 
 
 ABSENT = Case("a", "a.nii.gz", "l.nii.gz", "training", {LIVER: 5}, "tumor", SHAPE, (1.0, 1.0, 1.0))
 
 
-def settings_of(**options):
+def config_of(**options):
     row = {"category": "tumor", "teacher": "organ_teacher", **options}
-    return Config.load([REPOSITORY / "config.yaml"], {"completions": {"tumor": row}}).completion_settings("tumor")
+    return Config.load([REPOSITORY / "config.yaml"], {"completions": {"tumor": row}})
 
 
 def test_what_counts_as_annotated_is_what_is_there_in_the_base_or_what_the_settings_list():
     base = {"a": {"case": "a", "file": "f", "labels_present": f"{LIVER} {STOMACH}"}}
-    assert annotated_labels(settings_of(), ABSENT, {}) == [LIVER]
-    assert annotated_labels(settings_of(), ABSENT, base) == [LIVER, STOMACH]
-    listed = settings_of(annotated=["spleen", "liver"])
+    assert annotated_labels("present", ABSENT, {}) == [LIVER]
+    assert annotated_labels("present", ABSENT, base) == [LIVER, STOMACH]
+    listed = config_of(annotated=["spleen", "liver"]).completion_settings("tumor").annotated
     assert annotated_labels(listed, ABSENT, {}) == annotated_labels(listed, ABSENT, base) == [LIVER, SPLEEN]
     with pytest.raises(StoreError, match="is not in the record of the completion"):
-        annotated_labels(settings_of(), ABSENT, {"b": base["a"]})
+        annotated_labels("present", ABSENT, {"b": base["a"]})
 
 
 def test_the_next_class_is_looked_for_without_what_counts_as_annotated():
     base = {"a": {"case": "a", "file": "f", "labels_present": f"{STOMACH}"}}
-    assert exclusion(settings_of(dropped_to="next_class"), base)(ABSENT) == [STOMACH]
-    assert exclusion(settings_of(dropped_to="next_class"), {})(ABSENT) == [LIVER]
-    assert not exclusion(settings_of(), base)(ABSENT)
+    asked = config_of(conflict_policy="next_class").pseudo_label_settings("tumor")
+    assert exclusion(asked, base)(ABSENT) == [STOMACH]
+    assert exclusion(asked, {})(ABSENT) == [LIVER]
+    assert not exclusion(config_of().pseudo_label_settings("tumor"), base)(ABSENT)
 
 
 def test_where_nothing_is_annotated_no_class_is_dropped_and_no_next_one_is_looked_for(tmp_path):
-    labels, record = completed(tmp_path, healthy=True, dropped_to="next_class")
+    labels, record = completed(tmp_path, healthy=True, conflict_policy="next_class")
     assert np.array_equal(labels, volumes()[1])
     assert not any(int(value) for name, value in record.items() if name.startswith("dropped_"))
 

@@ -45,7 +45,7 @@ def test_several_files_are_merged_in_themselves_and_then_over_the_recipe(tmp_pat
     update_config(whole, given)
     made = Config.load([RECIPE, *files])
     assert made == Config.check(whole)
-    assert made.model("student_2200").train_on.completions, "the recipe's entry is back, without its null"
+    assert made.model("student_2200").train_on.label_completions, "the recipe's entry is back, without its null"
 
 
 def test_merging_is_what_snakemake_does():
@@ -112,7 +112,7 @@ def test_models_and_completions_follow_what_they_need():
 
 
 def test_a_completion_may_build_on_another():
-    again = {"category": "tumor", "on_top_of": "tumor", "teacher": "tumor_teacher"}
+    again = {"category": "tumor", "base": "tumor", "teacher": "tumor_teacher"}
     order = load(completions={"tumor_again": again}).order()
     assert order.index(("completions", "tumor")) < order.index(("completions", "tumor_again"))
 
@@ -121,7 +121,7 @@ WITHOUT_TTA = {"models": {"organ_teacher": {"inference": {"tta": False}}}}
 
 
 def leave_out_by(name):
-    return {"leave_out": {"share": 0.1, "changed_between": name}}
+    return {"exclude_most_changed": {"share": 0.1, "changed_between": name}}
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,12 @@ def leave_out_by(name):
             "categories[1]: 'b' gets no case; each that fits it fits 'a' before it",
         ),
         (
-            {"categories": [{"name": "a", "part": "2/2"}]},
-            "categories[0].part: '2/2' is not a part such as 0/2 or 1/2",
+            {"categories": [{"name": "a", "subset": "2/2"}]},
+            "categories[0].subset: '2/2' is not a part such as 0/2 or 1/2",
         ),
-        ({"categories": [{"name": "a", "part": "half"}]}, "categories[0].part: 'half' is not a part such as 0/2"),
-        ({"categories": [{"name": "a", "part": "1-of-2"}]}, "categories[0].part: '1-of-2' is not a part such as"),
-        ({"categories": [{"name": "a", "part": 0.5}]}, "categories[0].part: 0.5 is not of type 'string'"),
+        ({"categories": [{"name": "a", "subset": "half"}]}, "categories[0].subset: 'half' is not a part such as 0/2"),
+        ({"categories": [{"name": "a", "subset": "1-of-2"}]}, "categories[0].subset: '1-of-2' is not a part such as"),
+        ({"categories": [{"name": "a", "subset": 0.5}]}, "categories[0].subset: 0.5 is not of type 'string'"),
         ({"layout": {"prefixes": {"elsewhere": "e"}}}, "layout.prefixes: there is no folder 'elsewhere'"),
         (
             {"layout": {"validation_labels": ["labels", "validation"], "image_suffix": ".nii.gz"}},
@@ -202,7 +202,7 @@ def leave_out_by(name):
         ({"completions": {"unlabeled": {"annotated": ["liver"]}}}, "the category 'unlabeled' has no labels"),
         *(
             ({"completions": {"unlabeled": {rule: "ignore"}}}, f"unlabeled.{rule}: the category 'unlabeled' has no")
-            for rule in ("dropped_to", "unmarked_tumors", "tumor_inside_organs")
+            for rule in ("conflict_policy", "unmarked_tumors", "tumor_inside_organs")
         ),
         ({"models": {"student": {"training": {"oversample_foreground": 0.2}}}}, "0.2 of a batch of 2 is no patch"),
         ({"models": {"student": {"training": {"batch_size": 1}}}}, "oversample_foreground: 0.33 of a batch of 1"),
@@ -214,25 +214,34 @@ def leave_out_by(name):
         ({"categories": [{"name": "a", "contains_all": []}]}, "contains_all: is empty, every labeled case would fit"),
         ({"models": {"student": {"strides": [[1, 1, 1], [2, 2, 2]]}}}, "models.student.strides"),
         ({"models": {"student": {"patch_size": [50, 128, 160]}}}, "models.student.patch_size"),
-        ({"models": {"student": {"train_on": {"completions": ["nothing"]}}}}, "models.student.train_on.completions"),
-        ({"models": {"student": {"train_on": {"originals": ["unlabeled"]}}}}, "has no labels to learn from"),
-        ({"models": {"student": {"train_on": {"originals": ["tumor"]}}}}, "learned from twice"),
+        (
+            {"models": {"student": {"train_on": {"label_completions": ["nothing"]}}}},
+            "models.student.train_on.label_completions",
+        ),
+        ({"models": {"student": {"train_on": {"manual_labels": ["unlabeled"]}}}}, "has no labels to learn from"),
+        ({"models": {"student": {"train_on": {"manual_labels": ["tumor"]}}}}, "learned from twice"),
         ({"completions": {"tumor": {"teacher": "nobody"}}}, "completions.tumor.teacher"),
         ({"completions": {"tumor": {"category": "nothing"}}}, "completions.tumor.category"),
         ({"completions": {"tumor": {"annotated": ["heart"]}}}, "completions.tumor.annotated"),
         ({"completions": {"tumor": {"teacher": "tumor_teacher"}}}, "circle"),
-        ({"completions": {"tumor": {"on_top_of": "tumor"}}}, "circle"),
-        ({"completions": {"tumor": {"on_top_of": "unlabeled"}}}, "completes another category"),
-        ({"completions": {"tumor": {"least_volume_ml": {"heart": 1}}}}, "completions.tumor.least_volume_ml"),
-        ({"completions": {"tumor": {"least_volume_ml": {"liver": 0}}}}, "completions.tumor.least_volume_ml"),
-        ({"completions": {"tumor": {"unsure_below": 2}}}, "completions.tumor.unsure_below"),
-        ({"completions": {"tumor": {"leave_out": {"share": 1, "changed_between": "passes"}}}}, "leave_out.share"),
-        ({"completions": {"tumor": leave_out_by("nothing")}}, "completions.tumor.leave_out.changed_between"),
+        ({"completions": {"tumor": {"base": "tumor"}}}, "circle"),
+        ({"completions": {"tumor": {"base": "unlabeled"}}}, "completes another category"),
+        ({"completions": {"tumor": {"min_component_ml": {"heart": 1}}}}, "completions.tumor.min_component_ml"),
+        ({"completions": {"tumor": {"min_component_ml": {"liver": 0}}}}, "completions.tumor.min_component_ml"),
+        ({"completions": {"tumor": {"min_agreement": 2}}}, "completions.tumor.min_agreement"),
+        (
+            {"completions": {"tumor": {"exclude_most_changed": {"share": 1, "changed_between": "passes"}}}},
+            "exclude_most_changed.share",
+        ),
+        (
+            {"completions": {"tumor": leave_out_by("nothing")}},
+            "completions.tumor.exclude_most_changed.changed_between",
+        ),
         ({"completions": {"tumor": leave_out_by("unlabeled")}}, "completes another category"),
         ({"completions": {"tumor": leave_out_by("tumor")}}, "circle"),
         (
-            {**WITHOUT_TTA, "completions": {"tumor": {"unsure_below": 0.5}}},
-            "completions.tumor.unsure_below: asks how",
+            {**WITHOUT_TTA, "completions": {"tumor": {"min_agreement": 0.5}}},
+            "completions.tumor.min_agreement: asks how",
         ),
         ({**WITHOUT_TTA, "completions": {"tumor": {"unmarked_tumors": "if_sure"}}}, "models.organ_teacher has none"),
         (
@@ -242,14 +251,17 @@ def leave_out_by(name):
             },
             "models.organ_teacher has none",
         ),
-        ({**WITHOUT_TTA, "completions": {"tumor": leave_out_by("passes")}}, "completions.tumor.leave_out: asks how"),
+        (
+            {**WITHOUT_TTA, "completions": {"tumor": leave_out_by("passes")}},
+            "completions.tumor.exclude_most_changed: asks how",
+        ),
         ({"categories": [{"name": "a", "contains_any": ["heart"]}]}, "categories[0].contains_any"),
         (
             {"labels": [{"name": "a", "value": 1, "tolerance_mm": 1}, {"name": "a", "value": 2, "tolerance_mm": 1}]},
             "'a'",
         ),
         ({"labels": [{"name": "a", "value": 0, "tolerance_mm": 1}]}, "labels[0].value"),
-        ({"faults": {"constant_image": "ignore"}}, "faults.constant_image"),
+        ({"quality_issues": {"constant_image": "ignore"}}, "quality_issues.constant_image"),
         ({"cohrot": "x"}, "cohrot"),
     ],
 )
@@ -266,7 +278,10 @@ def test_keys_that_are_no_text_are_refused_too():
 
 
 def test_how_the_work_is_cut_is_in_no_stages_settings():
-    one, other = load(), load(shards={"pseudo_labels": 3}, device="cpu", checkpoint_minutes=1, results="elsewhere")
+    one, other = (
+        load(),
+        load(shards={"pseudo_labels": 3}, device="cpu", checkpoint_interval_minutes=1, results="elsewhere"),
+    )
     for config in (one, other):
         assert config.preprocessing_settings("student") == one.preprocessing_settings("student")
         assert config.training_settings("student") == one.training_settings("student")
@@ -286,10 +301,10 @@ def test_whole_numbers_are_one_setting_however_they_are_written():
 @pytest.mark.parametrize(
     "row",
     [
-        {"dropped_to": "ignore"},
+        {"conflict_policy": "ignore"},
         {"tumor_inside_organs": "if_sure"},
         {"unmarked_tumors": "ignore"},
-        {"unsure_below": 0.5},
+        {"min_agreement": 0.5},
     ],
 )
 def test_the_ignore_label_is_there_when_a_completion_may_write_it(row):
@@ -300,9 +315,9 @@ def test_the_ignore_label_is_there_when_a_completion_may_write_it(row):
 
 
 def test_the_ignore_label_is_there_when_what_is_built_on_may_write_it():
-    again = {"category": "tumor", "teacher": "organ_teacher", "on_top_of": "tumor"}
-    models = {"student": {"train_on": {"completions": ["again"]}}}
-    first = {"category": "tumor", "teacher": "organ_teacher", "dropped_to": "ignore"}
+    again = {"category": "tumor", "teacher": "organ_teacher", "base": "tumor"}
+    models = {"student": {"train_on": {"label_completions": ["again"]}}}
+    first = {"category": "tumor", "teacher": "organ_teacher", "conflict_policy": "ignore"}
     config = load(completions={"tumor": first, "again": again}, models=models)
     assert config.training_settings("student").ignore_label
     plain = load(completions={"again": again}, models=models)
@@ -310,8 +325,8 @@ def test_the_ignore_label_is_there_when_what_is_built_on_may_write_it():
 
 
 def test_rules_for_what_is_annotated_may_be_given_where_a_completion_builds_on_labels():
-    again = {"category": "unlabeled", "teacher": "student", "on_top_of": "unlabeled", "dropped_to": "next_class"}
-    assert load(completions={"again": again}).completion_settings("again").dropped_to == "next_class"
+    again = {"category": "unlabeled", "teacher": "student", "base": "unlabeled", "conflict_policy": "next_class"}
+    assert load(completions={"again": again}).completion_settings("again").conflict_policy == "next_class"
 
 
 def test_volumes_of_specks_are_given_by_label_value():
@@ -321,16 +336,16 @@ def test_volumes_of_specks_are_given_by_label_value():
         categories=[{"name": "tumor", "contains_any": ["tumor"]}],
         completions={
             **dict.fromkeys(["all_organs", "five_organs", "unlabeled"]),
-            "tumor": {"category": "tumor", "teacher": "organ_teacher", "least_volume_ml": {"liver": 2}},
+            "tumor": {"category": "tumor", "teacher": "organ_teacher", "min_component_ml": {"liver": 2}},
         },
         models={
             **dict.fromkeys(["tumor_teacher", "student_2200"]),
-            "organ_teacher": {"train_on": {"originals": ["tumor"]}},
-            "student": {"train_on": {"completions": ["tumor"]}},
+            "organ_teacher": {"train_on": {"manual_labels": ["tumor"]}},
+            "student": {"train_on": {"label_completions": ["tumor"]}},
         },
         evaluation={"compare": []},
     )
-    assert config.completion_settings("tumor").least_volume_ml == {"60": 2}
+    assert config.completion_settings("tumor").min_component_ml == {"60": 2}
 
 
 def test_the_recipe_has_the_papers_values():
@@ -351,6 +366,59 @@ def test_the_example_of_the_documentation_is_valid():
     by_folder = yaml.safe_load(text.split("```yaml")[2].split("```")[0])
     gone = {"completions": dict.fromkeys(example["completions"]), "models": {"tumor_teacher": None}}
     assert load(**merge(merge(example, gone), by_folder)).completions.keys() == {"a"}
+
+
+def test_old_names_of_keys_are_read_and_named_in_one_line(caplog):
+    inference, train_on = {"step": 0.6}, {"completions": ["tumor"]}
+    config = load(
+        faults={"nifti2": "quarantine"}, retries=3, models={"student": {"train_on": train_on, "inference": inference}}
+    )
+    assert config.quality_issues.nifti2 == "quarantine"
+    assert config.max_training_restarts == 3
+    assert config.model("student").inference.tile_step_size == 0.6
+    assert config.model("student").train_on.label_completions == ("tumor",)
+    assert [record.getMessage() for record in caplog.records] == [
+        "configuration: old names of keys, which the next release will not read: faults is now quality_issues, "
+        "models.student.inference.step is now tile_step_size, models.student.train_on.completions is now "
+        "label_completions, retries is now max_training_restarts"
+    ]
+
+
+def test_the_new_names_of_keys_are_read_without_a_notice(caplog):
+    load(completions={"again": {"category": "tumor", "teacher": "tumor_teacher", "base": "tumor"}})
+    assert caplog.records == []
+
+
+def test_files_with_old_and_with_new_names_are_laid_over_one_another(tmp_path):
+    files = [tmp_path / name for name in ("preset.yaml", "mine.yaml")]
+    files[0].write_text("models: {student: {inference: {tile_step_size: 0.5}}}\nmax_training_restarts: 1")
+    files[1].write_text("models: {student: {inference: {step: 0.6}}}")
+    assert Config.load([RECIPE, *files]).model("student").inference.tile_step_size == 0.6
+    assert Config.load([RECIPE, *files[::-1]]).model("student").inference.tile_step_size == 0.5
+    assert Config.load([RECIPE, *files], {"retries": 2}).max_training_restarts == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"retries": 3, "max_training_restarts": 4}, "max_training_restarts: is given by its old name retries, too"),
+        ({"models": {"student": {"inference": {"step": 0.6, "tile_step_size": 0.7}}}}, "student.inference.tile_step"),
+        (
+            {"categories": [{"name": "a", "part": "0/2", "subset": "0/2"}]},
+            "categories[0].subset: is given by its old",
+        ),
+        ({"completions": {"tumor": {"sure_from": 0.5, "min_tumor_agreement": 0.5}}}, "completions.tumor.min_tumor"),
+    ],
+)
+def test_a_key_that_is_given_by_both_of_its_names_is_refused(overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        load(**overrides)
+    assert words in str(caught.value)
+
+
+def test_messages_have_the_new_names_of_keys():
+    with pytest.raises(ConfigError, match=r"models\.student\.inference\.tile_step_size: 2 is greater than 1"):
+        load(models={"student": {"inference": {"step": 2}}})
 
 
 def generated():

@@ -6,6 +6,7 @@ import pytest
 from engines import a_bundle
 
 from flare23_lib.cohort.table import Case, write_cases
+from flare23_lib.config.models import InferenceSettings
 from flare23_lib.errors import EvaluationError
 from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.stages import efficiency
@@ -45,7 +46,7 @@ def results(tmp_path, monkeypatch):
 
 def measure(results, cases=2, threads=2, inference=None):
     output = results.root / "evaluation" / "student" / "efficiency.csv"
-    inference = inference or {"step": 0.8, "precision": "float32"}
+    inference = inference or InferenceSettings(tile_step_size=0.8, precision="float32")
     efficiency.measure(results, "student", inference, cases, "cpu", threads, output)
     return read_csv(output)
 
@@ -76,7 +77,7 @@ def test_what_was_measured_is_kept_and_only_what_is_new_is_measured(results):
     assert sorted(path.name for path in (results.root / "evaluation/student/curves").iterdir()) == ["a.csv"]
 
 
-@pytest.mark.parametrize("change", [{"threads": 1}, {"inference": {"step": 0.5, "precision": "float32"}}])
+@pytest.mark.parametrize("change", [{"threads": 1}, {"inference": InferenceSettings(precision="float32")}])
 def test_another_setting_is_another_measurement(results, change):
     measure(results, cases=1)
     measure(results, cases=1, **change)

@@ -58,7 +58,7 @@ MODEL = {
     "training": {
         "epochs": 10, "iterations_per_epoch": 5, "validation_iterations": 1, "batch_size": 2, "mirror_axes": [1, 2],
     },
-    "inference": {"step": 0.5, "tta": True, "precision": "float32"},
+    "inference": {"tile_step_size": 0.5, "tta": True, "precision": "float32"},
 }  # fmt: skip
 MACS = 6_225_920
 """Of MODEL with 15 classes, added up by hand, level by level:
@@ -67,9 +67,10 @@ MACS = 6_225_920
 TINY = {
     "completions": {"unlabeled": {"category": "unlabeled", "teacher": "teacher"}},
     "models": {
-        "teacher": {**MODEL, "train_on": {"originals": ["all_organs"]}},
+        "teacher": {**MODEL, "train_on": {"manual_labels": ["all_organs"]}},
         "student": {
-            **MODEL, "train_on": {"originals": ["all_organs"], "completions": ["unlabeled"]}, "evaluate": True,
+            **MODEL, "evaluate": True,
+            "train_on": {"manual_labels": ["all_organs"], "label_completions": ["unlabeled"]},
         },
     },
 }  # fmt: skip
@@ -150,7 +151,7 @@ def test_the_networks_of_the_paper_have_their_published_sizes():
 @pytest.mark.parametrize(("size", "windows"), [(A, 18), (B, 2), (C, 9)])
 def test_windows_are_counted_as_the_engine_lays_them(size, windows):
     settings = changed(tiny_config().training_settings("teacher"), spacing=[4, 2, 2], patch_size=[8, 16, 16])
-    assert window_count(sizes_of_cases([case("x", size)]), settings, InferenceSettings(step=0.5)) == windows
+    assert window_count(sizes_of_cases([case("x", size)]), settings, InferenceSettings(tile_step_size=0.5)) == windows
     padded, _ = pad_to_patch(torch.zeros(resampled_shape(*size, (4, 2, 2))), (8, 16, 16))
     assert len(window_slices(window_starts(padded.shape, (8, 16, 16), 0.5), (8, 16, 16))) == windows
 

@@ -17,7 +17,7 @@ from flare23_lib.cohort.facts import read_facts
 from flare23_lib.cohort.faults import QUARANTINE
 from flare23_lib.cohort.summary import write_survey
 from flare23_lib.cohort.survey import survey
-from flare23_lib.config.models import Faults
+from flare23_lib.config.models import QualityIssues
 from flare23_lib.store import read_csv
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -180,7 +180,7 @@ def test_a_fault_is_found_and_named_and_its_neighbors_stay(cohort, kind, spoil):
     found = cohort.survey()
     assert [(fault.case, fault.kind) for fault in found.faults] == [("a", kind)]
     fault = found.faults[0]
-    assert fault.severity == dict(SETTINGS.faults)[kind]
+    assert fault.severity == dict(SETTINGS.quality_issues)[kind]
     assert Path(fault.file).name.startswith("a")
     assert fault.message
     assert fault.remedy
@@ -191,7 +191,7 @@ def test_a_fault_is_found_and_named_and_its_neighbors_stay(cohort, kind, spoil):
 
 def test_every_kind_of_fault_is_made_by_a_test():
     elsewhere = {"cannot_be_read", "duplicate_image", "validation_image_in_training", "other_file_name"}
-    assert {kind for _, kind, _ in FAULTS} | elsewhere == set(Faults.model_fields)
+    assert {kind for _, kind, _ in FAULTS} | elsewhere == set(QualityIssues.model_fields)
 
 
 def test_every_flipped_bit_of_a_stream_is_found_unless_the_content_is_the_same(cohort):
@@ -301,7 +301,7 @@ def test_the_distance_between_two_forms_is_in_millimeters_whatever_the_header_co
 
 
 def test_images_without_content_are_no_duplicates_of_each_other(cohort):
-    lenient = changed(SETTINGS, faults={"constant_image": "warn"})
+    lenient = changed(SETTINGS, quality_issues={"constant_image": "warn"})
     for case in ("e", "f"):
         cohort.image(case, folder="unlabeledTr1800")
         write(cohort.image_path(case, "unlabeledTr1800"), np.full(SHAPE, -1000, np.int16))
@@ -313,7 +313,7 @@ def test_images_without_content_are_no_duplicates_of_each_other(cohort):
                                              ("image_without_label", lambda c: label(c).unlink())])  # fmt: skip
 def test_a_case_without_labeled_voxels_can_count_as_unlabeled(cohort, kind, spoil):
     spoil(cohort)
-    cohort.settings = changed(SETTINGS, faults={kind: "unlabeled"})
+    cohort.settings = changed(SETTINGS, quality_issues={kind: "unlabeled"})
     found = cohort.survey()
     assert [(fault.kind, fault.severity) for fault in found.faults] == [(kind, "unlabeled")]
     case = found.cases[0]
@@ -322,7 +322,7 @@ def test_a_case_without_labeled_voxels_can_count_as_unlabeled(cohort, kind, spoi
 
 def test_a_severity_can_be_configured(cohort):
     write(image(cohort), np.full(SHAPE, -1000, np.int16))
-    cohort.settings = changed(SETTINGS, faults={"constant_image": "warn"})
+    cohort.settings = changed(SETTINGS, quality_issues={"constant_image": "warn"})
     assert cohort.survey().quarantined == []
 
 
@@ -338,8 +338,8 @@ def test_faults_are_written_with_file_reason_and_remedy(cohort, tmp_path):
 
 
 def test_the_documentation_names_all_kinds_with_their_severities_the_default_first():
-    kinds = {name: get_args(field.annotation) for name, field in Faults.model_fields.items()}
-    assert {name: severities[0] for name, severities in kinds.items()} == dict(Faults())
+    kinds = {name: get_args(field.annotation) for name, field in QualityIssues.model_fields.items()}
+    assert {name: severities[0] for name, severities in kinds.items()} == dict(QualityIssues())
     table = [line.split("|")[1:-1] for line in (REPOSITORY / "docs" / "faults.md").read_text().splitlines()
              if line.startswith("| `")]  # fmt: skip
     documented = {row[0].strip(" `"): tuple(row[2].strip().split(", ")) for row in table}

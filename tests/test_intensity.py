@@ -20,7 +20,7 @@ from flare23_lib.stages.results import Results
 from flare23_lib.store import read_json
 
 RECIPE = [Path(__file__).resolve().parent.parent / "config.yaml"]
-SETTINGS = TrainingSet(originals=("all",), completions=())
+SETTINGS = TrainingSet(manual_labels=("all",), label_completions=())
 
 
 def arrays(case):

@@ -68,12 +68,12 @@ def test_another_case_image_or_label_is_another_training(change):
 
 OPTIONS = {
     "annotated": ["liver"],
-    "dropped_to": "ignore",
+    "conflict_policy": "ignore",
     "tumor_inside_organs": "ignore",
     "unmarked_tumors": "tumor",
-    "sure_from": 0.5,
-    "unsure_below": 0.5,
-    "least_volume_ml": {"liver": 1},
+    "min_tumor_agreement": 0.5,
+    "min_agreement": 0.5,
+    "min_component_ml": {"liver": 1},
 }
 
 
@@ -85,7 +85,7 @@ def test_each_option_of_a_completion_moves_its_labels(option):
 
 
 def test_every_rule_of_a_merge_is_among_the_options():
-    assert {*MergePolicy.model_fields, "annotated", "least_volume_ml"} == set(OPTIONS)
+    assert {*MergePolicy.model_fields, "annotated", "min_component_ml"} == set(OPTIONS)
 
 
 def test_a_completed_label_follows_from_image_original_prediction_and_base():
@@ -126,7 +126,7 @@ def test_a_segmentation_follows_from_all_of_the_model_that_shapes_it():
 def test_a_segmentation_follows_from_image_use_classes_left_out_and_votes():
     inference = config().inference_settings("student")
     folder = segmentation_folder(RESULTS, "digest", inference)
-    assert segmentation_folder(RESULTS, "digest", changed(inference, step=0.123)) != folder
+    assert segmentation_folder(RESULTS, "digest", changed(inference, tile_step_size=0.123)) != folder
     asked = [(CASE,), (replace(CASE, image_id="other"),), (CASE, [1]), (CASE, [1, 2]), (CASE, [], True)]
     assert len({segmentation_item(folder, *question)[0].name for question in asked}) == len(asked)
 

@@ -42,11 +42,11 @@ def test_a_class_that_was_looked_for_and_is_absent_stays_absent():
 
 
 def test_a_dropped_voxel_can_become_the_next_class():
-    assert merged(row(1, 0, 0), row(1, 1, 2), [1], dropped_to="next_class", next_class=row(3, 3, 3)) == [1, 3, 2]
+    assert merged(row(1, 0, 0), row(1, 1, 2), [1], conflict_policy="next_class", next_class=row(3, 3, 3)) == [1, 3, 2]
 
 
 def test_a_dropped_voxel_can_be_ignored():
-    assert merged(row(1, 0), row(1, 1), [1], dropped_to="ignore") == [1, IGNORE_VALUE]
+    assert merged(row(1, 0), row(1, 1), [1], conflict_policy="ignore") == [1, IGNORE_VALUE]
 
 
 @pytest.mark.parametrize(("option", "result"), [("keep_organ", 1), ("ignore", IGNORE_VALUE), ("tumor", TUMOR)])
@@ -94,12 +94,12 @@ def test_the_outcomes_are_counted_by_class():
 @pytest.mark.parametrize(("votes", "result"), [(8, TUMOR), (6, IGNORE_VALUE)])
 def test_a_tumor_inside_an_annotated_organ_is_taken_if_the_passes_are_sure_of_it(votes, result):
     count = np.full((1, 1, 3), votes, np.uint8)
-    merging = {"tumor_inside_organs": "if_sure", "sure_from": 0.9, "votes": count}
+    merging = {"tumor_inside_organs": "if_sure", "min_tumor_agreement": 0.9, "votes": count}
     assert merged(row(1, 1, 1), row(1, TUMOR, TUMOR), [1], **merging) == [1, result, result]
 
 
 def test_a_tumor_is_judged_by_the_mean_of_its_voxels_also_outside_the_organ():
-    merging = {"tumor_inside_organs": "if_sure", "sure_from": 0.5, "votes": row(8, 1, 8)}
+    merging = {"tumor_inside_organs": "if_sure", "min_tumor_agreement": 0.5, "votes": row(8, 1, 8)}
     assert merged(row(1, 1, 0), row(1, TUMOR, TUMOR), [1], **merging) == [1, TUMOR, TUMOR]
     assert merged(row(1, 1, 0), row(1, TUMOR, 2), [1], **merging) == [1, IGNORE_VALUE, 2]
 
@@ -126,16 +126,16 @@ def test_without_annotated_tumors_no_tumor_is_unmarked():
 
 def test_unannotated_voxels_on_which_the_passes_disagree_are_ignored():
     original, predicted = row(1, 0, 0, 0, 0), row(2, 2, 2, 0, 1)
-    result = merged(original, predicted, [1], unsure_below=0.75, votes=row(1, 6, 5, 5, 1))
+    result = merged(original, predicted, [1], min_agreement=0.75, votes=row(1, 6, 5, 5, 1))
     assert result == [1, 2, IGNORE_VALUE, IGNORE_VALUE, 0], "original and dropped voxels are known"
 
 
 def test_rules_that_ask_for_votes_are_refused_without():
     with pytest.raises(MergeError, match="votes"):
-        merge(row(1), row(1), [1], Rules(tumors=(TUMOR,), unsure_below=0.5))
+        merge(row(1), row(1), [1], Rules(tumors=(TUMOR,), min_agreement=0.5))
 
 
-@pytest.mark.parametrize("rule", ["dropped_to", "tumor_inside_organs", "unmarked_tumors"])
+@pytest.mark.parametrize("rule", ["conflict_policy", "tumor_inside_organs", "unmarked_tumors"])
 def test_a_rule_that_is_none_is_refused(rule):
     with pytest.raises(ValueError, match=rule):
         Rules(**{rule: "sometimes"})
@@ -148,7 +148,7 @@ def test_other_shapes_are_refused():
 
 def test_next_class_without_the_next_classes_is_refused():
     with pytest.raises(MergeError, match="next_class"):
-        merge(row(1), row(1), [1], Rules(dropped_to="next_class"))
+        merge(row(1), row(1), [1], Rules(conflict_policy="next_class"))
 
 
 @pytest.mark.parametrize("change", ["shift", "flip", "shape"])
@@ -174,11 +174,11 @@ subsets = st.sets(st.sampled_from(VALUES[1:]))
 rules = st.builds(
     Rules,
     tumors=st.just((TUMOR,)),
-    dropped_to=st.sampled_from(["background", "next_class", "ignore"]),
+    conflict_policy=st.sampled_from(["background", "next_class", "ignore"]),
     tumor_inside_organs=st.sampled_from(["keep_organ", "ignore", "tumor", "if_sure"]),
     unmarked_tumors=st.sampled_from(["keep_original", "ignore", "tumor", "if_sure"]),
-    sure_from=st.sampled_from([0.3, 0.6, 0.9]),
-    unsure_below=st.sampled_from([0, 0.3, 0.75, 1]),
+    min_tumor_agreement=st.sampled_from([0.3, 0.6, 0.9]),
+    min_agreement=st.sampled_from([0, 0.3, 0.75, 1]),
 )
 
 
@@ -211,7 +211,7 @@ def by_hand(original, predicted, annotated, chosen, count):
             marked[place] = any(original[other] == TUMOR for other in whole)
 
     def tumor_or_ignored(place, rule):
-        sure = rule == "tumor" or (rule == "if_sure" and certainty[place] >= chosen.sure_from)
+        sure = rule == "tumor" or (rule == "if_sure" and certainty[place] >= chosen.min_tumor_agreement)
         return TUMOR if sure else IGNORE_VALUE
 
     for place in np.ndindex(original.shape):
@@ -228,9 +228,9 @@ def by_hand(original, predicted, annotated, chosen, count):
         elif guess and guess in annotated:
             labels[place] = {
                 "background": 0, "ignore": IGNORE_VALUE, "next_class": max(set(VALUES) - annotated),
-            }[chosen.dropped_to]  # fmt: skip
+            }[chosen.conflict_policy]  # fmt: skip
         else:
-            labels[place] = IGNORE_VALUE if count[place] / 8 < chosen.unsure_below else guess
+            labels[place] = IGNORE_VALUE if count[place] / 8 < chosen.min_agreement else guess
     return labels
 
 
@@ -283,8 +283,8 @@ def test_tumors_of_two_classes_are_judged_each_by_its_own_rule():
         tumors=(TUMOR, other),
         tumor_inside_organs="if_sure",
         unmarked_tumors="if_sure",
-        unsure_below=0.9,
-        sure_from=0.9,
+        min_agreement=0.9,
+        min_tumor_agreement=0.9,
     )
     # A marked tumor, the other class inside an organ, an unmarked tumor, a new one of the other class.
     original = row(TUMOR, 0, 1, 1, 0, 0, 0, 0, 0)

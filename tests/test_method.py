@@ -27,25 +27,28 @@ ONE_TEACHER = tables(
     ["liver", "tumor", "unlabeled"],
     {"everything": {"category": "unlabeled", "teacher": "teacher"}},
     {
-        "teacher": {"originals": ["liver", "tumor"]},
-        "student": {"originals": ["liver", "tumor"], "completions": ["everything"]},
+        "teacher": {"manual_labels": ["liver", "tumor"]},
+        "student": {"manual_labels": ["liver", "tumor"], "label_completions": ["everything"]},
     },
 )
 LONG_NAMES = tables(
     ["category" + LONG, LONG_WORD],
     {"completion" + LONG: {"category": "category" + LONG, "teacher": "teacher" + LONG}},
-    {"teacher" + LONG: {"originals": [LONG_WORD]}, "student" + LONG: {"completions": ["completion" + LONG]}},
+    {
+        "teacher" + LONG: {"manual_labels": [LONG_WORD]},
+        "student" + LONG: {"label_completions": ["completion" + LONG]},
+    },
 )
 
 
 def many_rounds(categories=8, rounds=3):
     names = [f"c{number}" for number in range(categories)]
-    completions, train_on = {}, {"t0": {"originals": names[:3]}}
+    completions, train_on = {}, {"t0": {"manual_labels": names[:3]}}
     for number in range(rounds):
         for name in names:
-            base = {"on_top_of": f"{name}_{number - 1}"} if number else {}
+            base = {"base": f"{name}_{number - 1}"} if number else {}
             completions[f"{name}_{number}"] = {"category": name, "teacher": f"t{number}", **base}
-        train_on[f"t{number + 1}"] = {"completions": [f"{name}_{number}" for name in names]}
+        train_on[f"t{number + 1}"] = {"label_completions": [f"{name}_{number}" for name in names]}
     return tables(names, completions, train_on, ["t3"])
 
 
@@ -136,7 +139,7 @@ def test_mermaid_text_has_a_line_for_each_node_and_edge():
     values = tables(
         ["liver", "unlabeled"],
         {"all": {"category": "unlabeled", "teacher": "first_teacher"}},
-        {"first_teacher": {"originals": ["liver"]}, "student": {"completions": ["all"]}},
+        {"first_teacher": {"manual_labels": ["liver"]}, "student": {"label_completions": ["all"]}},
         ["student"],
     )
     text = mermaid(method_graph(values, cases)).splitlines()

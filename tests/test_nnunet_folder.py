@@ -11,6 +11,7 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from trainings import MODEL, NAMES, REPOSITORY, command, prepare
 
+from flare23_lib.config.models import InferenceSettings
 from flare23_lib.inference.bundle import load_bundle
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.nnunet.trainer import FlareTrainer
@@ -25,7 +26,8 @@ def trained(tmp_path_factory):
     results = prepare(tmp_path_factory.mktemp("folder"))
     done = subprocess.run(command(results, epochs=1), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    export(results, MODEL, {"step": 0.5, "tta": False, "precision": "float32"}, NAMES, results.bundle(MODEL))
+    inference = InferenceSettings(windows="all", precision="float32")
+    export(results, MODEL, inference, NAMES, results.bundle(MODEL))
     return results, results.training(MODEL).with_name("nnunet")
 
 

@@ -102,7 +102,7 @@ def test_status_says_what_waits_for_a_measurement_and_what_for_another_model(fin
     run = tmp_path / "run"
     shutil.copytree(finished, run, symlinks=True)
     more = yaml.safe_load(OTHER.read_text())["models"]["student"]
-    second = {**more, "train_on": {"originals": ["complete"]}, "pretrained": {"model": "student"}}
+    second = {**more, "train_on": {"manual_labels": ["complete"]}, "pretrained": {"model": "student"}}
     (run / "more.yaml").write_text(yaml.safe_dump({"models": {"second": second}}))
     options = [*OTHER_OPTIONS, "more.yaml"]
     assert "The next run trains from zero: second\n" in flare23(run, "status", *options).stdout

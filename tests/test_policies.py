@@ -18,22 +18,23 @@ from flare23_lib.store import read_csv
 REPOSITORY = CHAIN.parent.parent
 OPTIONS = """
 completions:
-  tumor_unsure: {category: tumor, teacher: organ_teacher, unsure_below: 0.6}
+  tumor_unsure: {category: tumor, teacher: organ_teacher, min_agreement: 0.6}
   tumor_again:
-    {category: tumor, on_top_of: tumor_unsure, teacher: tumor_teacher, unmarked_tumors: if_sure, sure_from: 0.6}
+    {category: tumor, base: tumor_unsure, teacher: tumor_teacher, unmarked_tumors: if_sure, min_tumor_agreement: 0.6}
   all_organs_again:
-    {category: all_organs, teacher: tumor_teacher, tumor_inside_organs: if_sure, least_volume_ml: {liver: 500}}
+    {category: all_organs, teacher: tumor_teacher, tumor_inside_organs: if_sure, min_component_ml: {liver: 500}}
   five_organs_again:
-    {category: five_organs, teacher: tumor_teacher, dropped_to: next_class,
-     leave_out: {share: 0.1, changed_between: passes}}
-  unlabeled_again: {category: unlabeled, teacher: student, leave_out: {share: 0.5, changed_between: unlabeled}}
+    {category: five_organs, teacher: tumor_teacher, conflict_policy: next_class,
+     exclude_most_changed: {share: 0.1, changed_between: passes}}
+  unlabeled_again:
+    {category: unlabeled, teacher: student, exclude_most_changed: {share: 0.5, changed_between: unlabeled}}
 models:
   student_again:
     network: {depth: [1, 1, 1], widths: [4, 8, 8]}
     patch_size: [16, 24, 24]
     spacing: [14, 12, 12]
     strides: [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
-    train_on: {completions: [tumor_again, all_organs_again, five_organs_again, unlabeled_again]}
+    train_on: {label_completions: [tumor_again, all_organs_again, five_organs_again, unlabeled_again]}
 """
 
 
@@ -148,10 +149,10 @@ def test_the_example_of_more_rounds_is_valid():
 
 def test_in_the_example_of_a_second_look_no_teacher_looks_at_cases_that_it_learned_from():
     config = Config.load([REPOSITORY / "config.yaml", REPOSITORY / "presets/second_look.yaml"])
-    looks = {name: row for name, row in config.completions.items() if row.on_top_of}
+    looks = {name: row for name, row in config.completions.items() if row.base}
     assert len(looks) == 2
     for row in looks.values():
-        learned = config.models[row.teacher].train_on.completions
+        learned = config.models[row.teacher].train_on.label_completions
         assert row.category not in {config.completion(name).category for name in learned}
-    learned = config.models["tumor_teacher"].train_on.completions
+    learned = config.models["tumor_teacher"].train_on.label_completions
     assert set(learned) == set(looks)

@@ -176,7 +176,7 @@ def load(**overrides):
 
 def test_a_model_follows_the_one_that_it_starts_from():
     config = load(models={"organ_teacher": {"pretrained": {"model": "tumor_teacher"}}, "tumor_teacher": {
-        "train_on": {"originals": ["all_organs"], "completions": []}}})  # fmt: skip
+        "train_on": {"manual_labels": ["all_organs"], "label_completions": []}}})  # fmt: skip
     order = config.order()
     assert order.index(("models", "tumor_teacher")) < order.index(("models", "organ_teacher"))
     assert str(config.pretrained_file("organ_teacher")) == "results/models/tumor_teacher/model.safetensors"

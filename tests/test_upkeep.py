@@ -25,7 +25,7 @@ def changed_back(finished_chain, tmp_path_factory):
     folder = tmp_path_factory.mktemp("changed_back") / "chain"
     shutil.copytree(finished_chain, folder, symlinks=True)
     changed = folder / "changed.yaml"
-    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {dropped_to: ignore}}\n")
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {conflict_policy: ignore}}\n")
     for configfile in (changed, CHAIN):
         done = run_snakemake(folder, "--", "results/completed_labels/tumor/conflicts.csv", configfile=configfile)
         assert done.returncode == 0, done.stderr
@@ -105,8 +105,8 @@ def test_half_done_work_stays_while_it_cannot_be_told_from_leftovers(leftover):
 def test_what_follows_from_a_lost_label_of_a_first_look_is_still_known(chain, tmp_path):
     second = tmp_path / "second.yaml"
     second.write_text(
-        CHAIN.read_text() + "\ncompletions:\n  again: {category: tumor, teacher: tumor_teacher, on_top_of: tumor, "
-        "dropped_to: next_class}\n"
+        CHAIN.read_text() + "\ncompletions:\n  again: {category: tumor, teacher: tumor_teacher, base: tumor, "
+        "conflict_policy: next_class}\n"
     )
     options = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(second)]
     done = run_snakemake(chain, "--", "results/completed_labels/again/conflicts.csv", configfile=second)

@@ -103,7 +103,11 @@ def test_merges():
     original = np.digitize(wave(SHAPE, 0.5), [0.2, 0.6]).astype(np.uint8)
     predicted = np.digitize(wave(SHAPE, 0.6), [-0.4, 0, 0.4]).astype(np.uint8)
     rules = Rules(
-        tumors=[3], dropped_to="ignore", tumor_inside_organs="if_sure", unmarked_tumors="if_sure", unsure_below=0.8
+        tumors=[3],
+        conflict_policy="ignore",
+        tumor_inside_organs="if_sure",
+        unmarked_tumors="if_sure",
+        min_agreement=0.8,
     )
     count = np.digitize(wave(SHAPE, 0.9), [-0.5, 0.5]).astype(np.uint8) + 6
     made = merge.merge(original, predicted, [1], rules, votes=merge.Votes(count, 8))

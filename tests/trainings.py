@@ -31,7 +31,7 @@ CHANGES = {
         **dict.fromkeys(["organ_teacher", "tumor_teacher", "student_2200"]),
         MODEL: {
             "network": {"depth": [1, 1, 1], "widths": [4, 8, 8]},
-            "train_on": {"originals": ["all"], "completions": []},
+            "train_on": {"manual_labels": ["all"], "label_completions": []},
             "patch_size": [8, 16, 16],
             "spacing": [3, 2, 2],
             "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],

@@ -21,7 +21,7 @@ def fits(category: Category, case: str, present: Collection[str] | None, folders
         present: names of the labels that are present; None for a case without a label file.
         folders: the names in the layout of the folder in which its image lies.
     """
-    if category.part is not None and part_key(case) not in subset_of(category.part):
+    if category.subset is not None and part_key(case) not in subset_of(category.subset):
         return False
     if category.folders is not None and not set(category.folders) & set(folders):
         return False

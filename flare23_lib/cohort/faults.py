@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flare23_lib.cohort.facts import Facts
-from flare23_lib.config.models import Faults
+from flare23_lib.config.models import QualityIssues
 from flare23_lib.labels import LabelMap
 
 QUARANTINE, WARN, UNLABELED = "quarantine", "warn", "unlabeled"
@@ -34,7 +34,7 @@ class Fault:
     Attributes:
         case: id of its case.
         file: its path.
-        kind: a key of the configuration's `faults`.
+        kind: a key of the configuration's `quality_issues`.
         severity: "quarantine", "warn" or "unlabeled".
         message: what is wrong.
     """
@@ -48,7 +48,7 @@ class Fault:
     @property
     def remedy(self) -> str:
         """What to do."""
-        return Faults.model_fields[self.kind].description or ""
+        return QualityIssues.model_fields[self.kind].description or ""
 
 
 Finding = tuple[str, str]

@@ -79,7 +79,7 @@ class _Surveyor:
         self.facts = facts
         self.labels = label_map(settings.labels)
         self.categories = settings.categories
-        self.severities: dict[str, str] = dict(settings.faults)
+        self.severities: dict[str, str] = dict(settings.quality_issues)
         self.shear_limit = settings.scan.shear_limit_degrees
         self.cases: list[Case] = []
         self.faults: dict[str, list[Fault]] = defaultdict(list)

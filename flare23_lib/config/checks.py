@@ -66,9 +66,9 @@ def _needs(config: Configuration, table: str, name: str) -> list[tuple[str, str]
         model = config.models[name]
         source = model.pretrained_model
         first = [] if source is None else [("models", source)]
-        return first + [("completions", item) for item in model.train_on.completions]
+        return first + [("completions", item) for item in model.train_on.label_completions]
     completion = config.completions[name]
-    others = (completion.on_top_of, completion.compared_completion)
+    others = (completion.base, completion.compared_completion)
     return [("models", completion.teacher), *(("completions", other) for other in others if other is not None)]
 
 
@@ -142,7 +142,7 @@ def covers(category: Category, other: Category) -> bool:
     """Say whether every case that fits another category fits this one, whatever its labels are."""
     if category.folders is not None and not set(other.folders or ["elsewhere"]) <= set(category.folders):
         return False
-    if category.part is not None and (other.part is None or not _is_within(other.part, category.part)):
+    if category.subset is not None and (other.subset is None or not _is_within(other.subset, category.subset)):
         return False
     if category.no_labels or other.no_labels:
         return bool(category.no_labels and other.no_labels)
@@ -157,32 +157,32 @@ def covers(category: Category, other: Category) -> bool:
     return any_holds and set(category.contains_all or ()) <= others_all
 
 
-def _is_within(part: str, other: str) -> bool:
+def _is_within(subset: str, other: str) -> bool:
     """Say whether all cases of a subset are in another one, as those of 1/4 and of 3/4 are in 1/2."""
-    one, two = subset_of(part), subset_of(other)
+    one, two = subset_of(subset), subset_of(other)
     return one.total % two.total == 0 and one.index % two.total == two.index
 
 
 def _check_completion(config: Configuration, name: str, completion: Completion) -> None:
     key, unlabeled = f"completions.{name}", completion.category in _unlabeled(config)
     if name == PASSES:
-        raise ConfigError(f"{key}: the name is kept for leave_out.changed_between")
+        raise ConfigError(f"{key}: the name is kept for exclude_most_changed.changed_between")
     _check_known(f"{key}.category", [completion.category], _category_names(config), "category")
     _check_known(f"{key}.teacher", [completion.teacher], config.models, "model")
-    _check_known(f"{key}.least_volume_ml", completion.least_volume_ml, _label_names(config), "label")
+    _check_known(f"{key}.min_component_ml", completion.min_component_ml, _label_names(config), "label")
     if completion.annotated != "present":
         _check_known(f"{key}.annotated", completion.annotated, _label_names(config), "label")
         if completion.annotated and unlabeled:
             raise ConfigError(f"{key}.annotated: the category {completion.category!r} has no labels")
     defaults = MergePolicy()
-    for rule in ("dropped_to", "unmarked_tumors", "tumor_inside_organs"):
+    for rule in ("conflict_policy", "unmarked_tumors", "tumor_inside_organs"):
         if getattr(completion, rule) == getattr(defaults, rule):
             continue
-        if unlabeled and completion.on_top_of is None:
+        if unlabeled and completion.base is None:
             raise ConfigError(f"{key}.{rule}: the category {completion.category!r} has no labels that it could meet")
-        if rule != "dropped_to" and not any(label.kind == "tumor" for label in config.labels):
+        if rule != "conflict_policy" and not any(label.kind == "tumor" for label in config.labels):
             raise ConfigError(f"{key}.{rule}: no label is of the kind tumor")
-    others = {"on_top_of": completion.on_top_of, "leave_out.changed_between": completion.compared_completion}
+    others = {"base": completion.base, "exclude_most_changed.changed_between": completion.compared_completion}
     for place, other in others.items():
         if other is not None:
             _check_known(f"{key}.{place}", [other], config.completions, "completion")
@@ -196,8 +196,8 @@ def _check_passes(config: Configuration, key: str, completion: Completion) -> No
     asking = {
         "tumor_inside_organs": completion.tumor_inside_organs == "if_sure",
         "unmarked_tumors": completion.unmarked_tumors == "if_sure",
-        "unsure_below": completion.unsure_below > 0,
-        "leave_out": completion.leave_out is not None and completion.compared_completion is None,
+        "min_agreement": completion.min_agreement > 0,
+        "exclude_most_changed": completion.compares_passes,
     }
     teacher = config.models[completion.teacher]
     if any(asking.values()) and not (teacher.inference.tta and teacher.training.mirror_axes):
@@ -237,13 +237,13 @@ def _check_training(key: str, training: TrainingProtocol) -> None:
 
 
 def _check_training_set(config: Configuration, key: str, model: ModelSettings) -> None:
-    originals, completions = model.train_on.originals, model.train_on.completions
-    _check_known(f"{key}.originals", originals, _category_names(config), "category")
-    _check_known(f"{key}.completions", completions, config.completions, "completion")
-    for category in originals:
+    manual, completions = model.train_on.manual_labels, model.train_on.label_completions
+    _check_known(f"{key}.manual_labels", manual, _category_names(config), "category")
+    _check_known(f"{key}.label_completions", completions, config.completions, "completion")
+    for category in manual:
         if category in _unlabeled(config):
-            raise ConfigError(f"{key}.originals: the category {category!r} has no labels to learn from")
-    sources = [*originals, *(config.completions[item].category for item in completions)]
+            raise ConfigError(f"{key}.manual_labels: the category {category!r} has no labels to learn from")
+    sources = [*manual, *(config.completions[item].category for item in completions)]
     if not sources:
         raise ConfigError(f"{key}: is empty")
     for category in sources:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from flare23_lib import devices
-from flare23_lib.config.models import IDENTIFIER, NIFTI_SUFFIX
+from flare23_lib.config.models import IDENTIFIER, NIFTI_SUFFIX, Configuration, Table
 from flare23_lib.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 LARGEST_EXPONENT = 30
 """Of the numbers that a message writes out."""
@@ -112,6 +115,54 @@ def read_yaml(path: Path) -> dict:
     if not isinstance(content, dict | None):
         raise ConfigError(f"{path}: should hold keys and values")
     return content or {}
+
+
+def with_new_names(layers: Iterable[Mapping]) -> list[dict]:
+    """Return files, and what else is laid over them, with the new names of keys; the log names the old ones.
+
+    Raises:
+        ConfigError: a table has a key by both names.
+    """
+    old: dict[str, str] = {}
+    renamed = [_renamed(layer, Configuration, "", old) for layer in layers]
+    if old:
+        listed = ", ".join(f"{place} is now {name}" for name, place in old.items())
+        log.warning("configuration: old names of keys, which the next release will not read: %s", listed)
+    return renamed
+
+
+def _renamed(values: Any, table: type[Table], place: str, old: dict[str, str]) -> Any:
+    """Rename the keys of a table and of those in it; `old` gets each new name with the first place of the old one."""
+    if not isinstance(values, Mapping):
+        return values
+    renamed = dict(values)
+    for name, field in table.model_fields.items():
+        if field.alias != name and field.alias in renamed:
+            if name in renamed:
+                raise ConfigError(f"{place}{name}: is given by its old name {field.alias}, too")
+            renamed[name] = renamed.pop(field.alias)
+            old.setdefault(name, place + field.alias)
+        value = renamed.get(name)
+        for inner in _tables(field.annotation):
+            if isinstance(value, list):
+                renamed[name] = [
+                    _renamed(item, inner, f"{place}{name}[{index}].", old) for index, item in enumerate(value)
+                ]
+            elif get_origin(field.annotation) is dict and isinstance(value, Mapping):
+                renamed[name] = {
+                    key: _renamed(item, inner, f"{place}{name}.{key}.", old) for key, item in value.items()
+                }
+            elif isinstance(value, Mapping):
+                renamed[name] = _renamed(value, inner, f"{place}{name}.", old)
+    return renamed
+
+
+def _tables(annotation: Any) -> Iterator[type[Table]]:
+    """Yield the tables in a type."""
+    if isinstance(annotation, type) and issubclass(annotation, Table):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _tables(part)
 
 
 def prepared(values: Mapping) -> dict:

@@ -36,15 +36,44 @@ PASSES = "passes"
 IDENTIFIER, NIFTI_SUFFIX = r"^[A-Za-z][A-Za-z0-9_]*$", r"\.nii(\.gz)?$"
 
 
+OLD_NAMES = {
+    "base": "on_top_of",
+    "checkpoint_interval_minutes": "checkpoint_minutes",
+    "conflict_policy": "dropped_to",
+    "exclude_most_changed": "leave_out",
+    "label_completions": "completions",
+    "manual_labels": "originals",
+    "max_training_restarts": "retries",
+    "min_agreement": "unsure_below",
+    "min_component_ml": "least_volume_ml",
+    "min_tumor_agreement": "sure_from",
+    "quality_issues": "faults",
+    "subset": "part",
+    "tile_step_size": "step",
+}
+"""Key -> its name up to version 0.1. For one more release, configurations may have the old names
+(`load.with_new_names`). Files of settings and the store's fingerprints keep them: with new names they would be other
+fingerprints, and what a user has computed would be computed again."""
+
+
 class Table(BaseModel):
     """A table of the configuration, or one derived from it: checked, frozen, without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        alias_generator=lambda name: OLD_NAMES.get(name, name),
+        validate_by_name=True,
+        loc_by_alias=False,
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, values: Any) -> Any:
-        unknown = sorted(set(values) - set(cls.model_fields), key=str) if isinstance(values, Mapping) else []
+        known = {*cls.model_fields, *(field.alias for field in cls.model_fields.values())}
+        unknown = sorted(set(values) - known, key=str) if isinstance(values, Mapping) else []
         if unknown:
             names = {"unknown": ", ".join(map(repr, unknown)), "known": ", ".join(sorted(cls.model_fields))}
             raise PydanticCustomError("unknown_key", "there is no key {unknown}; there are {known}", names)
@@ -61,9 +90,13 @@ class Table(BaseModel):
         """Read what `to_json` returned; ValueError if it is something else."""
         return cls.model_validate(content)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the table as plain data, without keys that were not given and have no default."""
-        return json.loads(json.dumps(self.model_dump(exclude_none=True)))
+    def to_json(self, by_alias: bool = True) -> dict[str, Any]:
+        """Return the table as plain data, without keys that were not given and have no default.
+
+        Args:
+            by_alias: name keys as in fingerprints (`OLD_NAMES`); otherwise as in the configuration.
+        """
+        return json.loads(json.dumps(self.model_dump(exclude_none=True, by_alias=by_alias)))
 
 
 def _as_given(value: Any, check: Callable[[Any], float]) -> Any:
@@ -188,7 +221,7 @@ class Category(Table):
     """The case has no label file."""
     folders: Names | None = None
     """The image is in one of these folders of the layout, for sources that labeled different structures."""
-    part: Annotated[str, AfterValidator(_subset)] | None = None
+    subset: Annotated[str, AfterValidator(_subset)] | None = None
     """The case is in this subset of all cases, drawn by name: 0/2 or 1/2 for halves (docs/method.md)."""
 
 
@@ -214,8 +247,8 @@ def _warn(remedy: str) -> Any:
     return Field("warn", description=remedy)
 
 
-class Faults(Table):
-    """Kinds of faults: what is done with each, of what later stages can handle, and as description the remedy."""
+class QualityIssues(Table):
+    """Kinds of quality issues: what is done with each, of what later stages can handle; descriptions are remedies."""
 
     # the file cannot be read as a volume
     cannot_be_read: Quarantine = _quarantine("check that it is there and that you may read it")
@@ -253,7 +286,7 @@ class Faults(Table):
         "export it without scl_slope: programs that pass over the scaling see other values"
     )
     empty_label: Literal["quarantine", "unlabeled", "warn"] = _quarantine(
-        "remove it if nobody labeled the case; else `faults: {empty_label: warn}`"
+        "remove it if nobody labeled the case; else `quality_issues: {empty_label: warn}`"
     )
     # label and image do not belong together
     shape_mismatch: Quarantine = _quarantine("find the label's true image, or export it again")
@@ -274,7 +307,7 @@ class Faults(Table):
 class MergePolicy(Table):
     """How a merge decides where an original label and a prediction meet; the defaults are the paper's."""
 
-    dropped_to: Literal["background", "next_class", "ignore"] = "background"
+    conflict_policy: Literal["background", "next_class", "ignore"] = "background"
     """What voxels become that are predicted as an annotated class outside its annotation."""
     tumor_inside_organs: Literal["keep_organ", "ignore", "tumor", "if_sure"] = "keep_organ"
     """What a tumor becomes that is predicted inside an annotated organ, in cases without annotated tumors; if_sure: a
@@ -282,21 +315,21 @@ class MergePolicy(Table):
     unmarked_tumors: Literal["keep_original", "ignore", "tumor", "if_sure"] = "keep_original"
     """What predicted tumors become that touch no annotated one, in cases with annotated tumors; keep_original: voxels
     are decided like all others."""
-    sure_from: PositiveShare = 0.9
+    min_tumor_agreement: PositiveShare = 0.9
     """Share of the mirrored passes, averaged over a tumor's voxels, from which if_sure takes it."""
-    unsure_below: Share = 0
+    min_agreement: Share = 0
     """Voxels without annotation are ignored where a smaller share of the mirrored passes agrees; 0 for never."""
 
     @property
     def need_votes(self) -> bool:
         """Whether a merge needs to know how many passes agree at each voxel."""
-        return self.unsure_below > 0 or "if_sure" in (self.tumor_inside_organs, self.unmarked_tumors)
+        return self.min_agreement > 0 or "if_sure" in (self.tumor_inside_organs, self.unmarked_tumors)
 
     @property
     def may_ignore(self) -> bool:
         """Whether a merge may mark voxels to be ignored."""
-        choices = (self.dropped_to, self.tumor_inside_organs, self.unmarked_tumors)
-        return self.unsure_below > 0 or bool({"ignore", "if_sure"} & set(choices))
+        choices = (self.conflict_policy, self.tumor_inside_organs, self.unmarked_tumors)
+        return self.min_agreement > 0 or bool({"ignore", "if_sure"} & set(choices))
 
 
 class LeaveOut(Table):
@@ -326,19 +359,24 @@ class Completion(MergePolicy):
     """Category whose cases are completed."""
     teacher: Text
     """Model that predicts them."""
-    on_top_of: Text | None = None
+    base: Text | None = None
     """Another completion of the same category, whose labels are completed further."""
     annotated: NamesOrPresent = "present"
     """Classes that count as annotated in a case and are not extended: those that occur in it, or a list."""
-    least_volume_ml: dict[str, Positive] = {}
+    min_component_ml: dict[str, Positive] = {}
     """By label, the volume below which components of pseudo-labels are dropped."""
-    leave_out: LeaveOut | None = None
+    exclude_most_changed: LeaveOut | None = None
     """Do not learn from the cases whose labels changed most."""
 
     @property
     def compared_completion(self) -> str | None:
         """The completion that this one is compared with to leave cases out; None if with none."""
-        return self.leave_out.compared_completion if self.leave_out else None
+        return self.exclude_most_changed.compared_completion if self.exclude_most_changed else None
+
+    @property
+    def compares_passes(self) -> bool:
+        """Whether the teacher's passes are compared to leave cases out."""
+        return self.exclude_most_changed is not None and self.compared_completion is None
 
 
 class Network(Table):
@@ -415,7 +453,7 @@ class TrainingProtocol(Table):
 class InferenceSettings(Table):
     """How a model segments (docs/inference.md)."""
 
-    step: PositiveShare = 0.5
+    tile_step_size: PositiveShare = 0.5
     """Distance of neighboring windows, as a share of the patch size."""
     tta: bool = False
     """Test-time augmentation: average over all combinations of the model's mirror_axes."""
@@ -465,9 +503,9 @@ class ModelDefaults(ModelOptions):
 class TrainOn(Table):
     """What a model learns from."""
 
-    originals: Names = ()
+    manual_labels: Names = ()
     """Categories whose original labels it learns from."""
-    completions: Names = ()
+    label_completions: Names = ()
     """Completions whose labels it learns from."""
 
 
@@ -564,8 +602,8 @@ class Configuration(Table):
     name."""
     scan: Scan = Scan()
     """How the files of the cohort are read."""
-    faults: Faults = Faults()
-    """What is done with each kind of fault. Severities that later stages cannot handle are not offered."""
+    quality_issues: QualityIssues = QualityIssues()
+    """What is done with each kind of quality issue. Severities that later stages cannot handle are not offered."""
     completions: dict[Identifier, Completion] = {}
     """Which teacher completes the labels of which category, and by which policy (docs/method.md)."""
     model_defaults: ModelDefaults = ModelDefaults()
@@ -581,7 +619,7 @@ class Configuration(Table):
     device: str = Field("auto", pattern=devices.PATTERN)
     """Where networks run: auto (a GPU if there is one), cpu, cuda, cuda:N (the GPU of that number, from 0) or mps
     (Apple's GPU)."""
-    retries: Natural = 30
+    max_training_restarts: Natural = 30
     """How often a training that ended before its last epoch is started again, from its last checkpoint."""
-    checkpoint_minutes: Positive = 10
+    checkpoint_interval_minutes: Positive = 10
     """Longest time of training that a kill can cost."""

@@ -16,12 +16,12 @@ from pydantic import BeforeValidator, Strict, ValidationError
 
 from flare23_lib.choices import EvaluationMode, OrientationMode, References
 from flare23_lib.config.checks import check_consistency, order_of
-from flare23_lib.config.load import explain, merge, prepared, read_yaml
+from flare23_lib.config.load import explain, merge, prepared, read_yaml, with_new_names
 from flare23_lib.config.models import (
+    OLD_NAMES,
     Category,
     Completion,
     Configuration,
-    Faults,
     InferenceSettings,
     IntensityOrMeasure,
     Label,
@@ -32,6 +32,7 @@ from flare23_lib.config.models import (
     ModelSettings,
     Names,
     Positive,
+    QualityIssues,
     Scan,
     Share,
     Table,
@@ -66,19 +67,19 @@ class CohortSettings(Table):
     labels: Labels
     categories: Annotated[tuple[Category, ...], Strict(False)]
     scan: Scan
-    faults: Faults
+    quality_issues: QualityIssues
 
 
 class TrainingSet(Table):
     """The cases of a model's training set, which are also those that its intensity is measured on.
 
     Attributes:
-        originals: categories, sorted.
-        completions: completions, sorted.
+        manual_labels: categories, sorted.
+        label_completions: completions, sorted.
     """
 
-    originals: Names
-    completions: Names
+    manual_labels: Names
+    label_completions: Names
 
 
 class PreprocessingSettings(TrainingSet):
@@ -131,22 +132,23 @@ class CompletionSettings(MergePolicy):
     Attributes:
         category: whose cases are completed.
         annotated: label values that count as annotated, or those that are present.
-        least_volume_ml: by label value (as text), the volume below which components are dropped.
-        leave_out: which cases are not learned from.
+        min_component_ml: by label value (as text), the volume below which components are dropped.
+        exclude_most_changed: which cases are not learned from.
         label_values: of all labels, in order.
         tumor_values: of those that are tumors.
     """
 
     category: str
     annotated: Literal["present"] | Values
-    least_volume_ml: dict[str, Positive]
-    leave_out: LeaveOut | None
+    min_component_ml: dict[str, Positive]
+    exclude_most_changed: LeaveOut | None
     label_values: Values
     tumor_values: Values
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as plain data; `leave_out` is there even if it is None."""
-        return {"leave_out": None, **super().to_json()}
+    def to_json(self, by_alias: bool = True) -> dict[str, Any]:
+        """Return the settings as plain data; `exclude_most_changed` is there even if it is None."""
+        name = "exclude_most_changed"
+        return {OLD_NAMES[name] if by_alias else name: None, **super().to_json(by_alias)}
 
 
 class EvaluationSettings(Table):
@@ -212,8 +214,8 @@ class Config(Configuration):
         As Snakemake does it: what is given is merged in itself, then laid over the first file. So a table in one file
         takes back a `null` in a file before it, and the first file's entries with it.
         """
-        recipe, *given = map(read_yaml, files)
-        return cls.check(merge(recipe, reduce(merge, [*given, overrides or {}], {})))
+        recipe, *given = with_new_names([*map(read_yaml, files), overrides or {}])
+        return cls.check(merge(recipe, reduce(merge, given, {})))
 
     @cached_property
     def label_map(self) -> LabelMap:
@@ -284,7 +286,8 @@ class Config(Configuration):
         """Return which cases a model's intensity is measured on."""
         train_on = self.model(model).train_on
         return TrainingSet(
-            originals=tuple(sorted(train_on.originals)), completions=tuple(sorted(train_on.completions))
+            manual_labels=tuple(sorted(train_on.manual_labels)),
+            label_completions=tuple(sorted(train_on.label_completions)),
         )
 
     def preprocessing_settings(self, model: str) -> PreprocessingSettings:
@@ -300,7 +303,7 @@ class Config(Configuration):
             table,
             network=table.architecture,
             label_values=self.label_map.values,
-            ignore_label=table.ignore_label == "always" or self._may_ignore(table.train_on.completions),
+            ignore_label=table.ignore_label == "always" or self._may_ignore(table.train_on.label_completions),
             pretrained=None,
         )
 
@@ -308,8 +311,7 @@ class Config(Configuration):
         """Say whether one of the completions, or one that they build on, may mark voxels to be ignored."""
         tables = [self.completion(name) for name in completions]
         return any(
-            table.may_ignore or (table.on_top_of is not None and self._may_ignore([table.on_top_of]))
-            for table in tables
+            table.may_ignore or (table.base is not None and self._may_ignore([table.base])) for table in tables
         )
 
     def inference_settings(self, model: str) -> InferenceSettings:
@@ -323,7 +325,7 @@ class Config(Configuration):
         return CompletionSettings.of(
             table,
             annotated=annotated if annotated == "present" else sorted(map(value_of, annotated)),
-            least_volume_ml={str(value_of(label)): volume for label, volume in table.least_volume_ml.items()},
+            min_component_ml={str(value_of(label)): volume for label, volume in table.min_component_ml.items()},
             label_values=self.label_map.values,
             tumor_values=[label.value for label in self.label_map.tumors],
         )
@@ -331,7 +333,7 @@ class Config(Configuration):
     def pseudo_label_settings(self, completion: str) -> PseudoLabelSettings:
         """Return what a completion needs of its teacher."""
         settings = self.completion_settings(completion)
-        runner_up = settings.dropped_to == "next_class"
+        runner_up = settings.conflict_policy == "next_class"
         return PseudoLabelSettings(
             category=settings.category,
             runner_up=runner_up,

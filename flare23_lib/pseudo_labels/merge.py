@@ -78,7 +78,7 @@ def merge(
 
     - *agreed*, *kept*: the voxel has an original label; it keeps it, whether the prediction agrees or not.
     - *dropped*: no original label, and the prediction is of a class that is annotated in this case, hence known not
-      to be there; `Rules.dropped_to` decides.
+      to be there; `Rules.conflict_policy` decides.
     - *taken*: no original label, and the prediction is of a class that is not annotated.
     - *tumor_inside*: a tumor is predicted inside an annotated organ, of a class that is not annotated in this case;
       `Rules.tumor_inside_organs` decides.
@@ -101,8 +101,8 @@ def merge(
     for name, array in given.items():
         if array is not None and array.shape != original.shape:
             raise MergeError(f"the original is {original.shape}, the {name} {array.shape}")
-    if rules.dropped_to == "next_class" and next_class is None:
-        raise MergeError("dropped_to next_class needs the next classes of every voxel")
+    if rules.conflict_policy == "next_class" and next_class is None:
+        raise MergeError("conflict_policy next_class needs the next classes of every voxel")
     if rules.need_votes and votes is None:
         raise MergeError("the rules ask how sure the teacher's passes are, and their votes are not given")
 
@@ -111,13 +111,13 @@ def merge(
     labels = np.empty(original.shape, np.uint8)
     pairs = np.zeros(1 << 16, np.int64)
     totals = np.zeros((BACKGROUND + 1, 256), np.int64)
-    least = np.ceil(rules.unsure_below * votes.passes) if rules.unsure_below else 0
+    least = np.ceil(rules.min_agreement * votes.passes) if rules.min_agreement else 0
     open_outcomes = np.isin(outcomes, [OUTCOMES.index("taken"), BACKGROUND])
     for z in range(len(original)):
         pair = _pairs(original[z], predicted[z])
         pairs += np.bincount(pair.ravel(), minlength=len(pairs))
         labels[z] = table[pair]
-        if rules.dropped_to == "next_class":
+        if rules.conflict_policy == "next_class":
             dropped = outcomes[pair] == OUTCOMES.index("dropped")
             labels[z][dropped] = next_class[z][dropped]
         if least:
@@ -162,7 +162,7 @@ def _tables(annotated: Collection[int], rules: Rules) -> tuple[np.ndarray, np.nd
     codes = [OUTCOMES.index(outcome) for outcome in conditions]
     outcomes = np.select(list(conditions.values()), codes, BACKGROUND).astype(np.uint8)
     labels = np.where(has_original, original, predicted)
-    labels[outcomes == OUTCOMES.index("dropped")] = IGNORE_VALUE if rules.dropped_to == "ignore" else 0
+    labels[outcomes == OUTCOMES.index("dropped")] = IGNORE_VALUE if rules.conflict_policy == "ignore" else 0
     if rules.tumor_inside_organs == "tumor":
         labels[inside] = predicted[inside]
     elif rules.tumor_inside_organs in ("ignore", "if_sure"):
@@ -200,7 +200,10 @@ def _judge(
     def tumors(values: Collection[int], marked: np.ndarray | None, rule: str) -> Iterator[tuple[np.ndarray, bool]]:
         """Give the voxels of each predicted tumor of some classes, and whether it is one."""
         for tumor in judge_tumors(_among(values)[predicted], marked, agreement, passes):
-            yield tumor.voxels, rule == "tumor" or (rule == "if_sure" and tumor.certainty >= rules.sure_from)
+            yield (
+                tumor.voxels,
+                rule == "tumor" or (rule == "if_sure" and tumor.certainty >= rules.min_tumor_agreement),
+            )
 
     annotated_tumors = set(rules.tumors) & set(annotated)
     if annotated_tumors and rules.unmarked_tumors != "keep_original":

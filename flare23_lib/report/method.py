@@ -91,15 +91,15 @@ def method_graph(settings: MethodSettings, cases: Mapping[str, int]) -> Graph:
     }
     sources = {
         name: [
-            *(categories[item] for item in model.train_on.originals),
-            *(completions[item] for item in model.train_on.completions),
+            *(categories[item] for item in model.train_on.manual_labels),
+            *(completions[item] for item in model.train_on.label_completions),
         ]
         for name, model in settings.models.items()
     }
     models = {name: Node("model", name, sum(node.cases or 0 for node in found)) for name, found in sources.items()}
     edges = [(node, models[name]) for name, found in sources.items() for node in found]
     for name, row in settings.completions.items():
-        edges.append((completions[row.on_top_of] if row.on_top_of else categories[row.category], completions[name]))
+        edges.append((completions[row.base] if row.base else categories[row.category], completions[name]))
         edges.append((models[row.teacher], completions[name]))
     evaluation = Node("evaluation", "evaluation", None)
     evaluated = [(models[name], evaluation) for name, model in settings.models.items() if model.evaluate]

@@ -19,7 +19,7 @@ def provenance(config: Config) -> list[Block]:
     """Return the versions that are installed, the commit of the library, and the whole configuration."""
     rows = [("Python", platform.python_version()), *((name, _version(name)) for name in PACKAGES)]
     rows.append(("commit", commit(Path(__file__).parents[2])))
-    text = yaml.safe_dump(config.to_json(), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(config.to_json(by_alias=False), sort_keys=False, allow_unicode=True)
     return [Grid("Versions", ("", "version"), rows), Folded("The configuration with all defaults", text)]
 
 

@@ -1,9 +1,9 @@
 """Attempts at a long job within one run of the workflow, and when to give up.
 
-The workflow starts a training again when it ended before its last epoch, as often as its `retries` say: that is how a
-training of days passes through time limits. It cannot tell why a job ended. So a failure that another attempt would
-only repeat leaves a marker, and the attempts that are left print it and end at once. The first attempt of a run,
-which is a person's, removes the marker and tries again.
+The workflow starts a training again when it ended before its last epoch, up to `max_training_restarts` times: that is
+how a training of days passes through time limits. It cannot tell why a job ended. So a failure that another attempt
+would only repeat leaves a marker, and the attempts that are left print it and end at once. The first attempt of a
+run, which the user starts, removes the marker and tries again.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import numpy as np
 
 from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
+from flare23_lib.config.models import OLD_NAMES
 from flare23_lib.config.settings import CompletionSettings
 from flare23_lib.errors import MergeError, StoreError
 from flare23_lib.images import Volume, read_labels, write_volume
@@ -31,9 +32,8 @@ log = logging.getLogger(__name__)
 
 def completion_folder(results: Results, settings: CompletionSettings) -> StageFolder:
     """Return the folder of labels merged by these rules."""
-    key: dict[str, Any] = {"version": [versions.MERGE, versions.SPECKS], **settings.to_json()}
-    for selecting in ("category", "leave_out"):  # which cases are merged and learned from shapes no labels
-        del key[selecting]
+    key = {"version": [versions.MERGE, versions.SPECKS], **settings.to_json()}
+    del key["category"], key[OLD_NAMES["exclude_most_changed"]]  # which cases there are, and are learned from
     return results.folder("completed_labels", key)
 
 
@@ -112,10 +112,10 @@ def complete(
 
 def compared_rows(results: Results, settings: CompletionSettings) -> dict[str, dict[str, str]] | None:
     """Return the records, by case, of the completion that cases are compared with to leave some out; None if none."""
-    name = settings.leave_out.compared_completion if settings.leave_out else None
-    return (
-        None if name is None else {row["case"]: row for row in read_csv(results.gathered("completed_labels", name))}
-    )
+    name = settings.exclude_most_changed.compared_completion if settings.exclude_most_changed else None
+    if name is None:
+        return None
+    return {row["case"]: row for row in read_csv(results.gathered("completed_labels", name))}
 
 
 def _number(text: str) -> float | None:
@@ -147,7 +147,7 @@ def _change(
     compared: Mapping[str, Mapping[str, str]] | None,
 ) -> float | None:
     """Return how much a case's labels changed, as the settings want it measured; None if they do not."""
-    if settings.leave_out is None:
+    if settings.exclude_most_changed is None:
         return None
     if compared is None:
         return selection.change_between_passes(agreement)
@@ -174,11 +174,11 @@ def _complete_case(
     prediction = results.file(inputs["prediction"])
     predicted = read_labels(prediction)
     originals = _originals(case, original, predicted, prediction)
-    least = {int(value): volume for value, volume in settings.least_volume_ml.items()}
+    least = {int(value): volume for value, volume in settings.min_component_ml.items()}
     labels, specks = components.drop_specks(predicted.array, least, predicted.geometry.spacing)
     rules = Rules.of(settings, tumors=settings.tumor_values)
     next_class = None
-    if rules.dropped_to == "next_class":  # where no class is annotated none is dropped
+    if rules.conflict_policy == "next_class":  # where no class is annotated none is dropped
         next_class = labels
         if annotated:
             next_class, _ = components.drop_specks(_beside(prediction, NEXT_CLASS), least, predicted.geometry.spacing)
@@ -259,7 +259,8 @@ def left_out(settings: CompletionSettings, changes: Mapping[str, float]) -> set[
         settings: what shapes its labels.
         changes: case -> how much its labels changed; not looked at if none is to be left out.
     """
-    return set() if settings.leave_out is None else selection.most_changed(changes, settings.leave_out.share)
+    excluded = settings.exclude_most_changed
+    return set() if excluded is None else selection.most_changed(changes, excluded.share)
 
 
 def gather(

@@ -128,7 +128,7 @@ def is_completed(
 
     Where cases may be left out their changes are compared too, and the answer is no.
     """
-    if settings.leave_out is not None:
+    if settings.exclude_most_changed is not None:
         return False
     cases = [case for case in usable_cases(results.cases, "training", settings.category) if case.case in shard]
     predictions = {row["case"]: row["file"] for row in read_csv(results.shard("pseudo_labels", completion, shard))}

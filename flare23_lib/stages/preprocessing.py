@@ -48,7 +48,7 @@ def training_set(results: Results, settings: TrainingSet) -> list[TrainingCase]:
         CohortError: a completed case is not a training case of the cohort.
         StoreError: a completion's record is missing.
     """
-    completed = {name: read_csv(results.gathered("completed_labels", name)) for name in settings.completions}
+    completed = {name: read_csv(results.gathered("completed_labels", name)) for name in settings.label_completions}
     return selected(results, usable_cases(results.cases, "training"), settings, completed)
 
 
@@ -70,9 +70,9 @@ def selected(
     chosen = [
         TrainingCase(case, Path(case.label), case.label_id)
         for case in usable.values()
-        if case.category in settings.originals and case.label
+        if case.category in settings.manual_labels and case.label
     ]
-    for completion in settings.completions:
+    for completion in settings.label_completions:
         for row in completed[completion]:
             if row["case"] not in usable:
                 raise CohortError(

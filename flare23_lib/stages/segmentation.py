@@ -196,7 +196,7 @@ def _engine(results: Results, model: str, inference: InferenceSettings, device: 
     from flare23_lib.inference.engine import Engine
 
     torch.set_num_threads(max(1, threads))
-    return Engine(load_bundle(results.bundle(model)), choose(device, claimed=1), **dict(inference))
+    return Engine(load_bundle(results.bundle(model)), choose(device, claimed=1), **inference.to_json())
 
 
 def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Mapping[str, Any]]]) -> Iterator[Volume]:

@@ -217,7 +217,7 @@ class _Planner:
         return digest_of(self.config.pretrained_file(name)) or ""
 
     def _training_set(self, settings: TrainingSet) -> list[TrainingCase] | None:
-        rows = {name: self.completed[name] for name in settings.completions}
+        rows = {name: self.completed[name] for name in settings.label_completions}
         if None in rows.values():
             return None
         training = [case for case in self.cases if case.split == "training"]
@@ -248,13 +248,13 @@ class _Planner:
         row = self.config.completion(name)
         settings = self.config.completion_settings(name)
         cases = [case for case in self.cases if case.split == "training" and case.category == row.category]
-        base = row.on_top_of
+        base = row.base
         bases: dict[str, dict[str, str]] | None = {}
         if base is not None:
             known = self.completed[base]
             bases = None if known is None else {entry["case"]: entry for entry in known}
         exclude = {}
-        if settings.dropped_to == "next_class" and bases is not None:
+        if settings.conflict_policy == "next_class" and bases is not None:
             exclude = {case.case: annotated_labels(settings.annotated, case, bases) for case in cases}
         items = self._segmentations("pseudo-labels", name, row.teacher, cases, exclude, settings.need_votes)
         if items is None or bases is None:
@@ -276,7 +276,7 @@ class _Planner:
             )
         # What a second look would build on is only known once the first is made.
         self.plan.steps.append(Step("completion", name, len(cases), to_do))
-        if nameless and any(other.on_top_of == name for other in self.config.completions.values()):
+        if nameless and any(other.base == name for other in self.config.completions.values()):
             self.plan.unknown.append(f"the labels of {name}")
         changes = self._changes(settings, rows, items)
         if changes is None:
@@ -290,9 +290,9 @@ class _Planner:
         self, settings: CompletionSettings, rows: Sequence[Mapping], items: Sequence[Item]
     ) -> dict[str, float] | None:
         """Return how much each case's labels changed; None if that is needed and not known yet."""
-        if settings.leave_out is None:
+        if settings.exclude_most_changed is None:
             return {}
-        compared = settings.leave_out.compared_completion
+        compared = settings.exclude_most_changed.compared_completion
         if compared is None:
             notes = [self._whole(item) for item in items]
             if None in notes:

@@ -233,7 +233,7 @@ def describe(
         ),
         unseen=tuple(unseen),
         mirror_axes=settings.training.mirror_axes,
-        inference=InferenceDefaults(**dict(inference)),
+        inference=InferenceDefaults(**inference.to_json()),
         weights=Weights(WEIGHTS_FILE, weights_sha256),
         provenance=provenance,
     )
