@@ -248,7 +248,8 @@ def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(made,
 def test_a_few_iterations_give_the_losses_that_this_version_gives(made, monkeypatch):
     """A golden result, as those of test_versions.py; processors round differently, and a few steps magnify it."""
     monkeypatch.setattr(trainer, "ELASTIC_PROBABILITY", 1)
-    one = made(epochs=1, iterations_per_epoch=6, optimizer="sgd", momentum=0.9, elastic_deformation=True)
+    protocol = {"optimizer": "sgd", "momentum": 0.9, "elastic_deformation": True, "precision": "float32"}
+    one = made(epochs=1, iterations_per_epoch=6, **protocol)
     losses, note = [], one._note_loss
     one._note_loss = lambda loss: (note(loss), losses.append(float(loss)) if loss is not None else None)
     one.run_training()
