@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 
-.PHONY: demo smoke test test-cluster gpu-check lint docs clean-demo viewer
+.PHONY: demo smoke test test-slow test-cluster gpu-check lint docs clean-demo viewer
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,7 +34,11 @@ smoke: $(VENV)/installed
 	$(BIN)/snakemake --cores $(CORES) --configfile presets/smoke.yaml --config "cohort=$(COHORT)"
 
 test: $(VENV)/installed lint
-	$(BIN)/pytest -n $(CORES)
+	$(BIN)/pytest -n $(CORES) -m 'not slow'
+
+## The drills: kills at random moments, a second whole chain, the container in an environment of its own.
+test-slow: $(VENV)/installed
+	$(BIN)/pytest -n $(CORES) -m slow
 
 ## Drills on a SLURM of one node, which is brought up and taken down; as root, on Debian, about an hour (docs/cluster.md).
 test-cluster: $(VENV)/installed
