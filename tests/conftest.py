@@ -12,10 +12,16 @@ import processes
 import pytest
 from cohorts import Cohort, small_cohort
 from filelock import FileLock
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHAIN = REPOSITORY / "tests" / "chain.yaml"
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+settings.register_profile("quick", max_examples=60, derandomize=True, database=None, deadline=None)
+settings.register_profile("thorough", max_examples=1000, database=None, deadline=None, print_blob=True)
+settings.load_profile("quick")
 
 
 def snakemake_command(

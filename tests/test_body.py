@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -109,7 +109,6 @@ def covered(layers, shape):
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
 def test_every_voxel_of_the_mask_is_in_a_window(data):
     size = st.integers(1, 30)
     shape = data.draw(st.tuples(size, size, size))

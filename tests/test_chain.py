@@ -124,7 +124,7 @@ def test_a_checkpoint_of_ours_exports_to_the_bundle_that_the_workflow_made(finis
 def test_predict_gives_what_the_workflow_gave(finished_chain, tmp_path):
     model = str(finished_chain / "results/models/student")
     image = next((finished_chain / "cohort/validation").glob("*.nii.gz"))
-    options = ["--step", "0.8", "--no-tta", "--precision", "bfloat16", "--device", "cpu", "--threads", "2"]
+    options = ["--step", "0.8", "--no-tta", "--device", "cpu", "--threads", "2"]
     succeed(flare23(tmp_path, "predict", "--model", model, "--input", str(image), "--output", "out", *options))
     name = image.name.replace("_0000", "")
     workflow = read_labels(finished_chain / "results/predictions/student" / name).array

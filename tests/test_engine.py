@@ -196,18 +196,28 @@ def test_a_result_repeats_to_the_bit():
     assert first.agreement == second.agreement
 
 
+@pytest.fixture(scope="module", params=["all", "center_first"])
+def whole(request):
+    """A function that segments a volume, and what it gives if the work is not cut."""
+    volume, bundle = a_volume((27, 37, 30)), a_bundle(spacing=(1.3, 1.0, 0.7), mirror_axes=(0, 2))
+
+    def segment():
+        engine = Engine(bundle, tta=True, windows=request.param, precision="float32")
+        return engine.segment(volume, exclude={2})
+
+    return segment, segment()
+
+
 @pytest.mark.parametrize("change", [{"batch": 3}, {"strips": 3}, {"strips": 7, "batch": 2}, {"slab_bytes": 1}])
-@pytest.mark.parametrize("windows", ["all", "center_first"])
-def test_how_the_work_is_cut_does_not_matter(monkeypatch, change, windows):
-    volume, plan = a_volume((27, 37, 30)), memory.plan
-    bundle = a_bundle(spacing=(1.3, 1.0, 0.7))
-    whole = Engine(bundle, tta=True, windows=windows).segment(volume, exclude={2})
+def test_how_the_work_is_cut_does_not_matter(monkeypatch, whole, change):
+    segment, expected = whole
+    plan = memory.plan
     monkeypatch.setattr(engine_module, "plan", lambda *given: replace(plan(*given), **change))
-    cut = Engine(bundle, tta=True, windows=windows).segment(volume, exclude={2})
-    assert (cut.labels == whole.labels).mean() >= 0.9999
-    assert (cut.alternative == whole.alternative).mean() >= 0.9999
-    assert cut.agreement == pytest.approx(whole.agreement, abs=1e-3)
-    assert cut.windows >= whole.windows
+    cut = segment()
+    assert (cut.labels == expected.labels).mean() >= 0.9999
+    assert (cut.alternative == expected.alternative).mean() >= 0.9999
+    assert cut.agreement == pytest.approx(expected.agreement, abs=1e-3)
+    assert cut.windows >= expected.windows
 
 
 @needs_bfloat16
@@ -386,6 +396,7 @@ def test_the_network_of_the_engine_is_the_network():
             assert torch.allclose(made.float(), expected, atol=tolerance, rtol=0.05), precision
 
 
+@pytest.mark.slow  # half a minute of the C++ compiler
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_labels_as_the_plain_one(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -234,14 +234,12 @@ def by_hand(original, predicted, annotated, chosen, count):
     return labels
 
 
-@settings(max_examples=500, deadline=None)
 @given(originals, volumes, subsets, rules, counts)
 def test_every_voxel_becomes_what_the_rules_say(original, predicted, extra, chosen, count):
     annotated, result = run(original, predicted, extra, chosen, count)
     assert np.array_equal(result.labels, by_hand(original, predicted, annotated, chosen, count))
 
 
-@settings(max_examples=300, deadline=None)
 @given(originals, volumes, subsets, rules, counts)
 def test_no_original_voxel_changes_unless_a_tumor_was_asked_for(original, predicted, extra, chosen, count):
     _, result = run(original, predicted, extra, chosen, count)
@@ -251,7 +249,6 @@ def test_no_original_voxel_changes_unless_a_tumor_was_asked_for(original, predic
     assert (predicted[changed] == TUMOR).all()
 
 
-@settings(max_examples=300, deadline=None)
 @given(originals, volumes, subsets, rules, counts)
 def test_no_annotated_class_grows(original, predicted, extra, chosen, count):
     annotated, result = run(original, predicted, extra, chosen, count)
@@ -259,7 +256,6 @@ def test_no_annotated_class_grows(original, predicted, extra, chosen, count):
     assert grown <= ({TUMOR} if chosen.unmarked_tumors in ("tumor", "if_sure") else set())
 
 
-@settings(max_examples=300, deadline=None)
 @given(originals, volumes, subsets, rules, counts)
 def test_the_counts_add_up_to_the_volume(original, predicted, extra, chosen, count):
     _, result = run(original, predicted, extra, chosen, count)
@@ -269,7 +265,6 @@ def test_the_counts_add_up_to_the_volume(original, predicted, extra, chosen, cou
     assert sum(result.pairs.values()) == original.size
 
 
-@settings(max_examples=300, deadline=None)
 @given(originals, volumes, subsets)
 def test_merging_again_changes_nothing(original, predicted, extra):
     annotated, once = run(original, predicted, extra, Rules(tumors=(TUMOR,)))

@@ -1,8 +1,7 @@
 """A training's folder is a model folder of nnU-Net: its own predictor can be made from it."""
 
-import subprocess
-
 import numpy as np
+import processes
 import pytest
 import torch
 from nnunetv2.inference import predict_from_raw_data
@@ -24,7 +23,7 @@ PATCH = (8, 16, 16)
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     results = prepare(tmp_path_factory.mktemp("folder"))
-    done = subprocess.run(command(results, epochs=1), capture_output=True, text=True, check=False)
+    done = processes.run(command(results, epochs=1))
     assert done.returncode == 0, done.stderr
     inference = InferenceSettings(windows="all", precision="float32")
     export(results, MODEL, inference, NAMES, results.bundle(MODEL))

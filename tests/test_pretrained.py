@@ -1,11 +1,11 @@
 """Initial weights: what files are read, what is loaded of them, and a training that starts from them."""
 
 import os
-import subprocess
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -128,7 +128,7 @@ def prepared(tmp_path_factory):
 
 def train(results, source, **training):
     arguments = [*command(results, epochs=1, learning_rate=1e-9, **training), "--pretrained", str(source)]
-    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+    return processes.run(arguments)
 
 
 def test_a_training_starts_from_the_weights_and_says_what_it_loaded(prepared, tmp_path):

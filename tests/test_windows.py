@@ -1,7 +1,7 @@
 import pytest
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 
@@ -25,7 +25,6 @@ def test_windows_are_spread_evenly():
 
 
 @given(st.tuples(sizes, sizes, sizes), st.tuples(sizes, sizes, sizes), st.floats(0.1, 1))
-@settings(max_examples=200, deadline=None)
 def test_windows_start_where_nnunet_starts_them(patch, more, step):
     shape = tuple(size + rest - 1 for size, rest in zip(patch, more, strict=True))
     assert window_starts(shape, patch, step) == compute_steps_for_sliding_window(shape, patch, step)

@@ -40,7 +40,7 @@ CHANGES = {
 }
 PROTOCOL = {
     "epochs": 4, "iterations_per_epoch": 3, "validation_iterations": 1, "optimizer": "adamw", "learning_rate": 0.01,
-    "elastic_deformation": False,
+    "elastic_deformation": False, "precision": "float32",
 }  # fmt: skip
 
 
