@@ -14,6 +14,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,9 +26,14 @@ CONTEXT.set_forkserver_preload([
 
 
 def _main(
-    module: str, arguments: list[str], folder: str, environment: dict[str, str], outputs: list[str], new_session: bool
+    module: str,
+    arguments: list[str],
+    folder: str,
+    environment: dict[str, str],
+    outputs: list[Path],
+    session: bool,
 ) -> None:
-    if new_session:
+    if session:
         os.setsid()
     for descriptor, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY), descriptor)
@@ -35,8 +41,17 @@ def _main(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *arguments]
-    sys.modules.pop(module, None)  # it runs as __main__ now
+    if module != "snakemake":  # whose __main__ is a module of its own
+        sys.modules.pop(module, None)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _temporary_file(owner: object) -> Path:
+    """Make a file that is deleted with its owner."""
+    descriptor, name = tempfile.mkstemp()
+    os.close(descriptor)
+    weakref.finalize(owner, os.unlink, name)
+    return Path(name)
 
 
 class Command:
@@ -51,11 +66,11 @@ class Command:
     ) -> None:
         executable, option, module, *arguments = command
         assert (executable, option) == (sys.executable, "-m")
-        self._stdout, self._stderr = (tempfile.NamedTemporaryFile() for _ in range(2))  # noqa: SIM115
+        self._outputs = [_temporary_file(self) for _ in range(2)]
         environment = dict(os.environ if env is None else env)
-        names = [self._stdout.name, self._stderr.name]
+        folder = cwd or Path.cwd()
         self._process = CONTEXT.Process(
-            target=_main, args=(module, arguments, str(cwd or Path.cwd()), environment, names, start_new_session)
+            target=_main, args=(module, arguments, folder, environment, self._outputs, start_new_session)
         )
         self._process.start()
         self.pid = self._process.pid
@@ -63,12 +78,12 @@ class Command:
     @property
     def stdout(self) -> str:
         """What was written to the standard output until now."""
-        return Path(self._stdout.name).read_text()
+        return self._outputs[0].read_text()
 
     @property
     def stderr(self) -> str:
         """What was written to the standard error until now."""
-        return Path(self._stderr.name).read_text()
+        return self._outputs[1].read_text()
 
     @property
     def returncode(self) -> int | None:

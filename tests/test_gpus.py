@@ -17,7 +17,8 @@ def machine(tmp_path, monkeypatch):
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(gpus, "_held", [])
+    held = []
+    monkeypatch.setattr(gpus, "_held", held)
     monkeypatch.setattr(gpus, "PATIENCE", -1)
 
     def job(count=1, visible=None):
@@ -27,7 +28,9 @@ def machine(tmp_path, monkeypatch):
         gpus.claim(count)
         return gpus.os.environ.get(gpus.VISIBLE)
 
-    return job
+    yield job
+    for lock in held:
+        lock.close()
 
 
 def test_each_job_gets_gpus_of_its_own_as_long_as_there_are_any(machine):

@@ -180,8 +180,8 @@ def world_point(array, affine):
     return affine @ [x, y, z, 1]
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(3)))
-@pytest.mark.parametrize("signs", itertools.product([1, -1], repeat=3))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("signs", list(itertools.product([1, -1], repeat=3)))
 def test_canonical_is_one_orientation_in_world_space_however_it_is_stored(order, signs):
     rng = np.random.default_rng(1)
     canonical = rng.random((3, 4, 5))

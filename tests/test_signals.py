@@ -107,13 +107,13 @@ def test_a_prediction_ends_with_one_line(tmp_path):
     write_volume(tmp_path / "image.nii.gz", volume.array, volume.header)
     command = [sys.executable, "-m", "flare23_lib.cli", "predict", "--model", "model", "--input", "image.nii.gz",
                "--output", "labels", "--precision", "float32", "--windows", "all", "--tta"]  # fmt: skip
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    for line in process.stderr:
-        if "memory: " in line:
-            break
-    process.send_signal(signal.SIGINT)
-    assert process.stderr.read() == "flare23: stopped by SIGINT\n"
-    assert process.wait() == 128 + signal.SIGINT
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        for line in process.stderr:
+            if "memory: " in line:
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "flare23: stopped by SIGINT\n"
+        assert process.wait() == 128 + signal.SIGINT
     assert not (tmp_path / "labels").exists()
 
 

@@ -234,12 +234,13 @@ def table8(models: Sequence[Evaluated], labels: LabelMap, shapes: Mapping[str, s
     }
     measured = pd.concat({model.name: model.efficiency for model in models if model.efficiency is not None})
     names = measured.index.get_level_values(0)
-    sizes = measured["Name"].map(shapes).fillna(NONE)
+    sizes = measured["Name"].map(lambda case: shapes.get(case, NONE))
     where = {"model": names, "case": measured["Name"], "size": sizes}
     loads = measured[list(heads)].astype(float)
     values = pd.DataFrame(where).join(loads).assign(GPU=measured["GPU"], cores=measured["Cores"])
     texts = loads.apply(lambda column: column.map(lambda value: _fixed(value, 2 if column.name == "Time" else 0)))
     shown = pd.DataFrame({"case": measured["Name"], "model": names, "size": sizes}).join(texts.rename(columns=heads))
+    shown = shown.reset_index(drop=True)
     if paper.organs_match(labels):
         spans = [paper.EFFICIENCY.get(_LOADS.get(column, "")) for column in heads]
         ranges = [NONE if span is None else f"{span.low:,} to {span.high:,}" for span in spans]
