@@ -35,6 +35,7 @@ def _main(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *arguments]
+    sys.modules.pop(module, None)  # it runs as __main__ now
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

@@ -14,6 +14,8 @@ from flare23_lib.images import read_labels
 from flare23_lib.phantom import PhantomLayout, write_cohort
 from flare23_lib.store import read_csv, read_json
 
+pytestmark = pytest.mark.slow  # a second whole chain
+
 OTHER = REPOSITORY / "tests" / "other_cohort.yaml"
 OTHER_OPTIONS = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(OTHER)]
 VALUES = {"liver": 50, "spleen": 7, "right_kidney": 21, "left_kidney": 20, "aorta": 200}

@@ -92,7 +92,7 @@ def test_the_record_says_what_was_really_used(unbroken):
     assert any("Spatial" in transform for transform in record["used"]["augmentation"])
     assert not any(" at 0x" in transform for transform in record["used"]["augmentation"])
     assert record["labels_unseen"] == ["absent"]
-    assert record["settings"] == settings()
+    assert record["settings"] == settings().to_json()
 
 
 def test_the_same_seed_trains_to_the_same_weights(results, unbroken):
@@ -376,6 +376,7 @@ def test_a_process_that_ends_while_it_writes_down_why_is_no_traceback(monkeypatc
         running._train_in_processes(SimpleNamespace(processes=2), None)
 
 
+@pytest.mark.slow
 def test_a_killed_process_of_several_ends_the_others_in_one_line_and_another_attempt_may_go_on(results):
     long = {"iterations_per_epoch": 5000, "epochs": 2, "gpus": 2}
     process = Command(command(results, checkpoint_minutes=0.002, **long))
