@@ -152,6 +152,7 @@ def leave_out_by(name):
         ),
         ({"categories": [{"name": "a", "subset": "half"}]}, "categories[0].subset: 'half' is not a part such as 0/2"),
         ({"categories": [{"name": "a", "subset": "1-of-2"}]}, "categories[0].subset: '1-of-2' is not a part such as"),
+        ({"categories": [{"name": "a", "subset": "0/2/3"}]}, "categories[0].subset: '0/2/3' is not a part such as"),
         ({"categories": [{"name": "a", "subset": 0.5}]}, "categories[0].subset: 0.5 is not of type 'string'"),
         ({"layout": {"prefixes": {"elsewhere": "e"}}}, "layout.prefixes: there is no folder 'elsewhere'"),
         (

@@ -21,12 +21,24 @@ LONG = "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)  # one instruction, o
 START = "import hashlib, logging, signal, sys; logging.basicConfig(level='INFO', format='%(message)s');"
 
 
+@pytest.fixture(autouse=True)
+def started():
+    """The processes of a test; none outlives it."""
+    yield STARTED
+    while STARTED:
+        STARTED.pop().kill()
+
+
+STARTED: list[subprocess.Popen] = []
+
+
 def start(folder, *code):
     """Start Python code and wait until it prints that it is ready; what it logs comes on the same pipe."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", START + "\n".join(code)], cwd=folder, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, env={**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)},
     )  # fmt: skip
+    STARTED.append(process)
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.2)  # for the instruction to begin
     return process
@@ -108,6 +120,7 @@ def test_a_prediction_ends_with_one_line(tmp_path):
     command = [sys.executable, "-m", "flare23_lib.cli", "predict", "--model", "model", "--input", "image.nii.gz",
                "--output", "labels", "--precision", "float32", "--windows", "all", "--tta"]  # fmt: skip
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        STARTED.append(process)
         for line in process.stderr:
             if "memory: " in line:
                 break

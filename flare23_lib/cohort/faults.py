@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from flare23_lib.cohort.facts import Facts
-from flare23_lib.config.models import QualityIssues
 from flare23_lib.labels import LabelMap
 
 QUARANTINE, WARN, UNLABELED = "quarantine", "warn", "unlabeled"
@@ -48,6 +47,8 @@ class Fault:
     @property
     def remedy(self) -> str:
         """What to do."""
+        from flare23_lib.config.models import QualityIssues  # pydantic, which `flare23 predict` can do without
+
         return QualityIssues.model_fields[self.kind].description or ""
 
 

@@ -34,7 +34,7 @@ PASSES = "passes"
 """In the place of a completion's name: labels are compared between the teacher's mirrored passes."""
 
 IDENTIFIER, NIFTI_SUFFIX = r"^[A-Za-z][A-Za-z0-9_]*$", r"\.nii(\.gz)?$"
-
+"""Patterns of names, and of what names of files end in."""
 
 OLD_NAMES = {
     "base": "on_top_of",
@@ -113,13 +113,14 @@ def _unique(values: tuple) -> tuple:
 
 def subset_of(text: str) -> Shard:
     """Read `0/2` or `1/2`, for halves; ValueError if it is something else."""
-    return Shard.parse("{}-of-{}".format(*text.split("/")))
+    index, total = text.split("/")
+    return Shard.parse(f"{index}-of-{total}")
 
 
 def _subset(text: str) -> str:
     try:
         subset_of(text)
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         message = "{text} is not a part such as 0/2 or 1/2, counted from 0"
         raise PydanticCustomError("subset", message, {"text": repr(text)}) from error
     return text
