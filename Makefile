@@ -36,9 +36,10 @@ smoke: $(VENV)/installed
 test: $(VENV)/installed lint
 	$(BIN)/pytest -n $(CORES) -m 'not slow'
 
-## The drills: kills at random moments, a second whole chain, the container in an environment of its own.
+## The drills: kills at random moments, whole chains run again, the container in an environment of its own; and the
+## property tests with more and other examples. With WITHIN=SECONDS no test begins later.
 test-slow: $(VENV)/installed
-	$(BIN)/pytest -n $(CORES) -m slow
+	$(BIN)/pytest -n $(CORES) -m 'slow or hypothesis' --hypothesis-profile=thorough $(WITHIN:%=--begin-within=%)
 
 ## Drills on a SLURM of one node, which is brought up and taken down; as root, on Debian, about an hour (docs/cluster.md).
 test-cluster: $(VENV)/installed

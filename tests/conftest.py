@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import processes
@@ -15,9 +16,8 @@ from cohorts import Cohort, small_cohort
 from filelock import FileLock
 from hypothesis import settings
 
-if (
-    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-):  # as in a shell's background; what tests start would ignore it too
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As in a shell's background; what tests start would ignore it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -55,11 +55,36 @@ def flare23(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 CONFIGURATION = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(CHAIN)]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--begin-within", type=float, metavar="SECONDS", help="skip the tests that have not begun by then"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put one module of the finished chain first and the others last: other tests run while the chain is made."""
+    """Put one module of the finished chain first and the others last: other tests run while the chain is made.
+
+    Within these, tests with a time limit of their own, which are long, come last.
+    """
     uses = {item.module for item in items if "finished_chain" in item.fixturenames}
     first = next((item.module for item in items if item.module in uses), None)
-    items.sort(key=lambda item: 0 if item.module is first else 2 if item.module in uses else 1)
+    long = {item.module for item in items if item.get_closest_marker("timeout")}
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        return 0 if item.module is first else 2 if item.module in uses else 1, item.module in long
+
+    items.sort(key=place)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.begun = time.monotonic()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    seconds = item.config.getoption("begin_within")
+    if seconds is not None and time.monotonic() - item.session.begun > seconds:
+        pytest.skip(f"no time is left for {item.nodeid}")
 
 
 def pytest_sessionfinish() -> None:

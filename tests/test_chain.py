@@ -201,7 +201,7 @@ def test_lost_files_are_named_and_made_again_and_nothing_is_trained_for_them(cha
     assert "computes nothing" in succeed(flare23(chain, "status", *CONFIGURATION))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # most jobs of the chain, once more
 def test_a_whole_run_makes_again_what_is_lost_or_broken_and_trains_nothing(chain):
     results = chain / "results"
     lost = lose_files(chain)
@@ -296,7 +296,7 @@ def test_a_label_with_another_name_is_no_work_but_for_the_scores(finished_chain,
     assert {row[3] for row in rows} == {"-"}
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # all jobs of the chain, once more
 def test_a_label_with_another_name_computes_no_voxel(chain, renamed):
     before = everything(chain)
     succeed(run_snakemake(chain, configfile=renamed))
@@ -327,7 +327,7 @@ def kill_when(condition: Callable[[], object], folder: Path, target: str, config
     command = snakemake_command("--", target, configfile=configfile)
     process = Command(command, folder, ENVIRONMENT, start_new_session=True)
     try:
-        deadline = time.monotonic() + 30 * PATIENCE
+        deadline = time.monotonic() + 60 * PATIENCE
         while not condition():
             assert process.poll() is None, "the workflow ended before it could be killed"
             assert time.monotonic() < deadline
@@ -337,7 +337,7 @@ def kill_when(condition: Callable[[], object], folder: Path, target: str, config
         process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a training of minutes, through the workflow; test_training.py kills others
 def test_a_training_that_is_killed_goes_on_from_its_checkpoint(chain, tmp_path):
     longer = tmp_path / "longer.yaml"
     longer.write_text(CHAIN.read_text().replace("epochs: 2", "epochs: 40"))

@@ -90,7 +90,8 @@ def container(finished_chain, tmp_path_factory):
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a fresh environment is installed: minutes
+@pytest.mark.timeout(3600)
 def test_the_container_segments_as_flare23_predict_does(container, finished_chain, tmp_path):
     inputs = finished_chain / "cohort" / "validation"
     model = finished_chain / "results" / "models" / "student"
@@ -105,7 +106,8 @@ def test_the_container_segments_as_flare23_predict_does(container, finished_chai
         assert np.array_equal(read_labels(outputs / name).array, read_labels(tmp_path / "o" / name).array)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a fresh environment is installed: minutes
+@pytest.mark.timeout(3600)
 def test_the_container_holds_nothing_of_the_training(container):
     listed = subprocess.run(
         ["python3", "-m", "pip", "list"], env=container.environment, capture_output=True, text=True, check=True

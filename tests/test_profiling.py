@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import psutil
 import pytest
+from machines import PATIENCE
 
 from flare23_lib import cli
 from flare23_lib.errors import EvaluationError
@@ -212,8 +213,8 @@ def test_a_stopped_measurement_ends_its_command(tmp_path):
         children = psutil.Process(process.pid).children()
     time.sleep(0.3)
     process.terminate()
-    assert process.wait(timeout=10) != 0
-    _, alive = psutil.wait_procs(children, timeout=10)
+    assert process.wait(timeout=10 * PATIENCE) != 0
+    _, alive = psutil.wait_procs(children, timeout=10 * PATIENCE)
     assert not alive
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import ENVIRONMENT, REPOSITORY
 from engines import a_bundle, a_volume
+from machines import PATIENCE
 
 from flare23_lib import cli
 from flare23_lib.images import write_volume
@@ -98,7 +99,7 @@ def test_what_loses_nothing_by_it_ends_at_once_and_leaves_nothing_half_written(t
     )
     assert len(list(tmp_path.iterdir())) == 1
     process.send_signal(number)
-    assert process.communicate(timeout=60)[0] == f"flare23: stopped by {signal.Signals(number).name}\n"
+    assert process.communicate(timeout=30 * PATIENCE)[0] == f"flare23: stopped by {signal.Signals(number).name}\n"
     assert process.returncode == 128 + number
     assert list(tmp_path.iterdir()) == []
 

@@ -50,6 +50,7 @@ def on_slurm(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # a whole chain, in jobs of SLURM
 @needs_slurm
 def test_every_job_of_the_chain_is_accounted_as_completed(on_slurm):
     found = slurm.jobs(on_slurm)
@@ -57,11 +58,13 @@ def test_every_job_of_the_chain_is_accounted_as_completed(on_slurm):
     assert {job.rule for job in found} >= {"cohort", "preprocess", "train", "pseudo_label", "complete", "evaluate"}
 
 
+@pytest.mark.slow  # a whole chain, in jobs of SLURM
 @needs_slurm
 def test_the_chain_on_slurm_comes_to_its_end(on_slurm):
     assert len(read_csv(on_slurm / "results/evaluation/student/summary.csv")) == 15
 
 
+@pytest.mark.slow  # a whole chain, in jobs of SLURM
 @needs_slurm
 def test_networks_ask_for_a_gpu_and_the_rest_does_not(on_slurm):
     for job in slurm.jobs(on_slurm):

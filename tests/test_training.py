@@ -108,7 +108,7 @@ def test_another_seed_does_not(results, unbroken):
 
 
 def wait_for(condition, process):
-    deadline = time.monotonic() + 30 * PATIENCE
+    deadline = time.monotonic() + 60 * PATIENCE
     while not condition():
         assert process.poll() is None, process.stderr
         assert time.monotonic() < deadline
@@ -117,7 +117,7 @@ def wait_for(condition, process):
 
 def ended(process):
     """Wait for the end of a training, and return what it wrote to the standard error."""
-    process.wait(30 * PATIENCE)
+    process.wait(60 * PATIENCE)
     return process.stderr
 
 
@@ -227,7 +227,7 @@ def test_what_a_kill_left_half_written_is_removed_by_the_next_attempt(results):
     assert not list(results.root.rglob(f"{TEMPORARY_MARK}*"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a drill of minutes; single signals and kills are above
 def test_kills_at_random_moments_lose_no_epoch_and_repeat_none(results):
     chance = random.Random(0)
     long = {"iterations_per_epoch": 60, "epochs": 12}
@@ -376,7 +376,7 @@ def test_a_process_that_ends_while_it_writes_down_why_is_no_traceback(monkeypatc
         running._train_in_processes(SimpleNamespace(processes=2), None)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # two processes import nnU-Net once more
 def test_a_killed_process_of_several_ends_the_others_in_one_line_and_another_attempt_may_go_on(results):
     long = {"iterations_per_epoch": 5000, "epochs": 2, "gpus": 2}
     process = Command(command(results, checkpoint_minutes=0.002, **long))
