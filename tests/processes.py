@@ -35,7 +35,10 @@ def _main(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *arguments]
-    sys.modules.pop(module, None)  # it runs as __main__ now
+    if hasattr(sys.modules.get(module), "__path__"):
+        sys.modules.pop(f"{module}.__main__", None)  # a package stays: its modules are attributes of it
+    else:
+        sys.modules.pop(module, None)  # it runs as __main__ now
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
