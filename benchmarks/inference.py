@@ -71,8 +71,8 @@ def process(command: list[str], work: Path) -> dict[str, Any]:
     if code:
         raise RuntimeError((work / "log.txt").read_text()[-2000:])
     measured: dict[str, Any] = {
-        "seconds": round(profile.seconds[-1], 2),
-        "processor_seconds": round(profile.cpu_seconds[-1], 1),
+        "seconds": round(float(profile.seconds[-1]), 2),
+        "processor_seconds": round(float(profile.cpu_seconds[-1]), 1),
         "peak_MB": round(profile.ram_mb.max() * MB / 1e6),
     }
     if gpu is None:

@@ -20,6 +20,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.inference.bundle import Bundle, Model
 from flare23_lib.nnunet.plans import CONFIGURATION, dataset_json, plans
 
@@ -37,15 +38,18 @@ def plans_of(model: Model, default_resampling: bool) -> dict:
     """Return nnU-Net's plans for a bundle."""
     intensity = model.intensity
     made = plans(
-        {
-            "network": model.network.to_json(),
-            "patch_size": list(model.patch_size),
-            "spacing": list(model.spacing),
-            "intensity": {key: getattr(intensity, key) for key in ("low", "high", "mean", "std")},
-            "label_values": model.values[1:],
-            "orientation": model.orientation,
-            "training": {"batch_size": 2},
-        }
+        TrainingSettings.from_json(
+            {
+                "network": model.network.to_json(),
+                "patch_size": list(model.patch_size),
+                "spacing": list(model.spacing),
+                "intensity": {key: getattr(intensity, key) for key in ("low", "high", "mean", "std")},
+                "label_values": list(model.values[1:]),
+                "orientation": model.orientation,
+                "ignore_label": False,
+                "training": {"batch_size": 2},
+            }
+        )
     )
     if default_resampling:
         made["configurations"][CONFIGURATION] |= DEFAULT_RESAMPLING

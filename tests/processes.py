@@ -28,7 +28,7 @@ CONTEXT.set_forkserver_preload([
 def _main(
     module: str,
     arguments: list[str],
-    folder: str,
+    folder: Path,
     environment: dict[str, str],
     outputs: list[Path],
     session: bool,
@@ -41,8 +41,10 @@ def _main(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *arguments]
-    if module != "snakemake":  # whose __main__ is a module of its own
-        sys.modules.pop(module, None)
+    if hasattr(sys.modules.get(module), "__path__"):
+        sys.modules.pop(f"{module}.__main__", None)  # a package stays: its modules are attributes of it
+    else:
+        sys.modules.pop(module, None)  # it runs as __main__ now
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
