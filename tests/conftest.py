@@ -87,6 +87,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"no time is left for {item.nodeid}")
 
 
+UNDER_WAY: set[str] = set()
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    UNDER_WAY.add(nodeid)
+
+
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    UNDER_WAY.discard(nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what was cut short by a signal; what did not begin in time is among the skipped tests."""
+    for nodeid in sorted(UNDER_WAY):
+        terminalreporter.write_line(f"CUT SHORT {nodeid}")
+
+
 def pytest_sessionfinish() -> None:
     processes.end_all()
 
