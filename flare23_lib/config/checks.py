@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 from flare23_lib.batches import forced_patches
@@ -116,7 +116,7 @@ def _check_categories(config: Configuration) -> None:
             raise ConfigError(f"{key}.name: {category.name!r} is given twice")
         if category.name == "validation":
             raise ConfigError(f"{key}.name: 'validation' is kept for the validation cases")
-        if len(category.to_json()) == 1:
+        if len(category.conditions.to_json()) == 1:
             raise ConfigError(f"{key}: {category.name!r} has no condition")
         conditions = {
             "contains_any": (category.contains_any, "no case"),
@@ -128,6 +128,10 @@ def _check_categories(config: Configuration) -> None:
             if labels and category.no_labels:
                 raise ConfigError(f"{key}.no_labels: cannot be combined with conditions on labels")
             _check_known(f"{key}.{condition}", labels or (), sorted(_label_names(config)), "label")
+        if category.annotated not in (None, "present"):
+            _check_known(f"{key}.annotated", category.annotated, _label_names(config), "label")
+            if category.annotated and category.no_labels:
+                raise ConfigError(f"{key}.annotated: the category {category.name!r} has no labels")
         if category.folders == ():
             raise ConfigError(f"{key}.folders: is empty, no case would fit")
         _check_known(f"{key}.folders", category.folders or (), folders, "folder of training images in the layout")
@@ -249,6 +253,37 @@ def _check_training_set(config: Configuration, key: str, model: ModelSettings) -
     for category in sources:
         if sources.count(category) > 1:
             raise ConfigError(f"{key}: the category {category!r} would be learned from twice")
+    _check_annotated(config, f"{key}.manual_labels", manual)
+
+
+def stated_labels(category: Category) -> frozenset[str] | None:
+    """Return the labels that were annotated in a category, as far as the configuration states it.
+
+    Returns:
+        The names in `annotated`, else those that the conditions ask for (none where there are no such conditions);
+        None if the annotated labels differ by case (`annotated: present`).
+    """
+    if category.annotated == "present":
+        return None
+    if category.annotated is not None:
+        return frozenset(category.annotated)
+    return frozenset([*(category.contains_all or ()), *(category.contains_any or ())])
+
+
+def _check_annotated(config: Configuration, key: str, manual: Collection[str]) -> None:
+    """Refuse a loss that takes unannotated structures for background where some cases lack annotations of others."""
+    stated = {category.name: stated_labels(category) for category in config.categories if category.name in manual}
+    remedy = (
+        "and the loss takes what was not annotated for background: complete the labels of one (`completions`), "
+        "or give the same `annotated` to all if they were annotated alike"
+    )
+    for name, labels in stated.items():
+        if labels is None:
+            raise ConfigError(f"{key}: cases of {name!r} have different labels annotated, {remedy}")
+    for one, two in pairwise(stated):
+        if stated[one] != stated[two]:
+            labels = [f"{name!r} ({', '.join(sorted(stated[name])) or 'not stated'})" for name in (one, two)]
+            raise ConfigError(f"{key}: {' and '.join(labels)} have different labels annotated, {remedy}")
 
 
 def _check_network(key: str, model: ModelSettings) -> None:

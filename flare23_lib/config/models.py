@@ -209,6 +209,11 @@ def label_map(labels: Iterable[Label]) -> LabelMap:
     return LabelMap(tuple(structures.Label(**dict(label)) for label in labels))
 
 
+NamesOrPresent = Annotated[
+    Annotated[Literal["present"], Tag(": nor a list")] | Annotated[Names, Tag(":a list")], _word_or("a list")
+]
+
+
 class Category(Table):
     """A category of cases; all conditions that are given must hold."""
 
@@ -224,6 +229,15 @@ class Category(Table):
     """The image is in one of these folders of the layout, for sources that labeled different structures."""
     subset: Annotated[str, AfterValidator(_subset)] | None = None
     """The case is in this subset of all cases, drawn by name: 0/2 or 1/2 for halves (docs/method.md)."""
+    annotated: NamesOrPresent | None = None
+    """Not a condition: the labels that were looked for in each case of the category, so that one that is absent is
+    known to be absent; or present, if that differs by case and only the labels that occur in it are known. Without it
+    the labels of the conditions are compared with those of other categories."""
+
+    @property
+    def conditions(self) -> Category:
+        """The category without what is no condition."""
+        return self.model_copy(update={"annotated": None})
 
 
 class Scan(Table):
@@ -346,11 +360,6 @@ class LeaveOut(Table):
     def compared_completion(self) -> str | None:
         """The completion that labels are compared with; None if they are compared between passes."""
         return None if self.changed_between == PASSES else self.changed_between
-
-
-NamesOrPresent = Annotated[
-    Annotated[Literal["present"], Tag(": nor a list")] | Annotated[Names, Tag(":a list")], _word_or("a list")
-]
 
 
 class Completion(MergePolicy):

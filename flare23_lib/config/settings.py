@@ -280,7 +280,7 @@ class Config(Configuration):
 
     def cohort_settings(self) -> CohortSettings:
         """Return what shapes cases.csv, the cohort's folder aside."""
-        return CohortSettings.of(self)
+        return CohortSettings.of(self, categories=[category.conditions for category in self.categories])
 
     def intensity_settings(self, model: str) -> TrainingSet:
         """Return which cases a model's intensity is measured on."""
