@@ -25,7 +25,7 @@ from flare23_lib.errors import ConfigError
 
 def check_consistency(config: Configuration) -> None:
     """Refuse a configuration that contradicts itself, names what is not there, or has a circle."""
-    label_map(config.labels)
+    _check_labels(config)
     _check_layout(config)
     _check_categories(config)
     for name, completion in config.completions.items():
@@ -89,6 +89,14 @@ def _category_names(config: Configuration) -> list[str]:
 
 def _label_names(config: Configuration) -> list[str]:
     return [label.name for label in config.labels]
+
+
+def _check_labels(config: Configuration) -> None:
+    label_map(config.labels)
+    for index, label in enumerate(config.labels):
+        _check_known(f"labels[{index}].hidden_in", label.hidden_in, _label_names(config), "label")
+        if label.name in label.hidden_in:
+            raise ConfigError(f"labels[{index}].hidden_in: {label.name!r} cannot be hidden in itself")
 
 
 def _check_layout(config: Configuration) -> None:
@@ -253,7 +261,8 @@ def _check_training_set(config: Configuration, key: str, model: ModelSettings) -
     for category in sources:
         if sources.count(category) > 1:
             raise ConfigError(f"{key}: the category {category!r} would be learned from twice")
-    _check_annotated(config, f"{key}.manual_labels", manual)
+    if model.training.loss != "label_sets":
+        _check_annotated(config, f"{key}.manual_labels", manual)
 
 
 def stated_labels(category: Category) -> frozenset[str] | None:
@@ -274,8 +283,8 @@ def _check_annotated(config: Configuration, key: str, manual: Collection[str]) -
     """Refuse a loss that takes unannotated structures for background where some cases lack annotations of others."""
     stated = {category.name: stated_labels(category) for category in config.categories if category.name in manual}
     remedy = (
-        "and the loss takes what was not annotated for background: complete the labels of one (`completions`), "
-        "or give the same `annotated` to all if they were annotated alike"
+        "and the loss nnunet takes what was not annotated for background: set training.loss to label_sets, complete "
+        "the labels of one (`completions`), or give all the same `annotated` if they were annotated alike"
     )
     for name, labels in stated.items():
         if labels is None:

@@ -202,6 +202,9 @@ class Label(Table):
     scored: Scored = "volume"
     """Score the whole volume, or only the slices from the first to the last one in which the reference holds the
     structure."""
+    hidden_in: Names = Field((), exclude_if=lambda value: not value)
+    """Labels whose annotations cover the structure in cases in which it was not annotated itself, as those of organs
+    cover tumors; for the loss label_sets."""
 
 
 def label_map(labels: Iterable[Label]) -> LabelMap:
@@ -454,6 +457,9 @@ class TrainingProtocol(Table):
     above 0.25, both from 0.75)."""
     sampling: Literal["class_balanced", "nnunet"] = "class_balanced"
     """What a forced patch aims at: each class equally often, or a class of a case drawn before."""
+    loss: Literal["nnunet", "label_sets"] = Field("nnunet", exclude_if=lambda value: value == "nnunet")
+    """nnunet takes what was not annotated for background; label_sets learns from cases in which different labels were
+    annotated (docs/training.md)."""
     elastic_deformation: bool = False
     """Add elastic deformation to nnU-Net's augmentation."""
     mirror_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Strict(False), *_UNIQUE] = (0, 1, 2)

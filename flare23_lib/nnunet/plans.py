@@ -38,6 +38,25 @@ def dataset_json(
     }
 
 
+def annotated_classes(label_values: Sequence[int], cases: Sequence[Mapping[str, str]]) -> dict[str, list[int]]:
+    """Return the indices of the classes that are annotated in each case, by its name in nnU-Net's folder.
+
+    Args:
+        label_values: the label map's values in order; the first has index 1.
+        cases: `case` and `annotated` (values, as text) of each training case.
+    """
+    index_of = {str(value): index for index, value in enumerate(label_values, start=1)}
+    return {identifier(row["case"]): [index_of[value] for value in row["annotated"].split()] for row in cases}
+
+
+def identifier(case: str) -> str:
+    """Return a case's name in nnU-Net's folder, where names that end in `_seg` stand for labels: one of another end.
+
+    Different cases have different ones.
+    """
+    return case + "_" if case.rstrip("_").endswith("_seg") else case
+
+
 def plans(settings: TrainingSettings) -> dict[str, Any]:
     """Return plans for one configuration, `3d_fullres`.
 
@@ -50,6 +69,11 @@ def plans(settings: TrainingSettings) -> dict[str, Any]:
     """
     intensity, patch_size, spacing = settings.intensity, list(settings.patch_size), list(settings.spacing)
     resample = {"is_seg": False, "force_separate_z": False}
+    indices = {value: index for index, value in enumerate(settings.label_values, start=1)}
+    hidden_in = {
+        str(indices[int(value)]): [indices[other] for other in others]
+        for value, others in (settings.hidden_in or {}).items()
+    }
     return {
         "dataset_name": DATASET_NAME,
         "plans_name": PLANS_NAME,
@@ -72,6 +96,7 @@ def plans(settings: TrainingSettings) -> dict[str, Any]:
         "training": settings.training.to_json(),
         "label_values": list(settings.label_values),
         "orientation": settings.orientation,
+        **({"hidden_in": hidden_in} if hidden_in else {}),
         "configurations": {
             CONFIGURATION: {
                 "data_identifier": DATA_IDENTIFIER,

@@ -18,6 +18,7 @@ from flare23_lib.errors import ImageError
 from flare23_lib.images import read_labels, read_volume
 from flare23_lib.labels import label_indices
 from flare23_lib.nnunet.locations import class_locations
+from flare23_lib.nnunet.plans import identifier
 from flare23_lib.orientation import Orientation
 from flare23_lib.resampling import Intensity, prepare_image, resample_labels, resampled_shape
 from flare23_lib.store import atomic_path, link_to
@@ -111,14 +112,6 @@ def preprocess_labels(
         temporary.write_bytes(pickle.dumps({"class_locations": locations, "spacing": list(spacing)}))
     _save(target, labels[None].astype(np.int16), patch_size)
     return [index for index in classes if len(locations[index])]
-
-
-def identifier(case: str) -> str:
-    """Return a case's name in nnU-Net's folder, where names that end in `_seg` stand for labels: one of another end.
-
-    Different cases have different ones.
-    """
-    return case + "_" if case.rstrip("_").endswith("_seg") else case
 
 
 def link_dataset(folder: Path, root: Path, cases: Sequence[Mapping[str, str]]) -> None:

@@ -21,6 +21,7 @@ from flare23_lib.config.models import TrainingProtocol
 from flare23_lib.devices import memory_format
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet.loop import SurvivingTrainer
+from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels
 from flare23_lib.nnunet.sampling import BalancedDataLoader, become_worker
 from flare23_lib.precision import training_precision
 
@@ -103,6 +104,20 @@ class FlareTrainer(SurvivingTrainer):
         self.weight_decay = protocol.weight_decay
         self.oversample_foreground_percent = protocol.oversample_foreground
         self.left_out: list[str] = []
+        self.sets = self._label_sets(plans, dataset_json) if protocol.loss == "label_sets" else None
+
+    def _label_sets(self, plans: dict[str, Any], dataset_json: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the admissible sets of each case (`losses.admissible_sets`).
+
+        A class that is annotated in no case cannot be learned; it counts as absent from all of them.
+        """
+        annotated: dict[str, list[int]] = dataset_json["annotated"]
+        labels = self.label_manager.foreground_labels
+        nowhere = set(labels).difference(*annotated.values())
+        hidden_in = {int(label): others for label, others in plans.get("hidden_in", {}).items()}
+        return {
+            case: admissible_sets({*found, *nowhere}, len(labels) + 1, hidden_in) for case, found in annotated.items()
+        }
 
     # ------------------------------------------------------------------ the protocol
 
@@ -276,9 +291,12 @@ class FlareTrainer(SurvivingTrainer):
     def look(self, batch: dict) -> tuple[float, np.ndarray]:
         """Return a batch's loss, and by class (3, classes): voxels found, found wrongly, and missed.
 
-        As nnU-Net's `validation_step`, but in the configured precision, where that has one of its own on a GPU.
+        As nnU-Net's `validation_step`, but in the configured precision, where that has one of its own on a GPU. With
+        label sets voxels count for the classes of which it is known whether they are theirs.
         """
         loss, output, target = self._forward(batch)
+        if self.sets is not None:
+            return float(loss.detach()), count_voxels(output, target, self._sets_of(batch))
         true, predicted = target[:, 0].long(), output.argmax(1)
         if self.label_manager.has_ignore_label:
             known = true != self.label_manager.ignore_label
@@ -289,13 +307,27 @@ class FlareTrainer(SurvivingTrainer):
         found = pairs.diagonal()
         return float(loss.detach()), np.stack([found, pairs.sum(axis=0) - found, pairs.sum(axis=1) - found])[:, 1:]
 
+    def _build_loss(self) -> torch.nn.Module:
+        """Return nnU-Net's loss with its weights of the scales, or that of the label sets with the same ones."""
+        loss = super()._build_loss()
+        if self.sets is not None:
+            loss.loss = LabelSetLoss(self.is_ddp)
+        return loss
+
+    def _sets_of(self, batch: dict) -> torch.Tensor:
+        """Return the admissible sets of a batch's cases, bool (b, classes + 1, classes)."""
+        return torch.stack([self.sets[key] for key in batch["keys"]]).to(self.device)
+
     def _forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution."""
         data = batch["data"].to(self.device, non_blocking=True, memory_format=memory_format(self.device))
         target = [scale.to(self.device, non_blocking=True) for scale in batch["target"]]
         with self.autocast():
             output = self.network(data)
-            return self._loss(output, target), output[0], target[0]
+            inputs = [output, target]
+            if self.sets is not None:
+                inputs.append([self._sets_of(batch)] * len(output))
+            return self._loss(*inputs), output[0], target[0]
 
     def autocast(self) -> torch.autocast:
         """Compute in the configured precision; "mixed" is nnU-Net's way: float16 on a GPU, float32 elsewhere."""
@@ -303,9 +335,9 @@ class FlareTrainer(SurvivingTrainer):
         on_gpu = self.precision == "mixed" and self.device.type == "cuda"
         return torch.autocast(self.device.type, dtype, enabled=self.precision == "bfloat16" or on_gpu)
 
-    def _loss(self, output: list[torch.Tensor], target: list[torch.Tensor]) -> torch.Tensor:
+    def _loss(self, output: list[torch.Tensor], *targets: list[torch.Tensor]) -> torch.Tensor:
         """Return the loss; sums over a patch need more digits than bfloat16 has."""
         if self.precision != "bfloat16":
-            return self.loss(output, target)
+            return self.loss(output, *targets)
         with torch.autocast(self.device.type, enabled=False):
-            return self.loss([scale.float() for scale in output], target)
+            return self.loss([scale.float() for scale in output], *targets)

@@ -11,15 +11,18 @@ from typing import Any
 
 from flare23_lib import versions
 from flare23_lib.cohort.table import Case, usable_cases
-from flare23_lib.config.settings import PreprocessingSettings, TrainingSet
+from flare23_lib.config.settings import LabelSets, PreprocessingSettings, TrainingSet
 from flare23_lib.errors import CohortError, TrainingError
 from flare23_lib.progress import progress
 from flare23_lib.stages.results import Results, write_record
-from flare23_lib.store import Item, Shard, StageFolder, read_csv
+from flare23_lib.store import Item, Shard, StageFolder, read_csv, read_json
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ["case", "image", "label", "labels_present"]
+
+ANNOTATED = "annotated"
+"""The column, for the loss label_sets, of the label values that are annotated in a case."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,15 @@ class TrainingCase:
         case: the case.
         label: the label file to learn from.
         label_id: what tells that label from another: an original's content, or a completed one's place in the store.
+        completion: name of the completion that the label is from; None for an original.
+        present: values of the labels that are present in the label file.
     """
 
     case: Case
     label: Path
     label_id: str
+    completion: str | None = None
+    present: tuple[int, ...] = ()
 
 
 def training_set(results: Results, settings: TrainingSet) -> list[TrainingCase]:
@@ -64,11 +71,12 @@ def selected(
         results: the results folder.
         cases: the cohort's usable training cases.
         settings: as `training_set`.
-        completed: by completion, rows with `case`, `file` and, if the case is not to be learned from, `left_out`.
+        completed: by completion, rows with `case`, `file`, `labels_present` and, if the case is not to be learned
+            from, `left_out`.
     """
     usable = {case.case: case for case in cases}
     chosen = [
-        TrainingCase(case, Path(case.label), case.label_id)
+        TrainingCase(case, Path(case.label), case.label_id, present=tuple(case.labels_present))
         for case in usable.values()
         if case.category in settings.manual_labels and case.label
     ]
@@ -79,7 +87,9 @@ def selected(
                     f"{row['case']} of completion {completion} is no usable training case; make {results.cases} again"
                 )
             if not row["left_out"]:
-                chosen.append(TrainingCase(usable[row["case"]], results.root / row["file"], row["file"]))
+                present = tuple(map(int, row["labels_present"].split()))
+                label = results.root / row["file"]
+                chosen.append(TrainingCase(usable[row["case"]], label, row["file"], completion, present))
     return sorted(chosen, key=lambda item: item.case.case)
 
 
@@ -120,11 +130,32 @@ def row_of(results: Results, settings: PreprocessingSettings, case: TrainingCase
     """Return the part of a case's record that is known before it is made."""
     _, image, _ = image_item(results, settings, case.case)
     _, label, _ = label_item(results, settings, case)
-    return {
+    row = {
         "case": case.case.case,
         "image": results.relative(image.file(".b2nd")),
         "label": results.relative(label.file(".b2nd")),
     }
+    if settings.label_sets is not None:
+        row[ANNOTATED] = " ".join(map(str, annotated_in(results, settings, settings.label_sets, case)))
+    return row
+
+
+def annotated_in(results: Results, settings: PreprocessingSettings, sets: LabelSets, case: TrainingCase) -> list[int]:
+    """Return the values of the labels that are annotated in a case: a voxel without them is known to have none.
+
+    In a completed label that is what one of its teachers has learned, and what is present.
+
+    Raises:
+        StoreError: the bundle of a teacher is missing.
+    """
+    if case.completion is None:
+        annotated = sets.manual_labels[case.case.category]
+        return sorted(case.present if annotated == "present" else annotated)
+    known = set(case.present)
+    for teacher in sets.label_completions[case.completion]:
+        description = read_json(results.model_file(teacher))
+        known |= {label["value"] for label in description["labels"] if label["name"] not in description["unseen"]}
+    return [value for value in settings.label_values if value in known]
 
 
 def preprocess(
@@ -150,7 +181,7 @@ def preprocess(
         present = " ".join(map(str, note["results"]["labels_present"]))
         rows.append({**row_of(results, settings, case), "labels_present": present})
     log.info("%d cases, %d files made, the rest was there", len(cases), made)
-    write_record(output, COLUMNS, rows)
+    write_record(output, COLUMNS if settings.label_sets is None else [*COLUMNS, ANNOTATED], rows)
 
 
 def _image(

@@ -31,7 +31,7 @@ from flare23_lib.nnunet.plans import CONFIGURATION, DATASET_NAME, PLANS_NAME
 from flare23_lib.resampling import Intensity
 from flare23_lib.signals import StoppedError
 from flare23_lib.stages.attempts import attempt
-from flare23_lib.stages.preprocessing import no_case
+from flare23_lib.stages.preprocessing import ANNOTATED, no_case
 from flare23_lib.stages.pretraining import TABLE, InitialWeights, publish
 from flare23_lib.stages.results import Results, read_shards, read_training
 from flare23_lib.store import Item, StageFolder, atomic_path, link_to, lock, remove_partial, write_json
@@ -69,9 +69,10 @@ def training_folder(results: Results, settings: TrainingSettings, rows: Sequence
     Args:
         results: the results folder.
         settings: what shapes its weights, with the intensity as numbers.
-        rows: `case`, `image` and `label` of the preprocessed cases.
+        rows: `case`, `image` and `label` of the preprocessed cases; for the loss label_sets `annotated`, too.
     """
-    cases = sorted([row["case"], row["image"], row["label"]] for row in rows)
+    columns = ["case", "image", "label", *([ANNOTATED] if settings.training.loss == "label_sets" else [])]
+    cases = sorted([row[column] for column in columns] for row in rows)
     return results.folder("training", {"version": versions.TRAINING, "settings": settings.to_json(), "cases": cases})
 
 
@@ -174,6 +175,8 @@ def _train(
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
     plans = nnunet_plans.plans(settings)
     dataset = nnunet_plans.dataset_json(list(names.values()), settings.ignore_label, rows, unseen)
+    if settings.training.loss == "label_sets":
+        dataset["annotated"] = nnunet_plans.annotated_classes(settings.label_values, rows)
     chosen = choose(way.device, claimed=way.gpus)
     with quiet(folder.path / "nnunet.log"):
         what = Run(folder.path, plans, dataset, chosen, way.gpus, way.threads, way.checkpoint_minutes)
