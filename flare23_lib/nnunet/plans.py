@@ -38,25 +38,6 @@ def dataset_json(
     }
 
 
-def annotated_classes(label_values: Sequence[int], cases: Sequence[Mapping[str, str]]) -> dict[str, list[int]]:
-    """Return the indices of the classes that are annotated in each case, by its name in nnU-Net's folder.
-
-    Args:
-        label_values: the label map's values in order; the first has index 1.
-        cases: `case` and `annotated` (values, as text) of each training case.
-    """
-    index_of = {str(value): index for index, value in enumerate(label_values, start=1)}
-    return {identifier(row["case"]): [index_of[value] for value in row["annotated"].split()] for row in cases}
-
-
-def identifier(case: str) -> str:
-    """Return a case's name in nnU-Net's folder, where names that end in `_seg` stand for labels: one of another end.
-
-    Different cases have different ones.
-    """
-    return case + "_" if case.rstrip("_").endswith("_seg") else case
-
-
 def plans(settings: TrainingSettings) -> dict[str, Any]:
     """Return plans for one configuration, `3d_fullres`.
 

@@ -1,0 +1,1 @@
+"""Files: NIfTI images and label maps, atomic writes, locks, tables."""
