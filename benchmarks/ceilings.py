@@ -46,6 +46,9 @@ LEAST_SHARE = 1e-3
 """Of a class in a voxel, below which a perfect logit is not lower."""
 
 STEPS, RATE = 40, 0.3
+AROUND = 8
+"""Voxels of the label map that are kept around its organs."""
+
 MARGIN = 4
 """Voxels of the grid around an organ that are fitted, too."""
 
@@ -121,7 +124,11 @@ def native(mask: torch.Tensor, shape: Sequence[int]) -> float:
 def ceilings(path: Path, spacing: Sequence[float], fit: bool) -> dict[str, dict[int, float]]:
     """Return by form the Dice of each organ of a label map on a grid; `native` only if it is to be fitted."""
     volume = read_labels(path)
-    labels = torch.from_numpy(np.ascontiguousarray(volume.array)).to(torch.uint8)
+    box = tuple(
+        slice(max(0, int(places.min()) - AROUND), int(places.max()) + 1 + AROUND)
+        for places in np.nonzero(volume.array)
+    )
+    labels = torch.from_numpy(np.ascontiguousarray(volume.array[box])).to(torch.uint8)
     shape = resampled_shape(labels.shape, volume.geometry.spacing, spacing)
     raised = {
         "nearest": nearest(nearest(labels, shape), labels.shape),
