@@ -239,6 +239,10 @@ def _check_model(config: Configuration, name: str, model: ModelSettings) -> None
 
 
 def _check_training(key: str, training: TrainingProtocol) -> None:
+    if training.targets == "hard" and training.target_factor != TrainingProtocol().target_factor:
+        raise ConfigError(f"{key}.target_factor: has no effect with targets hard")
+    if training.label_factor == (1, 1, 1):
+        raise ConfigError(f"{key}.target_factor: labels are not finer than the training's grid; use targets hard")
     share = training.oversample_foreground
     if share and not forced_patches(training.batch_size, share):
         raise ConfigError(

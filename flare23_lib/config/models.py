@@ -460,6 +460,19 @@ class TrainingProtocol(Table):
     loss: Literal["nnunet", "label_sets"] = Field("nnunet", exclude_if=lambda value: value == "nnunet")
     """nnunet takes what was not annotated for background; label_sets learns from cases in which different labels were
     annotated (docs/training.md)."""
+    targets: Literal["hard", "area", "native"] = Field("hard", exclude_if=lambda value: value == "hard")
+    """hard: a label per voxel of the training's grid; area: the share of each label in it, from finer labels; native:
+    the logits are interpolated to the finer labels, as in inference, and the loss is there (docs/training.md)."""
+    target_factor: Annotated[tuple[Count, Count, Count], Strict(False)] = Field(
+        (1, 2, 2), exclude_if=lambda value: value == (1, 2, 2)
+    )
+    """Finer labels' voxels (z, y, x) in a voxel of the training's grid, for targets area and native."""
+
+    @property
+    def label_factor(self) -> tuple[int, int, int] | None:
+        """The voxels (z, y, x) of labels in a voxel of the training's grid, where they are finer; else None."""
+        return None if self.targets == "hard" else self.target_factor
+
     elastic_deformation: bool = False
     """Add elastic deformation to nnU-Net's augmentation."""
     mirror_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Strict(False), *_UNIQUE] = (0, 1, 2)

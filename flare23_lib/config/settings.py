@@ -96,6 +96,7 @@ class PreprocessingSettings(TrainingSet):
 
     Attributes:
         label_sets: what is annotated in them, for the loss label_sets; None for others.
+        label_factor: voxels (z, y, x) of labels in a voxel of the grid; None for one.
     """
 
     spacing: Millimeters
@@ -103,6 +104,7 @@ class PreprocessingSettings(TrainingSet):
     intensity: IntensityOrMeasure
     label_values: Values
     label_sets: LabelSets | None = None
+    label_factor: Voxels | None = None
 
 
 class TrainingSettings(Table):
@@ -320,6 +322,7 @@ class Config(Configuration):
             self.model(model),
             label_values=self.label_map.values,
             label_sets=self._label_sets(model),
+            label_factor=self.model(model).training.label_factor,
         )
 
     def _label_sets(self, model: str) -> LabelSets | None:

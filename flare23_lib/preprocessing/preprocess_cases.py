@@ -122,7 +122,9 @@ def label_item(
 ) -> tuple[StageFolder, Item, dict]:
     """Return where a case's preprocessed label belongs, and what it is made from."""
     shaping = settings.to_json()
-    key = {name: shaping[name] for name in ("spacing", "orientation", "label_values")}
+    key = {
+        name: shaping[name] for name in ("spacing", "orientation", "label_values", "label_factor") if name in shaping
+    }
     folder = results.folder("preprocessed_labels", {"version": versions.PREPROCESSED_LABEL, **key})
     inputs = {"label": case.label_id, "image_spacing": list(case.case.spacing)}
     return folder, folder.item(case.case.case, inputs), inputs
@@ -232,6 +234,7 @@ def _labels(
             settings.label_values,
             patch_size,
             case.case.spacing,
+            settings.label_factor or (1, 1, 1),
         )
         present = [settings.label_values[index - 1] for index in indices]
         measures = {"labels_present": present, "core_seconds": time.process_time() - started}
