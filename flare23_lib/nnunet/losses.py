@@ -151,8 +151,8 @@ class SumOverProcesses(torch.autograd.Function):
 def loss_of_sums(total: torch.Tensor, sets: torch.Tensor, several: bool) -> torch.Tensor:
     """Return cross-entropy minus soft Dice.
 
-    Cross-entropy is the mean over all voxels that cannot be anything. Soft Dice is over the whole batch, as nnU-Net's,
-    for the foreground classes that are annotated in one of its cases.
+    Cross-entropy is the mean over the voxels of which something is known. Soft Dice is over the whole batch, as
+    nnU-Net's, for the foreground classes that are annotated in one of its cases.
 
     Args:
         total: sums of the batch.
