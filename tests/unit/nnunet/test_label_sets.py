@@ -148,3 +148,14 @@ def test_the_targets_of_rare_labels_lie_in_cases_in_which_they_are_annotated(pre
         keys = loader.get_indices()
         rare = loader._targets.index(3)
         assert keys[rare] == "case0"
+
+
+def test_the_preset_of_partial_labels_has_one_teacher_of_all_labels():
+    chosen = Config.load([RECIPE, RECIPE.parent / "presets/partial_labels.yaml"])
+    assert [name for kind, name in chosen.order() if kind == "models"] == ["teacher", "student", "student_2200"]
+    sets = chosen.preprocessing_settings("teacher").label_sets
+    assert sets.manual_labels == {
+        "tumor": "present", "all_organs": tuple(range(1, 14)), "five_organs": (1, 2, 3, 4, 13)
+    }  # fmt: skip
+    assert set(chosen.training_settings("teacher").hidden_in) == {"14"}
+    assert chosen.training_settings("student") == Config.load([RECIPE]).training_settings("student")
