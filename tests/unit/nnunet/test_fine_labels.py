@@ -27,7 +27,7 @@ from flare23_lib.nnunet.fine_losses import FineLabelLoss, label_shares, sums_of_
 from flare23_lib.nnunet.launch import Run, make_trainer
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, loss_of_sums, sums_of_labels, sums_of_shares
 from flare23_lib.preprocessing.preprocess import annotated_classes, link_dataset, packed
-from flare23_lib.preprocessing.preprocess_cases import TrainingCase, image_item, label_item
+from flare23_lib.preprocessing.preprocess_cases import TrainingCase, image_entry, label_entry
 
 CLASSES = 4
 FACTORS = st.tuples(*[st.integers(1, 3)] * 3)
@@ -246,8 +246,10 @@ def test_finer_labels_are_other_files_of_the_same_images():
         for training in ({}, {"targets": "native"})
     )
     results, original = Results(Path("results")), TrainingCase(case, Path("l.nii.gz"), "l")
-    assert label_item(results, one, original)[0] != label_item(results, other, original)[0]
-    assert image_item(results, one, case)[:2] == image_item(results, other, case)[:2]
+    labels = [label_entry(results, chosen, original).file("") for chosen in (one, other)]
+    images = [image_entry(results, chosen, case).file("") for chosen in (one, other)]
+    assert labels[0] != labels[1]
+    assert images[0] == images[1]
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from flare23_lib.io.atomic import write_json
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.launch import Run, make_trainer
 from flare23_lib.nnunet.losses import LabelSetLoss
-from flare23_lib.nnunet.train import training_folder
-from flare23_lib.preprocessing import preprocess_cases as preprocessing
+from flare23_lib.nnunet.training_job import TrainingJob
+from flare23_lib.preprocessing import preprocess_cases
 from flare23_lib.preprocessing.preprocess import annotated_classes, link_dataset
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase
 
@@ -39,6 +39,18 @@ def config(**changes):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("prepared"), loss="label_sets")
+
+
+def record_row(results, chosen, case):
+    """The record of a case."""
+    image = preprocess_cases.image_entry(results, chosen, case.case)
+    label = preprocess_cases.label_entry(results, chosen, case)
+    return preprocess_cases.record_row(results, chosen, case, image, label)
+
+
+def training_folder(results, chosen, rows):
+    """The folder of a training."""
+    return TrainingJob(results, MODEL, chosen, NAMES, rows).folder.path
 
 
 def make(results, folder, rows=None, **training):
@@ -79,8 +91,7 @@ def test_the_annotated_labels_of_a_case_are_those_of_its_category(annotated, exp
     categories = [dict(row.to_json()) for row in config().categories]
     categories[0] |= {} if annotated is None else {"annotated": annotated}
     chosen = config(categories=categories).preprocessing_settings("student")
-    row = preprocessing.row_of(Results(Path("results")), chosen, replace(ORIGINAL, present=(1,)))
-    assert row["annotated"] == expected
+    assert record_row(Results(Path("results")), chosen, replace(ORIGINAL, present=(1,)))["annotated"] == expected
 
 
 def test_the_annotated_labels_of_a_completed_case_are_those_that_its_teacher_knows(tmp_path):
@@ -88,7 +99,7 @@ def test_the_annotated_labels_of_a_completed_case_are_those_that_its_teacher_kno
     labels = [{"name": label.name, "value": label.value} for label in config().labels]
     write_json(results.model_file("tumor_teacher"), {"labels": labels, "unseen": ["liver", "tumor", "spleen"]})
     case = replace(COMPLETED, completion="all_organs", present=(2, 14))
-    row = preprocessing.row_of(results, config().preprocessing_settings("student"), case)
+    row = record_row(results, config().preprocessing_settings("student"), case)
     assert row["annotated"] == "2 4 5 6 7 8 9 10 11 12 13 14"
 
 
@@ -100,8 +111,10 @@ def test_other_annotated_labels_are_another_training_but_not_another_preprocesse
     plain = Config.load([RECIPE])
     ordinary = plain.training_settings("student")
     assert training_folder(results, ordinary, [row]) == training_folder(results, ordinary, [row | {"annotated": "2"}])
-    items = [preprocessing.label_item(results, one.preprocessing_settings("student"), ORIGINAL)[1].note_path
-             for one in (chosen, plain)]  # fmt: skip
+    items = [
+        preprocess_cases.label_entry(results, one.preprocessing_settings("student"), ORIGINAL).file("")
+        for one in (chosen, plain)
+    ]
     assert items[0] == items[1]
     assert "label_sets" not in json.dumps(plain.preprocessing_settings("student").to_json())
 
