@@ -330,7 +330,7 @@ class FlareTrainer(SurvivingTrainer):
 
     def _sets_of(self, batch: dict) -> torch.Tensor:
         """Return the admissible sets of a batch's cases, bool (b, classes + 1, classes)."""
-        return torch.stack([self.sets[key] for key in batch["keys"]]).to(self.device)
+        return torch.stack([self.sets[key] for key in batch["keys"]])
 
     def _forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution.
@@ -358,8 +358,8 @@ class FlareTrainer(SurvivingTrainer):
         return torch.autocast(self.device.type, dtype, enabled=self.precision == "bfloat16" or on_gpu)
 
     def _loss(self, output: list[torch.Tensor], *targets: Any) -> torch.Tensor:
-        """Return the loss; sums over a patch need more digits than bfloat16 has."""
-        if self.precision != "bfloat16":
+        """Return the loss; sums over a patch need more digits than bfloat16 has, and those of label sets float32."""
+        if self.precision != "bfloat16" and self.sets is None:
             return self.loss(output, *targets)
         with torch.autocast(self.device.type, enabled=False):
             return self.loss([scale.float() for scale in output], *targets)
