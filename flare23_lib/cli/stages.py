@@ -67,7 +67,7 @@ def _stage_preprocess(args: argparse.Namespace) -> int:
 def _stage_train(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import TrainingSettings
     from flare23_lib.nnunet.initial_weights import digest_of, with_digest
-    from flare23_lib.nnunet.train import Way, train
+    from flare23_lib.nnunet.train import TrainingRuntime, train
     from flare23_lib.preprocessing.fit_intensity import with_intensity
 
     parts = args.settings
@@ -78,7 +78,7 @@ def _stage_train(args: argparse.Namespace) -> int:
         with_digest(settings, digest_of(args.pretrained)),
         parts["label_names"],
         args.shards,
-        Way(args.device, args.threads, args.gpus, args.checkpoint_minutes, args.attempt),
+        TrainingRuntime(args.device, args.threads, args.gpus, args.checkpoint_minutes, args.attempt),
         args.output,
         args.history,
         args.pretrained,

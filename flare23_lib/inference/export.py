@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from flare23_lib.errors import BundleError, ConfigError, about
+from flare23_lib.errors import BundleError, ConfigError, with_path
 from flare23_lib.inference.bundle import InferenceDefaults, Model, ModelLabel, write_bundle
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 from flare23_lib.networks import Architecture
@@ -95,7 +95,7 @@ def export_checkpoint(
             provenance={"checkpoint": checkpoint.name, "trainer": str(content.get("trainer_name", ""))},
         )
     except BundleError as error:
-        raise BundleError(about(checkpoint, error)) from error
+        raise BundleError(with_path(checkpoint, error)) from error
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise BundleError(f"{checkpoint}: its plans do not describe the network ({error!r})") from error
     return write_bundle(output, model, weights)

@@ -19,7 +19,7 @@ from flare23_lib.runtime.devices import memory_format
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precision -> data type of weights and activations."""
 
-SILENT = -1000.0
+SUPPRESSED_LOGIT = -1000.0
 """Logit of a class that may not be the answer; sums of many passes stay within float16's range."""
 
 
@@ -48,11 +48,11 @@ class WindowNetwork:
         """Map normalized patches (b, z, y, x) to logits (b, z, y, x, classes), contiguous, in the network's type."""
         return self._run(patches)
 
-    def silence(self, classes: Collection[int]) -> None:
+    def suppress_classes(self, classes: Collection[int]) -> None:
         """Let classes, by index, never be the answer: their logit is far below all others, everywhere."""
         head = self._network.seg_outputs[-1]
         weight, bias = head.weight.clone(), head.bias.clone()  # those of the bundle stay as they are
-        weight[list(classes)], bias[list(classes)] = 0, SILENT
+        weight[list(classes)], bias[list(classes)] = 0, SUPPRESSED_LOGIT
         head.weight, head.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
 
     def _forward(self, patches: torch.Tensor) -> torch.Tensor:

@@ -15,8 +15,8 @@ from flare23_lib.cache.entries import Item, Shard, StageFolder, fingerprint
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.settings import InferenceSettings
 from flare23_lib.dataset.cases import Case, usable_cases
-from flare23_lib.errors import ImageError, about
-from flare23_lib.inference.image_files import fits_beside
+from flare23_lib.errors import ImageError, with_path
+from flare23_lib.inference.image_files import can_prefetch
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.nifti import Volume, read_volume, write_volume
 from flare23_lib.io.tables import write_csv
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LABELS = ".nii.gz"
-NEXT_CLASS = ".next.nii.gz"
-VOTES = ".votes.nii.gz"
+RUNNER_UP_LABELS = ".next.nii.gz"
+TTA_VOTE_COUNT = ".votes.nii.gz"
 
 
 def model_digest(description: Mapping[str, Any]) -> str:
@@ -53,7 +53,7 @@ def segmentation_folder(results: Results, digest: str, inference: InferenceSetti
 
 
 def segmentation_item(
-    folder: StageFolder, case: Case, exclude: Collection[int] = (), votes: bool = False
+    folder: StageFolder, case: Case, exclude: Collection[int] = (), count_votes: bool = False
 ) -> tuple[Item, dict[str, Any]]:
     """Return where a case's segmentation belongs, and what it is made from.
 
@@ -61,10 +61,10 @@ def segmentation_item(
         folder: of the model and its settings.
         case: the case.
         exclude: label values without which the next class is looked for.
-        votes: whether the votes of the mirrored passes are kept.
+        count_votes: whether the votes of the mirrored passes are counted.
     """
     inputs = {"image": case.image_id, "exclude": sorted(exclude)}
-    if votes:
+    if count_votes:
         inputs["votes"] = True
     return folder.item(case.case, inputs), inputs
 
@@ -90,7 +90,7 @@ def segment_cases(
     model: str,
     inference: InferenceSettings,
     wanted: Sequence[tuple[Case, Collection[int]]],
-    votes: bool,
+    count_votes: bool,
     device: str,
     threads: int,
     lock_name: str,
@@ -102,7 +102,7 @@ def segment_cases(
         model: its name.
         inference: how it is used.
         wanted: cases, each with the label values without which the next class is looked for.
-        votes: whether the votes of the mirrored passes are kept.
+        count_votes: whether the votes of the mirrored passes are counted.
         device: as `devices.choose`.
         threads: threads to use.
         lock_name: of the lock that is held meanwhile.
@@ -110,7 +110,7 @@ def segment_cases(
     folder = segmentation_folder(results, model_digest(model_description(results, model)), inference).create()
     made = []
     with folder.lock(lock_name, lambda: log.info("another job segments these cases; waiting for it")):
-        items = [(case, *segmentation_item(folder, case, exclude, votes)) for case, exclude in wanted]
+        items = [(case, *segmentation_item(folder, case, exclude, count_votes)) for case, exclude in wanted]
         notes = [item.read() for _, item, _ in items]
         missing = [(case, inputs) for (case, _, inputs), note in zip(items, notes, strict=True) if note is None]
         log.info("%d cases, %d of them to be segmented", len(items), len(missing))
@@ -122,7 +122,7 @@ def segment_cases(
                 try:
                     note = _segment_case(engine, next(volumes), item, inputs)
                 except ImageError as error:
-                    raise ImageError(about(case.image, error), error.kind) from error
+                    raise ImageError(with_path(case.image, error), error.kind) from error
                 log.info("%s in %.1f s", case.case, sum(note["results"]["timings"].values()))
             made.append(({"case": case.case, "file": results.relative(item.file(LABELS))}, note))
     return made
@@ -153,13 +153,13 @@ def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Mapping[str, Any]]]
             reading = None
             if following is not None:
                 plan = engine.plan(volumes[0].geometry, volumes[0].array.nbytes, *_options(inputs))
-                if fits_beside(engine, plan, Path(following[0].image)):
+                if can_prefetch(engine, plan, Path(following[0].image)):
                     reading = thread.submit(read_volume, following[0].image)
             yield volumes.pop()  # nothing here holds it any more
 
 
 def _options(inputs: Mapping[str, Any]) -> tuple[list[int], bool]:
-    """Return the engine's `exclude` and `votes` for a segmentation made from these inputs."""
+    """Return the engine's `exclude` and `count_votes` for a segmentation made from these inputs."""
     return inputs["exclude"], inputs.get("votes", False)
 
 
@@ -169,16 +169,16 @@ def _segment_case(engine: Engine, volume: Volume, item: Item, inputs: Mapping[st
     del volume  # the engine's plan of memory has no place for it from here on
     segmentation = engine.infer(prepared, *options)
     suffixes = [LABELS]
-    if segmentation.alternative is not None:
-        write_volume(item.file(NEXT_CLASS), segmentation.alternative, header)
-        suffixes.append(NEXT_CLASS)
-    if segmentation.votes is not None:
-        write_volume(item.file(VOTES), segmentation.votes, header)
-        suffixes.append(VOTES)
+    if segmentation.runner_up_labels is not None:
+        write_volume(item.file(RUNNER_UP_LABELS), segmentation.runner_up_labels, header)
+        suffixes.append(RUNNER_UP_LABELS)
+    if segmentation.tta_vote_count is not None:
+        write_volume(item.file(TTA_VOTE_COUNT), segmentation.tta_vote_count, header)
+        suffixes.append(TTA_VOTE_COUNT)
     write_volume(item.file(LABELS), segmentation.labels, header)
     values = {label.name: str(label.value) for label in engine.model.labels}
     measures = {
-        "agreement": {values[name]: score for name, score in segmentation.agreement.items()},
+        "agreement": {values[name]: score for name, score in segmentation.tta_agreement.items()},
         "passes": segmentation.passes,
         "precision": engine.precision,
         "timings": segmentation.timings,

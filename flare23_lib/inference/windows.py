@@ -1,7 +1,7 @@
 """Where the windows of a sliding window lie and what each voxel of a window weighs.
 
 Three ways to lay them: `all`, nnU-Net's grid over the image; `body`, the same grid over the body; `center_first`, the
-grid over the image, of which a layer is computed only if its central window holds foreground (the paper's rule).
+grid over the image, of which a slab is computed only if its central window holds foreground (the paper's rule).
 Shapes and positions are (z, y, x) in voxels.
 """
 
@@ -105,7 +105,7 @@ def pad_to_patch(image: torch.Tensor, patch: Sequence[int]) -> tuple[torch.Tenso
 
 
 @dataclass(frozen=True)
-class Layer:
+class WindowSlab:
     """The windows that start at one slice.
 
     Attributes:
@@ -119,14 +119,14 @@ class Layer:
     probe: bool = False
 
 
-def all_windows(shape: Sequence[int], patch: Sequence[int], step: float) -> list[Layer]:
+def all_windows(shape: Sequence[int], patch: Sequence[int], step: float) -> list[WindowSlab]:
     """Lay windows over all of an image that is at least as large as the patch (z, y, x)."""
     depth, *plane = window_starts(shape, patch, step)
-    return [Layer(start, tuple(window_slices([[start], *plane], patch))) for start in depth]
+    return [WindowSlab(start, tuple(window_slices([[start], *plane], patch))) for start in depth]
 
 
-def center_first_windows(shape: Sequence[int], patch: Sequence[int], step: float) -> list[Layer]:
-    """Lay windows as `all_windows`; in each layer the one nearest to the image's center decides about the others."""
+def center_first_windows(shape: Sequence[int], patch: Sequence[int], step: float) -> list[WindowSlab]:
+    """Lay windows as `all_windows`; in each slab the one nearest to the image's center decides about the others."""
 
     def distance(window: Slices) -> float:
         """Squared distance, in the plane and in patches, of a window's center from the image's."""
@@ -136,17 +136,17 @@ def center_first_windows(shape: Sequence[int], patch: Sequence[int], step: float
         )
 
     return [
-        Layer(layer.start, tuple(sorted(layer.windows, key=distance)), probe=True)
-        for layer in all_windows(shape, patch, step)
+        WindowSlab(slab.start, tuple(sorted(slab.windows, key=distance)), probe=True)
+        for slab in all_windows(shape, patch, step)
     ]
 
 
 def body_windows(
     shape: Sequence[int], patch: Sequence[int], step: float, body: BodyGrid, offset: Sequence[int]
-) -> list[Layer]:
-    """Lay windows over the body: layers over its extent in z, and in each layer windows over its extent there.
+) -> list[WindowSlab]:
+    """Lay windows over the body: slabs over its extent in z, and in each slab windows over its extent there.
 
-    Every voxel of the mask lies in a layer, in that layer's extent, and so in a window of the layer's grid; a window
+    Every voxel of the mask lies in a slab, in that slab's extent, and so in a window of the slab's grid; a window
     is left out only if it holds no voxel of the mask.
 
     Args:
@@ -156,7 +156,7 @@ def body_windows(
         body: in indices of the image before padding.
         offset: where that image begins in the padded one.
     """
-    layers = []
+    slabs = []
     for start in _starts(body, 0, shape, patch, step, offset):
         slab = slice(start - offset[0], start - offset[0] + patch[0])
         there = body.within((slab, slice(0, body.shape[1]), slice(0, body.shape[2])))
@@ -168,8 +168,8 @@ def body_windows(
             for window in window_slices([[start], *plane], patch)
             if there.touches([slice(p.start - low, p.stop - low) for p, low in zip(window, offset, strict=True)])
         )
-        layers.append(Layer(start, windows))
-    return layers
+        slabs.append(WindowSlab(start, windows))
+    return slabs
 
 
 def _starts(

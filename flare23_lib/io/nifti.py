@@ -25,7 +25,7 @@ from flare23_lib.io.atomic import atomic_path
 
 SUFFIXES = (".nii.gz", ".nii")
 
-MOST_EXTENSIONS = 1 << 30
+MAX_EXTENSION_BYTES = 1 << 30
 """Bytes before the voxels, beyond which a header's offset is not believed."""
 
 
@@ -232,7 +232,7 @@ def _read_header(path: Path, handle: BinaryIO) -> nib.Nifti1Header:
         if not shape or min(shape) < 1:
             raise ImageError(f"{path}: is not NIfTI (its shape is {shape})", "not_nifti")
         offset = float(header["vox_offset"])
-        if not 0 <= offset <= MOST_EXTENSIONS:
+        if not 0 <= offset <= MAX_EXTENSION_BYTES:
             raise ImageError(f"{path}: is not NIfTI (its voxels begin at byte {offset:g})", "not_nifti")
         handle.read(max(0, int(offset) - length))
     return header

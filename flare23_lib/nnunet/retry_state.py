@@ -18,7 +18,7 @@ from flare23_lib.io.atomic import read_json, write_json
 FAILED = "failed.json"
 COUNTED = "attempts.json"
 
-MOST_WITHOUT_PROGRESS = 2
+MAX_ATTEMPTS_WITHOUT_PROGRESS = 2
 """Attempts without a new checkpoint after which there is no point in another."""
 
 
@@ -44,7 +44,7 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
     known = read_json(counted) if counted.exists() else {"progress": None, "without": 0, "begun": 0, "stopped": 0}
     now = progress()
     without = known["without"] + 1 if known["progress"] == [now] else 0
-    if without >= MOST_WITHOUT_PROGRESS:
+    if without >= MAX_ATTEMPTS_WITHOUT_PROGRESS:
         message = f"{without} attempts ended without a new checkpoint; the log and {folder} may say why"
         write_json(failed, {"message": message})
         raise TrainingError(message)

@@ -47,8 +47,8 @@ CHECKPOINTS = f"results/{DATASET_NAME}/FlareTrainer__{PLANS_NAME}__{CONFIGURATIO
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a training is done; it shapes no result.
+class TrainingRuntime:
+    """How a training runs (device, processes, checkpoints); it shapes no result.
 
     Attributes:
         device: as `devices.choose`.
@@ -88,7 +88,7 @@ def train(
     settings: TrainingSettings,
     label_names: Sequence[str],
     shards: int,
-    way: Way,
+    runtime: TrainingRuntime,
     output: Path,
     history: Path,
     pretrained: Path | None = None,
@@ -101,7 +101,7 @@ def train(
         settings: what shapes its weights, with the intensity as numbers.
         label_names: names of the labels in order.
         shards: shards of the preprocessing.
-        way: how it is done.
+        runtime: device, processes and checkpoints.
         output: the record.
         history: table of the epochs.
         pretrained: file of weights to start from; its digest is among the settings.
@@ -129,13 +129,13 @@ def train(
 
             where = folder.path / CHECKPOINTS
             remove_partial(where)
-            with attempt(folder.path, way.attempt, lambda: checkpoints.mark(where), StoppedError):
+            with attempt(folder.path, runtime.attempt, lambda: checkpoints.mark(where), StoppedError):
                 if not rows:
                     raise no_case(model, results)
                 if not seen:
                     raise TrainingError(f"{model}: none of its {len(rows)} cases holds a label")
                 initial = None if pretrained is None else InitialWeights(pretrained, folder.path / TABLE)
-                note = _train(results, settings, names, unseen, rows, folder, way, initial)
+                note = _train(results, settings, names, unseen, rows, folder, runtime, initial)
     publish(folder.path, output)
     epochs.write_named(history, item.file(HISTORY), {str(value): name for value, name in names.items()})
     write_json(
@@ -160,13 +160,13 @@ def _train(
     unseen: Sequence[str],
     rows: Sequence[Mapping[str, str]],
     folder: StageFolder,
-    way: Way,
+    runtime: TrainingRuntime,
     initial: InitialWeights | None,
 ) -> dict[str, Any]:
     import torch
 
     from flare23_lib.nnunet import plans as nnunet_plans
-    from flare23_lib.nnunet.launch import Run
+    from flare23_lib.nnunet.launch import TrainingRun
     from flare23_lib.nnunet.launch import train as run
     from flare23_lib.preprocessing.preprocess import link_dataset
     from flare23_lib.runtime.devices import choose
@@ -176,9 +176,11 @@ def _train(
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
     plans = nnunet_plans.plans(settings)
     dataset = nnunet_plans.dataset_json(list(names.values()), settings.ignore_label, rows, unseen)
-    chosen = choose(way.device, claimed=way.gpus)
+    chosen = choose(runtime.device, claimed=runtime.gpus)
     with quiet(folder.path / "nnunet.log"):
-        what = Run(folder.path, plans, dataset, chosen, way.gpus, way.threads, way.checkpoint_minutes)
+        what = TrainingRun(
+            folder.path, plans, dataset, chosen, runtime.gpus, runtime.threads, runtime.checkpoint_minutes
+        )
         trainer = run(what, initial)
     state = trainer.bare_network.state_dict()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
@@ -195,9 +197,9 @@ def _train(
             "epochs": trainer.num_epochs,
             "seconds": round(sum(row["seconds"] for row in trainer.history), 1),
             "epoch_seconds": statistics.median(row["seconds"] for row in trainer.history),
-            "threads": way.threads,
+            "threads": runtime.threads,
             "device": str(chosen),
-            "gpus": way.gpus,
+            "gpus": runtime.gpus,
             "used": trainer.used(),
             "machine": platform.machine(),
             "versions": {"flare23_lib": __version__, "torch": torch.__version__, "python": platform.python_version()},

@@ -54,12 +54,12 @@ class Axis:
     Attributes:
         lower: index of the source voxel below each target voxel.
         upper: index of the source voxel above it; the same at the ends, where there is none.
-        share: how far it is from the lower to the upper one, float32.
+        weight: how far it is from the lower to the upper one, float32.
     """
 
     lower: torch.Tensor
     upper: torch.Tensor
-    share: torch.Tensor
+    weight: torch.Tensor
 
     @classmethod
     def between(cls, source: int, target: int) -> Axis:
@@ -75,7 +75,7 @@ class Axis:
     def part(self, start: int, stop: int, origin: int = 0) -> Axis:
         """Return the target voxels from `start` to `stop`, source indices counted from `origin`."""
         part = slice(start, stop)
-        return Axis(self.lower[part] - origin, self.upper[part] - origin, self.share[part])
+        return Axis(self.lower[part] - origin, self.upper[part] - origin, self.weight[part])
 
 
 def prepare_image(
@@ -109,7 +109,7 @@ def prepare_image(
         first, last = int(axis.lower[start]), int(axis.upper[stop - 1])
         slab = intensity.normalize(_tensor(array[first : last + 1]).to(device))
         part = axis.part(start, stop, first)
-        lower, upper, share = (item.to(device) for item in (part.lower, part.upper, part.share))
+        lower, upper, share = (item.to(device) for item in (part.lower, part.upper, part.weight))
         slab = torch.lerp(slab[lower], slab[upper], share[:, None, None])
         if slab.shape[1:] != (height, width):
             slab = F.interpolate(slab[None], size=(height, width), mode="bilinear", align_corners=False)[0]
@@ -192,5 +192,5 @@ def _share(mask: torch.Tensor, axes: Sequence[Axis], box: Sequence[slice]) -> to
     share = mask.float()
     for dimension, axis in enumerate(parts):
         lower, upper = (share.index_select(dimension, index) for index in (axis.lower, axis.upper))
-        share = torch.lerp(lower, upper, axis.share.view([-1 if d == dimension else 1 for d in range(3)]))
+        share = torch.lerp(lower, upper, axis.weight.view([-1 if d == dimension else 1 for d in range(3)]))
     return share
