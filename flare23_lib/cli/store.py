@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flare23_lib.cli.common import Commands, add_config, add_processes, command, load_config, say
+from flare23_lib.cli.common import Commands, add_config, add_processes, command, load_config
 from flare23_lib.errors import StoreError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def _store_list(args: argparse.Namespace) -> int:
     config = load_config(args)
     results = _existing(config)
     plan = make_plan(config, args.processes)
-    say(format_entries(entries(results, plan)))
+    print(format_entries(entries(results, plan)))
     _say_doubts(plan)
     return 0
 
@@ -39,9 +39,9 @@ def _existing(config: Config) -> Results:
 
 def _say_doubts(plan: Plan) -> None:
     for notice in plan.notices:
-        say(notice)
+        print(notice)
     if plan.unknown:
-        say(f"what is unused is known when these are made again: {', '.join(plan.unknown)}")
+        print(f"what is unused is known when these are made again: {', '.join(plan.unknown)}")
 
 
 def _store_verify(args: argparse.Namespace) -> int:
@@ -50,12 +50,12 @@ def _store_verify(args: argparse.Namespace) -> int:
     results = _existing(load_config(args))
     found = verify(results, args.processes)
     for path in found.missing:
-        say(f"gone or broken: {path}")
+        print(f"gone or broken: {path}")
     for path in found.withdrawn:
-        say(f"withdrawn: {path}")
-    say(f"{found.checked} files checked, {len(found.missing)} not whole")
+        print(f"withdrawn: {path}")
+    print(f"{found.checked} files checked, {len(found.missing)} not whole")
     if found.withdrawn:
-        say("the next run makes them again")
+        print("the next run makes them again")
     return 1 if found.missing else 0
 
 
@@ -68,11 +68,11 @@ def _store_clean(args: argparse.Namespace) -> int:
     plan = make_plan(config, args.processes)
     _say_doubts(plan)
     if args.yes:
-        say(f"{clean(results, plan) / 1e6:.1f} MB deleted")
+        print(f"{clean(results, plan) / 1e6:.1f} MB deleted")
     else:
         unused = [entry for entry in entries(results, plan) if entry.unused]
-        say(format_entries(unused))
-        say("nothing was deleted; --yes deletes what is unused")
+        print(format_entries(unused))
+        print("nothing was deleted; --yes deletes what is unused")
     return 0
 
 

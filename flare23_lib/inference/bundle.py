@@ -182,13 +182,13 @@ def _fault_of(model: Model) -> str | None:
         "input_channels": _whole(model.input_channels, 1),
         "patch_size": len(model.patch_size) == 3 and all(_whole(size, 1) for size in model.patch_size),
         "spacing": len(model.spacing) == 3 and all(math.isfinite(v) and v > 0 for v in model.spacing),
-        "intensity": all(_number(value) for value in asdict(model.intensity).values()),
+        "intensity": all(_is_number(value) for value in asdict(model.intensity).values()),
         "orientation": model.orientation in ORIENTATIONS,
         "axes": model.axes == AXES,
         "labels": _labels_are_right(model.labels),
         "unseen": set(model.unseen) <= set(model.names[1:]),
         "mirror_axes": len(set(model.mirror_axes)) == len(model.mirror_axes) and set(model.mirror_axes) <= {0, 1, 2},
-        "inference.step": _number(model.inference.step) and 0 < model.inference.step <= 1,
+        "inference.step": _is_number(model.inference.step) and 0 < model.inference.step <= 1,
         "inference.tta": isinstance(model.inference.tta, bool),
         "inference.windows": model.inference.windows in WINDOWS,
         "inference.precision": model.inference.precision in PRECISIONS,
@@ -206,7 +206,7 @@ def _fault_of(model: Model) -> str | None:
     return None
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

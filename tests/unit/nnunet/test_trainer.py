@@ -282,7 +282,7 @@ def test_a_checkpoint_is_written_in_time_while_patches_are_looked_at_too(made, m
     saved, save, look = [], one._save, one.validation_step
     monkeypatch.setattr(one, "_save", lambda: (saved.append(len(looked)), save()))
     looked = []
-    monkeypatch.setattr(one, "look", lambda batch: (looked.append(1), look(batch))[1])
+    monkeypatch.setattr(one, "validation_step", lambda batch: (looked.append(1), look(batch))[1])
     one.checkpoint_seconds = 0
     one.run_training()
     assert set(range(1, 11)) <= set(saved)
