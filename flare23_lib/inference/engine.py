@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from flare23_lib.axes import Triple, as_triple
 from flare23_lib.errors import BundleError, ConfigError, ImageError
 from flare23_lib.inference.body_mask import Body, find_body
 from flare23_lib.inference.bundle import PRECISIONS, WINDOWS, Bundle
@@ -84,8 +85,8 @@ class Prepared:
     """
 
     image: torch.Tensor
-    shape: tuple[int, int, int]
-    stored_shape: tuple[int, int, int]
+    shape: Triple
+    stored_shape: Triple
     orientation: Orientation
     body: Body | None
     plan: MemoryPlan
@@ -143,7 +144,7 @@ class Engine:
         if self.windows not in WINDOWS:
             raise ConfigError(f"windows {self.windows!r} is not one of {', '.join(WINDOWS)}")
         self.precision = inference_precision(self.precision, self.device)
-        if self.device.type == "cuda" and self.limits.gpu is not None:
+        if self.device.type == "cuda":
             self.limits.enforce(self.device, weight_bytes(model, 4 if self.precision == "float32" else 2))
         if self.tta and not model.mirror_axes:
             log.info("test-time augmentation: none; the model was trained without mirroring")
@@ -186,7 +187,7 @@ class Engine:
         orientation = Orientation.of(geometry.affine, self.model.orientation)
         shape = orientation.forward(np.broadcast_to(np.uint8(0), geometry.shape)).shape
         resampled = resampled_shape(shape, orientation.spacing(geometry.spacing), self.model.spacing)
-        padded = tuple(map(max, resampled, self.model.patch_size))
+        padded = as_triple(map(max, resampled, self.model.patch_size))
         task = CaseSize(
             image=image_bytes,
             voxels=math.prod(shape),
@@ -277,7 +278,7 @@ class Engine:
         log.info("windows: %d computed (%s)", computed, self.windows)
         scores = dict(zip(self.model.names[1:], agreement.scores()[1:], strict=True)) if agreement else {}
         counts = None
-        if count_votes:
+        if agreement and count_votes:
             counts = np.empty(prepared.stored_shape, dtype=np.uint8)
             agreement.write_vote_count(prepared.orientation.forward(counts))
         labels = [output.stored for output in outputs]

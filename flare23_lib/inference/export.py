@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from flare23_lib.axes import as_triple
 from flare23_lib.errors import BundleError, ConfigError, with_path
 from flare23_lib.inference.bundle import InferenceDefaults, Model, ModelLabel, write_bundle
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
@@ -82,8 +83,8 @@ def export_checkpoint(
         model = Model(
             name=name,
             network=network_of(weights, [list(map(int, stride)) for stride in strides]),
-            patch_size=tuple(map(int, configuration["patch_size"])),
-            spacing=tuple(map(float, configuration["spacing"])),
+            patch_size=as_triple(map(int, configuration["patch_size"])),
+            spacing=as_triple(map(float, configuration["spacing"])),
             intensity=Intensity(
                 *(float(intensity[key]) for key in ("percentile_00_5", "percentile_99_5", "mean", "std"))
             ),

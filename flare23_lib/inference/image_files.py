@@ -97,24 +97,24 @@ def find_cases(inputs: Path, output: Path, shard: Shard | None = None) -> list[P
     """
     if inputs.is_dir():
         files = [path for path in sorted(inputs.iterdir()) if not path.name.startswith(".") and not path.is_dir()]
-        images = [path for path in files if case_name(path)]
+        images = {path: name for path in files if (name := case_name(path))}
         for path in files:
             if path.name.lower().endswith(SUFFIXES) and path not in images:
                 log.warning("%s: is passed over; the names of images end in .nii.gz or .nii", path)
         if not images:
             raise ImageError(f"{inputs}: the folder holds no *.nii.gz or *.nii")
     elif inputs.is_file():
-        if not case_name(inputs):
+        if not (name := case_name(inputs)):
             raise ImageError(f"{inputs}: is not named *.nii.gz or *.nii")
-        images = [inputs]
+        images = {inputs: name}
     else:
         raise ImageError(f"{inputs}: there is no such file or folder")
     if case_name(output) and not output.is_dir():
         if inputs.is_dir():
             raise ImageError(f"{output}: must be a folder, as {inputs} is one")
-        cases = [PredictionCase(case_name(inputs), inputs, output)]
+        cases = [PredictionCase(name, inputs, output) for name in images.values()]
     else:
-        cases = [PredictionCase(case_name(image), image, output / f"{case_name(image)}.nii.gz") for image in images]
+        cases = [PredictionCase(name, image, output / f"{name}.nii.gz") for image, name in images.items()]
     if inputs.is_dir() and output.is_dir() and output.samefile(inputs):
         raise ImageError(f"{output}: holds the images; give another folder for the labels")
     _refuse_collisions(cases)

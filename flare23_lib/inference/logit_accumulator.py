@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flare23_lib.inference.windows import Slices
+from flare23_lib.axes import Slices, as_triple
 
 UNCOVERED = -1e4
 """Logit of every class but the background where no window was computed: background by decision, also when it is
@@ -140,4 +140,4 @@ class LogitAccumulator:
             start, stop = max(extent.start, low), min(extent.stop, high)
             place.append(slice(start - low, stop - low))
             part.append(slice(start - extent.start, stop - extent.start))
-        return tuple(place), tuple(part)
+        return as_triple(place), as_triple(part)

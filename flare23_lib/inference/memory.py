@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from flare23_lib.axes import Triple
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.bundle import Model
 from flare23_lib.inference.image_files import HOST_BASE, MB
@@ -68,6 +69,8 @@ class Limits:
         Raises:
             ConfigError: not even they fit.
         """
+        if self.gpu is None:
+            return
         if self.gpu * MB < GPU_BASE + weights:
             least = math.ceil((GPU_BASE + weights) / MB)
             raise ConfigError(f"gpu-memory {self.gpu} MB: CUDA and the weights alone take {least}")
@@ -101,7 +104,7 @@ class CaseSize:
 
     image: int
     voxels: int
-    shape: tuple[int, int, int]
+    shape: Triple
     passes: int
     unpadded: int = 0
     outputs: int = 1
@@ -147,12 +150,11 @@ def plan(model: Model, precision: str, device: torch.device, task: CaseSize, lim
     """
     gpu_limit = limits.gpu_bytes(device) if device.type == "cuda" else 0
     host_limit = limits.host_bytes()
-    least = None
-    for candidate in _candidates(model, precision, device, task):
+    candidates = _candidates(model, precision, device, task)
+    for candidate in candidates:
         if candidate.gpu <= gpu_limit and candidate.host <= host_limit:
             return candidate
-        if least is None or (candidate.host, candidate.gpu) < (least.host, least.gpu):
-            least = candidate
+    least = min(candidates, key=lambda candidate: (candidate.host, candidate.gpu))
     if least.host > host_limit:
         where = "--memory" if limits.host is not None else "nine tenths of what the machine or the SLURM job has"
         raise ImageError(f"needs {least.host / MB:.0f} MB of memory, the limit is {host_limit / MB:.0f} ({where})")

@@ -63,7 +63,7 @@ def segmentation_item(
         exclude: label values without which the next class is looked for.
         count_votes: whether the votes of the mirrored passes are counted.
     """
-    inputs = {"image": case.image_id, "exclude": sorted(exclude)}
+    inputs: dict[str, Any] = {"image": case.image_id, "exclude": sorted(exclude)}
     if count_votes:
         inputs["votes"] = True
     return folder.item(case.case, inputs), inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from flare23_lib.axes import Slices, as_triple
 from flare23_lib.inference.logit_accumulator import FinalSlices, LogitAccumulator
 from flare23_lib.inference.memory import MemoryPlan
 from flare23_lib.inference.timing import PhaseTimer
 from flare23_lib.inference.tta_agreement import TTAAgreement
 from flare23_lib.inference.upsampling import Axes, argmax_classes, interpolated_labels
-from flare23_lib.inference.windows import Slices, WindowSlab
+from flare23_lib.inference.windows import WindowSlab
 from flare23_lib.preprocessing.resampling import Axis
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -139,7 +141,7 @@ def _logits(
         passes = run([first])
         if _reaches(first, rows):
             yield first, [logits[0] for logits in passes]
-        if not argmax_classes(sum(logits.float() for logits in passes)).any():
+        if not argmax_classes(functools.reduce(torch.add, (logits.float() for logits in passes))).any():
             return
     windows = [window for window in windows if _reaches(window, rows)]
     for start in range(0, len(windows), batch):
@@ -203,7 +205,7 @@ def _finish(
         if last > first:
             axes = (tile.axes[0].part(first, last, start), *tile.axes[1:])
             made = interpolated_labels(part.sums, labels, axes, part.weights, output.excluded)
-            output.write((slice(first, last), *(slice(*extent) for extent in tile.place)), made)
+            output.write(as_triple([slice(first, last), *(slice(*extent) for extent in tile.place)]), made)
     tile.done = max(tile.done, last)
 
 
@@ -217,4 +219,4 @@ def _inside(part: FinalSlices, tile: Tile, box: Slices) -> tuple[Slices, Slices]
         stop = max(start, min(high, image.stop))
         inside.append(slice(start - origin, stop - origin))
         place.append(slice(start - image.start, stop - image.start))
-    return tuple(inside), tuple(place)
+    return as_triple(inside), as_triple(place)

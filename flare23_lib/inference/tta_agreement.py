@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from flare23_lib.inference.windows import Slices
+from flare23_lib.axes import Slices
 from flare23_lib.preprocessing.resampling import Axis
 
 
@@ -38,7 +38,9 @@ class TTAAgreement:
             place: where the block lies in the resampled image; needed if votes are counted.
         """
         if self.vote_count is not None:
-            self.vote_count[place] = sum((labels == mean).byte() for labels in passes).cpu().numpy()
+            self.vote_count[place] = (
+                torch.stack([labels == mean for labels in passes]).sum(0, dtype=torch.uint8).cpu().numpy()
+            )
         mean = mean.flatten().long()
         for table, labels in zip(self._tables, passes, strict=True):
             pairs = torch.bincount(labels.flatten().long() * self._classes + mean, minlength=self._classes**2)
@@ -63,10 +65,13 @@ class TTAAgreement:
         Args:
             seen: uint8 (z, y, x) array to fill, axes as the network sees them.
         """
+        counts = self.vote_count
+        if counts is None:
+            raise ValueError("votes were not counted")
         nearest = []
-        for source, target in zip(self.vote_count.shape, seen.shape, strict=True):
+        for source, target in zip(counts.shape, seen.shape, strict=True):
             axis = Axis.between(source, target)
             nearest.append(torch.where(axis.weight < 0.5, axis.lower, axis.upper).numpy())
         columns = np.ix_(*nearest[1:])
         for z, place in enumerate(nearest[0]):
-            seen[z] = self.vote_count[place][columns]
+            seen[z] = counts[place][columns]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from flare23_lib.axes import as_triple
 from flare23_lib.preprocessing.resampling import Axis
 
 UNDECIDED = 255
@@ -72,7 +73,7 @@ def labels_from_logits(
     Raises:
         ValueError: every class is excluded.
     """
-    axes = tuple(Axis.between(source, target) for source, target in zip(logits.shape[:3], shape, strict=True))
+    axes = as_triple(Axis.between(source, target) for source, target in zip(logits.shape[:3], shape, strict=True))
     return interpolated_labels(logits, argmax_classes(logits, excluded), axes, None, excluded, chunk)
 
 
@@ -101,7 +102,7 @@ def interpolated_labels(
     for dim in (2, 1):
         cells = _select(cells, axes[dim].lower, dim)
     result = _select(cells, axes[0].lower, 0)
-    axes = tuple(Axis(*(item.to(logits.device) for item in (a.lower, a.upper, a.weight))) for a in axes)
+    axes = as_triple(axis.to(logits.device) for axis in axes)
     rows = logits.view(-1, logits.shape[-1])
     thickness = max(1, BLOCK_VOXELS // max(1, result[0].numel()))
     for first in range(0, len(result), thickness):

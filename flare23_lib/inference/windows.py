@@ -15,10 +15,8 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 
+from flare23_lib.axes import Slices, as_triple
 from flare23_lib.inference.body_mask import BodyGrid
-
-Slices = tuple[slice, slice, slice]
-"""A box in a (z, y, x) tensor."""
 
 SIGMA_SCALE = 1 / 8
 """Standard deviation of the Gaussian weights, as a share of the patch."""
@@ -55,7 +53,7 @@ def window_starts(shape: Sequence[int], patch: Sequence[int], step: float) -> li
 def window_slices(starts: Sequence[Sequence[int]], patch: Sequence[int]) -> list[Slices]:
     """Return the box of every window, z outermost, x innermost."""
     return [
-        tuple(slice(start, start + size) for start, size in zip(corner, patch, strict=True))
+        as_triple(slice(start, start + size) for start, size in zip(corner, patch, strict=True))
         for corner in product(*starts)
     ]
 
@@ -96,7 +94,7 @@ def pad_to_patch(image: torch.Tensor, patch: Sequence[int]) -> tuple[torch.Tenso
     """
     missing = [max(0, window - size) for window, size in zip(patch, image.shape, strict=True)]
     below = [gap // 2 for gap in missing]
-    box = tuple(slice(start, start + size) for start, size in zip(below, image.shape, strict=True))
+    box = as_triple(slice(start, start + size) for start, size in zip(below, image.shape, strict=True))
     if not any(missing):
         return image, box
     # F.pad counts axes from the last to the first.

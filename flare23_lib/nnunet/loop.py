@@ -42,6 +42,9 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         epoch: the epoch under way.
     """
 
+    is_ddp: bool
+    network: torch.nn.Module
+
     def __init__(self, plans, configuration, fold, dataset_json, device) -> None:
         plans.setdefault("continue_training", True)
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -268,7 +271,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
     @property
     def bare_network(self) -> torch.nn.Module:
         """The network itself, out of what wraps it."""
-        network = self.network.module if self.is_ddp else self.network
+        network: Any = self.network.module if self.is_ddp else self.network
         return getattr(network, "_orig_mod", network)
 
     def on_train_end(self) -> None:

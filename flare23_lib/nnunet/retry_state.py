@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from flare23_lib.errors import FlareError, KilledError, TrainingError
 from flare23_lib.io.atomic import read_json, write_json
@@ -41,7 +42,9 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
         counted.unlink(missing_ok=True)
     elif failed.exists():
         raise TrainingError(f"given up in this run of the workflow: {read_json(failed)['message']}")
-    known = read_json(counted) if counted.exists() else {"progress": None, "without": 0, "begun": 0, "stopped": 0}
+    known: dict[str, Any] = {"progress": None, "without": 0, "begun": 0, "stopped": 0}
+    if counted.exists():
+        known = read_json(counted)
     now = progress()
     without = known["without"] + 1 if known["progress"] == [now] else 0
     if without >= MAX_ATTEMPTS_WITHOUT_PROGRESS:

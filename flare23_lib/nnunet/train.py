@@ -17,6 +17,7 @@ from flare23_lib import __version__, versions
 from flare23_lib.cache.entries import Item, StageFolder
 from flare23_lib.cache.results import Results, read_shards, read_training
 from flare23_lib.choices import WEIGHTS_FILE
+from flare23_lib.config.models import measured
 from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.errors import TrainingError
@@ -229,7 +230,7 @@ def describe(
         network=settings.network,
         patch_size=settings.patch_size,
         spacing=settings.spacing,
-        intensity=Intensity(**dict(settings.intensity)),
+        intensity=Intensity(**dict(measured(settings.intensity))),
         orientation=settings.orientation,
         labels=(
             ModelLabel("background", 0),

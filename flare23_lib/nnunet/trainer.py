@@ -113,7 +113,8 @@ class FlareTrainer(ResumableTrainer):
             set_up_cudnn(self.precision)
         distributed, self.is_ddp = self.is_ddp, False
         super().initialize()
-        self.network = self.network.to(memory_format=memory_format(self.device))
+        # PyTorch's annotations leave out this signature of `to`.
+        self.network = self.network.to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
         if self.precision != "mixed":
             self.grad_scaler = None
         if distributed:
@@ -128,6 +129,7 @@ class FlareTrainer(ResumableTrainer):
         """Return the configured optimizer and the polynomial decay of its learning rate."""
         parameters = self.network.parameters()
         fused = self.device.type == "cuda"
+        optimizer: torch.optim.Optimizer
         if self.protocol.optimizer == "adamw":
             optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, fused=fused)
         else:
@@ -284,8 +286,8 @@ class FlareTrainer(ResumableTrainer):
             known = true != self.label_manager.ignore_label
             true, predicted = true[known], predicted[known]
         classes = output.shape[1]
-        pairs = torch.bincount((true * classes + predicted).flatten(), minlength=classes**2)
-        pairs = pairs.reshape(classes, classes).cpu().numpy()
+        counts = torch.bincount((true * classes + predicted).flatten(), minlength=classes**2)
+        pairs = counts.reshape(classes, classes).cpu().numpy()
         found = pairs.diagonal()
         return float(loss.detach()), np.stack([found, pairs.sum(axis=0) - found, pairs.sum(axis=1) - found])[:, 1:]
 

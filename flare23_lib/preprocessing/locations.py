@@ -33,7 +33,7 @@ def class_locations(labels: np.ndarray, classes: Sequence[int]) -> Locations:
     """
     rng = np.random.default_rng(SEED)
     counts = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in labels])
-    found = {}
+    found: dict[int | tuple[int, ...], np.ndarray] = {}
     for value in classes:
         total = int(counts[:, value].sum())
         wanted = max(MIN_VOXELS, int(np.ceil(MIN_SHARE * total)))

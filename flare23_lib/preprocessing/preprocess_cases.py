@@ -12,6 +12,7 @@ from typing import Any
 from flare23_lib import versions
 from flare23_lib.cache.entries import Item, Shard, StageFolder
 from flare23_lib.cache.results import Results, write_record
+from flare23_lib.config.models import measured
 from flare23_lib.config.settings import PreprocessingSettings, TrainingSet
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import CohortError, TrainingError
@@ -113,7 +114,7 @@ def label_item(
     shaping = settings.to_json()
     key = {name: shaping[name] for name in ("spacing", "orientation", "label_values")}
     folder = results.folder("preprocessed_labels", {"version": versions.PREPROCESSED_LABEL, **key})
-    inputs = {"label": case.label_id, "image_spacing": list(case.case.spacing)}
+    inputs = {"label": case.label_id, "image_spacing": list(case.case.spacing or ())}
     return folder, folder.item(case.case.case, inputs), inputs
 
 
@@ -172,7 +173,7 @@ def _image(
             item.file(".b2nd"),
             settings.spacing,
             settings.orientation,
-            Intensity(**dict(settings.intensity)),
+            Intensity(**dict(measured(settings.intensity))),
             patch_size,
         )
         item.finish([".b2nd"], inputs, {**facts, "core_seconds": time.process_time() - started})

@@ -56,9 +56,10 @@ def pseudo_label(
 
 def exclusion(settings: PseudoLabelSettings, bases: Mapping[str, Mapping]) -> Callable[[Case], Collection[int]]:
     """Return, for each case, the classes that runner-up labels are made without; none if they are not wanted."""
-    if settings.annotated is None:
+    annotated = settings.annotated
+    if annotated is None:
         return lambda case: ()
-    return lambda case: annotated_labels(settings.annotated, case, bases)
+    return lambda case: annotated_labels(annotated, case, bases)
 
 
 def pass_change(note: Mapping[str, Any]) -> float:
