@@ -12,6 +12,7 @@ from typing import Any
 from flare23_lib import versions
 from flare23_lib.cache.entries import Entry, Metadata, Shard
 from flare23_lib.cache.results import Results, write_record
+from flare23_lib.config.models import measured
 from flare23_lib.config.settings import PreprocessingSettings, TrainingSet
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import CohortError, TrainingError
@@ -106,7 +107,7 @@ def label_entry(results: Results, settings: PreprocessingSettings, case: Trainin
     shaping = settings.to_json()
     key = {name: shaping[name] for name in ("spacing", "orientation", "label_values")}
     folder = results.cache("preprocessed_labels", {"version": versions.PREPROCESSED_LABEL, **key})
-    return folder.entry(case.case.case, {"label": case.label_id, "image_spacing": list(case.case.spacing)})
+    return folder.entry(case.case.case, {"label": case.label_id, "image_spacing": list(case.case.spacing or ())})
 
 
 def shard_entries(results: Results, settings: PreprocessingSettings, shard: Shard) -> list[Entry]:
@@ -159,7 +160,7 @@ def _make_image(
     from flare23_lib.preprocessing.resampling import Intensity
 
     source, output = Path(case.case.image), entry.file(".b2nd")
-    intensity = Intensity(**dict(settings.intensity))
+    intensity = Intensity(**dict(measured(settings.intensity)))
     info = preprocess_image(source, output, settings.spacing, settings.orientation, intensity, patch_size)
     return entry.save([".b2nd"], info)
 
