@@ -23,7 +23,7 @@ from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import read_cases
-from flare23_lib.evaluation.evaluate_model import evaluate
+from flare23_lib.evaluation.evaluate import evaluate
 from flare23_lib.evaluation.tables import format_summary
 from flare23_lib.inference.segment_cases import gather_predictions, predict_validation
 from flare23_lib.io.atomic import write_json
@@ -91,7 +91,7 @@ def main() -> None:
     predict_validation(other, model, inference, config.device, threads, ALL, other.shard("predictions", model, ALL))
     gather_predictions(other, model, 1, other.gathered("predictions", model))
     summary = other.root / "evaluation" / model / "summary.csv"
-    evaluate(other, model, config.evaluation_settings(), threads, summary.with_name("metrics.csv"), summary)
+    evaluate(other, model, config.evaluation_settings(), summary.parent, threads)
 
     scores = {}
     for name, path in (("pseudo-labels", real.root / "evaluation" / model / "summary.csv"), ("shuffled", summary)):

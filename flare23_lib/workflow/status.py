@@ -14,7 +14,7 @@ from flare23_lib.config.settings import CompletionSettings, PreprocessingSetting
 from flare23_lib.dataset.cases import Case
 from flare23_lib.dataset.discover import find, notices
 from flare23_lib.dataset.scan import Survey, survey_found
-from flare23_lib.evaluation.measure_efficiency import measured_folders
+from flare23_lib.evaluation.efficiency import measured_folders
 from flare23_lib.inference.segment_cases import model_digest, segmentation_folder, segmentation_item
 from flare23_lib.nnunet import train
 from flare23_lib.nnunet.checkpoints import FINAL, mark
