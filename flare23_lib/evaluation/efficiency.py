@@ -19,16 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from flare23_lib import versions
-from flare23_lib.cache.entries import Item
+from flare23_lib.cache.entries import MANIFEST, Entry, Metadata
 from flare23_lib.cache.results import Results
 from flare23_lib.config.models import InferenceSettings
 from flare23_lib.dataset.cases import usable_cases
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.profiling import POLL_SLEEP, Gpu, Profile, find_gpu, profile_command
-from flare23_lib.evaluation.tables import write_table
 from flare23_lib.inference.segment_cases import model_digest
 from flare23_lib.io.atomic import link_to, read_json
 from flare23_lib.io.locks import lock
@@ -92,10 +90,11 @@ def format_efficiency(row: Mapping[str, Any]) -> str:
 def write_curve(path: Path, profile: Profile) -> None:
     """Write the curve of a command: a row per poll and one at the end."""
     decimals = {"seconds": 4, "gpu_mb": 1, "ram_mb": 1, "cpu_seconds": 2}
-    curve = pd.DataFrame({name: getattr(profile, name) for name in decimals})
-    for name, digits in decimals.items():
-        curve[name] = curve[name].map(f"{{:.{digits}f}}".format, na_action="ignore")
-    write_table(path, curve)
+    columns = [
+        ["" if np.isnan(value) else f"{value:.{digits}f}" for value in getattr(profile, name)]
+        for name, digits in decimals.items()
+    ]
+    write_csv(path, list(decimals), (dict(zip(decimals, cells, strict=True)) for cells in zip(*columns, strict=True)))
 
 
 def write_efficiency(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -130,8 +129,8 @@ def add_measurement(folder: Path, row: Mapping[str, Any], profile: Profile) -> P
 def measured_folders(results: Results, digest: str | None, inference: InferenceSettings) -> list[Path]:
     """Return the folders of a model's measurements with these settings, under all conditions."""
     wanted = _key(digest, inference).items()
-    abouts = (results.root / "store" / "efficiency").glob("*/about.json")
-    return [about.parent for about in abouts if read_json(about)["key"].items() >= wanted]
+    manifests = (results.root / "store" / "efficiency").glob(f"*/{MANIFEST}")
+    return [manifest.parent for manifest in manifests if read_json(manifest)["key"].items() >= wanted]
 
 
 def _key(digest: str | None, inference: InferenceSettings) -> dict[str, Any]:
@@ -184,25 +183,23 @@ def measure(
     if gpu is None:
         log.info(NO_GPU)
     key = _key(model_digest(read_json(results.model_file(model))), inference)
-    folder = results.folder("efficiency", {**key, "conditions": _conditions(used.type, threads, gpu)}).create()
+    folder = results.cache("efficiency", {**key, "conditions": _conditions(used.type, threads, gpu)}).create()
     rows, failed, curves = [], [], {}
-    with folder.lock("cases", lambda: log.info("another job measures this model; waiting for it")):
+    with folder.lock("cases"):
         for case in progress(chosen):
-            inputs = {"image": case.image_id}
-            item = folder.item(case.case, inputs)
-            note = item.read()
-            if note is None:
+            entry = folder.entry(case.case, {"image": case.image_id})
+            metadata = entry.load()
+            if metadata is None:
                 bundle, image = results.bundle(model), Path(case.image)
                 command = predict_command(bundle, image, device, threads, inference.precision)
                 try:
-                    row = _measure_case(case.case, command, gpu, item)
+                    metadata = _measure_case(case.case, command, gpu, entry)
                 except EvaluationError as error:
                     log.error("%s", error)
                     failed.append(case.case)
                     continue
-                note = item.finish([CURVE], inputs, row)
-            curves[f"{case.case}.csv"] = item.file(CURVE)
-            rows.append({**note["results"], "file": results.relative(item.file(CURVE))})
+            curves[f"{case.case}.csv"] = entry.file(CURVE)
+            rows.append({**metadata["results"], "file": results.relative(entry.file(CURVE))})
     if failed:
         raise EvaluationError(f"{len(failed)} predictions of {model} failed: {', '.join(failed[:5])}; see the log")
     for path in (output.parent / CURVES).glob("*.csv"):
@@ -219,8 +216,8 @@ def predict_command(bundle: Path, image: Path, device: str, threads: int, precis
     return [*command, "--device", device, "--threads", str(threads), "--precision", precision]
 
 
-def _measure_case(name: str, command: Sequence[str], gpu: Gpu | None, item: Item) -> dict[str, Any]:
-    """Run one prediction, write its curve and return its row; EvaluationError if it failed."""
+def _measure_case(name: str, command: Sequence[str], gpu: Gpu | None, entry: Entry) -> Metadata:
+    """Run one prediction and save its curve and row; EvaluationError if it failed."""
     with tempfile.TemporaryDirectory(prefix="flare23-") as temporary:
         messages, labels = Path(temporary) / "messages.txt", Path(temporary) / "labels"
         with messages.open("wb") as handle:
@@ -229,6 +226,6 @@ def _measure_case(name: str, command: Sequence[str], gpu: Gpu | None, item: Item
             lines = messages.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise EvaluationError(f"{name}: the prediction failed: {lines[-1] if lines else f'exit code {code}'}")
     row = efficiency_row(name, profile, gpu, available_cores())
-    write_curve(item.file(CURVE), profile)
+    write_curve(entry.file(CURVE), profile)
     log.info("%s", format_efficiency(row))
-    return row
+    return entry.save([CURVE], row)

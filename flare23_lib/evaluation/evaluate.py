@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from flare23_lib.cache.results import Results, read_training
+from flare23_lib.cache.results import REMEDY, Results, read_training
 from flare23_lib.config.models import label_map
 from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.dataset.cases import usable_cases
@@ -37,15 +37,15 @@ def evaluate(
         EvaluationError: no validation case has a label, or as `score_cases`.
         StoreError: a prediction is in no record, or is missing or damaged, which is no fault of the model.
     """
-    gathered = results.gathered("predictions", model)
-    files = {row["case"]: row["file"] for row in read_csv(gathered)}
+    collected = results.collected("predictions", model)
+    files = {row["case"]: row["file"] for row in read_csv(collected)}
     pairs = []
     for case in usable_cases(results.cases, "validation"):
         if not case.label:
             continue
         if case.case not in files:
-            raise StoreError(f"{case.case} is not in {gathered}; run `flare23 store verify` and start again")
-        results.measures(files[case.case])  # refuses a damaged file
+            raise StoreError(f"{case.case} is not in {collected}; {REMEDY}")
+        results.metadata(files[case.case])  # refuses a damaged file
         pairs.append(Pair(case.case, Path(case.label), results.root / files[case.case]))
     if not pairs:
         raise EvaluationError(f"no validation case has a label (see {results.cases}); {model} needs evaluate: false")
