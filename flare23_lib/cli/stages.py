@@ -157,12 +157,9 @@ def _stage_evaluate(args: argparse.Namespace) -> int:
 
 
 def _stage_measure_efficiency(args: argparse.Namespace) -> int:
-    from flare23_lib.config.settings import InferenceSettings
-    from flare23_lib.evaluation.efficiency import EfficiencySettings, measure
+    from flare23_lib.evaluation.efficiency import measure
 
-    inference = InferenceSettings.from_json(args.settings["inference"])
-    settings = EfficiencySettings(args.settings["cases"], inference)
-    measure(_results(args), args.model, settings, args.device, args.threads, args.output)
+    measure(_results(args), _model(args, args.model), args.settings["cases"], args.output)
     return 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -23,14 +23,7 @@ from flare23_lib.config.models import Evaluation
 from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.errors import EvaluationError, FlareError
 from flare23_lib.evaluation.details import Details, measure_details
-from flare23_lib.evaluation.metrics import (
-    MIN_DSC_FOR_NSD,
-    Score,
-    as_label_bytes,
-    check_mode,
-    score_case,
-    values_in,
-)
+from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD, Score, as_uint8, check_mode, score_case, values_in
 from flare23_lib.io.nifti import Geometry, open_volume, read_labels
 from flare23_lib.labels import LabelMap
 from flare23_lib.runtime.progress import progress
@@ -108,13 +101,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class CaseScores:
-    """The result of one case.
+    """The result of one case: scores by label name in the order of the map, `EMPTY` for a cell that stays empty.
 
-    Attributes:
-        case: its name.
-        scores: by label name, in the order of the map; `EMPTY` for a cell that stays empty.
-        status: `OK`, or in one line why the case could not be scored.
-        details: None if they are not wanted, or without a usable reference.
+    The status is `OK` or the reason, in one line, why the case could not be scored.
     """
 
     case: str
@@ -129,7 +118,16 @@ def score_cases(pairs: Sequence[Pair], scoring: Scoring) -> list[CaseScores]:
     Raises:
         EvaluationError: a process was killed, or there is not enough memory for a case.
     """
-    return list(progress(_results(pairs, scoring), total=len(pairs)))
+    score, processes = partial(_score_pair, scoring), affordable_processes(pairs, scoring)
+    if processes == 1:
+        return list(progress(map(score, pairs), total=len(pairs)))
+    # a forked process would inherit the locks of threads that it does not have
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return list(progress(pool.map(score, pairs), total=len(pairs)))
+        except BrokenProcessPool as error:
+            message = "a scoring process was killed, probably because memory ran out; use fewer processes"
+            raise EvaluationError(message) from error
 
 
 def affordable_processes(pairs: Sequence[Pair], scoring: Scoring) -> int:
@@ -151,23 +149,6 @@ def _needed_mb(pair: Pair) -> float:
     return total / 2**20
 
 
-def _results(pairs: Sequence[Pair], scoring: Scoring) -> Iterator[CaseScores]:
-    """Yield the result of each pair in order, from this process or several others."""
-    score = partial(_score_pair, scoring)
-    processes = affordable_processes(pairs, scoring)
-    if processes == 1:
-        yield from map(score, pairs)
-        return
-    # a forked process would inherit the locks of threads that it does not have
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from pool.map(score, pairs)
-        except BrokenProcessPool as error:
-            raise EvaluationError(
-                "a scoring process was killed, probably because memory ran out; use fewer processes"
-            ) from error
-
-
 def _score_pair(scoring: Scoring, pair: Pair) -> CaseScores:
     """Score one case; EvaluationError if there is not enough memory for it."""
     try:
@@ -180,7 +161,7 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
     labels = scoring.labels
     try:
         volume = read_labels(pair.reference)
-        reference = as_label_bytes(volume.array, labels, "reference")
+        reference = as_uint8(volume.array, labels, "reference")
     except (FlareError, OSError) as error:
         return CaseScores(pair.case, dict.fromkeys(labels.names, EMPTY), f"no usable reference: {_line(error)}")
     spacing = volume.geometry.spacing

@@ -13,7 +13,6 @@ import logging
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from flare23_lib.config.models import InferenceSettings
 from flare23_lib.dataset.cases import usable_cases
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.profiling import POLL_SLEEP, Gpu, Profile, find_gpu, profile_command
-from flare23_lib.inference.segment_cases import model_digest
+from flare23_lib.inference.segment_cases import ModelUse, model_digest
 from flare23_lib.io.atomic import link_to, read_json
 from flare23_lib.io.locks import lock
 from flare23_lib.io.tables import read_csv, write_csv
@@ -41,7 +40,6 @@ CURVES = "curves"
 """Folder of the curves, beside the table."""
 
 NO_GPU = "no GPU was measured: its columns are empty"
-
 CURVE = ".curve.csv"
 VERSIONS = [versions.EFFICIENCY, versions.SEGMENTATION]
 
@@ -89,12 +87,12 @@ def format_efficiency(row: Mapping[str, Any]) -> str:
 
 def write_curve(path: Path, profile: Profile) -> None:
     """Write the curve of a command: a row per poll and one at the end."""
-    decimals = {"seconds": 4, "gpu_mb": 1, "ram_mb": 1, "cpu_seconds": 2}
-    columns = [
-        ["" if np.isnan(value) else f"{value:.{digits}f}" for value in getattr(profile, name)]
-        for name, digits in decimals.items()
-    ]
-    write_csv(path, list(decimals), (dict(zip(decimals, cells, strict=True)) for cells in zip(*columns, strict=True)))
+    columns = ("seconds", "gpu_mb", "ram_mb", "cpu_seconds")
+    rows = []
+    for seconds, gpu, ram, cpu in zip(*(getattr(profile, column) for column in columns), strict=True):
+        cells = f"{seconds:.4f}", "" if np.isnan(gpu) else f"{gpu:.1f}", f"{ram:.1f}", f"{cpu:.2f}"
+        rows.append(dict(zip(columns, cells, strict=True)))
+    write_csv(path, columns, rows)
 
 
 def write_efficiency(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -154,18 +152,8 @@ def _conditions(device: str, threads: int, gpu: Gpu | None) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class EfficiencySettings:
-    """How many cases are measured, the first ones by name, and how the model is used (its bundle's default)."""
-
-    cases: int
-    inference: InferenceSettings
-
-
-def measure(
-    results: Results, model: str, settings: EfficiencySettings, device: str, threads: int, output: Path
-) -> None:
-    """Measure the inference of a model on validation cases, one after the other, each in a fresh process.
+def measure(results: Results, model: ModelUse, cases: int, output: Path) -> None:
+    """Measure the inference of a model on the first validation cases by name, each in a fresh process.
 
     Earlier measurements with the same model, device and machine are kept. The curves are linked
     into a folder beside the table `output`.
@@ -174,24 +162,22 @@ def measure(
         EvaluationError: there is no validation case, or predictions failed.
         ConfigError: there is no such device (see `devices.choose`).
     """
-    inference = settings.inference
-    chosen = usable_cases(results.cases, "validation")[: settings.cases]
+    chosen = usable_cases(results.cases, "validation")[:cases]
     if not chosen:
         raise EvaluationError(f"{results.cases}: no validation case to measure; set evaluation.efficiency_cases: 0")
-    used = choose(device, claimed=1)
+    used = choose(model.device, claimed=1)
     gpu = find_gpu(position=used.index or 0) if used.type == "cuda" else None  # an idle GPU would mislead
     if gpu is None:
         log.info(NO_GPU)
-    key = _key(model_digest(read_json(results.model_file(model))), inference)
-    folder = results.cache("efficiency", {**key, "conditions": _conditions(used.type, threads, gpu)}).create()
+    key = _key(model_digest(read_json(results.model_file(model.name))), model.inference)
+    folder = results.cache("efficiency", {**key, "conditions": _conditions(used.type, model.threads, gpu)}).create()
     rows, failed, curves = [], [], {}
     with folder.lock("cases"):
         for case in progress(chosen):
             entry = folder.entry(case.case, {"image": case.image_id})
             metadata = entry.load()
             if metadata is None:
-                bundle, image = results.bundle(model), Path(case.image)
-                command = predict_command(bundle, image, device, threads, inference.precision)
+                command = predict_command(results.bundle(model.name), Path(case.image), model)
                 try:
                     metadata = _measure_case(case.case, command, gpu, entry)
                 except EvaluationError as error:
@@ -201,7 +187,9 @@ def measure(
             curves[f"{case.case}.csv"] = entry.file(CURVE)
             rows.append({**metadata["results"], "file": results.relative(entry.file(CURVE))})
     if failed:
-        raise EvaluationError(f"{len(failed)} predictions of {model} failed: {', '.join(failed[:5])}; see the log")
+        raise EvaluationError(
+            f"{len(failed)} predictions of {model.name} failed: {', '.join(failed[:5])}; see the log"
+        )
     for path in (output.parent / CURVES).glob("*.csv"):
         if path.is_symlink() and path.name not in curves:
             path.unlink()
@@ -210,10 +198,11 @@ def measure(
     write_efficiency(output, rows)
 
 
-def predict_command(bundle: Path, image: Path, device: str, threads: int, precision: str) -> list[str]:
+def predict_command(bundle: Path, image: Path, model: ModelUse) -> list[str]:
     """Return the command that segments one image, without its `--output`."""
     command = [sys.executable, "-m", "flare23_lib.cli", "predict", "--model", str(bundle), "--input", str(image)]
-    return [*command, "--device", device, "--threads", str(threads), "--precision", precision]
+    options = ["--device", model.device, "--threads", str(model.threads), "--precision", model.inference.precision]
+    return [*command, *options]
 
 
 def _measure_case(name: str, command: Sequence[str], gpu: Gpu | None, entry: Entry) -> Metadata:

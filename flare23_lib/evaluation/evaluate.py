@@ -56,16 +56,10 @@ def evaluate(
 
 
 def evaluate_cases(pairs: Sequence[Pair], scoring: Scoring, output: Path) -> pd.DataFrame:
-    """Score cases and write metrics.csv, summary.csv and, with details, their tables; log every fault.
+    """Score cases, write metrics.csv, summary.csv and the tables of details, and return the scores; log every fault.
 
-    Tables of details that are not written now are removed from the output folder: they would be of
-    other scores.
-
-    Returns:
-        A row per case (`tables.score_table`), in the order of the pairs.
-
-    Raises:
-        EvaluationError: as `score_cases`.
+    The scores are a `tables.score_table`, in the order of the pairs. Raises EvaluationError as
+    `score_cases`.
     """
     cases = score_cases(pairs, scoring)
     for case in cases:
@@ -86,15 +80,13 @@ class FolderScores:
     Attributes:
         cases: number of references.
         scored: number of cases whose status is "ok".
-        missing: cases without a prediction.
         extra: names of prediction files without a reference; they are left out.
-        metrics: path of the table with a row per case.
-        summary: path of the table with a row per class.
+        metrics: path of the table by case.
+        summary: path of the table by class.
     """
 
     cases: int
     scored: int
-    missing: list[str]
     extra: list[str]
     metrics: Path
     summary: Path
@@ -114,13 +106,8 @@ def evaluate_folders(
 ) -> FolderScores:
     """Score every reference against the prediction of the same name, as `evaluate_cases`.
 
-    Args:
-        predictions: folder with X.nii.gz or X.nii.
-        references: folder with X.nii.gz or X.nii, or with X and `reference_suffix`.
-        output: as `evaluate_cases`.
-        scoring: as `evaluate_cases`.
-        reference_suffix: what follows a case's name in its reference's file name, such as
-            `_seg.nii.gz`; where no file ends so, or for None, `.nii.gz` or `.nii`.
+    Files are named after their cases: X.nii.gz or X.nii. `reference_suffix` is another suffix of
+    references, such as `_seg.nii.gz`, which is used if a file has it.
 
     Raises:
         EvaluationError: a folder is missing, it holds no reference, no prediction has the name of
@@ -142,8 +129,7 @@ def evaluate_folders(
     for name in extra:
         log.warning("%s: has no reference and was left out", name)
     scored = int((table["status"] == OK).sum())
-    missing = [case for case in truth if case not in found]
-    return FolderScores(len(table), scored, missing, extra, output / "metrics.csv", output / "summary.csv")
+    return FolderScores(len(table), scored, extra, output / "metrics.csv", output / "summary.csv")
 
 
 def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path]:

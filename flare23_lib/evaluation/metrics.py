@@ -28,12 +28,7 @@ PUBLISHED_MIN_DSC_FOR_NSD = 0.1
 
 @dataclass(frozen=True)
 class Score:
-    """Agreement of one structure in one case, not rounded.
-
-    Attributes:
-        dsc: Dice similarity coefficient, 0 to 1.
-        nsd: normalized surface Dice at the label's tolerance, 0 to 1.
-    """
+    """Agreement of one structure in one case: DSC and NSD at the label's tolerance, 0 to 1, not rounded."""
 
     dsc: float
     nsd: float
@@ -47,7 +42,7 @@ def score_case(
     mode: str = "flare23",
     min_dsc_for_nsd: float = MIN_DSC_FOR_NSD,
 ) -> dict[str, Score]:
-    """Score one case.
+    """Return the scores of one case by label name, in the order of the map.
 
     Both modes: a structure that neither volume holds has DSC = NSD = 1, one that only one of them
     holds has 0.
@@ -67,19 +62,15 @@ def score_case(
         mode: one of `MODES`.
         min_dsc_for_nsd: lowest DSC, 0 to 1, with which a structure has an NSD in mode "flare23".
 
-    Returns:
-        A score per label name, in the order of the map.
-
     Raises:
         EvaluationError: the shapes differ, a value is not in the label map, or the mode is unknown.
     """
     check_mode(mode)
-    if reference.ndim != 3 or reference.shape != prediction.shape:
-        raise EvaluationError(
-            f"a prediction of shape {prediction.shape} does not fit a reference of {reference.shape}"
-        )
-    reference = as_label_bytes(reference, labels, "reference")
-    prediction = as_label_bytes(prediction, labels, "prediction")
+    shape = reference.shape
+    if len(shape) != 3 or prediction.shape != shape:
+        raise EvaluationError(f"a prediction of shape {prediction.shape} does not fit a reference of {shape}")
+    reference = as_uint8(reference, labels, "reference")
+    prediction = as_uint8(prediction, labels, "prediction")
     counts = _joint_counts(reference, prediction, labels)
     scores, regions = {}, {}
     for index, label in enumerate(labels.labels, start=1):
@@ -110,16 +101,12 @@ def check_mode(mode: str) -> None:
         raise EvaluationError(f"there is no evaluation mode {mode!r}; use {' or '.join(MODES)}")
 
 
-def as_label_bytes(volume: np.ndarray, labels: LabelMap, side: str) -> np.ndarray:
-    """Return a label volume as contiguous uint8, a view where possible.
-
-    Args:
-        volume: file values, (z, y, x).
-        labels: the structures.
-        side: "reference" or "prediction", for the message.
+def as_uint8(volume: np.ndarray, labels: LabelMap, side: str) -> np.ndarray:
+    """Return a label volume as contiguous uint8, without a copy where possible.
 
     Raises:
-        EvaluationError: a value is not a whole number, or neither 0 nor in the label map.
+        EvaluationError: a value of the side, "reference" or "prediction", is not a whole number, or
+            neither 0 nor in the label map.
     """
     if volume.dtype.kind not in "iub":
         raise EvaluationError(f"the {side} holds {volume.dtype}, not whole numbers")

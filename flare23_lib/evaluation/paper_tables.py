@@ -44,14 +44,7 @@ _LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table.
-
-    Attributes:
-        title: one line above it.
-        values: plain values, for the CSV.
-        shown: text, for Markdown and LaTeX; the first column is the row's head.
-        notes: lines below it.
-    """
+    """A table with its title and notes: plain values for CSV, text for Markdown and LaTeX."""
 
     title: str
     values: pd.DataFrame
@@ -59,7 +52,7 @@ class PaperTable:
     notes: Sequence[str] = ()
 
     def write(self, path: Path) -> None:
-        """Write the table in all formats; `path` is that of its files without a suffix."""
+        """Write all `FORMATS`; `path` is that of the files without a suffix."""
         write_table(path.with_suffix(".csv"), self.values)
         write_text(path.with_suffix(".md"), self.to_markdown())
         write_text(path.with_suffix(".tex"), self.to_latex())
@@ -75,29 +68,16 @@ class PaperTable:
         """Return the table as a LaTeX `table` that needs no package."""
         rows = [self.shown.columns, *self.shown.to_numpy()]
         head, *body = (" & ".join(cell.translate(_LATEX) for cell in row) + r" \\" for row in rows)
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering",
-                rf"\caption{{{' '.join([self.title + '.', *self.notes]).translate(_LATEX)}}}",
-                rf"\begin{{tabular}}{{l{'r' * (len(self.shown.columns) - 1)}}}",
-                *[r"\hline", head, r"\hline", *body, r"\hline"],
-                r"\end{tabular}",
-                r"\end{table}" + "\n",
-            ]
-        )
+        caption = " ".join([f"{self.title}.", *self.notes]).translate(_LATEX)
+        columns = "r" * (len(self.shown.columns) - 1)
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{l{columns}}}"]
+        lines += [r"\hline", head, r"\hline", *body, r"\hline", r"\end{tabular}", r"\end{table}"]
+        return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One model's tables.
-
-    Attributes:
-        name: of the model.
-        summary: summary.csv, by class.
-        metrics: metrics.csv.
-        efficiency: efficiency.csv, without rows if it was not measured.
-    """
+    """One model's tables: summary.csv by class, metrics.csv, and efficiency.csv, empty if it was not measured."""
 
     name: str
     summary: pd.DataFrame
@@ -138,13 +118,7 @@ def write_tables(results: Results, settings: TablesSettings, folder: Path) -> No
 
 
 def table_names(labels: LabelMap, pairs: Sequence[Sequence[str]], measured: bool) -> list[str]:
-    """Return the tables of a configuration.
-
-    Args:
-        labels: the structures; Table 9 needs the published organs.
-        pairs: models to compare, for Table 7.
-        measured: whether efficiency is measured, for Table 8.
-    """
+    """Return the tables of a configuration: Table 7 for pairs of models, 9 for the published organs."""
     wanted = {"table6": True, "table7": bool(pairs), "table8": measured, "table9": _organs_match(labels)}
     return [name for name, is_made in wanted.items() if is_made]
 
@@ -152,7 +126,7 @@ def table_names(labels: LabelMap, pairs: Sequence[Sequence[str]], measured: bool
 def make_tables(
     models: Sequence[Evaluated], scoring: Scoring, pairs: Sequence[Sequence[str]], shapes: Mapping[str, str]
 ) -> dict[str, PaperTable]:
-    """Return all tables by name; those without content (no pairs, no efficiency) are left out.
+    """Return the tables of `table_names`.
 
     Args:
         models: the evaluated models.
@@ -160,14 +134,14 @@ def make_tables(
         pairs: names of models to compare.
         shapes: the size of each case as text.
     """
-    makers = {
-        "table6": lambda: _table6(models, scoring),
-        "table7": lambda: _table7(models, scoring.labels, pairs),
-        "table8": lambda: _table8(models, scoring.labels, shapes),
-        "table9": lambda: _table9(models, scoring),
-    }
-    measured = any(len(model.efficiency) for model in models)
-    return {name: makers[name]() for name in table_names(scoring.labels, pairs, measured)}
+    tables = {"table6": _table6(models, scoring)}
+    if pairs:
+        tables["table7"] = _table7(models, scoring.labels, pairs)
+    if any(len(model.efficiency) for model in models):
+        tables["table8"] = _table8(models, scoring.labels, shapes)
+    if _organs_match(scoring.labels):
+        tables["table9"] = _table9(models, scoring)
+    return tables
 
 
 def _organs_match(labels: LabelMap) -> bool:
@@ -179,6 +153,13 @@ def _fixed(value: float | None, digits: int = 2) -> str:
     return "-" if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
+def _with_interval(value: float, low: float, high: float, std: float = np.nan, sign: str = "") -> str:
+    if np.isnan(value):
+        return "-"
+    deviation = "" if np.isnan(std) else f" ± {std:.2f}"
+    return f"{value:{sign}.2f}{deviation}" + ("" if np.isnan(low) else f" [{low:{sign}.2f}, {high:{sign}.2f}]")
+
+
 def _shown(label: str) -> str:
     return "organs, mean" if label == ORGANS else label.replace("_", " ")
 
@@ -187,12 +168,6 @@ def _classes(labels: LabelMap) -> list[str]:
     """Return the classes in the order of the tables: organs, their mean, tumors."""
     organs, tumors = ([label.name for label in group] for group in (labels.organs, labels.tumors))
     return [*organs, *([ORGANS] if organs else []), *tumors]
-
-
-def _published_classes(labels: LabelMap) -> dict[str, str]:
-    """Return the classes of our tables that have published scores, and the group of these."""
-    groups = {ORGANS: "organ"} if _organs_match(labels) else {}
-    return groups | {label.name: "tumor" for label in labels.tumors if label.name == TUMOR}
 
 
 def _differences(scoring: Scoring) -> list[str]:
@@ -207,14 +182,11 @@ def _differences(scoring: Scoring) -> list[str]:
         )
     if scoring.partial_references:
         lines.append("Ours are scored in a case only for the classes that its reference holds.")
-    official = {
-        label: PUBLISHED["tolerances_mm"].get(label.name, label.tolerance_mm) for label in scoring.labels.labels
-    }
-    other = [
-        f"{_shown(label.name)} ({label.tolerance_mm:g} mm, not {tolerance:g})"
-        for label, tolerance in official.items()
-        if label.tolerance_mm != tolerance
-    ]
+    other = []
+    for label in scoring.labels.labels:
+        official = PUBLISHED["tolerances_mm"].get(label.name, label.tolerance_mm)
+        if label.tolerance_mm != official:
+            other.append(f"{_shown(label.name)} ({label.tolerance_mm:g} mm, not {official:g})")
     if other:
         lines.append(f"The tolerances of our NSD are not the challenge's for {', '.join(other)}.")
     return lines
@@ -228,14 +200,17 @@ def _unseen(models: Iterable[Evaluated]) -> list[str]:
 
 def _table6(models: Sequence[Evaluated], scoring: Scoring) -> PaperTable:
     """Return DSC and NSD by class: each model's, and the paper's where it names them."""
-    classes, published = _classes(scoring.labels), _published_classes(scoring.labels)
+    labels = scoring.labels
+    classes = _classes(labels)
+    published = {ORGANS: "organ"} if _organs_match(labels) else {}
+    published |= {label.name: "tumor" for label in labels.tumors if label.name == TUMOR}
     values, shown = pd.DataFrame({"class": classes}), pd.DataFrame({"class": map(_shown, classes)})
     notes = ["Means over cases in percent, with their standard deviation and the 95 % interval of the mean."]
     for model in models:
         scores = model.percent(classes, ["mean", "std", "median", "low", "high"]).reset_index(drop=True)
         values = values.join(scores.round(2).add_prefix(f"{model.name}_"))
         for metric in METRICS:
-            numbers = scores[[f"{metric}_{statistic}" for statistic in ("mean", "std", "low", "high")]]
+            numbers = scores[[f"{metric}_{statistic}" for statistic in ("mean", "low", "high", "std")]]
             shown[f"{model.name} {metric}"] = [_with_interval(*row) for row in numbers.to_numpy()]
         cases = f"{model.name}: {len(model.metrics)} validation cases"
         notes.append("; ".join([cases, *model.notes()]) + ".")
@@ -250,20 +225,14 @@ def _table6(models: Sequence[Evaluated], scoring: Scoring) -> PaperTable:
     return PaperTable("DSC and NSD by class", values, shown, notes)
 
 
-def _with_interval(mean: float, std: float, low: float, high: float) -> str:
-    deviation = "" if np.isnan(std) else f" ± {std:.2f}"
-    return _fixed(mean) + deviation + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")
-
-
 def _table7(models: Sequence[Evaluated], labels: LabelMap, pairs: Sequence[Sequence[str]]) -> PaperTable:
     """Return pairs of models compared case by case."""
     by_name = {model.name: model for model in models}
     names = pairs[0] if len(pairs) == 1 else ("first", "second")
     values, shown = [], []
     for first, second in pairs:
-        compared = (
-            compare(by_name[first].metrics, by_name[second].metrics, labels).loc[_classes(labels)].reset_index()
-        )
+        compared = compare(by_name[first].metrics, by_name[second].metrics, labels)
+        compared = compared.loc[_classes(labels)].reset_index()
         percent = (100 * compared.drop(columns=["class", "cases"])).round(2)
         values.append(compared[["class", "cases"]].join(percent))
         values[-1].insert(0, "first", first)
@@ -275,17 +244,11 @@ def _table7(models: Sequence[Evaluated], labels: LabelMap, pairs: Sequence[Seque
             for name, side in zip(names, ("first", "second"), strict=True):
                 text[f"{name} {metric}"] = percent[f"{metric}_{side}"].map(_fixed)
             numbers = percent[[f"{metric}_{column}" for column in ("difference", "low", "high")]]
-            text[f"difference {metric}"] = [_difference(*row) for row in numbers.to_numpy()]
+            text[f"difference {metric}"] = [_with_interval(*row, sign="+") for row in numbers.to_numpy()]
         shown.append(text)
     notes = ["Percent; differences are paired by case, with the 95 % interval of their mean."]
     notes += _unseen(by_name[name] for name in dict.fromkeys(name for pair in pairs for name in pair))
     return PaperTable("Ablation", pd.concat(values), pd.concat(shown), notes)
-
-
-def _difference(value: float, low: float, high: float) -> str:
-    if np.isnan(value):
-        return "-"
-    return f"{value:+.2f}" + ("" if np.isnan(low) else f" [{low:+.2f}, {high:+.2f}]")
 
 
 def _table8(models: Sequence[Evaluated], labels: LabelMap, shapes: Mapping[str, str]) -> PaperTable:

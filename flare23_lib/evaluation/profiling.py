@@ -37,7 +37,7 @@ MB = 2**20
 
 @dataclass(frozen=True)
 class Profile:
-    """One value per poll, in the order of time, and a last one at the command's end.
+    """Arrays with a value per poll and a last one at the command's end.
 
     Attributes:
         seconds: since the command began; the last is the wall time.
@@ -75,16 +75,13 @@ class ProcessTree:
         self._next_scan = 0.0
 
     def load(self) -> tuple[float, float]:
-        """Return resident memory in MB and CPU time in seconds; processes that end meanwhile are skipped.
-
-        What a process used is, once its parent has waited for it, in the parent's count of its children.
-        """
+        """Return resident memory in MB and CPU seconds; processes that end meanwhile are skipped."""
         resident, seconds = 0, 0.0
         self._scan()
         for process in self._known:
             with contextlib.suppress(psutil.Error), process.oneshot():
                 resident += process.memory_info().rss
-                seconds += sum(process.cpu_times()[:4])
+                seconds += sum(process.cpu_times()[:4])  # with the children that it has waited for
         self._cpu_seconds = max(self._cpu_seconds, seconds)
         return resident / MB, self._cpu_seconds
 
@@ -156,15 +153,9 @@ def poll(
     started: float,
     now: Callable[[], float] = time.monotonic,
 ) -> Profile:
-    """Poll a command until it ends.
+    """Poll a command, which began at `started` by the clock `now`, until it ends.
 
-    Args:
-        wait: returns when the command ends; raises psutil.TimeoutExpired if it still runs after so
-            many seconds.
-        processes: where RAM and CPU time are read.
-        gpu: where GPU memory is read, if anywhere.
-        started: when the command began, in seconds of `now`.
-        now: the clock.
+    `wait` returns at its end, or raises psutil.TimeoutExpired after the given number of seconds.
     """
     samples = []
 
@@ -182,15 +173,10 @@ def poll(
 
 
 def profile_command(command: Sequence[str], gpu: Gpu | None, output: IO[bytes] | None = None) -> tuple[Profile, int]:
-    """Run a command and profile it with all its processes, which are ended if this is interrupted.
+    """Run a command and return its profile and its exit code, which is negative for a signal's number.
 
-    Args:
-        command: program and arguments.
-        gpu: whose memory to measure; None for none.
-        output: where its standard output and error go; None for this process's.
-
-    Returns:
-        The profile, and the command's exit code (negative for a signal's number).
+    All its processes are ended if this one is interrupted. Its messages go to `output`, or where
+    those of this process go.
 
     Raises:
         EvaluationError: there is no such program.

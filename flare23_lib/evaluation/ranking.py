@@ -21,22 +21,13 @@ TIME_TOLERANCE = 15.0
 MEMORY_TOLERANCE = 4096.0
 """Peak of GPU memory in MB up to which all areas are equally good."""
 
-LESS_IS_BETTER = ("time", "gpu_area")
-"""Metrics whose lowest value is the best."""
-
-_GPU_COLUMNS = ["MaxGPU_Mem", "AUC_GPU_Time"]
-
 
 @dataclass(frozen=True)
 class Ranking:
-    """The result of a ranking.
+    """The ranked metrics, the number of cases, and notes on what was left out or counted as worst.
 
-    Attributes:
-        table: a row per folder, the best first: `rank`, `folder`, `mean_rank`, per metric
-            `{metric}_rank` (mean over cases) and `{metric}` (mean of the values); NaN for no value.
-        metrics: the metrics that were ranked.
-        cases: number of cases.
-        notes: in one line each, what was left out or counted as worst.
+    The table has a row per folder, the best first: `rank`, `folder`, `mean_rank`, per metric
+    `{metric}_rank` (mean over cases) and `{metric}` (mean of the values); NaN for no value.
     """
 
     table: pd.DataFrame
@@ -60,18 +51,15 @@ def rank_folders(folders: Sequence[Path], labels: LabelMap) -> Ranking:
         raise EvaluationError("a folder is given twice")
     accuracy = [_accuracy(folder / "metrics.csv", labels) for folder in folders]
     efficiency, notes = _efficiency(folders, accuracy)
-    known = pd.concat(
-        [table.join(other) for table, other in zip(accuracy, efficiency, strict=True)],
-        keys=map(str, folders),
-        names=["folder", "case"],
-    )
+    tables = [table.join(other) for table, other in zip(accuracy, efficiency, strict=True)]
+    known = pd.concat(tables, keys=map(str, folders), names=["folder", "case"])
     cases = sorted(known.index.unique("case"))
     if not cases:
         raise EvaluationError(f"{folders[0] / 'metrics.csv'}: holds no cases")
     values = known.reindex(pd.MultiIndex.from_product([map(str, folders), cases], names=known.index.names))
     # a value that no folder has is not ranked; one that a folder alone lacks is behind all
     ranked = values.groupby("case").transform("count") > 0
-    signs = [1 if name in LESS_IS_BETTER else -1 for name in values]
+    signs = [1 if name in ("time", "gpu_area") else -1 for name in values]
     ranks = (values * signs).groupby("case").rank(method="min", na_option="bottom").where(ranked)
     notes += _gaps(values, known.index, ranked)
     means, ranks = (table.groupby("folder", sort=False).agg(mean) for table in (values, ranks))
@@ -109,13 +97,10 @@ def _some(table: pd.DataFrame) -> str:
 
 def _accuracy(path: Path, labels: LabelMap) -> pd.DataFrame:
     """Return per case the mean DSC and NSD of the organs and of the tumors; empty cells are left out of the means."""
-    groups = {"organ": labels.organs, "tumor": labels.tumors}
-    columns = {
-        f"{kind}_{metric}": [f"{label.name}_{metric}" for label in group]
-        for kind, group in groups.items()
-        if group
-        for metric in METRICS
-    }
+    columns = {}
+    for kind, group in (("organ", labels.organs), ("tumor", labels.tumors)):
+        for metric in METRICS if group else ():
+            columns[f"{kind}_{metric}"] = [f"{label.name}_{metric}" for label in group]
     table = _read(path, [name for names in columns.values() for name in names])
     if table.index.has_duplicates:
         raise EvaluationError(f"{path}: two rows are of the case {table.index[table.index.duplicated()][0]}")
@@ -132,10 +117,10 @@ def _efficiency(folders: Sequence[Path], accuracy: Sequence[pd.DataFrame]) -> tu
         return [table[[]] for table in accuracy], [note]
     tables, notes, blind = [], [], []
     for path, cases in zip(paths, accuracy, strict=True):
-        table = _read(path, ["Time", *_GPU_COLUMNS])
+        table = _read(path, ["Time", "MaxGPU_Mem", "AUC_GPU_Time"])
         if table.empty:
             raise EvaluationError(f"{path}: has no rows")
-        if table[_GPU_COLUMNS].isna().any(axis=None):
+        if table[["MaxGPU_Mem", "AUC_GPU_Time"]].isna().any(axis=None):
             blind.append(path)
         own = table[table.index.isin(cases.index) & ~table.index.duplicated(keep="last")]
         if own.empty:

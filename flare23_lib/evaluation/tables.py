@@ -38,7 +38,6 @@ DECIMALS = 4
 RESAMPLES = 10_000
 SEED = 2023
 INTERVAL = (0.025, 0.975)
-"""Ends of the 95 % interval."""
 
 _CHUNK = 1_000_000
 """Counts of cases that are drawn at once."""
@@ -82,17 +81,12 @@ def score_table(cases: Iterable[CaseScores], labels: LabelMap) -> pd.DataFrame:
 
 
 def summarize(table: pd.DataFrame, labels: LabelMap, unseen: Sequence[str] = ()) -> pd.DataFrame:
-    """Return a summary: a row per class and, if there are organs, the row `organs`; the index is the class.
+    """Summarize a table of scores: a row per class and, if there are organs, the row `organs`.
 
     Means, standard deviations (of the population, over all cases) and medians are those of the
-    rounded values; `low` and `high` are the 95 % interval of the mean. Cases whose cell is empty do
-    not count. A class without any number has NaN. The organs' mean is that of the organs that have
-    one; a note tells if some have none.
-
-    Args:
-        table: a row per case (`score_table`).
-        labels: the structures.
-        unseen: names of classes that the model never saw in training; their scores do not count.
+    rounded values; `low` and `high` are the 95 % interval of the mean. Empty cells and unseen
+    classes do not count. A class without any number has NaN. The organs' mean is that of the organs
+    that have one; a note tells if some have none.
     """
     organs = [label.name for label in labels.organs]
     kinds = {label.name: label.kind for label in labels.labels}
@@ -122,15 +116,7 @@ def summarize(table: pd.DataFrame, labels: LabelMap, unseen: Sequence[str] = ())
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame, labels: LabelMap) -> pd.DataFrame:
-    """Compare two models case by case.
-
-    Only cases and classes that both have a number for are compared, so both means are over the same
-    cases.
-
-    Args:
-        first: a row per case (metrics.csv) of one model.
-        second: of the other.
-        labels: the structures.
+    """Compare the metrics.csv of two models case by case, where both have a number.
 
     Returns:
         A row per class and, if there are organs, the row `ORGANS`: cases and, per metric, both
@@ -179,15 +165,10 @@ def mean(values: pd.Series) -> float:
 
 
 def mean_intervals(scores: pd.DataFrame, organs: Sequence[str]) -> pd.DataFrame:
-    """Return the 95 % intervals of the mean of each class, and under `ORGANS` of the mean of the organs' means.
+    """Return the 95 % interval (`low`, `high`) of the mean of each column, and under `ORGANS` of the organs' mean.
 
-    Args:
-        scores: a row per case, a column per class, NaN where a case has no number.
-        organs: the columns that are organs.
-
-    Returns:
-        A row per class with `low` and `high`: NaN where fewer than two cases have a number, for the
-        organs where that holds for one of those that have any.
+    It is NaN where fewer than two cases have a number, for the organs where that holds for one of
+    those that have any.
     """
     cases = scores.count()
     means = _resampled_means(scores)
