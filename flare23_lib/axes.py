@@ -13,9 +13,9 @@ Slices = tuple[slice, slice, slice]
 """A box in a (z, y, x) array."""
 
 
-def as_triple(values: Iterable[T]) -> tuple[T, T, T]:
-    """Return three values as a tuple of known length; ValueError if there are not three."""
+def as_triple(values: Iterable[T], name: str = "value") -> tuple[T, T, T]:
+    """Return three values as a tuple of known length; ValueError, with the name, if there are not three."""
     found = tuple(values)
     if len(found) != 3:
-        raise ValueError(f"{list(found)} is not one value per axis (z, y, x)")
+        raise ValueError(f"{name}: {list(found)} is not one number per axis (z, y, x)")
     return found

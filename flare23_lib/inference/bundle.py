@@ -158,8 +158,8 @@ class Model:
                 name=content["name"],
                 network=Architecture.of(**content["network"]),
                 input_channels=content["input_channels"],
-                patch_size=as_triple(content["patch_size"]),
-                spacing=as_triple(float(value) for value in content["spacing"]),
+                patch_size=as_triple(content["patch_size"], "patch_size"),
+                spacing=as_triple((float(value) for value in content["spacing"]), "spacing"),
                 intensity=Intensity(**content["intensity"]),
                 orientation=content["orientation"],
                 axes=content["axes"],
@@ -174,6 +174,13 @@ class Model:
             raise BundleError(f"has no {error.args[0]!r}") from error
         except (ConfigError, TypeError, ValueError) as error:
             raise BundleError(f"cannot be used ({error})") from error
+
+
+def _triple(content: Mapping[str, Any], key: str) -> tuple[Any, Any, Any]:
+    try:
+        return as_triple(content[key])
+    except ValueError as error:
+        raise BundleError(f"{key} {content[key]!r} cannot be") from error
 
 
 def _fault_of(model: Model) -> str | None:

@@ -52,19 +52,17 @@ def segmentation_folder(results: Results, digest: str, inference: InferenceSetti
     return results.cache("segmentations", key)
 
 
-def segmentation_entry(
-    folder: CacheFolder, case: Case, exclude: Collection[int] = (), count_votes: bool = False
-) -> Entry:
+def segmentation_entry(folder: CacheFolder, case: Case, exclude: Collection[int] = (), votes: bool = False) -> Entry:
     """Return the entry of a case's segmentation.
 
     Args:
         folder: of the model and its settings.
         case: the case.
         exclude: label values without which the runner-up labels are made.
-        count_votes: whether the votes of the mirrored passes are counted.
+        votes: whether the votes of the mirrored passes are kept.
     """
     inputs: dict[str, Any] = {"image": case.image_id, "exclude": sorted(exclude)}
-    if count_votes:
+    if votes:
         inputs["votes"] = True
     return folder.entry(case.case, inputs)
 
@@ -91,11 +89,11 @@ Wanted = Sequence[tuple[Case, Collection[int]]]
 
 
 def segmentation_entries(
-    results: Results, model: str, inference: InferenceSettings, wanted: Wanted, count_votes: bool
+    results: Results, model: str, inference: InferenceSettings, wanted: Wanted, votes: bool
 ) -> list[Entry]:
     """Return the entries of a model's segmentations; StoreError if the model has no bundle."""
     folder = segmentation_folder(results, model_digest(model_description(results, model)), inference)
-    return [segmentation_entry(folder, case, exclude, count_votes) for case, exclude in wanted]
+    return [segmentation_entry(folder, case, exclude, votes) for case, exclude in wanted]
 
 
 def predict_validation(results: Results, model: ModelUse, shard: Shard, output: Path) -> None:
@@ -111,7 +109,7 @@ def validation_shard(results: Results, shard: Shard) -> Wanted:
 
 
 def segment_cases(
-    results: Results, model: ModelUse, wanted: Wanted, count_votes: bool, lock_name: str
+    results: Results, model: ModelUse, wanted: Wanted, votes: bool, lock_name: str
 ) -> list[tuple[dict[str, str], Metadata]]:
     """Segment what is missing; returns each case's `case` and `file`, and its metadata.
 
@@ -119,10 +117,10 @@ def segment_cases(
         results: the results folder.
         model: the model.
         wanted: cases.
-        count_votes: whether the votes of the mirrored passes are counted.
+        votes: whether the votes of the mirrored passes are kept.
         lock_name: of the lock that is held meanwhile.
     """
-    entries = segmentation_entries(results, model.name, model.inference, wanted, count_votes)
+    entries = segmentation_entries(results, model.name, model.inference, wanted, votes)
     if not entries:
         return []
     made = []
@@ -177,7 +175,7 @@ def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Entry]]) -> Iterato
 
 
 def _options(entry: Entry) -> tuple[list[int], bool]:
-    """Return the engine's `exclude` and `count_votes` for an entry."""
+    """Return the engine's `exclude` and `votes` for an entry."""
     return entry.inputs["exclude"], entry.inputs.get("votes", False)
 
 
