@@ -241,6 +241,21 @@ class Bundle:
     model: Model
     state_dict: Mapping[str, torch.Tensor]
 
+    def with_inference(
+        self,
+        step: float | None = None,
+        tta: bool | None = None,
+        windows: str | None = None,
+        precision: str | None = None,
+    ) -> Bundle:
+        """Return the bundle with other inference options, None for the model's own; ConfigError if out of range."""
+        given = {"step": step, "tta": tta, "windows": windows, "precision": precision}
+        options = asdict(self.model.inference) | {name: value for name, value in given.items() if value is not None}
+        try:
+            return replace(self, model=replace(self.model, inference=InferenceDefaults(**options)))
+        except BundleError as error:
+            raise ConfigError(str(error)) from error
+
     def build_network(self, device: torch.device | str = "cpu") -> STUNet:
         """Build the network with the weights, in float32, ready to infer."""
         network = _empty_network(self.model)
