@@ -12,7 +12,7 @@ back to full resolution; then the Dice of each organ with what it was made from:
   interpolated out; `area_shares` interpolates the shares themselves.
 - `native`: logits on the grid that are fitted to the label at full resolution through the interpolation, each organ
   against all others: what a loss at full resolution could reach. Found by gradient descent, so a lower bound; on
-  the student's grid alone, as it takes minutes.
+  the student's grid alone: on the teachers' the first case reached 1.000 in every organ, and it takes minutes.
 """
 
 from __future__ import annotations
@@ -165,7 +165,9 @@ def main() -> None:
     found: dict[str, list[dict[str, dict[int, float]]]] = {grid: [] for grid in GRIDS}
     for number, path in enumerate(files):
         for grid, model in GRIDS.items():
-            fit = grid == "student" and number < args.native_cases  # the first case's reached 1.000 on the teachers' grid
+            fit = (
+                grid == "student" and number < args.native_cases
+            )  # the first case's reached 1.000 on the teachers' grid
             found[grid].append(ceilings(path, config.model(model).spacing, fit))
         log.info("%s", path.name)
         content = {

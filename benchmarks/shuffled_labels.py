@@ -23,7 +23,7 @@ from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import read_cases
-from flare23_lib.evaluation.evaluate_model import evaluate
+from flare23_lib.evaluation.evaluate import evaluate
 from flare23_lib.evaluation.tables import format_summary
 from flare23_lib.inference.segment_cases import ModelUse, collect_predictions, predict_validation
 from flare23_lib.io.atomic import write_json

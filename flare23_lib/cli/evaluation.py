@@ -14,12 +14,13 @@ from flare23_lib.cli.common import (
     load_config,
     output_file,
     output_folder,
-    say,
 )
 from flare23_lib.errors import EvaluationError
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from flare23_lib.config.models import Evaluation
     from flare23_lib.evaluation.cases import Scoring
     from flare23_lib.evaluation.evaluate import evaluate_folders
@@ -29,17 +30,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     references = None if args.partial is None else "partial" if args.partial else "complete"
     given = {"mode": args.mode, "details": args.details, "references": references}
     settings = Evaluation.of(config.evaluation, **{key: value for key, value in given.items() if value is not None})
-    report = evaluate_folders(
-        args.predictions,
-        args.references,
-        args.output,
-        Scoring.from_settings(settings, config.label_map),
-        processes=args.processes,
-        memory_mb=args.memory,
-        reference_suffix=config.layout.label_suffix,
-    )
-    say(format_summary(report.summary))
-    say(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
+    scoring = Scoring.from_settings(settings, config.label_map)
+    scoring = replace(scoring, processes=args.processes, memory_mb=args.memory)
+    folders = args.predictions, args.references, args.output
+    report = evaluate_folders(*folders, scoring, config.layout.label_suffix)
+    print(format_summary(report.summary))
+    print(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
     return 0 if report.is_complete else 1
 
 
@@ -54,12 +50,12 @@ def _measure(args: argparse.Namespace) -> int:
     gpu = find_gpu(args.gpu)
     profile, code = profile_command(args.command, gpu)
     row = efficiency_row(name, profile, gpu, available_cores())
-    say(format_efficiency(row))
+    print(format_efficiency(row))
     if code:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        say(f"{args.command[0]} failed ({how}); nothing is written")
+        print(f"{args.command[0]} failed ({how}); nothing is written")
         return 128 - code if code < 0 else code
-    say(f"{add_measurement(args.output, row, profile)} is written")
+    print(f"{add_measurement(args.output, row, profile)} is written")
     return 0
 
 
@@ -69,8 +65,8 @@ def _rank(args: argparse.Namespace) -> int:
 
     ranking = rank_folders(args.folders, load_config(args).label_map)
     write_table(args.output, ranking.table)
-    say(format_ranking(ranking))
-    say(f"{args.output} is written")
+    print(format_ranking(ranking))
+    print(f"{args.output} is written")
     return 0
 
 

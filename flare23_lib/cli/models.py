@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from flare23_lib.cache.entries import Shard
-from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder, say
+from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder
 from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
 
@@ -31,9 +31,8 @@ def _predict(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     chosen = choose(args.device)
-    bundle = load_bundle(args.model)
-    engine = Engine(bundle, chosen, args.step, args.tta, args.precision, args.windows,
-                    Limits(args.gpu_memory, args.memory), args.compile)  # fmt: skip
+    bundle = load_bundle(args.model).with_inference(args.step, args.tta, args.windows, args.precision)
+    engine = Engine(bundle, chosen, Limits(args.gpu_memory, args.memory), args.compile)
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
     faults = predict(reader, engine, args.timings, seconds)
     return 1 if faults else 0
@@ -45,7 +44,7 @@ def _export(args: argparse.Namespace) -> int:
 
     inference = InferenceDefaults(step=args.step, tta=bool(args.tta), windows=args.windows)
     model = export_checkpoint(args.checkpoint, args.output, args.name, args.orientation, inference)
-    say(f"{args.output}: {model.name}, {len(model.labels) - 1} labels, orientation {model.orientation}")
+    print(f"{args.output}: {model.name}, {len(model.labels) - 1} labels, orientation {model.orientation}")
     return 0
 
 

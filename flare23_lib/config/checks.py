@@ -284,14 +284,16 @@ def stated_labels(category: Category) -> frozenset[str] | None:
 
 def _check_annotated(config: Configuration, key: str, manual: Collection[str]) -> None:
     """Refuse a loss that takes unannotated structures for background where some cases lack annotations of others."""
-    stated = {category.name: stated_labels(category) for category in config.categories if category.name in manual}
+    found = {category.name: stated_labels(category) for category in config.categories if category.name in manual}
     remedy = (
         "and the loss nnunet takes what was not annotated for background: set training.loss to label_sets, complete "
         "the labels of one (`completions`), or give all the same `annotated` if they were annotated alike"
     )
-    for name, labels in stated.items():
-        if labels is None:
+    stated: dict[str, frozenset[str]] = {}
+    for name, annotated in found.items():
+        if annotated is None:
             raise ConfigError(f"{key}: cases of {name!r} have different labels annotated, {remedy}")
+        stated[name] = annotated
     for one, two in pairwise(stated):
         if stated[one] != stated[two]:
             labels = [f"{name!r} ({', '.join(sorted(stated[name])) or 'not stated'})" for name in (one, two)]

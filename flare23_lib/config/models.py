@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from flare23_lib import labels as structures
 from flare23_lib.cache.entries import Shard
 from flare23_lib.choices import EvaluationMode, LabelKind, OrientationMode, Precision, References, Scored, Windows
+from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture, NetworkName
 from flare23_lib.runtime import devices
@@ -202,7 +203,7 @@ class Label(Table):
     scored: Scored = "volume"
     """Score the whole volume, or only the slices from the first to the last one in which the reference holds the
     structure."""
-    hidden_in: Names = Field((), exclude_if=lambda value: not value)
+    hidden_in: Names = Field(default=(), exclude_if=lambda value: not value)
     """Labels whose annotations cover the structure in cases in which it was not annotated itself, as those of organs
     cover tumors; for the loss label_sets."""
 
@@ -426,6 +427,13 @@ IntensityOrMeasure = Annotated[
 ]
 
 
+def measured(intensity: Literal["measure"] | Intensity) -> Intensity:
+    """Return an intensity as numbers; ConfigError for one that is yet to be measured."""
+    if isinstance(intensity, str):
+        raise ConfigError("intensity: is not measured yet")
+    return intensity
+
+
 class TrainingProtocol(Table):
     """How a model is trained (docs/training.md)."""
 
@@ -437,7 +445,7 @@ class TrainingProtocol(Table):
     """Batches of the training set scored after each epoch; no model is selected by them."""
     batch_size: Count = 2
     """Patches per batch."""
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Of the initial weights and the patches; on a GPU, where processes load them, the order of patches still differs
     from run to run."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -457,14 +465,14 @@ class TrainingProtocol(Table):
     above 0.25, both from 0.75)."""
     sampling: Literal["class_balanced", "nnunet"] = "class_balanced"
     """What a forced patch aims at: each class equally often, or a class of a case drawn before."""
-    loss: Literal["nnunet", "label_sets"] = Field("nnunet", exclude_if=lambda value: value == "nnunet")
+    loss: Literal["nnunet", "label_sets"] = Field(default="nnunet", exclude_if=lambda value: value == "nnunet")
     """nnunet takes what was not annotated for background; label_sets learns from cases in which different labels were
     annotated (docs/training.md)."""
-    targets: Literal["hard", "area", "native"] = Field("hard", exclude_if=lambda value: value == "hard")
+    targets: Literal["hard", "area", "native"] = Field(default="hard", exclude_if=lambda value: value == "hard")
     """hard: a label per voxel of the training's grid; area: the share of each label in it, from finer labels; native:
     the logits are interpolated to the finer labels, as in inference, and the loss is there (docs/training.md)."""
     target_factor: Annotated[tuple[Count, Count, Count], Strict(False)] = Field(
-        (1, 2, 2), exclude_if=lambda value: value == (1, 2, 2)
+        default=(1, 2, 2), exclude_if=lambda value: value == (1, 2, 2)
     )
     """Finer labels' voxels (z, y, x) in a voxel of the training's grid, for targets area and native."""
 

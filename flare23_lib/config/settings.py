@@ -339,14 +339,14 @@ class Config(Configuration):
             label_completions={name: self._teachers(name) for name in sorted(table.train_on.label_completions)},
         )
 
-    def _values(self, names: Iterable[str]) -> list[int]:
+    def _values(self, names: Iterable[str]) -> tuple[int, ...]:
         """Return the values of labels, sorted."""
-        return sorted(map(self.label_map.value_of, names))
+        return tuple(sorted(map(self.label_map.value_of, names)))
 
-    def _teachers(self, completion: str) -> list[str]:
+    def _teachers(self, completion: str) -> tuple[str, ...]:
         """Return the teachers of a completion and of those that it builds on."""
         table = self.completion(completion)
-        return sorted({table.teacher, *(self._teachers(table.base) if table.base else ())})
+        return tuple(sorted({table.teacher, *(self._teachers(table.base) if table.base else ())}))
 
     def training_settings(self, model: str) -> TrainingSettings:
         """Return what shapes a model's weights, its data aside."""
@@ -360,7 +360,7 @@ class Config(Configuration):
             hidden_in=self._hidden_in() if table.training.loss == "label_sets" else None,
         )
 
-    def _hidden_in(self) -> dict[str, list[int]]:
+    def _hidden_in(self) -> dict[str, tuple[int, ...]]:
         """Return by label value the values of the labels that cover it where it is not annotated."""
         return {str(one.value): self._values(one.hidden_in) for one in self.labels if one.hidden_in}
 

@@ -1,7 +1,7 @@
 """How the work on a case is cut so that it stays within limits of memory.
 
 Every buffer whose size depends on the image or the patch is counted before it is made. What can be smaller is made
-as large as fits: windows at a time, slices resampled at a time, and, if the sums of a whole plane do not fit, strips
+as large as fits: windows at a time, slices resampled at a time, and, if the sums of a whole plane do not fit, tiles
 of the plane, whose common windows are then computed for each (slower, the same labels).
 """
 
@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from flare23_lib.axes import Triple
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.bundle import Model
 from flare23_lib.inference.image_files import HOST_BASE, MB
@@ -61,13 +62,17 @@ class Limits:
     def enforce(self, device: torch.device, weights: int) -> None:
         """Make PyTorch refuse memory on a GPU beyond the limit; what it counts is less than the driver does.
 
+        Nothing is done on other devices, or without a limit.
+
         Args:
-            device: the GPU.
+            device: where the network runs.
             weights: bytes that the network's weights take there.
 
         Raises:
             ConfigError: not even they fit.
         """
+        if device.type != "cuda" or self.gpu is None:
+            return
         if self.gpu * MB < GPU_BASE + weights:
             least = math.ceil((GPU_BASE + weights) / MB)
             raise ConfigError(f"gpu-memory {self.gpu} MB: CUDA and the weights alone take {least}")
@@ -85,7 +90,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Task:
+class CaseSize:
     """What the memory for one case follows from.
 
     Attributes:
@@ -94,28 +99,28 @@ class Task:
         shape: (z, y, x) of the resampled and padded image.
         unpadded: voxels of the resampled image if it was padded, and is kept beside the padded one; else 0.
         passes: mirrored passes.
-        outputs: volumes to make: labels, and with them an alternative, votes.
-        votes: whether votes are kept, at the model's resolution too.
+        outputs: volumes to make: labels, and with them runner-up labels and vote counts.
+        count_votes: whether vote counts are kept, at the model's resolution too.
         compiled: the network was compiled, for one window at a time.
     """
 
     image: int
     voxels: int
-    shape: tuple[int, int, int]
+    shape: Triple
     passes: int
     unpadded: int = 0
     outputs: int = 1
-    votes: bool = False
+    count_votes: bool = False
     compiled: bool = False
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """How one case is computed.
 
     Attributes:
         batch: windows at a time.
-        strips: parts that the plane is cut into along y.
+        tiles: parts that the plane is cut into along y.
         sums_on_device: the sums are kept on the device, not on the host.
         image_on_device: so is the resampled image.
         slab_bytes: for resampling.
@@ -124,22 +129,22 @@ class Plan:
     """
 
     batch: int
-    strips: int
+    tiles: int
     sums_on_device: bool
     image_on_device: bool
     slab_bytes: int
-    host: int
-    gpu: int
+    host: int = 0
+    gpu: int = 0
 
     def __str__(self) -> str:
-        text = f"{self.batch} windows at a time, {self.strips} strips, host {self.host / MB:.0f} MB"
+        text = f"{self.batch} windows at a time, {self.tiles} tiles, host {self.host / MB:.0f} MB"
         if self.gpu:
             places = ["GPU" if there else "host" for there in (self.sums_on_device, self.image_on_device)]
             text += f", GPU {self.gpu / MB:.0f} MB (sums on the {places[0]}, image on the {places[1]})"
         return text
 
 
-def plan(model: Model, precision: str, device: torch.device, task: Task, limits: Limits) -> Plan:
+def plan(model: Model, precision: str, device: torch.device, task: CaseSize, limits: Limits) -> MemoryPlan:
     """Return the fastest plan that stays within the limits.
 
     Raises:
@@ -147,12 +152,11 @@ def plan(model: Model, precision: str, device: torch.device, task: Task, limits:
     """
     gpu_limit = limits.gpu_bytes(device) if device.type == "cuda" else 0
     host_limit = limits.host_bytes()
-    least = None
-    for candidate in _candidates(model, precision, device, task):
+    candidates = _candidates(model, precision, device, task)
+    for candidate in candidates:
         if candidate.gpu <= gpu_limit and candidate.host <= host_limit:
             return candidate
-        if least is None or (candidate.host, candidate.gpu) < (least.host, least.gpu):
-            least = candidate
+    least = min(candidates, key=lambda candidate: (candidate.host, candidate.gpu))
     if least.host > host_limit:
         where = "--memory" if limits.host is not None else "nine tenths of what the machine or the SLURM job has"
         raise ImageError(f"needs {least.host / MB:.0f} MB of memory, the limit is {host_limit / MB:.0f} ({where})")
@@ -160,54 +164,44 @@ def plan(model: Model, precision: str, device: torch.device, task: Task, limits:
     raise ImageError(f"needs {least.gpu / MB:.0f} MB on the GPU, the limit is {gpu_limit / MB:.0f} ({where})")
 
 
-def _candidates(model: Model, precision: str, device: torch.device, task: Task) -> list[Plan]:
+def _candidates(model: Model, precision: str, device: torch.device, task: CaseSize) -> list[MemoryPlan]:
     """List plans from fast to slow."""
     on_gpu = device.type == "cuda"
     places = [(True, True), (True, False), (False, False)] if on_gpu else [(device.type == "cpu",) * 2]
     most = math.ceil(task.shape[1] / 16)
-    strips = sorted({min(most, 2**power) for power in range(8)})
+    tiles = sorted({min(most, 2**power) for power in range(8)})
     return [
-        _cost(model, precision, on_gpu, task, batch, count, sums, image, slab)
+        _with_cost(MemoryPlan(batch, count, sums, image, slab), model, precision, on_gpu, task)
         for slab in (SLAB_BYTES, SLAB_BYTES // 8)
-        for count in strips
+        for count in tiles
         for sums, image in places
         for batch in (BATCHES if on_gpu and not task.compiled else (1,))
     ]
 
 
-def _cost(
-    model: Model,
-    precision: str,
-    on_gpu: bool,
-    task: Task,
-    batch: int,
-    strips: int,
-    sums_on_device: bool,
-    image_on_device: bool,
-    slab_bytes: int,
-) -> Plan:
-    network = _network_bytes(model, precision, batch, task.passes)
+def _with_cost(plan: MemoryPlan, model: Model, precision: str, on_gpu: bool, task: CaseSize) -> MemoryPlan:
+    """Return a plan with the bytes that it takes."""
     resampled = 4 * (math.prod(task.shape) + task.unpadded)
-    sums = sums_bytes(model.patch_size, task.shape, strips, len(model.labels), task.passes) + LABEL_BYTES
-    host = HOST_BASE + weight_bytes(model, 4) + (COMPILER if task.compiled else 0)
-    gpu = GPU_BASE if on_gpu else 0
-    working = 0
-    for size, there in ((network, True), (resampled, image_on_device), (sums, sums_on_device)):
-        if on_gpu and there:
+    sums = sums_bytes(model.patch_size, task.shape, plan.tiles, len(model.labels), task.passes) + LABEL_BYTES
+    network = _network_bytes(model, precision, plan.batch, task.passes)
+    gpu = working = 0
+    for size, on_device in ((network, True), (resampled, plan.image_on_device), (sums, plan.sums_on_device)):
+        if on_gpu and on_device:
             gpu += size
         else:
             working += size
     if on_gpu:
-        gpu += slab_bytes
+        gpu += GPU_BASE + plan.slab_bytes
     # While it is resampled the image is there, afterwards its labels; the last one is copied to be written.
-    labels = task.outputs * task.voxels + (math.prod(task.shape) if task.votes else 0)
-    host += max(task.image + slab_bytes + resampled, labels + working, labels + WRITING * task.voxels)
-    return Plan(batch, strips, sums_on_device, image_on_device, slab_bytes, host, gpu)
+    labels = task.outputs * task.voxels + (math.prod(task.shape) if task.count_votes else 0)
+    host = HOST_BASE + weight_bytes(model, 4) + (COMPILER if task.compiled else 0)
+    host += max(task.image + plan.slab_bytes + resampled, labels + working, labels + WRITING * task.voxels)
+    return replace(plan, host=host, gpu=gpu)
 
 
-def sums_bytes(patch: Sequence[int], shape: Sequence[int], strips: int, classes: int, passes: int) -> int:
-    """Return what `RollingSums` takes for a strip of the plane, with the copy it makes when it moves on."""
-    rows = min(shape[1], math.ceil(shape[1] / strips) + 2)
+def sums_bytes(patch: Sequence[int], shape: Sequence[int], tiles: int, classes: int, passes: int) -> int:
+    """Return what `LogitAccumulator` takes for a tile of the plane, with the copy it makes when it moves on."""
+    rows = min(shape[1], math.ceil(shape[1] / tiles) + 2)
     voxels = (patch[0] + 2) * rows * shape[2]
     kept = voxels * (4 + 4 * classes + (2 * classes * passes if passes > 1 else 0))
     return kept + voxels * 4 * classes

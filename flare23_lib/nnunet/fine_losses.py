@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from flare23_lib.axes import as_triple
 from flare23_lib.nnunet.losses import loss_of_sums, sums_of_labels, sums_of_shares
 from flare23_lib.preprocessing.resampling import Axis
 
@@ -57,7 +58,7 @@ class FineLabelLoss(nn.Module):
             else:
                 if shares is None:
                     shares = label_shares(labels, logits.shape[2:], logits.shape[1] + 1)
-                shares = F.adaptive_avg_pool3d(shares, logits.shape[2:])
+                shares = F.adaptive_avg_pool3d(shares, as_triple(logits.shape[2:]))
                 total = sums_of_shares(logits, shares, sets)
             losses.append(weight * loss_of_sums(total, sets, self.several))
         return torch.stack(losses).sum()
@@ -76,7 +77,7 @@ def label_shares(labels: torch.Tensor, shape: Sequence[int], count: int) -> torc
     """
     shares = torch.empty((len(labels), count, *shape), device=labels.device)
     for index in range(count):
-        shares[:, index] = F.adaptive_avg_pool3d((labels == index).float(), tuple(shape))[:, 0]
+        shares[:, index] = F.adaptive_avg_pool3d((labels == index).float(), as_triple(shape))[:, 0]
     return shares
 
 
@@ -103,7 +104,7 @@ def sums_of_slabs(
     def of_slab(logits: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         part = axis.part(start, stop)
         kind = torch.promote_types(logits.dtype, torch.float32)
-        lower, upper, share = (item.to(logits.device) for item in (part.lower, part.upper, part.share))
+        lower, upper, share = (item.to(logits.device) for item in (part.lower, part.upper, part.weight))
         below, above = (logits.index_select(2, index).to(kind) for index in (lower, upper))
         slab = torch.lerp(below, above, share.to(kind)[:, None, None])
         plane = F.interpolate(slab.flatten(1, 2), size=(height, width), mode="bilinear", align_corners=False)

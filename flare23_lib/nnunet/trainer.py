@@ -21,7 +21,7 @@ from flare23_lib.config.models import TrainingProtocol
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet.fine_labels import raised_logits, with_fine_labels
 from flare23_lib.nnunet.fine_losses import FineLabelLoss
-from flare23_lib.nnunet.loop import SurvivingTrainer
+from flare23_lib.nnunet.loop import ResumableTrainer
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels
 from flare23_lib.nnunet.sampling import BalancedDataLoader, become_worker
 from flare23_lib.preprocessing.preprocess import identifier
@@ -67,7 +67,7 @@ class _ElasticScale:
         return f"{ELASTIC_SIGMA} voxels"
 
 
-class FlareTrainer(SurvivingTrainer):
+class FlareTrainer(ResumableTrainer):
     """nnU-Net's trainer with our protocol: class-balanced sampling, a choice of optimizer, precision, augmentation.
 
     The protocol is the plans' entry `training` (see `plans.plans`), so that plans, dataset.json and a checkpoint are
@@ -134,7 +134,8 @@ class FlareTrainer(SurvivingTrainer):
             set_up_cudnn(self.precision)
         distributed, self.is_ddp = self.is_ddp, False
         super().initialize()
-        self.network = self.network.to(memory_format=memory_format(self.device))
+        # PyTorch's annotations leave out this signature of `to`.
+        self.network = self.network.to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
         if self.precision != "mixed":
             self.grad_scaler = None
         if distributed:
@@ -149,6 +150,7 @@ class FlareTrainer(SurvivingTrainer):
         """Return the configured optimizer and the polynomial decay of its learning rate."""
         parameters = self.network.parameters()
         fused = self.device.type == "cuda"
+        optimizer: torch.optim.Optimizer
         if self.protocol.optimizer == "adamw":
             optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, fused=fused)
         else:
@@ -257,7 +259,7 @@ class FlareTrainer(SurvivingTrainer):
         place = (self.protocol.seed, self.local_rank, self.current_epoch, len(self.epoch.losses), stream)
         return int(np.random.default_rng(place).integers(below))
 
-    def seed_part(self) -> None:
+    def seed_rank(self) -> None:
         """Seed a process that shares a training which goes on; the first one has the checkpoint's random state."""
         checkpoints.seed(self._fresh_seed(2, 2**31))
 
@@ -282,7 +284,7 @@ class FlareTrainer(SurvivingTrainer):
 
     # ------------------------------------------------------------------ one step
 
-    def step(self, batch: dict) -> torch.Tensor:
+    def train_step(self, batch: dict) -> torch.Tensor:
         """Take one step, and return its loss, still on the device."""
         self.optimizer.zero_grad(set_to_none=True)
         loss, _, _ = self._forward(batch)
@@ -298,7 +300,7 @@ class FlareTrainer(SurvivingTrainer):
             self.grad_scaler.update()
         return loss.detach()
 
-    def look(self, batch: dict) -> tuple[float, np.ndarray]:
+    def validation_step(self, batch: dict) -> tuple[float, np.ndarray]:
         """Return a batch's loss, and by class (3, classes): voxels found, found wrongly, and missed.
 
         As nnU-Net's `validation_step`, but in the configured precision, where that has one of its own on a GPU. With
@@ -314,8 +316,8 @@ class FlareTrainer(SurvivingTrainer):
             known = true != self.label_manager.ignore_label
             true, predicted = true[known], predicted[known]
         classes = output.shape[1]
-        pairs = torch.bincount((true * classes + predicted).flatten(), minlength=classes**2)
-        pairs = pairs.reshape(classes, classes).cpu().numpy()
+        counts = torch.bincount((true * classes + predicted).flatten(), minlength=classes**2)
+        pairs = counts.reshape(classes, classes).cpu().numpy()
         found = pairs.diagonal()
         return float(loss.detach()), np.stack([found, pairs.sum(axis=0) - found, pairs.sum(axis=1) - found])[:, 1:]
 
@@ -330,7 +332,8 @@ class FlareTrainer(SurvivingTrainer):
 
     def _sets_of(self, batch: dict) -> torch.Tensor:
         """Return the admissible sets of a batch's cases, bool (b, classes + 1, classes)."""
-        return torch.stack([self.sets[key] for key in batch["keys"]])
+        sets = self.sets or {}
+        return torch.stack([sets[key] for key in batch["keys"]])
 
     def _forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution.

@@ -57,9 +57,7 @@ class TrainingJob:
     @cached_property
     def folder(self) -> CacheFolder:
         """The folder of the training: its fingerprint holds the settings and every case of the training set."""
-        columns = ["case", "image", "label"]
-        if self.settings.training.loss == "label_sets":
-            columns.append(ANNOTATED)
+        columns = ["case", "image", "label", *([ANNOTATED] if self.settings.training.loss == "label_sets" else [])]
         cases = sorted([row[column] for column in columns] for row in self.rows)
         key = {"version": versions.TRAINING, "settings": self.settings.to_json(), "cases": cases}
         return self.results.cache("training", key)

@@ -12,6 +12,7 @@ from typing import Any
 from flare23_lib import versions
 from flare23_lib.cache.entries import Entry, Metadata, Shard
 from flare23_lib.cache.results import Results, write_record
+from flare23_lib.config.models import measured
 from flare23_lib.config.settings import LabelSets, PreprocessingSettings, TrainingSet
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import CohortError, TrainingError
@@ -118,7 +119,7 @@ def label_entry(results: Results, settings: PreprocessingSettings, case: Trainin
     names = ("spacing", "orientation", "label_values", "label_factor")
     key = {name: shaping[name] for name in names if name in shaping}
     folder = results.cache("preprocessed_labels", {"version": versions.PREPROCESSED_LABEL, **key})
-    return folder.entry(case.case.case, {"label": case.label_id, "image_spacing": list(case.case.spacing)})
+    return folder.entry(case.case.case, {"label": case.label_id, "image_spacing": list(case.case.spacing or ())})
 
 
 def shard_entries(results: Results, settings: PreprocessingSettings, shard: Shard) -> list[Entry]:
@@ -128,14 +129,12 @@ def shard_entries(results: Results, settings: PreprocessingSettings, shard: Shar
     return images + [label_entry(results, settings, case) for case in cases]
 
 
-def record_row(
-    results: Results, settings: PreprocessingSettings, case: TrainingCase, image: Entry, label: Entry
-) -> dict[str, str]:
+def record_row(results: Results, settings: PreprocessingSettings, case: TrainingCase) -> dict[str, str]:
     """Return the part of a case's record that is known before it is made."""
     row = {
         "case": case.case.case,
-        "image": results.relative(image.file(".b2nd")),
-        "label": results.relative(label.file(".b2nd")),
+        "image": results.relative(image_entry(results, settings, case.case).file(".b2nd")),
+        "label": results.relative(label_entry(results, settings, case).file(".b2nd")),
     }
     if settings.label_sets is not None:
         row[ANNOTATED] = " ".join(map(str, annotated_in(results, settings, settings.label_sets, case)))
@@ -145,7 +144,7 @@ def record_row(
 def annotated_in(results: Results, settings: PreprocessingSettings, sets: LabelSets, case: TrainingCase) -> list[int]:
     """Return the values of the labels that are annotated in a case: a voxel without them is known to have none.
 
-    In a completed label that is what one of its teachers has learned, and what is present.
+    In a completed label these are the classes that one of its teachers has learned, and those that are present.
 
     Raises:
         StoreError: the bundle of a teacher is missing.
@@ -182,7 +181,7 @@ def preprocess(
         metadata, new_label = label.load_or_make(shard, partial(_make_label, results, settings, patch_size, case))
         made += new_image + new_label
         present = " ".join(map(str, metadata["results"]["labels_present"]))
-        rows.append({**record_row(results, settings, case, image, label), "labels_present": present})
+        rows.append({**record_row(results, settings, case), "labels_present": present})
     log.info("%d cases, %d files made, the others existed", len(cases), made)
     write_record(output, COLUMNS if settings.label_sets is None else [*COLUMNS, ANNOTATED], rows)
 
@@ -194,7 +193,7 @@ def _make_image(
     from flare23_lib.preprocessing.resampling import Intensity
 
     source, output = Path(case.case.image), entry.file(".b2nd")
-    intensity = Intensity(**dict(settings.intensity))
+    intensity = Intensity(**dict(measured(settings.intensity)))
     info = preprocess_image(source, output, settings.spacing, settings.orientation, intensity, patch_size)
     return entry.save([".b2nd"], info)
 

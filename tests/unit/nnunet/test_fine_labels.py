@@ -24,7 +24,7 @@ from flare23_lib.io.atomic import write_json
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.fine_labels import FineSpatialTransform, refined, unpacked, with_fine_labels
 from flare23_lib.nnunet.fine_losses import FineLabelLoss, label_shares, sums_of_slabs
-from flare23_lib.nnunet.launch import Run, make_trainer
+from flare23_lib.nnunet.launch import TrainingRun, make_trainer
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, loss_of_sums, sums_of_labels, sums_of_shares
 from flare23_lib.preprocessing.preprocess import annotated_classes, link_dataset, packed
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, image_entry, label_entry
@@ -198,7 +198,7 @@ def made(prepared, tmp_path):
         chosen = settings(**training)
         dataset = nnunet_plans.dataset_json(NAMES, chosen.ignore_label, rows)
         dataset["annotated"] = annotated_classes(chosen.label_values, rows)
-        return make_trainer(Run(tmp_path, nnunet_plans.plans(chosen), dataset, torch.device("cpu")))
+        return make_trainer(TrainingRun(tmp_path, nnunet_plans.plans(chosen), dataset, torch.device("cpu")))
 
     return make
 
@@ -229,9 +229,9 @@ def test_a_training_learns_from_finer_labels(made, targets, loss, elastic):
         shares = F.avg_pool3d((patches["target"] > 0).float(), (1, 2, 2))
         inside, outside = (patches["data"][place].mean() for place in (shares == 1, shares == 0))
         assert inside > outside, "what is labeled is brighter"
-        losses.append(float(trainer.step(patches)))
+        losses.append(float(trainer.train_step(patches)))
     assert np.isfinite(losses).all()
-    value, voxels = trainer.look(next(trainer.dataloader_val))
+    value, voxels = trainer.validation_step(next(trainer.dataloader_val))
     assert np.isfinite(value)
     assert voxels[0].sum() + voxels[2].sum() > 0
 
@@ -246,10 +246,8 @@ def test_finer_labels_are_other_files_of_the_same_images():
         for training in ({}, {"targets": "native"})
     )
     results, original = Results(Path("results")), TrainingCase(case, Path("l.nii.gz"), "l")
-    labels = [label_entry(results, chosen, original).file("") for chosen in (one, other)]
-    images = [image_entry(results, chosen, case).file("") for chosen in (one, other)]
-    assert labels[0] != labels[1]
-    assert images[0] == images[1]
+    assert label_entry(results, one, original).folder != label_entry(results, other, original).folder
+    assert image_entry(results, one, case) == image_entry(results, other, case)
 
 
 @pytest.mark.parametrize(

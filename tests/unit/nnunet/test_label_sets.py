@@ -17,10 +17,10 @@ from flare23_lib.dataset.cases import Case
 from flare23_lib.errors import ConfigError
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.nnunet import plans as nnunet_plans
-from flare23_lib.nnunet.launch import Run, make_trainer
+from flare23_lib.nnunet.launch import TrainingRun, make_trainer
 from flare23_lib.nnunet.losses import LabelSetLoss
 from flare23_lib.nnunet.training_job import TrainingJob
-from flare23_lib.preprocessing import preprocess_cases
+from flare23_lib.preprocessing import preprocess_cases as preprocessing
 from flare23_lib.preprocessing.preprocess import annotated_classes, link_dataset
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase
 
@@ -30,6 +30,10 @@ COMPLETED = TrainingCase(CASE, Path("c.nii.gz"), "store/completed_labels/x/a.nii
 
 PARTIAL = {"train_on": {"manual_labels": ["tumor", "five_organs"], "label_completions": ["all_organs"]}}
 LOSS = {"training": {"loss": "label_sets"}}
+
+
+def folder_of(results, settings, rows):
+    return TrainingJob(results, "student", settings, [], rows).folder
 
 
 def config(**changes):
@@ -42,18 +46,6 @@ def prepared(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("prepared"), loss="label_sets")
 
 
-def record_row(results, chosen, case):
-    """The record of a case."""
-    image = preprocess_cases.image_entry(results, chosen, case.case)
-    label = preprocess_cases.label_entry(results, chosen, case)
-    return preprocess_cases.record_row(results, chosen, case, image, label)
-
-
-def training_folder(results, chosen, rows):
-    """The folder of a training."""
-    return TrainingJob(results, MODEL, chosen, NAMES, rows).folder.path
-
-
 def make(results, folder, rows=None, **training):
     """Make a trainer of the prepared cases."""
     rows = rows or read_shards(results, "preprocessed", MODEL, 1)
@@ -63,7 +55,7 @@ def make(results, folder, rows=None, **training):
     chosen = changed(settings(**training), hidden_in={"3": [1]}) if training else settings()
     dataset = nnunet_plans.dataset_json(NAMES, chosen.ignore_label, rows)
     dataset["annotated"] = annotated_classes(chosen.label_values, rows)
-    return make_trainer(Run(folder, nnunet_plans.plans(chosen), dataset, torch.device("cpu")))
+    return make_trainer(TrainingRun(folder, nnunet_plans.plans(chosen), dataset, torch.device("cpu")))
 
 
 def test_categories_with_different_labels_can_be_learned_from_by_their_sets():
@@ -92,7 +84,8 @@ def test_the_annotated_labels_of_a_case_are_those_of_its_category(annotated, exp
     categories = [dict(row.to_json()) for row in config().categories]
     categories[0] |= {} if annotated is None else {"annotated": annotated}
     chosen = config(categories=categories).preprocessing_settings("student")
-    assert record_row(Results(Path("results")), chosen, replace(ORIGINAL, present=(1,)))["annotated"] == expected
+    row = preprocessing.record_row(Results(Path("results")), chosen, replace(ORIGINAL, present=(1,)))
+    assert row["annotated"] == expected
 
 
 def test_the_annotated_labels_of_a_completed_case_are_those_that_its_teacher_knows(tmp_path):
@@ -100,7 +93,7 @@ def test_the_annotated_labels_of_a_completed_case_are_those_that_its_teacher_kno
     labels = [{"name": label.name, "value": label.value} for label in config().labels]
     write_json(results.model_file("tumor_teacher"), {"labels": labels, "unseen": ["liver", "tumor", "spleen"]})
     case = replace(COMPLETED, completion="all_organs", present=(2, 14))
-    row = record_row(results, config().preprocessing_settings("student"), case)
+    row = preprocessing.record_row(results, config().preprocessing_settings("student"), case)
     assert row["annotated"] == "2 4 5 6 7 8 9 10 11 12 13 14"
 
 
@@ -108,14 +101,12 @@ def test_other_annotated_labels_are_another_training_but_not_another_preprocesse
     results, chosen = Results(Path("results")), config()
     row = {"case": "a", "image": "i.b2nd", "label": "l.b2nd", "annotated": "1"}
     partial = chosen.training_settings("student")
-    assert training_folder(results, partial, [row]) != training_folder(results, partial, [row | {"annotated": "2"}])
+    assert folder_of(results, partial, [row]) != folder_of(results, partial, [row | {"annotated": "2"}])
     plain = Config.load([RECIPE])
     ordinary = plain.training_settings("student")
-    assert training_folder(results, ordinary, [row]) == training_folder(results, ordinary, [row | {"annotated": "2"}])
-    items = [
-        preprocess_cases.label_entry(results, one.preprocessing_settings("student"), ORIGINAL).file("")
-        for one in (chosen, plain)
-    ]
+    assert folder_of(results, ordinary, [row]) == folder_of(results, ordinary, [row | {"annotated": "2"}])
+    items = [preprocessing.label_entry(results, one.preprocessing_settings("student"), ORIGINAL).metadata_path
+             for one in (chosen, plain)]  # fmt: skip
     assert items[0] == items[1]
     assert "label_sets" not in json.dumps(plain.preprocessing_settings("student").to_json())
 
@@ -145,14 +136,14 @@ def test_a_batch_is_learned_from_by_the_sets_of_its_cases(prepared, tmp_path):
         losses, counts = [], []
         for trainer.sets in (partial, whole):
             losses.append(float(trainer._forward(batch)[0].detach()))
-            counts.append(trainer.look(batch)[1])
+            counts.append(trainer.validation_step(batch)[1])
         only_whole = set(batch["keys"]) == {"case0"}
         assert (losses[0] == losses[1]) == only_whole
         assert losses[0] <= losses[1] or only_whole
         assert counts[0].shape == (3, 4)
         assert (counts[0].sum(0) <= counts[1].sum(0)).all(), "nothing is known of rare ones in partial cases"
         trainer.sets = partial
-        assert torch.isfinite(trainer.step(batch))
+        assert torch.isfinite(trainer.train_step(batch))
 
 
 def test_the_targets_of_rare_labels_lie_in_cases_in_which_they_are_annotated(prepared, tmp_path):
