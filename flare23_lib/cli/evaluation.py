@@ -36,7 +36,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         Scoring.from_settings(settings, config.label_map),
         processes=args.processes,
         memory_mb=args.memory,
-        reference_suffix=config.layout.label_suffix,
+        reference_suffix=next(iter(config.sources.values())).label_suffix,
     )
     say(format_summary(report.summary))
     say(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
-from itertools import product
-from pathlib import Path
 
 from flare23_lib.config.models import (
+    BACKGROUND,
+    IGNORE,
     PASSES,
     Category,
     Completion,
     Configuration,
     MergePolicy,
     ModelSettings,
+    Source,
     TrainingProtocol,
     label_map,
     subset_of,
 )
 from flare23_lib.errors import ConfigError
+from flare23_lib.io.patterns import MASK, FilePattern
 from flare23_lib.runtime.devices import SEVERAL
 
 
 def check_consistency(config: Configuration) -> None:
     """Refuse a configuration that contradicts itself, names what is not there, or has a circle."""
     label_map(config.labels)
-    _check_layout(config)
+    _check_sources(config)
     _check_categories(config)
     for name, completion in config.completions.items():
         _check_completion(config, name, completion)
@@ -90,25 +93,79 @@ def _label_names(config: Configuration) -> list[str]:
     return [label.name for label in config.labels]
 
 
-def _check_layout(config: Configuration) -> None:
-    layout = config.layout
-    images = [folder for folders in layout.images.values() for folder in folders]
-    labels = [(key, folder) for key, folders in layout.labels.items() for folder in folders]
-    _check_known("layout.prefixes", layout.prefixes, [*images, *(folder for _, folder in labels)], "folder")
-    if layout.image_suffix != layout.label_suffix:
-        return
-    for (key, folder), other in product(labels, images):
-        one, two = (Path(os.path.normpath(path)) for path in (folder, other))
-        if one.is_relative_to(two) or two.is_relative_to(one):
+def _check_sources(config: Configuration) -> None:
+    for name, source in config.sources.items():
+        key = f"sources.{name}"
+        if not (source.images or source.unlabeled_images or source.validation_images):
+            raise ConfigError(f"{key}: has no images")
+        if source.labels and source.masks:
+            raise ConfigError(f"{key}.masks: are in place of `labels`, which are given too")
+        if source.has_labels and not source.images:
             raise ConfigError(
-                f"layout.{key}: {folder!r} and the images' {other!r} share files, and image_suffix and label_suffix "
-                "are the same: images and labels cannot be told apart"
+                f"{key}.{'masks' if source.masks else 'labels'}: there are no `images` that they belong to"
             )
+        if source.validation_labels and not source.validation_images:
+            raise ConfigError(f"{key}.validation_labels: there are no `validation_images` that they belong to")
+        _check_patterns(key, source)
+        _check_values(config, key, source)
+    for index, label in enumerate(config.labels):
+        if label.name not in annotated_somewhere(config):
+            raise ConfigError(f"labels[{index}]: {label.name!r} is annotated in no source; nothing can learn it")
+    draw = config.validation
+    if draw is not None:
+        labeled = [name for name, source in config.sources.items() if source.has_labels]
+        _check_known("validation.sources", draw.sources, labeled, "source with labels")
+        if not labeled:
+            raise ConfigError("validation: no source has labels")
+
+
+def annotated_somewhere(config: Configuration) -> set[str]:
+    """Return the labels that a source with labels may hold, as far as the configuration tells."""
+    names = set(_label_names(config))
+    found: set[str] = set()
+    for source in config.sources.values():
+        if source.has_labels:
+            listed = names if source.annotated in (None, "present") else set(source.annotated)
+            found |= listed & set(source.targets) if source.values else listed
+    return found
+
+
+def _check_patterns(key: str, source: Source) -> None:
+    of_labels = {"labels", "masks", "validation_labels"}
+    images = {text for name, texts in source.patterns.items() if name not in of_labels for text in texts}
+    for name, texts in source.patterns.items():
+        for text in texts:
+            try:
+                _ = FilePattern.parse(text).expression
+            except re.error as error:
+                raise ConfigError(f"{key}.{name}: {text!r} is no regular expression ({error})") from error
+            if name in of_labels and text in images:
+                raise ConfigError(f"{key}.{name}: {text!r} are images, too: they cannot be told apart")
+            has_mask = MASK in text
+            if has_mask and (name not in of_labels or name == "labels"):
+                raise ConfigError(f"{key}.{name}: {text!r}: {MASK} is for `masks`")
+            if not has_mask and (name == "masks" or (name == "validation_labels" and source.masks)):
+                raise ConfigError(f"{key}.{name}: {text!r} has no place for {MASK}")
+
+
+def _check_values(config: Configuration, key: str, source: Source) -> None:
+    """Refuse values and annotated labels that are not known, or do not go together."""
+    names = _label_names(config)
+    _check_known(f"{key}.values", source.targets, [*names, IGNORE, BACKGROUND], "label")
+    has_masks = any(MASK in text for text in (*source.masks, *source.validation_labels))
+    for value in source.values:
+        if not has_masks and not re.fullmatch(r"[1-9][0-9]*", value):
+            raise ConfigError(f"{key}.values: {value!r} is not a whole number above 0")
+    if has_masks and not source.values:
+        raise ConfigError(f"{key}.values: the masks that count are missing")
+    if source.annotated not in (None, "present"):
+        known = [name for name in names if name in source.targets] if source.values else names
+        _check_known(f"{key}.annotated", source.annotated, known, "label of `values`" if source.values else "label")
 
 
 def _check_categories(config: Configuration) -> None:
     names = _category_names(config)
-    folders = [*config.layout.training_images, *config.layout.unlabeled_images]
+    folders = [folder for source in config.sources.values() for folder in source.image_folders]
     for index, category in enumerate(config.categories):
         key = f"categories[{index}]"
         if names.count(category.name) > 1:
@@ -127,9 +184,12 @@ def _check_categories(config: Configuration) -> None:
             if labels and category.no_labels:
                 raise ConfigError(f"{key}.no_labels: cannot be combined with conditions on labels")
             _check_known(f"{key}.{condition}", labels or (), sorted(_label_names(config)), "label")
-        if category.folders == ():
-            raise ConfigError(f"{key}.folders: is empty, no case would fit")
-        _check_known(f"{key}.folders", category.folders or (), folders, "folder of training images in the layout")
+        for condition in ("folders", "sources"):
+            if getattr(category, condition) == ():
+                raise ConfigError(f"{key}.{condition}: is empty, no case would fit")
+        _check_known(f"{key}.sources", category.sources or (), config.sources, "source")
+        given = {os.path.normpath(folder): folder for folder in category.folders or ()}
+        _check_known(f"{key}.folders", given, [*map(os.path.normpath, folders)], "folder of training images")
         for earlier in config.categories[:index]:
             if covers(earlier, category):
                 raise ConfigError(
@@ -139,8 +199,9 @@ def _check_categories(config: Configuration) -> None:
 
 def covers(category: Category, other: Category) -> bool:
     """Say whether every case that fits another category fits this one, whatever its labels are."""
-    if category.folders is not None and not set(other.folders or ["elsewhere"]) <= set(category.folders):
-        return False
+    for one, two in ((category.folders, other.folders), (category.sources, other.sources)):
+        if one is not None and not set(two or ["elsewhere"]) <= set(one):
+            return False
     if category.subset is not None and (other.subset is None or not _is_within(other.subset, category.subset)):
         return False
     if category.no_labels or other.no_labels:

@@ -30,8 +30,9 @@ from flare23_lib.evaluation.metrics import (
     unknown_values,
     unknown_values_error,
 )
+from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import Volume, open_volume, read_labels
-from flare23_lib.labels import LabelMap
+from flare23_lib.labels import IGNORE_VALUE, LabelMap
 from flare23_lib.runtime.progress import progress
 
 OK = "ok"
@@ -98,11 +99,19 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Pair:
-    """What is compared for one case; a prediction of None is missing."""
+    """What is compared for one case.
+
+    Attributes:
+        case: its name.
+        reference: the label, as its source keeps it.
+        prediction: label map of our values; None if it is missing.
+        annotated: label values that were looked for in the reference; cells of others stay empty. None for all.
+    """
 
     case: str
-    reference: Path
+    reference: LabelFiles | Path
     prediction: Path | None
+    annotated: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +161,8 @@ def _affordable(pairs: Sequence[Pair], processes: int, memory_mb: float | None) 
 def _needed_mb(pair: Pair) -> float:
     """Return what a case takes by the headers of its files; broken ones, which are named later, take nothing."""
     total = 0.0
-    for path in (pair.reference, pair.prediction):
+    reference = pair.reference.path if isinstance(pair.reference, LabelFiles) else pair.reference
+    for path in (reference, pair.prediction):
         try:
             with open_volume(path) as stream:
                 voxels = float(stream.header["dim"][1:4].astype(float).prod())
@@ -189,12 +199,15 @@ def _score_pair(scoring: Scoring, pair: Pair) -> CaseScores:
 def _score(scoring: Scoring, pair: Pair) -> CaseScores:
     labels = scoring.labels
     try:
-        reference = read_labels(pair.reference)
+        reference = read_label_map(pair.reference)
     except (FlareError, OSError) as error:
         return _without_reference(pair, labels, error)
     spacing = reference.geometry.spacing
+    ignored = reference.array == IGNORE_VALUE
+    reference.array[ignored] = 0
     try:
         prediction = _read_prediction(pair, reference)
+        prediction[ignored] = 0
         scores = score_case(reference.array, prediction, spacing, labels, scoring.mode, scoring.min_dsc_for_nsd)
         status = OK
     except (FlareError, OSError) as error:
@@ -202,7 +215,7 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
             return _without_reference(pair, labels, unknown_values_error(reference.array, labels, "reference"))
         scores, status = dict.fromkeys(labels.names, Score(dsc=0.0, nsd=0.0)), _line(error)
         prediction = np.broadcast_to(np.uint8(0), reference.array.shape)
-    scored = scoring.seen
+    scored = scoring.seen if pair.annotated is None else scoring.seen.restricted(pair.annotated)
     if scoring.partial_references:
         scored = scored.restricted(np.unique(reference.array))
     details = None

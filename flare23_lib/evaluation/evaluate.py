@@ -111,7 +111,7 @@ def evaluate_folders(
         one, other = (next(iter(files.values())).name for files in (found, truth))
         raise EvaluationError(
             f"{predictions}: no prediction has the name of a reference ({one} here, {other} in {references}); "
-            "the configuration's layout.label_suffix says what follows a name in a reference's"
+            "patterns of labels in the configuration's `sources` tell what follows a name in a reference's"
         )
     pairs = [Pair(case, path, found.get(case)) for case, path in truth.items()]
     table = evaluate_cases(pairs, scoring, output, processes, memory_mb)

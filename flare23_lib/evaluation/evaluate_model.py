@@ -52,7 +52,7 @@ def evaluate(
         if case.case not in files:
             raise StoreError(f"{case.case} is not in {gathered}; run `flare23 store verify` and start again")
         results.measures(files[case.case])
-    pairs = [Pair(case.case, Path(case.label), results.root / files[case.case]) for case in labeled]
+    pairs = [Pair(case.case, case.label_files, results.root / files[case.case], case.annotated) for case in labeled]
     scoring = Scoring.from_settings(settings, labels, read_training(results, model)["labels_unseen"])
     evaluate_cases(pairs, scoring, output, processes, memory_mb)
     log.info("%s on %d validation cases\n%s", model, len(pairs), format_summary(output / SUMMARY_FILE))

@@ -19,7 +19,8 @@ from flare23_lib.config.models import Intensity
 from flare23_lib.config.settings import PreprocessingSettings, TrainingSet, TrainingSettings
 from flare23_lib.errors import ConfigError, TrainingError
 from flare23_lib.io.atomic import atomic_path, read_json, write_json
-from flare23_lib.io.nifti import read_labels, read_volume
+from flare23_lib.io.label_maps import LabelFiles, read_label_map
+from flare23_lib.io.nifti import read_volume
 from flare23_lib.preprocessing.intensity import SAMPLES, draw_foreground, pool
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, label_file, no_case, training_set
 from flare23_lib.runtime.progress import progress
@@ -50,7 +51,7 @@ def pooled_item(folder: StageFolder, cases: Sequence[TrainingCase]) -> tuple[Ite
 
 class _Task(NamedTuple):
     image: Path
-    label: Path
+    label: LabelFiles | Path
     item: Item
     inputs: dict[str, Any]
 
@@ -102,7 +103,7 @@ def _run(tasks: Sequence[_Task], processes: int) -> None:
 
 def _draw(task: _Task) -> None:
     started = time.process_time()
-    drawn = draw_foreground(read_volume(task.image).array, read_labels(task.label).array)
+    drawn = draw_foreground(read_volume(task.image).array, read_label_map(task.label).array)
     with atomic_path(task.item.file(DRAWN)) as temporary, temporary.open("wb") as handle:
         np.save(handle, drawn)
     task.item.finish([DRAWN], task.inputs, {"voxels": len(drawn), "core_seconds": time.process_time() - started})

@@ -16,7 +16,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io.atomic import atomic_path, link_to
-from flare23_lib.io.nifti import read_labels, read_volume
+from flare23_lib.io.label_maps import LabelFiles, read_label_map
+from flare23_lib.io.nifti import read_volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.labels import label_indices
 from flare23_lib.preprocessing.locations import class_locations
@@ -71,7 +72,7 @@ def preprocess_image(
 
 
 def preprocess_labels(
-    source: Path,
+    source: LabelFiles | Path,
     target: Path,
     properties: Path,
     spacing: Sequence[float],
@@ -83,7 +84,7 @@ def preprocess_labels(
     """Orient and resample a label map, and note where its classes lie, for the sampling of patches.
 
     Args:
-        source: NIfTI file of label values; 255 stands for voxels to ignore.
+        source: label map; 255 stands for voxels to ignore.
         target: `.b2nd` file of indices (1, z, y, x): the position in `label_values` counted from 1, and the index
             after the last for voxels to ignore.
         properties: `.pkl` file with nnU-Net's `class_locations`.
@@ -97,12 +98,12 @@ def preprocess_labels(
     Returns:
         The indices that have voxels, background and ignored ones left out.
     """
-    volume = read_labels(source)
+    volume = read_label_map(source)
     turn = Orientation.of(volume.geometry.affine, orientation)
     try:
         indices = label_indices(turn.forward(volume.array), label_values)
     except ImageError as error:
-        raise ImageError(f"{source}: {error}", error.kind) from error
+        raise ImageError(f"{getattr(source, 'path', source)}: {error}", error.kind) from error
     shape = resampled_shape(indices.shape, turn.spacing(image_spacing or volume.geometry.spacing), spacing)
     labels = resample_labels(torch.from_numpy(indices), shape).numpy()
     classes = list(range(1, len(label_values) + 1))

@@ -15,6 +15,7 @@ from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.settings import PreprocessingSettings, TrainingSet
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import CohortError, TrainingError
+from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.tables import read_csv
 from flare23_lib.runtime.progress import progress
 
@@ -29,12 +30,12 @@ class TrainingCase:
 
     Attributes:
         case: the case.
-        label: the label file to learn from.
+        label: the label to learn from, as its source keeps it; or a completed one.
         label_id: what tells that label from another: an original's content, or a completed one's place in the store.
     """
 
     case: Case
-    label: Path
+    label: LabelFiles | Path
     label_id: str
 
 
@@ -69,7 +70,7 @@ def selected(
     """
     usable = {case.case: case for case in cases}
     chosen = [
-        TrainingCase(case, Path(case.label), case.label_id)
+        TrainingCase(case, case.label_files, case.label_id)
         for case in usable.values()
         if case.category in settings.manual_labels and case.label
     ]
@@ -92,7 +93,7 @@ def no_case(model: str, results: Results) -> TrainingError:
     )
 
 
-def label_file(results: Results, case: TrainingCase) -> Path:
+def label_file(results: Results, case: TrainingCase) -> LabelFiles | Path:
     """Return the label file to read; StoreError if it is a completed one and gone."""
     return results.file(case.label_id) if case.label_id.startswith("store/") else case.label
 

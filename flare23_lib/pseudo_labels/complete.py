@@ -17,9 +17,10 @@ from flare23_lib.cache.entries import Item, Shard, StageFolder
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.models import OLD_NAMES
 from flare23_lib.config.settings import CompletionSettings
-from flare23_lib.dataset.cases import Case, usable_cases
+from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
 from flare23_lib.errors import MergeError, StoreError
 from flare23_lib.inference.segment_cases import LABELS, NEXT_CLASS, VOTES
+from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import Volume, read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE
@@ -53,7 +54,9 @@ def completed_item(
         StoreError: the case is not among them.
     """
     original = base_of(case, bases)["file"] if bases else case.label_id
-    inputs = {"image": case.image_id, "original": original, "prediction": prediction}
+    inputs: dict[str, Any] = {"image": case.image_id, "original": original, "prediction": prediction}
+    if not bases and annotated_of(case) != case.labels_present:
+        inputs["annotated"] = annotated_of(case)
     return folder.item(case.case, inputs), inputs
 
 
@@ -98,7 +101,7 @@ def complete(
             item, inputs = completed_item(folder, case, prediction["file"], bases)
             note = item.read()
             if note is None:
-                original = results.file(bases[case.case]["file"]) if bases else case.label
+                original = results.file(bases[case.case]["file"]) if bases else case.label_files
                 annotated = annotated_labels(settings.annotated, case, bases)
                 note = _complete_case(results, settings, case, original, annotated, item, inputs)
                 made += 1
@@ -166,7 +169,7 @@ def _complete_case(
     results: Results,
     settings: CompletionSettings,
     case: Case,
-    original: str | Path | None,
+    original: LabelFiles | Path | None,
     annotated: Sequence[int],
     item: Item,
     inputs: Mapping[str, Any],
@@ -209,15 +212,15 @@ def _complete_case(
     return item.finish([LABELS], inputs, measures)
 
 
-def _originals(case: Case, original: str | Path | None, predicted: Volume, prediction: Path) -> np.ndarray:
+def _originals(case: Case, original: LabelFiles | Path | None, predicted: Volume, prediction: Path) -> np.ndarray:
     """Read the original labels; none where there is no file. MergeError if they do not lie on the prediction."""
     if original is None:
         return np.zeros_like(predicted.array, dtype=np.uint8)
-    volume = read_labels(original)
+    volume = read_label_map(original)
     try:
         check_geometry(volume.geometry, predicted.geometry)
     except MergeError as error:
-        raise MergeError(f"{case.case}: {original} and {prediction}: {error}") from error
+        raise MergeError(f"{case.case}: {case.label} and {prediction}: {error}") from error
     return volume.array
 
 

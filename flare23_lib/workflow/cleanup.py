@@ -115,7 +115,7 @@ def refuse_if_cases_left(results: Results, plan: Plan) -> None:
     def kind(case: Case) -> tuple:
         return case.case, case.split, case.category, case.label is None
 
-    now = {kind(case) for case in plan.survey.cases if case.usable}
+    now = {kind(case) for case in plan.scan.cases if case.usable}
     gone = [case.case for case in read_cases(results.cases) if case.usable and kind(case) not in now]
     if gone:
         listed = ", ".join(gone[:5]) + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")

@@ -13,7 +13,7 @@ from flare23_lib.config.models import Intensity
 from flare23_lib.config.settings import CompletionSettings, PreprocessingSettings, TrainingSet, TrainingSettings
 from flare23_lib.dataset.cases import Case
 from flare23_lib.dataset.discover import find, notices
-from flare23_lib.dataset.scan import Survey, survey_found
+from flare23_lib.dataset.scan import CohortScan, scan_found
 from flare23_lib.evaluation.measure_efficiency import measured_folders
 from flare23_lib.inference.segment_cases import model_digest, segmentation_folder, segmentation_item
 from flare23_lib.nnunet import train
@@ -59,7 +59,7 @@ class Plan:
     """What the configuration and the cohort ask for.
 
     Attributes:
-        survey: the cohort as it is now.
+        scan: the cohort as it is now.
         steps: in order.
         used: items of the store that belong to the configuration.
         used_folders: folders of trainings and of measurements that belong to it.
@@ -68,7 +68,7 @@ class Plan:
         notices: what the configuration asks for and the cohort's folders do not have.
     """
 
-    survey: Survey
+    scan: CohortScan
     steps: list[Step] = field(default_factory=list)
     used: set[Path] = field(default_factory=set)
     used_folders: set[Path] = field(default_factory=set)
@@ -85,21 +85,21 @@ class Plan:
 def make_plan(config: Config, processes: int = 1) -> Plan:
     """Work out what is there and what is not. Files of the cohort that are new are read (and remembered)."""
     results, cohort = Results(Path(config.results)), Path(config.cohort)
-    found = find(cohort, config.layout)
-    surveyed = survey_found(found, config.cohort_settings(), results.scan_memory, processes)
-    plan = _Planner(config, results, surveyed).run()
-    plan.notices += notices(found, cohort, config.layout, config.evaluated)
+    found = find(cohort, config.sources)
+    scan = scan_found(found, config.cohort_settings(), results.scan_memory, processes)
+    plan = _Planner(config, results, scan).run()
+    plan.notices += notices(found, config.sources, config.validation is not None, config.evaluated)
     return plan
 
 
 class _Planner:
     """Walks through completions and models; what cannot be known before something is made is None."""
 
-    def __init__(self, config: Config, results: Results, surveyed: Survey) -> None:
+    def __init__(self, config: Config, results: Results, scan: CohortScan) -> None:
         self.config = config
         self.results = results
-        self.plan = Plan(surveyed)
-        self.cases = [case for case in surveyed.cases if case.usable]
+        self.plan = Plan(scan)
+        self.cases = [case for case in scan.cases if case.usable]
         self.digests: dict[str, str | None] = {}
         self.weights: dict[str, str] = {}
         self.completed: dict[str, list[dict[str, str]] | None] = {}

@@ -156,15 +156,11 @@ def leave_out_by(name):
         ({"layout": {"prefixes": {"elsewhere": "e"}}}, "layout.prefixes: there is no folder 'elsewhere'"),
         (
             {"layout": {"validation_labels": ["labels", "validation"], "image_suffix": ".nii.gz"}},
-            "layout.validation_labels: 'validation' and the images' 'validation' share files",
-        ),
-        (
-            {"layout": {"training_labels": ["imagesTr2200/labels/"], "image_suffix": ".nii.gz"}},
-            "layout.training_labels: 'imagesTr2200/labels/' and the images' 'imagesTr2200' share files",
+            "sources.cohort.validation_labels: 'validation/**/{case}.nii.gz' are images, too",
         ),
         (
             {"layout": {"unlabeled_images": ["labelsTr2200"], "image_suffix": ".nii.gz"}},
-            "layout.training_labels: 'labelsTr2200' and the images' 'labelsTr2200' share files",
+            "sources.cohort.labels: 'labelsTr2200/**/{case}.nii.gz' are images, too",
         ),
         ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is kept"),
         ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is kept"),
