@@ -31,8 +31,8 @@ from flare23_lib.nnunet import checkpoints, launch
 from flare23_lib.nnunet import trainer as trainer_module
 from flare23_lib.nnunet.retry_state import attempt
 from flare23_lib.nnunet.sampling import Rounds
-from flare23_lib.nnunet.train import CHECKPOINTS
 from flare23_lib.nnunet.trainer import FlareTrainer
+from flare23_lib.nnunet.training_job import CHECKPOINTS
 from flare23_lib.runtime.signals import StoppedError
 
 
