@@ -309,6 +309,8 @@ class Scan(Table):
     """Read images whole, or only their headers."""
     shear_limit_degrees: NotNegative = 2
     """Axes further from right angles are strongly sheared."""
+    cases_per_category: Count | None = Field(None, exclude_if=lambda value: value is None)
+    """For trials: only so many cases of each category and source take part, and as many for validation."""
 
 
 Quarantine = Literal["quarantine"]
@@ -666,6 +668,9 @@ class Configuration(Table):
 
     recipe: Literal["paper", "none"] = Field("paper", exclude_if=lambda value: value == "paper")
     """none: nothing is inherited from `config.yaml`; the file stands alone."""
+    smoke: bool = Field(False, exclude_if=lambda value: not value)
+    """Run the configuration with tiny networks on a few cases, into a folder `smoke` beside the results: does
+    everything run?"""
     cohort: Text
     """Folder of the cohort; the sources' patterns begin here, unless they are absolute."""
     results: Text = "results"

@@ -44,6 +44,7 @@ from flare23_lib.config.models import (
     label_map,
 )
 from flare23_lib.config.old_layout import with_sources
+from flare23_lib.config.smoke import is_smoke, shrunk
 from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture
@@ -217,7 +218,9 @@ class Config(Configuration):
         """
         recipe, *given = with_sources(with_new_names([*map(read_yaml, files), overrides or {}]))
         merged = reduce(merge, given, {})
-        return cls.check(merged if merged.get("recipe") == "none" else merge(recipe, merged))
+        values = merged if merged.get("recipe") == "none" else merge(recipe, merged)
+        smoke = is_smoke(values.pop("smoke", None))
+        return cls.check(shrunk(values) if smoke else values)
 
     @cached_property
     def label_map(self) -> LabelMap:

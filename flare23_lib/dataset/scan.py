@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from flare23_lib.config.models import label_map
@@ -87,6 +88,7 @@ class _Scanner:
         self.folders = {name: place_of(found.cohort, name) for name in sorted(folders)}
         self.severities: dict[str, str] = dict(settings.quality_issues)
         self.shear_limit = settings.scan.shear_limit_degrees
+        self.few = settings.scan.cases_per_category
         self.header_only = settings.scan.check_images == "header"
         self.cases: list[Case] = []
         self.issues: dict[str, list[QualityIssue]] = defaultdict(list)
@@ -173,10 +175,20 @@ class _Scanner:
             cases.setdefault(case.case, replace(case, status=status))
         issues = [issue for found in self.issues.values() for issue in found]
         return CohortScan(
-            sorted(cases.values(), key=lambda case: case.case),
+            sorted(self._few(cases.values()), key=lambda case: case.case),
             sorted(issues, key=lambda issue: (issue.case, issue.file, issue.kind)),
             [category.name for category in self.categories],
         )
+
+    def _few(self, cases: Iterable[Case]) -> Iterable[Case]:
+        """Return the cases that take part in a trial: usable ones, the same at every scan; all if it is none."""
+        if self.few is None:
+            return cases
+        groups: dict[tuple[str, ...], list[Case]] = defaultdict(list)
+        for case in sorted(cases, key=lambda case: sha256(case.case.encode()).hexdigest()):
+            if case.usable and len(group := groups[case.source, case.split, case.category]) < self.few:
+                group.append(case)
+        return [case for group in groups.values() for case in group]
 
     def _case(self, files: SourceFiles, name: str, images: list[Path], labels: list[Path]) -> Case:
         """Look at one case; `images` and `labels` are all the files found under its name."""
