@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flare23_lib.cli.common import Commands, add_config, add_processes, command, load_config, say
+from flare23_lib.cli.common import Commands, add_config, add_processes, command, load_config
 from flare23_lib.errors import StoreError
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ def _verify(args: argparse.Namespace) -> int:
 
     found = verify(_existing(load_config(args)), args.processes)
     for path in found.broken:
-        say(f"missing or broken: {path}")
+        print(f"missing or broken: {path}")
     for path in found.withdrawn:
-        say(f"deleted, to be made again: {path}")
-    say(f"{found.checked} files checked, {len(found.broken)} missing or broken")
+        print(f"deleted, to be made again: {path}")
+    print(f"{found.checked} files checked, {len(found.broken)} missing or broken")
     return 1 if found.broken else 0
 
 
@@ -44,17 +44,17 @@ def _clean(args: argparse.Namespace) -> int:
     results = _existing(config)
     plan = make_plan(config, args.processes)
     for notice in plan.notices:
-        say(notice)
+        print(notice)
     paths = unused(results, plan, config)
     sizes = [size(path) for path in paths]
     for path, number in zip(paths, sizes, strict=True):
-        say(f"{number / 1e6:10.1f} MB  {path}")
+        print(f"{number / 1e6:10.1f} MB  {path}")
     total = f"{sum(sizes) / 1e6:.1f} MB in {len(paths)} files and folders"
     if args.yes:
         clean(results, paths)
-        say(f"{total} deleted")
+        print(f"{total} deleted")
     else:
-        say(f"{total} are unused; --yes deletes them")
+        print(f"{total} are unused; --yes deletes them")
     return 0
 
 

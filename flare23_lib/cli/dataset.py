@@ -14,7 +14,6 @@ from flare23_lib.cli.common import (
     load_config,
     output_file,
     output_folder,
-    say,
 )
 from flare23_lib.errors import ConfigError
 
@@ -40,8 +39,8 @@ def _categorise(args: argparse.Namespace) -> int:
     output = args.output
     scan = scan_found(find(Path("/"), settings.sources), settings, output / ".scan.jsonl", args.processes)
     write_scan(scan, output)
-    say(format_scan(scan))
-    say(f"{output}/cases.csv, quarantine.csv, warnings.csv and categories.csv are written")
+    print(format_scan(scan))
+    print(f"{output}/cases.csv, quarantine.csv, warnings.csv and categories.csv are written")
     return 0
 
 
@@ -56,7 +55,7 @@ def _phantoms(args: argparse.Namespace) -> int:
         coarseness=args.coarseness,
         processes=args.processes,
     )
-    say(f"{args.output}: {args.cases} training and {args.validation} validation phantoms")
+    print(f"{args.output}: {args.cases} training and {args.validation} validation phantoms")
     return 0
 
 
@@ -65,9 +64,9 @@ def _status(args: argparse.Namespace) -> int:
     from flare23_lib.workflow.status import format_plan, make_plan
 
     plan = make_plan(load_config(args), args.processes)
-    say(format_scan(plan.scan))
-    say("")
-    say(format_plan(plan))
+    print(format_scan(plan.scan))
+    print("")
+    print(format_plan(plan))
     return 0
 
 
@@ -81,10 +80,10 @@ def _estimate(args: argparse.Namespace) -> int:
         sizes = estimate.sizes_of_cases(read_cases(table))
     else:
         sizes = estimate.flare23_sizes(config)
-        say(f"{table} is missing: FLARE23's numbers and sizes of cases are assumed\n")
+        print(f"{table} is missing: FLARE23's numbers and sizes of cases are assumed\n")
     figures = estimate.measured_figures(args.measured, config) if args.measured else estimate.FIGURES
     result = estimate.estimate(config, sizes, figures)
-    say(estimate.format_estimate(result))
+    print(estimate.format_estimate(result))
     if args.output:
         estimate.write_estimate(args.output, result)
     return 0

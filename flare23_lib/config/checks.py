@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection
+from itertools import pairwise
 
 from flare23_lib.config.models import (
     BACKGROUND,
@@ -27,7 +28,7 @@ from flare23_lib.runtime.devices import SEVERAL
 
 def check_consistency(config: Configuration) -> None:
     """Refuse a configuration that contradicts itself, names what is not there, or has a circle."""
-    label_map(config.labels)
+    _check_labels(config)
     _check_sources(config)
     _check_categories(config)
     for name, completion in config.completions.items():
@@ -93,6 +94,14 @@ def _label_names(config: Configuration) -> list[str]:
     return [label.name for label in config.labels]
 
 
+def _check_labels(config: Configuration) -> None:
+    label_map(config.labels)
+    for index, label in enumerate(config.labels):
+        _check_known(f"labels[{index}].hidden_in", label.hidden_in, _label_names(config), "label")
+        if label.name in label.hidden_in:
+            raise ConfigError(f"labels[{index}].hidden_in: {label.name!r} cannot be hidden in itself")
+
+
 def _check_sources(config: Configuration) -> None:
     for name, source in config.sources.items():
         key = f"sources.{name}"
@@ -125,7 +134,7 @@ def annotated_somewhere(config: Configuration) -> set[str]:
     found: set[str] = set()
     for source in config.sources.values():
         if source.has_labels:
-            listed = names if source.annotated in (None, "present") else set(source.annotated)
+            listed = names if source.stated in (None, "present") else set(source.stated or ())
             found |= listed & set(source.targets) if source.values else listed
     return found
 
@@ -172,7 +181,7 @@ def _check_categories(config: Configuration) -> None:
             raise ConfigError(f"{key}.name: {category.name!r} is given twice")
         if category.name == "validation":
             raise ConfigError(f"{key}.name: 'validation' is kept for the validation cases")
-        if len(category.to_json()) == 1:
+        if len(category.conditions.to_json()) == 1:
             raise ConfigError(f"{key}: {category.name!r} has no condition")
         conditions = {
             "contains_any": (category.contains_any, "no case"),
@@ -184,6 +193,10 @@ def _check_categories(config: Configuration) -> None:
             if labels and category.no_labels:
                 raise ConfigError(f"{key}.no_labels: cannot be combined with conditions on labels")
             _check_known(f"{key}.{condition}", labels or (), sorted(_label_names(config)), "label")
+        if category.annotated not in (None, "present"):
+            _check_known(f"{key}.annotated", category.annotated, _label_names(config), "label")
+            if category.annotated and category.no_labels:
+                raise ConfigError(f"{key}.annotated: the category {category.name!r} has no labels")
         for condition in ("folders", "sources"):
             if getattr(category, condition) == ():
                 raise ConfigError(f"{key}.{condition}: is empty, no case would fit")
@@ -288,6 +301,10 @@ def _check_model(config: Configuration, name: str, model: ModelSettings) -> None
 
 
 def _check_training(key: str, training: TrainingProtocol) -> None:
+    if training.targets == "hard" and training.target_factor != TrainingProtocol().target_factor:
+        raise ConfigError(f"{key}.target_factor: has no effect with targets hard")
+    if training.label_factor == (1, 1, 1):
+        raise ConfigError(f"{key}.target_factor: labels are not finer than the training's grid; use targets hard")
     share = training.oversample_foreground
     if share and not forced_patches(training.batch_size, share):
         raise ConfigError(
@@ -309,6 +326,44 @@ def _check_training_set(config: Configuration, key: str, model: ModelSettings) -
     for category in sources:
         if sources.count(category) > 1:
             raise ConfigError(f"{key}: the category {category!r} would be learned from twice")
+    if model.training.loss != "label_sets":
+        _check_annotated(config, f"{key}.manual_labels", manual)
+
+
+def stated_labels(config: Configuration, category: Category) -> frozenset[str] | None:
+    """Return the labels that were annotated in a category, as far as the configuration states it.
+
+    Returns:
+        The names in `annotated` of the category, else those that all its sources state, else those that the
+        conditions ask for (none where there are no such conditions); None if the annotated labels differ by case.
+    """
+    if category.annotated is not None:
+        return None if category.annotated == "present" else frozenset(category.annotated)
+    sources = [config.sources[name] for name in category.sources or config.sources]
+    stated = {source.stated for source in sources if source.has_labels}
+    if stated - {None}:
+        return None if len(stated) > 1 or "present" in stated else frozenset(*stated)
+    return frozenset([*(category.contains_all or ()), *(category.contains_any or ())])
+
+
+def _check_annotated(config: Configuration, key: str, manual: Collection[str]) -> None:
+    """Refuse a loss that takes unannotated structures for background where some cases lack annotations of others."""
+    found = {
+        category.name: stated_labels(config, category) for category in config.categories if category.name in manual
+    }
+    remedy = (
+        "and the loss nnunet takes what was not annotated for background: set training.loss to label_sets, complete "
+        "the labels of one (`completions`), or give all the same `annotated` if they were annotated alike"
+    )
+    stated: dict[str, frozenset[str]] = {}
+    for name, annotated in found.items():
+        if annotated is None:
+            raise ConfigError(f"{key}: cases of {name!r} have different labels annotated, {remedy}")
+        stated[name] = annotated
+    for one, two in pairwise(stated):
+        if stated[one] != stated[two]:
+            labels = [f"{name!r} ({', '.join(sorted(stated[name])) or 'not stated'})" for name in (one, two)]
+            raise ConfigError(f"{key}: {' and '.join(labels)} have different labels annotated, {remedy}")
 
 
 def _check_network(key: str, model: ModelSettings) -> None:

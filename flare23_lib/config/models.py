@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError
 from flare23_lib import labels as structures
 from flare23_lib.cache.entries import Shard
 from flare23_lib.choices import EvaluationMode, LabelKind, OrientationMode, Precision, References, Scored, Windows
+from flare23_lib.errors import ConfigError
 from flare23_lib.io.patterns import FilePattern
 from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture, NetworkName
@@ -239,6 +240,14 @@ class Source(Table):
                 (target.sides if isinstance(target, Sides) else [target])]  # fmt: skip
 
     @property
+    def stated(self) -> frozenset[str] | Literal["present"] | None:
+        """The labels that were looked for in every case; present if that differs by case, None if it is left open."""
+        if self.annotated == "present" or (self.annotated is None and not self.values):
+            return self.annotated
+        names = self.targets if self.annotated is None else self.annotated
+        return frozenset(name for name in names if name not in (IGNORE, BACKGROUND))
+
+    @property
     def label_suffix(self) -> str | None:
         """What follows a case's name in the name of its label file; None where that is another pattern."""
         for text in (*self.validation_labels, *self.labels):
@@ -276,6 +285,9 @@ class Label(Table):
     scored: Scored = "volume"
     """Score the whole volume, or only the slices from the first to the last one in which the reference holds the
     structure."""
+    hidden_in: Names = Field(default=(), exclude_if=lambda value: not value)
+    """Labels whose annotations cover the structure in cases in which it was not annotated itself, as those of organs
+    cover tumors; for the loss label_sets."""
 
 
 def label_map(labels: Iterable[Label]) -> LabelMap:
@@ -300,6 +312,15 @@ class Category(Table):
     """The image was found in one of these folders of a source's patterns."""
     subset: Annotated[str, AfterValidator(_subset)] | None = None
     """The case is in this subset of all cases, drawn by name: 0/2 or 1/2 for halves (docs/method.md)."""
+    annotated: NamesOrPresent | None = None
+    """Not a condition: the labels that were looked for in each case of the category, so that one that is absent is
+    known to be absent; or present, if that differs by case and only the labels that occur in it are known. Without it
+    that is what the sources state, and if they state nothing, the labels of the conditions."""
+
+    @property
+    def conditions(self) -> Category:
+        """The category without what is no condition."""
+        return self.model_copy(update={"annotated": None})
 
 
 class Scan(Table):
@@ -490,6 +511,13 @@ IntensityOrMeasure = Annotated[
 ]
 
 
+def measured(intensity: Literal["measure"] | Intensity) -> Intensity:
+    """Return an intensity as numbers; ConfigError for one that is yet to be measured."""
+    if isinstance(intensity, str):
+        raise ConfigError("intensity: is not measured yet")
+    return intensity
+
+
 class TrainingProtocol(Table):
     """How a model is trained (docs/training.md)."""
 
@@ -501,7 +529,7 @@ class TrainingProtocol(Table):
     """Batches of the training set scored after each epoch; no model is selected by them."""
     batch_size: Count = 2
     """Patches per batch."""
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Of the initial weights and the patches; on a GPU, where processes load them, the order of patches still differs
     from run to run."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -521,6 +549,22 @@ class TrainingProtocol(Table):
     above 0.25, both from 0.75)."""
     sampling: Literal["class_balanced", "nnunet"] = "class_balanced"
     """What a forced patch aims at: each class equally often, or a class of a case drawn before."""
+    loss: Literal["nnunet", "label_sets"] = Field(default="nnunet", exclude_if=lambda value: value == "nnunet")
+    """nnunet takes what was not annotated for background; label_sets learns from cases in which different labels were
+    annotated (docs/training.md)."""
+    targets: Literal["hard", "area", "native"] = Field(default="hard", exclude_if=lambda value: value == "hard")
+    """hard: a label per voxel of the training's grid; area: the share of each label in it, from finer labels; native:
+    the logits are interpolated to the finer labels, as in inference, and the loss is there (docs/training.md)."""
+    target_factor: Annotated[tuple[Count, Count, Count], Strict(False)] = Field(
+        default=(1, 2, 2), exclude_if=lambda value: value == (1, 2, 2)
+    )
+    """Finer labels' voxels (z, y, x) in a voxel of the training's grid, for targets area and native."""
+
+    @property
+    def label_factor(self) -> tuple[int, int, int] | None:
+        """The voxels (z, y, x) of labels in a voxel of the training's grid, where they are finer; else None."""
+        return None if self.targets == "hard" else self.target_factor
+
     elastic_deformation: bool = False
     """Add elastic deformation to nnU-Net's augmentation."""
     mirror_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Strict(False), *_UNIQUE] = (0, 1, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,15 +75,18 @@ def file_issues(info: ImageInfo, has_twin: bool, shear_limit: float) -> Iterator
     if info.millimeters != 1:
         yield (
             "not_in_millimeters",
-            f"its unit of length is {info.millimeters:g} mm, a voxel {_millimeters(info.spacing)}",
+            f"its unit of length is {info.millimeters:g} mm, a voxel {_millimeters(info.geometry.spacing)}",
         )
     if info.codes == (0, 0):
         yield "no_orientation", "neither qform_code nor sform_code is set: left and right are a guess"
     if info.forms_apart > FORMS_TOLERANCE_MM:
         yield "qform_sform_disagree", f"qform and sform put a corner {info.forms_apart:.3g} mm apart; sform counts"
     lengths = np.linalg.norm(info.geometry.affine[:3, :3], axis=0)[::-1]
-    if not np.allclose(lengths, info.spacing, rtol=SCALE_TOLERANCE, atol=0):
-        yield "pixdim_disagrees", f"pixdim says {_millimeters(info.spacing)}, the affine {_millimeters(lengths)}"
+    if not np.allclose(lengths, info.geometry.spacing, rtol=SCALE_TOLERANCE, atol=0):
+        yield (
+            "pixdim_disagrees",
+            f"pixdim says {_millimeters(info.geometry.spacing)}, the affine {_millimeters(lengths)}",
+        )
     if (shear := largest_shear(info)) > shear_limit:
         yield "strongly_sheared_axes", f"the axes are {shear:.2f} degrees off right angles"
     elif shear > SHEAR_NOTICED_DEGREES:
@@ -156,7 +159,7 @@ def largest_shear(info: ImageInfo) -> float:
     return float(np.degrees(np.arcsin(min(1.0, cosines))))
 
 
-def _millimeters(spacing: object) -> str:
+def _millimeters(spacing: Iterable[float]) -> str:
     return "x".join(f"{value:.4g}" for value in spacing) + " mm"
 
 

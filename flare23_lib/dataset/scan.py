@@ -168,7 +168,7 @@ class _Scanner:
 
     def result(self) -> CohortScan:
         """Return cases, each under its name once, with their status."""
-        cases = {}
+        cases: dict[str, Case] = {}
         for case in self.cases:
             grave = {issue.severity for issue in self.issues[case.case]}
             status = "quarantined" if QUARANTINE in grave else "warned" if grave else "ok"

@@ -34,10 +34,9 @@ class SourceLabels:
             table = None
         else:
             table = ValueTable({name: _target(target, labels) for name, target in source.values.items()})
-        if source.annotated == "present" or (source.annotated is None and table is None):
-            return cls(table, source.annotated)
-        names = source.targets if source.annotated is None else source.annotated
-        return cls(table, tuple(label.value for label in labels.labels if label.name in names))
+        if source.stated is None or source.stated == "present":
+            return cls(table, source.stated)
+        return cls(table, tuple(label.value for label in labels.labels if label.name in source.stated))
 
     @property
     def mapping(self) -> str:

@@ -15,8 +15,8 @@ from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, Shard, finge
 from flare23_lib.cache.results import Results, collect, write_record
 from flare23_lib.config.settings import InferenceSettings
 from flare23_lib.dataset.cases import Case, usable_cases
-from flare23_lib.errors import ImageError, about
-from flare23_lib.inference.image_files import fits_beside
+from flare23_lib.errors import ImageError, with_path
+from flare23_lib.inference.image_files import can_prefetch
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.nifti import Volume, read_volume, write_volume
 from flare23_lib.io.tables import write_csv
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LABELS = ".nii.gz"
-NEXT_CLASS = ".next.nii.gz"
-VOTES = ".votes.nii.gz"
+RUNNER_UP_LABELS = ".next.nii.gz"
+TTA_VOTE_COUNT = ".votes.nii.gz"
 
 
 def model_digest(description: Mapping[str, Any]) -> str:
@@ -61,7 +61,7 @@ def segmentation_entry(folder: CacheFolder, case: Case, exclude: Collection[int]
         exclude: label values without which the runner-up labels are made.
         votes: whether the votes of the mirrored passes are kept.
     """
-    inputs = {"image": case.image_id, "exclude": sorted(exclude)}
+    inputs: dict[str, Any] = {"image": case.image_id, "exclude": sorted(exclude)}
     if votes:
         inputs["votes"] = True
     return folder.entry(case.case, inputs)
@@ -137,7 +137,7 @@ def segment_cases(
                 try:
                     metadata = _segment_case(engine, next(volumes), entry)
                 except ImageError as error:
-                    raise ImageError(about(case.image, error), error.kind) from error
+                    raise ImageError(with_path(case.image, error), error.kind) from error
                 log.info("%s in %.1f s", case.case, sum(metadata["results"]["timings"].values()))
             made.append(({"case": case.case, "file": results.relative(entry.file(LABELS))}, metadata))
     return made
@@ -169,7 +169,7 @@ def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Entry]]) -> Iterato
             reading = None
             if following is not None:
                 plan = engine.plan(volumes[0].geometry, volumes[0].array.nbytes, *_options(entry))
-                if fits_beside(engine, plan, Path(following[0].image)):
+                if can_prefetch(engine, plan, Path(following[0].image)):
                     reading = thread.submit(read_volume, following[0].image)
             yield volumes.pop()  # nothing here holds it any more
 
@@ -185,16 +185,16 @@ def _segment_case(engine: Engine, volume: Volume, entry: Entry) -> Metadata:
     del volume  # the engine's plan of memory has no place for it from here on
     segmentation = engine.infer(prepared, *options)
     suffixes = [LABELS]
-    if segmentation.alternative is not None:
-        write_volume(entry.file(NEXT_CLASS), segmentation.alternative, header)
-        suffixes.append(NEXT_CLASS)
-    if segmentation.votes is not None:
-        write_volume(entry.file(VOTES), segmentation.votes, header)
-        suffixes.append(VOTES)
+    if segmentation.runner_up_labels is not None:
+        write_volume(entry.file(RUNNER_UP_LABELS), segmentation.runner_up_labels, header)
+        suffixes.append(RUNNER_UP_LABELS)
+    if segmentation.tta_vote_count is not None:
+        write_volume(entry.file(TTA_VOTE_COUNT), segmentation.tta_vote_count, header)
+        suffixes.append(TTA_VOTE_COUNT)
     write_volume(entry.file(LABELS), segmentation.labels, header)
     values = {label.name: str(label.value) for label in engine.model.labels}
     results = {
-        "agreement": {values[name]: score for name, score in segmentation.agreement.items()},
+        "agreement": {values[name]: score for name, score in segmentation.tta_agreement.items()},
         "passes": segmentation.passes,
         "precision": engine.precision,
         "timings": segmentation.timings,

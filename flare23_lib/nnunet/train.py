@@ -17,6 +17,7 @@ from flare23_lib import __version__
 from flare23_lib.cache.entries import Metadata
 from flare23_lib.cache.results import Results, read_training
 from flare23_lib.choices import WEIGHTS_FILE
+from flare23_lib.config.models import measured
 from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.errors import TrainingError
@@ -122,9 +123,9 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: InitialWeights | N
     import torch
 
     from flare23_lib.nnunet import plans as nnunet_plans
-    from flare23_lib.nnunet.launch import Run
+    from flare23_lib.nnunet.launch import TrainingRun
     from flare23_lib.nnunet.launch import train as run
-    from flare23_lib.preprocessing.preprocess import link_dataset
+    from flare23_lib.preprocessing.preprocess import annotated_classes, link_dataset
     from flare23_lib.runtime.devices import choose
 
     folder, rows = job.folder.path, job.rows
@@ -133,9 +134,11 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: InitialWeights | N
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
     plans = nnunet_plans.plans(job.settings)
     dataset = nnunet_plans.dataset_json(list(job.names.values()), job.settings.ignore_label, rows, job.unseen)
+    if job.settings.training.loss == "label_sets":
+        dataset["annotated"] = annotated_classes(job.settings.label_values, rows)
     device = choose(runtime.device, claimed=runtime.gpus)
     with quiet(folder / "nnunet.log"):
-        what = Run(folder, plans, dataset, device, runtime.gpus, runtime.threads, runtime.checkpoint_minutes)
+        what = TrainingRun(folder, plans, dataset, device, runtime.gpus, runtime.threads, runtime.checkpoint_minutes)
         trainer = run(what, initial)
     state = trainer.bare_network.state_dict()
     entry = job.weights
@@ -182,7 +185,7 @@ def describe(
         network=settings.network,
         patch_size=settings.patch_size,
         spacing=settings.spacing,
-        intensity=Intensity(**dict(settings.intensity)),
+        intensity=Intensity(**dict(measured(settings.intensity))),
         orientation=settings.orientation,
         labels=(
             ModelLabel("background", 0),

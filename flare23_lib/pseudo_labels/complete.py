@@ -19,7 +19,7 @@ from flare23_lib.config.models import OLD_NAMES
 from flare23_lib.config.settings import CompletionSettings
 from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
 from flare23_lib.errors import MergeError, StoreError
-from flare23_lib.inference.segment_cases import LABELS, NEXT_CLASS, VOTES
+from flare23_lib.inference.segment_cases import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import Volume, read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
@@ -199,11 +199,11 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
     if rules.conflict_policy == "next_class":  # where no class is annotated none is dropped
         next_class = labels
         if annotated:
-            next_class, _ = small_components.drop_specks(_beside(prediction, NEXT_CLASS), least, spacing)
+            next_class, _ = small_components.drop_specks(_beside(prediction, RUNNER_UP_LABELS), least, spacing)
     votes = None
     if rules.need_votes:
         passes = results.metadata(entry.inputs["prediction"])["passes"]
-        votes = Votes(_beside(prediction, VOTES), passes)
+        votes = Votes(_beside(prediction, TTA_VOTE_COUNT), passes)
     merged = merge(originals, labels, annotated, rules, next_class, votes)
     # The prediction carries the image's header; the original's may differ from it within the tolerance.
     write_volume(entry.file(LABELS), merged.labels, predicted.header)
