@@ -44,6 +44,16 @@ def _categorise(args: argparse.Namespace) -> int:
     return 0
 
 
+def _init(args: argparse.Namespace) -> int:
+    from flare23_lib.starter.init import init, summary
+
+    if args.output.exists():
+        raise ConfigError(f"{args.output}: is there; remove it, or give another --output")
+    config = init(args.folders, args.base_config, args.output, args.gpu_gb, args.processes)
+    print(summary(config, args.output))
+    return 0
+
+
 def _phantoms(args: argparse.Namespace) -> int:
     from flare23_lib.phantom import write_cohort
 
@@ -91,6 +101,16 @@ def _estimate(args: argparse.Namespace) -> int:
 
 def register(commands: Commands) -> None:
     """Add the commands."""
+    parser = command(commands, "init", _init, "look at folders of CTs and labels, and write a configuration for them")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="one for each source")
+    parser.add_argument("--output", type=output_file, default=Path("mine.yaml"), metavar="FILE",
+                        help="the configuration (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--gpu-gb", type=float, default=8, metavar="GB",
+                        help="memory of the GPU that the network is planned for (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--base-config", type=Path, default=Path("config.yaml"), metavar="FILE",
+                        help="the recipe; presets of known sources lie beside it")  # fmt: skip
+    add_processes(parser)
+
     parser = command(commands, "categorise", _categorise, "find, check and categorise the cases of a cohort")
     parser.add_argument("--images", type=Path, required=True, help="folder of the labeled images")
     parser.add_argument("--labels", type=Path, required=True, help="folder of their labels")

@@ -330,7 +330,7 @@ class Scan(Table):
     """Read images whole, or only their headers."""
     shear_limit_degrees: NotNegative = 2
     """Axes further from right angles are strongly sheared."""
-    cases_per_category: Count | None = Field(None, exclude_if=lambda value: value is None)
+    cases_per_category: Count | None = Field(default=None, exclude_if=lambda value: value is None)
     """For trials: only so many cases of each category and source take part, and as many for validation."""
 
 

@@ -239,7 +239,7 @@ class Config(Configuration):
         takes back a `null` in a file before it, and the first file's entries with it.
         """
         recipe, *given = with_sources(with_new_names([*map(read_yaml, files), overrides or {}]))
-        merged = reduce(merge, given, {})
+        merged: dict[str, Any] = reduce(merge, given, {})
         values = merged if merged.get("recipe") == "none" else merge(recipe, merged)
         smoke = is_smoke(values.pop("smoke", None))
         return cls.check(shrunk(values) if smoke else values)

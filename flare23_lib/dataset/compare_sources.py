@@ -74,16 +74,16 @@ def figures_of(cases: Sequence[Case], memory: Path, processes: int = 1) -> Figur
         memory: file that remembers what was read of which image and label; made if missing.
         processes: how many cases are read at once.
     """
-    labeled = [case for case in cases if case.usable and case.label and case.voxels and case.spacing]
+    labeled = [case for case in cases if case.usable and case.label and case.voxels]
     volumes: dict[tuple[str, int], list[float]] = defaultdict(list)
     for case in labeled:
-        voxel_ml = float(np.prod(case.spacing)) / 1000
+        voxel_ml = float(np.prod(case.spacing or ())) / 1000
         for value, voxels in case.voxels.items():
             volumes[case.source, value].append(voxels * voxel_ml)
     seen: dict[tuple[str, int], list[Sequence[float]]] = defaultdict(list)
     for case, read in _read(list(_chosen(labeled)), memory, processes):
-        for value, row in read.items():
-            seen[case.source, int(value)].append(row)
+        for name, row in read.items():
+            seen[case.source, int(name)].append(row)
     return {
         key: LabelFigures(
             len(found), median(found), *(map(median, zip(*seen[key], strict=True)) if seen[key] else ())
@@ -125,7 +125,7 @@ def look_at(case: Case) -> dict[str, list[float]]:
     A case that cannot be read has none: the stage that needs it reports that.
     """
     try:
-        image, labels = read_volume(case.image), read_label_map(case.label_files)
+        image, labels = read_volume(case.image), read_label_map(case.label_files or "")
     except ImageError:
         return {}
     affine = labels.geometry.affine[:2, :3]

@@ -25,7 +25,8 @@ from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 SMALL_FILE_BYTES = 1 << 20
 """Files smaller than this on average are handed to processes several at a time."""

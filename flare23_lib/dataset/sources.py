@@ -71,11 +71,8 @@ def _target(target: NameOrSides, labels: LabelMap) -> Target:
     if isinstance(target, Sides):
         right, left = map(labels.value_of, target.sides)
         return right, left
-    return (
-        {IGNORE: IGNORE_VALUE, BACKGROUND: 0}.get(target)
-        if target in (IGNORE, BACKGROUND)
-        else labels.value_of(target)
-    )
+    others: dict[str, int] = {IGNORE: IGNORE_VALUE, BACKGROUND: 0}
+    return others[target] if target in others else labels.value_of(target)
 
 
 def _values(target: Target) -> tuple[int, ...]:

@@ -65,7 +65,7 @@ class ValueTable:
         found: dict[int, int] = {}
         for value, count in voxels.items():
             target = self.targets.get(str(value), 0)
-            if target:
+            if isinstance(target, int) and target:
                 found[target] = found.get(target, 0) + count
         return found
 
@@ -150,13 +150,12 @@ def _read_masks(label: LabelFiles, table: ValueTable | None) -> LabelVolume:
     files = label.mask_files()
     if table is None or not files:
         raise ImageError(f"{label.path}: none of the masks is there", "cannot_be_read")
-    first, mapped, overlaps = None, None, 0
+    first = read_labels(next(iter(files.values())))
+    mapped, marked = np.zeros(first.array.shape, np.uint8), np.zeros(first.array.shape, bool)
+    overlaps = 0
     for name, path in files.items():
         volume = read_labels(path)
-        if first is None or mapped is None:
-            first, mapped = volume, np.zeros(volume.array.shape, np.uint8)
-            marked = np.zeros(volume.array.shape, bool)
-        elif difference := first.geometry.difference(volume.geometry):
+        if difference := first.geometry.difference(volume.geometry):
             kind = "shape_mismatch" if volume.array.shape != mapped.shape else "affine_mismatch"
             raise ImageError(f"{path}: does not lie on the other masks: {difference}", kind)
         mask = volume.array != 0

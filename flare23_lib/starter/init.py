@@ -21,10 +21,9 @@ from flare23_lib.dataset.discover import SourceFiles, find
 from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.dataset.read_files import Task, read_files
 from flare23_lib.errors import CohortError
-from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.networks import Triple
-from flare23_lib.starter.planner import NetworkPlan, plan_network
+from flare23_lib.starter.planner import plan_network
 from flare23_lib.starter.recognize import FolderSource, recognize
 from flare23_lib.starter.write import Draft, DraftSource, write_text_of
 
@@ -60,7 +59,7 @@ class Inspected:
     found: FolderSource
     keys: dict[str, Any]
     files: SourceFiles
-    targets: dict[str, str | None] = field(default_factory=dict)
+    targets: dict[str, Any] = field(default_factory=dict)
     present: Counter[str] = field(default_factory=Counter)
     labeled: int = 0
     grid: list[tuple[Triple, tuple[float, float, float]]] = field(default_factory=list)
@@ -144,7 +143,9 @@ def _tasks(*groups: Mapping[str, list[Path]], is_label: bool) -> list[Task]:
 def _canonical(info: ImageInfo) -> tuple[Triple, tuple[float, float, float]]:
     """Return shape and spacing of an image turned to LPS."""
     turn = Orientation.of(info.geometry.affine, "canonical")
-    return turn.shape(info.shape), turn.spacing(info.spacing)
+    geometry = info.geometry
+    one, two, three = map(int, turn.spacing(geometry.shape))  # any three numbers of the axes, in the new order
+    return (one, two, three), turn.spacing(geometry.spacing)
 
 
 def _add_values(one: Inspected, infos: Sequence[ImageInfo]) -> None:
@@ -154,26 +155,9 @@ def _add_values(one: Inspected, infos: Sequence[ImageInfo]) -> None:
         one.present.update(str(value) for value in info.voxels or () if value > 0)
     if "values" in one.keys:
         one.targets = {str(value): target for value, target in one.keys["values"].items()}
-    elif one.files.masks or "masks" in one.keys:
-        one.targets = _mask_names(one)
     else:
         values = sorted({*map(int, one.present), *one.found.names})
         one.targets = {str(value): one.found.names.get(value, f"label_{value}") for value in values}
-
-
-def _mask_names(one: Inspected) -> dict[str, str | None]:
-    from flare23_lib.starter.recognize import identifier
-
-    found: Counter[str] = Counter()
-    for path in one.files.labels.values():
-        template = LabelFiles(path[0])
-        start, _, end = template.path.name.partition("{mask}")
-        found.update(
-            file.name.removeprefix(start).removesuffix(end)
-            for file in template.path.parent.iterdir()
-            if file.name.startswith(start) and file.name.endswith(end)
-        )
-    return {name: identifier(name) for name in sorted(found)}
 
 
 def _divide_by_sides(inspected: Sequence[Inspected]) -> None:
@@ -203,11 +187,16 @@ def _labels(inspected: Sequence[Inspected], recipe: Path) -> list[dict[str, Any]
                 names.setdefault(name, int(value) if plain and 0 < int(value) < 255 else None)
     if None in names.values():
         names = {name: index for index, name in enumerate(names, start=1)}
+    organs = [name for name in names if not _is_tumor(name)]
     return [
         {"name": name, "value": value, "tolerance_mm": known.get(name, {}).get("tolerance_mm", TOLERANCE_MM)}
-        | ({"kind": "tumor"} if any(part in name for part in TUMORS) else {})
+        | ({"kind": "tumor", "hidden_in": organs} if _is_tumor(name) else {})
         for name, value in names.items()
     ]
+
+
+def _is_tumor(name: str) -> bool:
+    return any(part in name for part in TUMORS)
 
 
 def _draft_source(one: Inspected) -> DraftSource:
@@ -216,20 +205,22 @@ def _draft_source(one: Inspected) -> DraftSource:
     for value, target in one.targets.items():
         for name in _names(target):
             by_name[name] = max(by_name[name], one.present[value])
-    for name, count in by_name.items():
-        organ = not any(part in name for part in TUMORS)
-        if one.present and organ and count < OFTEN * one.labeled:
-            remarks.append(
-                f"{name} occurs in {count} of {one.labeled} cases; if it was not looked for in the others: "
-                "`annotated: present`"
-            )
+    seldom = [
+        f"{name} ({count})"
+        for name, count in by_name.items()
+        if one.present and not _is_tumor(name) and count < OFTEN * one.labeled
+    ]
+    if seldom and "values" not in one.keys:
+        remarks.append(
+            f"in fewer than {one.labeled} cases: {', '.join(seldom)}; where not looked for: `annotated: present`"
+        )
     if unnamed := [name for name in by_name if name.startswith("label_")]:
         remarks.append(f"no table names {', '.join(unnamed)}: write what they are, here and in `labels`")
     keys = {key: value for key, value in one.keys.items() if key != "values"}
     return DraftSource(one.files.name, keys, one.targets, tuple(remarks), bool(one.files.unlabeled_images))
 
 
-def summary(config: Config, output: Path, plan: NetworkPlan | None = None) -> str:
+def summary(config: Config, output: Path) -> str:
     """Return what was written, for the terminal."""
     names = ", ".join(f"{name} ({len(source.values) or 'no'} values)" for name, source in config.sources.items())
     model = next(iter(config.models.values()))

@@ -76,8 +76,8 @@ def plan_network(
             path = Path(folder) / NAME / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(content), encoding="utf-8")
-        places = {"nnUNet_raw": folder, "nnUNet_preprocessed": folder}
-        with patch.multiple(planning, **places), redirect_stdout(StringIO()):
+        places = [patch.object(planning, name, folder) for name in ("nnUNet_raw", "nnUNet_preprocessed")]
+        with places[0], places[1], redirect_stdout(StringIO()):
             planner = planning.ExperimentPlanner(NAME, gpu_memory_target_in_gb=gpu_gb, suppress_transpose=True)
             spacing = planner.determine_fullres_target_spacing()
             resampled = [compute_new_shape(shape, old, spacing) for shape, old in zip(shapes, spacings, strict=True)]

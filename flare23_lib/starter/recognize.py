@@ -1,4 +1,4 @@
-"""What a folder of CTs and labels holds: which files are images, labels or masks, and what their values are called."""
+"""What a folder of CTs and labels holds: which files are images, labels or masks, and how values are named."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from flare23_lib.config.load import read_yaml
 from flare23_lib.config.models import Source
@@ -64,26 +65,30 @@ def recognize(folder: Path, presets: Path | None = None) -> FolderSource:
     for preset in sorted(presets.glob("*.yaml")) if presets else ():
         for name, keys in read_yaml(preset)["sources"].items():
             for root in (folder, folder.parent):
-                if _fits(root, keys):
+                if _fits(root, folder, keys):
                     return FolderSource(name, keys, root, remarks=(f"laid out as presets/sources/{preset.name}",))
     found = _guess(folder)
     return replace(found, names=names_of_values(folder))
 
 
-def _fits(root: Path, keys: Mapping[str, object]) -> bool:
-    """Say whether a root has labeled cases in a preset's layout."""
+def _fits(root: Path, folder: Path, keys: Mapping[str, Any]) -> bool:
+    """Say whether a root has labeled cases in a preset's layout, within a folder of it."""
     source = Source.model_validate({key: value for key, value in keys.items() if key not in ("values", "annotated")})
     named = {str(name): "background" for name in keys.get("values") or {}}
     try:
         files = find(root, {"preset": Source.of(source, values=named)}).sources[0]
     except CohortError:
         return False
-    return bool(set(files.images) & set(files.labels))
+    paired = [path for case, paths in files.images.items() if case in files.labels for path in paths]
+    return bool(paired) and all(path.is_relative_to(folder) for path in paired)
 
 
 @dataclass
 class _Group:
-    """Files of one form: `pattern` with `{case}`, and the files by case; `short` where a common start is no part of it."""
+    """Files of one form: `pattern` with `{case}`, and the files by case.
+
+    In the `short` form what all names begin with is no part of the case.
+    """
 
     pattern: str
     cases: dict[str, Path]
@@ -113,27 +118,27 @@ def _guess(folder: Path) -> FolderSource:
         raise CohortError(f"{folder}: holds no image, label maps only")
     name = identifier(folder.resolve().name)
     if masks := _masks(labels):
-        pattern, cases = masks
+        pattern, names, cases = masks
         image = max(images, key=lambda group: len(set(group.cases) & cases))
-        return FolderSource(name, {"images": image.pattern, "masks": pattern}, folder)
+        values = {mask: identifier(mask) for mask in names}
+        return FolderSource(name, {"images": image.pattern, "masks": pattern, "values": values}, folder)
     keys: dict[str, object] = {}
     remarks = []
     paired: set[str] = set()
-    if labels:
-        overlap, image, label = max(
-            (
-                (len(set(one[1]) & set(two[1])), one[0], two[0])
-                for group, other in product(images, labels)
-                for one, two in zip(group.forms(), other.forms(), strict=False)
-            ),
-            key=lambda row: row[0],
-        )
-        if overlap:
-            keys = {"images": image, "labels": label}
-            paired = {image, label}
+    pairs = [
+        (len(set(one[1]) & set(two[1])), one[0], two[0])
+        for group, other in product(images, labels)
+        for one, two in zip(group.forms(), other.forms(), strict=False)
+    ]
+    overlap, image_pattern, label_pattern = max(pairs, key=lambda row: row[0], default=(0, "", ""))
+    if overlap:
+        keys = {"images": image_pattern, "labels": label_pattern}
+        paired = {image_pattern, label_pattern}
     others = [group for group in images if not paired & {group.pattern, group.short}]
     if others:
-        keys["unlabeled_images" if keys else "images"] = [group.pattern for group in others]
+        short = any(group.short == image_pattern for group in images if group.short)
+        patterns = [(group.short if short else "") or group.pattern for group in others]
+        keys["unlabeled_images" if keys else "images"] = patterns
     remarks += [
         f"{group.pattern} are label maps without an image" for group in labels
         if not paired & {group.pattern, group.short}
@@ -199,8 +204,8 @@ def _of_names(start: str, paths: Sequence[Path]) -> _Group:
     return _Group(f"{start}{{case}}{suffix}", cases)
 
 
-def _masks(labels: Sequence[_Group]) -> tuple[str, set[str]] | None:
-    """Return the pattern of masks and their cases, if most label maps are files of one class in a folder per case."""
+def _masks(labels: Sequence[_Group]) -> tuple[str, list[str], set[str]] | None:
+    """Return the pattern of masks, their names and cases, if there are several label files in a folder per case."""
     folders: dict[str, list[_Group]] = defaultdict(list)
     for group in labels:
         start, _, name = group.pattern.rpartition("/")
@@ -210,7 +215,8 @@ def _masks(labels: Sequence[_Group]) -> tuple[str, set[str]] | None:
     if len(groups) < 2:
         return None
     suffix = next(suffix for suffix in SUFFIXES if groups[0].pattern.endswith(suffix))
-    return f"{start}/{{mask}}{suffix}", set().union(*(group.cases for group in groups))
+    names = sorted(group.pattern.rpartition("/")[2].removesuffix(suffix) for group in groups)
+    return f"{start}/{{mask}}{suffix}", names, set().union(*(group.cases for group in groups))
 
 
 def identifier(text: str) -> str:
@@ -222,7 +228,7 @@ def identifier(text: str) -> str:
 
 
 def names_of_values(folder: Path) -> dict[int, str]:
-    """Return names of label values from dataset.json, a table of two columns, or a label file of ITK-SNAP; or none."""
+    """Return names of values from dataset.json, a table of two columns or ITK-SNAP's label file; empty without."""
     for path in [folder / "dataset.json", *sorted(folder.glob("*.json")), *sorted(folder.glob("*.[ct][sx][vt]"))]:
         if not path.is_file():
             continue

@@ -90,11 +90,14 @@ def _flow(value: Any) -> str:
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    return (
-        "{"
-        + ", ".join(f"{key}: {value if isinstance(value, str) else _flow(value)}" for key, value in row.items())
-        + "}"
-    )
+    return f"{{{', '.join(f'{key}: {_plain(value)}' for key, value in row.items())}}}"
+
+
+def _plain(value: Any) -> str:
+    """Return a name, a number, or a list of them, as one would write it."""
+    if isinstance(value, str):
+        return value
+    return f"[{', '.join(map(_plain, value))}]" if isinstance(value, list | tuple) else _flow(value)
 
 
 def _head(draft: Draft) -> list[str]:
@@ -109,18 +112,25 @@ def _head(draft: Draft) -> list[str]:
 
 
 def _labels(draft: Draft) -> list[str]:
+    kept = [
+        key
+        for key in ("name", "value", "tolerance_mm", "kind", "hidden_in")
+        if draft.is_partial or key != "hidden_in"
+    ]
+    rows = [{key: row[key] for key in kept if key in row} for row in draft.labels]
     return [
-        "# What is labeled. tolerance_mm: of the normalized surface Dice; kind: organ (default) or tumor.",
+        "# What is labeled. tolerance_mm: of the normalized surface Dice; kind: organ (default) or tumor; hidden_in: the",
+        "# labels that cover it in sources that did not label it.",
         "labels:",
-        *(f"  - {_row(row)}" for row in draft.labels),
+        *(f"  - {_row(row)}" for row in rows),
         "",
     ]
 
 
 def _sources(draft: Draft) -> list[str]:
     lines = [
-        "# Where the cases come from, and what the values in each source's label files stand for. What `values` names was",
-        "# looked for in every case, unless `annotated` says otherwise: a list of labels, or present, if it differs by case.",
+        "# Where the cases come from, and what the values in each source's label files stand for. What `values` has",
+        "# was looked for in every case, unless `annotated` has a list of labels, or present, if it differs by case.",
         "sources:",
     ]
     for source in draft.sources:
@@ -155,16 +165,10 @@ def _target(target: Any) -> str:
 
 def _categories(draft: Draft) -> list[str]:
     lines = ["# Groups of cases; the first that fits counts.", "categories:"]
-    lines += [
-        f"  - {{name: {source.name}, sources: [{source.name}]{_labeled_only(source)}}}" for source in draft.labeled
-    ]
+    lines += [f"  - {{name: {source.name}, sources: [{source.name}]}}" for source in draft.labeled]
     if any(source.has_unlabeled or not source.is_labeled for source in draft.sources):
         lines.append("  - {name: unlabeled, no_labels: true}")
     return [*lines, ""]
-
-
-def _labeled_only(source: DraftSource) -> str:
-    return f", contains_any: [{', '.join(sorted(source.labels))}]" if source.has_unlabeled else ""
 
 
 def _models(draft: Draft) -> list[str]:
@@ -173,8 +177,8 @@ def _models(draft: Draft) -> list[str]:
     names = [source.name for source in draft.labeled]
     mirror = "[0, 1]" if draft.has_sides else "[0, 1, 2]"
     lines = [
-        f"# Patch, spacing and strides are those of nnU-Net's planner for a GPU of {draft.gpu_gb:g} GB, on the images that were",
-        "# there; they stay as they are when cases are added.",
+        f"# Patch, spacing, strides and batch are those of nnU-Net's planner for a GPU of {draft.gpu_gb:g} GB and",
+        "# the images that were there (flare23 init --gpu-gb); they stay as they are when cases are added.",
         "model_defaults:",
         f"  network: {network}",
         f"  patch_size: {_flow(plan.patch_size)}",
