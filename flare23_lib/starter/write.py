@@ -119,8 +119,8 @@ def _labels(draft: Draft) -> list[str]:
     ]
     rows = [{key: row[key] for key in kept if key in row} for row in draft.labels]
     return [
-        "# What is labeled. tolerance_mm: of the normalized surface Dice; kind: organ (default) or tumor; hidden_in: the",
-        "# labels that cover it in sources that did not label it.",
+        "# What is labeled. tolerance_mm: of the normalized surface Dice; kind: organ (default) or tumor; hidden_in:",
+        "# the labels that cover it in sources that did not label it.",
         "labels:",
         *(f"  - {_row(row)}" for row in rows),
         "",

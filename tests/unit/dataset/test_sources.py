@@ -64,6 +64,7 @@ def settings(**changes) -> CohortSettings:
             "completions": None,
             "models": {name: None for name in ("organ_teacher", "tumor_teacher", "student_2200")}
             | {"student": {"train_on": {"label_completions": [], "manual_labels": list(NAMES)}}},
+            "model_defaults": {"training": {"loss": "label_sets"}},
             "evaluation": {"compare": []},
         },
     )
@@ -361,9 +362,18 @@ def test_a_label_that_no_source_annotates_is_refused_by_name():
         settings(sources=only)
 
 
+def test_sources_that_labeled_different_things_need_a_loss_that_knows_it():
+    ordinary = {"model_defaults": {"training": {"loss": "nnunet"}}}
+    with pytest.raises(ConfigError, match=r"'btcv' .* and 'amos' .* have different labels annotated"):
+        settings(**ordinary)
+    alike = {"models": {"student": {"train_on": {"manual_labels": ["kits", "lits"]}}}}
+    only_tumors = {"sources": {name: {"annotated": ["tumor"]} for name in ("kits", "lits")}}
+    settings(**ordinary, **alike, **only_tumors)
+
+
 def test_every_preset_fits_the_labels_of_the_recipe():
     for path in sorted(PRESETS.glob("*.yaml")):
-        config = Config.load([RECIPE, path])
+        config = Config.load([RECIPE, path], {"model_defaults": {"training": {"loss": "label_sets"}}})
         assert config.sources[path.stem].targets
     assert {path.stem for path in PRESETS.glob("*.yaml")} == {*NAMES, "word", "flare23"}
 
