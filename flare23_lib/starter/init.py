@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ def _inspect(cohort: Path, sources: Sequence[FolderSource], memory: Path, proces
     for one in inspected:
         name = one.files.name
         one.grid = [_canonical(infos[task]) for task in images[name] if not infos[task].error]
-        _add_values(one, [infos[task] for task in labels[name]])
+        _add_values(one, [infos[task] for task in labels[name]], several=len(sources) > 1)
         log.info("%s: %d labeled images, %d without labels", name, one.labeled, len(one.files.unlabeled_images))
     return inspected
 
@@ -148,7 +149,7 @@ def _canonical(info: ImageInfo) -> tuple[Triple, tuple[float, float, float]]:
     return (one, two, three), turn.spacing(geometry.spacing)
 
 
-def _add_values(one: Inspected, infos: Sequence[ImageInfo]) -> None:
+def _add_values(one: Inspected, infos: Sequence[ImageInfo], several: bool) -> None:
     """Name the values that occur; those of a preset, then those of a table in the folder, then by their numbers."""
     one.labeled = len(set(one.files.images) & set(one.files.labels))
     for info in infos:
@@ -157,7 +158,8 @@ def _add_values(one: Inspected, infos: Sequence[ImageInfo]) -> None:
         one.targets = {str(value): target for value, target in one.keys["values"].items()}
     else:
         values = sorted({*map(int, one.present), *one.found.names})
-        one.targets = {str(value): one.found.names.get(value, f"label_{value}") for value in values}
+        unnamed = f"{one.files.name}_label" if several else "label"  # label_1 of two sources is not the same
+        one.targets = {str(value): one.found.names.get(value, f"{unnamed}_{value}") for value in values}
 
 
 def _divide_by_sides(inspected: Sequence[Inspected]) -> None:
@@ -214,7 +216,7 @@ def _draft_source(one: Inspected) -> DraftSource:
         remarks.append(
             f"in fewer than {one.labeled} cases: {', '.join(seldom)}; where not looked for: `annotated: present`"
         )
-    if unnamed := [name for name in by_name if name.startswith("label_")]:
+    if unnamed := [name for name in by_name if re.search(r"(^|_)label_\d+$", name)]:
         remarks.append(f"no table names {', '.join(unnamed)}: write what they are, here and in `labels`")
     keys = {key: value for key, value in one.keys.items() if key != "values"}
     return DraftSource(one.files.name, keys, one.targets, tuple(remarks), bool(one.files.unlabeled_images))

@@ -137,6 +137,15 @@ def test_values_that_no_table_names_get_names_to_be_replaced(tmp_path):
     assert "# no table names label_7: write what they are" in (tmp_path / "m.yaml").read_text()
 
 
+def test_values_without_names_are_not_the_same_in_two_sources(tmp_path):
+    for source, box in (("one", LIVER), ("two", RIGHT)):
+        for number in range(3):
+            write(tmp_path / f"{source}/img/{number}.nii.gz", ct(number + ord(source[0])), AFFINE)
+            write(tmp_path / f"{source}/seg/{number}.nii.gz", labels(v1=box), AFFINE)
+    config = init([tmp_path / "one", tmp_path / "two"], RECIPE, tmp_path / "m.yaml", 8)
+    assert [label.name for label in config.labels] == ["one_label_1", "two_label_1"]
+
+
 def test_a_label_that_is_seldom_there_is_asked_about(tmp_path):
     for number in range(4):
         write(tmp_path / f"own/img/{number}.nii.gz", ct(number), AFFINE)
