@@ -78,7 +78,7 @@ def place_of(root: Path, folder: str) -> Path:
     return root / place.relative_to(base) if place.is_relative_to(base) else place
 
 
-def _files_below(folder: str) -> list[str]:
+def files_below(folder: str) -> list[str]:
     """Return the paths of all files below a folder, hidden files and folders left out."""
     found = []
     pending = [folder]
@@ -138,7 +138,7 @@ class _Listing:
     @staticmethod
     def _files(place: Path) -> list[str]:
         try:
-            files = _files_below(str(place)) if place.is_dir() else []
+            files = files_below(str(place)) if place.is_dir() else []
         except OSError as error:
             raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
         files = [file for file in files if _is_nifti(file)]

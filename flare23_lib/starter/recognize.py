@@ -14,7 +14,7 @@ from typing import Any
 
 from flare23_lib.config.load import read_yaml
 from flare23_lib.config.models import Source
-from flare23_lib.dataset.discover import find
+from flare23_lib.dataset.discover import files_below, find
 from flare23_lib.dataset.image_info import read_info
 from flare23_lib.errors import CohortError, FlareError
 from flare23_lib.io.nifti import SUFFIXES
@@ -107,8 +107,7 @@ class _Group:
 
 
 def _guess(folder: Path) -> FolderSource:
-    files = sorted(path for path in folder.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file())
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    files = sorted(Path(file) for file in files_below(str(folder)) if file.endswith(SUFFIXES))
     if not files:
         raise CohortError(f"{folder}: holds no NIfTI file (*.nii.gz, *.nii)")
     groups = list(_groups(folder, files))
