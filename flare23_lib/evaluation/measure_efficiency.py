@@ -25,7 +25,7 @@ from flare23_lib.evaluation.efficiency import (
     write_efficiency,
 )
 from flare23_lib.evaluation.profiling import Gpu, find_gpu, profile_command
-from flare23_lib.inference.segment_cases import model_digest
+from flare23_lib.inference.segmentations import model_digest
 from flare23_lib.io.atomic import link_to, read_json
 from flare23_lib.runtime.devices import choose
 from flare23_lib.runtime.machine import available_cores, processor_name

@@ -36,7 +36,7 @@ from flare23_lib.estimate import (
     window_count,
     window_macs,
 )
-from flare23_lib.inference.segment_cases import model_digest, segmentation_folder
+from flare23_lib.inference.segmentations import model_digest, segmentation_folder
 from flare23_lib.inference.windows import pad_to_patch, window_slices, window_starts
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.tables import read_csv
