@@ -81,6 +81,8 @@ class Prepared:
         body: where the body is; None if all windows are wanted, or nothing was found.
         plan: how the memory is used.
         timer: its phases so far.
+        exclude: as `Engine.segment`.
+        count_votes: as `Engine.segment`.
     """
 
     image: torch.Tensor
@@ -90,6 +92,8 @@ class Prepared:
     body: Body | None
     plan: MemoryPlan
     timer: PhaseTimer
+    exclude: Collection[int]
+    count_votes: bool
 
 
 class Engine:
@@ -191,7 +195,7 @@ class Engine:
             ImageError: the volume is empty or holds values that are not finite, or the limits of memory are too low.
             ConfigError: nothing is left to win, or there are no mirrored passes to vote.
         """
-        return self.infer(self.prepare(volume, exclude, count_votes), exclude, count_votes)
+        return self.infer(self.prepare(volume, exclude, count_votes))
 
     def prepare(self, volume: Volume, exclude: Collection[int] = (), count_votes: bool = False) -> Prepared:
         """Make the image that the network sees; arguments and errors as `segment`."""
@@ -220,10 +224,11 @@ class Engine:
             if body is None:
                 log.info("windows: no body was found in the image; all of it is computed")
         timer.phase("resample")
-        return Prepared(image, seen.shape, stored.shape, orientation, body, chosen, timer)
+        return Prepared(image, seen.shape, stored.shape, orientation, body, chosen, timer, exclude, count_votes)
 
-    def infer(self, prepared: Prepared, exclude: Collection[int] = (), count_votes: bool = False) -> Segmentation:
-        """Segment a prepared volume; arguments and errors as `segment`."""
+    def infer(self, prepared: Prepared) -> Segmentation:
+        """Segment a prepared volume; errors as `segment`."""
+        exclude, count_votes = prepared.exclude, prepared.count_votes
         excluded = [index for index, value in enumerate(self.model.values) if value in set(exclude)]
         if len(excluded) == len(self.model.values):
             raise ConfigError("exclude: every label of the model is excluded")

@@ -17,7 +17,7 @@ import torch
 from flare23_lib.axes import Triple
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.bundle import Model
-from flare23_lib.inference.image_files import HOST_BASE, MB
+from flare23_lib.inference.image_files import HOST_BASE, MB, WRITING
 from flare23_lib.networks.size import parameters
 from flare23_lib.preprocessing.resampling import SLAB_BYTES
 from flare23_lib.runtime.machine import available_memory
@@ -34,9 +34,6 @@ last decoder stage's joined input (2), its two outputs and its shortcut (3), and
 
 LABEL_BYTES = 150 * MB
 """What making a slab of labels takes (`upsampling.CHUNK_VOXELS` voxels at a time, 8 corners each)."""
-
-WRITING = 2
-"""Copies of a label map that writing it takes, beside the map."""
 
 BATCHES = (8, 4, 2, 1)
 

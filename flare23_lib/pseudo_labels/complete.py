@@ -19,7 +19,7 @@ from flare23_lib.config.models import OLD_NAMES
 from flare23_lib.config.settings import CompletionSettings
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import MergeError, StoreError
-from flare23_lib.inference.segment_cases import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
+from flare23_lib.inference.segmentations import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
 from flare23_lib.io.nifti import Volume, read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE

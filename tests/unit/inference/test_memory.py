@@ -25,7 +25,7 @@ def a_model(name="stunet_base", patch=(48, 128, 160)):
     strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
     labels = tuple(ModelLabel(f"label_{value}", value) for value in range(15))
     return Model(
-        name="m", network=Architecture.from_spec({"name": name, "strides": strides}), patch_size=patch,
+        name="m", network=Architecture.named(name, strides), patch_size=patch,
         spacing=(2.5, 1.5, 1.5), intensity=Intensity(-970, 279, 80, 141), orientation="stored", labels=labels,
     )  # fmt: skip
 
@@ -33,7 +33,7 @@ def a_model(name="stunet_base", patch=(48, 128, 160)):
 @pytest.mark.parametrize("name", ["stunet_tiny", "stunet_small", "stunet_base", "stunet_large"])
 def test_the_weights_are_counted(name):
     strides = None if name == "stunet_tiny" else a_model().network.strides
-    architecture = Architecture.from_spec({"name": name, **({"strides": strides} if strides else {})})
+    architecture = Architecture.named(name, strides)
     with torch.device("meta"):
         network = STUNet(1, 15, **architecture.to_json())
     true = sum(4 * parameter.numel() for parameter in network.parameters())
