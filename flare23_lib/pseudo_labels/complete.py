@@ -17,7 +17,7 @@ from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, Shard
 from flare23_lib.cache.results import REMEDY, Results, collect, write_record
 from flare23_lib.config.models import OLD_NAMES
 from flare23_lib.config.settings import CompletionSettings
-from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
+from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import MergeError, StoreError
 from flare23_lib.inference.segmentations import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
@@ -79,8 +79,8 @@ def completed_entry(
     """
     original = base_of(case, bases)["file"] if bases else case.label_id
     inputs: dict[str, Any] = {"image": case.image_id, "original": original, "prediction": prediction}
-    if not bases and annotated_of(case) != case.labels_present:
-        inputs["annotated"] = annotated_of(case)
+    if case.annotated is not None:
+        inputs["annotated"] = list(case.annotated)
     return folder.entry(case.case, inputs)
 
 
