@@ -45,7 +45,7 @@ KEYS = {
 
 
 def with_sources(layers: Sequence[Mapping]) -> list[dict]:
-    """Return files, the recipe first, with `sources` in the place of `layout`; the log says so.
+    """Return files, the recipe first, with `sources` in the place of `layout`, with a notice in the log.
 
     Raises:
         ConfigError: a layout is wrong, or there are both.

@@ -142,7 +142,7 @@ def read_cases(path: Path) -> list[Case]:
     try:
         return [Case.from_row(row) for row in rows]
     except (ValueError, TypeError, AttributeError) as error:
-        raise CohortError(f"{path}: is damaged ({error}); delete it, and the workflow writes it anew") from error
+        raise CohortError(f"{path}: is damaged ({error}); delete it, and the workflow writes it again") from error
 
 
 def usable_cases(path: Path, split: str, category: str | None = None) -> list[Case]:

@@ -155,7 +155,7 @@ class _Listing:
 
 
 def find(cohort: Path, sources: Mapping[str, Source]) -> Found:
-    """Look for files where the sources' patterns say.
+    """Find the files that fit the sources' patterns.
 
     Args:
         cohort: the folder that the patterns begin in.

@@ -20,6 +20,8 @@ from flare23_lib.labels import IGNORE_VALUE
 BLOCK_BYTES = 1 << 20
 """Voxels are looked at in blocks of this size: they stay in the CPU's cache, and memory is bounded."""
 
+OLD_NAMES = {"fault": "issue"}
+
 MOST_VALUES = 1000
 """A file with more different values than this is no label map."""
 
@@ -84,9 +86,10 @@ class ImageInfo:
 
     @classmethod
     def from_json(cls, content: dict) -> ImageInfo:
-        """Read what `to_json` gave."""
+        """Read what `to_json` returned, or did up to version 0.1, which called issues faults."""
         row: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+            OLD_NAMES.get(name, name): tuple(value) if isinstance(value, list) else value
+            for name, value in content.items()
         }
         return cls(**{**row, "voxels": None if row["voxels"] is None else dict(row["voxels"])})
 
@@ -134,7 +137,7 @@ def _read_mapped(label: LabelFiles) -> ImageInfo:
 
 
 def header_info(stream: Stream) -> ImageInfo:
-    """Return what the header of an open file says; ImageError if it describes no volume."""
+    """Return what is in the header of an open file; ImageError if it describes no volume."""
     header, geometry = stream.header, stream.geometry()
     return ImageInfo(
         shape=geometry.shape,

@@ -1,4 +1,4 @@
-"""What the scan says in tables: cases, issues, and how many cases and voxels each category has."""
+"""Tables of a scan: cases, issues, and how many cases and voxels each category has."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ MIN_CROSSING_SHARE = 0.1
 """Of a component's voxels on its smaller side, above which it lies across the middle."""
 
 MIN_COMPONENT_SHARE = 0.1
-"""Of a structure's voxels, below which a component says nothing about sides."""
+"""Of a structure's voxels, below which a component is not considered for sides."""
 
 SAME_SIDE_MM = 60.0
 """Components of one side are no further apart than this, left to right; a kidney is about 60 mm wide."""

@@ -45,7 +45,7 @@ OFTEN = 0.9
 
 @dataclass
 class Inspected:
-    """A source, and what its files say.
+    """A source, and what is in its files.
 
     Attributes:
         found: how it was recognized.

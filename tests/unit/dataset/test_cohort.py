@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,16 @@ def test_a_second_scan_reads_only_what_is_new(cohort, caplog):
     caplog.set_level("INFO")
     cohort.scan()
     assert "10 files, 1 of them new" in caplog.text
+
+
+def test_a_scan_of_version_0_1_is_remembered(cohort, caplog):
+    cohort.scan()
+    text = cohort.memory.read_text()
+    assert '"issue": ""' in text
+    cohort.memory.write_text(re.sub(r'"issue"', '"fault"', re.sub(r', "mapped": false, "overlaps": 0', "", text)))
+    caplog.set_level("INFO")
+    cohort.scan()
+    assert "9 files, 0 of them new" in caplog.text
 
 
 def test_a_scan_that_was_killed_in_a_line_goes_on(cohort):
