@@ -186,7 +186,9 @@ def _shown(name: str, value: float, source: str) -> str:
 def rows(figures: Figures, labels: LabelMap) -> list[dict]:
     """Return a row per source and label, for `COLUMNS`."""
     found = [
-        {"source": source, "label": labels.name_of(value), **asdict(one)} for (source, value), one in figures.items()
+        {"source": source, "label": labels.name_of(value)}
+        | {name: None if number is None else round(number, 1) for name, number in asdict(one).items()}
+        for (source, value), one in figures.items()
     ]
     order = labels.names
     return sorted(found, key=lambda row: (order.index(row["label"]), row["source"]))
