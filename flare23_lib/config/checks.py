@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection
 from itertools import pairwise
 
+from flare23_lib.config.load import check_known
 from flare23_lib.config.models import (
-    BACKGROUND,
-    IGNORE,
     PASSES,
     Category,
     Completion,
     Configuration,
     MergePolicy,
     ModelSettings,
-    Source,
     TrainingProtocol,
     label_map,
     subset_of,
 )
+from flare23_lib.config.source_checks import check_sources, stated_labels
 from flare23_lib.errors import ConfigError
-from flare23_lib.io.patterns import MASK, FilePattern
 from flare23_lib.runtime.devices import SEVERAL
 
 
 def check_consistency(config: Configuration) -> None:
     """Refuse a configuration that contradicts itself, names what is not there, or has a circle."""
     _check_labels(config)
-    _check_sources(config)
+    check_sources(config)
     _check_categories(config)
     for name, completion in config.completions.items():
         _check_completion(config, name, completion)
     evaluated = [name for name, model in config.models.items() if model.evaluate]
     for index, pair in enumerate(config.evaluation.compare):
-        _check_known(f"evaluation.compare[{index}]", pair, evaluated, "evaluated model")
+        check_known(f"evaluation.compare[{index}]", pair, evaluated, "evaluated model")
     for name, model in config.models.items():
         _check_model(config, name, model)
     order_of(config)
@@ -75,13 +72,6 @@ def _needs(config: Configuration, table: str, name: str) -> list[tuple[str, str]
     return [("models", completion.teacher), *(("completions", other) for other in others if other is not None)]
 
 
-def _check_known(key: str, names: Collection[str], known: Collection[str], what: str) -> None:
-    """Refuse a name that is not among the known ones."""
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"{key}: there is no {what} {name!r}; there are {', '.join(known)}")
-
-
 def _unlabeled(config: Configuration) -> set[str]:
     return {category.name for category in config.categories if category.no_labels}
 
@@ -97,79 +87,9 @@ def _label_names(config: Configuration) -> list[str]:
 def _check_labels(config: Configuration) -> None:
     label_map(config.labels)
     for index, label in enumerate(config.labels):
-        _check_known(f"labels[{index}].hidden_in", label.hidden_in, _label_names(config), "label")
+        check_known(f"labels[{index}].hidden_in", label.hidden_in, _label_names(config), "label")
         if label.name in label.hidden_in:
             raise ConfigError(f"labels[{index}].hidden_in: {label.name!r} cannot be hidden in itself")
-
-
-def _check_sources(config: Configuration) -> None:
-    for name, source in config.sources.items():
-        key = f"sources.{name}"
-        if not (source.images or source.unlabeled_images or source.validation_images):
-            raise ConfigError(f"{key}: has no images")
-        if source.labels and source.masks:
-            raise ConfigError(f"{key}.masks: are in place of `labels`, which are given too")
-        if source.has_labels and not source.images:
-            raise ConfigError(
-                f"{key}.{'masks' if source.masks else 'labels'}: there are no `images` that they belong to"
-            )
-        if source.validation_labels and not source.validation_images:
-            raise ConfigError(f"{key}.validation_labels: there are no `validation_images` that they belong to")
-        _check_patterns(key, source)
-        _check_values(config, key, source)
-    for index, label in enumerate(config.labels):
-        if label.name not in annotated_somewhere(config):
-            raise ConfigError(f"labels[{index}]: {label.name!r} is annotated in no source; nothing can learn it")
-    draw = config.validation
-    if draw is not None:
-        labeled = [name for name, source in config.sources.items() if source.has_labels]
-        _check_known("validation.sources", draw.sources, labeled, "source with labels")
-        if not labeled:
-            raise ConfigError("validation: no source has labels")
-
-
-def annotated_somewhere(config: Configuration) -> set[str]:
-    """Return the labels that a source with labels may hold, as far as the configuration tells."""
-    names = set(_label_names(config))
-    found: set[str] = set()
-    for source in config.sources.values():
-        if source.has_labels:
-            listed = names if source.stated in (None, "present") else set(source.stated or ())
-            found |= listed & set(source.targets) if source.values else listed
-    return found
-
-
-def _check_patterns(key: str, source: Source) -> None:
-    of_labels = {"labels", "masks", "validation_labels"}
-    images = {text for name, texts in source.patterns.items() if name not in of_labels for text in texts}
-    for name, texts in source.patterns.items():
-        for text in texts:
-            try:
-                _ = FilePattern.parse(text).expression
-            except re.error as error:
-                raise ConfigError(f"{key}.{name}: {text!r} is no regular expression ({error})") from error
-            if name in of_labels and text in images:
-                raise ConfigError(f"{key}.{name}: {text!r} are images, too: they cannot be told apart")
-            has_mask = MASK in text
-            if has_mask and (name not in of_labels or name == "labels"):
-                raise ConfigError(f"{key}.{name}: {text!r}: {MASK} is for `masks`")
-            if not has_mask and (name == "masks" or (name == "validation_labels" and source.masks)):
-                raise ConfigError(f"{key}.{name}: {text!r} has no place for {MASK}")
-
-
-def _check_values(config: Configuration, key: str, source: Source) -> None:
-    """Refuse values and annotated labels that are not known, or do not go together."""
-    names = _label_names(config)
-    _check_known(f"{key}.values", source.targets, [*names, IGNORE, BACKGROUND], "label")
-    has_masks = any(MASK in text for text in (*source.masks, *source.validation_labels))
-    for value in source.values:
-        if not has_masks and not re.fullmatch(r"[1-9][0-9]*", value):
-            raise ConfigError(f"{key}.values: {value!r} is not a whole number above 0")
-    if has_masks and not source.values:
-        raise ConfigError(f"{key}.values: the masks that count are missing")
-    if source.annotated not in (None, "present"):
-        known = [name for name in names if name in source.targets] if source.values else names
-        _check_known(f"{key}.annotated", source.annotated, known, "label of `values`" if source.values else "label")
 
 
 def _check_categories(config: Configuration) -> None:
@@ -192,17 +112,17 @@ def _check_categories(config: Configuration) -> None:
                 raise ConfigError(f"{key}.{condition}: is empty, {fits} would fit")
             if labels and category.no_labels:
                 raise ConfigError(f"{key}.no_labels: cannot be combined with conditions on labels")
-            _check_known(f"{key}.{condition}", labels or (), sorted(_label_names(config)), "label")
+            check_known(f"{key}.{condition}", labels or (), sorted(_label_names(config)), "label")
         if category.annotated not in (None, "present"):
-            _check_known(f"{key}.annotated", category.annotated, _label_names(config), "label")
+            check_known(f"{key}.annotated", category.annotated, _label_names(config), "label")
             if category.annotated and category.no_labels:
                 raise ConfigError(f"{key}.annotated: the category {category.name!r} has no labels")
         for condition in ("folders", "sources"):
             if getattr(category, condition) == ():
                 raise ConfigError(f"{key}.{condition}: is empty, no case would fit")
-        _check_known(f"{key}.sources", category.sources or (), config.sources, "source")
+        check_known(f"{key}.sources", category.sources or (), config.sources, "source")
         given = {os.path.normpath(folder): folder for folder in category.folders or ()}
-        _check_known(f"{key}.folders", given, [*map(os.path.normpath, folders)], "folder of training images")
+        check_known(f"{key}.folders", given, [*map(os.path.normpath, folders)], "folder of training images")
         for earlier in config.categories[:index]:
             if covers(earlier, category):
                 raise ConfigError(
@@ -240,11 +160,11 @@ def _check_completion(config: Configuration, name: str, completion: Completion) 
     key, unlabeled = f"completions.{name}", completion.category in _unlabeled(config)
     if name == PASSES:
         raise ConfigError(f"{key}: the name is kept for exclude_most_changed.changed_between")
-    _check_known(f"{key}.category", [completion.category], _category_names(config), "category")
-    _check_known(f"{key}.teacher", [completion.teacher], config.models, "model")
-    _check_known(f"{key}.min_component_ml", completion.min_component_ml, _label_names(config), "label")
+    check_known(f"{key}.category", [completion.category], _category_names(config), "category")
+    check_known(f"{key}.teacher", [completion.teacher], config.models, "model")
+    check_known(f"{key}.min_component_ml", completion.min_component_ml, _label_names(config), "label")
     if completion.annotated != "present":
-        _check_known(f"{key}.annotated", completion.annotated, _label_names(config), "label")
+        check_known(f"{key}.annotated", completion.annotated, _label_names(config), "label")
         if completion.annotated and unlabeled:
             raise ConfigError(f"{key}.annotated: the category {completion.category!r} has no labels")
     defaults = MergePolicy()
@@ -258,7 +178,7 @@ def _check_completion(config: Configuration, name: str, completion: Completion) 
     others = {"base": completion.base, "exclude_most_changed.changed_between": completion.compared_completion}
     for place, other in others.items():
         if other is not None:
-            _check_known(f"{key}.{place}", [other], config.completions, "completion")
+            check_known(f"{key}.{place}", [other], config.completions, "completion")
             if config.completions[other].category != completion.category:
                 raise ConfigError(f"{key}.{place}: {other!r} completes another category")
     _check_passes(config, key, completion)
@@ -289,7 +209,7 @@ def _check_model(config: Configuration, name: str, model: ModelSettings) -> None
     if intensity != "measure" and intensity.low >= intensity.high:
         raise ConfigError(f"{key}.intensity: low {intensity.low} is not below high {intensity.high}")
     if model.pretrained_model is not None:
-        _check_known(f"{key}.pretrained", [model.pretrained_model], config.models, "model")
+        check_known(f"{key}.pretrained", [model.pretrained_model], config.models, "model")
         _check_pretrained(key, model, model.pretrained_model, config.models[model.pretrained_model])
     _check_training(f"{key}.training", model.training)
     if model.inference.precision == "float16" and config.device == "cpu":
@@ -315,8 +235,8 @@ def _check_training(key: str, training: TrainingProtocol) -> None:
 
 def _check_training_set(config: Configuration, key: str, model: ModelSettings) -> None:
     manual, completions = model.train_on.manual_labels, model.train_on.label_completions
-    _check_known(f"{key}.manual_labels", manual, _category_names(config), "category")
-    _check_known(f"{key}.label_completions", completions, config.completions, "completion")
+    check_known(f"{key}.manual_labels", manual, _category_names(config), "category")
+    check_known(f"{key}.label_completions", completions, config.completions, "completion")
     for category in manual:
         if category in _unlabeled(config):
             raise ConfigError(f"{key}.manual_labels: the category {category!r} has no labels to learn from")
@@ -328,22 +248,6 @@ def _check_training_set(config: Configuration, key: str, model: ModelSettings) -
             raise ConfigError(f"{key}: the category {category!r} would be learned from twice")
     if model.training.loss != "label_sets":
         _check_annotated(config, f"{key}.manual_labels", manual)
-
-
-def stated_labels(config: Configuration, category: Category) -> frozenset[str] | None:
-    """Return the labels that were annotated in a category, as far as the configuration states it.
-
-    Returns:
-        The names in `annotated` of the category, else those that all its sources state, else those that the
-        conditions ask for (none where there are no such conditions); None if the annotated labels differ by case.
-    """
-    if category.annotated is not None:
-        return None if category.annotated == "present" else frozenset(category.annotated)
-    sources = [config.sources[name] for name in category.sources or config.sources]
-    stated = {source.stated for source in sources if source.has_labels}
-    if stated - {None}:
-        return None if len(stated) > 1 or "present" in stated else frozenset(*stated)
-    return frozenset([*(category.contains_all or ()), *(category.contains_any or ())])
 
 
 def _check_annotated(config: Configuration, key: str, manual: Collection[str]) -> None:
