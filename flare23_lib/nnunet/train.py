@@ -232,5 +232,5 @@ def export(
         provenance,
     )
     write_bundle(output, description, load_file(results.file(record["weights"])))
-    # For use with nnU-Net: its model folder beside the record.
+    # For use with nnU-Net: a link to its model folder, in the record's folder.
     link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)

@@ -81,7 +81,7 @@ def preprocess_labels(
     image_spacing: Sequence[float] | None = None,
     factor: Sequence[int] = (1, 1, 1),
 ) -> list[int]:
-    """Orient and resample a label map, and note where its classes lie, for the sampling of patches.
+    """Orient and resample a label map, and record where its classes are, for the sampling of patches.
 
     Args:
         source: NIfTI file of label values; 255 stands for voxels to ignore.
@@ -154,7 +154,7 @@ def link_dataset(folder: Path, root: Path, cases: Sequence[Mapping[str, str]]) -
     Args:
         folder: nnU-Net's folder of a configuration; links of cases that are not listed are removed.
         root: what the cases' paths are relative to.
-        cases: `case`, `image` (`.b2nd`) and `label` (`.b2nd`, with its `.pkl` beside it).
+        cases: `case`, `image` (`.b2nd`) and `label` (`.b2nd`, with its `.pkl` in the same folder).
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted: dict[str, Path] = {}

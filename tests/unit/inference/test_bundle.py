@@ -169,7 +169,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
     target = tmp_path / "made"
     checkpoint = tmp_path / "checkpoint_final.pth"
     torch.save({"network_weights": some_weights(), "plans": Harmful(target)}, checkpoint)
-    with pytest.raises(BundleError, match=r"refused, nothing in it was run: it needs .*mkdir") as caught:
+    with pytest.raises(BundleError, match=r"refused, and nothing in it was run: it needs .*mkdir") as caught:
         read_checkpoint(checkpoint)
     assert "\n" not in str(caught.value)
     assert not target.exists()
