@@ -276,21 +276,14 @@ def _misfit(model: Model, state_dict: Mapping[str, torch.Tensor]) -> str | None:
     """Return which layer is missing, unknown or of another shape, or None if the weights fit the network."""
     expected = {name: tuple(weight.shape) for name, weight in _empty_network(model).state_dict().items()}
     given = {name: tuple(weight.shape) for name, weight in state_dict.items()}
-    missing = [name for name in expected if name not in given]
-    if missing:
-        return f"the layer {missing[0]} is missing{_and_more(missing)}"
-    surplus = [name for name in given if name not in expected]
-    if surplus:
-        return f"the network has no layer {surplus[0]}{_and_more(surplus)}"
-    other = [name for name in expected if expected[name] != given[name]]
-    if other:
-        name = other[0]
-        return f"the layer {name} is {given[name]}, the network needs {expected[name]}{_and_more(other)}"
+    for name in {**expected, **given}:
+        if name not in given:
+            return f"the layer {name} is missing"
+        if name not in expected:
+            return f"the network has no layer {name}"
+        if given[name] != expected[name]:
+            return f"the layer {name} is {given[name]}, the network needs {expected[name]}"
     return None
-
-
-def _and_more(names: Sequence[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def write_bundle(folder: str | Path, model: Model, state_dict: Mapping[str, torch.Tensor]) -> Model:

@@ -87,16 +87,12 @@ def train(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None = Non
     """
     if run.processes > 1:
         _train_in_processes(run, prepare)
-    trainer = make_trainer(run) if run.processes == 1 else make_trainer(_alone(run))
+    trainer = make_trainer(replace(run, processes=1))
     if not trainer.resume() and prepare is not None:
         prepare(trainer)
     if trainer.current_epoch < trainer.num_epochs:
         trainer.run_training()
     return trainer
-
-
-def _alone(run: TrainingRun) -> TrainingRun:
-    return replace(run, processes=1)
 
 
 def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None) -> None:
