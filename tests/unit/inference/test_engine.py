@@ -390,7 +390,7 @@ def test_an_image_without_a_body_is_computed_whole_and_the_log_says_so(caplog):
     volume = volume_of(np.full((8, 40, 40), -1000, np.int16), np.eye(4))
     with caplog.at_level(logging.INFO):
         result = a_probed_engine(windows="body").segment(volume)
-    assert "there is no body" in caplog.text
+    assert "all of it is computed" in caplog.text
     assert result.windows == 9
 
 
