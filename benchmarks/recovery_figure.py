@@ -15,7 +15,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flare23_lib.report.colors import MODEL_COLORS
+from flare23_lib.colors import MODEL_COLORS
 from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure
 from flare23_lib.store import read_json
 

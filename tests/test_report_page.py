@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from reports import REPOSITORY, SHAPE, SPACING, configuration, finished_run, report_of, stand_in
 
+from flare23_lib.colors import label_colors
 from flare23_lib.errors import FlareError
-from flare23_lib.report.colors import label_colors
 from flare23_lib.report.report import spread
 from flare23_lib.report.sections import read_markdown
 from flare23_lib.report.slices import ERROR_COLOR, overlaid, telling_slice

@@ -18,9 +18,9 @@ from isal import igzip
 from scipy import ndimage
 
 from flare23_lib import store
+from flare23_lib.colors import label_colors
 from flare23_lib.images import Geometry, header_for
 from flare23_lib.labels import LabelMap
-from flare23_lib.report.colors import label_colors
 from flare23_lib.report.slices import windowed
 from flare23_lib.report.style import words
 

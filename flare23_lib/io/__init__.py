@@ -1,0 +1,1 @@
+"""Files: images, DICOM, and the tables and names that stand beside them."""
