@@ -64,7 +64,7 @@ def new_uids():
 
 
 def a_series(array, orientation=AXIAL, step=2.5, origin=(-10.0, -20.0, 30.0), tilt=0.0, uids=None, **changes):
-    """The slices of a volume in HU, (slices, rows, columns), ascending along the normal; tilt is a shift in y in mm."""
+    """The slices of a volume in HU, (slices, rows, columns), ascending along the normal; tilt: a shift in y, mm."""
     uids = uids or new_uids()
     row, column = orthonormal(orientation)
     advance = step * np.cross(row, column) + tilt * column

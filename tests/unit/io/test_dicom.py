@@ -86,8 +86,11 @@ def test_a_file_without_preamble_is_read(tmp_path):
 
 def test_of_several_series_none_is_taken_unasked(tmp_path):
     arrays = [an_image(seed=1), an_image(seed=2)]
+    study = new_uids()[0]
     for number, array in enumerate(arrays, 3):
-        slices = a_series(array, SeriesNumber=number, SeriesDescription=f"phase {number}")
+        slices = a_series(
+            array, uids=(study, *new_uids()[1:]), SeriesNumber=number, SeriesDescription=f"phase {number}"
+        )
         save(tmp_path / "ct", slices, f"{number}-{{}}")
     with pytest.raises(ImageError, match="2 CT series") as error:
         series_in(tmp_path / "ct")
