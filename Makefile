@@ -44,7 +44,7 @@ test-slow: $(VENV)/installed
 ## Drills on a SLURM of one node, which is brought up and taken down; as root, on Debian, about an hour (docs/cluster.md).
 test-cluster: $(VENV)/installed
 	trap 'tests/cluster/slurm.sh down' EXIT; tests/cluster/slurm.sh up --accounting && \
-	$(BIN)/python benchmarks/cluster.py --output benchmarks/results/cluster.json
+	PYTHONPATH=tests/helpers:benchmarks $(BIN)/python tests/cluster/drills.py --output benchmarks/results/cluster.json
 
 ## What only a GPU can show, against the CPU and nnU-Net, in ten minutes: build/gpu/gpu.json (benchmarks/gpu.py).
 gpu-check: $(VENV)/installed

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from provenance import provenance
 
-from flare23_lib.images import Geometry, read_labels, read_volume
+from flare23_lib.io.atomic import write_json
+from flare23_lib.io.nifti import Geometry, read_labels, read_volume
 from flare23_lib.phantom import FLARE23_VALUES, ORGANS, PhantomLayout
-from flare23_lib.store import write_json
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from provenance import provenance
 
 from flare23_lib.inference.bundle import Bundle, load_bundle
 from flare23_lib.inference.network import WindowNetwork
-from flare23_lib.store import write_json
+from flare23_lib.io.atomic import write_json
 
 
 def seconds_of(function: Callable[[], Any], device: torch.device) -> float:

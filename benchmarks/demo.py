@@ -21,7 +21,8 @@ from typing import Any
 from phantom_runs import REPOSITORY, run_workflow, scores
 from provenance import provenance
 
-from flare23_lib.store import read_csv, read_json, write_json
+from flare23_lib.io.atomic import read_json, write_json
+from flare23_lib.io.tables import read_csv
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 """Environment that limits oneDNN and PyTorch to AVX2."""

@@ -26,9 +26,9 @@ import numpy as np
 from provenance import provenance
 
 from flare23_lib.config import Config
-from flare23_lib.images import header_for, read_labels, write_volume
+from flare23_lib.io.atomic import write_json
+from flare23_lib.io.nifti import header_for, read_labels, write_volume
 from flare23_lib.labels import LabelMap
-from flare23_lib.store import write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHAPE = (200, 512, 512)

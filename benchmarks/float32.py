@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from provenance import provenance
 
 from flare23_lib.inference.engine import _reproducible
+from flare23_lib.io.atomic import write_json
 from flare23_lib.networks.stunet import build
 from flare23_lib.nnunet.trainer import set_up_cudnn
-from flare23_lib.store import write_json
 
 TF32 = 5e-5
 """Relative error from which on products cannot have been those of float32."""

@@ -34,7 +34,7 @@ import torch
 from inference_case import NNUNET_PRECISION
 from provenance import provenance
 
-from flare23_lib.store import read_json, write_json
+from flare23_lib.io.atomic import read_json, write_json
 
 BENCHMARKS = Path(__file__).resolve().parent
 LOG_LINES = 15

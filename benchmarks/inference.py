@@ -37,8 +37,9 @@ from inference_case import NNUNET_PRECISION, RECIPES, case_path
 from provenance import provenance
 
 from flare23_lib.evaluation.profiling import MB, find_gpu, profile_command
-from flare23_lib.images import read_volume, write_volume
-from flare23_lib.store import read_csv, write_json
+from flare23_lib.io.atomic import write_json
+from flare23_lib.io.nifti import read_volume, write_volume
+from flare23_lib.io.tables import read_csv
 
 log = logging.getLogger(__name__)
 

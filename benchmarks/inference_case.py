@@ -29,13 +29,14 @@ import torch.nn.functional as F
 from provenance import provenance
 from scipy import ndimage
 
-from flare23_lib.images import header_for, read_volume, write_volume
 from flare23_lib.inference.bundle import InferenceDefaults, Model, ModelLabel, write_bundle
+from flare23_lib.io.atomic import read_json, write_json
+from flare23_lib.io.locks import lock
+from flare23_lib.io.nifti import header_for, read_volume, write_volume
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.phantom import FLARE23_VALUES, Variation, draw
-from flare23_lib.resampling import Intensity, prepare_image
-from flare23_lib.store import lock, read_json, write_json
+from flare23_lib.preprocessing.resampling import Intensity, prepare_image
 
 log = logging.getLogger(__name__)
 

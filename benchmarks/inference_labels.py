@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from inference_case import case_path, make
 from provenance import provenance
 
-from flare23_lib.images import read_volume
 from flare23_lib.inference.bundle import load_bundle
 from flare23_lib.inference.network import WindowNetwork
 from flare23_lib.inference.upsampling import interpolated_labels, strongest
 from flare23_lib.inference.windows import all_windows, importance_map
-from flare23_lib.precision import inference_precision
-from flare23_lib.resampling import Axis, prepare_image, resampled_shape
-from flare23_lib.store import write_json
+from flare23_lib.io.atomic import write_json
+from flare23_lib.io.nifti import read_volume
+from flare23_lib.preprocessing.resampling import Axis, prepare_image, resampled_shape
+from flare23_lib.runtime.precision import inference_precision
 
 ROUNDING = 1e-5
 """Logits closer than this, relative to the larger one, are equal to the rounding of a trilinear sum in float32."""

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from provenance import provenance
 
+from flare23_lib.io.atomic import write_json
 from flare23_lib.phantom import FLARE23_VALUES, draw_phantom
-from flare23_lib.pseudo_labels.components import drop_specks
 from flare23_lib.pseudo_labels.merge import Rules, Votes, merge
-from flare23_lib.store import write_json
+from flare23_lib.pseudo_labels.small_components import drop_specks
 
 SHAPE, SPACING = (200, 512, 512), (2.0, 0.8, 0.8)
 

@@ -38,14 +38,14 @@ from nnunetv2.inference import predict_from_raw_data
 from provenance import provenance
 from scipy import ndimage
 
-from flare23_lib.images import Geometry, Volume, header_for, read_volume
 from flare23_lib.inference.bundle import Bundle, load_bundle
 from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.network import DTYPES
-from flare23_lib.orientation import Orientation
+from flare23_lib.io.atomic import write_json
+from flare23_lib.io.nifti import Geometry, Volume, header_for, read_volume
+from flare23_lib.io.orientation import Orientation
 from flare23_lib.phantom import FLARE23_VALUES, draw
-from flare23_lib.precision import inference_precision
-from flare23_lib.store import write_json
+from flare23_lib.runtime.precision import inference_precision
 
 log = logging.getLogger(__name__)
 

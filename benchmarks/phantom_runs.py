@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from scipy import stats
 
-from flare23_lib.store import read_csv
+from flare23_lib.io.tables import read_csv
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -28,9 +28,9 @@ import torch
 from provenance import provenance
 
 from flare23_lib.config import Config
-from flare23_lib.images import header_for, write_volume
-from flare23_lib.resampling import Intensity, resampled_shape
-from flare23_lib.store import read_json, write_json
+from flare23_lib.io.atomic import read_json, write_json
+from flare23_lib.io.nifti import header_for, write_volume
+from flare23_lib.preprocessing.resampling import Intensity, resampled_shape
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "preprocessing.json"
@@ -73,7 +73,7 @@ def write_case(folder: Path, shape: tuple[int, ...], spacing: tuple[float, ...],
 
 def ours(folder: Path, target: str, part: str) -> None:
     """Preprocess with our functions."""
-    from flare23_lib.nnunet.preprocessing import preprocess_image, preprocess_labels
+    from flare23_lib.preprocessing.preprocess import preprocess_image, preprocess_labels
 
     config = Config.load([ROOT / "config.yaml"])
     intensity = Intensity(**dict(config.model("student").intensity))
@@ -123,7 +123,7 @@ def run_side(side: str, folder: Path, target: str) -> None:
     torch.set_num_threads(1)
     blosc2.set_nthreads(1)
     if side.startswith("ours"):
-        import flare23_lib.nnunet.preprocessing  # noqa: F401 (imports are not what is measured)
+        import flare23_lib.preprocessing.preprocess  # noqa: F401 (imports are not what is measured)
     else:
         import nnunetv2.preprocessing.preprocessors.default_preprocessor  # noqa: F401
     wall, cpu = time.perf_counter(), time.process_time()

@@ -22,10 +22,11 @@ import numpy as np
 from phantom_runs import REPOSITORY, interval, run_workflow, scores
 from provenance import provenance
 
-from flare23_lib.cohort.table import read_cases
-from flare23_lib.images import read_labels
+from flare23_lib.dataset.cases import read_cases
+from flare23_lib.io.atomic import link_to, write_json
+from flare23_lib.io.nifti import read_labels
+from flare23_lib.io.tables import read_csv
 from flare23_lib.phantom import FLARE23_VALUES, PhantomLayout, Variation, write_cohort
-from flare23_lib.store import link_to, read_csv, write_json
 
 log = logging.getLogger(__name__)
 

@@ -17,16 +17,17 @@ from pathlib import Path
 import numpy as np
 from provenance import provenance
 
-from flare23_lib.cohort.summary import ALL
-from flare23_lib.cohort.table import Case, write_cases
+from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
+from flare23_lib.dataset.cases import Case, write_cases
+from flare23_lib.dataset.summary import ALL
 from flare23_lib.evaluation.cases import Pair, Scoring
 from flare23_lib.evaluation.evaluate import evaluate_cases
-from flare23_lib.images import header_for, write_volume
+from flare23_lib.io.atomic import write_json, write_text
+from flare23_lib.io.nifti import header_for, write_volume
+from flare23_lib.io.tables import write_csv
 from flare23_lib.phantom import draw
 from flare23_lib.report.report import write_report
-from flare23_lib.stages.results import Results
-from flare23_lib.store import write_csv, write_json, write_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHAPE, SPACING = (110, 512, 512), (2.5, 0.8, 0.8)

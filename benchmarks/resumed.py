@@ -28,11 +28,11 @@ from provenance import provenance
 from training import largest_difference, prepare, settings_of
 
 from flare23_lib.config import Config
+from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet import plans as nnunet_plans
-from flare23_lib.nnunet.running import Run, make_trainer
+from flare23_lib.nnunet.launch import Run, make_trainer
 from flare23_lib.nnunet.trainer import FlareTrainer
-from flare23_lib.store import read_json, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

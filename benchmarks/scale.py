@@ -27,13 +27,18 @@ import numpy as np
 import torch
 from provenance import provenance
 
-from flare23_lib import images
-from flare23_lib.cohort.table import Case, read_cases
+from flare23_lib.cache.entries import Item, Shard, file_mark, shard_of
+from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config import Config
+from flare23_lib.dataset.cases import Case, read_cases
+from flare23_lib.inference import segment_cases
+from flare23_lib.io import nifti
+from flare23_lib.io.atomic import read_json, write_json
+from flare23_lib.io.tables import write_csv
+from flare23_lib.nnunet import train
+from flare23_lib.preprocessing import preprocess_cases
+from flare23_lib.pseudo_labels import complete
 from flare23_lib.pseudo_labels.merge import OUTCOMES
-from flare23_lib.stages import completion, preprocessing, segmentation, training
-from flare23_lib.stages.results import Results, write_record
-from flare23_lib.store import Item, Shard, file_mark, read_json, shard_of, write_csv, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARES = {"tumor": (0.374, (14,)), "all_organs": (0.0625, range(1, 14)), "five_organs": (0.113, (1, 2, 3, 4, 13))}
@@ -73,8 +78,8 @@ def flare23(folder: Path, *arguments: str) -> tuple[float, str]:
 def write_cohort(folder: Path, number: int) -> None:
     """Write images and labels of a few voxels; no two images are equal."""
     random = np.random.default_rng(0)
-    image = images.header_for((2, 4, 4), np.diag([-2.0, -2.0, 5.0, 1.0]), np.dtype(np.int16))
-    label = images.header_for((2, 4, 4), np.diag([-2.0, -2.0, 5.0, 1.0]), np.dtype(np.uint8))
+    image = nifti.header_for((2, 4, 4), np.diag([-2.0, -2.0, 5.0, 1.0]), np.dtype(np.int16))
+    label = nifti.header_for((2, 4, 4), np.diag([-2.0, -2.0, 5.0, 1.0]), np.dtype(np.uint8))
     kinds = [values for share, values in SHARES.values() for _ in range(round(share * number))]
     kinds += [None] * (number - len(kinds))
     for index, values in enumerate(kinds):
@@ -95,7 +100,7 @@ def write(path: Path, array: np.ndarray, header) -> None:
     header["vox_offset"] = 352
     raw = header.binaryblock.ljust(352, b"\0") + array.tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(images.igzip.compress(raw, compresslevel=1, mtime=0))
+    path.write_bytes(nifti.igzip.compress(raw, compresslevel=1, mtime=0))
 
 
 class Finished:
@@ -134,15 +139,15 @@ class Finished:
     def _model(self, name: str) -> None:
         settings = self.config.preprocessing_settings(name)
         rows = []
-        for case in preprocessing.training_set(self.results, settings):
-            folder, image, image_inputs = preprocessing.image_item(self.results, settings, case.case)
+        for case in preprocess_cases.training_set(self.results, settings):
+            folder, image, image_inputs = preprocess_cases.image_item(self.results, settings, case.case)
             folder.create()
             self._item(image, [".b2nd"], image_inputs, {"seconds": 1.0})
-            folder, label, label_inputs = preprocessing.label_item(self.results, settings, case)
+            folder, label, label_inputs = preprocess_cases.label_item(self.results, settings, case)
             folder.create()
             self._item(label, [".b2nd", ".pkl"], label_inputs, {"labels_present": [1, 14], "seconds": 1.0})
-            rows.append({**preprocessing.row_of(self.results, settings, case), "labels_present": "1 14"})
-        self._records("preprocessed", name, preprocessing.COLUMNS, rows, self.config.shards.preprocessing)
+            rows.append({**preprocess_cases.row_of(self.results, settings, case), "labels_present": "1 14"})
+        self._records("preprocessed", name, preprocess_cases.COLUMNS, rows, self.config.shards.preprocessing)
         self._train(name, rows)
         if name in self.config.evaluated:
             cases = [case for case in self.cases if case.split == "validation"]
@@ -152,27 +157,27 @@ class Finished:
 
     def _train(self, name: str, rows: Sequence[Mapping]) -> None:
         settings = self.config.training_settings(name)
-        folder = training.training_folder(self.results, settings, rows).create()
-        item = training.weights_item(folder)
+        folder = train.training_folder(self.results, settings, rows).create()
+        item = train.weights_item(folder)
         sha = hashlib.sha256(name.encode()).hexdigest()
-        self._item(item, [training.WEIGHTS], {}, {"weights_sha256": sha})
-        record = {"model": name, "weights": self.results.relative(item.file(training.WEIGHTS)), "labels_unseen": []}
+        self._item(item, [train.WEIGHTS], {}, {"weights_sha256": sha})
+        record = {"model": name, "weights": self.results.relative(item.file(train.WEIGHTS)), "labels_unseen": []}
         write_json(self.results.training(name), record)
         inference, names = self.config.inference_settings(name), self.config.label_map.names
-        model = training.describe(name, settings, inference, names, [], sha, {})
+        model = train.describe(name, settings, inference, names, [], sha, {})
         write_json(self.results.bundle(name) / "model.json", model.to_json())
         (self.results.bundle(name) / "model.safetensors").write_bytes(b"weights")
-        self.digests[name] = segmentation.model_digest(read_json(self.results.bundle(name) / "model.json"))
+        self.digests[name] = segment_cases.model_digest(read_json(self.results.bundle(name) / "model.json"))
 
     def _segment(self, stage: str, name: str, model: str, cases: Sequence[Case]) -> None:
-        folder = segmentation.segmentation_folder(
+        folder = segment_cases.segmentation_folder(
             self.results, self.digests[model], self.config.inference_settings(model)
         ).create()
         self.made = []
         for case in cases:
-            item, inputs = segmentation.segmentation_item(folder, case, ())
-            self._item(item, [segmentation.LABELS], inputs, {"agreement": {}, "timings": {"windows": 1.0}})
-            self.made.append(self.results.relative(item.file(segmentation.LABELS)))
+            item, inputs = segment_cases.segmentation_item(folder, case, ())
+            self._item(item, [segment_cases.LABELS], inputs, {"agreement": {}, "timings": {"windows": 1.0}})
+            self.made.append(self.results.relative(item.file(segment_cases.LABELS)))
         rows = [{"case": case.case, "file": file} for case, file in zip(cases, self.made, strict=True)]
         shards = self.config.shards.predictions if stage == "predictions" else self.config.shards.pseudo_labels
         self._records(stage, name, ["case", "file"], rows, shards)
@@ -181,18 +186,18 @@ class Finished:
         settings = self.config.completion_settings(name)
         cases = [case for case in self.cases if case.usable and case.category == settings.category]
         self._segment("pseudo_labels", name, self.config.completion(name).teacher, cases)
-        folder = completion.completion_folder(self.results, settings).create()
-        columns = completion.columns_of(self.config.label_map.names)
+        folder = complete.completion_folder(self.results, settings).create()
+        columns = complete.columns_of(self.config.label_map.names)
         counts = {outcome: {"1": 1, "14": 1} for outcome in OUTCOMES}
         rows = []
         for case, prediction in zip(cases, self.made, strict=True):
-            item, inputs = completion.completed_item(folder, case, prediction, {})
+            item, inputs = complete.completed_item(folder, case, prediction, {})
             measures = {
                 "voxels": 32, "background": 30, "counts": counts, "pairs": [[0, 0, 30], [0, 1, 1], [14, 14, 1]],
                 "specks": {}, "labels_present": [1, 14],
             }  # fmt: skip
-            self._item(item, [completion.LABELS], inputs, measures)
-            file = self.results.relative(item.file(completion.LABELS))
+            self._item(item, [complete.LABELS], inputs, measures)
+            file = self.results.relative(item.file(complete.LABELS))
             row = dict.fromkeys(columns, 0) | {"case": case.case, "file": file, "labels_present": "1 14"}
             rows.append(row)
         self._records("completed_labels", name, columns, rows, self.config.shards.pseudo_labels)

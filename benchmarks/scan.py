@@ -22,9 +22,9 @@ import nibabel as nib
 import numpy as np
 from provenance import provenance
 
-from flare23_lib import images
-from flare23_lib.cohort.facts import read_facts
-from flare23_lib.store import write_json
+from flare23_lib.dataset.image_info import read_facts
+from flare23_lib.io import nifti
+from flare23_lib.io.atomic import write_json
 
 FLARE23_LABELS = 2200
 FLARE23_GVOXEL = 303
@@ -33,7 +33,7 @@ SPACING = (2.5, 0.8, 0.8)
 
 def header(array: np.ndarray):
     """Return a plain header for an array (z, y, x)."""
-    return images.header_for(array.shape, np.diag([-0.8, -0.8, 2.5, 1.0]), array.dtype)
+    return nifti.header_for(array.shape, np.diag([-0.8, -0.8, 2.5, 1.0]), array.dtype)
 
 
 def label_map(seed: int) -> np.ndarray:
@@ -78,7 +78,7 @@ def timed(function, *arguments):
 SCAN = """
 import json, resource, sys, tempfile, time
 from pathlib import Path
-from flare23_lib.cohort.scan import Task, scan
+from flare23_lib.dataset.read_files import Task, scan
 with tempfile.TemporaryDirectory() as folder:
     begun = time.perf_counter()
     scan([Task(Path(path), True) for path in sys.argv[2:]], Path(folder) / "memory.jsonl", int(sys.argv[1]))
@@ -101,7 +101,7 @@ def measure(folder: Path, number: int) -> dict:
     labels = [folder / f"label{index}.nii.gz" for index in range(number)]
     for index, path in enumerate(labels):
         array = label_map(index)
-        images.write_volume(path, array, header(array))
+        nifti.write_volume(path, array, header(array))
     theirs, counts = timed(lambda: [read_with_nibabel(path) for path in labels])
     ours, facts = timed(lambda: [read_facts(path, True) for path in labels])
     if counts != [fact.voxels for fact in facts]:
@@ -113,7 +113,7 @@ def measure(folder: Path, number: int) -> dict:
     volumes = [folder / f"image{index}.nii.gz" for index in range(4)]
     for index, path in enumerate(volumes):
         array = ct(index)
-        images.write_volume(path, array, header(array))
+        nifti.write_volume(path, array, header(array))
     gvoxel = len(volumes) * 100 * 512 * 512 / 1e9
     full, _ = timed(lambda: [read_facts(path, False) for path in volumes])
     headers, _ = timed(lambda: [read_facts(path, False, header_only=True) for path in volumes])

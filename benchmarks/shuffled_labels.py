@@ -19,18 +19,20 @@ from pathlib import Path
 import numpy as np
 from provenance import provenance
 
-from flare23_lib.cohort.table import read_cases
+from flare23_lib.cache.entries import Shard
+from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
+from flare23_lib.dataset.cases import read_cases
+from flare23_lib.evaluation.evaluate_model import evaluate
 from flare23_lib.evaluation.tables import format_summary
-from flare23_lib.images import read_labels, write_volume
+from flare23_lib.inference.segment_cases import gather_predictions, predict_validation
+from flare23_lib.io.atomic import write_json
+from flare23_lib.io.nifti import read_labels, write_volume
+from flare23_lib.io.tables import read_csv, write_csv
+from flare23_lib.nnunet.train import export, train
+from flare23_lib.preprocessing.preprocess_cases import preprocess
+from flare23_lib.pseudo_labels.complete import annotated_labels
 from flare23_lib.pseudo_labels.merge import Rules, merge
-from flare23_lib.stages.completion import annotated_labels
-from flare23_lib.stages.evaluation import evaluate
-from flare23_lib.stages.preprocessing import preprocess
-from flare23_lib.stages.results import Results
-from flare23_lib.stages.segmentation import gather_predictions, predict_validation
-from flare23_lib.stages.training import export, train
-from flare23_lib.store import Shard, read_csv, write_csv, write_json
 
 ALL = Shard(0, 1)
 

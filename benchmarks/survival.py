@@ -30,14 +30,16 @@ from pathlib import Path
 from provenance import provenance
 from training import TINY
 
-from flare23_lib.cohort.summary import write_survey
-from flare23_lib.cohort.survey import survey
+from flare23_lib.cache.entries import Shard
+from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
+from flare23_lib.dataset.scan import survey
+from flare23_lib.dataset.summary import write_survey
+from flare23_lib.io.atomic import write_json
+from flare23_lib.io.tables import read_csv
 from flare23_lib.nnunet.checkpoints import FINAL, LATEST
 from flare23_lib.phantom import write_cohort
-from flare23_lib.stages.preprocessing import preprocess
-from flare23_lib.stages.results import Results
-from flare23_lib.store import Shard, read_csv, write_json
+from flare23_lib.preprocessing.preprocess_cases import preprocess
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODEL = "organ_teacher"

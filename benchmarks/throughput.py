@@ -22,19 +22,19 @@ import numpy as np
 import torch
 from provenance import provenance
 
-from flare23_lib.cohort.facts import read_facts
 from flare23_lib.config import Config
+from flare23_lib.dataset.image_info import read_facts
 from flare23_lib.estimate import FIGURES
 from flare23_lib.evaluation.metrics import score_case
-from flare23_lib.images import header_for, read_geometry, read_labels, read_volume, write_volume
+from flare23_lib.io.atomic import write_json
+from flare23_lib.io.nifti import header_for, read_geometry, read_labels, read_volume, write_volume
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.size import forward_macs
 from flare23_lib.networks.stunet import build
-from flare23_lib.nnunet.preprocessing import preprocess_image, preprocess_labels
 from flare23_lib.phantom import VARIATION, draw
+from flare23_lib.preprocessing.preprocess import preprocess_image, preprocess_labels
+from flare23_lib.preprocessing.resampling import Intensity, resampled_shape
 from flare23_lib.pseudo_labels.merge import Rules, merge
-from flare23_lib.resampling import Intensity, resampled_shape
-from flare23_lib.store import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACING, SHAPE = (2.5, 0.8, 0.8), (100, 512, 512)

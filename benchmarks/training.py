@@ -35,13 +35,13 @@ from provenance import provenance
 
 from flare23_lib.config import Config
 from flare23_lib.config.settings import TrainingSettings
+from flare23_lib.io.atomic import write_json
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet import plans as nnunet_plans
-from flare23_lib.nnunet.preprocessing import link_dataset, preprocess_image, preprocess_labels
-from flare23_lib.nnunet.running import Run, make_trainer
+from flare23_lib.nnunet.launch import Run, make_trainer
 from flare23_lib.phantom import write_cohort
-from flare23_lib.resampling import Intensity
-from flare23_lib.store import write_json
+from flare23_lib.preprocessing.preprocess import link_dataset, preprocess_image, preprocess_labels
+from flare23_lib.preprocessing.resampling import Intensity
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = {"stunet_large": "organ_teacher"}

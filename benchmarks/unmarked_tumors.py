@@ -26,10 +26,11 @@ from provenance import provenance
 from scipy import ndimage
 
 from flare23_lib.evaluation.details import tumor_components
-from flare23_lib.images import header_for, read_labels, write_volume
+from flare23_lib.io.atomic import link_to, read_json, write_json
+from flare23_lib.io.nifti import header_for, read_labels, write_volume
+from flare23_lib.io.tables import read_csv
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.phantom import FIVE_ORGANS, FLARE23_VALUES, ORGANS, Phantom, PhantomLayout, draw_phantom
-from flare23_lib.store import link_to, read_csv, read_json, write_json
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from parity import MEDIUM, dice, lost_tumors
 from provenance import provenance
 from scipy import ndimage
 
-from flare23_lib.images import Geometry, Volume, header_for
 from flare23_lib.inference.bundle import load_bundle
 from flare23_lib.inference.engine import Engine
+from flare23_lib.io.atomic import write_json
+from flare23_lib.io.nifti import Geometry, Volume, header_for
 from flare23_lib.phantom import FLARE23_VALUES, draw
-from flare23_lib.store import write_json
 
 TUMOR = FLARE23_VALUES["tumor"]
 

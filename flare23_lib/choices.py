@@ -1,4 +1,4 @@
-"""Values that settings can have, for the configuration that offers them and for the code that acts on them.
+"""Choices and file names that several parts share.
 
 This module imports nothing heavy, so that `flare23 predict` starts fast.
 """
@@ -12,3 +12,9 @@ LabelKind = Literal["organ", "tumor"]
 Scored = Literal["volume", "reference_slices"]
 EvaluationMode = Literal["flare23", "plain"]
 References = Literal["complete", "partial"]
+
+MODEL_FILE = "model.json"
+"""Describes the model in a bundle's folder."""
+
+WEIGHTS_FILE = "model.safetensors"
+"""Holds its weights."""

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flare23_lib import store
-from flare23_lib.cohort import flare23
-from flare23_lib.cohort.table import Case, read_cases
+from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.config.settings import InferenceSettings, TrainingSettings
+from flare23_lib.dataset import flare23
+from flare23_lib.dataset.cases import Case, read_cases
 from flare23_lib.errors import ConfigError
+from flare23_lib.inference.segment_cases import model_digest, segmentation_folder, segmentation_item
+from flare23_lib.io import atomic
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.size import forward_macs, parameters
-from flare23_lib.stages.results import Results
-from flare23_lib.stages.segmentation import model_digest, segmentation_folder, segmentation_item
 
 CORE, GPU, DISK = "core_hours", "gpu_hours", "disk_gb"
 VALIDATION = "validation"
@@ -309,7 +309,7 @@ def measured_figures(root: Path, config: Config) -> Figures:
     results, figures = Results(root), dict(FIGURES)
     cases = [case for case in read_cases(results.cases) if case.usable]
     for model in filter(lambda model: results.model_file(model).exists(), config.models):
-        record = store.read_json(results.training(model))
+        record = atomic.read_json(results.training(model))
         settings, inference = config.training_settings(model), config.inference_settings(model)
         on_cpu, then = record["device"].startswith("cpu"), TrainingSettings.from_json(record["settings"])
         if on_cpu != (config.device == "cpu") or not _alike(then, settings):
@@ -317,7 +317,7 @@ def measured_figures(root: Path, config: Config) -> Figures:
         resource, workers = (CORE, record["threads"]) if on_cpu else (GPU, record["gpus"])
         speed = epoch_macs(then) / (record["epoch_seconds"] * workers)
         figures[f"training of {model}"] = resource, speed
-        folder = segmentation_folder(results, model_digest(store.read_json(results.model_file(model))), inference)
+        folder = segmentation_folder(results, model_digest(atomic.read_json(results.model_file(model))), inference)
         notes = [(case, note) for case in cases if (note := segmentation_item(folder, case)[0].read())]
         if notes:
             windows = window_count(sizes_of_cases([case for case, _ in notes]), settings, inference)
@@ -344,7 +344,7 @@ def _alike(one: TrainingSettings, other: TrainingSettings) -> bool:
 
 def write_estimate(path: Path, table: pd.DataFrame) -> None:
     """Write the table as CSV."""
-    with store.atomic_path(path) as temporary:
+    with atomic.atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
 
 

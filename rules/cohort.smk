@@ -29,8 +29,8 @@ rule cohort:
         "../envs/workflow.yaml"
     threads: 8
     resources:
-        mem_mb=more(16000),
-        runtime=more(240),
+        mem_mb=scale_with_attempt(16000),
+        runtime=scale_with_attempt(240),
     params:
         results=results,
         settings=settings(
@@ -66,8 +66,8 @@ rule estimate:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=more(2000),
-        runtime=more(10),
+        mem_mb=scale_with_attempt(2000),
+        runtime=scale_with_attempt(10),
     params:
         results=results,
         settings=settings(settings=CONFIG.to_json()),

@@ -10,7 +10,7 @@ from pathlib import Path
 from shlex import quote
 
 from flare23_lib import versions
-from flare23_lib.cohort.folders import find, listing, notices
+from flare23_lib.dataset.discover import find, listing, notices
 from flare23_lib.config import Config
 from flare23_lib.config.models import Table
 from flare23_lib.errors import FlareError
@@ -18,8 +18,8 @@ from flare23_lib.evaluation.details import detail_tables
 from flare23_lib.evaluation.formats import FORMATS
 from flare23_lib.evaluation.paper_tables import table_names
 from flare23_lib.evaluation.tables import format_summary
-from flare23_lib.stages.results import Results
-from flare23_lib.store import fingerprint
+from flare23_lib.cache.results import Results
+from flare23_lib.cache.entries import fingerprint
 
 try:
     # Not Snakemake's `config`, in which a key by its old name and by its new one could come from different files.

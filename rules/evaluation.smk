@@ -33,8 +33,8 @@ rule evaluate:
         "../envs/workflow.yaml"
     threads: 4
     resources:
-        mem_mb=more(16000),
-        runtime=more(120),
+        mem_mb=scale_with_attempt(16000),
+        runtime=scale_with_attempt(120),
     params:
         results=results,
         settings=settings(version=versions.EVALUATION, settings=CONFIG.evaluation_settings()),
@@ -69,8 +69,8 @@ rule measure_efficiency:
         "../envs/workflow.yaml"
     threads: 16  # as a rule the whole machine, so that no other job is measured with it
     resources:
-        mem_mb=more(32000),
-        runtime=more(240),
+        mem_mb=scale_with_attempt(32000),
+        runtime=scale_with_attempt(240),
         gpu=1,
     params:
         results=results,
@@ -108,8 +108,8 @@ rule paper_tables:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=more(2000),
-        runtime=more(10),
+        mem_mb=scale_with_attempt(2000),
+        runtime=scale_with_attempt(10),
     params:
         results=results,
         settings=settings(settings=CONFIG.tables_settings()),

@@ -22,9 +22,9 @@ rule pseudo_label:
         "../envs/workflow.yaml"
     threads: 4
     resources:
-        mem_mb=unless(is_pseudo_labeled, "mem_mb", 32000),
-        runtime=unless(is_pseudo_labeled, "runtime", 720),
-        gpu=unless(is_pseudo_labeled, "gpu", 1),
+        mem_mb=noop_or(is_pseudo_labeled, "mem_mb", 32000),
+        runtime=noop_or(is_pseudo_labeled, "runtime", 720),
+        gpu=noop_or(is_pseudo_labeled, "gpu", 1),
     params:
         results=results,
         settings=settings(
@@ -64,8 +64,8 @@ rule complete:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=unless(is_completed, "mem_mb", 16000),
-        runtime=unless(is_completed, "runtime", 240),
+        mem_mb=noop_or(is_completed, "mem_mb", 16000),
+        runtime=noop_or(is_completed, "runtime", 240),
     params:
         results=results,
         settings=settings(
@@ -107,8 +107,8 @@ rule gather_completed:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=more(4000),
-        runtime=more(30),
+        mem_mb=scale_with_attempt(4000),
+        runtime=scale_with_attempt(30),
     params:
         results=results,
         settings=settings(settings=of_completion(CONFIG.completion_settings), label_names=LABEL_NAMES),

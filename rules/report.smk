@@ -28,8 +28,8 @@ rule cohort_figure:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=more(2000),
-        runtime=more(10),
+        mem_mb=scale_with_attempt(2000),
+        runtime=scale_with_attempt(10),
     params:
         labels=dict(zip(LABEL_NAMES, CONFIG.label_map.values)),
     script:
@@ -56,8 +56,8 @@ rule method_figure:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=more(2000),
-        runtime=more(10),
+        mem_mb=scale_with_attempt(2000),
+        runtime=scale_with_attempt(10),
     params:
         settings=CONFIG.method_settings().to_json(),
     script:
@@ -84,8 +84,8 @@ rule training_figure:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=more(2000),
-        runtime=more(10),
+        mem_mb=scale_with_attempt(2000),
+        runtime=scale_with_attempt(10),
     script:
         "../scripts/training_figure.py"
 
@@ -110,8 +110,8 @@ rule conflicts_figure:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=more(2000),
-        runtime=more(10),
+        mem_mb=scale_with_attempt(2000),
+        runtime=scale_with_attempt(10),
     params:
         label_names=LABEL_NAMES,
     script:
@@ -138,8 +138,8 @@ rule score_figure:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=more(2000),
-        runtime=more(10),
+        mem_mb=scale_with_attempt(2000),
+        runtime=scale_with_attempt(10),
     params:
         models=CONFIG.evaluated,
     script:
@@ -181,8 +181,8 @@ rule report_page:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=more(8000),
-        runtime=more(60),
+        mem_mb=scale_with_attempt(8000),
+        runtime=scale_with_attempt(60),
     params:
         results=results,
         settings=settings(settings=CONFIG.to_json()),

@@ -4,29 +4,29 @@
 # where that was wrong, the next attempt asks for everything. A job that is tried again asks for more memory. Shards and
 # trainings go on where they ended, in the same time; short jobs, which begin anew, ask for more of that too.
 
-from flare23_lib.stages import done
-from flare23_lib.store import Shard
+from flare23_lib.cache.entries import Shard
+from flare23_lib.workflow import up_to_date
 
-LITTLE = {"mem_mb": 2000, "runtime": 10, "gpu": 0}
+NOOP_RESOURCES = {"mem_mb": 2000, "runtime": 10, "gpu": 0}
 
 
-def grown(amount, failures):
+def scaled(amount, failures):
     """Half as much again for each failure, up to twice as much."""
     return int(amount * min(1 + failures / 2, 2))
 
 
-def more(amount):
+def scale_with_attempt(amount):
     """A function that gives memory or time: more for each attempt."""
-    return lambda wildcards, attempt: grown(amount, attempt - 1)
+    return lambda wildcards, attempt: scaled(amount, attempt - 1)
 
 
-def unless(is_done, name, amount):
+def noop_or(is_done, name, amount):
     """A function that gives a resource of a job that goes on where it ended: little if its work is done."""
 
     def resource(wildcards, input, attempt):
         if attempt == 1 and is_done(wildcards, input):
-            return LITTLE[name]
-        return grown(amount, attempt - 1) if name == "mem_mb" else amount
+            return NOOP_RESOURCES[name]
+        return scaled(amount, attempt - 1) if name == "mem_mb" else amount
 
     return resource
 
@@ -36,11 +36,11 @@ def for_training(name, amount):
 
     def resource(wildcards, input, attempt):
         if attempt == 1:
-            return LITTLE[name] if is_trained(wildcards, input) else amount(wildcards)
+            return NOOP_RESOURCES[name] if is_trained(wildcards, input) else amount(wildcards)
         training = training_of(wildcards)
         if training.is_given_up():
-            return LITTLE[name]
-        return grown(amount(wildcards), training.killed()) if name == "mem_mb" else amount(wildcards)
+            return NOOP_RESOURCES[name]
+        return scaled(amount(wildcards), training.killed()) if name == "mem_mb" else amount(wildcards)
 
     return resource
 
@@ -53,7 +53,7 @@ def intensity_record(wildcards):
 
 def training_of(wildcards):
     """What there is of a model's training."""
-    return done.Training(
+    return up_to_date.Training(
         RESULTS,
         wildcards.model,
         CONFIG.training_settings(wildcards.model),
@@ -63,18 +63,20 @@ def training_of(wildcards):
     )
 
 
-is_measured = done.Question(lambda wildcards: done.is_measured(RESULTS, CONFIG.intensity_settings(wildcards.model)))
-is_preprocessed = done.Question(
-    lambda wildcards: done.is_preprocessed(
+is_measured = up_to_date.Question(
+    lambda wildcards: up_to_date.is_measured(RESULTS, CONFIG.intensity_settings(wildcards.model))
+)
+is_preprocessed = up_to_date.Question(
+    lambda wildcards: up_to_date.is_preprocessed(
         RESULTS,
         CONFIG.preprocessing_settings(wildcards.model),
         intensity_record(wildcards),
         Shard.parse(wildcards.shard),
     )
 )
-is_trained = done.Question(lambda wildcards: training_of(wildcards).is_done())
-is_pseudo_labeled = done.Question(
-    lambda wildcards: done.is_pseudo_labeled(
+is_trained = up_to_date.Question(lambda wildcards: training_of(wildcards).is_done())
+is_pseudo_labeled = up_to_date.Question(
+    lambda wildcards: up_to_date.is_pseudo_labeled(
         RESULTS,
         teacher_name(wildcards),
         base_name(wildcards) if base_of_runner_up(wildcards) else None,
@@ -83,8 +85,8 @@ is_pseudo_labeled = done.Question(
         Shard.parse(wildcards.shard),
     )
 )
-is_completed = done.Question(
-    lambda wildcards: done.is_completed(
+is_completed = up_to_date.Question(
+    lambda wildcards: up_to_date.is_completed(
         RESULTS,
         wildcards.completion,
         base_name(wildcards),
@@ -92,8 +94,8 @@ is_completed = done.Question(
         Shard.parse(wildcards.shard),
     )
 )
-is_predicted = done.Question(
-    lambda wildcards: done.is_predicted(
+is_predicted = up_to_date.Question(
+    lambda wildcards: up_to_date.is_predicted(
         RESULTS, wildcards.model, CONFIG.inference_settings(wildcards.model), Shard.parse(wildcards.shard)
     )
 )

@@ -19,9 +19,9 @@ rule predict:
         "../envs/workflow.yaml"
     threads: 4
     resources:
-        mem_mb=unless(is_predicted, "mem_mb", 32000),
-        runtime=unless(is_predicted, "runtime", 240),
-        gpu=unless(is_predicted, "gpu", 1),
+        mem_mb=noop_or(is_predicted, "mem_mb", 32000),
+        runtime=noop_or(is_predicted, "runtime", 240),
+        gpu=noop_or(is_predicted, "gpu", 1),
     params:
         results=results,
         settings=settings(version=versions.SEGMENTATION, inference=of_model(CONFIG.inference_settings)),
@@ -53,8 +53,8 @@ rule gather_predictions:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=more(4000),
-        runtime=more(30),
+        mem_mb=scale_with_attempt(4000),
+        runtime=scale_with_attempt(30),
     params:
         results=results,
         shards=SHARDS["predictions"],

@@ -20,8 +20,8 @@ rule measure_intensity:
         "../envs/workflow.yaml"
     threads: 4
     resources:
-        mem_mb=unless(is_measured, "mem_mb", 12000),
-        runtime=unless(is_measured, "runtime", 480),
+        mem_mb=noop_or(is_measured, "mem_mb", 12000),
+        runtime=noop_or(is_measured, "runtime", 480),
     params:
         results=results,
         settings=settings(version=versions.INTENSITY, settings=of_model(CONFIG.intensity_settings)),
@@ -51,8 +51,8 @@ rule preprocess:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=unless(is_preprocessed, "mem_mb", 6000),
-        runtime=unless(is_preprocessed, "runtime", 480),
+        mem_mb=noop_or(is_preprocessed, "mem_mb", 6000),
+        runtime=noop_or(is_preprocessed, "runtime", 480),
     params:
         results=results,
         settings=settings(
@@ -144,8 +144,8 @@ rule bundle:
         "../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=more(8000),
-        runtime=more(10),
+        mem_mb=scale_with_attempt(8000),
+        runtime=scale_with_attempt(10),
     params:
         results=results,
         settings=settings(inference=of_model(CONFIG.inference_settings), label_names=LABEL_NAMES),

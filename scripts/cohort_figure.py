@@ -5,8 +5,8 @@ Reads `input.categories` (categories.csv) and the label map in `params.labels`; 
 
 from pathlib import Path
 
+from flare23_lib.io.tables import read_csv
 from flare23_lib.report.cohort import draw_cohort
-from flare23_lib.store import read_csv
 
 draw_cohort(
     Path(snakemake.output.figure),  # noqa: F821 (Snakemake's)

@@ -5,8 +5,8 @@ Reads `input.confusion` (confusion.csv) and the labels' names in `params.label_n
 
 from pathlib import Path
 
+from flare23_lib.io.tables import read_csv
 from flare23_lib.report.conflicts import draw_conflicts
-from flare23_lib.store import read_csv
 
 draw_conflicts(
     Path(snakemake.output.figure),  # noqa: F821 (Snakemake's)

@@ -6,8 +6,8 @@ Reads `input.categories` (categories.csv) and the tables in `params.settings`; w
 from pathlib import Path
 
 from flare23_lib.config.settings import MethodSettings
+from flare23_lib.io.tables import read_csv
 from flare23_lib.report.method import draw_method, method_graph
-from flare23_lib.store import read_csv
 
 cases = {
     row["category"]: int(row["cases"]) - int(row["quarantined"])

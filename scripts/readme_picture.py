@@ -6,8 +6,8 @@ python scripts/readme_picture.py
 import re
 from pathlib import Path
 
-from flare23_lib.cohort import flare23
 from flare23_lib.config import Config
+from flare23_lib.dataset import flare23
 from flare23_lib.report.method import mermaid, method_graph
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,8 +6,8 @@ Reads `input.summaries` (summary.csv of each model) and the models' names in `pa
 
 from pathlib import Path
 
+from flare23_lib.io.tables import read_csv
 from flare23_lib.report.scores import draw_scores
-from flare23_lib.store import read_csv
 
 summaries = dict(zip(snakemake.params.models, map(read_csv, snakemake.input.summaries), strict=True))  # noqa: F821
 draw_scores(Path(snakemake.output.figure), summaries)  # noqa: F821

@@ -5,8 +5,8 @@ Reads `input.history` (training.csv of the model `wildcards.model`); writes `out
 
 from pathlib import Path
 
+from flare23_lib.io.tables import read_csv
 from flare23_lib.report.training import draw_training
-from flare23_lib.store import read_csv
 
 rows = read_csv(snakemake.input.history)  # noqa: F821
 draw_training(Path(snakemake.output.figure), snakemake.wildcards.model, rows)  # noqa: F821

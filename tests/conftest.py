@@ -15,12 +15,12 @@ import pytest
 from cohorts import Cohort, small_cohort
 from filelock import FileLock
 from hypothesis import settings
+from places import REPOSITORY
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As in a shell's background; what tests start would ignore it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 CHAIN = REPOSITORY / "tests" / "chain.yaml"
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 

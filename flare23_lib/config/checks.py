@@ -7,7 +7,6 @@ from collections.abc import Collection
 from itertools import product
 from pathlib import Path
 
-from flare23_lib.batches import forced_patches
 from flare23_lib.config.models import (
     PASSES,
     Category,
@@ -19,8 +18,8 @@ from flare23_lib.config.models import (
     label_map,
     subset_of,
 )
-from flare23_lib.devices import SEVERAL
 from flare23_lib.errors import ConfigError
+from flare23_lib.runtime.devices import SEVERAL
 
 
 def check_consistency(config: Configuration) -> None:
@@ -271,3 +270,13 @@ def _check_pretrained(key: str, model: ModelSettings, name: str, source: ModelSe
                 f"{key}.pretrained: {name} has another network ({part} {getattr(other, part)}), whose weights do not "
                 "fit"
             )
+
+
+def forced_patches(batch_size: int, share: float) -> int:
+    """Return how many patches of a batch are forced onto foreground: nnU-Net rounds the others to whole patches.
+
+    Args:
+        batch_size: patches in a batch.
+        share: of them that should be forced, 0 to 1 (`oversample_foreground`).
+    """
+    return batch_size - round(batch_size * (1 - share))

@@ -15,9 +15,9 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from flare23_lib import devices
 from flare23_lib.config.models import IDENTIFIER, NIFTI_SUFFIX, Configuration, Table
 from flare23_lib.errors import ConfigError
+from flare23_lib.runtime import devices
 
 log = logging.getLogger(__name__)
 

@@ -23,12 +23,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from flare23_lib import devices
 from flare23_lib import labels as structures
+from flare23_lib.cache.entries import Shard
 from flare23_lib.choices import EvaluationMode, LabelKind, OrientationMode, Precision, References, Scored, Windows
 from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture, NetworkName
-from flare23_lib.store import Shard
+from flare23_lib.runtime import devices
 
 PASSES = "passes"
 """In the place of a completion's name: labels are compared between the teacher's mirrored passes."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Strict, ValidationError
 
-from flare23_lib.choices import EvaluationMode, OrientationMode, References
+from flare23_lib.choices import WEIGHTS_FILE, EvaluationMode, OrientationMode, References
 from flare23_lib.config.checks import check_consistency, order_of
 from flare23_lib.config.load import explain, merge, prepared, read_yaml, with_new_names
 from flare23_lib.config.models import (
@@ -44,9 +44,6 @@ from flare23_lib.config.models import (
 from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture
-
-BUNDLE_WEIGHTS = "model.safetensors"
-"""The file of weights in a bundle's folder."""
 
 PHASES = ("training", "inference")
 """The tables of a model that name a precision."""
@@ -248,9 +245,9 @@ class Config(Configuration):
         table = self.model(model)
         if isinstance(table.pretrained, str):
             path = Path(table.pretrained)
-            return path / BUNDLE_WEIGHTS if path.is_dir() else path
+            return path / WEIGHTS_FILE if path.is_dir() else path
         name = table.pretrained_model
-        return Path(self.results) / "models" / name / BUNDLE_WEIGHTS if name else None
+        return Path(self.results) / "models" / name / WEIGHTS_FILE if name else None
 
     def check_given_files(self) -> None:
         """Look for the files that the configuration names and no job makes; ConfigError for one that is missing."""
@@ -268,8 +265,8 @@ class Config(Configuration):
         named = {f"models.{name}.{phase}": table.precision for name, phase, table in phases}
         if not set(named.values()) & {"bfloat16", "float16"}:
             return  # PyTorch takes a second to import
-        from flare23_lib.devices import choose
-        from flare23_lib.precision import refuse_emulation
+        from flare23_lib.runtime.devices import choose
+        from flare23_lib.runtime.precision import refuse_emulation
 
         device = choose(self.device)
         for key, precision in named.items():

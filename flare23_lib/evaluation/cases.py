@@ -30,9 +30,9 @@ from flare23_lib.evaluation.metrics import (
     unknown_values,
     unknown_values_error,
 )
-from flare23_lib.images import Volume, open_volume, read_labels
+from flare23_lib.io.nifti import Volume, open_volume, read_labels
 from flare23_lib.labels import LabelMap
-from flare23_lib.progress import progress
+from flare23_lib.runtime.progress import progress
 
 OK = "ok"
 """Status of a case that was scored."""

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from flare23_lib import store
 from flare23_lib.evaluation.surfaces import Grid, find_surfels, surfel_areas
+from flare23_lib.io import tables
 from flare23_lib.labels import Label, LabelMap
 
 DISTANCE_COLUMNS = ("Name", "class", "reference_ml", "prediction_ml", "difference_ml", "HD95_mm")
@@ -206,8 +206,8 @@ def write_details(folder: Path, details: Sequence[Details] | None, labels: Label
             (folder / name).unlink(missing_ok=True)
     if details is None:
         return
-    store.write_csv(folder / "distances.csv", DISTANCE_COLUMNS, [row for case in details for row in case.distances])
+    tables.write_csv(folder / "distances.csv", DISTANCE_COLUMNS, [row for case in details for row in case.distances])
     if labels.tumors:
         tumors = [row for case in details for row in case.tumors]
-        store.write_csv(folder / "tumors.csv", TUMOR_COLUMNS, tumors)
-        store.write_csv(folder / "detection.csv", DETECTION_COLUMNS, detection(tumors, labels))
+        tables.write_csv(folder / "tumors.csv", TUMOR_COLUMNS, tumors)
+        tables.write_csv(folder / "detection.csv", DETECTION_COLUMNS, detection(tumors, labels))

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from flare23_lib import store
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.profiling import POLL_SLEEP, Gpu, Profile
+from flare23_lib.io import locks, tables
 
 OFFICIAL_COLUMNS = (
     "Name",
@@ -97,12 +97,12 @@ def write_curve(path: Path, profile: Profile) -> None:
         }
         for seconds, gpu, ram, cpu in zip(*columns, strict=True)
     )
-    store.write_csv(path, CURVE_COLUMNS, rows)
+    tables.write_csv(path, CURVE_COLUMNS, rows)
 
 
 def write_efficiency(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write efficiency.csv, sorted by name."""
-    store.write_csv(path, COLUMNS, sorted(rows, key=lambda row: row["Name"]))
+    tables.write_csv(path, COLUMNS, sorted(rows, key=lambda row: row["Name"]))
 
 
 def add_measurement(folder: Path, row: Mapping[str, Any], profile: Profile) -> Path:
@@ -112,8 +112,8 @@ def add_measurement(folder: Path, row: Mapping[str, Any], profile: Profile) -> P
         EvaluationError: the folder has an efficiency.csv with other columns.
     """
     table = folder / TABLE
-    with store.lock(folder / ".lock"):
-        rows = store.read_csv(table) if table.exists() else []
+    with locks.lock(folder / ".lock"):
+        rows = tables.read_csv(table) if table.exists() else []
         if rows and set(rows[0]) != set(COLUMNS):
             raise EvaluationError(f"{table}: has other columns than those measured here; give another folder")
         file = f"{CURVES}/{row['Name']}.csv"

@@ -13,7 +13,7 @@ from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.cases import OK, Pair, Scoring, score_cases
 from flare23_lib.evaluation.details import write_details
 from flare23_lib.evaluation.tables import score_table, summarize, write_metrics, write_summary
-from flare23_lib.images import SUFFIXES, stem
+from flare23_lib.io.nifti import SUFFIXES, stem
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from flare23_lib.evaluation.tables import write_table
-from flare23_lib.store import write_text
+from flare23_lib.io.atomic import write_text
 
 FORMATS = ("csv", "md", "tex")
 

@@ -24,8 +24,8 @@ from flare23_lib.evaluation.statistics import (
     organ_names,
     score_columns,
 )
+from flare23_lib.io.atomic import atomic_path
 from flare23_lib.labels import LabelMap
-from flare23_lib.store import atomic_path
 
 UNSEEN = "not seen in training"
 """Note of a class that the model could not have learned."""

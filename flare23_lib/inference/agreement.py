@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from flare23_lib.inference.windows import Slices
-from flare23_lib.resampling import Axis
+from flare23_lib.preprocessing.resampling import Axis
 
 
 class Agreement:

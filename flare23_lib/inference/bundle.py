@@ -17,19 +17,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from flare23_lib.choices import OrientationMode, Precision, Windows
+from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE, OrientationMode, Precision, Windows
 from flare23_lib.errors import BundleError, ConfigError
-from flare23_lib.inference.cases import MODEL_FILE, model_file
+from flare23_lib.inference.image_files import model_file
+from flare23_lib.io.atomic import atomic_path, write_json
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
-from flare23_lib.resampling import Intensity
-from flare23_lib.store import atomic_path, write_json
+from flare23_lib.preprocessing.resampling import Intensity
 
 FORMAT = 1
 """Version of model.json that this module writes and reads."""
-
-WEIGHTS_FILE = "model.safetensors"
 
 AXES = "zyx"
 ORIENTATIONS, WINDOWS, PRECISIONS = get_args(OrientationMode), get_args(Windows), get_args(Precision)
@@ -52,7 +50,7 @@ class InferenceDefaults:
         tta: test-time augmentation by mirroring along the model's mirror axes.
         windows: which windows are computed (see `flare23_lib.inference.windows`): "all", "body" or "center_first".
             A model.json that is silent means "all".
-        precision: "float32", "bfloat16", "float16" (on a GPU only), or "auto" (`flare23_lib.precision`).
+        precision: "float32", "bfloat16", "float16" (on a GPU only), or "auto" (`flare23_lib.runtime.precision`).
     """
 
     step: float = 0.5

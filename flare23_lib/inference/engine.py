@@ -17,13 +17,12 @@ import numpy as np
 import torch
 
 from flare23_lib.errors import BundleError, ConfigError, ImageError
-from flare23_lib.images import Geometry, Volume
 from flare23_lib.inference.agreement import Agreement
-from flare23_lib.inference.body import Body, find_body
+from flare23_lib.inference.body_mask import Body, find_body
 from flare23_lib.inference.bundle import PRECISIONS, WINDOWS, Bundle
-from flare23_lib.inference.layers import Output, run_layers
 from flare23_lib.inference.memory import Limits, Plan, Task, plan, weight_bytes
 from flare23_lib.inference.network import WindowNetwork
+from flare23_lib.inference.sliding_window import Output, run_layers
 from flare23_lib.inference.timing import Clock
 from flare23_lib.inference.windows import (
     Layer,
@@ -33,9 +32,10 @@ from flare23_lib.inference.windows import (
     importance_map,
     pad_to_patch,
 )
-from flare23_lib.orientation import Orientation
-from flare23_lib.precision import inference_precision
-from flare23_lib.resampling import prepare_image, resampled_shape
+from flare23_lib.io.nifti import Geometry, Volume
+from flare23_lib.io.orientation import Orientation
+from flare23_lib.preprocessing.resampling import prepare_image, resampled_shape
+from flare23_lib.runtime.precision import inference_precision
 
 log = logging.getLogger(__name__)
 

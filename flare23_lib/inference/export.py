@@ -14,7 +14,7 @@ from flare23_lib.errors import BundleError, ConfigError, about
 from flare23_lib.inference.bundle import InferenceDefaults, Model, ModelLabel, write_bundle
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 from flare23_lib.networks import Architecture
-from flare23_lib.resampling import Intensity
+from flare23_lib.preprocessing.resampling import Intensity
 
 log = logging.getLogger(__name__)
 

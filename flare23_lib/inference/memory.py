@@ -16,10 +16,10 @@ import torch
 
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.bundle import Model
-from flare23_lib.inference.cases import HOST_BASE, MB
-from flare23_lib.machine import available_memory
+from flare23_lib.inference.image_files import HOST_BASE, MB
 from flare23_lib.networks.size import parameters
-from flare23_lib.resampling import SLAB_BYTES
+from flare23_lib.preprocessing.resampling import SLAB_BYTES
+from flare23_lib.runtime.machine import available_memory
 
 GPU_BASE = 700 * MB
 """A CUDA context with its libraries, as the driver counts it."""

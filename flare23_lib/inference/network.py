@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flare23_lib.devices import memory_format
 from flare23_lib.networks.stunet import NEGATIVE_SLOPE, ResidualBlock, STUNet
+from flare23_lib.runtime.devices import memory_format
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precision -> data type of weights and activations."""

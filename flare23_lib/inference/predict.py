@@ -14,13 +14,13 @@ import nibabel as nib
 import numpy as np
 
 from flare23_lib.errors import FlareError
-from flare23_lib.images import open_volume, write_volume
-from flare23_lib.inference.cases import Case, Reader, Reading, fits_beside, held_bytes
 from flare23_lib.inference.engine import Engine, Segmentation
+from flare23_lib.inference.image_files import Case, Reader, Reading, fits_beside, held_bytes
 from flare23_lib.inference.memory import WRITING, Plan
 from flare23_lib.inference.timing import PHASES
-from flare23_lib.progress import progress
-from flare23_lib.store import write_csv
+from flare23_lib.io.nifti import open_volume, write_volume
+from flare23_lib.io.tables import write_csv
+from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from flare23_lib.resampling import Axis
+from flare23_lib.preprocessing.resampling import Axis
 
 UNDECIDED = 255
 """Marks a cell whose corners disagree; no class has this index."""

@@ -15,7 +15,7 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 
-from flare23_lib.inference.body import BodyGrid
+from flare23_lib.inference.body_mask import BodyGrid
 
 Slices = tuple[slice, slice, slice]
 """A box in a (z, y, x) tensor."""

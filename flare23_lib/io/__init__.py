@@ -1,1 +1,1 @@
-"""Files: images, DICOM, and the tables and names that stand beside them."""
+"""Files: NIfTI and DICOM images, label maps and their names, atomic writes, locks, tables."""

@@ -18,7 +18,7 @@ import numpy as np
 import pydicom
 
 from flare23_lib.errors import ImageError
-from flare23_lib.images import Geometry, Volume, header_for
+from flare23_lib.io.nifti import Geometry, Volume, header_for
 from flare23_lib.io.slices import SliceGrid, grid_of, resampled_along_normal
 
 log = logging.getLogger(__name__)

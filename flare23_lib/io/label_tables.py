@@ -19,9 +19,10 @@ from xml.etree import ElementTree
 
 from flare23_lib.colors import label_colors
 from flare23_lib.errors import ImageError
-from flare23_lib.images import open_volume
 from flare23_lib.io.anatomy import Anatomy, codes_of
-from flare23_lib.store import write_csv, write_text
+from flare23_lib.io.atomic import write_text
+from flare23_lib.io.nifti import open_volume
+from flare23_lib.io.tables import write_csv
 
 EXTENSION_CODE = 0
 """NIFTI_ECODE_IGNORE, as TotalSegmentator marks its table; nibabel's `get_content` raises for Caret's own code."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flare23_lib.store import TEMPORARY_MARK, atomic_path
+from flare23_lib.io.atomic import TEMPORARY_MARK, atomic_path
 
 log = logging.getLogger(__name__)
 

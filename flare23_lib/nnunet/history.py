@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flare23_lib.store import read_csv, write_csv
+from flare23_lib.io.tables import read_csv, write_csv
 
 
 @dataclass

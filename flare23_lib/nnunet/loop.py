@@ -17,8 +17,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from flare23_lib.errors import TrainingError
 from flare23_lib.nnunet import checkpoints, history
-from flare23_lib.progress import Bar, duration
-from flare23_lib.signals import Signals, StoppedError
+from flare23_lib.runtime.progress import Bar, duration
+from flare23_lib.runtime.signals import Signals, StoppedError
 
 log = logging.getLogger(__name__)
 

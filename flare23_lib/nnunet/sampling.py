@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from flare23_lib.signals import STOPPING
+from flare23_lib.runtime.signals import STOPPING
 
 PR_SET_PDEATHSIG = 1
 """Linux's option of prctl (see its manual page) to be sent a signal when the parent ends."""

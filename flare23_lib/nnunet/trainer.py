@@ -16,13 +16,13 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch.nn.parallel import DistributedDataParallel
 
-from flare23_lib.batches import forced_patches
+from flare23_lib.config.checks import forced_patches
 from flare23_lib.config.models import TrainingProtocol
-from flare23_lib.devices import memory_format
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet.loop import SurvivingTrainer
 from flare23_lib.nnunet.sampling import BalancedDataLoader, become_worker
-from flare23_lib.precision import training_precision
+from flare23_lib.runtime.devices import memory_format
+from flare23_lib.runtime.precision import training_precision
 
 log = logging.getLogger(__name__)
 

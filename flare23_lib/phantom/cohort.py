@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from flare23_lib.errors import CohortError
-from flare23_lib.images import header_for, write_volume
+from flare23_lib.io.nifti import header_for, write_volume
 from flare23_lib.phantom.anatomy import FIVE_ORGANS, FLARE23_VALUES, ORGANS
 from flare23_lib.phantom.drawing import Phantom, draw_phantom
 from flare23_lib.phantom.frame import VARIATION, Variation

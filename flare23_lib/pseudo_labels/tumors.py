@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from flare23_lib.pseudo_labels.components import CONNECTIVITY, box_of
+from flare23_lib.pseudo_labels.small_components import CONNECTIVITY, box_of
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jinja2
 
-from flare23_lib import store
+from flare23_lib.io import atomic
 
 ASSETS = Path(__file__).with_name("assets")
 
@@ -122,4 +122,4 @@ def write_page(path: Path, title: str, summary: Sequence[str], sections: Sequenc
     style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "viewer.js"))
     template = environment.get_template("page.html")
     text = template.render(title=title, summary=summary, sections=sections, style=style, viewer_script=script)
-    store.write_text(path, text)
+    atomic.write_text(path, text)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from flare23_lib.cohort.table import Case, read_cases
+from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
-from flare23_lib.images import read_labels, read_volume
+from flare23_lib.dataset.cases import Case, read_cases
+from flare23_lib.io.nifti import read_labels, read_volume
+from flare23_lib.io.orientation import Orientation
 from flare23_lib.labels import LabelMap
-from flare23_lib.orientation import Orientation
-from flare23_lib.progress import progress
 from flare23_lib.report import sections
 from flare23_lib.report.page import Block, Picture, Section, ViewerBlock, Words, write_page
 from flare23_lib.report.provenance import provenance
@@ -22,7 +22,7 @@ from flare23_lib.report.sections import Run, count
 from flare23_lib.report.slices import Shown, draw_case
 from flare23_lib.report.style import words
 from flare23_lib.report.viewer import ViewerCase, index, write_case
-from flare23_lib.stages.results import Results
+from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 

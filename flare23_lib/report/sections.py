@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
-from flare23_lib.cohort.summary import ALL
-from flare23_lib.cohort.table import Case, read_cases
+from flare23_lib.cache.results import SHARDED, Results
 from flare23_lib.config import Config
+from flare23_lib.dataset.cases import Case, read_cases
+from flare23_lib.dataset.summary import ALL
 from flare23_lib.errors import FlareError
 from flare23_lib.evaluation.efficiency import CURVES
 from flare23_lib.evaluation.paper_tables import table_names
+from flare23_lib.io.atomic import read_json
+from flare23_lib.io.tables import read_csv
 from flare23_lib.report.boxes import draw_boxes
 from flare23_lib.report.efficiency import draw_memory, draw_phases
 from flare23_lib.report.page import Block, Grid, Picture, Section, Words
 from flare23_lib.report.style import words
-from flare23_lib.stages.results import SHARDED, Results
-from flare23_lib.store import read_csv, read_json
 
 FAULTS_LISTED = 50
 """Faults that the page lists one by one; the tables of the cohort have all."""

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
-from flare23_lib import store
+from flare23_lib.io import atomic
 
 STYLE = {
     "svg.fonttype": "none",
@@ -66,7 +66,7 @@ def save_figure(path: Path, figure: Figure) -> None:
         path: of the SVG.
         figure: drawn under `STYLE`.
     """
-    with store.atomic_path(path) as temporary:
+    with atomic.atomic_path(path) as temporary:
         figure.savefig(temporary, format="svg", metadata=NO_DATE)
-    with store.atomic_path(path.with_suffix(".png")) as temporary:
+    with atomic.atomic_path(path.with_suffix(".png")) as temporary:
         figure.savefig(temporary, format="png", dpi=PNG_DPI, metadata={"Software": None})

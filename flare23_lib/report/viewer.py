@@ -17,9 +17,9 @@ import numpy as np
 from isal import igzip
 from scipy import ndimage
 
-from flare23_lib import store
 from flare23_lib.colors import label_colors
-from flare23_lib.images import Geometry, header_for
+from flare23_lib.io import atomic
+from flare23_lib.io.nifti import Geometry, header_for
 from flare23_lib.labels import LabelMap
 from flare23_lib.report.slices import windowed
 from flare23_lib.report.style import words
@@ -119,7 +119,7 @@ def _nifti(array: np.ndarray, affine: np.ndarray) -> str:
 
 def write_case(path: Path, case: ViewerCase) -> None:
     """Write a case's script."""
-    store.write_text(path, f"showCase({json.dumps(case_content(case), separators=(',', ':'))});\n")
+    atomic.write_text(path, f"showCase({json.dumps(case_content(case), separators=(',', ':'))});\n")
 
 
 def index(labels: LabelMap, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

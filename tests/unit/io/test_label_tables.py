@@ -8,9 +8,9 @@ from engines import a_volume
 from pydicom.sr.codedict import codes
 
 from flare23_lib.errors import ImageError
-from flare23_lib.images import read_volume, write_volume
 from flare23_lib.io import anatomy
 from flare23_lib.io.label_tables import header_extension, label_table, read_label_table, write_label_tables
+from flare23_lib.io.nifti import read_volume, write_volume
 
 TABLE = label_table(["liver", "right_kidney", "tumor", 'a <b> & "c"'], [1, 2, 14, 7], ["tumor"])
 NAMES = {1: "liver", 2: "right_kidney", 14: "tumor", 7: 'a <b> & "c"'}

@@ -1,0 +1,67 @@
+"""The command line: what people run (`flare23 predict`), and what the workflow's rules run (`flare23 stage ...`).
+
+A command imports only what it needs. Exit codes: 0 for success, 1 for bad input or cases that failed, 2 for bad
+usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from flare23_lib import __version__
+from flare23_lib.cli import dataset, evaluation, models, stages, store
+from flare23_lib.errors import ConfigError, FlareError
+from flare23_lib.runtime.signals import stopped_by
+
+INSTALL = "pip install -c constraints.txt -e '.[workflow]' brings what this command needs"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="flare23", description="CT segmentation learned from partial labels.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"flare23 {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in (dataset, models, evaluation, store, stages):
+        module.register(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    args = make_parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if args.debug else logging.INFO,
+        format="%(asctime)s %(message)s" if not sys.stderr.isatty() else "%(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+    )
+    for noisy in ("nibabel", "matplotlib", "numexpr", "torch"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return args.run(args)
+    except FlareError as error:
+        if args.debug:
+            raise
+        kind = "configuration: " if isinstance(error, ConfigError) else ""
+        sys.stderr.write(f"flare23: {kind}{error}\n")
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        if args.debug or error.name is None or error.name.startswith("flare23_lib"):
+            raise
+        sys.stderr.write(f"flare23: {error.name} is not installed; {INSTALL}\n")
+        return 1
+    except OSError as error:
+        if args.debug or not error.strerror:
+            raise
+        place = f"{error.filename}: " if error.filename is not None else ""
+        sys.stderr.write(f"flare23: {place}{error.strerror}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"flare23: {stopped_by(signal.SIGINT)}\n")
+        return 128 + signal.SIGINT

@@ -1,0 +1,90 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from flare23_lib.errors import ConfigError
+from flare23_lib.runtime.devices import check_name
+from flare23_lib.runtime.machine import available_cores
+
+Commands = argparse._SubParsersAction
+
+
+def say(text: str) -> None:
+    """Write to standard output what the person asked for."""
+    print(text)
+
+
+def command(commands: Commands, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+    """Add a command: its name, the function that runs it, and what it does in one line."""
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return the type of an option that takes a whole number of at least this."""
+
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+        return number
+
+    parse.__name__ = "whole number"  # argparse says: invalid whole number value
+    return parse
+
+
+def device(text: str) -> str:
+    """Return the name of a device, as an option's type."""
+    try:
+        return check_name(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("device: ")) from error
+
+
+def output_folder(text: str) -> Path:
+    """Return the path of a folder to write into; refused before any work if that cannot be."""
+    path = Path(text)
+    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise argparse.ArgumentTypeError(f"{place} is a file, not a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"you may not write into {place}")
+    return path
+
+
+def output_file(text: str) -> Path:
+    """Return the path of a file to write; refused before any work if that cannot be."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder, not a file")
+    output_folder(str(path.absolute().parent))
+    return path
+
+
+def load_config(args: argparse.Namespace):
+    """Return the checked configuration that the options of `add_config` name."""
+    from flare23_lib.config import Config
+    from flare23_lib.config.load import parse_overrides
+
+    return Config.load([args.base_config, *(args.configfile or [])], parse_overrides(args.config or []))
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the configuration."""
+    parser.add_argument("--base-config", type=Path, default=Path("config.yaml"), metavar="FILE",
+                        help="the recipe (default: config.yaml)")  # fmt: skip
+    parser.add_argument("--configfile", type=Path, nargs="+", metavar="FILE",
+                        help="what differs from it, as for snakemake")  # fmt: skip
+    parser.add_argument("--config", nargs="+", metavar="KEY=VALUE", help="single values, as for snakemake")
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add --processes."""
+    parser.add_argument("--processes", type=at_least(1), default=available_cores(), metavar="N",
+                        help="processes at once (default: the cores there are)")  # fmt: skip

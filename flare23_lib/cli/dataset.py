@@ -1,0 +1,122 @@
+"""Commands about the cohort: `categorise`, `phantoms`, `status`, `estimate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flare23_lib.cli.common import (
+    Commands,
+    add_config,
+    add_processes,
+    at_least,
+    command,
+    load_config,
+    output_file,
+    output_folder,
+    say,
+)
+from flare23_lib.errors import ConfigError
+
+
+def _categorise(args: argparse.Namespace) -> int:
+    from flare23_lib.dataset.discover import find_in
+    from flare23_lib.dataset.scan import survey_found
+    from flare23_lib.dataset.summary import format_survey, write_survey
+
+    config = load_config(args)
+    settings = config.cohort_settings()
+    for index, category in enumerate(settings.categories):
+        if category.folders is not None:
+            raise ConfigError(
+                f"categories[{index}].folders: this command is given other folders than the layout's; use the target "
+                "`cohort` of the workflow"
+            )
+    if settings.layout.prefixes:
+        raise ConfigError(
+            "layout.prefixes: name folders of the layout, and this command is given others; use the target `cohort` "
+            "of the workflow"
+        )
+    found = find_in(args.images, args.labels, args.unlabeled, settings.layout)
+    output = args.output
+    survey = survey_found(found, settings, output / ".scan.jsonl", args.processes)
+    write_survey(survey, output)
+    say(format_survey(survey))
+    say(f"{output}/cases.csv, quarantine.csv, warnings.csv and categories.csv are written")
+    return 0
+
+
+def _phantoms(args: argparse.Namespace) -> int:
+    from flare23_lib.phantom import write_cohort
+
+    write_cohort(
+        args.output,
+        cases=args.cases,
+        validation=args.validation,
+        seed=args.seed,
+        coarseness=args.coarseness,
+        processes=args.processes,
+    )
+    say(f"{args.output}: {args.cases} training and {args.validation} validation phantoms")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from flare23_lib.dataset.summary import format_survey
+    from flare23_lib.workflow.status import format_plan, make_plan
+
+    plan = make_plan(load_config(args), args.processes)
+    say(format_survey(plan.survey))
+    say("")
+    say(format_plan(plan))
+    return 0
+
+
+def _estimate(args: argparse.Namespace) -> int:
+    from flare23_lib import estimate
+    from flare23_lib.dataset.cases import read_cases
+
+    config = load_config(args)
+    table = args.cases or Path(config.results) / "cohort" / "cases.csv"
+    if args.cases or table.exists():
+        sizes = estimate.sizes_of_cases(read_cases(table))
+    else:
+        sizes = estimate.flare23_sizes(config)
+        say(f"{table} is missing: FLARE23's numbers and sizes of cases are assumed\n")
+    figures = estimate.measured_figures(args.measured, config) if args.measured else estimate.FIGURES
+    result = estimate.estimate(config, sizes, figures)
+    say(estimate.format_estimate(result))
+    if args.output:
+        estimate.write_estimate(args.output, result)
+    return 0
+
+
+def register(commands: Commands) -> None:
+    """Add the commands."""
+    parser = command(commands, "categorise", _categorise, "find, check and categorise the cases of a cohort")
+    parser.add_argument("--images", type=Path, required=True, help="folder of the labeled images")
+    parser.add_argument("--labels", type=Path, required=True, help="folder of their labels")
+    parser.add_argument("--unlabeled", type=Path, help="folder of images without labels")
+    parser.add_argument("--output", type=output_folder, required=True, help="folder for the tables")
+    add_config(parser)
+    add_processes(parser)
+
+    parser = command(commands, "phantoms", _phantoms, "draw a cohort of synthetic CTs in FLARE23's layout")
+    parser.add_argument("--output", type=output_folder, required=True, help="folder of the cohort")
+    parser.add_argument("--cases", type=int, default=32, help="training cases (default: %(default)s)")
+    parser.add_argument("--validation", type=at_least(0), default=6, help="validation cases (default: %(default)s)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="the same seed gives the same bytes")
+    parser.add_argument("--coarseness", type=float, default=1.0, help="factor on the size of voxels")
+    add_processes(parser)
+
+    parser = command(commands, "status", _status, "say what the next run of the workflow would compute")
+    add_config(parser)
+    add_processes(parser)
+
+    parser = command(commands, "estimate", _estimate, "say what a run costs before it runs; needs no image")
+    parser.add_argument("--cases", type=Path, metavar="FILE",
+                        help="cases.csv of a cohort (default: that of the results, else FLARE23's)")  # fmt: skip
+    parser.add_argument("--measured", type=Path, metavar="RESULTS",
+                        help="results of an earlier run, which measured how fast its networks were")  # fmt: skip
+    parser.add_argument("--output", type=output_file, metavar="FILE.csv", help="write the table there too")
+    add_config(parser)

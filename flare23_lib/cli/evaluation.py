@@ -1,0 +1,106 @@
+"""Commands that measure and compare: `evaluate`, `measure`, `rank`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flare23_lib.cli.common import (
+    Commands,
+    add_config,
+    add_processes,
+    at_least,
+    command,
+    load_config,
+    output_file,
+    output_folder,
+    say,
+)
+from flare23_lib.errors import EvaluationError
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from flare23_lib.config.models import Evaluation
+    from flare23_lib.evaluation.cases import Scoring
+    from flare23_lib.evaluation.evaluate import evaluate_folders
+    from flare23_lib.evaluation.tables import format_summary
+
+    config = load_config(args)
+    references = None if args.partial is None else "partial" if args.partial else "complete"
+    given = {"mode": args.mode, "details": args.details, "references": references}
+    settings = Evaluation.of(config.evaluation, **{key: value for key, value in given.items() if value is not None})
+    report = evaluate_folders(
+        args.predictions,
+        args.references,
+        args.output,
+        Scoring.from_settings(settings, config.label_map),
+        processes=args.processes,
+        memory_mb=args.memory,
+        reference_suffix=config.layout.label_suffix,
+    )
+    say(format_summary(report.summary))
+    say(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
+    return 0 if report.is_complete else 1
+
+
+def _measure(args: argparse.Namespace) -> int:
+    from flare23_lib.evaluation.efficiency import add_measurement, efficiency_row, format_efficiency
+    from flare23_lib.evaluation.profiling import find_gpu, profile_command
+    from flare23_lib.runtime.machine import available_cores
+
+    name = args.name or Path(args.command[0]).name
+    if "/" in name or name.startswith("."):
+        raise EvaluationError(f"--name {name!r}: a curve's file is named so; give a name without / and . in front")
+    gpu = find_gpu(args.gpu)
+    profile, code = profile_command(args.command, gpu)
+    row = efficiency_row(name, profile, gpu, available_cores())
+    say(format_efficiency(row))
+    if code:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        say(f"{args.command[0]} failed ({how}); nothing is written")
+        return 128 - code if code < 0 else code
+    say(f"{add_measurement(args.output, row, profile)} is written")
+    return 0
+
+
+def _rank(args: argparse.Namespace) -> int:
+    from flare23_lib.evaluation.ranking import format_ranking, rank_folders
+    from flare23_lib.evaluation.tables import write_table
+
+    ranking = rank_folders(args.folders, load_config(args).label_map)
+    write_table(args.output, ranking.table)
+    say(format_ranking(ranking))
+    say(f"{args.output} is written")
+    return 0
+
+
+def register(commands: Commands) -> None:
+    """Add the commands."""
+    parser = command(commands, "evaluate", _evaluate, "score a folder of predictions against references")
+    parser.add_argument("--predictions", type=Path, required=True)
+    parser.add_argument("--references", type=Path, required=True)
+    parser.add_argument("--output", type=output_folder, required=True, help="folder for metrics.csv and summary.csv")
+    parser.add_argument("--mode", choices=["flare23", "plain"],
+                        help="the challenge's rules, or whole volumes (default: the configuration's)")  # fmt: skip
+    parser.add_argument("--details", action=argparse.BooleanOptionalAction,
+                        help="tables of HD95, volumes and found tumors (default: the configuration's)")  # fmt: skip
+    parser.add_argument("--partial", action=argparse.BooleanOptionalAction,
+                        help="references hold only what was labeled: a class that one does not hold is not scored in "
+                        "it (default: the configuration's)")  # fmt: skip
+    parser.add_argument("--memory", type=at_least(1), metavar="MB",
+                        help="what all processes may take together (default: no limit)")  # fmt: skip
+    add_config(parser)
+    add_processes(parser)
+
+    parser = command(commands, "measure", _measure, "measure time, memory and processor use of one command")
+    parser.add_argument("--output", type=output_folder, required=True, help="folder for efficiency.csv and curves/")
+    parser.add_argument("--name", help="the row's name, such as a case's (default: the program's)")
+    parser.add_argument("--gpu", type=at_least(0), metavar="N",
+                        help="GPU as nvidia-smi counts (default: the first visible one)")  # fmt: skip
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the program and its arguments")
+
+    parser = command(commands, "rank", _rank, "rank result folders as FLARE23 does")
+    parser.add_argument("--output", type=output_file, required=True, help="CSV file for the ranking")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER",
+                        help="with metrics.csv and, if efficiency is to count, efficiency.csv")  # fmt: skip
+    add_config(parser)

@@ -1,0 +1,279 @@
+"""`flare23 stage ...`: one job of the workflow each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flare23_lib.cache.entries import Shard
+from flare23_lib.cli.common import Commands, command, device
+from flare23_lib.runtime.devices import NAMES
+from flare23_lib.runtime.signals import ended_at_once
+
+log = logging.getLogger(__name__)
+
+
+def _stage_cohort(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import CohortSettings
+    from flare23_lib.dataset.scan import survey
+    from flare23_lib.dataset.summary import format_survey, write_survey
+
+    parts = args.settings
+    settings = CohortSettings.from_json(parts["settings"])
+    found = survey(Path(parts["cohort"]), settings, _results(args).scan_memory, args.threads)
+    for fault in found.faults:
+        log.warning("%s: %s: %s (%s): %s", fault.severity, fault.case, fault.kind, fault.file, fault.message)
+    log.info("%s", format_survey(found))
+    write_survey(found, args.output.parent)
+    return 0
+
+
+def _stage_estimate(args: argparse.Namespace) -> int:
+    from flare23_lib.config import Config
+    from flare23_lib.dataset.cases import read_cases
+    from flare23_lib.estimate import estimate, format_estimate, sizes_of_cases, write_estimate
+
+    config = Config.from_json(args.settings["settings"])
+    result = estimate(config, sizes_of_cases(read_cases(_results(args).cases)))
+    log.info("%s", format_estimate(result))
+    write_estimate(args.output, result)
+    return 0
+
+
+def _stage_measure_intensity(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import TrainingSet
+    from flare23_lib.preprocessing.fit_intensity import measure
+
+    settings = TrainingSet.from_json(args.settings["settings"])
+    measure(_results(args), args.model, settings, args.threads, args.output)
+    return 0
+
+
+def _stage_preprocess(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import PreprocessingSettings
+    from flare23_lib.preprocessing.fit_intensity import with_intensity
+    from flare23_lib.preprocessing.preprocess_cases import preprocess
+
+    parts = args.settings
+    settings = with_intensity(PreprocessingSettings.from_json(parts["settings"]), args.intensity)
+    preprocess(_results(args), settings, parts["patch_size"], args.shard, args.output)
+    return 0
+
+
+def _stage_train(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import TrainingSettings
+    from flare23_lib.nnunet.initial_weights import digest_of, with_digest
+    from flare23_lib.nnunet.train import Way, train
+    from flare23_lib.preprocessing.fit_intensity import with_intensity
+
+    parts = args.settings
+    settings = with_intensity(TrainingSettings.from_json(parts["settings"]), args.intensity)
+    train(
+        _results(args),
+        args.model,
+        with_digest(settings, digest_of(args.pretrained)),
+        parts["label_names"],
+        args.shards,
+        Way(args.device, args.threads, args.gpus, args.checkpoint_minutes, args.attempt),
+        args.output,
+        args.history,
+        args.pretrained,
+    )
+    return 0
+
+
+def _stage_export(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import InferenceSettings
+    from flare23_lib.nnunet.train import export
+
+    parts = args.settings
+    inference = InferenceSettings.from_json(parts["inference"])
+    export(_results(args), args.model, inference, parts["label_names"], args.output.parent)
+    return 0
+
+
+@ended_at_once()
+def _stage_pseudo_label(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import InferenceSettings, PseudoLabelSettings
+    from flare23_lib.pseudo_labels.pseudo_label import pseudo_label
+
+    parts = args.settings
+    pseudo_label(
+        _results(args),
+        args.completion,
+        parts["teacher"],
+        parts["base"],
+        PseudoLabelSettings.from_json(parts["settings"]),
+        InferenceSettings.from_json(parts["inference"]),
+        args.device,
+        args.threads,
+        args.shard,
+        args.output,
+    )
+    return 0
+
+
+def _stage_complete(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import CompletionSettings
+    from flare23_lib.pseudo_labels.complete import complete
+
+    parts = args.settings
+    complete(
+        _results(args),
+        args.completion,
+        parts["base"],
+        CompletionSettings.from_json(parts["settings"]),
+        parts["label_names"],
+        args.shard,
+        args.output,
+    )
+    return 0
+
+
+def _stage_gather_completed(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import CompletionSettings
+    from flare23_lib.pseudo_labels.complete import gather
+
+    parts = args.settings
+    gather(
+        _results(args),
+        args.completion,
+        CompletionSettings.from_json(parts["settings"]),
+        parts["label_names"],
+        args.shards,
+        args.output,
+        args.confusion,
+    )
+    return 0
+
+
+@ended_at_once()
+def _stage_predict(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import InferenceSettings
+    from flare23_lib.inference.segment_cases import predict_validation
+
+    inference = InferenceSettings.from_json(args.settings["inference"])
+    predict_validation(_results(args), args.model, inference, args.device, args.threads, args.shard, args.output)
+    return 0
+
+
+def _stage_gather_predictions(args: argparse.Namespace) -> int:
+    from flare23_lib.inference.segment_cases import gather_predictions
+
+    gather_predictions(_results(args), args.model, args.shards, args.output)
+    return 0
+
+
+def _stage_evaluate(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import EvaluationSettings
+    from flare23_lib.evaluation.evaluate_model import evaluate
+
+    settings = EvaluationSettings.from_json(args.settings["settings"])
+    evaluate(_results(args), args.model, settings, args.output.parent, args.threads, args.memory)
+    return 0
+
+
+def _stage_measure_efficiency(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import InferenceSettings
+    from flare23_lib.evaluation.measure_efficiency import measure
+
+    parts = args.settings
+    inference = InferenceSettings.from_json(parts["inference"])
+    measure(_results(args), args.model, inference, parts["cases"], args.device, args.threads, args.output)
+    return 0
+
+
+def _stage_paper_tables(args: argparse.Namespace) -> int:
+    from flare23_lib.config.settings import TablesSettings
+    from flare23_lib.evaluation.evaluate_model import write_tables
+
+    write_tables(_results(args), TablesSettings.from_json(args.settings["settings"]), args.output)
+    return 0
+
+
+def _stage_report(args: argparse.Namespace) -> int:
+    from flare23_lib.config import Config
+    from flare23_lib.report.report import write_report
+
+    write_report(_results(args), Config.from_json(args.settings["settings"]), args.viewer, args.output)
+    return 0
+
+
+def _results(args: argparse.Namespace):
+    from flare23_lib.cache.results import Results
+
+    return Results(args.results)
+
+
+def _parts(text: str) -> dict[str, Any]:
+    """Return what shapes a job's results (`settings` in rules/common.smk), from JSON or from a file of it."""
+    try:
+        return json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is neither JSON nor a file of it ({error})") from error
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 0-of-4") from error
+
+
+def register(commands: Commands) -> None:
+    """Add the commands."""
+    stages = commands.add_parser("stage", help="run one job of the workflow").add_subparsers(
+        required=True, metavar="STAGE"
+    )
+
+    def stage(name: str, run: Callable, text: str, *options: str) -> argparse.ArgumentParser:
+        parser = command(stages, name, run, text)
+        parser.add_argument("--results", type=Path, required=True, help="the results folder")
+        parser.add_argument("--output", type=Path, required=True, help="what is written last")
+        known: dict[str, dict] = {
+            "--settings": {"type": _parts, "required": True, "help": "what shapes the result: JSON, or its file"},
+            "--model": {"required": True, "help": "name of the model"},
+            "--completion": {"required": True, "help": "name of the completion"},
+            "--shard": {"type": _shard, "required": True, "help": "which cases, such as 0-of-4"},
+            "--shards": {"type": int, "required": True, "help": "number of shards"},
+            "--device": {"type": device, "default": "auto", "help": NAMES},
+            "--threads": {"type": int, "default": 1, "help": "threads or processes"},
+            "--intensity": {"type": Path, "help": "record of the measured intensity, if the settings say measure"},
+        }
+        for option in options:
+            parser.add_argument(option, **known[option])
+        return parser
+
+    stage("cohort", _stage_cohort, "find, check and categorise all cases", "--settings", "--threads")
+    stage("estimate", _stage_estimate, "say what the run costs", "--settings")
+    stage("measure-intensity", _stage_measure_intensity, "measure the intensities of a training set", "--model",
+          "--settings", "--threads")  # fmt: skip
+    stage("preprocess", _stage_preprocess, "prepare training cases", "--settings", "--intensity", "--shard")
+    parser = stage("train", _stage_train, "train a model", "--model", "--settings", "--intensity", "--shards",
+                   "--device", "--threads")  # fmt: skip
+    parser.add_argument("--pretrained", type=Path, help="file of weights to start from")
+    parser.add_argument("--checkpoint-minutes", type=float, default=10.0)
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs that share each batch")
+    parser.add_argument("--attempt", type=int, default=1, help="which attempt of this run of the workflow it is")
+    parser.add_argument("--history", type=Path, required=True, help="table of the epochs")
+    stage("export", _stage_export, "write a trained model's bundle", "--model", "--settings")
+    stage("pseudo-label", _stage_pseudo_label, "segment a category with a teacher", "--completion", "--settings",
+          "--shard", "--device", "--threads")  # fmt: skip
+    stage("complete", _stage_complete, "merge originals and pseudo-labels", "--completion", "--settings", "--shard")
+    parser = stage("gather-completed", _stage_gather_completed, "count completed labels and their conflicts",
+                   "--completion", "--settings", "--shards")  # fmt: skip
+    parser.add_argument("--confusion", type=Path, required=True, help="table of original against predicted classes")
+    stage("predict", _stage_predict, "segment the validation cases", "--model", "--settings", "--shard", "--device",
+          "--threads")  # fmt: skip
+    stage("gather-predictions", _stage_gather_predictions, "count predictions", "--model", "--shards")
+    parser = stage("evaluate", _stage_evaluate, "score predictions", "--model", "--settings", "--threads")
+    parser.add_argument("--memory", type=float, help="MB that all processes may take together")
+    stage("measure-efficiency", _stage_measure_efficiency, "measure a model's inference case by case", "--model",
+          "--settings", "--device", "--threads")  # fmt: skip
+    stage("paper-tables", _stage_paper_tables, "set out scores as in the paper's tables", "--settings")
+    parser = stage("report", _stage_report, "make the page of the run", "--settings")
+    parser.add_argument("--viewer", type=Path, help="folder of the viewing library, if it was fetched")

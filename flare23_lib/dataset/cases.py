@@ -1,0 +1,124 @@
+"""Cases and cases.csv, the table that every later stage reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flare23_lib.errors import CohortError
+from flare23_lib.io.tables import read_csv, write_csv
+
+COLUMNS = [
+    "case", "image", "label", "split", "labels_present", "category", "slices", "rows", "columns",
+    "spacing_z", "spacing_y", "spacing_x", "voxels", "status", "image_id", "label_id",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of the cohort.
+
+    Attributes:
+        case: its id, unique in the cohort.
+        image: path of the image.
+        label: path of the original label, or None.
+        split: "training" or "validation".
+        voxels: voxels per label value present in the original label.
+        category: name of the category; empty for validation cases and for quarantined ones that have none.
+        shape: (z, y, x); None if the header could not be read.
+        spacing: (z, y, x) in mm; None likewise.
+        status: "ok", "warned" or "quarantined".
+        image_id: identity of the image's content (`images.file_identity`).
+        label_id: identity of the label's content, or empty.
+    """
+
+    case: str
+    image: str
+    label: str | None
+    split: str
+    voxels: dict[int, int]
+    category: str = ""
+    shape: tuple[int, int, int] | None = None
+    spacing: tuple[float, float, float] | None = None
+    status: str = "ok"
+    image_id: str = ""
+    label_id: str = ""
+
+    @property
+    def labels_present(self) -> list[int]:
+        """Label values present in the original label, sorted."""
+        return sorted(self.voxels)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the case takes part in the run."""
+        return self.status != "quarantined"
+
+    def to_row(self) -> dict[str, object]:
+        """Return the case as a row of cases.csv."""
+        slices, rows, columns = self.shape or (None, None, None)
+        spacing_z, spacing_y, spacing_x = self.spacing or (None, None, None)
+        return {
+            "case": self.case,
+            "image": self.image,
+            "label": self.label,
+            "split": self.split,
+            "labels_present": " ".join(map(str, self.labels_present)),
+            "category": self.category,
+            "slices": slices,
+            "rows": rows,
+            "columns": columns,
+            "spacing_z": spacing_z,
+            "spacing_y": spacing_y,
+            "spacing_x": spacing_x,
+            "voxels": " ".join(str(self.voxels[value]) for value in self.labels_present),
+            "status": self.status,
+            "image_id": self.image_id,
+            "label_id": self.label_id,
+        }
+
+    @classmethod
+    def from_row(cls, row: dict[str, str]) -> Case:
+        """Read a case from a row of cases.csv."""
+        present = map(int, row["labels_present"].split())
+        counts = map(int, row["voxels"].split())
+        known = bool(row["slices"])
+        return cls(
+            case=row["case"],
+            image=row["image"],
+            label=row["label"] or None,
+            split=row["split"],
+            voxels=dict(zip(present, counts, strict=True)),
+            category=row["category"],
+            shape=tuple(int(row[name]) for name in ("slices", "rows", "columns")) if known else None,
+            spacing=tuple(float(row[f"spacing_{axis}"]) for axis in "zyx") if known else None,
+            status=row["status"],
+            image_id=row["image_id"],
+            label_id=row["label_id"],
+        )
+
+
+def write_cases(path: Path, cases: Iterable[Case]) -> None:
+    """Write cases.csv, sorted by case."""
+    write_csv(path, COLUMNS, [case.to_row() for case in sorted(cases, key=lambda case: case.case)])
+
+
+def read_cases(path: Path) -> list[Case]:
+    """Read cases.csv, quarantined cases included; CohortError if it is another table, or damaged."""
+    rows = read_csv(path)
+    if rows and (absent := [name for name in COLUMNS if name not in rows[0]]):
+        raise CohortError(f"{path}: has no column {absent[0]}; it is no cases.csv of `flare23 categorise`")
+    try:
+        return [Case.from_row(row) for row in rows]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CohortError(f"{path}: is damaged ({error}); delete it, and the workflow writes it anew") from error
+
+
+def usable_cases(path: Path, split: str, category: str | None = None) -> list[Case]:
+    """Read the cases of a split, and of a category if one is given, that take part in the run."""
+    return [
+        case
+        for case in read_cases(path)
+        if case.usable and case.split == split and (category is None or case.category == category)
+    ]

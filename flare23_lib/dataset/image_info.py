@@ -1,0 +1,193 @@
+"""What one file of the cohort holds, read in one pass and in little memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from isal import isal_zlib
+
+from flare23_lib.errors import ImageError
+from flare23_lib.io import nifti
+from flare23_lib.io.nifti import Geometry, Stream, with_qfac
+
+BLOCK_BYTES = 1 << 20
+"""Voxels are looked at in blocks of this size: they stay in the processor's cache, and memory is bounded."""
+
+MOST_VALUES = 1000
+"""A file with more different values than this is no label map."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one file holds.
+
+    Attributes:
+        identity: of its content (`nifti.file_identity`).
+        fault: kind of the fault that makes it unreadable, or empty; most other fields are then empty too.
+        error: what is wrong, one line, or empty.
+        shape: (z, y, x).
+        spacing: (z, y, x) in mm.
+        affine: the 16 numbers of the affine, row by row.
+        version: of NIfTI, 1 or 2.
+        codes: qform_code and sform_code.
+        millimeters: of the header's unit of length; 1 where it gives none.
+        forms_apart: largest distance in mm between where qform and sform put a corner; 0 unless both are given.
+        scaled: whether the header scales the stored values (scl_slope, scl_inter).
+        content: checksum of the voxels as stored; empty if they were not read.
+        low: lowest voxel value; None if the voxels were not read.
+        high: highest voxel value, likewise.
+        finite: whether all voxels that were read are.
+        whole: whether all values of a label map are whole numbers.
+        voxels: voxels per value other than 0, for labels; None if a value is not whole or there are too many.
+    """
+
+    identity: str = ""
+    fault: str = ""
+    error: str = ""
+    shape: tuple[int, int, int] | None = None
+    spacing: tuple[float, float, float] | None = None
+    affine: tuple[float, ...] = ()
+    version: int = 1
+    codes: tuple[int, int] = (0, 0)
+    millimeters: float = 1.0
+    forms_apart: float = 0.0
+    scaled: bool = False
+    content: str = ""
+    low: float | None = None
+    high: float | None = None
+    finite: bool = True
+    whole: bool = True
+    voxels: dict[int, int] | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        """The geometry; only for a file without an error."""
+        return Geometry(self.shape, np.array(self.affine).reshape(4, 4), self.spacing)
+
+    def to_json(self) -> dict:
+        """Return plain data for `from_json`."""
+        row = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**row, "voxels": None if self.voxels is None else sorted(self.voxels.items())}
+
+    @classmethod
+    def from_json(cls, content: dict) -> Facts:
+        """Read what `to_json` gave."""
+        row = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+        return cls(**{**row, "voxels": None if row["voxels"] is None else dict(row["voxels"])})
+
+
+def read_facts(path: Path, is_label: bool, header_only: bool = False) -> Facts:
+    """Read one file; what is wrong with it is in the result.
+
+    Args:
+        path: of the file.
+        is_label: whether values are to be counted.
+        header_only: leave the voxels unread; the gzip stream is then not checked either.
+    """
+    try:
+        identity = nifti.file_identity(path)
+        with nifti.open_volume(path) as stream:
+            facts = header_facts(stream)
+            seen = {} if header_only else _read_voxels(stream, is_label)
+    except ImageError as error:
+        return Facts(fault=error.kind, error=str(error).removeprefix(f"{path}: "))
+    return replace(facts, identity=identity, **seen)
+
+
+def header_facts(stream: Stream) -> Facts:
+    """Return what the header of an open file says; ImageError if it describes no volume."""
+    header, geometry = stream.header, stream.geometry()
+    return Facts(
+        shape=geometry.shape,
+        spacing=geometry.spacing,
+        affine=tuple(float(number) for number in geometry.affine.ravel()),
+        version=1 if header.sizeof_hdr == 348 else 2,
+        codes=(int(header["qform_code"]), int(header["sform_code"])),
+        millimeters=nifti.millimeters(header),
+        forms_apart=_forms_apart(header, geometry),
+        scaled=stream.scaling != (1.0, 0.0),
+    )
+
+
+def _forms_apart(header: nib.Nifti1Header, geometry: Geometry) -> float:
+    """Return the largest distance in mm between where qform and sform put a corner of the volume."""
+    if header["qform_code"] <= 0 or header["sform_code"] <= 0:
+        return 0.0
+    try:
+        qform = with_qfac(header).get_qform()
+    except (nib.spatialimages.HeaderDataError, ValueError):  # a quaternion longer than 1
+        return float("inf")
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in geometry.shape[::-1]])).reshape(3, -1)
+    apart = (qform - header.get_sform())[:3]
+    return float(np.linalg.norm(apart[:, :3] @ corners + apart[:, 3:], axis=0).max()) * nifti.millimeters(header)
+
+
+def _read_voxels(stream: Stream, is_label: bool) -> dict:
+    """Read to the end of the file, and return the facts about the voxels."""
+    dtype = stream.dtype
+    missing = int(np.prod(stream.shape)) * dtype.itemsize
+    block = bytearray(min(BLOCK_BYTES, missing))
+    crc, adler = 0, 1
+    ends: list[float] = []
+    counts: dict[float, int] | None = {} if is_label else None
+    while missing:
+        wanted = min(len(block), missing)
+        view = memoryview(block)[:wanted]
+        if (filled := stream.fill(view)) < wanted:
+            break
+        missing -= filled
+        crc, adler = isal_zlib.crc32(view, crc), isal_zlib.adler32(view, adler)
+        values = np.frombuffer(view, dtype)
+        ends += [float(values.min()), float(values.max())]
+        ends = [min(ends), max(ends)] if np.isfinite(ends).all() else [np.nan, np.nan]
+        if counts is not None:
+            counts = _added(counts, value_counts(values))
+    stream.finish(missing)
+    slope, intercept = stream.scaling
+    low, high = sorted(end * slope + intercept for end in ends)
+    finite = bool(np.isfinite([low, high]).all())
+    whole, voxels = _label_voxels(counts, slope, intercept) if counts and finite else (finite, None)
+    return {
+        "content": f"{crc:08x}{adler:08x}",
+        "low": low if finite else None,
+        "high": high if finite else None,
+        "finite": finite,
+        "whole": whole,
+        "voxels": voxels,
+    }
+
+
+def value_counts(array: np.ndarray) -> dict[float, int]:
+    """Count the voxels of every value of an array (of any shape).
+
+    Label maps consist of long runs: unique values are looked for among the heads of the runs only.
+    """
+    flat = array.reshape(-1)
+    if not flat.size:
+        return {}
+    heads = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    lengths = np.diff(np.append(heads, flat.size))
+    values, index = np.unique(flat[heads], return_inverse=True)
+    counts = np.bincount(index, weights=lengths).astype(np.int64)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _added(counts: dict[float, int], more: dict[float, int]) -> dict[float, int] | None:
+    """Add counts to counts; None once there are too many values."""
+    for value, count in more.items():
+        counts[value] = counts.get(value, 0) + count
+    return counts if len(counts) <= MOST_VALUES else None
+
+
+def _label_voxels(counts: dict[float, int], slope: float, intercept: float) -> tuple[bool, dict[int, int] | None]:
+    """Return whether all values are whole, and if so the voxels per value other than 0."""
+    voxels: dict[int, int] = {}
+    for stored, count in counts.items():
+        value = stored * slope + intercept
+        if value != round(value):
+            return False, None
+        voxels[round(value)] = voxels.get(round(value), 0) + count
+    return True, {value: count for value, count in voxels.items() if value}

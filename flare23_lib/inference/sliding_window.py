@@ -1,0 +1,218 @@
+"""The sliding window: from the image that the network sees to labels at full resolution, layer by layer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from flare23_lib.inference.agreement import Agreement
+from flare23_lib.inference.logit_accumulator import Part, RollingSums
+from flare23_lib.inference.memory import Plan
+from flare23_lib.inference.timing import Clock
+from flare23_lib.inference.upsampling import Axes, interpolated_labels, strongest
+from flare23_lib.inference.windows import Layer, Slices
+from flare23_lib.preprocessing.resampling import Axis
+
+Network = Callable[[torch.Tensor], torch.Tensor]
+"""Maps patches (b, z, y, x) to logits (b, z, y, x, classes)."""
+
+
+@dataclass
+class Output:
+    """A label map that is being made.
+
+    Attributes:
+        stored: uint8 file values, axes as the file stores them, background at first.
+        seen: a view of it with the axes as the network sees them.
+        values: file value of each class.
+        excluded: classes that may not win.
+    """
+
+    stored: np.ndarray
+    seen: np.ndarray
+    values: np.ndarray
+    excluded: Collection[int] = ()
+
+    def write(self, place: Slices, indices: torch.Tensor) -> None:
+        """Put a block of class indices in place."""
+        self.seen[place] = self.values[indices.cpu().numpy()]
+
+
+@dataclass
+class Strip:
+    """A part of the plane, and where its labels lie at full resolution.
+
+    Attributes:
+        rows: (start, stop) of y in the padded image whose sums are kept.
+        own: (start, stop) of the rows that no other strip counts.
+        columns: (start, stop) of x.
+        axes: (z, y, x), the output's voxels between those of the padded image.
+        place: (start, stop) of the output's y, and of its x.
+        done: slices of the output that are made.
+    """
+
+    rows: tuple[int, int]
+    own: tuple[int, int]
+    columns: tuple[int, int]
+    axes: Axes
+    place: tuple[tuple[int, int], tuple[int, int]]
+    done: int = field(default=0)
+
+
+def run_layers(
+    network: Network,
+    image: torch.Tensor,
+    box: Slices,
+    layers: Sequence[Layer],
+    importance: torch.Tensor,
+    flips: Sequence[tuple[int, ...]],
+    outputs: Sequence[Output],
+    agreement: Agreement | None,
+    plan: Plan,
+    device: torch.device,
+    clock: Clock,
+) -> int:
+    """Run a network over an image and make labels of what it says.
+
+    Every window is mirrored, run, and mirrored back (as nnU-Net does it; the windows stay where they are), so that
+    the mean of several flips' results is nnU-Net's result. Where no window is computed the labels stay background.
+
+    Args:
+        network: maps patches to logits.
+        image: (z, y, x), normalized, at least as large as the patch.
+        box: the part of it that is not padding.
+        layers: the windows.
+        importance: weight of each voxel of a window.
+        flips: axes of (z, y, x) to mirror along, for each pass.
+        outputs: the label maps to fill; the first one is the one whose passes are compared.
+        agreement: counts how the passes agree; None for a single pass.
+        plan: how the memory is used.
+        device: where the sums are kept.
+        clock: gets the phases `windows` and `labels`.
+
+    Returns:
+        How many windows were computed.
+    """
+    computed = 0
+    classes = len(outputs[0].values)
+    shape = outputs[0].seen.shape
+    for strip in _strips(image.shape, box, shape, layers, plan.strips):
+        sums = RollingSums(importance, strip.rows, strip.columns, image.shape[0], classes, len(flips), device)
+        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+            sums.open(layer.start)
+            for window, logits in _logits(network, image, layer, strip.rows, flips, plan.batch):
+                sums.add(window, logits)
+                computed += 1
+            clock.phase("windows")
+            part = sums.close(following.start if following else None)
+            if part is not None:
+                _finish(part, strip, box, outputs, agreement)
+            clock.phase("labels")
+    return computed
+
+
+def _logits(
+    network: Network,
+    image: torch.Tensor,
+    layer: Layer,
+    rows: tuple[int, int],
+    flips: Sequence[tuple[int, ...]],
+    batch: int,
+) -> Iterator[tuple[Slices, list[torch.Tensor]]]:
+    """Give each window of a layer that reaches into some rows, with the logits of every pass."""
+
+    def run(windows: Sequence[Slices]) -> list[torch.Tensor]:
+        patches = torch.stack([image[window] for window in windows])
+        passes = []
+        for flip in flips:
+            dims = [axis + 1 for axis in flip]
+            passes.append(network(patches.flip(dims)).flip(dims))
+        return passes
+
+    windows = list(layer.windows)
+    if layer.probe:
+        first = windows.pop(0)
+        passes = run([first])
+        if _reaches(first, rows):
+            yield first, [logits[0] for logits in passes]
+        if not strongest(sum(logits.float() for logits in passes)).any():
+            return
+    windows = [window for window in windows if _reaches(window, rows)]
+    for start in range(0, len(windows), batch):
+        together = windows[start : start + batch]
+        passes = run(together)
+        for index, window in enumerate(together):
+            yield window, [logits[index] for logits in passes]
+
+
+def _reaches(window: Slices, rows: tuple[int, int]) -> bool:
+    return window[1].start < rows[1] and window[1].stop > rows[0]
+
+
+def _strips(
+    padded: Sequence[int], box: Slices, shape: Sequence[int], layers: Sequence[Layer], count: int
+) -> list[Strip]:
+    """Cut the part of the plane that windows cover into strips along y.
+
+    One row or column without windows is kept around it where there is one, so that the border to what no window
+    covers is interpolated like any other place.
+    """
+    windows = [window for layer in layers for window in layer.windows]
+    (low, high), columns = (
+        (max(0, min(w[axis].start for w in windows) - 1), min(padded[axis], max(w[axis].stop for w in windows) + 1))
+        for axis in (1, 2)
+    )
+    axes = [
+        Axis.between(part.stop - part.start, size).part(0, size, -part.start)
+        for part, size in zip(box, shape, strict=True)
+    ]
+    bounds = [low + (high - low) * index // count for index in range(count + 1)]
+    strips = []
+    for start, stop in itertools.pairwise(bounds):
+        # One row more: the upper neighbor of what lies between two strips.
+        rows = (start, min(stop + 1, high))
+        place = (_between(axes[1], rows, stop), _between(axes[2], columns, columns[1]))
+        across = axes[1].part(*place[0], start), axes[2].part(*place[1], columns[0])
+        strips.append(Strip(rows, (start, stop), columns, (axes[0], *across), place))
+    return strips
+
+
+def _between(axis: Axis, extent: tuple[int, int], stop: int) -> tuple[int, int]:
+    """Return the target voxels with both neighbors within an extent and the lower one below `stop`."""
+    first = int((axis.lower < extent[0]).sum())
+    last = int(((axis.upper < extent[1]) & (axis.lower < stop)).sum())
+    return first, max(first, last)
+
+
+def _finish(part: Part, strip: Strip, box: Slices, outputs: Sequence[Output], agreement: Agreement | None) -> None:
+    """Make the labels that final slices decide."""
+    start, stop = part.start, part.start + len(part.sums)
+    first, last = _between(strip.axes[0], (start, stop), stop)
+    first = max(first, strip.done)
+    for output in outputs:
+        labels = strongest(part.sums, output.excluded)
+        if agreement is not None and output is outputs[0]:
+            fresh, place = _inside(part, strip, box)
+            agreement.add([strongest(sums[fresh]) for sums in part.passes], labels[fresh], place)
+        if last > first:
+            axes = (strip.axes[0].part(first, last, start), *strip.axes[1:])
+            made = interpolated_labels(part.sums, labels, axes, part.weights, output.excluded)
+            output.write((slice(first, last), *(slice(*extent) for extent in strip.place)), made)
+    strip.done = max(strip.done, last)
+
+
+def _inside(part: Part, strip: Strip, box: Slices) -> tuple[Slices, Slices]:
+    """Return what is new in a part, belongs to its strip and is no padding: its place there and in the image."""
+    origins = (part.start, strip.rows[0], strip.columns[0])
+    extents = ((part.start + part.seen, part.start + len(part.sums)), strip.own, strip.columns)
+    inside, place = [], []
+    for (low, high), image, origin in zip(extents, box, origins, strict=True):
+        start = max(low, image.start)
+        stop = max(start, min(high, image.stop))
+        inside.append(slice(start - origin, stop - origin))
+        place.append(slice(start - image.start, stop - image.start))
+    return tuple(inside), tuple(place)

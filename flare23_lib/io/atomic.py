@@ -1,0 +1,113 @@
+"""Atomic writes: a file is whole in its place, or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flare23_lib.errors import StoreError
+
+TEMPORARY_MARK = ".partial-"
+"""Part of the name of a file that is being written."""
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder; on success it is synced and renamed into place, else removed.
+
+    The temporary name keeps the file's suffixes, so that writers that look at them do the right thing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY_MARK, suffix="-" + path.name, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    _unfinished.add(temporary)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:  # Windows syncs only what may be written
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        _unfinished.discard(temporary)
+
+
+_unfinished: set[Path] = set()
+"""What this process is writing."""
+
+
+def remove_unfinished() -> None:
+    """Remove what this process is writing; to be called when nothing but its end comes next."""
+    for path in list(_unfinished):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def remove_partial(folder: Path) -> int:
+    """Remove what killed writers left half-written in and below a folder; return the bytes that it freed.
+
+    Nothing may be writing there.
+    """
+    freed = 0
+    for path in list(folder.rglob(TEMPORARY_MARK + "*")):
+        if path.is_dir() and not path.is_symlink():
+            freed += sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+            shutil.rmtree(path)
+        else:
+            freed += path.lstat().st_size
+            path.unlink()
+    return freed
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file atomically, indented, keys in the order given."""
+    write_text(path, _json_text(content))
+
+
+def _json_text(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; StoreError if it is missing or broken."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing; `flare23 store verify` finds what else is") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read ({error})") from error
+
+
+def link_to(link: Path, target: Path) -> None:
+    """Make (or turn) a relative symbolic link to a file of the results."""
+    relative = Path(os.path.relpath(target, link.parent))
+    if link.is_symlink() and link.readlink() == relative:
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    temporary = link.with_name(f"{TEMPORARY_MARK}{secrets.token_hex(8)}-{link.name}")
+    temporary.symlink_to(relative)
+    temporary.replace(link)

@@ -1,0 +1,89 @@
+"""Locks on files, which end with their process."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from flare23_lib.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+LOCK_INTERVAL = 0.05
+"""Seconds between two attempts at a lock that another process holds."""
+
+
+@contextlib.contextmanager
+def lock(path: str | Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on a file, waiting for another holder to finish.
+
+    Args:
+        path: the lock file; made if missing and left where it is.
+        waiting: called once, without arguments, if another process holds the lock.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = try_lock(path)
+    if handle is None and waiting is not None:
+        waiting()
+    while handle is None:
+        time.sleep(LOCK_INTERVAL)
+        handle = try_lock(path)
+    with handle:
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Say whether a process holds a lock on a file."""
+    handle = try_lock(path)
+    if handle is None:
+        return True
+    handle.close()
+    return False
+
+
+def try_lock(path: Path) -> IO[str] | None:
+    """Lock a file, which is made if missing, unless another process or another open file of this one holds its lock.
+
+    It is a lock of the operating system (flock, or LockFileEx on Windows) on the open file, so it ends with its
+    process, however that ends, and there is nothing to remove by hand. The file stays where it is: a process that
+    waits for a removed file would wait for another one than the next that opens it.
+
+    Returns:
+        The open file, which holds the lock until it is closed, here and in processes forked meanwhile; None if the
+        lock is held already.
+
+    Raises:
+        StoreError: the file system has no locks.
+    """
+    with contextlib.ExitStack() as stack:
+        handle = stack.enter_context(path.open("a"))
+        if not _has_locks() or _lock_open(handle):
+            stack.pop_all()
+            return handle
+    return None
+
+
+def _lock_open(handle: IO[str]) -> bool:
+    import filelock  # only here: most commands need no lock, and it takes 30 ms
+
+    try:
+        return filelock.lock_descriptor(handle.fileno(), blocking=False)
+    except OSError as error:
+        raise StoreError(f"{handle.name}: its file system has no file locks ({error.strerror})") from error
+
+
+@functools.cache
+def _has_locks() -> bool:
+    """Say whether this Python has locks that end with their process; a warning, once, says that it has none."""
+    there = sys.platform == "win32" or importlib.util.find_spec("fcntl") is not None
+    if not there:
+        log.warning("this Python has no file locks (no module fcntl): run one command at a time in a folder")
+    return there

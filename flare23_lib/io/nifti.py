@@ -1,0 +1,381 @@
+"""The one reader and the one writer of NIfTI files.
+
+Arrays are (z, y, x): the transpose of what nibabel gives, without a copy. Spacings are (z, y, x) in mm.
+Affines stay nibabel's: 4x4, from voxel (x, y, z) to world in RAS+ millimeters. gzip streams are checked by
+their CRC while they are read (SimpleITK passes over broken ones in silence).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import nibabel as nib
+import numpy as np
+from isal import igzip, isal_zlib
+
+from flare23_lib.errors import ImageError
+from flare23_lib.io.atomic import atomic_path
+
+SUFFIXES = (".nii.gz", ".nii")
+
+MOST_EXTENSIONS = 1 << 30
+"""Bytes before the voxels, beyond which a header's offset is not believed."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where an image lies in the world.
+
+    Attributes:
+        shape: (z, y, x).
+        affine: 4x4 float64, voxel (x, y, z) to RAS+ mm.
+        spacing: (z, y, x) in mm, the header's float32 zooms as Python floats, whatever its unit.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    spacing: tuple[float, float, float]
+
+    @property
+    def axis_codes(self) -> str:
+        """Directions of the x, y and z axes, such as `LPS`."""
+        return "".join(code or "?" for code in nib.aff2axcodes(self.affine))
+
+    def difference(self, other: Geometry, tolerance: float = 1e-3) -> str | None:
+        """Say in words how two geometries differ, or None if voxels lie on voxels (within mm)."""
+        if self.shape != other.shape:
+            return f"shape {self.shape} against {other.shape}"
+        if not np.allclose(self.affine, other.affine, atol=tolerance, rtol=0):
+            if not np.allclose(self.affine[:3, :3], other.affine[:3, :3], atol=tolerance, rtol=0):
+                return f"axes {describe_axes(self)} against {describe_axes(other)}"
+            return f"origin {self.affine[:3, 3].tolist()} against {other.affine[:3, 3].tolist()}"
+        return None
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image or label map with its geometry and the header it was read with."""
+
+    array: np.ndarray
+    geometry: Geometry
+    header: nib.Nifti1Header
+
+
+def stem(path: Path) -> str | None:
+    """Return a file's name without NIfTI's suffix; None if the file is not NIfTI by its name."""
+    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+    return None if suffix is None else path.name.removesuffix(suffix)
+
+
+def describe_axes(geometry: Geometry) -> str:
+    """Name axis directions and spacing for a message, like `LPS 0.8x0.8x2.5 mm` (x, y, z)."""
+    spacing = np.linalg.norm(geometry.affine[:3, :3], axis=0)
+    return geometry.axis_codes + " " + "x".join(f"{value:.4g}" for value in spacing) + " mm"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An open file whose header is read and whose voxels come next.
+
+    Attributes:
+        path: of the file.
+        header: as it is stored; nothing in it is repaired.
+        handle: the inflated bytes; at the end of a gzip stream its CRC and length are checked.
+        extensions: the bytes between header and voxels, unparsed.
+    """
+
+    path: Path
+    header: nib.Nifti1Header
+    handle: BinaryIO
+    extensions: bytes = b""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(z, y, x)."""
+        return tuple(int(size) for size in self.header.get_data_shape()[::-1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The stored data type, byte order included."""
+        return self.header.get_data_dtype()
+
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """Slope and intercept; (1, 0) where the header gives none."""
+        slope, intercept = self.header.get_slope_inter()
+        return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
+
+    def geometry(self) -> Geometry:
+        """Check and return the geometry; ImageError if the volume is not 3-D or has no place in the world."""
+        if len(self.shape) != 3:
+            raise ImageError(f"{self.path}: is {len(self.shape)}-D {self.shape[::-1]}, not a 3-D volume", "not_3d")
+        unit = millimeters(self.header)
+        spacing = tuple(float(zoom) * unit for zoom in self.header["pixdim"][3:0:-1])
+        if not all(np.isfinite(spacing)) or min(spacing) <= 0:
+            raise ImageError(f"{self.path}: the spacing {spacing} is not positive", "bad_spacing")
+        try:
+            affine = with_qfac(self.header).get_best_affine() * [[unit], [unit], [unit], [1]]
+            turned = nib.io_orientation(affine) if np.isfinite(affine).all() else np.array([np.nan])
+        except (ValueError, np.linalg.LinAlgError, nib.spatialimages.HeaderDataError):
+            turned = np.array([np.nan])
+        if np.isnan(turned).any():
+            raise ImageError(f"{self.path}: the affine is singular, an axis has no direction", "singular_axes")
+        return Geometry(self.shape, affine, spacing)
+
+    def fill(self, buffer: memoryview) -> int:
+        """Read bytes into a buffer until it is full or the file ends, and return how many; ImageError if broken."""
+        filled = 0
+        with self._guard():
+            while filled < len(buffer):
+                count = self.handle.readinto(buffer[filled:])
+                if not count:
+                    break
+                filled += count
+        return filled
+
+    def finish(self, missing: int = 0) -> None:
+        """Check that the file ends here; ImageError if bytes are missing, left over, or not what was written."""
+        if missing:
+            raise ImageError(f"{self.path}: holds fewer voxels than its header says", "wrong_length")
+        with self._guard():
+            if self.handle.read(1):
+                raise ImageError(f"{self.path}: holds more data than its header says", "wrong_length")
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        with _reading(self.path):
+            yield
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what reading may raise into an ImageError with its kind."""
+    try:
+        yield
+    except (EOFError, igzip.BadGzipFile, zlib.error, isal_zlib.IsalError) as error:
+        if _other_data_follow(path):
+            raise ImageError(f"{path}: other data follow the gzip stream", "trailing_data") from error
+        if isinstance(error, EOFError):
+            raise ImageError(f"{path}: the gzip stream is cut short", "truncated_gzip") from error
+        raise ImageError(f"{path}: the gzip stream is broken ({error})", "corrupt_gzip") from error
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})", "cannot_be_read") from error
+
+
+def _other_data_follow(path: Path) -> bool:
+    """Say whether a gzip stream that could not be read to its end is whole, and what follows it is no gzip."""
+    stream = zlib.decompressobj(wbits=31)
+    with path.open("rb") as handle:
+        try:
+            while not stream.eof and (block := handle.read(1 << 20)):
+                stream.decompress(block)
+        except zlib.error:
+            return False
+        rest = stream.unused_data + handle.read(2)
+    return stream.eof and not rest.startswith(b"\x1f\x8b")
+
+
+@contextlib.contextmanager
+def open_volume(path: str | Path) -> Iterator[Stream]:
+    """Open a NIfTI file (.nii or .nii.gz, version 1 or 2) and read its header.
+
+    Raises:
+        ImageError: missing, empty, broken, or not NIfTI.
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        with _reading(path):
+            handle: BinaryIO = stack.enter_context(path.open("rb"))
+            start = handle.read(2)
+            handle.seek(0)
+        if not start:
+            raise ImageError(f"{path}: is empty", "empty_file")
+        if start == b"\x1f\x8b":
+            handle = stack.enter_context(igzip.open(handle, "rb"))
+        elif path.name.endswith(".gz"):
+            raise ImageError(f"{path}: is not gzip, though its name says so", "not_nifti")
+        header, extensions = _read_header(path, handle)
+        yield Stream(path, header, handle, extensions)
+
+
+def _read_header(path: Path, handle: BinaryIO) -> tuple[nib.Nifti1Header, bytes]:
+    """Read the header and the bytes from there to the first voxel."""
+    with _reading(path):
+        size = handle.read(4)
+        kind = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+        for order in "<>":
+            if len(size) == 4 and (length := struct.unpack(order + "i", size)[0]) in kind:
+                break
+        else:
+            raise ImageError(f"{path}: is not NIfTI (its first bytes are no NIfTI header's)", "not_nifti")
+        head = size + handle.read(length - 4)
+        if len(head) < length:
+            raise ImageError(f"{path}: is not NIfTI (it ends within the header)", "not_nifti")
+        header = kind[length](head, endianness=order, check=False)
+        magic = header["magic"].item()
+        if magic[:3] != (b"n+1" if length == 348 else b"n+2"):
+            raise ImageError(f"{path}: is not a single-file NIfTI (its magic is {magic!r})", "not_nifti")
+        try:
+            dtype = header.get_data_dtype()
+            shape = header.get_data_shape()
+            header.get_slope_inter()
+        except (nib.spatialimages.HeaderDataError, KeyError) as error:
+            raise ImageError(f"{path}: is not NIfTI ({error})", "not_nifti") from error
+        if dtype.fields or dtype.kind not in "iuf":
+            what = "a color image (RGB)" if dtype.fields else f"of type {dtype}"
+            raise ImageError(f"{path}: is {what}, not CT or labels", "unsupported_type")
+        if not shape or min(shape) < 1:
+            raise ImageError(f"{path}: is not NIfTI (its shape is {shape})", "not_nifti")
+        offset = float(header["vox_offset"])
+        if not 0 <= offset <= MOST_EXTENSIONS:
+            raise ImageError(f"{path}: is not NIfTI (its voxels begin at byte {offset:g})", "not_nifti")
+        extensions = handle.read(max(0, int(offset) - length))
+    return header, extensions
+
+
+def millimeters(header: nib.Nifti1Header) -> float:
+    """Return the millimeters of a header's unit of length; one that is not given counts as mm, as everywhere."""
+    return {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
+def with_qfac(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    """Return a header whose qfac is 1 where it says 0, as the standard has it; nibabel raises for 0."""
+    if header["pixdim"][0] in (-1, 1):
+        return header
+    header = header.copy()
+    header["pixdim"][0] = 1
+    return header
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read a NIfTI file (.nii or .nii.gz, version 1 or 2) with its stored data type, scaling applied.
+
+    Raises:
+        ImageError: missing, broken, not NIfTI, not 3-D, of the wrong length, or without a place in the world.
+    """
+    with open_volume(path) as stream:
+        geometry = stream.geometry()
+        array = np.empty(stream.shape, stream.dtype)
+        buffer = memoryview(array.reshape(-1).view(np.uint8))
+        stream.finish(missing=len(buffer) - stream.fill(buffer))
+        scaling = stream.scaling
+    if not array.dtype.isnative:
+        array = array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
+    return Volume(array=_scaled(array, *scaling), geometry=geometry, header=stream.header)
+
+
+def _scaled(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Apply a header's scaling slice by slice: no third volume is held beside the stored and the scaled one."""
+    if (slope, intercept) == (1, 0):
+        return array
+    scale = nib.volumeutils.apply_read_scaling
+    made = np.empty(array.shape, scale(array[:1], slope, intercept).dtype)
+    for stored, place in zip(array, made, strict=True):
+        place[...] = scale(stored, slope, intercept)
+    return made
+
+
+def read_labels(path: str | Path) -> Volume:
+    """Read a label map; values stored as floats are accepted when they are whole numbers.
+
+    Returns:
+        A volume with an integer array (uint8 if the values allow it, otherwise int64).
+
+    Raises:
+        ImageError: as `read_volume`, and for values that are not whole or not finite.
+    """
+    volume = read_volume(path)
+    array = volume.array
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise ImageError(f"{path}: has NaN or infinite label values", "fractional_label_values")
+        whole = np.rint(array)
+        if not np.array_equal(whole, array):
+            raise ImageError(f"{path}: label values are not whole numbers", "fractional_label_values")
+        array = whole
+    if array.dtype != np.uint8:
+        low, high = (array.min(), array.max()) if array.size else (0, 0)
+        array = array.astype(np.uint8 if low >= 0 and high <= 255 else np.int64)
+    return Volume(array=array, geometry=volume.geometry, header=volume.header)
+
+
+def read_geometry(path: str | Path) -> Geometry:
+    """Read only what the header says; ImageError as `read_volume` (the pixels are not looked at)."""
+    with open_volume(path) as stream:
+        return stream.geometry()
+
+
+def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, extension: bytes = b"") -> None:
+    """Write an array (z, y, x) under the geometry of a header, atomically; the same input gives the same bytes.
+
+    The header's shape, data type, scaling and display range are set for the array; the rest, both affines
+    among it, stays as it was read, to the bit.
+
+    Args:
+        path: .nii or .nii.gz.
+        array: the voxels.
+        header: gives the geometry.
+        extension: bytes between header and voxels, such as those of `label_tables.header_extension`.
+
+    Raises:
+        ImageError: the array's shape is not the header's.
+    """
+    path = Path(path)
+    header = header.copy()
+    if header.endianness != "<":
+        header = header.as_byteswapped("<")
+    header.set_data_dtype(array.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    offset = header.sizeof_hdr + max(4, len(extension))
+    header["vox_offset"] = offset
+    header["magic"] = header["magic"] if header.sizeof_hdr == 540 else b"n+1"
+    expected = tuple(header.get_data_shape()[::-1])
+    if array.shape != expected:
+        raise ImageError(f"{path}: an array of shape {array.shape} does not fit the header's {expected}")
+    stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    raw = (header.binaryblock + extension).ljust(offset, b"\0") + stored.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(igzip.compress(raw, compresslevel=1, mtime=0) if path.name.endswith(".gz") else raw)
+
+
+def header_for(shape: tuple[int, int, int], affine: np.ndarray, dtype: np.dtype) -> nib.Nifti1Header:
+    """Make a plain header for an array of shape (z, y, x): qform and sform both the affine, unit mm."""
+    image = nib.Nifti1Image(np.zeros(shape[::-1], dtype=np.uint8), affine)
+    image.set_data_dtype(dtype)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    return image.header
+
+
+def file_identity(path: str | Path) -> str:
+    """Return what tells one version of a user's file from another: its size and gzip trailer (CRC, length).
+
+    A file that is not gzip, or whose last gzip member is empty (bgzip), is identified by its size and the CRC of its
+    bytes. Never by its path or time.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as handle:
+            if handle.read(2) == b"\x1f\x8b" and size >= 18:
+                handle.seek(-8, os.SEEK_END)
+                trailer = handle.read(8)
+                if any(trailer[4:]):
+                    return f"{size}-{trailer.hex()}"
+            handle.seek(0)
+            crc = 0
+            while block := handle.read(1 << 22):
+                crc = isal_zlib.crc32(block, crc)
+            return f"{size}-{crc:08x}"
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})", "cannot_be_read") from error

@@ -1,0 +1,171 @@
+"""Running a training: nnU-Net's folders, one process or one for each GPU."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+import torch.multiprocessing
+
+from flare23_lib.errors import KilledError, TrainingError
+from flare23_lib.nnunet.plans import CONFIGURATION
+from flare23_lib.nnunet.trainer import FlareTrainer
+from flare23_lib.runtime.signals import Signals, StoppedError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a training needs; it can be sent to another process.
+
+    Attributes:
+        folder: holds nnU-Net's `preprocessed` and `results` folders of this training; checkpoints go there.
+        plans: nnU-Net plans.
+        dataset_json: nnU-Net's dataset.json.
+        device: where to train.
+        processes: GPUs (or, on a processor, processes) that share each batch.
+        threads: processor threads and processes in all.
+        checkpoint_minutes: the longest time of training between two checkpoints.
+    """
+
+    folder: Path
+    plans: Mapping[str, Any]
+    dataset_json: Mapping[str, Any]
+    device: torch.device
+    processes: int = 1
+    threads: int = 1
+    checkpoint_minutes: float = 10.0
+
+    @property
+    def workers(self) -> int:
+        """Processes that load and augment: a processor has no core to spare for them."""
+        return max(1, self.threads // self.processes - 1) if self.device.type == "cuda" else 0
+
+
+def make_trainer(run: Run) -> FlareTrainer:
+    """Make the trainer of a run, initialized but without weights of a checkpoint."""
+    # nnU-Net reads its folders from the environment when a trainer is made.
+    os.environ["nnUNet_preprocessed"] = str(run.folder.absolute() / "preprocessed")  # noqa: SIM112 (its spelling)
+    os.environ["nnUNet_results"] = str(run.folder.absolute() / "results")  # noqa: SIM112
+    torch.set_num_threads(max(1, run.threads // run.processes))
+    if run.device.type == "cuda" and run.device.index is not None:
+        torch.cuda.set_device(run.device)  # so that batches are pinned for it, not for the first one
+    trainer = FlareTrainer(
+        copy.deepcopy(dict(run.plans)), CONFIGURATION, "all", copy.deepcopy(dict(run.dataset_json)), run.device
+    )
+    trainer.workers = run.workers
+    trainer.checkpoint_seconds = 60 * run.checkpoint_minutes
+    trainer.initialize()
+    return trainer
+
+
+def train(run: Run, prepare: Callable[[FlareTrainer], None] | None = None) -> FlareTrainer:
+    """Train to the end, from the newest whole checkpoint if there is one.
+
+    Args:
+        run: what to train.
+        prepare: called with a trainer that starts from nothing, before its first iteration.
+
+    Returns:
+        The trainer with the final weights; its final checkpoint is written.
+
+    Raises:
+        StoppedError: a signal asked for it; the state is saved.
+        TrainingError: the loss is NaN.
+        KilledError: one of several processes was killed.
+    """
+    if run.processes > 1:
+        _train_in_processes(run, prepare)
+    trainer = make_trainer(run) if run.processes == 1 else make_trainer(_alone(run))
+    if not trainer.resume() and prepare is not None:
+        prepare(trainer)
+    if trainer.current_epoch < trainer.num_epochs:
+        trainer.run_training()
+    return trainer
+
+
+def _alone(run: Run) -> Run:
+    return replace(run, processes=1)
+
+
+def _train_in_processes(run: Run, prepare: Callable[[FlareTrainer], None] | None) -> None:
+    """Train in several processes; signals are passed on to them, and what one says of an error is said here."""
+    with Signals() as signals:
+        arguments = (run, _free_port(), prepare)
+        context = torch.multiprocessing.spawn(_train_part, arguments, run.processes, join=False)
+        passed_on = False
+        try:
+            while not context.join(timeout=0.2):
+                if signals.received is not None and not passed_on:
+                    passed_on = True
+                    for process in context.processes:
+                        # They pass over SIGINT, which a terminal sends to them too.
+                        os.kill(process.pid, signal.SIGTERM)
+        except KeyboardInterrupt:
+            for process in context.processes:
+                process.kill()
+            raise
+        except torch.multiprocessing.ProcessExitedException as error:
+            if signals.received is not None:
+                raise StoppedError(signals.received) from error
+            how = f" by {error.signal_name}, probably for want of memory" if error.signal_name else ""
+            raise KilledError(f"process {error.error_index} of the training was killed{how}") from error
+        except EOFError as error:  # a signal ended a process just when it began to write down its error
+            if signals.received is not None:
+                raise StoppedError(signals.received) from error
+            raise KilledError("a process of the training was killed") from error
+        except torch.multiprocessing.ProcessRaisedException as error:
+            if signals.received is not None:
+                raise StoppedError(signals.received) from error
+            last = str(error).strip().splitlines()[-1]
+            if last.startswith("flare23_lib.errors."):
+                raise TrainingError(last.partition(": ")[2]) from error
+            raise
+
+
+def _train_part(rank: int, run: Run, port: int, prepare: Callable[[FlareTrainer], None] | None) -> None:
+    """Train as one of several processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    backend = "nccl" if run.device.type == "cuda" else "gloo"
+    if run.device.type == "cuda":
+        torch.cuda.set_device(rank)
+    torch.distributed.init_process_group(backend, rank=rank, world_size=run.processes)
+    code = 1
+    try:
+        trainer = make_trainer(run)
+        _kept.append(trainer)
+        if not trainer.resume() and prepare is not None:
+            prepare(trainer)
+        if trainer.current_epoch < trainer.num_epochs:
+            trainer.run_training()
+        code = 0
+    finally:
+        torch.distributed.destroy_process_group()
+        atexit.register(os._exit, code)
+
+
+_kept: list[FlareTrainer] = []
+"""A process's trainer, kept until the process ends, which it does without destructors.
+
+That of gloo's process group, which the network holds, waits for a thread with Python's lock in its hands. The thread
+may be waiting for that lock, and the process never ends.
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,77 @@
+"""Attempts at a long job within one run of the workflow, and when to give up.
+
+The workflow starts a training again when it ended before its last epoch, up to `max_training_restarts` times: that is
+how a training of days passes through time limits. It cannot tell why a job ended. So a failure that another attempt
+would only repeat leaves a marker, and the attempts that are left print it and end at once. The first attempt of a
+run, which the user starts, removes the marker and tries again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from flare23_lib.errors import FlareError, KilledError, TrainingError
+from flare23_lib.io.atomic import read_json, write_json
+
+FAILED = "failed.json"
+COUNTED = "attempts.json"
+
+MOST_WITHOUT_PROGRESS = 2
+"""Attempts without a new checkpoint after which there is no point in another."""
+
+
+@contextlib.contextmanager
+def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: type[FlareError]) -> Iterator[None]:
+    """Work on a job as one of several attempts.
+
+    Args:
+        folder: the job's; the markers lie there.
+        number: of the attempt in this run of the workflow, from 1.
+        progress: returns what changes with every checkpoint (plain data).
+        stopped: the error of a job that was asked to stop, which is no failure.
+
+    Raises:
+        TrainingError: an earlier attempt of this run failed in a way that another cannot mend.
+    """
+    failed, counted = folder / FAILED, folder / COUNTED
+    if number <= 1:
+        failed.unlink(missing_ok=True)
+        counted.unlink(missing_ok=True)
+    elif failed.exists():
+        raise TrainingError(f"given up in this run of the workflow: {read_json(failed)['message']}")
+    known = read_json(counted) if counted.exists() else {"progress": None, "without": 0, "begun": 0, "stopped": 0}
+    now = progress()
+    without = known["without"] + 1 if known["progress"] == [now] else 0
+    if without >= MOST_WITHOUT_PROGRESS:
+        message = f"{without} attempts ended without a new checkpoint; the log and {folder} may say why"
+        write_json(failed, {"message": message})
+        raise TrainingError(message)
+    known |= {"progress": [now], "without": without, "begun": known["begun"] + 1}
+    write_json(counted, known)
+    try:
+        yield
+    except KilledError:
+        raise
+    except FlareError as error:
+        if isinstance(error, stopped):
+            write_json(counted, known | {"stopped": known["stopped"] + 1})
+        else:
+            write_json(failed, {"message": str(error)})
+        raise
+    counted.unlink(missing_ok=True)
+
+
+def is_given_up(folder: Path) -> bool:
+    """Say whether an attempt of this run of the workflow failed in a way that another cannot mend."""
+    return (folder / FAILED).exists()
+
+
+def killed(folder: Path) -> int:
+    """Return how many attempts of this run were ended by force: neither finished nor stopped by a signal."""
+    counted = folder / COUNTED
+    if not counted.exists():
+        return 0
+    known = read_json(counted)
+    return known["begun"] - known["stopped"]

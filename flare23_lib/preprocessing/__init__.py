@@ -1,0 +1,1 @@
+"""Resampling and normalization of images and labels for training."""

@@ -1,0 +1,93 @@
+"""Which device networks run on: its name in the configuration and on the command line, and what PyTorch has of it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+
+from flare23_lib.errors import ConfigError
+from flare23_lib.runtime import gpus
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+NAMES = "auto, cpu, cuda, cuda:N or mps"
+PATTERN = r"^(auto|cpu|cuda(:\d+)?|mps)$"
+SEVERAL = ("auto", "cuda", "cpu")
+"""The names that stand for as many GPUs (on a CPU: processes) as a training asks for."""
+
+
+def check_name(device: str) -> str:
+    """Return the name of a device; ConfigError if it is none of `NAMES`."""
+    if not re.fullmatch(PATTERN, device):
+        raise ConfigError(f"device: {device!r} is not {NAMES}")
+    return device
+
+
+def choose(device: str, claimed: int = 0) -> torch.device:
+    """Return a device by its name, and log what it is.
+
+    Args:
+        device: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1" (the GPU of that number
+            among the visible ones, from 0) or "mps" (Apple's GPU).
+        claimed: how many GPUs the process claims for itself first (`gpus.claim`), if it may use any. One that is
+            named by its number is taken without a claim, so that it stays the one that was meant.
+
+    Raises:
+        ConfigError: there is no such device here, or it is one and several are claimed.
+    """
+    import torch
+
+    check_name(device)
+    if claimed > 1 and device not in SEVERAL:
+        raise ConfigError(f"device: {device} is one GPU, and {claimed} are to share the work; use cuda")
+    if claimed and device in ("auto", "cuda"):
+        gpus.claim(claimed)
+    if device == "mps":
+        _check_mps()
+        log.info("runs on Apple's GPU")
+        return torch.device("mps")
+    count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    if device == "cpu" or (device == "auto" and not count):
+        log.info("runs on CPU with %d threads", torch.get_num_threads())
+        return torch.device("cpu")
+    if not count:
+        raise ConfigError(f"device: {device} was asked for, and PyTorch sees no GPU; use cpu or auto")
+    chosen = torch.device("cuda" if device == "auto" else device)
+    if (chosen.index or 0) >= count:
+        raise ConfigError(f"device: {device} was asked for, and the last GPU that PyTorch sees is cuda:{count - 1}")
+    log.info("runs on %s", torch.cuda.get_device_name(chosen))
+    return chosen
+
+
+def _check_mps() -> None:
+    """Raise ConfigError if PyTorch has no Metal here, or computes with it what the CPU does not.
+
+    macOS 26.2 gives wrong 3-D convolutions without an error (PyTorch's issue 197114), and nobody would see it in a
+    segmentation's log.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    if not torch.backends.mps.is_available():
+        raise ConfigError("device: mps was asked for, and PyTorch has no Metal here; use cpu or auto")
+    random = torch.Generator().manual_seed(0)
+    for channels in (1, 16, 32):
+        image = torch.randn(1, channels, 8, 8, 8, generator=random)
+        weight = torch.randn(32, channels, 3, 3, 3, generator=random)
+        expected, found = (F.conv3d(image.to(place), weight.to(place), padding=1).cpu() for place in ("cpu", "mps"))
+        if not (found - expected).abs().max() < 1e-2 * expected.abs().max():
+            raise ConfigError("device: mps computes 3-D convolutions wrongly here; update macOS, or use cpu")
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Return the layout in which a device computes 3-D convolutions fastest.
+
+    That is with channels last, but for Metal, whose convolutions and norms have failed for such tensors.
+    """
+    import torch
+
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last_3d

@@ -1,0 +1,45 @@
+"""Small models and volumes that several tests use."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from flare23_lib.inference.bundle import Bundle, Model, ModelLabel
+from flare23_lib.io.nifti import Geometry, Volume, header_for
+from flare23_lib.networks import Architecture
+from flare23_lib.networks.stunet import STUNet
+from flare23_lib.preprocessing.resampling import Intensity
+
+PATCH = (8, 16, 16)
+
+
+def a_bundle(values=(0, 1, 2, 3), **changes):
+    options = {
+        "name": "tiny",
+        "network": Architecture.of(1, [4, 8, 8], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]),
+        "patch_size": PATCH,
+        "spacing": (1.0, 1.0, 1.0),
+        "intensity": Intensity(-1000, 1000, 0, 1),
+        "orientation": "stored",
+        "labels": tuple(ModelLabel(f"label_{value}" if value else "background", value) for value in values),
+        "mirror_axes": (0, 1, 2),
+    }
+    model = Model(**(options | changes))
+    torch.manual_seed(0)
+    network = STUNet(model.input_channels, len(values), **model.network.to_json())
+    network.apply(network.initialize)
+    return Bundle(model, network.state_dict())
+
+
+def a_volume(shape=(11, 20, 23), affine=None, seed=0, dtype=np.float32):
+    torch.manual_seed(seed)
+    coarse = torch.randn(1, 1, *(max(2, size // 4) for size in shape))
+    smooth = F.interpolate(coarse, size=shape, mode="trilinear")[0, 0]
+    array = (3 * smooth + 0.1 * torch.randn(shape)).numpy().astype(dtype)
+    return volume_of(array, np.eye(4) if affine is None else affine)
+
+
+def volume_of(array, affine):
+    header = header_for(array.shape, affine, array.dtype)
+    spacing = tuple(float(zoom) for zoom in header.get_zooms()[::-1])
+    return Volume(array, Geometry(tuple(array.shape), affine, spacing), header)

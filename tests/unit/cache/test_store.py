@@ -1,0 +1,127 @@
+import errno
+import json
+import multiprocessing
+import time
+
+import pytest
+
+from flare23_lib.cache import entries
+from flare23_lib.errors import StoreError
+from flare23_lib.io import atomic, locks
+
+
+def test_a_fingerprint_ignores_the_order_of_keys_and_nothing_else():
+    assert entries.fingerprint({"a": 1, "b": 2}) == entries.fingerprint({"b": 2, "a": 1})
+    assert entries.fingerprint({"a": 1, "b": 2}) != entries.fingerprint({"a": 1, "b": 3})
+    assert entries.fingerprint([1, 2]) != entries.fingerprint([2, 1])
+
+
+def test_a_fingerprint_is_the_same_on_every_machine():
+    assert entries.fingerprint("training", {"epochs": 2000, "lr": 0.01}) == "4325b106b25099e6"
+
+
+def test_shards_share_out_every_case_once_and_stay_when_cases_are_added():
+    cases = [f"case_{number:04d}" for number in range(400)]
+    homes = {case: [i for i in range(8) if case in entries.Shard(i, 8)] for case in cases}
+    assert all(len(home) == 1 for home in homes.values())
+    assert {home[0] for home in homes.values()} == set(range(8))
+    assert entries.shard_of("case_0001", 8) == 3
+
+
+def test_a_shard_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="4-of-4"):
+        entries.Shard.parse("4-of-4")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "table.csv"
+    atomic.write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_an_item_without_its_note_or_with_a_cut_file_is_not_whole(tmp_path):
+    folder = entries.StageFolder(tmp_path, "labels", {"version": 1}).create()
+    item = folder.item("case", {"image": "123"})
+    item.file(".txt").write_text("0123456789")
+    assert item.read() is None
+    item.finish([".txt"], {"image": "123"}, {"voxels": 10})
+    assert item.read()["results"] == {"voxels": 10}
+    item.file(".txt").write_text("0123")
+    assert item.read() is None
+
+
+def test_other_inputs_are_another_item_and_other_settings_another_folder(tmp_path):
+    folder = entries.StageFolder(tmp_path, "labels", {"version": 1})
+    assert folder.item("case", {"image": "1"}).name != folder.item("case", {"image": "2"}).name
+    assert folder.path != entries.StageFolder(tmp_path, "labels", {"version": 2}).path
+
+
+def test_about_json_says_what_the_fingerprint_was_made_of(tmp_path):
+    folder = entries.StageFolder(tmp_path, "labels", {"version": 1, "step": 0.5}).create()
+    assert json.loads((folder.path / "about.json").read_text())["key"] == {"version": 1, "step": 0.5}
+
+
+def _hold(path, held, release):
+    with locks.lock(path):
+        held.set()
+        release.wait(30)
+
+
+def test_a_lock_is_free_again_when_its_holder_is_killed(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path / "lock", held, release))
+    holder.start()
+    assert held.wait(30)
+    waited = []
+
+    def kill():
+        waited.append(time.time())
+        holder.kill()
+
+    with locks.lock(tmp_path / "lock", waiting=kill):
+        pass
+    holder.join()
+    assert len(waited) == 1
+
+
+def test_a_lock_is_seen_while_it_is_held_and_its_file_stays(tmp_path):
+    path = tmp_path / ".lock"
+    with locks.lock(path):
+        assert locks.is_locked(path)
+        assert locks.try_lock(path) is None
+    assert not locks.is_locked(path)
+    assert path.exists()
+
+
+def test_a_file_system_without_locks_is_named_and_never_replaced_by_a_file_that_outlives_its_holder(
+    tmp_path, monkeypatch
+):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(StoreError, match=r"\.lock: its file system has no file locks"),
+        locks.lock(tmp_path / ".lock"),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_missing_record_is_named_with_what_to_do(tmp_path):
+    with pytest.raises(StoreError, match=r"nowhere\.json"):
+        atomic.read_json(tmp_path / "nowhere.json")
+
+
+def test_a_half_made_link_is_removed(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / f"{atomic.TEMPORARY_MARK}x-nnunet").symlink_to("folder")
+    atomic.remove_partial(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

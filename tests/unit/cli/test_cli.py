@@ -1,0 +1,177 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import flare23
+from places import REPOSITORY
+
+from flare23_lib import cli
+from flare23_lib.config import Config
+from flare23_lib.io import nifti
+from flare23_lib.io.tables import read_csv
+
+
+def write(path, array):
+    nifti.write_volume(path, array, nifti.header_for(array.shape, np.diag([-2.0, -2, 5, 1]), array.dtype))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for case in ("one", "two"):
+        write(tmp_path / "images" / f"{case}_0000.nii.gz", rng.integers(-1000, 500, (3, 4, 5)).astype(np.int16))
+        label = np.zeros((3, 4, 5), np.uint8)
+        label[0, 0, :2] = (1, 14) if case == "one" else (2, 3)
+        write(tmp_path / "labels" / f"{case}.nii.gz", label)
+    return tmp_path
+
+
+def test_categorise_works_outside_the_workflow(folders):
+    done = flare23(
+        folders, "categorise", "--images", "images", "--labels", "labels", "--output", "out",
+        "--base-config", str(REPOSITORY / "config.yaml"), "--processes", "1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "tumor                      1" in done.stdout
+    assert {path.name for path in (folders / "out").glob("*.csv")} == {
+        "cases.csv",
+        "quarantine.csv",
+        "warnings.csv",
+        "categories.csv",
+    }
+
+
+def test_categorise_refuses_prefixes_of_folders_that_it_is_not_given(folders):
+    (folders / "mine.yaml").write_text("layout: {prefixes: {imagesTr2200: a_}}\n")
+    done = flare23(
+        folders, "categorise", "--images", "images", "--labels", "labels", "--output", "out",
+        "--base-config", str(REPOSITORY / "config.yaml"), "--configfile", "mine.yaml",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "layout.prefixes" in done.stderr
+    assert not (folders / "out").exists()
+
+
+def test_evaluate_scores_two_folders(folders):
+    done = flare23(
+        folders, "evaluate", "--predictions", "labels", "--references", "labels", "--output", "out",
+        "--base-config", str(REPOSITORY / "config.yaml"), "--processes", "1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    header = (folders / "out/metrics.csv").read_text().splitlines()[0].split(",")
+    assert header[:2] == ["Name", "liver_DSC"]
+    assert (folders / "out/summary.csv").exists()
+
+
+def test_evaluate_takes_the_dsc_limit_of_the_nsd_from_the_configuration(tmp_path):
+    for folder, start in (("references", 2), ("predictions", 4)):  # cubes with a DSC of 0.125
+        label = np.zeros((10, 10, 10), np.uint8)
+        label[(slice(start, start + 4),) * 3] = 1
+        write(tmp_path / folder / "case.nii.gz", label)
+    (tmp_path / "published.yaml").write_text("evaluation: {min_dsc_for_nsd: 0.1}\n")
+    surface = {}
+    for name, options in (("now", []), ("published", ["--configfile", "published.yaml"])):
+        done = flare23(
+            tmp_path, "evaluate", "--predictions", "predictions", "--references", "references", "--output", name,
+            "--base-config", str(REPOSITORY / "config.yaml"), "--processes", "1", *options,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (row,) = read_csv(tmp_path / name / "metrics.csv")
+        assert row["liver_DSC"] == "0.125"
+        surface[name] = float(row["liver_NSD"])
+    assert surface["now"] == 0 < surface["published"]
+
+
+def test_bad_input_is_one_line_and_exit_code_1(tmp_path):
+    done = flare23(tmp_path, "predict", "--model", "nowhere", "--input", "x", "--output", "y")
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("flare23: ")] == [
+        "flare23: nowhere/model.json: is missing; nowhere is no model bundle"
+    ]
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_usage_is_exit_code_2(tmp_path):
+    assert flare23(tmp_path, "predict").returncode == 2
+    assert flare23(tmp_path, "stage", "train", "--shards", "x").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "--model", "m", "--input", "i", "--output", "taken"], "taken is a file, not a folder"),
+        (["predict", "--model", "m", "--input", "i", "--output", "o", "--timings", "."], "is a folder, not a file"),
+        (["predict", "--model", "m", "--input", "i", "--output", "o", "--threads", "-1"], "-1 is less than 1"),
+        (["evaluate", "--predictions", "p", "--references", "r", "--output", "taken/in"], "is a file, not a folder"),
+        (["evaluate", "--predictions", "p", "--references", "r", "--output", "o", "--processes", "0"], "0 is less"),
+        (["rank", "a", "b", "--output", "."], "is a folder, not a file"),
+        (["measure", "--output", "taken", "--", "true"], "is a file, not a folder"),
+        (["estimate", "--output", "."], "is a folder, not a file"),
+        (["phantoms", "--output", "taken"], "is a file, not a folder"),
+        (["phantoms", "--output", "o", "--validation", "-2"], "-2 is less than 0"),
+        (["phantoms", "--output", "o", "--seed", "x"], "invalid whole number value: 'x'"),
+        (["categorise", "--images", "i", "--labels", "l", "--output", "taken"], "is a file, not a folder"),
+    ],
+)
+def test_what_cannot_be_written_or_meant_is_refused_before_any_work(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["phantoms", "--output", "o", "--coarseness", "50"], "coarseness 50"),
+        (["phantoms", "--output", "o", "--coarseness", "0"], "coarseness 0"),
+        (["store", "verify", "--config", "results=typo"], "no folder of results typo"),
+        (["estimate", "--cases", "bytes.csv"], "bytes.csv is not a CSV table"),
+        (["estimate", "--cases", "other.csv"], "other.csv: has no column case"),
+        (["rank", "one", "two", "--output", "ranking.csv"], "one/metrics.csv: a: liver_DSC is 'high', not a number"),
+    ],
+)
+def test_bad_files_are_told_in_one_line(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bytes.csv").write_bytes(b"\x1f\x8b\xff\x00")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    labels = Config.load([REPOSITORY / "config.yaml"]).label_map.names
+    for folder in ("one", "two"):
+        columns = [f"{name}_{measure}" for name in labels for measure in ("DSC", "NSD")]
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "metrics.csv").write_text(
+            f"Name,{','.join(columns)}\na,{','.join(['high'] + ['0.5'] * (len(columns) - 1))}\n"
+        )
+    configuration = [] if arguments[0] == "phantoms" else ["--base-config", str(REPOSITORY / "config.yaml")]
+    assert cli.main([*arguments, *configuration]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flare23: ")]
+    assert len(lines) == 1
+    assert words in lines[0]
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    monkeypatch.delitem(sys.modules, "flare23_lib.evaluation.ranking", raising=False)
+    assert cli.main(["rank", "--output", str(tmp_path / "ranking.csv"), "a", "b"]) == 1
+    assert "flare23: pandas is not installed; pip install" in capsys.readouterr().err
+
+
+def test_every_command_explains_itself(capsys):
+    for command in (["--help"], ["predict", "--help"], ["store", "clean", "--help"], ["stage", "train", "--help"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(command)
+        assert stopped.value.code == 0
+    assert "usage: flare23" in capsys.readouterr().out
+
+
+def test_a_prediction_imports_no_nnunet_simpleitk_pandas_or_pydantic():
+    code = (
+        "import sys; import flare23_lib.cli, flare23_lib.inference.predict, flare23_lib.inference.bundle, "
+        "flare23_lib.runtime.devices; heavy = ('nnunetv2', 'SimpleITK', 'pandas', 'pydantic'); "
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

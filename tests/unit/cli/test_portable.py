@@ -1,0 +1,111 @@
+"""The commands for deployment run where there is no /proc (macOS), no fcntl and no signal beyond C's (Windows)."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import psutil
+import pytest
+from bundles import a_checkpoint
+from conftest import ENVIRONMENT
+from engines import a_volume
+from places import REPOSITORY
+
+from flare23_lib.errors import ConfigError
+from flare23_lib.io.nifti import read_volume, write_volume
+from flare23_lib.io.tables import read_csv
+from flare23_lib.runtime import machine
+
+CONFIGURATION = ["--base-config", str(REPOSITORY / "config.yaml")]
+TAKEN = REPOSITORY / "tests" / "elsewhere"
+ELSEWHERE = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join((str(TAKEN), str(REPOSITORY)))}
+NO_LOCKS = "this Python has no file locks (no module fcntl): run one command at a time in a folder"
+
+
+def run(folder, *command, environment=ELSEWHERE):
+    done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def flare23(folder, *arguments):
+    configured = (
+        ["--base-config", str(REPOSITORY / "config.yaml")] if arguments[0] not in ("predict", "export") else []
+    )
+    return run(folder, "-m", "flare23_lib.cli", *arguments, *configured)
+
+
+def write(path, array, spacing=(3.0, 2.0, 2.0)):
+    volume = a_volume(array.shape, np.diag([*spacing[::-1], 1.0]), dtype=array.dtype)
+    write_volume(path, array, volume.header)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images, labels, a checkpoint of a model, and labels that it would have to predict."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    random = np.random.default_rng(0)
+    for number in range(4):
+        labels = np.zeros((10, 12, 12), np.uint8)
+        labels[2:8, 2:8, 3:9] = 1
+        labels[4:6, 4:6, 4:6] = 14 if number else 2
+        image = (random.normal(0, 40, labels.shape) + 100 * labels).astype(np.int16)
+        write(folder / "images" / f"case{number}_0000.nii.gz", image)
+        write(folder / "labels" / f"case{number}.nii.gz", labels)
+    a_checkpoint(folder / "checkpoint.pth")
+    return folder
+
+
+def test_the_tests_really_take_away_what_linux_has(tmp_path):
+    for code, error in (
+        ("import fcntl", "import of fcntl halted"),
+        ("open('/proc/self/stat')", "No such file"),
+        ("import os; os.sched_getaffinity(0)", "no attribute 'sched_getaffinity'"),
+        ("import signal; signal.SIGUSR1", "no attribute 'SIGUSR1'"),
+    ):
+        done = subprocess.run([sys.executable, "-c", code], env=ELSEWHERE, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert error in done.stderr
+
+
+def test_a_model_is_exported_predicts_is_scored_and_ranked(folder):
+    flare23(folder, "export", "--checkpoint", "checkpoint.pth", "--output", "model")
+    flare23(folder, "predict", "--model", "model", "--input", "images", "--output", "predicted", "--precision",
+            "float32", "--timings", "timings.csv")  # fmt: skip
+    assert [read_volume(path).array.shape for path in sorted((folder / "predicted").iterdir())] == [(10, 12, 12)] * 4
+    for predictions in ("predicted", "labels"):
+        done = flare23(folder, "evaluate", "--predictions", predictions, "--references", "labels", "--output",
+                       f"scores/{predictions}", "--processes", "2", *CONFIGURATION)  # fmt: skip
+        assert "4 of 4 cases scored" in done.stdout
+    flare23(folder, "rank", "scores/predicted", "scores/labels", "--output", "ranking.csv", *CONFIGURATION)
+    assert [row["folder"] for row in read_csv(folder / "ranking.csv")] == ["scores/labels", "scores/predicted"]
+    assert 0.1 < float(read_csv(folder / "timings.csv")[0]["start_up"]) < 60
+
+
+def test_a_cohort_is_categorised_and_one_line_tells_that_there_are_no_locks(folder):
+    done = flare23(folder, "categorise", "--images", "images", "--labels", "labels", "--output", "cohort",
+                   "--processes", "2", *CONFIGURATION)  # fmt: skip
+    rows = read_csv(folder / "cohort" / "cases.csv")
+    assert [row["case"] for row in rows] == [f"case{number}" for number in range(4)]
+    assert [line[len("2026-01-01 00:00:00 ") :] for line in done.stderr.splitlines() if "lock" in line] == [NO_LOCKS]
+
+
+def test_without_proc_the_start_counts_from_the_import_of_the_library(tmp_path):
+    code = "from flare23_lib.inference.timing import seconds_since_start; print(seconds_since_start())"
+    assert 0.1 < float(run(tmp_path, "-c", code).stdout) < 60
+
+
+def test_without_proc_psutil_tells_the_free_memory_if_it_is_there(monkeypatch):
+    known = machine.available_memory()
+    monkeypatch.setattr(machine, "Path", lambda name: REPOSITORY / "nowhere" / name.lstrip("/"))
+    assert abs(machine.available_memory() - known) < 0.2 * psutil.virtual_memory().total
+    assert machine.processor_name()
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    with pytest.raises(ConfigError, match="install psutil"):
+        machine.available_memory()
+
+
+def test_cores_are_counted_where_no_affinity_is_known(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert machine.available_cores() == os.cpu_count()

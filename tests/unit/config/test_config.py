@@ -1,0 +1,458 @@
+import importlib.util
+import json
+
+import jsonschema
+import pytest
+import yaml
+from places import REPOSITORY
+from snakemake.cli import parse_config
+
+from flare23_lib.config import Config
+from flare23_lib.config.load import merge, parse_overrides, prepared, read_yaml
+from flare23_lib.errors import ConfigError
+
+RECIPE = REPOSITORY / "config.yaml"
+
+
+def load(**overrides) -> Config:
+    return Config.load([RECIPE], overrides)
+
+
+@pytest.mark.parametrize("preset", sorted(path.name for path in (REPOSITORY / "presets").glob("*.yaml")))
+def test_every_preset_is_a_valid_configuration(preset):
+    Config.load([RECIPE, REPOSITORY / "presets" / preset])
+
+
+def test_a_later_file_wins_key_by_key_and_replaces_lists_whole():
+    merged = merge({"a": {"x": 1, "y": [1, 2]}, "b": 1}, {"a": {"y": [3]}})
+    assert merged == {"a": {"x": 1, "y": [3]}, "b": 1}
+
+
+def test_several_files_are_merged_in_themselves_and_then_over_the_recipe(tmp_path):
+    from snakemake.utils import update_config
+
+    texts = [
+        "models: {student_2200: null}",
+        "models: {student_2200: {ignore_label: always}}",
+        "shards: {predictions: 3}",
+    ]
+    files = [tmp_path / f"{number}.yaml" for number in range(len(texts))]
+    given, whole = {}, yaml.safe_load(RECIPE.read_text())
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
+        update_config(given, yaml.safe_load(text))
+    update_config(whole, given)
+    made = Config.load([RECIPE, *files])
+    assert made == Config.check(whole)
+    assert made.model("student_2200").train_on.label_completions, "the recipe's entry is back, without its null"
+
+
+def test_merging_is_what_snakemake_does():
+    from snakemake.utils import update_config
+
+    base = yaml.safe_load(RECIPE.read_text())
+    update = yaml.safe_load((REPOSITORY / "presets/demo.yaml").read_text())
+    ours = merge(base, update)
+    update_config(base, update)
+    assert ours == base
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models: {a: 1}\ncohort: x\nmodels: {b: 1}\n", r"models is there twice in a table \(line 3\)"),
+        ("models:\n- {epochs: 1, epochs: 2}\n", r"epochs is there twice in a table \(line 2\)"),
+    ],
+)
+def test_a_key_given_twice_is_refused(tmp_path, text, words):
+    file = tmp_path / "twice.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_yaml(file)
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    file = tmp_path / "latin.yaml"
+    file.write_bytes("cohort: Gef\u00e4\u00dfe\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
+        read_yaml(file)
+
+
+def test_a_table_may_change_what_it_takes_from_another(tmp_path):
+    file = tmp_path / "merged.yaml"
+    file.write_text("a: &a {x: 1, y: 1}\nb: &b {<<: *a, y: 2}\nc: {<<: *b, y: 3}\n")
+    assert read_yaml(file)["c"] == {"x": 1, "y": 3}
+
+
+def test_null_removes_an_entry():
+    assert "student_2200" not in load(models={"student_2200": None}, evaluation={"compare": []}).models
+
+
+def test_values_on_the_command_line_are_read_as_snakemake_reads_them():
+    pairs = [
+        "cohort=a b", "device=cpu", "shards={predictions: 2}", "retries=010", "checkpoint_minutes=1e1", "check=True",
+        "results=2026-11-28", "none=", "names=[a, b]", "odd={", "report={a: b}", "report={c: d}", "quoted='5'",
+        'text="010"',
+    ]  # fmt: skip
+    values = parse_overrides(pairs)
+    assert values["shards"] == {"predictions": "2"}
+    assert values["results"] == "2026-11-28"
+    assert values == parse_config(pairs)
+    with pytest.raises(ConfigError, match="the value is empty"):
+        parse_overrides(["cohort=#a"])
+
+
+def test_models_and_completions_follow_what_they_need():
+    order = load().order()
+    for name in ("organ_teacher", "tumor_teacher"):
+        assert order.index(("models", name)) < order.index(("models", "student"))
+    assert order.index(("models", "organ_teacher")) < order.index(("completions", "tumor"))
+    assert order.index(("completions", "tumor")) < order.index(("models", "tumor_teacher"))
+
+
+def test_a_completion_may_build_on_another():
+    again = {"category": "tumor", "base": "tumor", "teacher": "tumor_teacher"}
+    order = load(completions={"tumor_again": again}).order()
+    assert order.index(("completions", "tumor")) < order.index(("completions", "tumor_again"))
+
+
+WITHOUT_TTA = {"models": {"organ_teacher": {"inference": {"tta": False}}}}
+
+
+def leave_out_by(name):
+    return {"exclude_most_changed": {"share": 0.1, "changed_between": name}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"models": {"student": {"training": {"epochs": "many"}}}}, "models.student.training.epochs"),
+        ({"models": {"student": {"training": {"epochs": 0}}}}, "models.student.training.epochs"),
+        ({"models": {"student": {"training": {"seed": 2**32}}}}, "models.student.training.seed"),
+        ({"models": {"student": {"training": {"learning_rate": float("inf")}}}}, "learning_rate: inf"),
+        ({"models": {"student": {"spacing": [1, float("nan"), 1]}}}, "student.spacing[1]: nan is not a finite"),
+        ({"models": {"student": {"intensity": {"low": 400}}}}, "models.student.intensity: low 400 is not below"),
+        ({"models": ["student"]}, "models: ['student'] is not of type 'object'"),
+        ({"models": {"student": 5}}, "models.student: 5 is not of type 'object'"),
+        ({"model_defaults": 5}, "model_defaults: 5 is not of type 'object'"),
+        (
+            {"completions": {"passes": {"category": "tumor", "teacher": "organ_teacher"}}},
+            "completions.passes: the name",
+        ),
+        ({"categories": [{"name": "validation", "no_labels": True}]}, "categories[0].name: 'validation' is kept"),
+        ({"categories": [{"name": "none", "contains_any": []}]}, "categories[0].contains_any: is empty"),
+        (
+            {"categories": [{"name": "a", "contains_any": ["liver"]}, {"name": "b", "contains_all": ["liver"]}]},
+            "categories[1]: 'b' gets no case; each that fits it fits 'a' before it",
+        ),
+        (
+            {"categories": [{"name": "a", "subset": "2/2"}]},
+            "categories[0].subset: '2/2' is not a part such as 0/2 or 1/2",
+        ),
+        ({"categories": [{"name": "a", "subset": "half"}]}, "categories[0].subset: 'half' is not a part such as 0/2"),
+        ({"categories": [{"name": "a", "subset": "1-of-2"}]}, "categories[0].subset: '1-of-2' is not a part such as"),
+        ({"categories": [{"name": "a", "subset": "0/2/3"}]}, "categories[0].subset: '0/2/3' is not a part such as"),
+        ({"categories": [{"name": "a", "subset": 0.5}]}, "categories[0].subset: 0.5 is not of type 'string'"),
+        ({"layout": {"prefixes": {"elsewhere": "e"}}}, "layout.prefixes: there is no folder 'elsewhere'"),
+        (
+            {"layout": {"validation_labels": ["labels", "validation"], "image_suffix": ".nii.gz"}},
+            "layout.validation_labels: 'validation' and the images' 'validation' share files",
+        ),
+        (
+            {"layout": {"training_labels": ["imagesTr2200/labels/"], "image_suffix": ".nii.gz"}},
+            "layout.training_labels: 'imagesTr2200/labels/' and the images' 'imagesTr2200' share files",
+        ),
+        (
+            {"layout": {"unlabeled_images": ["labelsTr2200"], "image_suffix": ".nii.gz"}},
+            "layout.training_labels: 'labelsTr2200' and the images' 'labelsTr2200' share files",
+        ),
+        ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is kept"),
+        ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is kept"),
+        ({"labels": [{"name": "background", "value": 1, "tolerance_mm": 1}]}, "'background' is kept"),
+        ({"models": {"student": {"trainning": {}}}}, "trainning"),
+        (
+            {"models": {"student": {"network": "unet"}}},
+            "network: 'unet' is none of stunet_tiny, stunet_small, stunet_base, stunet_large, stunet_huge, nor",
+        ),
+        (
+            {"models": {"student": {"intensity": "measured"}}},
+            "student.intensity: 'measured' is neither measure nor",
+        ),
+        (
+            {"models": {"student": {"training": {"epoch": 3}}}},
+            "there is no key 'epoch'; there are batch_size, elastic",
+        ),
+        (
+            {"models": {"student": {"training": {"learning_rate": "1e-3"}}}},
+            "learning_rate: '1e-3' is a text in YAML, not a number; write 0.001",
+        ),
+        (
+            {"models": {"student": {"training": {"learning_rate": "3e-5"}}}},
+            "learning_rate: '3e-5' is a text in YAML, not a number; write 0.00003",
+        ),
+        (
+            {"models": {"student": {"training": {"epochs": "1e3"}}}},
+            "'1e3' is a text in YAML, not a number; write 1000",
+        ),
+        ({"models": {"student": {"training": {"learning_rate": "1e9999"}}}}, "'1e9999' is not of type 'number'"),
+        ({"models": {"student": {"training": {"epochs": "0.5"}}}}, "epochs: '0.5' is not of type 'integer'"),
+        ({"completions": {"tumor": {"annotated": "all"}}}, "annotated: 'all' is neither present nor a list"),
+        ({"models": {"student": {"network": {"depth": [1, 1, 1]}}}}, "student.network: the key 'widths' is missing"),
+        ({"labels": None}, "the key 'labels' is missing"),
+        ({"completions": {"unlabeled": {"annotated": ["liver"]}}}, "the category 'unlabeled' has no labels"),
+        *(
+            ({"completions": {"unlabeled": {rule: "ignore"}}}, f"unlabeled.{rule}: the category 'unlabeled' has no")
+            for rule in ("conflict_policy", "unmarked_tumors", "tumor_inside_organs")
+        ),
+        ({"models": {"student": {"training": {"oversample_foreground": 0.2}}}}, "0.2 of a batch of 2 is no patch"),
+        ({"models": {"student": {"training": {"batch_size": 1}}}}, "oversample_foreground: 0.33 of a batch of 1"),
+        ({"device": "cpu", "models": {"student": {"inference": {"precision": "float16"}}}}, "float16 is for GPUs"),
+        (
+            {"categories": [{"name": "a", "folders": ["elsewhere"]}]},
+            "there is no folder of training images",
+        ),
+        ({"categories": [{"name": "a", "contains_all": []}]}, "contains_all: is empty, every labeled case would fit"),
+        ({"models": {"student": {"strides": [[1, 1, 1], [2, 2, 2]]}}}, "models.student.strides"),
+        ({"models": {"student": {"patch_size": [50, 128, 160]}}}, "models.student.patch_size"),
+        (
+            {"models": {"student": {"train_on": {"label_completions": ["nothing"]}}}},
+            "models.student.train_on.label_completions",
+        ),
+        ({"models": {"student": {"train_on": {"manual_labels": ["unlabeled"]}}}}, "has no labels to learn from"),
+        ({"models": {"student": {"train_on": {"manual_labels": ["tumor"]}}}}, "learned from twice"),
+        ({"completions": {"tumor": {"teacher": "nobody"}}}, "completions.tumor.teacher"),
+        ({"completions": {"tumor": {"category": "nothing"}}}, "completions.tumor.category"),
+        ({"completions": {"tumor": {"annotated": ["heart"]}}}, "completions.tumor.annotated"),
+        ({"completions": {"tumor": {"teacher": "tumor_teacher"}}}, "circle"),
+        ({"completions": {"tumor": {"base": "tumor"}}}, "circle"),
+        ({"completions": {"tumor": {"base": "unlabeled"}}}, "completes another category"),
+        ({"completions": {"tumor": {"min_component_ml": {"heart": 1}}}}, "completions.tumor.min_component_ml"),
+        ({"completions": {"tumor": {"min_component_ml": {"liver": 0}}}}, "completions.tumor.min_component_ml"),
+        ({"completions": {"tumor": {"min_agreement": 2}}}, "completions.tumor.min_agreement"),
+        (
+            {"completions": {"tumor": {"exclude_most_changed": {"share": 1, "changed_between": "passes"}}}},
+            "exclude_most_changed.share",
+        ),
+        (
+            {"completions": {"tumor": leave_out_by("nothing")}},
+            "completions.tumor.exclude_most_changed.changed_between",
+        ),
+        ({"completions": {"tumor": leave_out_by("unlabeled")}}, "completes another category"),
+        ({"completions": {"tumor": leave_out_by("tumor")}}, "circle"),
+        (
+            {**WITHOUT_TTA, "completions": {"tumor": {"min_agreement": 0.5}}},
+            "completions.tumor.min_agreement: asks how",
+        ),
+        ({**WITHOUT_TTA, "completions": {"tumor": {"unmarked_tumors": "if_sure"}}}, "models.organ_teacher has none"),
+        (
+            {
+                "models": {"organ_teacher": {"training": {"mirror_axes": []}}},
+                "completions": {"tumor": {"unmarked_tumors": "if_sure"}},
+            },
+            "models.organ_teacher has none",
+        ),
+        (
+            {**WITHOUT_TTA, "completions": {"tumor": leave_out_by("passes")}},
+            "completions.tumor.exclude_most_changed: asks how",
+        ),
+        ({"categories": [{"name": "a", "contains_any": ["heart"]}]}, "categories[0].contains_any"),
+        (
+            {"labels": [{"name": "a", "value": 1, "tolerance_mm": 1}, {"name": "a", "value": 2, "tolerance_mm": 1}]},
+            "'a'",
+        ),
+        ({"labels": [{"name": "a", "value": 0, "tolerance_mm": 1}]}, "labels[0].value"),
+        ({"quality_issues": {"constant_image": "ignore"}}, "quality_issues.constant_image"),
+        ({"cohrot": "x"}, "cohrot"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_in_one_line_that_names_the_key(overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        load(**overrides)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_keys_that_are_no_text_are_refused_too():
+    with pytest.raises(ConfigError, match="there is no key 1, 'cohrot'; there are"):
+        Config.load([RECIPE], {1: 2, "cohrot": 3})
+
+
+def test_how_the_work_is_cut_is_in_no_stages_settings():
+    one, other = (
+        load(),
+        load(shards={"pseudo_labels": 3}, device="cpu", checkpoint_interval_minutes=1, results="elsewhere"),
+    )
+    for config in (one, other):
+        assert config.preprocessing_settings("student") == one.preprocessing_settings("student")
+        assert config.training_settings("student") == one.training_settings("student")
+        assert config.inference_settings("student") == one.inference_settings("student")
+        assert config.completion_settings("tumor") == one.completion_settings("tumor")
+        assert config.cohort_settings() == one.cohort_settings()
+
+
+def test_whole_numbers_are_one_setting_however_they_are_written():
+    plain = load(models={"student": {"spacing": [3, 2, 2], "training": {"epochs": 10}}})
+    other = load(models={"student": {"spacing": [3.0, 2.0, 2], "training": {"epochs": 10.0}}})
+    one, two = (json.dumps(config.training_settings("student").to_json()) for config in (plain, other))
+    assert one == two
+    assert '"spacing": [3, 2, 2]' in one
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conflict_policy": "ignore"},
+        {"tumor_inside_organs": "if_sure"},
+        {"unmarked_tumors": "ignore"},
+        {"min_agreement": 0.5},
+    ],
+)
+def test_the_ignore_label_is_there_when_a_completion_may_write_it(row):
+    assert not load().training_settings("student").ignore_label
+    config = load(completions={"tumor": row})
+    assert config.training_settings("student").ignore_label
+    assert not config.training_settings("organ_teacher").ignore_label
+
+
+def test_the_ignore_label_is_there_when_what_is_built_on_may_write_it():
+    again = {"category": "tumor", "teacher": "organ_teacher", "base": "tumor"}
+    models = {"student": {"train_on": {"label_completions": ["again"]}}}
+    first = {"category": "tumor", "teacher": "organ_teacher", "conflict_policy": "ignore"}
+    config = load(completions={"tumor": first, "again": again}, models=models)
+    assert config.training_settings("student").ignore_label
+    plain = load(completions={"again": again}, models=models)
+    assert not plain.training_settings("student").ignore_label
+
+
+def test_rules_for_what_is_annotated_may_be_given_where_a_completion_builds_on_labels():
+    again = {"category": "unlabeled", "teacher": "student", "base": "unlabeled", "conflict_policy": "next_class"}
+    assert load(completions={"again": again}).completion_settings("again").conflict_policy == "next_class"
+
+
+def test_volumes_of_specks_are_given_by_label_value():
+    labels = [{"name": name, "value": value, "tolerance_mm": 1} for name, value in (("liver", 60), ("tumor", 7))]
+    config = load(
+        labels=labels,
+        categories=[{"name": "tumor", "contains_any": ["tumor"]}],
+        completions={
+            **dict.fromkeys(["all_organs", "five_organs", "unlabeled"]),
+            "tumor": {"category": "tumor", "teacher": "organ_teacher", "min_component_ml": {"liver": 2}},
+        },
+        models={
+            **dict.fromkeys(["tumor_teacher", "student_2200"]),
+            "organ_teacher": {"train_on": {"manual_labels": ["tumor"]}},
+            "student": {"train_on": {"label_completions": ["tumor"]}},
+        },
+        evaluation={"compare": []},
+    )
+    assert config.completion_settings("tumor").min_component_ml == {"60": 2}
+
+
+def test_the_recipe_has_the_papers_values():
+    student = load().model("student")
+    assert student.training.epochs == 2000
+    assert student.training.momentum == 0.99
+    assert student.patch_size == (48, 128, 160)
+    assert load().model("organ_teacher").patch_size == (48, 192, 192)
+    assert student.intensity.to_json() == {"low": -970, "high": 279, "mean": 80.3, "std": 141.4}
+
+
+def test_the_example_of_the_documentation_is_valid():
+    text = (REPOSITORY / "docs/your_cohort.md").read_text()
+    example = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
+    config = load(**example)
+    assert list(config.models) == ["organ_teacher", "tumor_teacher", "student"]
+    assert config.label_map.values == [6, 1, 20]
+    by_folder = yaml.safe_load(text.split("```yaml")[2].split("```")[0])
+    gone = {"completions": dict.fromkeys(example["completions"]), "models": {"tumor_teacher": None}}
+    assert load(**merge(merge(example, gone), by_folder)).completions.keys() == {"a"}
+
+
+def test_old_names_of_keys_are_read_and_named_in_one_line(caplog):
+    inference, train_on = {"step": 0.6}, {"completions": ["tumor"]}
+    config = load(
+        faults={"nifti2": "quarantine"}, retries=3, models={"student": {"train_on": train_on, "inference": inference}}
+    )
+    assert config.quality_issues.nifti2 == "quarantine"
+    assert config.max_training_restarts == 3
+    assert config.model("student").inference.tile_step_size == 0.6
+    assert config.model("student").train_on.label_completions == ("tumor",)
+    assert [record.getMessage() for record in caplog.records] == [
+        "configuration: old names of keys, which the next release will not read: faults is now quality_issues, "
+        "models.student.inference.step is now tile_step_size, models.student.train_on.completions is now "
+        "label_completions, retries is now max_training_restarts"
+    ]
+
+
+def test_the_new_names_of_keys_are_read_without_a_notice(caplog):
+    load(completions={"again": {"category": "tumor", "teacher": "tumor_teacher", "base": "tumor"}})
+    assert caplog.records == []
+
+
+def test_files_with_old_and_with_new_names_are_laid_over_one_another(tmp_path):
+    files = [tmp_path / name for name in ("preset.yaml", "mine.yaml")]
+    files[0].write_text("models: {student: {inference: {tile_step_size: 0.5}}}\nmax_training_restarts: 1")
+    files[1].write_text("models: {student: {inference: {step: 0.6}}}")
+    assert Config.load([RECIPE, *files]).model("student").inference.tile_step_size == 0.6
+    assert Config.load([RECIPE, *files[::-1]]).model("student").inference.tile_step_size == 0.5
+    assert Config.load([RECIPE, *files], {"retries": 2}).max_training_restarts == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"retries": 3, "max_training_restarts": 4}, "max_training_restarts: is given by its old name retries, too"),
+        ({"models": {"student": {"inference": {"step": 0.6, "tile_step_size": 0.7}}}}, "student.inference.tile_step"),
+        (
+            {"categories": [{"name": "a", "part": "0/2", "subset": "0/2"}]},
+            "categories[0].subset: is given by its old",
+        ),
+        ({"completions": {"tumor": {"sure_from": 0.5, "min_tumor_agreement": 0.5}}}, "completions.tumor.min_tumor"),
+    ],
+)
+def test_a_key_that_is_given_by_both_of_its_names_is_refused(overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        load(**overrides)
+    assert words in str(caught.value)
+
+
+def test_messages_have_the_new_names_of_keys():
+    with pytest.raises(ConfigError, match=r"models\.student\.inference\.tile_step_size: 2 is greater than 1"):
+        load(models={"student": {"inference": {"step": 2}}})
+
+
+def generated():
+    script = REPOSITORY / "scripts/configuration_docs.py"
+    specification = importlib.util.spec_from_file_location("configuration_docs", script)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_schema_and_the_page_of_all_keys_are_made_from_the_models():
+    for path, text in generated().written().items():
+        assert path.read_text() == text, "python scripts/configuration_docs.py"
+
+
+def test_every_key_is_described():
+    schema = generated().schema()
+    rows = list(generated()._rows(schema, schema, ""))
+    assert len(rows) > 100
+    assert [name for name, node, _ in rows if not node.get("description")] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({}, None),
+        ({"shards": {"predictions": 0}}, ["shards", "predictions"]),
+        ({"models": {"student": {"intensity": "measured"}}}, ["models", "student", "intensity"]),
+        ({"models": {"student": {"spacing": [1, 2]}}}, ["models", "student", "spacing"]),
+        ({"completions": {"1st": {}}}, ["completions"]),
+        ({"cohrot": "x"}, []),
+    ],
+)
+def test_the_schema_takes_the_recipe_and_refuses_what_is_wrong(changes, place):
+    values = prepared(merge(read_yaml(RECIPE), changes))
+    errors = list(jsonschema.Draft202012Validator(read_yaml(REPOSITORY / "config.schema.yaml")).iter_errors(values))
+    assert [list(error.absolute_path) for error in errors] == ([] if place is None else [place])

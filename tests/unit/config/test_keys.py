@@ -1,0 +1,139 @@
+"""What is kept under which key: another input, setting or label is another file, and nothing else is.
+
+A key that lacks something gives an old result for a new question, without a word.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cohorts import changed
+from engines import a_bundle
+from places import REPOSITORY
+
+from flare23_lib.cache.results import Results
+from flare23_lib.config import Config
+from flare23_lib.config.models import MergePolicy
+from flare23_lib.dataset.cases import Case
+from flare23_lib.inference.segment_cases import model_digest, segmentation_folder, segmentation_item
+from flare23_lib.nnunet.train import training_folder
+from flare23_lib.preprocessing import fit_intensity, preprocess_cases
+from flare23_lib.preprocessing.preprocess_cases import TrainingCase
+from flare23_lib.pseudo_labels.complete import change_item, completed_item, completion_folder
+
+RESULTS = Results(Path("results"))
+CASE = Case("a", "a.nii.gz", "l.nii.gz", "training", {1: 5}, "tumor", (4, 5, 6), (5.0, 2.0, 2.0), "ok", "i", "l")
+ORIGINAL = TrainingCase(CASE, Path("l.nii.gz"), "l")
+COMPLETED = TrainingCase(CASE, Path("c.nii.gz"), "store/completed_labels/x/a.nii.gz")
+
+
+def config(**completion):
+    row = {"category": "tumor", "teacher": "organ_teacher", **completion}
+    tta = {"models": {"organ_teacher": {"inference": {"tta": True}}}}
+    return Config.load([REPOSITORY / "config.yaml"], {"completions": {"tumor": row}, **tta})
+
+
+def test_a_completed_label_is_preprocessed_apart_from_the_original():
+    settings = config().preprocessing_settings("student")
+    paths = {preprocess_cases.label_item(RESULTS, settings, case)[1].note_path for case in (ORIGINAL, COMPLETED)}
+    assert len(paths) == 2
+    rows = [preprocess_cases.row_of(RESULTS, settings, case) for case in (ORIGINAL, COMPLETED)]
+    assert rows[0]["image"] == rows[1]["image"]
+    assert rows[0]["label"] != rows[1]["label"]
+
+
+OTHERS = {"spacing": [1, 1, 1], "orientation": "canonical", "intensity": {"low": -1}, "label_values": [1, 2]}
+
+
+@pytest.mark.parametrize("key", OTHERS)
+def test_a_setting_of_preprocessing_moves_what_it_shapes(key):
+    settings = config().preprocessing_settings("student")
+    other = changed(settings, **{key: OTHERS[key]})
+    images, labels = (
+        [function(RESULTS, chosen, case)[1] for chosen in (settings, other)]
+        for function, case in ((preprocess_cases.image_item, CASE), (preprocess_cases.label_item, ORIGINAL))
+    )
+    assert (images[0] != images[1]) == (key != "label_values")
+    assert (labels[0] != labels[1]) == (key != "intensity")
+
+
+@pytest.mark.parametrize("change", [{"case": "b"}, {"image": "other.b2nd"}, {"label": "other.b2nd"}])
+def test_another_case_image_or_label_is_another_training(change):
+    rows = [{"case": "a", "image": "i.b2nd", "label": "l.b2nd"}, {"case": "z", "image": "y.b2nd", "label": "x.b2nd"}]
+    settings = config().training_settings("student")
+    first = training_folder(RESULTS, settings, rows)
+    assert training_folder(RESULTS, settings, rows[::-1]) == first
+    assert training_folder(RESULTS, settings, [{**rows[0], **change}, rows[1]]) != first
+
+
+OPTIONS = {
+    "annotated": ["liver"],
+    "conflict_policy": "ignore",
+    "tumor_inside_organs": "ignore",
+    "unmarked_tumors": "tumor",
+    "min_tumor_agreement": 0.5,
+    "min_agreement": 0.5,
+    "min_component_ml": {"liver": 1},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_each_option_of_a_completion_moves_its_labels(option):
+    plain, changed = config(), config(**{option: OPTIONS[option]})
+    folders = {completion_folder(RESULTS, made.completion_settings("tumor")).path for made in (plain, changed)}
+    assert len(folders) == 2
+
+
+def test_every_rule_of_a_merge_is_among_the_options():
+    assert {*MergePolicy.model_fields, "annotated", "min_component_ml"} == set(OPTIONS)
+
+
+def test_a_completed_label_follows_from_image_original_prediction_and_base():
+    folder = completion_folder(RESULTS, config().completion_settings("tumor"))
+    base = {"a": {"file": "store/completed_labels/x/a.nii.gz"}}
+    other = {"a": {"file": "store/completed_labels/y/a.nii.gz"}}
+    asked = [
+        (CASE, "p", {}),
+        (replace(CASE, image_id="other"), "p", {}),
+        (replace(CASE, label_id="other"), "p", {}),
+        (CASE, "other", {}),
+        (CASE, "p", base),
+        (CASE, "p", other),
+    ]
+    assert len({completed_item(folder, *question)[0].name for question in asked}) == len(asked)
+    # Under a base the original's own file says nothing.
+    assert completed_item(folder, replace(CASE, label_id="other"), "p", base)[0] == completed_item(
+        folder, CASE, "p", base
+    )[0]  # fmt: skip
+
+
+def test_a_change_follows_from_both_labels():
+    settings = config().completion_settings("tumor")
+    asked = [("a", "one", "two"), ("a", "one", "three"), ("a", "three", "two")]
+    assert len({change_item(RESULTS, settings, *question)[1].name for question in asked}) == len(asked)
+
+
+def test_a_segmentation_follows_from_all_of_the_model_that_shapes_it():
+    model = a_bundle().model.to_json()
+    free = {"name": "other", "inference": {}, "provenance": {"x": 1}, "unseen": ["label_1"]}
+    for key in model:
+        changed = model_digest({**model, key: free.get(key, "other") if key != "labels" else model["labels"][:2]})
+        assert (changed == model_digest(model)) == (key in free), key
+    renamed = [{**label, "name": f"other_{label['value']}"} for label in model["labels"]]
+    assert model_digest({**model, "labels": renamed}) == model_digest(model)
+
+
+def test_a_segmentation_follows_from_image_use_classes_left_out_and_votes():
+    inference = config().inference_settings("student")
+    folder = segmentation_folder(RESULTS, "digest", inference)
+    assert segmentation_folder(RESULTS, "digest", changed(inference, tile_step_size=0.123)) != folder
+    asked = [(CASE,), (replace(CASE, image_id="other"),), (CASE, [1]), (CASE, [1, 2]), (CASE, [], True)]
+    assert len({segmentation_item(folder, *question)[0].name for question in asked}) == len(asked)
+
+
+def test_measured_intensities_follow_from_images_and_labels():
+    folder = fit_intensity.intensity_folder(RESULTS)
+    other = TrainingCase(replace(CASE, image_id="other"), ORIGINAL.label, ORIGINAL.label_id)
+    sets = [[ORIGINAL], [COMPLETED], [other], [ORIGINAL, replace(ORIGINAL, case=replace(CASE, case="b"))]]
+    assert len({fit_intensity.case_item(folder, cases[0])[0].name for cases in sets[:3]}) == 3
+    assert len({fit_intensity.pooled_item(folder, cases)[0].name for cases in sets}) == len(sets)

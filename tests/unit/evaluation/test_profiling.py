@@ -1,0 +1,290 @@
+import json
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import numpy as np
+import psutil
+import pytest
+from machines import PATIENCE
+
+from flare23_lib import cli
+from flare23_lib.errors import EvaluationError
+from flare23_lib.evaluation import profiling
+from flare23_lib.evaluation.efficiency import COLUMNS, OFFICIAL_COLUMNS, add_measurement, efficiency_row
+from flare23_lib.evaluation.profiling import find_gpu, poll, profile_command
+from flare23_lib.io.tables import read_csv
+
+
+class FakeCommand:
+    """A command whose time moves when it is waited for, and by `cost` for each reading of its load.
+
+    Its memory and CPU time, and the memory of the GPU, are functions of the seconds since it began.
+    """
+
+    name = "fake GPU"
+
+    def __init__(self, ends, memory, cpu=lambda seconds: 0.0, cost=0.0):
+        self.started, self.ended = 100.0, 100.0 + ends
+        self.time = self.started
+        self.memory, self.cpu, self.cost = memory, cpu, cost
+
+    def wait(self, seconds):
+        self.time += seconds
+        if self.time < self.ended:
+            raise psutil.TimeoutExpired(seconds)
+        self.time = self.ended
+
+    @property
+    def seconds(self):
+        return min(self.time, self.ended) - self.started
+
+    def load(self):
+        self.time += self.cost
+        return self.memory(self.seconds), self.cpu(self.seconds)
+
+    def used_mb(self):
+        return self.memory(self.seconds)
+
+
+def recorded(ends, memory, cpu=lambda seconds: 0.0, with_gpu=True, cost=0.0):
+    command = FakeCommand(ends, memory, cpu, cost)
+    return poll(command.wait, command, command if with_gpu else None, command.started, lambda: command.time)
+
+
+GPU = FakeCommand(1, lambda seconds: 0.0)
+
+
+def ramp(seconds):
+    """Up from 0 to 2000 MB in 1 s, level for 1 s, down to 0 in 0.5 s: an area of 1000 + 2000 + 500 MB s."""
+    if seconds <= 1:
+        return 2000 * seconds
+    return 2000.0 if seconds <= 2 else max(0.0, 2000 - 4000 * (seconds - 2))
+
+
+def test_peak_and_area_are_exact_for_a_curve_of_straight_lines():
+    profile = recorded(2.5, ramp)
+    assert profile.seconds[-1] == pytest.approx(2.5)
+    assert profile.gpu_mb.max() == pytest.approx(2000)
+    assert profile.area(profile.gpu_mb) == pytest.approx(3500)
+    assert profile.area(profile.ram_mb) == pytest.approx(3500)
+
+
+def test_the_area_goes_to_the_command_s_end_and_not_to_the_next_poll():
+    profile = recorded(0.131, lambda seconds: 1000.0)
+    assert profile.seconds == pytest.approx([0, 0.1, 0.131])
+    assert profile.area(profile.gpu_mb) == pytest.approx(131)
+
+
+def test_the_official_sum_is_that_of_polls_with_a_sleep_between_them():
+    """A level of 1000 MB for 10 s: polls that take no time sum up to the area, polls that take 30 ms to less."""
+    free = recorded(9.999, lambda seconds: 1000.0)
+    assert free.official_area(free.gpu_mb) == pytest.approx(10_000, rel=0.011)
+    slow = recorded(9.999, lambda seconds: 1000.0, cost=0.03)
+    assert slow.official_area(slow.gpu_mb) < 0.9 * 9999
+    assert slow.area(slow.gpu_mb) == pytest.approx(9999, rel=0.001)
+
+
+def test_utilization_is_the_share_of_all_cores():
+    """Two of four cores are busy for a second, then none."""
+    profile = recorded(2.0, ramp, cpu=lambda seconds: 2 * min(seconds, 1.0))
+    assert max(profile.utilization(cores=4)) == pytest.approx(50)
+    assert profile.utilization(4)[0] == 0
+    assert profile.utilization(4)[-1] == pytest.approx(0, abs=1e-6)
+    row = efficiency_row("a", profile, GPU, cores=4)
+    assert row["CPU_Area"] == 50  # 2 core seconds of 4 cores, in percent seconds
+    assert row["AUC_CPU_Time"] == pytest.approx(50, rel=0.05)
+
+
+def test_without_a_gpu_its_columns_are_empty_and_never_zero_or_ram():
+    row = efficiency_row("a", recorded(1.0, ramp, with_gpu=False), None, cores=2)
+    gpu = {key: value for key, value in row.items() if "GPU" in key}
+    assert set(gpu) == {"MaxGPU_Mem", "AUC_GPU_Time", "GPU_Area", "GPU_Before", "GPU_Backend", "GPU"}
+    assert set(gpu.values()) == {None}
+    assert row["MaxRAM"] == 2000
+    assert row["RAM_Backend"] == "psutil"
+
+
+def test_a_command_that_ends_at_once_has_a_row():
+    row = efficiency_row("a", recorded(0.0, lambda seconds: 7.0), GPU, cores=2)
+    assert (row["Time"], row["MaxRAM"], row["RAM_Area"], row["MaxCPU_Utilization"]) == (0, 7, 0, 0)
+
+
+def test_the_table_begins_with_the_challenge_s_columns_and_names_the_backend():
+    assert COLUMNS[:8] == OFFICIAL_COLUMNS
+    assert OFFICIAL_COLUMNS == (
+        "Name", "Time", "MaxGPU_Mem", "AUC_GPU_Time", "MaxCPU_Utilization", "AUC_CPU_Time", "MaxRAM", "AUC_RAM_Time",
+    )  # fmt: skip
+    row = efficiency_row("a", recorded(2.5, ramp), GPU, cores=2)
+    assert (row["Time"], row["MaxGPU_Mem"], row["GPU_Area"]) == (2.5, 2000, 3500)
+    assert (row["GPU_Backend"], row["GPU"], row["GPU_Before"]) == ("nvml", "fake GPU", 0)
+
+
+def test_measurements_of_one_folder_stand_in_one_table(tmp_path):
+    profile = recorded(1.0, ramp, with_gpu=False)
+    for name in ("b", "a", "b"):
+        table = add_measurement(tmp_path, efficiency_row(name, profile, None, 2), profile)
+    assert [(row["Name"], row["file"]) for row in read_csv(table)] == [("a", "curves/a.csv"), ("b", "curves/b.csv")]
+    samples = read_csv(tmp_path / "curves" / "a.csv")
+    assert (samples[5]["seconds"], samples[5]["ram_mb"], samples[5]["gpu_mb"]) == ("0.5000", "1000.0", "")
+
+
+def test_a_table_with_other_columns_is_not_overwritten(tmp_path):
+    (tmp_path / "efficiency.csv").write_text("Name,Time\nx,1\n")
+    profile = recorded(1.0, ramp, with_gpu=False)
+    with pytest.raises(EvaluationError, match="other columns"):
+        add_measurement(tmp_path, efficiency_row("a", profile, None, 2), profile)
+    assert (tmp_path / "efficiency.csv").read_text() == "Name,Time\nx,1\n"
+
+
+# The real thing
+
+SELF_LOGGING = """
+import json, os, sys, time
+page = os.sysconf("SC_PAGESIZE")
+log = []
+def note():
+    with open("/proc/self/statm") as handle:
+        log.append([time.monotonic(), int(handle.read().split()[1]) * page / 2**20])
+def hold(megabytes):
+    blocks = []
+    while len(blocks) < megabytes // 20:  # step by step, so that the log knows the rise too
+        blocks.append(bytearray(b"x") * (20 * 2**20))
+        note()
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        time.sleep(0.01)
+        note()
+    while blocks:
+        blocks.pop()
+        note()
+note()
+hold(400)
+note()
+hold(100)
+note()
+json.dump(log, open(sys.argv[1], "w"))
+"""
+
+
+def test_a_program_s_own_log_of_its_memory_is_met_within_5_percent(tmp_path):
+    log = tmp_path / "log.json"
+    profile, code = profile_command([sys.executable, "-c", SELF_LOGGING, str(log)], None)
+    assert code == 0
+    own = json.loads(log.read_text())
+    area = sum((b - a) * (first + second) / 2 for (a, first), (b, second) in pairwise(own))
+    peak = max(memory for _, memory in own)
+    assert peak > 400
+    assert profile.ram_mb.max() == pytest.approx(peak, rel=0.05)
+    assert profile.area(profile.ram_mb) == pytest.approx(area, rel=0.05)
+    assert profile.seconds[-1] == pytest.approx(own[-1][0] - own[0][0], abs=0.5)
+    assert np.isnan(profile.gpu_mb).all()
+
+
+def test_the_processes_that_a_command_starts_are_part_of_it():
+    child = "x = bytearray(b'x') * (150 * 2**20); import time; time.sleep(0.6)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    profile, _ = profile_command([sys.executable, "-c", parent], None)
+    assert profile.ram_mb.max() > 150
+
+
+def test_the_processor_time_of_a_busy_command_is_counted_to_its_end():
+    busy = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass"
+    profile, _ = profile_command([sys.executable, "-c", busy], None)
+    assert 0.4 <= profile.cpu_seconds[-1] < 0.8
+
+
+def test_the_exit_code_is_handed_on_and_a_missing_program_is_named():
+    assert profile_command([sys.executable, "-c", "raise SystemExit(7)"], None)[1] == 7
+    with pytest.raises(EvaluationError, match="no-such-program: cannot be run"):
+        profile_command(["no-such-program"], None)
+
+
+def test_a_stopped_measurement_ends_its_command(tmp_path):
+    code = (
+        "import sys; from flare23_lib.evaluation.profiling import profile_command; "
+        "profile_command([sys.executable, '-c', 'import time; time.sleep(60)'], None)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    children = []
+    while not children:
+        time.sleep(0.05)
+        children = psutil.Process(process.pid).children()
+    time.sleep(0.3)
+    process.terminate()
+    assert process.wait(timeout=10 * PATIENCE) != 0
+    _, alive = psutil.wait_procs(children, timeout=10 * PATIENCE)
+    assert not alive
+
+
+class FakeNvml:
+    """What `find_gpu` needs of pynvml, with two GPUs."""
+
+    class NVMLError(Exception):
+        pass
+
+    class Memory:
+        total, free = 16 * 2**30, 13 * 2**30
+
+    def nvmlInit(self):  # noqa: N802
+        pass
+
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
+        if index > 1:
+            raise self.NVMLError("Invalid Argument")
+        return index
+
+    def nvmlDeviceGetName(self, handle):  # noqa: N802
+        return f"GPU {handle}"
+
+    def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802
+        return self.Memory
+
+
+def test_the_gpu_s_memory_is_that_of_the_whole_device(monkeypatch):
+    monkeypatch.setattr(profiling, "pynvml", FakeNvml())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert find_gpu().used_mb() == 3 * 1024
+    assert (find_gpu().name, find_gpu(1).name, find_gpu(position=1).name) == ("GPU 0", "GPU 1", "GPU 1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert (find_gpu().name, find_gpu(position=1).name) == ("GPU 1", "GPU 0")
+    assert find_gpu(position=2) is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert find_gpu() is None
+    with pytest.raises(EvaluationError, match="--gpu 2: there is no such GPU"):
+        find_gpu(2)
+
+
+def test_processes_are_looked_for_less_often_where_that_takes_long(monkeypatch):
+    tree = profiling.ProcessTree(psutil.Process())
+    tree.load()
+    tree._next_scan = time.monotonic() + 60
+    monkeypatch.setattr(psutil.Process, "children", None)
+    assert tree.load()[0] > 1
+
+
+# The command
+
+
+def test_measure_writes_a_row_and_a_curve_and_says_that_there_is_no_gpu(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    output = str(tmp_path / "out")
+    assert cli.main(["measure", "--output", output, "--name", "case", "--", sys.executable, "-c", "pass"]) == 0
+    said = capsys.readouterr().out
+    assert "no GPU was measured: its columns are empty" in said
+    (row,) = read_csv(tmp_path / "out" / "efficiency.csv")
+    assert (row["Name"], row["MaxGPU_Mem"], row["GPU_Backend"]) == ("case", "", "")
+    assert len(read_csv(tmp_path / "out" / row["file"])) >= 2
+
+
+def test_measure_hands_on_a_failed_command_s_exit_code_and_writes_nothing(tmp_path, capsys):
+    code = cli.main(["measure", "--output", str(tmp_path / "out"), "--", sys.executable, "-c", "raise SystemExit(3)"])
+    assert code == 3
+    assert "failed (exit code 3); nothing is written" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_measure_refuses_a_name_that_is_a_path(tmp_path, capsys):
+    assert cli.main(["measure", "--output", str(tmp_path), "--name", "../x", "--", "true"]) == 1
+    assert "without / and ." in capsys.readouterr().err

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from flare23_lib.pseudo_labels.selection import change_between, change_between_passes, most_changed
+from flare23_lib.pseudo_labels.small_components import drop_specks
+
+
+def specked():
+    labels = np.zeros((6, 8, 10), np.uint8)
+    labels[1:4, 1:4, 1:4] = 1
+    labels[4, 4, 4] = 1  # touches the cube at a corner: part of it
+    labels[5, 7, 9] = 1
+    labels[0, 0, 7:9] = 2
+    return labels
+
+
+def test_components_below_a_volume_are_dropped_class_by_class():
+    labels = specked()
+    result, dropped = drop_specks(labels, {1: 0.1, 3: 5.0}, spacing=(5.0, 2.0, 2.0))
+    expected = labels.copy()
+    expected[5, 7, 9] = 0
+    assert np.array_equal(result, expected)
+    assert dropped == {1: 1}
+    assert labels[5, 7, 9] == 1, "the input is left alone"
+
+
+def test_a_component_of_just_the_volume_stays():
+    result, dropped = drop_specks(specked(), {2: 0.04}, spacing=(5.0, 2.0, 2.0))
+    assert dropped == {}
+    assert (result == 2).sum() == 2
+    assert drop_specks(specked(), {2: 0.0401}, spacing=(5.0, 2.0, 2.0))[1] == {2: 2}
+
+
+def test_a_voxels_volume_is_the_product_of_all_three_spacings():
+    labels = np.zeros((3, 3, 3), np.uint8)
+    labels[1, 1, 1] = 1
+    assert drop_specks(labels, {1: 0.031}, spacing=(5.0, 2.0, 3.0))[1] == {1: 1}
+    assert drop_specks(labels, {1: 0.029}, spacing=(5.0, 2.0, 3.0))[1] == {}
+
+
+def test_nothing_is_dropped_without_volumes():
+    labels = specked()
+    result, dropped = drop_specks(labels, {}, (1, 1, 1))
+    assert result is labels
+    assert not dropped
+
+
+def test_the_change_between_labels_is_one_minus_the_mean_dice():
+    one, other = np.zeros((1, 1, 10), np.uint8), np.zeros((1, 1, 10), np.uint8)
+    one[..., :4], other[..., 2:4] = 1, 1
+    one[..., 6] = 2
+    assert change_between(one, other, [1, 2, 3]) == pytest.approx(1 - (2 * 2 / 6 + 0) / 2)
+    assert change_between(one, one, [1, 2, 3]) == 0
+    assert change_between(one, other, [3]) == 0
+
+
+def test_classes_that_no_pass_holds_do_not_count_as_change():
+    assert change_between_passes({"liver": 0.9, "spleen": 0.7, "tumor": None}) == pytest.approx(0.2)
+    assert change_between_passes({"liver": None}) == 0
+
+
+def test_the_share_that_changed_most_is_rounded_down():
+    changes = {"a": 0.1, "b": 0.5, "c": 0.5, "d": 0.2, "e": 0.0}
+    assert most_changed(changes, 0.2) == {"c"}
+    assert most_changed(changes, 0.4) == {"b", "c"}
+    assert most_changed(changes, 0.19) == set()
+    assert len(most_changed({f"case_{number:03}": number for number in range(100)}, 0.29)) == 29

@@ -1,0 +1,76 @@
+"""The stages that score predictions and set the scores out, on a run made by hand."""
+
+import logging
+
+import pytest
+from cohorts import changed
+from reports import configuration, finished_run
+
+from flare23_lib.errors import StoreError
+from flare23_lib.evaluation.evaluate_model import evaluate, write_tables
+from flare23_lib.io.atomic import write_text
+from flare23_lib.io.tables import read_csv
+
+
+@pytest.fixture
+def run(tmp_path):
+    config = configuration("chain.yaml")
+    return finished_run(tmp_path, config), config
+
+
+def scored(results, config, **changes):
+    own = results.root / "evaluation" / "student"
+    settings = changed(config.evaluation_settings(), **changes)
+    evaluate(results, "student", settings, own)
+    return own
+
+
+def test_another_dsc_limit_of_the_nsd_is_another_setting_and_other_scores(run):
+    """Case_1's boxes are moved by half their width: a DSC of 0.5."""
+    results, config = run
+    row = read_csv(scored(results, config) / "metrics.csv")[1]
+    assert row["liver_DSC"] == "0.5"
+    assert float(row["liver_NSD"]) > 0
+    other = configuration("chain.yaml", evaluation={"compare": [], "min_dsc_for_nsd": 0.6})
+    assert other.evaluation_settings() != config.evaluation_settings()
+    assert read_csv(scored(results, other) / "metrics.csv")[1]["liver_NSD"] == "0.0"
+
+
+@pytest.mark.parametrize("fault", ["gone", "cut"])
+def test_a_prediction_that_got_lost_is_not_scored_as_zero(run, fault):
+    results, config = run
+    file = results.file(read_csv(results.gathered("predictions", "student"))[0]["file"])
+    if fault == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(StoreError, match="is gone or damaged; run `flare23 store verify`"):
+        scored(results, config)
+
+
+def test_a_prediction_that_no_record_has_is_named(run):
+    results, config = run
+    table = results.gathered("predictions", "student")
+    write_text(table, "".join(table.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(StoreError, match="Case_2 is not in"):
+        scored(results, config)
+
+
+def test_a_reference_that_is_gone_is_said_in_the_log(run, caplog, tmp_path):
+    results, config = run
+    (tmp_path / "Case_1_label.nii.gz").unlink()
+    with caplog.at_level(logging.WARNING):
+        scored(results, config)
+    assert [record.getMessage().partition(" ")[0] for record in caplog.records] == ["Case_1:"]
+
+
+def test_tables_of_earlier_scores_do_not_stay_beside_new_ones(run):
+    results, config = run
+    own = scored(results, config, details=True)
+    assert (own / "tumors.csv").exists()
+    scored(results, config, details=False)
+    assert {path.name for path in own.iterdir()} == {"metrics.csv", "summary.csv"}
+    folder = results.root / "evaluation" / "tables"
+    write_text(folder / "table8.csv", "of other predictions")
+    write_tables(results, changed(config.tables_settings(), measured=False), folder)
+    assert {path.stem for path in folder.iterdir()} == {"table6", "table9"}

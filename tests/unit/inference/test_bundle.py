@@ -1,0 +1,294 @@
+import json
+import os
+import pickle
+from collections import OrderedDict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from bundles import a_checkpoint, a_model, some_weights
+from cohorts import changed
+from places import REPOSITORY
+
+from flare23_lib.config import Config
+from flare23_lib.errors import BundleError
+from flare23_lib.inference.bundle import Model, load_bundle, write_bundle
+from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
+from flare23_lib.inference.export import export_checkpoint
+from flare23_lib.nnunet import plans as nnunet_plans
+from flare23_lib.nnunet.train import describe
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_bundle(tmp_path / "student", a_model(), some_weights())
+    return tmp_path / "student"
+
+
+def change(folder, **changes):
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_model_survives_json():
+    model = a_model()
+    assert Model.from_json(json.loads(json.dumps(model.to_json()))) == model
+
+
+def test_a_bundle_gives_back_what_was_written(folder):
+    bundle = load_bundle(folder)
+    assert replace(bundle.model, weights=None) == a_model()
+    network = bundle.build_network()
+    assert not network.training
+    for name, weight in some_weights().items():
+        assert torch.equal(network.state_dict()[name], weight)
+
+
+def test_a_bundle_holds_two_files_and_json_says_everything(folder):
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
+    content = json.loads((folder / "model.json").read_text())
+    assert content["format"] == 1
+    assert content["axes"] == "zyx"
+    assert content["network"]["strides"] == [[1, 1, 1], [1, 2, 2]]
+    assert content["labels"][1] == {"name": "liver", "value": 3}
+    assert content["weights"]["file"] == "model.safetensors"
+
+
+def test_the_same_model_gives_the_same_bytes(folder, tmp_path):
+    turned = dict(reversed(some_weights().items()))
+    write_bundle(tmp_path / "again", a_model(), turned)
+    for name in ("model.json", "model.safetensors"):
+        assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_weights_stored_in_half_precision_run_in_float32(tmp_path):
+    write_bundle(tmp_path, a_model(), {name: weight.half() for name, weight in some_weights().items()})
+    network = load_bundle(tmp_path).build_network()
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
+    with pytest.raises(BundleError, match=r"model\.json: is missing"):
+        load_bundle(tmp_path / "nothing")
+
+
+def test_missing_weights_are_named(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"model\.safetensors: is missing"):
+        load_bundle(folder)
+
+
+def test_changed_weights_are_refused(folder):
+    path = folder / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(BundleError, match=r"model\.safetensors: .*SHA-256"):
+        load_bundle(folder)
+
+
+def test_weights_cut_short_are_refused(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BundleError, match=r"model\.safetensors"):
+        load_bundle(folder)
+
+
+def test_another_format_is_refused(folder):
+    change(folder, format=2)
+    with pytest.raises(BundleError, match=r"model\.json: has format 2"):
+        load_bundle(folder)
+
+
+def test_broken_json_is_refused(folder):
+    (folder / "model.json").write_text("{")
+    with pytest.raises(BundleError, match=r"model\.json: cannot be read"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"orientation": "sideways"}, "orientation"),
+        ({"axes": "xyz"}, "axes"),
+        ({"patch_size": [4, 7, 8]}, "multiple"),
+        ({"patch_size": [4, 8]}, "patch_size"),
+        ({"spacing": [2.5, 0, 1]}, "spacing"),
+        ({"labels": [{"name": "liver", "value": 1}, {"name": "spleen", "value": 2}]}, "labels"),
+        ({"labels": [{"name": "background", "value": 0}, {"name": "liver", "value": 255}]}, "labels"),
+        ({"unseen": ["gallbladder"]}, "unseen"),
+        ({"mirror_axes": [3]}, "mirror_axes"),
+        ({"weights": {"file": "../model.safetensors", "sha256": ""}}, r"weights\.file"),
+        ({"weights": None}, "no weights"),
+        ({"network": {"depth": [1], "widths": [4, 8]}}, "depth"),
+        ({"network": {"blocks": 1}}, "cannot be used"),
+        ({"inference": {"step": 2.0}}, r"inference\.step"),
+        ({"inference": {"precision": "int8"}}, r"inference\.precision"),
+    ],
+)
+def test_a_description_that_cannot_be_is_refused_in_one_line(folder, changes, words):
+    change(folder, **changes)
+    with pytest.raises(BundleError, match=words) as caught:
+        load_bundle(folder)
+    assert str(caught.value).startswith(str(folder / "model.json"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_missing_is_named(folder):
+    path = folder / "model.json"
+    content = json.loads(path.read_text())
+    del content["spacing"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="has no 'spacing'"):
+        load_bundle(folder)
+
+
+def test_weights_of_another_network_are_refused(folder, tmp_path):
+    change(folder, network={"depth": [2, 1], "widths": [4, 8], "strides": [[1, 1, 1], [1, 2, 2]]})
+    with pytest.raises(BundleError, match=r"conv_blocks_context\.0\.1\.conv1\.weight is missing"):
+        load_bundle(folder)
+    weights = some_weights()
+    with pytest.raises(BundleError, match="has no layer extra"):
+        write_bundle(tmp_path / "other", a_model(), weights | {"extra": torch.zeros(1)})
+    fewer = a_model(labels=a_model().labels[:2], unseen=())
+    with pytest.raises(BundleError, match=r"seg_outputs\.0\.weight is \(3,"):
+        write_bundle(tmp_path / "other", fewer, weights)
+    assert not (tmp_path / "other").exists()
+
+
+class Harmful:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
+    target = tmp_path / "made"
+    checkpoint = tmp_path / "checkpoint_final.pth"
+    torch.save({"network_weights": some_weights(), "plans": Harmful(target)}, checkpoint)
+    with pytest.raises(BundleError, match=r"refused, nothing in it was run: it needs .*mkdir") as caught:
+        read_checkpoint(checkpoint)
+    assert "\n" not in str(caught.value)
+    assert not target.exists()
+    plain = tmp_path / "plain.model"
+    plain.write_bytes(pickle.dumps({"state_dict": Harmful(target)}, protocol=2))
+    with pytest.raises(BundleError, match=r"plain\.model"):
+        read_checkpoint(plain)
+    assert not target.exists()
+
+
+def test_what_nnunet_writes_into_a_checkpoint_is_read(tmp_path):
+    path = tmp_path / "checkpoint_final.pth"
+    weights = some_weights()
+    torch.save(
+        {
+            "network_weights": weights,
+            "optimizer_state": {"state": {}, "param_groups": [{"lr": np.float64(0.01)}]},
+            "grad_scaler_state": None,
+            "logging": {
+                "mean_fg_dice": [np.float64(0.5), np.float32(0.25)],
+                "dice_per_class_or_region": [[np.float32(0.5), np.int64(2)]],
+            },
+            "_best_ema": np.float64(0.5),
+            "current_epoch": 2000,
+            "init_args": {"device": torch.device("cuda"), "fold": "all", "plans": {"spacing": np.ones(3)}},
+            "inference_allowed_mirroring_axes": (0, 1, 2),
+        },
+        path,
+    )
+    checkpoint = read_checkpoint(path)
+    assert checkpoint["logging"]["mean_fg_dice"] == [0.5, 0.25]
+    assert checkpoint["init_args"]["plans"]["spacing"].tolist() == [1, 1, 1]
+    assert checkpoint["inference_allowed_mirroring_axes"] == (0, 1, 2)
+    write_bundle(tmp_path / "bundle", a_model(), checkpoint_weights(checkpoint, path))
+    read = load_bundle(tmp_path / "bundle").state_dict
+    assert all(torch.equal(read[name], weight) for name, weight in weights.items())
+
+
+def test_numbers_pickled_by_numpy_1_are_read(tmp_path):
+    path = tmp_path / "old.model"
+    # In protocol 2 the module's name is plain text; the archive has to be repacked around the shorter one.
+    buffer = pickle.dumps({"state_dict": {}, "best": np.float64(0.5)}, protocol=2)
+    assert b"numpy._core.multiarray" in buffer
+    _write_torch_archive(path, buffer.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert read_checkpoint(path)["best"] == 0.5
+
+
+def _write_torch_archive(path, pickled):
+    import zipfile
+
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", "3\n")
+
+
+def test_weights_are_found_in_checkpoints_of_nnunet_1_and_2():
+    weight = torch.zeros(1)
+    assert checkpoint_weights({"network_weights": {"a": weight}}, "x") == {"a": weight}
+    assert checkpoint_weights({"state_dict": OrderedDict(a=weight)}, "x") == {"a": weight}
+    assert list(checkpoint_weights({"network_weights": {"_orig_mod.module.a": weight}}, "x")) == ["a"]
+
+
+@pytest.mark.parametrize("checkpoint", [{}, {"state_dict": 3}, {"network_weights": {"a": "b"}}])
+def test_a_checkpoint_without_weights_is_refused(checkpoint):
+    with pytest.raises(BundleError, match="some file"):
+        checkpoint_weights(checkpoint, "some file")
+
+
+def test_a_checkpoint_becomes_a_bundle(tmp_path, caplog):
+    export_checkpoint(a_checkpoint(tmp_path / "x.pth"), tmp_path / "bundle", "student")
+    model = load_bundle(tmp_path / "bundle").model
+    assert (model.network, model.names, model.spacing) == (a_model().network, a_model().names, (3, 2, 2))
+    assert caplog.records == []
+    assert model.unseen == ()
+    export_checkpoint(a_checkpoint(tmp_path / "y.pth", unseen=["tumor"]), tmp_path / "other", "student")
+    assert load_bundle(tmp_path / "other").model.unseen == ("tumor",)
+
+
+def test_a_checkpoint_that_was_normalized_otherwise_is_refused(tmp_path):
+    checkpoint = a_checkpoint(tmp_path / "x.pth", normalization_schemes=["ZScoreNormalization"])
+    with pytest.raises(BundleError, match="normalize by ZScoreNormalization"):
+        export_checkpoint(checkpoint, tmp_path / "bundle", "student")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_checkpoint_that_was_resampled_otherwise_is_exported_with_a_warning(tmp_path, caplog):
+    default = {"resampling_fn_data": "resample_data_or_seg_to_shape", "resampling_fn_data_kwargs": {}}
+    export_checkpoint(a_checkpoint(tmp_path / "x.pth", **default), tmp_path / "bundle", "student")
+    assert len(caplog.records) == 1
+    assert "resample data by resample_data_or_seg_to_shape" in caplog.text
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "x.pth"
+    with pytest.raises(BundleError, match=r"x\.pth"):
+        read_checkpoint(path)
+    for content in (b"", b"no checkpoint at all", b"PK\x03\x04 cut"):
+        path.write_bytes(content)
+        with pytest.raises(BundleError, match=r"x\.pth") as caught:
+            read_checkpoint(path)
+        assert "\n" not in str(caught.value)
+    torch.save([1, 2], path)
+    with pytest.raises(BundleError, match="holds a list"):
+        read_checkpoint(path)
+
+
+def test_a_trained_model_is_described_as_its_settings_say():
+    config = Config.load(
+        [REPOSITORY / "config.yaml"], {"models": {"student": {"inference": {"tile_step_size": 0.7}}}}
+    )
+    settings, inference = config.training_settings("student"), config.inference_settings("student")
+    for orientation in ("stored", "canonical"):
+        chosen = changed(settings, orientation=orientation)
+        made = describe("student", chosen, inference, config.label_map.names, ["tumor"], "0" * 64, {})
+        assert made.orientation == nnunet_plans.plans(chosen)["orientation"] == orientation
+    assert made.inference.step == 0.7
+    assert (made.inference.tta, made.inference.windows) == (inference.tta, inference.windows)
+    assert made.inference.precision == inference.precision
+    assert made.unseen == ("tumor",)
+    assert made.spacing == settings.spacing
+    assert made.mirror_axes == settings.training.mirror_axes
+    assert [label.value for label in made.labels] == [0, *config.label_map.values]

@@ -1,0 +1,90 @@
+"""A training's folder is a model folder of nnU-Net: its own predictor can be made from it."""
+
+import numpy as np
+import processes
+import pytest
+import torch
+from nnunetv2.inference import predict_from_raw_data
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from places import REPOSITORY
+from trainings import MODEL, NAMES, command, prepare
+
+from flare23_lib.config.models import InferenceSettings
+from flare23_lib.inference.bundle import load_bundle
+from flare23_lib.io.atomic import read_json
+from flare23_lib.networks.stunet import STUNet
+from flare23_lib.nnunet.train import export
+from flare23_lib.nnunet.trainer import FlareTrainer
+
+PATCH = (8, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    results = prepare(tmp_path_factory.mktemp("folder"))
+    done = processes.run(command(results, epochs=1))
+    assert done.returncode == 0, done.stderr
+    inference = InferenceSettings(windows="all", precision="float32")
+    export(results, MODEL, inference, NAMES, results.bundle(MODEL))
+    return results, results.training(MODEL).with_name("nnunet")
+
+
+def external_trainer(name):
+    """Look a trainer up as nnU-Net does in nnUNet_extTrainer; its own trainers first would import torchvision."""
+    folder = str(REPOSITORY / "flare23_lib" / "nnunet")
+    return recursive_find_python_class(folder, name, None, base_folder=folder, cleanup_imports_from_base_folder=True)
+
+
+def predictor():
+    return nnUNetPredictor(use_gaussian=False, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+
+
+def assert_predicts_as_the_bundle(made, bundle):
+    patch = torch.from_numpy(np.random.default_rng(0).normal(size=(1, *PATCH)).astype(np.float32))
+    logits = made.predict_logits_from_preprocessed_data(patch)
+    with torch.no_grad():
+        expected = load_bundle(bundle).build_network()(patch[None])[0]
+    assert logits.shape == (len(NAMES) + 1, *PATCH)
+    assert torch.allclose(logits.float(), expected, atol=0.02, rtol=0.01)  # nnU-Net keeps sums in float16
+
+
+def test_nnunets_predictor_initializes_from_the_folder_by_the_trainers_name(trained, monkeypatch):
+    results, folder = trained
+    monkeypatch.setattr(predict_from_raw_data, "recursive_find_trainer_class_by_name", external_trainer)
+    made = predictor()
+    made.initialize_from_trained_model_folder(str(folder), ("all",))
+    assert made.trainer_name == "FlareTrainer"
+    assert made.allowed_mirroring_axes == (0, 1, 2)
+    assert_predicts_as_the_bundle(made, results.bundle(MODEL))
+
+
+def test_nnunets_predictor_initializes_from_what_the_folders_files_say(trained):
+    results, folder = trained
+    plans, dataset = (read_json(folder / name) for name in ("plans.json", "dataset.json"))
+    checkpoint = torch.load(folder / "fold_all" / "checkpoint_final.pth", weights_only=False)
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(checkpoint["init_args"]["configuration"])
+    network = FlareTrainer.build_network_architecture(
+        manager, configuration, 1, len(NAMES) + 1, enable_deep_supervision=False
+    )
+    assert isinstance(network, STUNet)
+    network.load_state_dict(checkpoint["network_weights"])
+    made = predictor()
+    made.manual_initialization(
+        network, manager, configuration, [checkpoint["network_weights"]], dataset, checkpoint["trainer_name"], None
+    )
+    assert_predicts_as_the_bundle(made, results.bundle(MODEL))
+
+
+def test_the_folder_says_what_nnunet_needs_to_prepare_a_case(trained):
+    _, folder = trained
+    plans = read_json(folder / "plans.json")
+    manager = PlansManager(plans)
+    assert manager.image_reader_writer_class.__name__ == "SimpleITKIO"
+    assert manager.get_label_manager(read_json(folder / "dataset.json")).foreground_labels == [1, 2, 3, 4]
+    assert manager.foreground_intensity_properties_per_channel["0"]["percentile_99_5"] == 279
+    configuration = manager.get_configuration("3d_fullres")
+    image = np.zeros((1, 6, 8, 8), np.float32)
+    assert configuration.resampling_fn_data(image, [3, 4, 4], [3, 2, 2], [6, 4, 4]).shape == (1, 3, 4, 4)

@@ -1,0 +1,79 @@
+import pytest
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from hypothesis import given
+from hypothesis import strategies as st
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+
+from flare23_lib.inference.windows import all_windows, importance_map, pad_to_patch, window_slices, window_starts
+
+sizes = st.integers(1, 200)
+
+
+def test_an_image_of_the_patch_size_has_one_window():
+    assert window_starts((4, 8, 8), (4, 8, 8), 0.5) == [[0], [0], [0]]
+
+
+def test_windows_are_spread_evenly():
+    assert window_starts((110, 64, 65), (64, 64, 64), 0.5) == [[0, 23, 46], [0], [0, 1]]
+
+
+@given(st.tuples(sizes, sizes, sizes), st.tuples(sizes, sizes, sizes), st.floats(0.1, 1))
+def test_windows_start_where_nnunet_starts_them(patch, more, step):
+    shape = tuple(size + rest - 1 for size, rest in zip(patch, more, strict=True))
+    assert window_starts(shape, patch, step) == compute_steps_for_sliding_window(shape, patch, step)
+
+
+def test_an_image_smaller_than_the_patch_has_no_windows():
+    with pytest.raises(ValueError, match="smaller than the patch"):
+        window_starts((3, 8, 8), (4, 8, 8), 0.5)
+
+
+@pytest.mark.parametrize("step", [0, -1, 1.5])
+def test_a_step_that_leaves_gaps_is_refused(step):
+    with pytest.raises(ValueError, match="step"):
+        window_starts((8, 8, 8), (4, 4, 4), step)
+
+
+def test_windows_come_with_x_running_fastest():
+    boxes = window_slices([[0], [0, 2], [0, 3]], (1, 2, 3))
+    assert boxes[1] == (slice(0, 1), slice(0, 2), slice(3, 6))
+    assert boxes[2] == (slice(0, 1), slice(2, 4), slice(0, 3))
+
+
+@pytest.mark.parametrize("patch", [(8, 12, 16), (5, 7, 9), (1, 2, 3), (48, 64, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_voxel_weighs_what_it_weighs_in_nnunet(patch, dtype):
+    theirs = compute_gaussian(patch, dtype=dtype, device=torch.device("cpu"))
+    ours = importance_map(patch, dtype=dtype)
+    assert ours.min() > 0
+    assert ours.max() == 1
+    assert torch.allclose(ours, theirs, rtol=2e-3 if dtype == torch.float16 else 1e-5, atol=6e-8)
+
+
+def test_padding_puts_the_image_in_the_middle():
+    padded, box = pad_to_patch(torch.ones(2, 5, 9), (4, 8, 8))
+    assert padded.shape == (4, 8, 9)
+    assert box == (slice(1, 3), slice(1, 6), slice(0, 9))
+    assert padded[box].all()
+    assert padded.sum() == 2 * 5 * 9
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 4), (8, 8, 8), (1, 1, 1), (7, 20, 2)])
+def test_padding_is_that_of_nnunet(shape):
+    image = torch.rand(shape)
+    theirs, slicer = pad_nd_image(image, (8, 8, 8), "constant", {"value": 0}, True, None)
+    ours, box = pad_to_patch(image, (8, 8, 8))
+    assert torch.equal(ours, theirs)
+    assert torch.equal(ours[box], theirs[slicer])
+
+
+def test_a_grid_covers_every_voxel():
+    layers = all_windows((9, 10, 11), (4, 6, 8), 0.8)
+    assert [layer.start for layer in layers] == [0, 2, 5]
+    assert [len(layer.windows) for layer in layers] == [4, 4, 4]
+    covered = torch.zeros(9, 10, 11, dtype=torch.int)
+    for layer in layers:
+        for window in layer.windows:
+            covered[window] += 1
+    assert covered.min() > 0

@@ -1,0 +1,441 @@
+"""Training: what it uses and writes down, and that a kill costs no more than the time since the last checkpoint."""
+
+import functools
+import itertools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import processes
+import pytest
+import torch
+from machines import PATIENCE
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from processes import Command
+from safetensors.torch import load_file
+from trainings import MODEL, command, prepare, settings
+
+from flare23_lib.cache.entries import Shard
+from flare23_lib.cache.results import Results
+from flare23_lib.config.models import TrainingProtocol
+from flare23_lib.errors import KilledError, TrainingError
+from flare23_lib.io.atomic import TEMPORARY_MARK, read_json
+from flare23_lib.io.tables import read_csv
+from flare23_lib.nnunet import checkpoints, launch
+from flare23_lib.nnunet import trainer as trainer_module
+from flare23_lib.nnunet.retry_state import attempt
+from flare23_lib.nnunet.sampling import Rounds
+from flare23_lib.nnunet.train import CHECKPOINTS
+from flare23_lib.nnunet.trainer import FlareTrainer
+from flare23_lib.runtime.signals import StoppedError
+
+
+def run(results, **options):
+    return processes.run(command(results, **options))
+
+
+def epochs(results):
+    return [int(row["epoch"]) for row in read_csv(results.training(MODEL).with_name("training.csv"))]
+
+
+def checkpoint_folder(results):
+    return next((results.root / "store" / "training").glob("*")) / CHECKPOINTS
+
+
+def weights(results):
+    return load_file(results.root / read_json(results.training(MODEL))["weights"])
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture
+def results(prepared, tmp_path):
+    shutil.copytree(prepared.root, tmp_path / "results")
+    return Results(tmp_path / "results")
+
+
+@pytest.fixture(scope="module")
+def unbroken(prepared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    shutil.copytree(prepared.root, folder / "results")
+    made = Results(folder / "results")
+    done = subprocess.run(command(made), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+def test_a_training_ends_with_a_record_of_every_epoch(unbroken):
+    assert epochs(unbroken) == [1, 2, 3, 4]
+    rows = read_csv(unbroken.training(MODEL).with_name("training.csv"))
+    assert all(float(row["seconds"]) > 0 and float(row["train_loss"]) < 3 for row in rows)
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert rates == pytest.approx([0.01 * (1 - epoch / 4) ** 0.9 for epoch in range(4)], rel=1e-4)
+    assert {row["pseudo_dice_absent"] for row in rows} <= {"", "0.0"}
+    assert sorted(path.name for path in checkpoint_folder(unbroken).glob("*.pth")) == [checkpoints.FINAL]
+
+
+def test_the_record_says_what_was_really_used(unbroken):
+    record = read_json(unbroken.training(MODEL))
+    assert record["used"]["optimizer"]["class"] == "AdamW"
+    assert record["used"]["computed_in"] == "torch.float32"
+    assert record["used"]["batch_size"] == 2
+    assert record["used"]["mirror_axes"] == [0, 1, 2]
+    assert record["used"]["forced_patches_per_batch"] == 1
+    assert record["used"]["augmented_in_plane"] is False
+    assert any("Spatial" in transform for transform in record["used"]["augmentation"])
+    assert not any(" at 0x" in transform for transform in record["used"]["augmentation"])
+    assert record["labels_unseen"] == ["absent"]
+    assert record["settings"] == settings().to_json()
+
+
+def test_the_same_seed_trains_to_the_same_weights(results, unbroken):
+    assert run(results).returncode == 0
+    first, second = weights(results), weights(unbroken)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_another_seed_does_not(results, unbroken):
+    assert run(results, seed=1).returncode == 0
+    first, second = weights(results), weights(unbroken)
+    assert not all(torch.equal(first[name], second[name]) for name in first)
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 60 * PATIENCE
+    while not condition():
+        assert process.poll() is None, process.stderr
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def ended(process):
+    """Wait for the end of a training, and return what it wrote to the standard error."""
+    process.wait(60 * PATIENCE)
+    return process.stderr
+
+
+def has_checkpoint(results):
+    return any((results.root / "store" / "training").glob(f"*/{CHECKPOINTS}/{checkpoints.LATEST}"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_in_mid_epoch_and_the_next_start_goes_on_there(results, number):
+    long = {"iterations_per_epoch": 150, "epochs": 2}
+    process = Command(command(results, checkpoint_minutes=0.002, **long))
+    wait_for(lambda: has_checkpoint(results), process)
+    process.send_signal(number)
+    said = ended(process)
+    assert process.returncode == 128 + number
+    answer = f"{signal.Signals(number).name}: finishing the batch under way, then saving a checkpoint"
+    assert said.count(answer) == 1
+    assert said.strip().splitlines()[-1].startswith(f"flare23: stopped by {signal.Signals(number).name} in epoch")
+    name, content = checkpoints.newest(checkpoint_folder(results))
+    assert name == checkpoints.LATEST
+    assert f"in epoch {content['current_epoch'] + 1} after {len(content['flare23']['epoch']['losses'])} iter" in said
+    again = run(results, **long)
+    assert again.returncode == 0, again.stderr
+    place = (
+        f"epoch {content['current_epoch'] + 1}, iteration {len(content['flare23']['epoch']['losses']) + 1} come next"
+    )
+    assert place in again.stderr
+    assert epochs(results) == [1, 2]
+
+
+def test_a_broken_newest_checkpoint_is_noticed_and_the_one_before_it_used(results):
+    long = {"iterations_per_epoch": 100, "epochs": 2}
+    process = Command(command(results, checkpoint_minutes=0.001, **long))
+    folder = results.root / "store" / "training"
+    wait_for(lambda: any(folder.glob(f"*/{CHECKPOINTS}/{checkpoints.PREVIOUS}")), process)
+    process.kill()
+    process.wait()
+    latest = checkpoint_folder(results) / checkpoints.LATEST
+    raw = bytearray(latest.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    latest.unlink()
+    latest.write_bytes(raw)
+    done = run(results, **long)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint_latest.pth is broken (" in done.stderr
+    assert "checkpoint_previous.pth: epoch" in done.stderr
+    assert epochs(results) == [1, 2]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_wrong_with_a_checkpoint_it_is_set_aside_and_the_one_before_it_read(tmp_path, seed):
+    for epoch in (1, 2):
+        checkpoints.write_latest(tmp_path, {"epoch": epoch, "weights": torch.arange(1000.0), "name": "n"})
+    latest = tmp_path / checkpoints.LATEST
+    raw = bytearray(latest.read_bytes())
+    chance = random.Random(seed)
+    directory = raw.rfind(b"PK\x01\x02")
+    for _ in range(8):
+        raw[chance.randrange(directory, len(raw))] ^= 1 << chance.randrange(8)
+    raw[directory + 10] ^= 99  # of the last part: how it is compressed
+    if seed == 0:
+        raw[-50] = 255  # where the directory begins: before the file
+    latest.unlink()  # the one before it is no link to it
+    latest.write_bytes(raw)
+    before = checkpoints.mark(tmp_path)
+    assert checkpoints.newest(tmp_path) is not None
+    name, content = checkpoints.newest(tmp_path)
+    assert (name, content["epoch"]) == (checkpoints.PREVIOUS, 1)
+    assert latest.with_name(checkpoints.LATEST + checkpoints.BROKEN).read_bytes() == raw
+    assert checkpoints.mark(tmp_path) != before
+    # From here on a new one counts as progress, and the whole one is kept until it is there.
+    checkpoints.write_latest(tmp_path, {"epoch": 2})
+    assert checkpoints.newest(tmp_path)[1]["epoch"] == 2
+    (tmp_path / checkpoints.LATEST).unlink()
+    assert checkpoints.newest(tmp_path)[1]["epoch"] == 1
+    checkpoints.remove_intermediate(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("DefaultCPUAllocator: can't allocate memory"), OSError(5, "Input/output error"), ImportError()],
+)
+def test_a_checkpoint_that_cannot_be_read_just_now_is_not_called_broken(tmp_path, monkeypatch, error):
+    checkpoints.write_latest(tmp_path, {"epoch": 1})
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoints.torch, "load", fail)
+    with pytest.raises(type(error)):
+        checkpoints.newest(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.LATEST]
+
+
+def test_what_a_kill_left_half_written_is_removed_by_the_next_attempt(results):
+    assert run(results, epochs=1).returncode == 0
+    half = next(results.root.rglob(CHECKPOINTS)) / f"{TEMPORARY_MARK}x-{checkpoints.LATEST}"
+    place = half.with_name(f"{TEMPORARY_MARK}y")
+    place.mkdir()
+    for path in (half, place / checkpoints.PREVIOUS):
+        path.write_bytes(b"half")
+    shutil.rmtree(results.root / "training")
+    for path in results.root.glob("store/training/*/model.*"):
+        path.unlink()
+    assert run(results, epochs=1).returncode == 0
+    assert not list(results.root.rglob(f"{TEMPORARY_MARK}*"))
+
+
+@pytest.mark.slow  # a drill of minutes; single signals and kills are above
+def test_kills_at_random_moments_lose_no_epoch_and_repeat_none(results):
+    chance = random.Random(0)
+    long = {"iterations_per_epoch": 60, "epochs": 12}
+    statuses = []
+    for kill in range(4):
+        options = {**long, "checkpoint_minutes": 0.005}
+        process = Command(command(results, **options), start_new_session=True)
+        try:
+            process.wait(timeout=chance.uniform(0.5, 4))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL if kill % 2 else signal.SIGTERM)
+        statuses.append(process.wait())
+    assert set(statuses) <= {0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM}
+    done = run(results, **long)
+    assert done.returncode == 0, done.stderr
+    assert epochs(results) == list(range(1, 13))
+    leftovers = [path.name for path in results.root.rglob("*.pth") if path.name != checkpoints.FINAL]
+    assert leftovers == []
+
+
+def test_a_training_goes_on_after_a_label_got_another_name(results):
+    long = {"iterations_per_epoch": 1, "epochs": 60, "checkpoint_minutes": 0.0001}
+    process = Command(command(results, **long))
+    wait_for(lambda: any(results.root.glob(f"store/training/*/{CHECKPOINTS}/training.csv")), process)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    for names in (["1st", "two", "rare", "absent"], ["first", "two", "rare", "absent"]):
+        again = run(results, **long, names=names)
+        assert again.returncode == 0, again.stderr
+        rows = read_csv(results.training(MODEL).with_name("training.csv"))
+        assert [key.removeprefix("pseudo_dice_") for key in rows[0] if key.startswith("pseudo_dice_")] == names
+        assert epochs(results) == list(range(1, 61))
+    assert "is trained already" in again.stderr
+
+
+def test_a_nan_loss_ends_the_run_and_the_retries_of_the_same_run_end_at_once(results):
+    first = run(results, learning_rate=1e30, epochs=50)
+    assert first.returncode == 1
+    assert "NaN twice in a row" in first.stderr.splitlines()[-1]
+    second = run(results, attempt=2, learning_rate=1e30, epochs=50)
+    assert "given up in this run of the workflow: the loss is NaN" in second.stderr
+    third = run(results, attempt=1, learning_rate=1e30, epochs=50)
+    assert "given up" not in third.stderr
+
+
+class Progress:
+    value = 0
+
+    def __call__(self):
+        return self.value
+
+
+def test_two_attempts_without_a_new_checkpoint_are_enough(tmp_path):
+    progress = Progress()
+
+    def die(number):
+        with pytest.raises(RuntimeError), attempt(tmp_path, number, progress, StoppedError):
+            raise RuntimeError
+
+    die(1)
+    die(2)
+    with pytest.raises(TrainingError, match="2 attempts ended without a new checkpoint"):
+        attempt(tmp_path, 3, progress, StoppedError).__enter__()
+    with pytest.raises(TrainingError, match="given up"):
+        attempt(tmp_path, 4, progress, StoppedError).__enter__()
+    die(1)
+    for number in range(2, 9):
+        progress.value += 1
+        die(number)
+
+
+def test_a_stop_by_a_signal_is_no_failure(tmp_path):
+    progress = Progress()
+    for number in range(1, 9):
+        progress.value += 1
+        with pytest.raises(StoppedError), attempt(tmp_path, number, progress, StoppedError):
+            raise StoppedError(signal.SIGTERM)
+
+
+def test_every_class_is_the_target_once_a_round_however_rare():
+    np.random.seed(0)
+    members = {1: [f"case{number}" for number in range(50)], 2: ["case7"], 3: [], 4: ["case1", "case2"]}
+    rounds = Rounds(members)
+    for _ in range(40):
+        drawn = [rounds.draw() for _ in range(3)]
+        assert sorted(target for target, _ in drawn) == [1, 2, 4]
+        assert all(case in members[target] for target, case in drawn)
+    cases = {rounds.draw()[1] for _ in range(3000)}
+    assert len(cases) == 50
+
+
+@pytest.mark.parametrize("ignore", [None, 3])
+def test_patches_that_are_only_looked_at_are_counted_as_nnunet_counts_them(ignore):
+    random_numbers = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, 5, 6, generator=random_numbers)
+    labels = torch.randint(3 if ignore is None else 4, (2, 1, 4, 5, 6), generator=random_numbers)
+    trainer = SimpleNamespace(
+        device=torch.device("cpu"), network=lambda data: [logits], loss=lambda output, target: torch.tensor(0.5),
+        enable_deep_supervision=True, _forward=lambda batch: (torch.tensor(0.5), logits, labels),
+        label_manager=SimpleNamespace(has_regions=False, has_ignore_label=ignore is not None, ignore_label=ignore),
+    )  # fmt: skip
+    loss, voxels = FlareTrainer.look(trainer, {})
+    theirs = nnUNetTrainer.validation_step(trainer, {"data": logits, "target": [labels.clone()]})
+    assert loss == theirs["loss"]
+    assert np.array_equal(voxels, np.stack([theirs[f"{kind}_hard"] for kind in ("tp", "fp", "fn")]))
+    assert voxels.sum() > 0
+
+
+def test_two_processes_share_a_batch(results):
+    done = run(results, gpus=2)
+    assert done.returncode == 0, done.stderr
+    assert epochs(results) == [1, 2, 3, 4]
+    assert read_json(results.training(MODEL))["gpus"] == 2
+
+
+def ranks_of(process):
+    task = Path("/proc") / str(process.pid) / "task" / str(process.pid) / "children"
+    children = map(int, task.read_text().split())
+    return [pid for pid in children if b"spawn_main" in (Path("/proc") / str(pid) / "cmdline").read_bytes()]
+
+
+def test_one_ctrl_c_reaches_all_processes_and_the_state_is_saved(results):
+    long = {"iterations_per_epoch": 5000, "epochs": 2, "gpus": 2}
+    started = command(results, checkpoint_minutes=0.002, **long)
+    process = Command(started, start_new_session=True)
+    wait_for(lambda: has_checkpoint(results), process)
+    before = checkpoints.mark(checkpoint_folder(results))
+    os.killpg(process.pid, signal.SIGINT)
+    said = ended(process)
+    assert process.returncode == 128 + signal.SIGINT, said
+    assert said.strip().splitlines()[-1].startswith("flare23: stopped by SIGINT")
+    assert said.count("finishing the batch under way") == 1, "only the process that started the others answers"
+    assert checkpoints.mark(checkpoint_folder(results)) != before
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, StoppedError), (None, KilledError)])
+def test_a_process_that_ends_while_it_writes_down_why_is_no_traceback(monkeypatch, number, kind):
+    def join(timeout):
+        if number is not None:
+            os.kill(os.getpid(), number)
+        raise EOFError("Ran out of input")
+
+    context = SimpleNamespace(join=join, processes=[])
+    monkeypatch.setattr(launch.torch.multiprocessing, "spawn", lambda *_, **__: context)
+    with pytest.raises(kind):
+        launch._train_in_processes(SimpleNamespace(processes=2), None)
+
+
+@pytest.mark.slow  # two processes import nnU-Net once more
+def test_a_killed_process_of_several_ends_the_others_in_one_line_and_another_attempt_may_go_on(results):
+    long = {"iterations_per_epoch": 5000, "epochs": 2, "gpus": 2}
+    process = Command(command(results, checkpoint_minutes=0.002, **long))
+    wait_for(lambda: has_checkpoint(results), process)
+    os.kill(ranks_of(process)[-1], signal.SIGKILL)
+    said = ended(process)
+    assert process.returncode == 1
+    lines = [line for line in said.splitlines() if line.startswith("flare23: ")]
+    assert lines == [next(line for line in lines if "was killed by SIGKILL" in line)]
+    assert "Traceback" not in said
+    assert not list(results.root.glob("store/training/*/failed.json"))
+
+
+def test_a_training_without_cases_is_given_up_at_once(results):
+    record = results.shard("preprocessed", MODEL, Shard(0, 1))
+    record.write_text(record.read_text().splitlines()[0] + "\n")
+    first = run(results)
+    assert first.returncode == 1
+    assert "no case to train on" in first.stderr
+    second = run(results, attempt=2)
+    assert "given up in this run of the workflow: student: no case to train on" in second.stderr
+
+
+def test_cases_without_a_labeled_voxel_are_learned_from_too(tmp_path):
+    results = prepare(tmp_path, cases=4, healthy=3)
+    done = run(results)
+    assert done.returncode == 0, done.stderr
+    record = read_json(results.training(MODEL))
+    assert (record["cases"], record["labels_unseen"]) == (4, ["absent"])
+
+
+def test_weights_that_are_not_finite_are_never_saved():
+    network = torch.nn.Linear(2, 2)
+    trainer = SimpleNamespace(bare_network=network, _nan_error=lambda when: TrainingError(f"NaN {when}"))
+    FlareTrainer._check_weights(trainer)
+    with torch.no_grad():
+        network.weight[0, 0] = float("inf")
+    with pytest.raises(TrainingError, match="weights are not finite"):
+        FlareTrainer._check_weights(trainer)
+
+
+def test_a_training_that_goes_on_gives_its_workers_other_seeds(monkeypatch):
+    starts, noted = {}, []
+
+    def note(*_, seeds, **__):
+        noted.append(tuple(seeds))
+
+    monkeypatch.setattr(trainer_module, "NonDetMultiThreadedAugmenter", note)
+    for place in ((0, 0), (7, 0), (7, 20)):
+        noted.clear()
+        part = SimpleNamespace(
+            workers=4, device=torch.device("cpu"), local_rank=0, current_epoch=place[0],
+            epoch=SimpleNamespace(losses=[0.0] * place[1]), protocol=TrainingProtocol(seed=3),
+        )  # fmt: skip
+        part._fresh_seed = functools.partial(FlareTrainer._fresh_seed, part)
+        for stream in (0, 1):
+            FlareTrainer._generator(part, SimpleNamespace(), stream)
+        starts[place] = list(noted)
+    drawn = [seed for workers in itertools.chain(*starts.values()) for seed in workers]
+    assert len(drawn) == len(set(drawn)) == 3 * (4 + 2)

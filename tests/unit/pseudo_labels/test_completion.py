@@ -1,0 +1,156 @@
+"""From a completion's settings to the voxels of its labels: each option, on a case and a prediction made by hand."""
+
+import numpy as np
+import pytest
+from places import REPOSITORY
+
+from flare23_lib.cache.entries import Shard
+from flare23_lib.cache.results import Results
+from flare23_lib.config import Config
+from flare23_lib.dataset.cases import Case, write_cases
+from flare23_lib.errors import StoreError
+from flare23_lib.io.nifti import header_for, read_labels, write_volume
+from flare23_lib.io.tables import read_csv, write_csv
+from flare23_lib.labels import IGNORE_VALUE
+from flare23_lib.pseudo_labels.base_labels import annotated_labels
+from flare23_lib.pseudo_labels.complete import LABELS, complete
+from flare23_lib.pseudo_labels.pseudo_label import exclusion
+
+SHAPE, AFFINE = (8, 12, 12), np.diag([10.0, 10.0, 10.0, 1.0])  # a voxel is 1 mL
+LIVER, SPLEEN, STOMACH, TUMOR = 1, 3, 11, 14
+PASSES = 8
+SHARD = Shard(0, 1)
+
+MARKED, BESIDE = (slice(1, 3), slice(1, 3), slice(1, 3)), (slice(1, 3), slice(1, 3), slice(3, 5))
+SURE, UNSURE = (slice(5, 7), slice(1, 3), slice(1, 3)), (slice(5, 7), slice(1, 3), slice(8, 10))
+INSIDE, OUTSIDE = (slice(1, 3), slice(7, 9), slice(2, 4)), (slice(1, 3), slice(7, 9), slice(9, 11))
+SPECK, DOUBTFUL = (5, 10, 10), (5, 7, 7)
+
+
+def volumes():
+    """The original label, the prediction, its next class and its votes."""
+    original, predicted, following = (np.zeros(SHAPE, np.uint8) for _ in range(3))
+    votes = np.full(SHAPE, PASSES, np.uint8)
+    original[MARKED] = predicted[MARKED] = predicted[BESIDE] = TUMOR
+    predicted[SURE] = predicted[UNSURE] = TUMOR
+    votes[UNSURE] = 3
+    original[1:3, 6:10, 1:6] = LIVER
+    predicted[1:3, 6:10, 1:6] = LIVER
+    predicted[INSIDE] = TUMOR
+    predicted[OUTSIDE], following[OUTSIDE] = LIVER, STOMACH
+    predicted[SPECK] = predicted[DOUBTFUL] = SPLEEN
+    votes[DOUBTFUL] = 4
+    return original, predicted, following, votes
+
+
+def completed(folder, without_tumor=False, healthy=False, **options):
+    """Run the stage on one case under a completion's options; returns its labels and its record."""
+    row = {"category": "tumor", "teacher": "organ_teacher", **options}
+    changes = {"completions": {"tumor": row}, "models": {"organ_teacher": {"inference": {"tta": True}}}}
+    config = Config.load([REPOSITORY / "config.yaml"], changes)
+    settings, results = config.completion_settings("tumor"), Results(folder / "results")
+    original, predicted, following, votes = volumes()
+    if without_tumor:
+        original[original == TUMOR] = 0
+    if healthy:
+        original[:] = 0
+    label = folder / "label.nii.gz"
+    write_volume(label, original, header_for(SHAPE, AFFINE, original.dtype))
+    voxels = {int(value): int((original == value).sum()) for value in np.unique(original) if value}
+    spacing = (10.0, 10.0, 10.0)
+    case = Case("a", "a.nii.gz", str(label), "training", voxels, "tumor", SHAPE, spacing, image_id="i", label_id="l")
+    write_cases(results.cases, [case])
+    store = results.folder("segmentations", {"made": "by hand"}).create()
+    item = store.item("a", {"image": "image"})
+    parts = {LABELS: predicted, ".votes.nii.gz": votes} | ({} if healthy else {".next.nii.gz": following})
+    for suffix, array in parts.items():
+        write_volume(item.file(suffix), array, header_for(SHAPE, AFFINE, array.dtype))
+    item.finish(list(parts), {"image": "image"}, {"passes": PASSES})
+    record = results.shard("pseudo_labels", "tumor", SHARD)
+    write_csv(record, ["case", "file"], [{"case": "a", "file": results.relative(item.file(LABELS))}])
+    output = results.shard("completed_labels", "tumor", SHARD)
+    complete(results, "tumor", None, settings, config.label_map.names, SHARD, output)
+    made = read_csv(output)[0]
+    return read_labels(results.root / made["file"]).array, made
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "value"),
+    [
+        ({}, OUTSIDE, 0),
+        ({"conflict_policy": "next_class"}, OUTSIDE, STOMACH),
+        ({"conflict_policy": "next_class", "min_component_ml": {"stomach": 1000}}, OUTSIDE, 0),
+        ({"conflict_policy": "ignore"}, OUTSIDE, IGNORE_VALUE),
+        ({}, SPECK, SPLEEN),
+        ({"min_component_ml": {"spleen": 1.5}}, SPECK, 0),
+        ({"min_component_ml": {"spleen": 0.5}}, SPECK, SPLEEN),
+        ({}, DOUBTFUL, SPLEEN),
+        ({"min_agreement": 0.6}, DOUBTFUL, IGNORE_VALUE),
+        ({"min_agreement": 0.4}, DOUBTFUL, SPLEEN),
+        ({}, SURE, 0),
+        ({"unmarked_tumors": "tumor"}, UNSURE, TUMOR),
+        ({"unmarked_tumors": "ignore"}, SURE, IGNORE_VALUE),
+        ({"unmarked_tumors": "if_sure"}, SURE, TUMOR),
+        ({"unmarked_tumors": "if_sure"}, UNSURE, IGNORE_VALUE),
+        ({"unmarked_tumors": "if_sure", "min_tumor_agreement": 0.2}, UNSURE, TUMOR),
+        ({"unmarked_tumors": "tumor"}, BESIDE, 0),
+        ({"unmarked_tumors": "tumor"}, MARKED, TUMOR),
+    ],
+)
+def test_an_option_does_to_the_voxels_what_it_says(tmp_path, options, place, value):
+    labels, _ = completed(tmp_path, **options)
+    assert np.unique(labels[place]).tolist() == [value]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("keep_organ", LIVER), ("ignore", IGNORE_VALUE), ("tumor", TUMOR), ("if_sure", TUMOR)]
+)
+def test_a_tumor_inside_an_annotated_organ_is_what_the_option_says(tmp_path, option, value):
+    labels, made = completed(tmp_path, without_tumor=True, tumor_inside_organs=option)
+    assert np.unique(labels[INSIDE]).tolist() == [value]
+    assert int(made["tumor_inside_liver"]) == labels[INSIDE].size
+
+
+def test_specks_and_unsure_voxels_are_counted(tmp_path):
+    _, made = completed(tmp_path, min_component_ml={"spleen": 1.5}, min_agreement=0.6)
+    assert int(made["specks_spleen"]) == 2, "the doubtful voxel is a speck, too"
+    _, made = completed(tmp_path / "other", min_agreement=0.6)
+    assert int(made["unsure_spleen"]) == 1
+
+
+ABSENT = Case("a", "a.nii.gz", "l.nii.gz", "training", {LIVER: 5}, "tumor", SHAPE, (1.0, 1.0, 1.0))
+
+
+def config_of(**options):
+    row = {"category": "tumor", "teacher": "organ_teacher", **options}
+    return Config.load([REPOSITORY / "config.yaml"], {"completions": {"tumor": row}})
+
+
+def test_what_counts_as_annotated_is_what_is_there_in_the_base_or_what_the_settings_list():
+    base = {"a": {"case": "a", "file": "f", "labels_present": f"{LIVER} {STOMACH}"}}
+    assert annotated_labels("present", ABSENT, {}) == [LIVER]
+    assert annotated_labels("present", ABSENT, base) == [LIVER, STOMACH]
+    listed = config_of(annotated=["spleen", "liver"]).completion_settings("tumor").annotated
+    assert annotated_labels(listed, ABSENT, {}) == annotated_labels(listed, ABSENT, base) == [LIVER, SPLEEN]
+    with pytest.raises(StoreError, match="is not in the record of the completion"):
+        annotated_labels("present", ABSENT, {"b": base["a"]})
+
+
+def test_the_next_class_is_looked_for_without_what_counts_as_annotated():
+    base = {"a": {"case": "a", "file": "f", "labels_present": f"{STOMACH}"}}
+    asked = config_of(conflict_policy="next_class").pseudo_label_settings("tumor")
+    assert exclusion(asked, base)(ABSENT) == [STOMACH]
+    assert exclusion(asked, {})(ABSENT) == [LIVER]
+    assert not exclusion(config_of().pseudo_label_settings("tumor"), base)(ABSENT)
+
+
+def test_where_nothing_is_annotated_no_class_is_dropped_and_no_next_one_is_looked_for(tmp_path):
+    labels, record = completed(tmp_path, healthy=True, conflict_policy="next_class")
+    assert np.array_equal(labels, volumes()[1])
+    assert not any(int(value) for name, value in record.items() if name.startswith("dropped_"))
+
+
+def test_a_class_that_is_listed_as_annotated_and_absent_stays_absent(tmp_path):
+    labels, record = completed(tmp_path, annotated=["liver", "spleen", "tumor"])
+    assert labels[SPECK] == labels[DOUBTFUL] == 0
+    assert int(record["dropped_spleen"]) == 2

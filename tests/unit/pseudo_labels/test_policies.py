@@ -1,0 +1,158 @@
+"""What the paper's recipe leaves off, in the chain: a second look, unsure voxels and cases, specks, another round."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from conftest import CHAIN, flare23, run_snakemake
+from places import REPOSITORY
+
+from flare23_lib.config import Config
+from flare23_lib.config.load import merge, read_yaml
+from flare23_lib.dataset.cases import read_cases
+from flare23_lib.io.nifti import read_labels
+from flare23_lib.io.tables import read_csv
+from flare23_lib.labels import IGNORE_VALUE
+
+OPTIONS = """
+completions:
+  tumor_unsure: {category: tumor, teacher: organ_teacher, min_agreement: 0.6}
+  tumor_again:
+    {category: tumor, base: tumor_unsure, teacher: tumor_teacher, unmarked_tumors: if_sure, min_tumor_agreement: 0.6}
+  all_organs_again:
+    {category: all_organs, teacher: tumor_teacher, tumor_inside_organs: if_sure, min_component_ml: {liver: 500}}
+  five_organs_again:
+    {category: five_organs, teacher: tumor_teacher, conflict_policy: next_class,
+     exclude_most_changed: {share: 0.1, changed_between: passes}}
+  unlabeled_again:
+    {category: unlabeled, teacher: student, exclude_most_changed: {share: 0.5, changed_between: unlabeled}}
+models:
+  student_again:
+    network: {depth: [1, 1, 1], widths: [4, 8, 8]}
+    patch_size: [16, 24, 24]
+    spacing: [14, 12, 12]
+    strides: [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
+    train_on: {label_completions: [tumor_again, all_organs_again, five_organs_again, unlabeled_again]}
+"""
+
+
+@pytest.fixture(scope="module")
+def options(finished_chain, tmp_path_factory):
+    """A finished chain whose labels were completed with options too; its folder and configuration."""
+    folder = tmp_path_factory.mktemp("options") / "chain"
+    shutil.copytree(finished_chain, folder, symlinks=True)
+    configuration = folder / "options.yaml"
+    configuration.write_text(yaml.safe_dump(merge(read_yaml(CHAIN), yaml.safe_load(OPTIONS))))
+    trained = set(folder.glob("results/store/training/*"))
+    targets = ["pseudo_labels", "results/preprocessed/student_again/0-of-1.csv"]
+    done = run_snakemake(folder, "--", *targets, configfile=configuration)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert set(folder.glob("results/store/training/*")) == trained
+    return folder, configuration
+
+
+def rows_of(folder, completion):
+    return {row["case"]: row for row in read_csv(folder / "results/completed_labels" / completion / "conflicts.csv")}
+
+
+def labels_of(folder, completion):
+    rows = rows_of(folder, completion)
+    return {case: read_labels(folder / "results" / row["file"]).array for case, row in rows.items()}
+
+
+def total(row, outcome):
+    return sum(int(value) for name, value in row.items() if name.startswith(f"{outcome}_"))
+
+
+def test_unsure_voxels_are_ignored_and_counted(options):
+    folder, _ = options
+    rows, labels = rows_of(folder, "tumor_unsure"), labels_of(folder, "tumor_unsure")
+    assert sum(total(row, "unsure") for row in rows.values()) > 0
+    for case, row in rows.items():
+        assert total(row, "unsure") == (labels[case] == IGNORE_VALUE).sum()
+
+
+def test_a_second_look_changes_nothing_but_where_it_sees_a_tumor_nobody_marked(options):
+    folder, _ = options
+    first, second, rows = (
+        labels_of(folder, "tumor_unsure"),
+        labels_of(folder, "tumor_again"),
+        rows_of(folder, "tumor_again"),
+    )
+    for case, labels in second.items():
+        changed = labels != first[case]
+        unknown = first[case] == 0
+        # What the first look left open the second one may fill, with classes that are not annotated there.
+        assert (changed & ~unknown).sum() <= total(rows[case], "unmarked_tumor")
+        assert set(np.unique(labels[changed & ~unknown])) <= {14, IGNORE_VALUE}
+
+
+def test_original_tumors_stay_what_they_are(options):
+    folder, _ = options
+    cases = {case.case: case for case in read_cases(folder / "results/cohort/cases.csv")}
+    for case, labels in labels_of(folder, "tumor_again").items():
+        original = read_labels(folder / cases[case].label).array
+        assert (labels[original == 14] == 14).all()
+
+
+def test_specks_are_dropped_from_the_prediction_and_counted(options):
+    folder, _ = options
+    pseudo = {row["case"]: row for row in read_csv(folder / "results/pseudo_labels/all_organs_again/0-of-1.csv")}
+    for case, row in rows_of(folder, "all_organs_again").items():
+        predicted = read_labels(folder / "results" / pseudo[case]["file"]).array
+        liver = (predicted == 1).sum()
+        left = sum(int(row[name]) for name in ("dropped_liver", "taken_liver", "agreed_liver"))
+        assert int(row["specks_liver"]) <= liver
+        assert left <= liver - int(row["specks_liver"])
+
+
+def test_the_share_that_changed_most_is_in_no_training(options):
+    folder, _ = options
+    rows = rows_of(folder, "unlabeled_again")
+    left_out = {case for case, row in rows.items() if row["left_out"]}
+    assert len(left_out) == len(rows) // 2 == 1
+    least = min(float(rows[case]["change"]) for case in left_out)
+    assert all(float(row["change"]) <= least for case, row in rows.items() if case not in left_out)
+    trained = {row["case"] for row in read_csv(folder / "results/preprocessed/student_again/0-of-1.csv")}
+    expected = {case.case for case in read_cases(folder / "results/cohort/cases.csv") if case.split == "training"}
+    assert trained == expected - left_out
+
+
+def test_the_table_of_classes_against_classes_holds_every_voxel(options):
+    folder, _ = options
+    for completion in ("tumor_unsure", "tumor_again", "five_organs_again", "unlabeled"):
+        with (folder / "results/completed_labels" / completion / "confusion.csv").open() as handle:
+            table = list(csv.DictReader(handle))
+        voxels = sum(int(row["voxels"]) for row in rows_of(folder, completion).values())
+        assert sum(int(row["voxels"]) for row in table) == voxels
+        kept = sum(int(row["voxels"]) for row in table if row["original"] == row["predicted"] != "background")
+        assert kept == sum(total(row, "agreed") for row in rows_of(folder, completion).values())
+
+
+def test_status_knows_the_options_too(options):
+    folder, configuration = options
+    arguments = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(configuration)]
+    said = flare23(folder, "status", *arguments).stdout
+    undone = [line for line in said.splitlines() if line.startswith(("pseudo-labels", "completion", "preprocessing"))]
+    assert len(undone) > 10
+    assert all(line.split()[3] == "-" for line in undone), said
+
+
+def test_the_example_of_more_rounds_is_valid():
+    config = Config.load([REPOSITORY / "config.yaml", REPOSITORY / "presets/rounds.yaml"])
+    order = config.order()
+    assert order.index(("models", "student")) < order.index(("completions", "unlabeled_2"))
+    assert order[-1] == ("models", "student_2")
+
+
+def test_in_the_example_of_a_second_look_no_teacher_looks_at_cases_that_it_learned_from():
+    config = Config.load([REPOSITORY / "config.yaml", REPOSITORY / "presets/second_look.yaml"])
+    looks = {name: row for name, row in config.completions.items() if row.base}
+    assert len(looks) == 2
+    for row in looks.values():
+        learned = config.models[row.teacher].train_on.label_completions
+        assert row.category not in {config.completion(name).category for name in learned}
+    learned = config.models["tumor_teacher"].train_on.label_completions
+    assert set(learned) == set(looks)

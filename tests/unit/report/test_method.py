@@ -1,0 +1,226 @@
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from places import REPOSITORY
+
+from flare23_lib.config import Config
+from flare23_lib.config.settings import MethodSettings
+from flare23_lib.dataset import flare23
+from flare23_lib.report.method import draw_method, mermaid, method_figure, method_graph
+
+LONG = "_with_a_rather_long_name_of_many_words"
+LONG_WORD = "pneumonoultramicroscopicsilicovolcanoconiosis"
+
+
+def tables(categories, completions, train_on, evaluated=()):
+    models = {name: {"train_on": sources, "evaluate": name in evaluated} for name, sources in train_on.items()}
+    return MethodSettings.from_json(
+        {"categories": [{"name": name} for name in categories], "completions": completions, "models": models}
+    )
+
+
+ONE_TEACHER = tables(
+    ["liver", "tumor", "unlabeled"],
+    {"everything": {"category": "unlabeled", "teacher": "teacher"}},
+    {
+        "teacher": {"manual_labels": ["liver", "tumor"]},
+        "student": {"manual_labels": ["liver", "tumor"], "label_completions": ["everything"]},
+    },
+)
+LONG_NAMES = tables(
+    ["category" + LONG, LONG_WORD],
+    {"completion" + LONG: {"category": "category" + LONG, "teacher": "teacher" + LONG}},
+    {
+        "teacher" + LONG: {"manual_labels": [LONG_WORD]},
+        "student" + LONG: {"label_completions": ["completion" + LONG]},
+    },
+)
+
+
+def many_rounds(categories=8, rounds=3):
+    names = [f"c{number}" for number in range(categories)]
+    completions, train_on = {}, {"t0": {"manual_labels": names[:3]}}
+    for number in range(rounds):
+        for name in names:
+            base = {"base": f"{name}_{number - 1}"} if number else {}
+            completions[f"{name}_{number}"] = {"category": name, "teacher": f"t{number}", **base}
+        train_on[f"t{number + 1}"] = {"label_completions": [f"{name}_{number}" for name in names]}
+    return tables(names, completions, train_on, ["t3"])
+
+
+def configured(preset=None):
+    files = [REPOSITORY / "config.yaml", *([REPOSITORY / "presets" / f"{preset}.yaml"] if preset else [])]
+    return Config.load(files).method_settings()
+
+
+CONFIGURATIONS = {
+    "recipe": configured(),
+    **{preset: configured(preset) for preset in ("demo", "rounds", "second_look")},
+    "one_teacher": ONE_TEACHER,
+    "long_names": LONG_NAMES,
+    "many_rounds": many_rounds(),
+}
+
+every_figure = pytest.mark.parametrize(
+    "figure", [method_figure(method_graph(values, flare23.CASES)) for values in CONFIGURATIONS.values()],
+    ids=CONFIGURATIONS,
+)  # fmt: skip
+
+
+def patches(figure, kind):
+    return [patch for patch in figure.axes[0].patches if isinstance(patch, kind)]
+
+
+def boxes(figure):
+    """Return x, y, width and height of each box in inches."""
+    return [(box.get_x(), box.get_y(), box.get_width(), box.get_height()) for box in patches(figure, FancyBboxPatch)]
+
+
+def lines(figure):
+    """Return points on each arrow, from its start to its end, as an (n, 2) array in inches."""
+    return [
+        arrow._path_original.interpolated(1).to_polygons(closed_only=False)[0]
+        for arrow in patches(figure, FancyArrowPatch)
+    ]
+
+
+def edges(values):
+    return {
+        f"{source.kind} {source.name} > {target.kind} {target.name}"
+        for source, target in method_graph(values, {}).edges
+    }
+
+
+# The graph
+
+
+def test_every_relation_of_the_configuration_is_an_edge():
+    assert edges(configured("second_look")) == {
+        "category all_organs > model organ_teacher",
+        *(f"category tumor_{half} > completed labels tumor_{half}" for half in "01"),
+        *(f"model organ_teacher > completed labels tumor_{half}" for half in "01"),
+        *(f"completed labels tumor_{half} > model half_teacher_{half}" for half in "01"),
+        *(f"completed labels tumor_{half} > completed labels tumor_{half}_again" for half in "01"),
+        "model half_teacher_1 > completed labels tumor_0_again",
+        "model half_teacher_0 > completed labels tumor_1_again",
+        *(f"completed labels tumor_{half}_again > model tumor_teacher" for half in "01"),
+        *(f"completed labels tumor_{half}_again > model student" for half in "01"),
+        *(f"category {name} > completed labels {name}" for name in ("all_organs", "five_organs", "unlabeled")),
+        *(f"model tumor_teacher > completed labels {name}" for name in ("all_organs", "five_organs", "unlabeled")),
+        *(f"completed labels {name} > model student" for name in ("all_organs", "five_organs", "unlabeled")),
+        "model student > evaluation evaluation",
+    }
+
+
+def test_a_model_counts_the_cases_that_it_learns_from():
+    cases = {(node.kind, node.name): node.cases for node in method_graph(configured(), flare23.CASES).nodes}
+    assert cases["model", "organ_teacher"] == cases["completed labels", "all_organs"] == 250
+    assert cases["model", "student"] == 4000
+    assert cases["model", "student_2200"] == 2200
+
+
+def test_a_category_that_is_not_counted_has_no_cases():
+    shown = {node.name: node.lines[-1] for node in method_graph(ONE_TEACHER, {"liver": 12, "tumor": 1}).nodes}
+    assert shown == {
+        "liver": "12 cases", "tumor": "1 case", "unlabeled": "0 cases", "everything": "0 cases",
+        "teacher": "13 cases", "student": "13 cases",
+    }  # fmt: skip
+
+
+# Mermaid
+
+
+def test_mermaid_text_has_a_line_for_each_node_and_edge():
+    cases = {"liver": 12, "unlabeled": 3456}
+    values = tables(
+        ["liver", "unlabeled"],
+        {"all": {"category": "unlabeled", "teacher": "first_teacher"}},
+        {"first_teacher": {"manual_labels": ["liver"]}, "student": {"label_completions": ["all"]}},
+        ["student"],
+    )
+    text = mermaid(method_graph(values, cases)).splitlines()
+    assert text[0] == "flowchart LR"
+    assert [line.strip() for line in text[1:] if "classDef" not in line] == [
+        'category_liver["category<br>liver<br>12 cases"]:::category',
+        'category_unlabeled["category<br>unlabeled<br>3,456 cases"]:::category',
+        'model_first_teacher("model<br>first teacher<br>12 cases"):::model',
+        'model_student("model<br>student<br>3,456 cases"):::model',
+        'completed_all["completed labels<br>all<br>3,456 cases"]:::completed',
+        'evaluation_evaluation["evaluation"]:::evaluation',
+        "category_liver --> model_first_teacher",
+        "completed_all --> model_student",
+        "category_unlabeled -.-> completed_all",
+        "model_first_teacher --> completed_all",
+        "model_student --> evaluation_evaluation",
+    ]
+
+
+def test_the_diagram_in_the_readme_is_current():
+    """`python scripts/readme_picture.py` renews it."""
+    expected = mermaid(method_graph(configured(), flare23.CASES))
+    assert f"```mermaid\n{expected}```\n" in (REPOSITORY / "README.md").read_text()
+
+
+# The figure
+
+
+@every_figure
+def test_no_two_boxes_overlap_and_none_is_cut_off(figure):
+    (left, right), (bottom, top) = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
+    found = boxes(figure)
+    for x, y, width, height in found:
+        assert left < x and x + width < right and bottom < y and y + height < top
+    for (ax, ay, aw, ah), (bx, by, bw, bh) in itertools.combinations(found, 2):
+        assert max(max(ax, bx) - min(ax + aw, bx + bw), max(ay, by) - min(ay + ah, by + bh)) > 0.1
+
+
+@every_figure
+def test_text_fits_into_its_box(figure):
+    FigureCanvasAgg(figure).draw()
+    inches = figure.axes[0].transData.inverted()
+    found = boxes(figure)
+    for text in figure.axes[0].texts:
+        extent = text.get_window_extent().transformed(inches)
+        assert any(
+            x < extent.x0 and extent.x1 < x + width and y < extent.y0 and extent.y1 < y + height
+            for x, y, width, height in found
+        ), text.get_text()
+
+
+@every_figure
+def test_no_arrow_runs_through_a_box(figure):
+    found = boxes(figure)
+    for points in lines(figure):
+        steps = np.concatenate([np.linspace(a, b, 20) for a, b in itertools.pairwise(points)])
+        for x, y, width, height in found:
+            inside = (np.abs(steps - (x + width / 2, y + height / 2)) < (width / 2 - 0.01, height / 2)).all(axis=1)
+            assert not inside.any()
+
+
+@every_figure
+def test_every_arrow_leads_from_one_box_rightwards_to_another(figure):
+    found = boxes(figure)
+    for points in lines(figure):
+        (x0, y0), (x1, y1) = points[0], points[-1]
+        assert any(np.allclose((x + width, y + height / 2), (x0, y0)) for x, y, width, height in found)
+        assert any(np.allclose((x, y + height / 2), (x1, y1)) for x, y, width, height in found)
+        assert (np.diff(points[:, 0]) >= -1e-9).all()
+
+
+@pytest.mark.parametrize("values", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_there_is_a_box_for_each_node_and_an_arrow_for_each_edge(values):
+    graph = method_graph(values, {})
+    figure = method_figure(graph)
+    assert len(boxes(figure)) == len(graph.nodes)
+    assert len(lines(figure)) == len(graph.edges)
+
+
+def test_the_same_graph_gives_the_same_bytes(tmp_path):
+    first, second = tmp_path / "a.svg", tmp_path / "b.svg"
+    for path in (first, second):
+        draw_method(path, method_graph(configured(), flare23.CASES))
+        assert path.with_suffix(".png").is_file()
+    assert first.read_bytes() == second.read_bytes()

@@ -1,0 +1,314 @@
+"""The report's page: what it shows of a run, and what it says is missing."""
+
+import base64
+import gzip
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from places import REPOSITORY
+from reports import SHAPE, SPACING, configuration, finished_run, report_of, stand_in
+
+from flare23_lib.colors import label_colors
+from flare23_lib.errors import FlareError
+from flare23_lib.io.tables import write_csv
+from flare23_lib.report.report import spread
+from flare23_lib.report.sections import read_markdown
+from flare23_lib.report.slices import ERROR_COLOR, overlaid, telling_slice
+from flare23_lib.report.viewer import averaged, largest_error, thinned_affine, thinning
+
+SECTIONS = [
+    "Cohort",
+    "Method",
+    "Training",
+    "Pseudo-labels",
+    "Results",
+    "Efficiency",
+    "Best and worst cases",
+    "CT viewer",
+    "Provenance",
+]
+
+
+class Page(HTMLParser):
+    """What a page holds: text, headings, ids, addresses it would load, and pictures."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.words, self.headings, self.ids, self.loaded, self.pictures = [], [], [], [], []
+        self._open = []
+        self.feed(text)
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        if tag not in ("meta", "link", "img", "input"):
+            self._open.append(tag)
+        self.ids += [values["id"]] if "id" in values else []
+        self.loaded += [values[key] for key in ("src", "srcset", "data") if key in values]
+        self.loaded += [values["href"]] if tag == "link" else []
+        self.pictures += [values] if tag == "img" else []
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] in ("h1", "h2"):
+            self.headings.append(data)
+        if self._open and self._open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def config():
+    return configuration("chain.yaml")
+
+
+@pytest.fixture(scope="module")
+def report(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    results = finished_run(folder, config, validation=6, faults=True)
+    return report_of(results, config, stand_in(folder / "niivue"))
+
+
+def case_scripts(page):
+    scripts = sorted((page.parent / "viewer" / "cases").glob("*.js"))
+    return [json.loads(path.read_text().removeprefix("showCase(").removesuffix(");\n")) for path in scripts]
+
+
+def volume(text):
+    return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
+
+
+def test_the_page_has_all_sections_in_order_and_no_id_twice(report):
+    page = Page(report.read_text())
+    assert page.headings[1:] == SECTIONS
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_everything_is_in_the_page_or_beside_it(report):
+    text = report.read_text()
+    for address in Page(text).loaded:
+        assert address.startswith("data:") or (report.parent / address).is_file(), address
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", text)
+
+
+def test_every_picture_is_described(report):
+    pictures = Page(report.read_text()).pictures
+    assert len(pictures) >= 5
+    assert all(len(picture["alt"]) > 20 for picture in pictures)
+
+
+def test_figures_lie_beside_the_page_as_svg_and_png(report):
+    figures = report.parent / "figures"
+    for name in ("boxes/student", "cases/Case_0", "cases/Case_5"):
+        assert (figures / f"{name}.svg").read_text().lstrip().startswith("<?xml")
+        assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert not (figures / "cases/Case_2.svg").exists()
+
+
+def test_quarantined_cases_are_listed_with_what_to_do(report):
+    page = Page(report.read_text())
+    assert "1 case with faults, left out: cannot_be_read (1)" in page.text
+    assert "ends <early> copy it again" in page.text
+
+
+def test_what_the_run_has_not_is_said(report):
+    text = Page(report.read_text()).text
+    assert "No GPU took part" in text
+    assert "Inference was not measured: set evaluation.efficiency_cases" in text
+    assert "Not completed yet: tumor, all organs, five organs, unlabeled." in text
+
+
+def test_labels_have_one_color_in_viewer_and_pictures(report, config):
+    content = json.loads(re.search(r'id="viewer-content">(.*?)</script>', report.read_text())[1])
+    colors = label_colors(config.label_map.names)
+    assert [(row["name"], row["color"]) for row in content["labels"]] == [
+        (name.replace("_", " "), colors[name]) for name in config.label_map.names
+    ]
+    picture = (report.parent / "figures/cases/Case_5.svg").read_text()
+    boxes = (report.parent / "figures/boxes/student.svg").read_text()
+    for name in ("liver", "tumor"):
+        assert colors[name] in picture
+        assert colors[name] in boxes
+    assert ERROR_COLOR in picture
+
+
+def test_the_viewers_cases_are_listed_from_the_best_to_the_worst(report):
+    content = json.loads(re.search(r'id="viewer-content">(.*?)</script>', report.read_text())[1])
+    assert [row["name"] for row in content["cases"]] == [case["name"] for case in case_scripts(report)]
+    scores = [float(row["score"].removesuffix(" %")) for row in content["cases"]]
+    assert scores == sorted(scores, reverse=True)
+    assert content["cases"][0] == {"name": "Case_0", "score": "100.00 %", "file": "viewer/cases/000.js"}
+
+
+def test_a_viewers_case_lies_where_the_ct_lies(report, config):
+    case = case_scripts(report)[1]
+    reference, image = volume(case["reference"]), volume(case["image"])
+    assert np.array_equal(reference.affine, np.diag([*SPACING[::-1], 1]))
+    assert set(np.unique(reference.dataobj)) == set(range(len(config.label_map.names) + 1))
+    assert image.shape == SHAPE[::-1]
+    x, y, z = np.round(np.linalg.inv(reference.affine) @ [*case["error"], 1]).astype(int)[:3]
+    assert reference.dataobj[x, y, z] != volume(case["prediction"]).dataobj[x, y, z]
+    assert case_scripts(report)[0]["error"] is None
+
+
+def test_without_the_viewing_library_the_page_says_how_to_get_it(config, tmp_path):
+    page = report_of(finished_run(tmp_path, config, validation=1), config)
+    assert "`make viewer` fetches it" in Page(page.read_text()).text
+    assert not (page.parent / "viewer").exists()
+
+
+def test_cases_without_a_sound_prediction_are_counted_and_not_drawn(config, tmp_path):
+    results = finished_run(tmp_path, config, validation=3)
+    path = results.root / "evaluation/student/metrics.csv"
+    path.write_text(path.read_text().replace(",ok\n", ",prediction is missing\n", 1))
+    page = report_of(results, config, stand_in(tmp_path / "niivue"))
+    assert "Not shown for want of a score or a sound prediction (metrics.csv says why): 1 case." in page.read_text()
+    assert [case["name"] for case in case_scripts(page)] == ["Case_1", "Case_2"]
+
+
+def test_what_became_of_the_voxels_of_a_completion_is_given_in_percent(config, tmp_path):
+    results = finished_run(tmp_path, config, validation=1)
+    one = {"case": "A", "left_out": "", "agreement": 0.5, "voxels": 100, "background": 60, "kept_liver": 30}
+    other = {"case": "B", "left_out": "yes", "agreement": 1.0, "voxels": 100, "background": 40, "kept_liver": 60}
+    rows = [{**one, "taken_tumor": 10}, {**other, "taken_tumor": 0}]
+    write_csv(results.gathered("completed_labels", "tumor"), list(rows[0]), rows)
+    text = Page(report_of(results, config).read_text()).text
+    assert "tumor 2 1 75.0 % 90.0 % 0.0 % 10.0 % 0.0 %" in text
+    assert "Not completed yet: all organs, five organs, unlabeled." in text
+
+
+def test_times_of_stages_are_added_up_from_the_benchmark_files(config, tmp_path):
+    results = finished_run(tmp_path, config, validation=1)
+    folder = results.root / "benchmarks" / "predict" / "student"
+    folder.mkdir(parents=True)
+    for shard, seconds in (("0-of-1", 30), ("1-of-2", 40)):  # the latter of a number of shards that was once
+        (folder / f"{shard}.tsv").write_text(f"s\th:m:s\tmax_rss\n{seconds}\t-\t{seconds * 10}\n")
+    for model, end in (("organ_teacher", "\n5"), ("tumor_teacher", ""), ("removed", "")):  # one is cut by a kill
+        (folder.parents[1] / "train").mkdir(exist_ok=True)
+        (folder.parents[1] / "train" / f"{model}.tsv").write_text(f"s\th:m:s\tmax_rss\n10\t-\t100{end}\n")
+    text = Page(report_of(results, config).read_text()).text
+    assert "predict 1 30.0 s 300" in text
+    assert "train 2 20.0 s 100" in text
+
+
+def test_a_single_case_is_enough(config, tmp_path):
+    page = report_of(finished_run(tmp_path, config, validation=1), config, stand_in(tmp_path / "niivue"))
+    assert len(case_scripts(page)) == 1
+    assert "Geometries of 1 image " in Page(page.read_text()).text
+
+
+def test_a_run_without_validation_labels_says_why_there_are_no_scores(tmp_path):
+    config = configuration("chain.yaml", models={"student_2200": None, "student": {"evaluate": False}})
+    page = report_of(finished_run(tmp_path, config, labeled=False), config, stand_in(tmp_path / "niivue"))
+    assert Page(page.read_text()).text.count("No model of the configuration says `evaluate: true`") == 4
+
+
+def test_a_cohort_without_validation_cases_says_so(tmp_path):
+    config = configuration("chain.yaml", models={"student_2200": None, "student": {"evaluate": False}})
+    page = report_of(finished_run(tmp_path, config, validation=0), config)
+    assert "The cohort has no validation cases" in Page(page.read_text()).text
+
+
+def test_the_report_of_another_cohort_holds_nothing_of_flare23(tmp_path):
+    config = configuration("other_cohort.yaml")
+    page = report_of(finished_run(tmp_path, config), config, stand_in(tmp_path / "niivue"))
+    shown = Page(page.read_text()).text.rsplit("Provenance", 1)[0]
+    assert "hepar" in shown
+    assert "kidneys" in shown
+    for word in ("FLARE", "liver", "tumor", "pancreas", "five organs", "Huang"):
+        assert word not in shown
+
+
+def test_the_same_run_gives_the_same_page_and_cases_of_before_are_gone(config, tmp_path):
+    results = finished_run(tmp_path, config, validation=2)
+    viewer = stand_in(tmp_path / "niivue")
+    page = report_of(results, config, viewer)
+    before = page.read_bytes()
+    leftovers = [page.parent / name for name in ("viewer/cases/999.js", "figures/cases/old.svg")]
+    for path in leftovers:
+        path.write_text("of a run before")
+    assert report_of(results, config, viewer).read_bytes() == before
+    assert not any(path.exists() for path in leftovers)
+
+
+def test_as_many_cases_are_in_the_viewer_as_configured(tmp_path):
+    config = configuration("chain.yaml", report={"viewer_cases": 2})
+    page = report_of(finished_run(tmp_path, config, validation=5), config, stand_in(tmp_path / "niivue"))
+    assert [case["name"] for case in case_scripts(page)] == ["Case_0", "Case_4"]
+
+
+@pytest.mark.parametrize(
+    ("cases", "most", "chosen"), [(5, 0, ""), (5, 1, "0"), (5, 2, "04"), (5, 3, "024"), (2, 9, "01"), (0, 3, "")]
+)
+def test_cases_are_spread_over_the_ranks(cases, most, chosen):
+    assert spread(list(range(cases)), most) == [int(place) for place in chosen]
+
+
+def test_a_table_comes_back_from_markdown_with_its_bars_and_empty_cells():
+    grid = read_markdown("**A title**\n\n| a | b | c |\n| --- | ---: | ---: |\n| x\\|y |  | 1 |\n\nA note.\n")
+    assert (grid.caption, grid.header, grid.rows, grid.notes) == (
+        "A title", ["a", "b", "c"], [["x|y", "", "1"]], ["A note."]
+    )  # fmt: skip
+
+
+def test_the_telling_slice_has_the_most_errors_among_those_with_many_classes():
+    reference = np.zeros((4, 1, 6), np.uint8)
+    reference[1, 0, :5], reference[2, 0, :5] = (1, 2, 3, 4, 5), (1, 2, 3, 4, 5)
+    prediction = reference.copy()
+    prediction[2, 0, 0] = 2
+    prediction[3, 0, :] = 1
+    assert telling_slice(reference, prediction) == 2
+
+
+def test_labels_are_laid_over_gray_in_their_colors():
+    picture = overlaid(np.array([[0.0, 1.0]]), np.array([[1, 0]]), ["liver"])
+    assert np.allclose(picture[0, 1], 1)
+    assert np.allclose(picture[0, 0], 0.55 * np.array([255, 0x77, 0x11]) / 255)
+
+
+def test_fine_axes_are_halved_and_large_volumes_thinned_further():
+    assert thinning((10, 20, 20), (5.0, 0.8, 0.8)) == (1, 2, 2)
+    steps = thinning((1000, 512, 512), (0.5, 0.8, 0.8))
+    assert 1000 * 512 * 512 / np.prod(steps) < 6_100_000
+
+
+def test_an_average_lies_in_the_middle_of_its_voxels():
+    image = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    assert np.array_equal(averaged(image, (2, 1, 2))[0, 0], [6.5, 8.5])
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    moved = thinned_affine(affine, (2, 1, 2), (0.5, 0, 0.5))
+    assert np.allclose(moved @ [1, 1, 1, 1], affine @ [2.5, 1, 2.5, 1])
+
+
+def test_the_largest_error_is_found_and_none_where_there_is_none():
+    reference, prediction = np.zeros((5, 9, 9), np.uint8), np.zeros((5, 9, 9), np.uint8)
+    assert largest_error(reference, prediction) is None
+    prediction[0, 0, 0] = 1
+    prediction[1:4, 4:7, 5:8] = 2
+    assert largest_error(reference, prediction) == (2, 5, 6)
+
+
+def test_phases_against_nnunets_are_shown_where_they_were_measured(tmp_path):
+    measured = str(REPOSITORY / "benchmarks/results/inference.json")
+    config = configuration("chain.yaml", report={"viewer_cases": 0, "inference_benchmark": measured})
+    page = report_of(finished_run(tmp_path, config, validation=1), config)
+    seconds = json.loads(Path(measured).read_text())["nnunet"]["seconds"]
+    assert f"nnU-Net: {seconds:.1f} s" in Page(page.read_text()).text
+    assert (page.parent / "figures/phases_nnunet.png").stat().st_size
+
+
+def test_another_file_in_the_place_of_a_measurement_is_refused(tmp_path):
+    (tmp_path / "other.json").write_text("{}")
+    config = configuration("chain.yaml", report={"inference_benchmark": str(tmp_path / "other.json")})
+    with pytest.raises(FlareError, match=r"other\.json is no result of benchmarks/inference\.py"):
+        report_of(finished_run(tmp_path, config, validation=1), config)

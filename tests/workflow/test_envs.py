@@ -1,0 +1,56 @@
+"""The environments for `--sdm conda` and for containers hold the versions that the project was tested with."""
+
+import re
+import tomllib
+
+import pytest
+import yaml
+from places import REPOSITORY
+
+
+def name_of(requirement):
+    return re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def constraints():
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {name_of(name): version for name, version in pins}
+
+
+def project():
+    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+
+
+def pip_requirements():
+    environment = yaml.safe_load((REPOSITORY / "envs" / "workflow.yaml").read_text())
+    return next(row["pip"] for row in environment["dependencies"] if isinstance(row, dict))
+
+
+def test_the_conda_environment_pins_the_versions_of_the_constraints():
+    pins = dict(row.split("==") for row in pip_requirements())
+    known = constraints()
+    assert pins == {name: known[name_of(name)] for name in pins}
+
+
+def test_the_conda_environment_holds_all_that_jobs_import():
+    wanted = {name_of(row) for row in [*project()["dependencies"], *project()["optional-dependencies"]["workflow"]]}
+    assert {name_of(row) for row in pip_requirements()} == wanted - {"snakemake"}
+
+
+def test_every_direct_dependency_is_pinned():
+    tables = [project()["dependencies"], *project()["optional-dependencies"].values()]
+    assert {name_of(row) for rows in tables for row in rows} <= set(constraints())
+
+
+@pytest.mark.parametrize("rules", sorted((REPOSITORY / "rules").glob("*.smk")), ids=lambda path: path.name)
+def test_every_job_has_a_conda_environment(rules):
+    text = rules.read_text()
+    jobs = text.count("    shell:\n") + text.count("    script:\n")
+    assert text.count('        "../envs/workflow.yaml"\n') == jobs
+
+
+def test_the_snakefile_says_where_the_conda_environment_finds_the_library():
+    script = (REPOSITORY / "envs" / "workflow.post-deploy.sh").read_text()
+    assert "$FLARE23_REPOSITORY" in script
+    assert 'environ["FLARE23_REPOSITORY"]' in (REPOSITORY / "rules" / "common.smk").read_text()

@@ -1,0 +1,118 @@
+"""What jobs ask for: little where their work is done, more where they failed."""
+
+import re
+
+import processes
+import pytest
+from conftest import ENVIRONMENT, run_snakemake, snakemake_command
+
+from flare23_lib.errors import FlareError, StoreError
+from flare23_lib.io.nifti import read_volume, write_volume
+from flare23_lib.nnunet import retry_state
+from flare23_lib.nnunet.retry_state import attempt
+from flare23_lib.workflow.up_to_date import Question
+
+
+def asked(folder, profile="default"):
+    """What each job would ask for if all were started now, by rule and wildcards."""
+    command = snakemake_command("--dry-run", "--forceall", profile=profile)
+    done = processes.run(command, folder, ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for block in re.split(r"\n(?=rule )", done.stdout + done.stderr)[1:]:
+        rule = re.match(r"rule (\w+):", block)[1]
+        wildcards = re.search(r"wildcards: (.*)", block)
+        values = re.findall(r"=([^\s,]+)", wildcards[1]) if wildcards else []
+        resources = re.search(r"resources: (.*)", block)[1]
+        found[(rule, *values)] = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)(?:,|$)", resources)}
+    return found
+
+
+RESUMED = [
+    ("preprocess", "organ_teacher", "0-of-1"), ("train", "organ_teacher"), ("pseudo_label", "unlabeled", "0-of-1"),
+    ("complete", "tumor", "0-of-1"), ("predict", "student", "0-of-1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", ["default", "slurm"])
+def test_jobs_whose_work_is_done_ask_for_no_gpu_and_a_few_minutes(finished_chain, profile):
+    found = asked(finished_chain, profile)
+    for job in RESUMED:
+        assert found[job].get("gpu", 0) == 0, job
+        assert found[job]["runtime"] == 10, job
+        assert found[job]["mem_mb"] == 2000, job
+
+
+def test_jobs_with_work_to_do_ask_for_all_of_it(tmp_path, finished_chain):
+    (tmp_path / "cohort").symlink_to(finished_chain / "cohort")
+    found = asked(tmp_path)
+    for job in RESUMED:
+        assert found[job]["runtime"] > 10, job
+        assert found[job].get("gpu") == (1 if job[0] in ("train", "pseudo_label", "predict") else None), job
+
+
+def test_after_one_unlabeled_case_only_those_who_meet_it_ask_for_a_gpu(chain):
+    image = read_volume(sorted((chain / "cohort/unlabelTr1800").iterdir())[0])
+    write_volume(chain / "cohort/unlabelTr1800/FLARE23_9999_0000.nii.gz", image.array, image.header)
+    done = run_snakemake(chain, "--", "results/cohort/cases.csv")
+    assert done.returncode == 0, done.stderr
+    found = asked(chain)
+    assert [job for job, resources in found.items() if job[0] == "pseudo_label" and resources["gpu"]] == [
+        ("pseudo_label", "unlabeled", "0-of-1")
+    ]
+    for teacher in ("organ_teacher", "tumor_teacher"):
+        for job in (("preprocess", teacher, "0-of-1"), ("train", teacher), ("bundle", teacher)):
+            assert found[job].get("gpu", 0) == 0, job
+            assert found[job]["runtime"] <= 10, job
+
+
+def test_a_lost_file_is_work_to_do(chain):
+    next((chain / "results/store/segmentations").glob("*/FLARE23_2201.*.json")).unlink()
+    assert asked(chain)["pseudo_label", "unlabeled", "0-of-1"]["gpu"] == 1
+
+
+def test_a_question_is_asked_again_only_when_a_file_changed(tmp_path):
+    file = tmp_path / "cases.csv"
+    calls = []
+
+    def answer(wildcards):
+        calls.append(wildcards)
+        return True
+
+    question = Question(answer)
+    assert not question(["a"], [file]), "what is not there is not done"
+    file.write_text("one")
+    assert question(["a"], [file])
+    assert question(["a"], [file])
+    assert len(calls) == 1
+    assert question(["b"], [file])
+    import os
+
+    os.utime(file, ns=(1, 1))
+    assert question(["a"], [file])
+    assert len(calls) == 3
+
+
+def test_a_question_that_cannot_be_answered_means_that_there_is_work():
+    def answer(wildcards):
+        raise StoreError("cases.csv is missing")
+
+    assert not Question(answer)(["a"], [])
+
+
+class StoppedError(FlareError):
+    pass
+
+
+def test_attempts_that_were_killed_are_told_from_those_that_were_stopped(tmp_path):
+    progress = iter(range(10))
+    with pytest.raises(StoppedError), attempt(tmp_path, 1, lambda: next(progress), StoppedError):
+        raise StoppedError("saved")
+    assert retry_state.killed(tmp_path) == 0
+    with pytest.raises(KeyboardInterrupt), attempt(tmp_path, 2, lambda: next(progress), StoppedError):
+        raise KeyboardInterrupt
+    assert retry_state.killed(tmp_path) == 1
+    assert not retry_state.is_given_up(tmp_path)
+    with pytest.raises(StoreError), attempt(tmp_path, 3, lambda: next(progress), StoppedError):
+        raise StoreError("a file is gone")
+    assert retry_state.is_given_up(tmp_path)

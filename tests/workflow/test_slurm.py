@@ -1,0 +1,71 @@
+"""The workflow on a real SLURM, of one node (tests/cluster/slurm.sh); and what of its profile can be told without."""
+
+import re
+import subprocess
+
+import pytest
+import slurm
+import yaml
+from places import REPOSITORY
+
+from flare23_lib.io.tables import read_csv
+from flare23_lib.phantom import write_cohort
+
+PROFILE = REPOSITORY / "profiles" / "slurm"
+needs_slurm = pytest.mark.skipif(not slurm.is_up(), reason="no SLURM answers; tests/cluster/slurm.sh up")
+
+
+def rules():
+    text = "".join(path.read_text() for path in (REPOSITORY / "rules").glob("*.smk"))
+    return set(re.findall(r"^rule (\w+):", text, re.MULTILINE))
+
+
+def test_the_profile_speaks_of_rules_that_there_are():
+    profile = yaml.safe_load((PROFILE / "config.yaml").read_text())
+    assert set(profile["set-resources"]) <= rules()
+
+
+def test_the_example_of_partitions_has_a_place_for_every_job():
+    partitions = yaml.safe_load((PROFILE / "partitions.yaml").read_text())["partitions"]
+    assert any(limits.get("max_gpu") for limits in partitions.values())
+    assert any(not limits.get("max_gpu") for limits in partitions.values())
+
+
+def test_the_stand_in_for_sacct_asks_squeue_about_the_run(tmp_path):
+    (tmp_path / "squeue").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "squeue").chmod(0o755)
+    question = ["-X", "--parsable2", "--noheader", "--format=JobIdRaw,State", "--endtime", "now", "--name", "RUN"]
+    done = subprocess.run(
+        [PROFILE / "no_accounting" / "sacct", *question], env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["--name", "RUN", "--states", "all", "--noheader", "--format", "%i|%T"]
+
+
+@pytest.fixture(scope="module")
+def on_slurm(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slurm")
+    write_cohort(folder / "cohort", cases=6, validation=2, seed=1, coarseness=2.0)
+    slurm.finish(slurm.start(folder), folder)
+    return folder
+
+
+@pytest.mark.slow  # a whole chain, in jobs of SLURM
+@needs_slurm
+def test_every_job_of_the_chain_is_accounted_as_completed(on_slurm):
+    found = slurm.jobs(on_slurm)
+    assert {job.state for job in found} == {"COMPLETED"}
+    assert {job.rule for job in found} >= {"cohort", "preprocess", "train", "pseudo_label", "complete", "evaluate"}
+
+
+@pytest.mark.slow  # a whole chain, in jobs of SLURM
+@needs_slurm
+def test_the_chain_on_slurm_comes_to_its_end(on_slurm):
+    assert len(read_csv(on_slurm / "results/evaluation/student/summary.csv")) == 15
+
+
+@pytest.mark.slow  # a whole chain, in jobs of SLURM
+@needs_slurm
+def test_networks_ask_for_a_gpu_and_the_rest_does_not(on_slurm):
+    for job in slurm.jobs(on_slurm):
+        assert job.gpus == (1 if job.rule in ("train", "pseudo_label", "predict") else 0), job

@@ -1,0 +1,236 @@
+"""`flare23 store list` and `clean`: what goes, what stays, and when nothing may go."""
+
+import shutil
+
+import numpy as np
+import pytest
+from conftest import CHAIN, CONFIGURATION, flare23, run_snakemake
+from places import REPOSITORY
+
+from flare23_lib.cache import entries
+from flare23_lib.io import atomic, locks, tables
+from flare23_lib.io.atomic import read_json
+from flare23_lib.io.nifti import read_labels, write_volume
+from flare23_lib.io.tables import read_csv
+
+
+def clean(folder, *arguments):
+    return flare23(folder, "store", "clean", *CONFIGURATION, *arguments)
+
+
+def files(folder):
+    return {path for path in (folder / "results/store").rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def changed_back(finished_chain, tmp_path_factory):
+    """A chain in whose store lie the labels of a setting that was changed back."""
+    folder = tmp_path_factory.mktemp("changed_back") / "chain"
+    shutil.copytree(finished_chain, folder, symlinks=True)
+    changed = folder / "changed.yaml"
+    changed.write_text(CHAIN.read_text() + "\ncompletions: {tumor: {conflict_policy: ignore}}\n")
+    for configfile in (changed, CHAIN):
+        done = run_snakemake(folder, "--", "results/completed_labels/tumor/conflicts.csv", configfile=configfile)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def leftover(finished_chain, changed_back, tmp_path):
+    """A copy with a file half written too; the files that were in the store before, and those that are left."""
+    chain = tmp_path / "chain"
+    shutil.copytree(changed_back, chain, symlinks=True)
+    before = {chain / path.relative_to(finished_chain) for path in files(finished_chain)}
+    half = chain / "results/store/segmentations" / f"{atomic.TEMPORARY_MARK}x-case.nii.gz"
+    half.write_bytes(b"half")
+    left = files(chain) - before
+    assert len(left) > 1
+    return chain, before, left
+
+
+def test_clean_deletes_what_nothing_uses_when_it_is_told_to(leftover):
+    chain, before, left = leftover
+    asked = clean(chain)
+    assert "nothing was deleted" in asked.stdout
+    assert files(chain) == before | left
+    done = clean(chain, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert files(chain) == before
+    assert "0 not whole" in flare23(chain, "store", "verify", *CONFIGURATION).stdout
+    assert "computes nothing" in flare23(chain, "status", *CONFIGURATION).stdout
+
+
+def test_in_a_folder_that_is_used_only_the_idle_items_go(chain):
+    row = read_csv(chain / "results/completed_labels/tumor/conflicts.csv")[0]
+    label = chain / "results" / row["file"]
+    name, _, rest = label.name.partition(".")
+    digest, _, suffix = rest.partition(".")
+    idle = [label.with_name(f"{name}.{digest[::-1]}.{end}") for end in (suffix, "json")]
+    before = files(chain)
+    for copy, end in zip(idle, (suffix, "json"), strict=True):
+        shutil.copy(label.with_name(f"{name}.{digest}.{end}"), copy)
+    listed = flare23(chain, "store", "list", *CONFIGURATION)
+    assert listed.returncode == 0, listed.stderr
+    assert clean(chain, "--yes").returncode == 0
+    assert files(chain) == before
+
+
+def test_nothing_is_deleted_while_a_job_or_the_workflow_is_at_work(leftover):
+    chain, before, left = leftover
+    folder = next((chain / "results/store/completed_labels").iterdir())
+    with locks.lock(folder / ".lock-tumor-0-of-1"):
+        refused = clean(chain, "--yes")
+    assert refused.returncode == 1
+    assert refused.stderr.strip().endswith(f"{folder.relative_to(chain)}; nothing was deleted")
+    snakemake_locks = chain / ".snakemake/locks"
+    snakemake_locks.mkdir(exist_ok=True)
+    (snakemake_locks / "0.output.lock").touch()
+    refused = clean(chain, "--yes")
+    assert refused.returncode == 1
+    assert "--unlock" in refused.stderr
+    assert files(chain) == before | left
+
+
+def test_half_done_work_stays_while_it_cannot_be_told_from_leftovers(leftover):
+    chain, _, left = leftover
+    weights = chain / "results" / read_json(chain / "results/training/organ_teacher/training.json")["weights"]
+    half_done = weights.parent.with_name("0123456789abcdef")
+    shutil.copytree(weights.parent, half_done)
+    weights.unlink()
+    before = files(chain)
+    done = clean(chain, "--yes")
+    assert "the last weights of organ_teacher" in done.stdout
+    assert done.returncode == 0, done.stderr
+    assert before - files(chain) == {path for path in left if path.name.startswith(atomic.TEMPORARY_MARK)}
+    assert "goes on from its last checkpoint" in flare23(chain, "status", *CONFIGURATION).stdout
+
+
+def test_what_follows_from_a_lost_label_of_a_first_look_is_still_known(chain, tmp_path):
+    second = tmp_path / "second.yaml"
+    second.write_text(
+        CHAIN.read_text() + "\ncompletions:\n  again: {category: tumor, teacher: tumor_teacher, base: tumor, "
+        "conflict_policy: next_class}\n"
+    )
+    options = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(second)]
+    done = run_snakemake(chain, "--", "results/completed_labels/again/conflicts.csv", configfile=second)
+    assert done.returncode == 0, done.stderr
+    before = flare23(chain, "store", "list", *options).stdout
+    row = read_csv(chain / "results/completed_labels/tumor/conflicts.csv")[0]
+    (chain / "results" / row["file"]).unlink()
+    lost = flare23(chain, "status", *options).stdout
+    assert [line.split()[2:4] for line in lost.splitlines() if line.startswith("completion")][-1] == ["2", "-"]
+    assert "0.0" in before
+    name = (chain / "results" / row["file"]).name.removesuffix(".nii.gz")
+    (chain / "results" / row["file"]).with_name(f"{name}.json").unlink()
+    done = clean(chain, "--configfile", str(CHAIN), str(second))
+    assert "the labels of tumor" in done.stdout
+
+
+def test_verify_withdraws_broken_records_and_bundles(chain):
+    results = chain / "results"
+    shard = results / "pseudo_labels/unlabeled/0-of-1.csv"
+    training = results / "training/organ_teacher/training.json"
+    weights = results / "models/student/model.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-5])
+    training.write_bytes(b"")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    link = next((results / "completed_labels/tumor").glob("*.nii.gz"))
+    link.unlink()
+    refused = clean(chain, "--yes")
+    assert refused.returncode == 1
+    assert "store verify" in refused.stderr
+    found = flare23(chain, "store", "verify", *CONFIGURATION)
+    assert found.returncode == 1
+    assert not (results / "completed_labels/tumor/conflicts.csv").exists()
+    for path in (shard, training, weights, link):
+        assert f"gone or broken: {path.relative_to(chain)}" in found.stdout
+        assert not path.exists()
+
+
+def test_nothing_is_deleted_while_cases_of_the_last_run_are_not_there(chain):
+    """A folder may be missing only for the moment, and with it the half-done work on its cases would be unused."""
+    (chain / "results/training/student/training.json").unlink()
+    before = files(chain)
+    elsewhere = chain / "elsewhere"
+    (chain / "cohort/unlabelTr1800").rename(elsewhere)
+    refused = clean(chain, "--yes")
+    assert refused.returncode == 1
+    assert "cases of the last run are gone or not what they were: FLARE23_" in refused.stderr
+    assert "layout.unlabeled_images: there is no folder" in refused.stdout
+    assert files(chain) == before
+    assert "there is no folder" in flare23(chain, "status", *CONFIGURATION).stdout
+    elsewhere.rename(chain / "cohort/unlabelTr1800")
+    assert clean(chain, "--yes").returncode == 0
+    assert files(chain) == before
+
+
+def test_records_of_an_earlier_number_of_shards_keep_nothing(chain):
+    record = chain / "results/completed_labels/tumor/0-of-1.csv"
+    row = read_csv(record)[0]
+    earlier = record.with_name("0-of-3.csv")
+    item = entries.Item((chain / "results" / row["file"]).parent, "old.0123456789ab")
+    shutil.copy(chain / "results" / row["file"], item.file(".nii.gz"))
+    item.finish([".nii.gz"], {}, {})
+    file = item.file(".nii.gz").relative_to(chain / "results")
+    tables.write_csv(earlier, ["case", "file"], [{"case": "old", "file": file}])
+    kept = record.with_name("0-of-2.csv")  # of a try that was given up, and newer than what is in use
+    shutil.copy(earlier, chain / "results/completed_labels" / kept.name)
+    weights = chain / "results" / read_json(chain / "results/training/organ_teacher/training.json")["weights"]
+    weights.rename(chain / "weights")
+    assert clean(chain, "--yes").returncode == 0
+    assert earlier.exists()  # nothing is called unused while a teacher's weights are gone
+    (chain / "weights").rename(weights)
+    shutil.copy(earlier, kept)
+    assert clean(chain, "--yes").returncode == 0
+    assert not item.note_path.exists()
+    assert not earlier.exists()
+    assert not kept.exists()
+    assert record.exists()
+
+
+def test_records_of_what_left_the_configuration_stay_whatever_their_shards(chain, tmp_path):
+    changed = tmp_path / "changed.yaml"
+    changed.write_text("models: {student: null}\n")
+    begun = chain / "results/preprocessed/student/1-of-2.csv"
+    begun.write_bytes((chain / "results/preprocessed/student/0-of-1.csv").read_bytes())
+    before = files(chain)
+    assert clean(chain, "--yes", "--configfile", str(CHAIN), str(changed)).returncode == 0
+    assert {path for path in before - files(chain) if path.parts[-3] != "efficiency"} == set()
+    assert begun.exists()
+
+
+def test_what_a_killed_job_left_of_a_record_is_no_record(chain):
+    half = chain / f"results/completed_labels/tumor/{atomic.TEMPORARY_MARK}abc-0-of-1.csv"
+    half.touch()
+    assert flare23(chain, "store", "list", *CONFIGURATION).returncode == 0
+    assert "0 not whole" in flare23(chain, "store", "verify", *CONFIGURATION).stdout
+    assert (chain / "results/completed_labels/tumor/conflicts.csv").exists()
+
+
+def test_a_damaged_table_is_gathered_again(chain):
+    table = chain / "results/completed_labels/tumor/conflicts.csv"
+    content = table.read_bytes()
+    without_a_row = b"".join(content.splitlines(keepends=True)[:-1])
+    for damaged in (b"", content.replace(b"case,", b"cas,", 1), without_a_row):
+        table.write_bytes(damaged)
+        assert "1 not whole" in flare23(chain, "store", "verify", *CONFIGURATION).stdout
+        assert not table.exists()
+    assert run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv").returncode == 0
+    assert table.read_bytes() == content
+
+
+def test_measurements_whose_table_is_still_to_be_written_stay(chain):
+    (chain / "results/evaluation/student/efficiency.csv").unlink()
+    before = files(chain)
+    assert clean(chain, "--yes").returncode == 0
+    assert files(chain) == before
+
+
+def test_scores_of_a_reference_that_changed_are_to_be_made_again(chain):
+    reference = sorted((chain / "cohort/validation-gt").iterdir())[0]
+    volume = read_labels(reference)
+    write_volume(reference, np.roll(volume.array, 1, axis=1), volume.header)
+    done = run_snakemake(chain, "--dry-run", "--", "evaluation")
+    assert "evaluate" in done.stdout + done.stderr

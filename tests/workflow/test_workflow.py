@@ -1,0 +1,54 @@
+"""The workflow's form: what Snakemake itself has to say about it."""
+
+import re
+import shutil
+
+from conftest import run_from_scratch, run_snakemake, snakemake_command
+from places import REPOSITORY
+
+
+def test_snakemakes_linter_has_nothing_to_say(finished_chain):
+    done = run_snakemake(finished_chain, "--lint")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_stage_has_a_named_target(finished_chain):
+    targets = ["cohort", "teachers", "pseudo_labels", "models", "evaluation", "report"]
+    done = run_snakemake(finished_chain, "--dry-run", "--", *targets)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_a_raised_version_starts_the_jobs_of_its_rule(finished_chain, tmp_path):
+    for name in ("flare23_lib", "rules", "scripts", "envs"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy2(REPOSITORY / name, tmp_path)
+    module = tmp_path / "flare23_lib" / "versions.py"
+    module.write_text(re.sub(r"^MERGE = \d+", "MERGE = 1000", module.read_text(), flags=re.MULTILINE))
+    command = snakemake_command("--dry-run", snakefile=tmp_path / "Snakefile")
+    done = run_from_scratch(command, finished_chain)
+    assert done.returncode == 0, done.stderr
+    planned = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
+    assert int(planned["complete"]) == 4
+    assert int(planned["pseudo_label"]) == 3, "those of the teacher that learns from merged labels"
+    assert "cohort" not in planned
+
+
+def test_the_plan_does_not_grow_with_the_cohort(finished_chain, tmp_path):
+    """As many jobs for a cohort ten times as large."""
+
+    def jobs(cohort):
+        done = run_snakemake(
+            tmp_path, "--dry-run", "--forceall", "--config", f"cohort={cohort}", f"results={tmp_path}/results"
+        )
+        assert done.returncode == 0, done.stderr
+        text = done.stdout + done.stderr
+        return [line.split()[-1] for line in text.splitlines() if line.startswith("total")]
+
+    small = finished_chain / "cohort"
+    images = tmp_path / "large" / "unlabelTr1800"
+    images.mkdir(parents=True)
+    for number in range(60):
+        (images / f"case{number}_0000.nii.gz").write_bytes(b"")
+    assert jobs(small) == jobs(images.parent)
