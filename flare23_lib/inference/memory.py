@@ -16,7 +16,7 @@ import torch
 
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.bundle import Model
-from flare23_lib.inference.image_files import HOST_BASE, MB
+from flare23_lib.inference.read_ahead import HOST_BASE, MB
 from flare23_lib.networks.size import parameters
 from flare23_lib.preprocessing.resampling import SLAB_BYTES
 from flare23_lib.runtime.machine import available_memory

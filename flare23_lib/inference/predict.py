@@ -15,10 +15,13 @@ import numpy as np
 
 from flare23_lib.errors import FlareError
 from flare23_lib.inference.engine import Engine, Segmentation
-from flare23_lib.inference.image_files import Case, Reader, Reading, fits_beside, held_bytes
+from flare23_lib.inference.image_files import Case
 from flare23_lib.inference.memory import WRITING, Plan
+from flare23_lib.inference.outputs import Outputs
+from flare23_lib.inference.read_ahead import Reader, Reading, fits_beside
+from flare23_lib.inference.run_report import CaseReport
 from flare23_lib.inference.timing import PHASES
-from flare23_lib.io.nifti import open_volume, write_volume
+from flare23_lib.io.images import Image, read_header
 from flare23_lib.io.tables import write_csv
 from flare23_lib.runtime.progress import progress
 
@@ -30,14 +33,18 @@ class Fault:
     """A case that could not be segmented: its name, its image and the reason in one line."""
 
     case: str
-    path: Path
+    path: Image
     message: str
 
 
 def predict(
-    reader: Reader, engine: Engine, timings: Path | None = None, start: dict[str, float] | None = None
+    reader: Reader,
+    engine: Engine,
+    timings: Path | None = None,
+    start: dict[str, float] | None = None,
+    reports: list[CaseReport] | None = None,
 ) -> list[Fault]:
-    """Segment cases and write `X.nii.gz` for each `X_0000.nii.gz` or `X.nii.gz`.
+    """Segment cases and write what the reader's outputs ask for, such as `X.nii.gz` for `X_0000.nii.gz`.
 
     Labels are uint8 with the header of their image, geometry to the last bit. What is there and whole is not made
     again, unless the reader says so. A case that fails is logged and does not stop the others.
@@ -47,11 +54,12 @@ def predict(
         engine: segments them.
         timings: CSV for the seconds per phase of each case; None for none.
         start: seconds of the phases that come before the first case.
+        reports: gets what became of each case.
 
     Returns:
         The cases that failed.
     """
-    run = _Run(reader, engine, timings, start or {})
+    run = _Run(reader, engine, timings, start or {}, [] if reports is None else reports)
     with contextlib.closing(reader), ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
         for index in progress(range(len(reader.cases))):
             run.case(index, writer)
@@ -74,13 +82,22 @@ class _Written:
     future: Future[float]
     seconds: dict[str, float]
     bytes: int
+    doubts: tuple[str, ...]
 
 
 class _Run:
     """The state of one call of `predict`."""
 
-    def __init__(self, reader: Reader, engine: Engine, timings: Path | None, start: dict[str, float]) -> None:
-        self.reader, self.engine, self.timings = reader, engine, timings
+    def __init__(
+        self,
+        reader: Reader,
+        engine: Engine,
+        timings: Path | None,
+        start: dict[str, float],
+        reports: list[CaseReport],
+    ) -> None:
+        self.reader, self.engine, self.timings, self.reports = reader, engine, timings, reports
+        self.outputs = reader.outputs
         self.faults: list[Fault] = []
         self._start = start
         self._rows: list[dict[str, float | str]] = []
@@ -91,34 +108,50 @@ class _Run:
         try:
             reading = self.reader.get(index, functools.partial(_check_memory, self.engine))
             if reading.volume is None:
-                log.info("%s: %s is there already", self._number(index), self.reader.cases[index].labels)
+                self._keep(index, reading)
                 return
             for doubt in reading.doubts:
                 log.warning("%s: %s: %s", self._number(index), self.reader.cases[index].image, doubt)
-            seconds, header, ahead, result = self._segment(index, reading)
+            seconds, header, ahead, left, result = self._segment(index, reading)
         except Exception as error:  # one case must not stop the others, whatever is wrong with it
             self._fault(index, error)
             return
         self.finish_writing()
-        future = writer.submit(_write, self.reader.cases[index], result.labels, header)
-        self._writing = _Written(index, future, seconds | result.timings, _labels_bytes(result.labels.size))
+        future = writer.submit(_write, self.reader.cases[index], result.labels, header, self.outputs)
+        self._writing = _Written(index, future, seconds | result.timings, left, reading.doubts)
         if not ahead:
             self.finish_writing()
 
-    def _segment(self, index: int, reading: Reading) -> tuple[dict[str, float], nib.Nifti1Header, bool, Segmentation]:
-        """Compute a case; returns the seconds before, its header, whether the next one is read, and the result."""
+    def _keep(self, index: int, reading: Reading) -> None:
+        """Leave a case's labels as they are, and make what is missing beside them."""
+        case = self.reader.cases[index]
+        if reading.labels is not None:
+            self.outputs.write(case, reading.labels.array, reading.labels.header, with_labels=False)
+        log.info("%s: %s is there already", self._number(index), case.labels)
+        self.reports.append(CaseReport(case.name, str(case.image), str(case.labels)))
+
+    def _segment(
+        self, index: int, reading: Reading
+    ) -> tuple[dict[str, float], nib.Nifti1Header, bool, int, Segmentation]:
+        """Compute a case.
+
+        Returns:
+            The seconds before, its header, whether the next one is read, the bytes it takes while it is written, and
+            the result.
+        """
         seconds, self._start = {**self._start, "read": reading.seconds}, {}
         volume = reading.volume
         header = volume.header
         plan = self.engine.plan(volume.geometry, volume.array.nbytes)
-        ahead = self._room_for_next(index, plan, _labels_bytes(volume.array.size))
+        left = _labels_bytes(volume.array.size) + self.outputs.bytes(volume.array.size, volume.array.nbytes)
+        ahead = self._room_for_next(index, plan, left)
         if ahead:
             self.reader.start(index + 1)
         prepared = self.engine.prepare(volume)
         # From here on only the resampled image is needed.
         reading.forget()
         del volume
-        return seconds, header, ahead, self.engine.infer(prepared)
+        return seconds, header, ahead, left, self.engine.infer(prepared)
 
     def _room_for_next(self, index: int, plan: Plan, labels: int) -> bool:
         """Tell whether the next case may be read while this one is computed and the last one written."""
@@ -140,7 +173,10 @@ class _Run:
             return
         phases = ", ".join(f"{name} {seconds[name]:.1f} s" for name in PHASES if name in seconds)
         log.info("%s: %s (%s)", self._number(written.index), case.labels, phases)
-        self._rows.append({"case": case.name, **{name: round(value, 3) for name, value in seconds.items()}})
+        self.reports.append(
+            CaseReport(case.name, str(case.image), str(case.labels), _rounded(seconds), written.doubts)
+        )
+        self._rows.append({"case": case.name, **_rounded(seconds)})
         if self.timings is not None:
             write_csv(self.timings, ["case", *PHASES], self._rows)
 
@@ -153,6 +189,7 @@ class _Run:
         fault = Fault(case.name, case.image, _one_line(case.image, error))
         log.error("%s: %s", self._number(index), fault.message)
         self.faults.append(fault)
+        self.reports.append(CaseReport(case.name, str(case.image), str(case.labels), error=fault.message))
 
 
 def _labels_bytes(voxels: int) -> int:
@@ -160,19 +197,22 @@ def _labels_bytes(voxels: int) -> int:
     return (1 + WRITING) * voxels
 
 
-def _check_memory(engine: Engine, image: Path) -> None:
+def _rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in seconds.items()}
+
+
+def _check_memory(engine: Engine, image: Image) -> None:
     """Check by its header that an image can be segmented within the limits; ImageError if not."""
-    with open_volume(image) as stream:
-        engine.plan(stream.geometry(), held_bytes(stream))
+    engine.plan(*read_header(image))
 
 
-def _write(case: Case, labels: np.ndarray, header: nib.Nifti1Header) -> float:
+def _write(case: Case, labels: np.ndarray, header: nib.Nifti1Header, outputs: Outputs) -> float:
     started = time.perf_counter()
-    write_volume(case.labels, labels, header)
+    outputs.write(case, outputs.keep(labels), header)
     return time.perf_counter() - started
 
 
-def _one_line(path: Path, error: Exception) -> str:
+def _one_line(path: Image, error: Exception) -> str:
     text = (str(error).strip().splitlines() or [""])[0]
     if not isinstance(error, FlareError):
         text = f"{type(error).__name__}: {text}"

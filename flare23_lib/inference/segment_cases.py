@@ -16,7 +16,7 @@ from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.settings import InferenceSettings
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import ImageError, about
-from flare23_lib.inference.image_files import fits_beside
+from flare23_lib.inference.read_ahead import fits_beside
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.nifti import Volume, read_volume, write_volume
 from flare23_lib.io.tables import write_csv

@@ -98,3 +98,11 @@ def anatomy_of(name: str) -> Anatomy | None:
 def codes_of(name: str, is_tumor: bool = False) -> Anatomy:
     """Return the codes of a structure; a private code with the name as its meaning where `anatomy_of` knows none."""
     return anatomy_of(name) or Anatomy(ABNORMAL if is_tumor else STRUCTURE, Code(name[:16], name[:64], OWN_SCHEME))
+
+
+def is_tumor(name: str, kind: str | None = None) -> bool:
+    """Tell whether a structure is a tumor: by its kind or, if that is not known, by its name."""
+    if kind is not None:
+        return kind == "tumor"
+    anatomy = anatomy_of(name)
+    return anatomy is not None and anatomy.category == ABNORMAL

@@ -29,7 +29,7 @@ EXTENSION_CODE = 0
 
 CARET_CODE = 30
 
-CSV_FILE, SLICER_FILE, ITKSNAP_FILE = "labels.csv", "labels.ctbl", "labels.itksnap.txt"
+STEM = "labels"
 
 _CODES = ("Category", "Type", "TypeModifier")
 
@@ -70,13 +70,19 @@ def rgb_of(color: str) -> tuple[int, int, int]:
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
-def write_label_tables(folder: Path, table: Sequence[Structure]) -> None:
-    """Write the files that give label values names and colors in 3D Slicer, ITK-SNAP and table programs."""
+def write_label_tables(folder: Path, table: Sequence[Structure], stem: str = STEM) -> None:
+    """Write the files that give label values names and colors in 3D Slicer, ITK-SNAP and table programs.
+
+    Args:
+        folder: gets `{stem}.csv`, `{stem}.ctbl` and `{stem}.itksnap.txt`.
+        table: the labels.
+        stem: of the files' names.
+    """
     parts = [f"{column}_{part}" for column in _CODES for part in ("CodingScheme", "CodeValue", "CodeMeaning")]
     columns = ["LabelValue", "Name", "Color_R", "Color_G", "Color_B", "Color_A", *parts]
-    write_csv(folder / CSV_FILE, columns, [_slicer_row(structure) for structure in table])
-    write_text(folder / SLICER_FILE, _slicer_colors(table))
-    write_text(folder / ITKSNAP_FILE, _itksnap_labels(table))
+    write_csv(folder / f"{stem}.csv", columns, [_slicer_row(structure) for structure in table])
+    write_text(folder / f"{stem}.ctbl", _slicer_colors(table))
+    write_text(folder / f"{stem}.itksnap.txt", _itksnap_labels(table))
 
 
 def _slicer_row(structure: Structure) -> dict[str, str | int]:
