@@ -95,13 +95,13 @@ def find_cases(
     Raises:
         ImageError: nothing there, two images for one name, or labels that would replace their image.
     """
-    images: dict[str, Image]
+    pairs: list[tuple[str, Image]]
     if not inputs.exists():
         raise ImageError(f"{inputs}: there is no such file or folder")
     files = _image_files(inputs) if inputs.is_dir() else [inputs] if case_name(inputs) else []
     if not files and (inputs.is_dir() or _may_be_dicom(inputs)):
-        images = _dicom_images(inputs, choice or SeriesChoice())
-        pairs = list(images.items())
+        choice = choice or SeriesChoice()
+        pairs = list(find_series_at(inputs, choice.wanted, choice.irregular).items())
     elif files:
         pairs = [(case_name(path), path) for path in files]
     else:
@@ -134,11 +134,19 @@ def _may_be_dicom(path: Path) -> bool:
     return start[:4] == b"PK\3\4" or start[128:] == b"DICM" or start[:2] in (b"\x02\0", b"\x08\0")
 
 
-def _dicom_images(inputs: Path, choice: SeriesChoice) -> dict[str, Series]:
-    """Return the wanted series below a folder, by case name.
+def find_series_at(inputs: Path, wanted: str | None, irregular: Irregular) -> dict[str, Series]:
+    """Return the wanted DICOM series below a folder, in an archive or in a file, by case name.
 
     A folder with one volume gives its name to the case; of several each has its series' number (or, if two have the
     same, the number in the list) behind it, however many are wanted.
+
+    Args:
+        inputs: the folder, archive or file.
+        wanted: see `SeriesChoice`.
+        irregular: see `SeriesChoice`.
+
+    Raises:
+        ImageError: as `choose_series`, or pydicom is not installed.
     """
     try:
         from flare23_lib.io.dicom_search import choose_series, find_series
@@ -148,7 +156,7 @@ def _dicom_images(inputs: Path, choice: SeriesChoice) -> dict[str, Series]:
         ) from error
 
     found = find_series(inputs)
-    chosen = choose_series(found, inputs, choice.wanted)
+    chosen = choose_series(found, inputs, wanted)
     volumes = [series for series in found.series if series.is_volume]
     place = inputs.resolve()
     name = place.name if place.is_dir() else place.stem
@@ -158,7 +166,7 @@ def _dicom_images(inputs: Path, choice: SeriesChoice) -> dict[str, Series]:
     for index, series in enumerate(volumes, 1):
         if series in chosen:
             ending = "" if len(volumes) == 1 else f"_{series.number if distinct else index}"
-            images[name + ending] = replace(series, irregular=choice.irregular)
+            images[name + ending] = replace(series, irregular=irregular)
     return images
 
 
