@@ -6,12 +6,13 @@ import argparse
 import importlib
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.choices import OutputType
-from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder, say
+from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder
 from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 def _import_nibabel() -> None:
     """Import nibabel without pydicom, which it imports wherever that is installed, for DICOM in NIfTI headers."""
     if not {"nibabel", "pydicom"} & set(sys.modules):
-        sys.modules["pydicom"] = None
+        sys.modules["pydicom"] = None  # type: ignore[assignment]
         try:
             importlib.import_module("nibabel")
         finally:
@@ -81,11 +82,13 @@ def _predict(args: argparse.Namespace) -> int:
 def _outputs(args: argparse.Namespace, name: str, table: tuple[Structure, ...]) -> Outputs:
     from flare23_lib.inference.outputs import Outputs
 
-    draw = None
-    if args.preview:
-        from flare23_lib.report.preview import draw_preview as draw
     types = tuple(dict.fromkeys(args.output_type))
-    return Outputs(table, name, types, args.per_class, args.statistics, draw)
+    outputs = Outputs(table, name, types, args.per_class, args.statistics)
+    if args.preview:
+        from flare23_lib.report.preview import draw_preview
+
+        return replace(outputs, draw=draw_preview)
+    return outputs
 
 
 def _plain(value: object) -> object:
@@ -111,7 +114,7 @@ def _statistics(args: argparse.Namespace) -> int:
             failed += 1
             log.error("%s", error)
     write_statistics_table(args.output / "statistics.csv", written)
-    say(f"{len(written)} of {len(cases)} cases measured; {args.output / 'statistics.csv'} is written")
+    print(f"{len(written)} of {len(cases)} cases measured; {args.output / 'statistics.csv'} is written")
     return 1 if failed else 0
 
 
@@ -121,7 +124,7 @@ def _export(args: argparse.Namespace) -> int:
 
     inference = InferenceDefaults(step=args.step, tta=bool(args.tta), windows=args.windows)
     model = export_checkpoint(args.checkpoint, args.output, args.name, args.orientation, inference)
-    say(f"{args.output}: {model.name}, {len(model.labels) - 1} labels, orientation {model.orientation}")
+    print(f"{args.output}: {model.name}, {len(model.labels) - 1} labels, orientation {model.orientation}")
     return 0
 
 

@@ -42,7 +42,7 @@ def model_file(bundle: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Case:
+class PredictionCase:
     """An image to segment and where its labels go.
 
     Attributes:
@@ -81,7 +81,7 @@ class SeriesChoice:
 
 def find_cases(
     inputs: Path, output: Path, shard: Shard | None = None, choice: SeriesChoice | None = None
-) -> list[Case]:
+) -> list[PredictionCase]:
     """List the images of a file or folder, sorted, with the file for each one's labels.
 
     Args:
@@ -103,15 +103,15 @@ def find_cases(
         choice = choice or SeriesChoice()
         pairs = list(find_series_at(inputs, choice.wanted, choice.irregular).items())
     elif files:
-        pairs = [(case_name(path), path) for path in files]
+        pairs = [(name, path) for path in files if (name := case_name(path))]
     else:
         raise ImageError(f"{inputs}: is no DICOM, and is not named {', '.join('*' + end for end in IMAGE_SUFFIXES)}")
     if stem(output) and not output.is_dir():
         if len(pairs) > 1 or (inputs.is_dir() and files):
             raise ImageError(f"{output}: must be a folder, as {inputs} is one")
-        cases = [Case(name, image, output) for name, image in pairs]
+        cases = [PredictionCase(name, image, output) for name, image in pairs]
     else:
-        cases = [Case(name, image, output / f"{name}.nii.gz") for name, image in pairs]
+        cases = [PredictionCase(name, image, output / f"{name}.nii.gz") for name, image in pairs]
     if inputs.is_dir() and output.is_dir() and output.samefile(inputs):
         raise ImageError(f"{output}: holds the images; give another folder for the labels")
     _refuse_collisions(cases)
@@ -170,7 +170,7 @@ def find_series_at(inputs: Path, wanted: str | None, irregular: Irregular) -> di
     return images
 
 
-def _refuse_collisions(cases: Iterable[Case]) -> None:
+def _refuse_collisions(cases: Iterable[PredictionCase]) -> None:
     taken: dict[Path, Image] = {}
     for case in cases:
         if isinstance(case.image, Path) and case.labels.exists() and case.labels.samefile(case.image):
@@ -180,7 +180,7 @@ def _refuse_collisions(cases: Iterable[Case]) -> None:
         taken[case.labels] = case.image
 
 
-def labels_there(case: Case, names: Mapping[int, str] | None = None) -> Volume | None:
+def labels_there(case: PredictionCase, names: Mapping[int, str] | None = None) -> Volume | None:
     """Return a case's labels if they are there, read to their end and lie on its image; else None.
 
     Args:
@@ -208,7 +208,7 @@ def labels_there(case: Case, names: Mapping[int, str] | None = None) -> Volume |
     return labels if labels.geometry.difference(image) is None else None
 
 
-def doubts(image: Image, volume: Volume) -> tuple[str, ...]:
+def image_warnings(image: Image, volume: Volume) -> tuple[str, ...]:
     """Return what the scan of a cohort would report of an image that was read, a line each."""
     facts = header_facts(Stream(Path(str(image)), volume.header, BytesIO()))
     if volume.array.size:

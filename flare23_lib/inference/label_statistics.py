@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK
 
 from flare23_lib.errors import ImageError
-from flare23_lib.inference.image_files import Case
+from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.io.anatomy import is_tumor
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.images import read_image
@@ -100,7 +100,7 @@ def _components(marks: SimpleITK.Image, value: int) -> int:
     return int(counted.GetObjectCount())
 
 
-def measure_files(case: Case, folder: Path, table: Sequence[Structure] | None = None) -> Path:
+def measure_files(case: PredictionCase, folder: Path, table: Sequence[Structure] | None = None) -> Path:
     """Measure a label file that is there, and write the case's JSON file.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 
 from flare23_lib.choices import OutputType
 from flare23_lib.errors import BundleError, ConfigError, ImageError
-from flare23_lib.inference.image_files import Case, labels_there, model_file
+from flare23_lib.inference.image_files import PredictionCase, labels_there, model_file
 from flare23_lib.io.anatomy import is_tumor
 from flare23_lib.io.images import read_image
 from flare23_lib.io.label_tables import STEM, Structure, header_extension, label_table, write_label_tables
@@ -84,7 +84,7 @@ class Outputs:
         dicom = 4 * voxels if set(self.types) - {"nifti"} else 0
         return max(dicom, 2 * image_bytes + 3 * voxels if self.needs_image else 0, voxels if self.per_class else 0)
 
-    def files(self, case: Case) -> list[Path]:
+    def files(self, case: PredictionCase) -> list[Path]:
         """Return the files that are wanted of a case beside its NIfTI labels."""
         files = [case.beside(SUFFIXES[kind]) for kind in self.types if kind != "nifti"]
         if self.per_class:
@@ -92,7 +92,7 @@ class Outputs:
         files += [case.beside(STATISTICS)] if self.statistics else []
         return files + ([case.beside(PREVIEW)] if self.draw else [])
 
-    def find(self, case: Case) -> tuple[bool, Volume | None]:
+    def find(self, case: PredictionCase) -> tuple[bool, Volume | None]:
         """Tell whether a case needs no segmentation; and give its labels if other files are to be made from them.
 
         Raises:
@@ -114,7 +114,9 @@ class Outputs:
         kept[values] = values
         return kept[labels]
 
-    def write(self, case: Case, labels: np.ndarray, header: nib.Nifti1Header, with_labels: bool = True) -> None:
+    def write(
+        self, case: PredictionCase, labels: np.ndarray, header: nib.Nifti1Header, with_labels: bool = True
+    ) -> None:
         """Write all that is wanted of a case.
 
         Args:
@@ -132,9 +134,11 @@ class Outputs:
         if self.needs_image:
             self._write_about(case, labels, read_image(case.image))
 
-    def _write_dicom(self, case: Case, labels: np.ndarray) -> None:
+    def _write_dicom(self, case: PredictionCase, labels: np.ndarray) -> None:
         kinds = [kind for kind in self.types if kind != "nifti"]
-        if kinds and not labels.any():
+        if not kinds or isinstance(case.image, Path):
+            return
+        if not labels.any():
             log.warning("%s: no structure was found; DICOM knows no empty segmentation, none is written", case.image)
             return
         for kind in kinds:
@@ -144,7 +148,7 @@ class Outputs:
                 from flare23_lib.io.rtstruct import write_rtstruct as write
             write(case.beside(SUFFIXES[kind]), case.image, labels, self.table, self.model)
 
-    def _write_about(self, case: Case, labels: np.ndarray, image: Volume) -> None:
+    def _write_about(self, case: PredictionCase, labels: np.ndarray, image: Volume) -> None:
         if self.statistics:
             from flare23_lib.inference.label_statistics import measure_labels, write_case_statistics
 
@@ -154,14 +158,14 @@ class Outputs:
             self.draw(case.beside(PREVIEW), case.name, image, labels, self.table)
 
 
-def write_names(cases: Sequence[Case], output: Path, table: Sequence[Structure]) -> None:
+def write_names(cases: Sequence[PredictionCase], output: Path, table: Sequence[Structure]) -> None:
     """Write label tables for viewers beside the labels: `labels.csv`, or `X.labels.csv` beside a file X.nii.gz."""
     if cases:
         is_file = cases[0].labels == output
         write_label_tables(cases[0].labels.parent, table, f"{stem(output)}.{STEM}" if is_file else STEM)
 
 
-def check_types(types: Sequence[OutputType], cases: Sequence[Case]) -> None:
+def check_types(types: Sequence[OutputType], cases: Sequence[PredictionCase]) -> None:
     """Raise ImageError if DICOM is wanted of images that are none."""
     dicom = [kind for kind in types if kind != "nifti"]
     for case in cases:

@@ -15,10 +15,10 @@ import numpy as np
 
 from flare23_lib.errors import FlareError
 from flare23_lib.inference.engine import Engine, Segmentation
-from flare23_lib.inference.image_files import Case
-from flare23_lib.inference.memory import WRITING, Plan
+from flare23_lib.inference.image_files import PredictionCase
+from flare23_lib.inference.memory import WRITING, MemoryPlan
 from flare23_lib.inference.outputs import Outputs
-from flare23_lib.inference.read_ahead import Reader, Reading, fits_beside
+from flare23_lib.inference.read_ahead import Reader, Reading, can_prefetch
 from flare23_lib.inference.run_report import CaseReport
 from flare23_lib.inference.timing import PHASES
 from flare23_lib.io.images import Image, read_header
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Fault:
+class FailedCase:
     """A case that could not be segmented: its name, its image and the reason in one line."""
 
     case: str
@@ -43,7 +43,7 @@ def predict(
     timings: Path | None = None,
     start: dict[str, float] | None = None,
     reports: list[CaseReport] | None = None,
-) -> list[Fault]:
+) -> list[FailedCase]:
     """Segment cases and write what the reader's outputs ask for, such as `X.nii.gz` for `X_0000.nii.gz`.
 
     Labels are uint8 with the header of their image, geometry to the last bit. What is there and whole is not made
@@ -82,7 +82,7 @@ class _Written:
     future: Future[float]
     seconds: dict[str, float]
     bytes: int
-    doubts: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 class _Run:
@@ -98,7 +98,7 @@ class _Run:
     ) -> None:
         self.reader, self.engine, self.timings, self.reports = reader, engine, timings, reports
         self.outputs = reader.outputs
-        self.faults: list[Fault] = []
+        self.faults: list[FailedCase] = []
         self._start = start
         self._rows: list[dict[str, float | str]] = []
         self._writing: _Written | None = None
@@ -110,15 +110,15 @@ class _Run:
             if reading.volume is None:
                 self._keep(index, reading)
                 return
-            for doubt in reading.doubts:
-                log.warning("%s: %s: %s", self._number(index), self.reader.cases[index].image, doubt)
+            for warning in reading.warnings:
+                log.warning("%s: %s: %s", self._number(index), self.reader.cases[index].image, warning)
             seconds, header, ahead, left, result = self._segment(index, reading)
         except Exception as error:  # one case must not stop the others, whatever is wrong with it
             self._fault(index, error)
             return
         self.finish_writing()
         future = writer.submit(_write, self.reader.cases[index], result.labels, header, self.outputs)
-        self._writing = _Written(index, future, seconds | result.timings, left, reading.doubts)
+        self._writing = _Written(index, future, seconds | result.timings, left, reading.warnings)
         if not ahead:
             self.finish_writing()
 
@@ -149,16 +149,16 @@ class _Run:
             self.reader.start(index + 1)
         prepared = self.engine.prepare(volume)
         # From here on only the resampled image is needed.
-        reading.forget()
+        reading.release()
         del volume
         return seconds, header, ahead, left, self.engine.infer(prepared)
 
-    def _room_for_next(self, index: int, plan: Plan, labels: int) -> bool:
+    def _room_for_next(self, index: int, plan: MemoryPlan, labels: int) -> bool:
         """Tell whether the next case may be read while this one is computed and the last one written."""
         if index + 1 >= len(self.reader.cases):
             return False
         held = self._writing.bytes if self._writing else 0
-        return fits_beside(self.engine, plan, self.reader.cases[index + 1].image, held, labels)
+        return can_prefetch(self.engine, plan, self.reader.cases[index + 1].image, held, labels)
 
     def finish_writing(self) -> None:
         """Wait for the labels that are being written, and report the case."""
@@ -174,7 +174,7 @@ class _Run:
         phases = ", ".join(f"{name} {seconds[name]:.1f} s" for name in PHASES if name in seconds)
         log.info("%s: %s (%s)", self._number(written.index), case.labels, phases)
         self.reports.append(
-            CaseReport(case.name, str(case.image), str(case.labels), _rounded(seconds), written.doubts)
+            CaseReport(case.name, str(case.image), str(case.labels), _rounded(seconds), written.warnings)
         )
         self._rows.append({"case": case.name, **_rounded(seconds)})
         if self.timings is not None:
@@ -186,7 +186,7 @@ class _Run:
     def _fault(self, index: int, error: Exception) -> None:
         case = self.reader.cases[index]
         log.debug("%s", case.image, exc_info=error)
-        fault = Fault(case.name, case.image, _one_line(case.image, error))
+        fault = FailedCase(case.name, case.image, _one_line(case.image, error))
         log.error("%s: %s", self._number(index), fault.message)
         self.faults.append(fault)
         self.reports.append(CaseReport(case.name, str(case.image), str(case.labels), error=fault.message))
@@ -206,7 +206,7 @@ def _check_memory(engine: Engine, image: Image) -> None:
     engine.plan(*read_header(image))
 
 
-def _write(case: Case, labels: np.ndarray, header: nib.Nifti1Header, outputs: Outputs) -> float:
+def _write(case: PredictionCase, labels: np.ndarray, header: nib.Nifti1Header, outputs: Outputs) -> float:
     started = time.perf_counter()
     outputs.write(case, outputs.keep(labels), header)
     return time.perf_counter() - started

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Union, cast
 
 import nibabel as nib
 import numpy as np
 
+from flare23_lib.axes import as_triple
 from flare23_lib.choices import Precision, Windows
 from flare23_lib.errors import ImageError
 from flare23_lib.inference.bundle import load_bundle
 from flare23_lib.inference.engine import Engine
-from flare23_lib.inference.image_files import doubts, find_series_at
+from flare23_lib.inference.image_files import find_series_at, image_warnings
 from flare23_lib.inference.memory import Limits
 from flare23_lib.inference.outputs import chosen_labels
 from flare23_lib.io.images import ITK_SUFFIXES, Image, image_stem, read_image
@@ -41,7 +42,7 @@ class Prediction:
             nibabel's order.
         names: label value -> name.
         affine: 4x4, voxel (x, y, z) to RAS+ mm, as nibabel's.
-        doubts: what makes the image no sound CT, a line each.
+        warnings: what makes the image no sound CT, a line each.
         seconds: by phase.
         image: that was segmented.
     """
@@ -49,7 +50,7 @@ class Prediction:
     labels: np.ndarray
     names: dict[int, str]
     affine: np.ndarray
-    doubts: tuple[str, ...]
+    warnings: tuple[str, ...]
     seconds: dict[str, float]
     image: Volume = field(repr=False)
     _table: tuple[Structure, ...] = field(repr=False)
@@ -182,7 +183,7 @@ class Predictor:
             labels=kept[segmentation.labels],
             names={structure.value: structure.name for structure in table},
             affine=volume.geometry.affine,
-            doubts=doubts(source if source is not None else Path("image"), volume),
+            warnings=image_warnings(source if source is not None else Path("image"), volume),
             seconds=segmentation.timings,
             image=volume,
             _table=table,
@@ -213,13 +214,13 @@ def _volume_of(image: ImageLike, affine: np.ndarray | None) -> Volume:
     if isinstance(image, nib.spatialimages.SpatialImage):
         volume = _with_header(np.asanyarray(image.dataobj).T, image.affine)
         if isinstance(image.header, nib.Nifti1Header):  # its bits are kept, as those of a file
-            zooms = tuple(float(zoom) for zoom in image.header.get_zooms()[::-1])
+            zooms = as_triple(float(zoom) for zoom in image.header.get_zooms()[::-1])
             return Volume(volume.array, Geometry(volume.geometry.shape, image.affine, zooms), image.header)
         return volume
     if type(image).__module__.split(".")[0] == "SimpleITK":
         from flare23_lib.io.itk import volume_of_itk
 
-        return volume_of_itk(image)
+        return volume_of_itk(cast("SimpleITK.Image", image))
     raise TypeError(f"{type(image).__name__} is no image: give a path, a nibabel or SimpleITK image, or an array")
 
 
@@ -227,5 +228,5 @@ def _with_header(array: np.ndarray, affine: np.ndarray) -> Volume:
     if array.ndim != 3 or affine.shape != (4, 4):
         raise ImageError(f"an array of shape {array.shape} with an affine of shape {affine.shape} is no 3-D image")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
-    geometry = Geometry(tuple(array.shape), affine, tuple(map(float, spacing)))
+    geometry = Geometry(as_triple(array.shape), affine, as_triple(map(float, spacing)))
     return Volume(array, geometry, header_for(array.shape, affine, array.dtype))

@@ -11,14 +11,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flare23_lib.inference.image_files import Case, doubts
+from flare23_lib.inference.image_files import PredictionCase, image_warnings
 from flare23_lib.inference.outputs import Outputs
 from flare23_lib.io.images import Image, read_header, read_image
 from flare23_lib.io.nifti import Volume
 
 if TYPE_CHECKING:
     from flare23_lib.inference.engine import Engine
-    from flare23_lib.inference.memory import Plan
+    from flare23_lib.inference.memory import MemoryPlan
 
 MB = 10**6
 
@@ -36,21 +36,21 @@ class Reading:
     Attributes:
         volume: the image; None if the case's labels are there and whole.
         seconds: how long reading took.
-        doubts: what makes it no sound CT, a line each.
+        warnings: what makes it no sound CT, a line each.
         labels: those that are there, if files of other kinds are to be made from them.
     """
 
     volume: Volume | None
     seconds: float
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     labels: Volume | None = None
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Let go of the image."""
         self.volume = None
 
 
-def fits_beside(engine: Engine, plan: Plan, following: Image, held: int = 0, left: int = 0) -> bool:
+def can_prefetch(engine: Engine, plan: MemoryPlan, following: Image, held: int = 0, left: int = 0) -> bool:
     """Tell whether the next image may be read while a case is computed, within the engine's limit of memory.
 
     Args:
@@ -77,7 +77,9 @@ class Reader:
         outputs: what is wanted of a case.
     """
 
-    def __init__(self, cases: Sequence[Case], overwrite: bool = False, outputs: Outputs | None = None) -> None:
+    def __init__(
+        self, cases: Sequence[PredictionCase], overwrite: bool = False, outputs: Outputs | None = None
+    ) -> None:
         self.cases = cases
         self._overwrite = overwrite
         self.outputs = outputs or Outputs()
@@ -120,7 +122,7 @@ class Reader:
         """Give up what has not begun."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, case: Case, check: Check | None) -> Reading:
+    def _read(self, case: PredictionCase, check: Check | None) -> Reading:
         started = time.perf_counter()
         if not self._overwrite:
             there, labels = self.outputs.find(case)
@@ -129,4 +131,4 @@ class Reader:
         if check is not None:
             check(case.image)
         volume = read_image(case.image)
-        return Reading(volume, time.perf_counter() - started, doubts(case.image, volume))
+        return Reading(volume, time.perf_counter() - started, image_warnings(case.image, volume))

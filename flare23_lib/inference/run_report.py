@@ -1,4 +1,4 @@
-"""What a run of `flare23 predict` was: versions, device, model, and of each case its seconds and doubts."""
+"""What a run of `flare23 predict` was: versions, device, model, and of each case its seconds and warnings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CaseReport:
         image: its file or series.
         labels: the label file.
         seconds: by phase (`timing.PHASES`); empty if the labels were there already.
-        doubts: what makes the image no sound CT, or unlike those the model learned from.
+        warnings: what makes the image no sound CT, or unlike those the model learned from.
         error: why it failed; None if it did not.
     """
 
@@ -36,7 +36,7 @@ class CaseReport:
     image: str
     labels: str
     seconds: dict[str, float] = field(default_factory=dict)
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     error: str | None = None
 
 

@@ -17,6 +17,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 import pydicom
 
+from flare23_lib.axes import as_triple
 from flare23_lib.errors import ImageError
 from flare23_lib.io.nifti import Geometry, Volume, header_for
 from flare23_lib.io.slices import SliceGrid, grid_of, resampled_along_normal
@@ -186,7 +187,7 @@ class Series:
 
 def _geometry(shape: Sequence[int], affine: np.ndarray) -> Geometry:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
-    return Geometry(tuple(map(int, shape)), affine, tuple(map(float, spacing)))
+    return Geometry(as_triple(map(int, shape)), affine, as_triple(map(float, spacing)))
 
 
 def _read_frames(series: Series) -> np.ndarray:

@@ -85,7 +85,8 @@ def find_series(root: Path) -> Found:
     """
     if not root.exists():
         raise ImageError(f"{root}: there is no such file or folder")
-    found, groups, seen = Found(), {}, set()
+    found, seen = Found(), set()
+    groups: dict[str, list[_Group]] = {}
     for file in files_of(root):
         try:
             with file.open() as handle:

@@ -38,7 +38,7 @@ def concept(code: Code) -> CodedConcept:
 
 def source_images(series: Series) -> list[Dataset]:
     """Return the headers of a series' files in the order of its slices, without pixels."""
-    images = []
+    images: list[Dataset] = []
     for file in series.files:
         with file.open() as handle:
             images.append(pydicom.dcmread(handle, stop_before_pixels=True, force=True))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 
+from flare23_lib.axes import as_triple
 from flare23_lib.errors import ImageError
 from flare23_lib.io.nifti import Geometry, Volume, header_for
 
@@ -71,7 +72,7 @@ def _geometry(size: tuple, direction: np.ndarray, spacing: tuple, origin: tuple)
     affine = np.eye(4)
     affine[:3, :3] = direction * np.array(spacing)
     affine[:3, 3] = origin
-    return Geometry(tuple(map(int, size[::-1])), _LPS_TO_RAS @ affine, tuple(map(float, spacing[::-1])))
+    return Geometry(as_triple(map(int, size[::-1])), _LPS_TO_RAS @ affine, as_triple(map(float, spacing[::-1])))
 
 
 def _check(name: object, dimensions: int, channels: int) -> None:

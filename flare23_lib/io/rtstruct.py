@@ -125,7 +125,7 @@ def _contours(
     roi.ReferencedROINumber, roi.ROIDisplayColor = number, list(structure.color)
     items = []
     steps = np.array(series.orientation) * np.array([[series.pixel_spacing[1]], [series.pixel_spacing[0]]])
-    for place in np.flatnonzero(mask.any(axis=(1, 2))):
+    for place in np.flatnonzero(mask.any(axis=(1, 2))).tolist():
         for outline in outlines(mask[place]):
             points = np.array(series.frames[place].position) + outline @ steps
             item = Dataset()

@@ -102,6 +102,8 @@ def _gap(distances: np.ndarray, heights: np.ndarray, median: float, names: Seque
 def resampled_along_normal(array: np.ndarray, grid: SliceGrid) -> np.ndarray:
     """Interpolate slices linearly onto their grid, (slices, rows, columns); values keep their type."""
     places = grid.places
+    if places is None:
+        return array
     made = np.empty((grid.count, *array.shape[1:]), array.dtype)
     for index in range(grid.count):
         above = int(np.clip(np.searchsorted(places, index), 1, len(places) - 1))
