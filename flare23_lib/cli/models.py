@@ -66,7 +66,8 @@ def _predict(args: argparse.Namespace) -> int:
                     Limits(args.gpu_memory, args.memory), args.compile)  # fmt: skip
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
     reports: list[CaseReport] = []
-    write_names(cases, args.output, table)
+    if args.label_files:
+        write_names(cases, args.output, table)
     faults = predict(reader, engine, args.timings, seconds, reports)
     if args.statistics and cases:
         from flare23_lib.inference.label_statistics import write_statistics_table
@@ -164,6 +165,8 @@ def register(commands: Commands) -> None:
                         help="kinds of label files; the last two need DICOM input (default: nifti)")  # fmt: skip
     parser.add_argument("--labels-only", nargs="+", default=[], metavar="LABEL",
                         help="labels that are kept, by name (default: all)")  # fmt: skip
+    parser.add_argument("--label-files", action=argparse.BooleanOptionalAction, default=True,
+                        help="names and colors for 3D Slicer, ITK-SNAP and tables beside the labels")  # fmt: skip
     parser.add_argument("--per-class", action="store_true",
                         help="also a file for each label, in a folder named after the case")  # fmt: skip
     parser.add_argument("--statistics", action="store_true",

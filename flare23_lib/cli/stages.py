@@ -83,11 +83,13 @@ def _stage_train(args: argparse.Namespace) -> int:
 
 def _stage_export(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import InferenceSettings
+    from flare23_lib.labels import Label
     from flare23_lib.nnunet.train import export
 
     parts = args.settings
     inference = InferenceSettings.from_json(parts["inference"])
-    export(_results(args), args.model, inference, parts["label_names"], args.output.parent)
+    labels = [Label(**row) for row in parts["labels"]]
+    export(_results(args), args.model, inference, labels, args.output.parent)
     return 0
 
 

@@ -12,7 +12,6 @@ import SimpleITK
 
 from flare23_lib.errors import ImageError
 from flare23_lib.inference.image_files import PredictionCase
-from flare23_lib.io.anatomy import is_tumor
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.images import read_image
 from flare23_lib.io.label_tables import Structure, label_table, read_label_table
@@ -118,7 +117,7 @@ def measure_files(case: PredictionCase, folder: Path, table: Sequence[Structure]
         names = read_label_table(case.labels)
         values = sorted({*names, *np.unique(labels.array).tolist()} - {0})
         texts = [names.get(value, str(value)) for value in values]
-        table = label_table(texts, values, [text for text in texts if is_tumor(text)])
+        table = label_table(texts, values)
     path = folder / f"{case.name}.statistics.json"
     write_case_statistics(path, case.name, str(case.image), measure_labels(labels.array, image, table))
     return path

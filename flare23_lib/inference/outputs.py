@@ -22,6 +22,7 @@ from flare23_lib.io.anatomy import is_tumor
 from flare23_lib.io.images import read_image
 from flare23_lib.io.label_tables import STEM, Structure, header_extension, label_table, write_label_tables
 from flare23_lib.io.nifti import Volume, stem, write_volume
+from flare23_lib.labels import Label, LabelMap
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,23 @@ def describe_bundle(folder: Path) -> tuple[str, tuple[Structure, ...]]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BundleError(f"{path}: does not list labels ({error!r})") from error
     return model, label_table(names, values, tumors)
+
+
+def bundle_label_map(folder: Path) -> tuple[LabelMap, tuple[str, ...]]:
+    """Return a bundle's labels with their rules of scoring, and the names of those it never saw in training.
+
+    Raises:
+        BundleError: it is no bundle, or one that does not say how its labels are scored.
+    """
+    path = model_file(folder)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        labels = LabelMap(tuple(Label(**row) for row in content["labels"][1:]))
+        if not all("tolerance_mm" in row for row in content["labels"][1:]):
+            raise BundleError(f"{path}: does not say how its labels are scored; give a configuration instead")
+        return labels, tuple(content["unseen"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BundleError(f"{path}: does not list labels ({error!r})") from error
 
 
 def chosen_labels(table: Sequence[Structure], names: Sequence[str]) -> tuple[Structure, ...]:

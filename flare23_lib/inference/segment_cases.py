@@ -16,8 +16,10 @@ from flare23_lib.cache.results import Results, collect, write_record
 from flare23_lib.config.settings import InferenceSettings
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import ImageError, with_path
+from flare23_lib.inference.outputs import describe_bundle
 from flare23_lib.inference.read_ahead import can_prefetch
 from flare23_lib.io.atomic import read_json
+from flare23_lib.io.label_tables import write_label_tables
 from flare23_lib.io.nifti import Volume, read_volume, write_volume
 from flare23_lib.io.tables import write_csv
 from flare23_lib.runtime.progress import progress
@@ -210,4 +212,6 @@ def collect_predictions(results: Results, model: str, shards: int, output: Path)
     """
     cases = [case.case for case in usable_cases(results.cases, "validation")]
     rows = collect(results, "predictions", model, shards, cases)
+    _, table = describe_bundle(results.bundle(model))
+    write_label_tables(output.parent, table)
     write_csv(output, ["case", "file"], [{"case": row["case"], "file": row["file"]} for row in rows])

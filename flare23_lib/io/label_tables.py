@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 from flare23_lib.colors import label_colors
 from flare23_lib.errors import ImageError
-from flare23_lib.io.anatomy import Anatomy, codes_of
+from flare23_lib.io.anatomy import Anatomy, codes_of, is_tumor
 from flare23_lib.io.atomic import write_text
 from flare23_lib.io.nifti import open_volume
 from flare23_lib.io.tables import write_csv
@@ -56,9 +56,18 @@ class Structure:
         return codes_of(self.name, self.is_tumor)
 
 
-def label_table(names: Sequence[str], values: Sequence[int], tumors: Iterable[str] = ()) -> tuple[Structure, ...]:
-    """Return the table of labels in the order of a label map, with the colors of figures and pages."""
-    colors, tumors = label_colors(names), set(tumors)
+def label_table(
+    names: Sequence[str], values: Sequence[int], tumors: Iterable[str] | None = None
+) -> tuple[Structure, ...]:
+    """Return the table of labels in the order of a label map, with the colors of figures and pages.
+
+    Args:
+        names: of the labels.
+        values: that files hold for them.
+        tumors: which of them are tumors; None to tell by their names.
+    """
+    colors = label_colors(names)
+    tumors = [name for name in names if is_tumor(name)] if tumors is None else set(tumors)
     return tuple(
         Structure(name, int(value), rgb_of(colors[name]), name in tumors)
         for name, value in zip(names, values, strict=True)

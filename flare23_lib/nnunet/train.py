@@ -7,7 +7,7 @@ import logging
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from flare23_lib.inference.bundle import (
 )
 from flare23_lib.io.atomic import atomic_path, link_to, remove_partial, write_json
 from flare23_lib.io.locks import lock
+from flare23_lib.labels import Label
 from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.initial_weights import TABLE, InitialWeights, publish
 from flare23_lib.nnunet.retry_state import attempt
@@ -201,7 +202,7 @@ def export(
     results: Results,
     model: str,
     inference: InferenceSettings,
-    label_names: Sequence[str],
+    labels: Sequence[Label],
     output: Path,
 ) -> None:
     """Write a trained model's bundle: model.safetensors and model.json.
@@ -210,7 +211,7 @@ def export(
         results: the results folder.
         model: its name.
         inference: how the model is used by default.
-        label_names: names of the labels in order.
+        labels: the label map, in order.
         output: the bundle's folder.
     """
     record = read_training(results, model)
@@ -224,11 +225,12 @@ def export(
         model,
         TrainingSettings.from_json(record["settings"]),
         inference,
-        label_names,
+        [label.name for label in labels],
         record["labels_unseen"],
         record["weights_sha256"],
         provenance,
     )
+    description = replace(description, labels=(description.labels[0], *(ModelLabel(**asdict(one)) for one in labels)))
     write_bundle(output, description, load_file(results.file(record["weights"])))
     # For use with nnU-Net: its model folder beside the record.
     link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)

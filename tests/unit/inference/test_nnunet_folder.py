@@ -14,6 +14,7 @@ from trainings import MODEL, NAMES, command, prepare
 from flare23_lib.config.models import InferenceSettings
 from flare23_lib.inference.bundle import load_bundle
 from flare23_lib.io.atomic import read_json
+from flare23_lib.labels import Label
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.nnunet.train import export
 from flare23_lib.nnunet.trainer import FlareTrainer
@@ -27,7 +28,8 @@ def trained(tmp_path_factory):
     done = processes.run(command(results, epochs=1))
     assert done.returncode == 0, done.stderr
     inference = InferenceSettings(windows="all", precision="float32")
-    export(results, MODEL, inference, NAMES, results.bundle(MODEL))
+    labels = [Label(name, value) for value, name in enumerate(NAMES, 1)]
+    export(results, MODEL, inference, labels, results.bundle(MODEL))
     return results, results.training(MODEL).with_name("nnunet")
 
 
