@@ -144,7 +144,7 @@ class Finished:
             self._entry(image, [".b2nd"], {})
             label = preprocess_cases.label_entry(self.results, settings, case)
             self._entry(label, [".b2nd", ".pkl"], {"labels_present": [1, 14]})
-            row = preprocess_cases.record_row(self.results, case.case.case, image, label)
+            row = preprocess_cases.record_row(self.results, settings, case)
             rows.append({**row, "labels_present": "1 14"})
         self._records("preprocessed", name, preprocess_cases.COLUMNS, rows, self.config.shards.preprocessing)
         self._train(name, rows)

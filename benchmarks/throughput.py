@@ -34,7 +34,7 @@ from flare23_lib.networks.stunet import build
 from flare23_lib.phantom import VARIATION, draw
 from flare23_lib.preprocessing.preprocess import preprocess_image, preprocess_labels
 from flare23_lib.preprocessing.resampling import Intensity, resampled_shape
-from flare23_lib.pseudo_labels.merge import Rules, merge
+from flare23_lib.pseudo_labels.merge import MergeRules, merge
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACING, SHAPE = (2.5, 0.8, 0.8), (100, 512, 512)
@@ -101,7 +101,7 @@ def stages(folder: Path, config: Config) -> dict[str, float]:
 
     def complete() -> None:
         original, predicted = read_labels(labels), read_labels(prediction)
-        merged = merge(original.array, predicted.array, annotated, Rules(tumors=tumors))
+        merged = merge(original.array, predicted.array, annotated, MergeRules(tumors=tumors))
         write_volume(folder / "written.nii.gz", merged.labels, predicted.header)
 
     def evaluate() -> None:

@@ -151,7 +151,7 @@ def _stage_gather_predictions(args: argparse.Namespace) -> int:
 
 def _stage_evaluate(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import EvaluationSettings
-    from flare23_lib.evaluation.evaluate_model import evaluate
+    from flare23_lib.evaluation.evaluate import evaluate
 
     settings = EvaluationSettings.from_json(args.settings["settings"])
     evaluate(_results(args), args.model, settings, args.output.parent, args.threads, args.memory)
@@ -159,18 +159,15 @@ def _stage_evaluate(args: argparse.Namespace) -> int:
 
 
 def _stage_measure_efficiency(args: argparse.Namespace) -> int:
-    from flare23_lib.config.settings import InferenceSettings
-    from flare23_lib.evaluation.measure_efficiency import measure
+    from flare23_lib.evaluation.efficiency import measure
 
-    parts = args.settings
-    inference = InferenceSettings.from_json(parts["inference"])
-    measure(_results(args), args.model, inference, parts["cases"], args.device, args.threads, args.output)
+    measure(_results(args), _model(args, args.model), args.settings["cases"], args.output)
     return 0
 
 
 def _stage_paper_tables(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import TablesSettings
-    from flare23_lib.evaluation.evaluate_model import write_tables
+    from flare23_lib.evaluation.paper_tables import write_tables
 
     write_tables(_results(args), TablesSettings.from_json(args.settings["settings"]), args.output)
     return 0

@@ -203,11 +203,19 @@ class Label(Table):
     scored: Scored = "volume"
     """Score the whole volume, or only the slices from the first to the last one in which the reference holds the
     structure."""
+    hidden_in: Names = Field(default=(), exclude_if=lambda value: not value)
+    """Labels whose annotations cover the structure in cases in which it was not annotated itself, as those of organs
+    cover tumors; for the loss label_sets."""
 
 
 def label_map(labels: Iterable[Label]) -> LabelMap:
     """Return the label map; ConfigError if two labels share a name or a value, or a name is reserved."""
     return LabelMap(tuple(structures.Label(**dict(label)) for label in labels))
+
+
+NamesOrPresent = Annotated[
+    Annotated[Literal["present"], Tag(": nor a list")] | Annotated[Names, Tag(":a list")], _word_or("a list")
+]
 
 
 class Category(Table):
@@ -225,6 +233,15 @@ class Category(Table):
     """The image is in one of these folders of the layout, for sources that labeled different structures."""
     subset: Annotated[str, AfterValidator(_subset)] | None = None
     """The case is in this subset of all cases, drawn by name: 0/2 or 1/2 for halves (docs/method.md)."""
+    annotated: NamesOrPresent | None = None
+    """Not a condition: the labels that were looked for in each case of the category, so that one that is absent is
+    known to be absent; or present, if that differs by case and only the labels that occur in it are known. Without it
+    the labels of the conditions are compared with those of other categories."""
+
+    @property
+    def conditions(self) -> Category:
+        """The category without what is no condition."""
+        return self.model_copy(update={"annotated": None})
 
 
 class Scan(Table):
@@ -349,11 +366,6 @@ class LeaveOut(Table):
         return None if self.changed_between == PASSES else self.changed_between
 
 
-NamesOrPresent = Annotated[
-    Annotated[Literal["present"], Tag(": nor a list")] | Annotated[Names, Tag(":a list")], _word_or("a list")
-]
-
-
 class Completion(MergePolicy):
     """Labels of a category that a teacher completes."""
 
@@ -453,6 +465,22 @@ class TrainingProtocol(Table):
     above 0.25, both from 0.75)."""
     sampling: Literal["class_balanced", "nnunet"] = "class_balanced"
     """What a forced patch aims at: each class equally often, or a class of a case drawn before."""
+    loss: Literal["nnunet", "label_sets"] = Field(default="nnunet", exclude_if=lambda value: value == "nnunet")
+    """nnunet takes what was not annotated for background; label_sets learns from cases in which different labels were
+    annotated (docs/training.md)."""
+    targets: Literal["hard", "area", "native"] = Field(default="hard", exclude_if=lambda value: value == "hard")
+    """hard: a label per voxel of the training's grid; area: the share of each label in it, from finer labels; native:
+    the logits are interpolated to the finer labels, as in inference, and the loss is there (docs/training.md)."""
+    target_factor: Annotated[tuple[Count, Count, Count], Strict(False)] = Field(
+        default=(1, 2, 2), exclude_if=lambda value: value == (1, 2, 2)
+    )
+    """Finer labels' voxels (z, y, x) in a voxel of the training's grid, for targets area and native."""
+
+    @property
+    def label_factor(self) -> tuple[int, int, int] | None:
+        """The voxels (z, y, x) of labels in a voxel of the training's grid, where they are finer; else None."""
+        return None if self.targets == "hard" else self.target_factor
+
     elastic_deformation: bool = False
     """Add elastic deformation to nnU-Net's augmentation."""
     mirror_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Strict(False), *_UNIQUE] = (0, 1, 2)

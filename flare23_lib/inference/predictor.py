@@ -141,7 +141,8 @@ class Predictor:
         limits: Limits | None = None,
     ) -> None:
         limits = limits or Limits(gpu=4000, host=8000)
-        self.engine = Engine(load_bundle(model), choose(device), step, tta, precision, windows, limits)
+        bundle = load_bundle(model).with_inference(step, tta, windows, precision)
+        self.engine = Engine(bundle, choose(device), limits)
 
     @property
     def names(self) -> dict[int, str]:

@@ -159,7 +159,7 @@ def _engine(results: Results, model: ModelUse) -> Engine:
 
     torch.set_num_threads(max(1, model.threads))
     bundle = load_bundle(results.bundle(model.name))
-    return Engine(bundle, choose(model.device, claimed=1), **model.inference.to_json())
+    return Engine(bundle.with_inference(**model.inference.to_json()), choose(model.device, claimed=1))
 
 
 def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Entry]]) -> Iterator[Volume]:

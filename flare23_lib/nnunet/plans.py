@@ -51,6 +51,11 @@ def plans(settings: TrainingSettings) -> dict[str, Any]:
     """
     intensity, patch_size, spacing = measured(settings.intensity), list(settings.patch_size), list(settings.spacing)
     resample = {"is_seg": False, "force_separate_z": False}
+    indices = {value: index for index, value in enumerate(settings.label_values, start=1)}
+    hidden_in = {
+        str(indices[int(value)]): [indices[other] for other in others]
+        for value, others in (settings.hidden_in or {}).items()
+    }
     return {
         "dataset_name": DATASET_NAME,
         "plans_name": PLANS_NAME,
@@ -73,6 +78,7 @@ def plans(settings: TrainingSettings) -> dict[str, Any]:
         "training": settings.training.to_json(),
         "label_values": list(settings.label_values),
         "orientation": settings.orientation,
+        **({"hidden_in": hidden_in} if hidden_in else {}),
         "configurations": {
             CONFIGURATION: {
                 "data_identifier": DATA_IDENTIFIER,

@@ -126,7 +126,7 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: InitialWeights | N
     from flare23_lib.nnunet import plans as nnunet_plans
     from flare23_lib.nnunet.launch import TrainingRun
     from flare23_lib.nnunet.launch import train as run
-    from flare23_lib.preprocessing.preprocess import link_dataset
+    from flare23_lib.preprocessing.preprocess import annotated_classes, link_dataset
     from flare23_lib.runtime.devices import choose
 
     folder, rows = job.folder.path, job.rows
@@ -135,6 +135,8 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: InitialWeights | N
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
     plans = nnunet_plans.plans(job.settings)
     dataset = nnunet_plans.dataset_json(list(job.names.values()), job.settings.ignore_label, rows, job.unseen)
+    if job.settings.training.loss == "label_sets":
+        dataset["annotated"] = annotated_classes(job.settings.label_values, rows)
     device = choose(runtime.device, claimed=runtime.gpus)
     with quiet(folder / "nnunet.log"):
         what = TrainingRun(folder, plans, dataset, device, runtime.gpus, runtime.threads, runtime.checkpoint_minutes)

@@ -13,15 +13,19 @@ from flare23_lib import versions
 from flare23_lib.cache.entries import Entry, Metadata, Shard
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.models import measured
-from flare23_lib.config.settings import PreprocessingSettings, TrainingSet
+from flare23_lib.config.settings import LabelSets, PreprocessingSettings, TrainingSet
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import CohortError, TrainingError
+from flare23_lib.io.atomic import read_json
 from flare23_lib.io.tables import read_csv
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ["case", "image", "label", "labels_present"]
+
+ANNOTATED = "annotated"
+"""The column, for the loss label_sets, of the label values that are annotated in a case."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,15 @@ class TrainingCase:
         case: the case.
         label: the label file to learn from.
         label_id: identity of the label: a manual one's content, or a completed one's place in the cache.
+        completion: name of the completion that the label is from; None for a manual one.
+        present: values of the labels that are present in the label file.
     """
 
     case: Case
     label: Path
     label_id: str
+    completion: str | None = None
+    present: tuple[int, ...] = ()
 
 
 def training_set(results: Results, settings: TrainingSet) -> list[TrainingCase]:
@@ -62,11 +70,12 @@ def select_cases(
         results: the results folder.
         cases: the cohort's usable training cases.
         settings: as `training_set`.
-        completed: by completion, rows with `case`, `file` and, if the case is not to be learned from, `left_out`.
+        completed: by completion, rows with `case`, `file`, `labels_present` and, if the case is not to be learned
+            from, `left_out`.
     """
     usable = {case.case: case for case in cases}
     chosen = [
-        TrainingCase(case, Path(case.label), case.label_id)
+        TrainingCase(case, Path(case.label), case.label_id, present=tuple(case.labels_present))
         for case in usable.values()
         if case.category in settings.manual_labels and case.label
     ]
@@ -77,7 +86,9 @@ def select_cases(
                     f"{row['case']} of completion {completion} is no usable training case; make {results.cases} again"
                 )
             if not row["left_out"]:
-                chosen.append(TrainingCase(usable[row["case"]], results.root / row["file"], row["file"]))
+                present = tuple(map(int, row["labels_present"].split()))
+                label = results.root / row["file"]
+                chosen.append(TrainingCase(usable[row["case"]], label, row["file"], completion, present))
     return sorted(chosen, key=lambda item: item.case.case)
 
 
@@ -105,7 +116,8 @@ def image_entry(results: Results, settings: PreprocessingSettings, case: Case) -
 def label_entry(results: Results, settings: PreprocessingSettings, case: TrainingCase) -> Entry:
     """Return the entry of a case's preprocessed label."""
     shaping = settings.to_json()
-    key = {name: shaping[name] for name in ("spacing", "orientation", "label_values")}
+    names = ("spacing", "orientation", "label_values", "label_factor")
+    key = {name: shaping[name] for name in names if name in shaping}
     folder = results.cache("preprocessed_labels", {"version": versions.PREPROCESSED_LABEL, **key})
     return folder.entry(case.case.case, {"label": case.label_id, "image_spacing": list(case.case.spacing or ())})
 
@@ -117,13 +129,34 @@ def shard_entries(results: Results, settings: PreprocessingSettings, shard: Shar
     return images + [label_entry(results, settings, case) for case in cases]
 
 
-def record_row(results: Results, case: str, image: Entry, label: Entry) -> dict[str, str]:
+def record_row(results: Results, settings: PreprocessingSettings, case: TrainingCase) -> dict[str, str]:
     """Return the part of a case's record that is known before it is made."""
-    return {
-        "case": case,
-        "image": results.relative(image.file(".b2nd")),
-        "label": results.relative(label.file(".b2nd")),
+    row = {
+        "case": case.case.case,
+        "image": results.relative(image_entry(results, settings, case.case).file(".b2nd")),
+        "label": results.relative(label_entry(results, settings, case).file(".b2nd")),
     }
+    if settings.label_sets is not None:
+        row[ANNOTATED] = " ".join(map(str, annotated_in(results, settings, settings.label_sets, case)))
+    return row
+
+
+def annotated_in(results: Results, settings: PreprocessingSettings, sets: LabelSets, case: TrainingCase) -> list[int]:
+    """Return the values of the labels that are annotated in a case: a voxel without them is known to have none.
+
+    In a completed label these are the classes that one of its teachers has learned, and those that are present.
+
+    Raises:
+        StoreError: the bundle of a teacher is missing.
+    """
+    if case.completion is None:
+        annotated = sets.manual_labels[case.case.category]
+        return sorted(case.present if annotated == "present" else annotated)
+    known = set(case.present)
+    for teacher in sets.label_completions[case.completion]:
+        description = read_json(results.model_file(teacher))
+        known |= {label["value"] for label in description["labels"] if label["name"] not in description["unseen"]}
+    return [value for value in settings.label_values if value in known]
 
 
 def preprocess(
@@ -148,9 +181,9 @@ def preprocess(
         metadata, new_label = label.load_or_make(shard, partial(_make_label, results, settings, patch_size, case))
         made += new_image + new_label
         present = " ".join(map(str, metadata["results"]["labels_present"]))
-        rows.append({**record_row(results, case.case.case, image, label), "labels_present": present})
+        rows.append({**record_row(results, settings, case), "labels_present": present})
     log.info("%d cases, %d files made, the others existed", len(cases), made)
-    write_record(output, COLUMNS, rows)
+    write_record(output, COLUMNS if settings.label_sets is None else [*COLUMNS, ANNOTATED], rows)
 
 
 def _make_image(
@@ -179,5 +212,6 @@ def _make_label(
         settings.label_values,
         patch_size,
         case.case.spacing,
+        settings.label_factor or (1, 1, 1),
     )
     return entry.save([".b2nd", ".pkl"], {"labels_present": [settings.label_values[index - 1] for index in indices]})

@@ -157,6 +157,52 @@ def resample_labels(labels: torch.Tensor, shape: Sequence[int], slab_bytes: int 
     return result
 
 
+def area_matrix(source: int, target: int) -> torch.Tensor:
+    """Return the averaging along an axis as a matrix: how much of each target voxel each source voxel covers.
+
+    Args:
+        source: number of source voxels.
+        target: number of target voxels, which have the same extent in all.
+
+    Returns:
+        float32 (target, source); rows sum to 1.
+    """
+    edges = torch.arange(target + 1, dtype=torch.float64) * source / target
+    lower, upper = edges[:-1, None], edges[1:, None]
+    place = torch.arange(source, dtype=torch.float64)
+    covered = (torch.minimum(upper, place + 1) - torch.maximum(lower, place)).clamp(min=0)
+    return (covered * target / source).float()
+
+
+def area_shares(mask: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Return which share of each voxel of another grid is marked.
+
+    Where the grid is finer than the mask's, a share is that of the source voxels that the voxel lies in.
+
+    Args:
+        mask: (z, y, x) bool.
+        shape: (z, y, x) of the grid, which has the same extent.
+
+    Returns:
+        float32 of the shape, from 0 to 1.
+    """
+    result = torch.zeros(tuple(shape))
+    box, parts = [], []
+    for axis, (source, target) in enumerate(zip(mask.shape, shape, strict=True)):
+        marked = mask.any(dim=tuple(other for other in range(3) if other != axis)).nonzero()
+        if not len(marked):
+            return result
+        matrix = area_matrix(source, target)
+        inside = slice(int(marked[0]), int(marked[-1]) + 1)
+        reached = matrix[:, inside].any(1).nonzero()
+        box.append(slice(int(reached[0]), int(reached[-1]) + 1))
+        parts.append(matrix[box[-1], inside])
+        mask = mask.narrow(axis, inside.start, inside.stop - inside.start)
+    shares = parts[1] @ (mask.float() @ parts[2].T)
+    result[tuple(box)] = (parts[0] @ shares.flatten(1)).view(-1, *shares.shape[1:])
+    return result
+
+
 def _vote(source: torch.Tensor, axes: Sequence[Axis], result: torch.Tensor) -> None:
     """Write the strongest label of each voxel into a result that is zero."""
     labeled = _reach(source != 0, axes)

@@ -13,7 +13,8 @@ from flare23_lib.config.models import Intensity
 from flare23_lib.config.settings import CompletionSettings, PreprocessingSettings, TrainingSettings
 from flare23_lib.dataset.discover import find, notices
 from flare23_lib.dataset.scan import Survey, survey_found
-from flare23_lib.evaluation.measure_efficiency import measured_folders
+from flare23_lib.errors import StoreError
+from flare23_lib.evaluation.efficiency import measured_folders
 from flare23_lib.inference.segment_cases import LABELS, Wanted, model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.nnunet.checkpoints import mark
 from flare23_lib.nnunet.initial_weights import digest_of, with_digest
@@ -160,10 +161,13 @@ class _Planner:
         found = [self._load(entry) for entry in labels]
         made = sum(bool(self._load(image)) and label is not None for image, label in zip(images, found, strict=True))
         self.plan.steps.append(Step("preprocessing", name, len(cases), len(cases) - made))
+        try:
+            rows_made = [record_row(self.results, settings, case) for case in cases]
+        except StoreError:
+            return "the bundle of a teacher of its labels is still to be written"
         table = [
-            record_row(self.results, case.case.case, image, label)
-            | {"labels_present": " ".join(map(str, metadata["results"]["labels_present"])) if metadata else ""}
-            for case, image, label, metadata in zip(cases, images, labels, found, strict=True)
+            row | {"labels_present": " ".join(map(str, metadata["results"]["labels_present"])) if metadata else ""}
+            for row, metadata in zip(rows_made, found, strict=True)
         ]
         source = self.config.model(name).pretrained_model
         if source is not None and source not in self.weights:

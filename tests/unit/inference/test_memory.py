@@ -112,7 +112,7 @@ def test_without_a_limit_what_the_machine_has_is_one():
 
 
 def rolling(depth, passes=1):
-    return LogitAccumulator(importance_map((4, 3, 3)), (0, 5), (0, 3), depth, 2, passes, CPU)
+    return LogitAccumulator(importance_map((4, 3, 3)), (slice(0, depth), slice(0, 5), slice(0, 3)), 2, passes)
 
 
 def window(start, value, row=0):
@@ -161,7 +161,8 @@ def test_the_memory_of_the_sums_is_what_was_counted():
         "import torch, resource; from flare23_lib.inference.logit_accumulator import LogitAccumulator;"
         "from flare23_lib.inference.windows import importance_map;"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024; before = peak();"
-        f"sums = LogitAccumulator(importance_map({patch}), (0, 200), (0, 200), 99, 15, 4, torch.device('cpu'));"
+        "region = slice(0, 99), slice(0, 200), slice(0, 200);"
+        f"sums = LogitAccumulator(importance_map({patch}), region, 15, 4);"
         "sums.open(0); [b.fill_(1) for b in sums._buffers]; sums.open(12); print(peak() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
