@@ -77,6 +77,11 @@ def _remembered(memory: Path) -> dict[Key, Facts]:
     return known
 
 
+def remembered(memory: Path) -> dict[Path, Facts]:
+    """Return what the memory holds of each image or label, whether or not the file has changed since."""
+    return {Path(key.path): facts for key, facts in _remembered(memory).items()}
+
+
 def scan(tasks: Sequence[Task], memory: Path, processes: int = 1) -> dict[Path, Facts]:
     """Read files that are new or changed and take the rest from memory.
 

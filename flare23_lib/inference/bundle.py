@@ -21,6 +21,7 @@ from flare23_lib.axes import Spacing, Triple, as_triple
 from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE, LabelKind, OrientationMode, Precision, Scored, Windows
 from flare23_lib.errors import BundleError, ConfigError
 from flare23_lib.inference.image_files import model_file
+from flare23_lib.inference.training_images import TrainingImages
 from flare23_lib.io.anatomy import is_tumor
 from flare23_lib.io.atomic import atomic_path, write_json
 from flare23_lib.io.label_tables import Structure, label_table
@@ -109,6 +110,7 @@ class Model:
         inference: how the model is run by default.
         weights: the weights' file; None until the bundle is written.
         provenance: where the model comes from; free, must fit JSON.
+        training_images: what the images were like that it learned from; None in bundles that do not say.
 
     Raises:
         BundleError: the values contradict one another or are out of range.
@@ -128,6 +130,7 @@ class Model:
     inference: InferenceDefaults = InferenceDefaults()
     weights: Weights | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    training_images: TrainingImages | None = None
 
     def __post_init__(self) -> None:
         fault = _fault_of(self)
@@ -168,6 +171,7 @@ class Model:
             "inference": asdict(self.inference),
             "weights": asdict(self.weights) if self.weights else None,
             "provenance": dict(self.provenance),
+            **({"training_images": self.training_images.to_json()} if self.training_images else {}),
         }
 
     @classmethod
@@ -197,6 +201,9 @@ class Model:
                 inference=InferenceDefaults(**content["inference"]),
                 weights=Weights(**content["weights"]) if content["weights"] else None,
                 provenance=content.get("provenance", {}),
+                training_images=TrainingImages.from_json(images)
+                if (images := content.get("training_images"))
+                else None,
             )
         except KeyError as error:
             raise BundleError(f"has no {error.args[0]!r}") from error

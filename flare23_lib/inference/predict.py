@@ -21,6 +21,7 @@ from flare23_lib.inference.outputs import Outputs
 from flare23_lib.inference.read_ahead import Reader, Reading, can_prefetch
 from flare23_lib.inference.run_report import CaseReport
 from flare23_lib.inference.timing import PHASES
+from flare23_lib.inference.training_images import unlike_training
 from flare23_lib.io.images import Image, read_header
 from flare23_lib.io.tables import write_csv
 from flare23_lib.runtime.progress import progress
@@ -110,7 +111,10 @@ class _Run:
             if reading.volume is None:
                 self._keep(index, reading)
                 return
-            for warning in reading.warnings:
+            model = self.engine.model
+            unlike = unlike_training(model.training_images, model.orientation, reading.volume)
+            warnings = (*reading.warnings, *unlike)
+            for warning in warnings:
                 log.warning("%s: %s: %s", self._number(index), self.reader.cases[index].image, warning)
             seconds, header, ahead, left, result = self._segment(index, reading)
         except Exception as error:  # one case must not stop the others, whatever is wrong with it
@@ -118,7 +122,7 @@ class _Run:
             return
         self.finish_writing()
         future = writer.submit(_write, self.reader.cases[index], result.labels, header, self.outputs)
-        self._writing = _Written(index, future, seconds | result.timings, left, reading.warnings)
+        self._writing = _Written(index, future, seconds | result.timings, left, warnings)
         if not ahead:
             self.finish_writing()
 

@@ -18,6 +18,7 @@ from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.image_files import find_series_at, image_warnings
 from flare23_lib.inference.memory import Limits
 from flare23_lib.inference.outputs import chosen_labels
+from flare23_lib.inference.training_images import unlike_training
 from flare23_lib.io.images import ITK_SUFFIXES, Image, image_stem, read_image
 from flare23_lib.io.label_tables import Structure, header_extension
 from flare23_lib.io.nifti import SUFFIXES, Geometry, Volume, header_for, write_volume
@@ -173,7 +174,8 @@ class Predictor:
             ConfigError: there is no such label.
             TypeError: an array without an affine, or something else that is no image.
         """
-        table = chosen_labels(self.engine.model.label_table, labels_only)
+        model = self.engine.model
+        table = chosen_labels(model.label_table, labels_only)
         source = _find(image, series, irregular) if isinstance(image, str | Path) else None
         volume = read_image(source) if source is not None else _volume_of(image, affine)
         segmentation = self.engine.segment(volume)
@@ -184,12 +186,15 @@ class Predictor:
             labels=kept[segmentation.labels],
             names={structure.value: structure.name for structure in table},
             affine=volume.geometry.affine,
-            warnings=image_warnings(source if source is not None else Path("image"), volume),
+            warnings=(
+                *image_warnings(source if source is not None else Path("image"), volume),
+                *unlike_training(model.training_images, model.orientation, volume),
+            ),
             seconds=segmentation.timings,
             image=volume,
             _table=table,
             _series=None if source is None or isinstance(source, Path) else source,
-            _model=self.engine.model.name,
+            _model=model.name,
         )
 
 

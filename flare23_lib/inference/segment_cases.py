@@ -38,14 +38,16 @@ def model_digest(description: Mapping[str, Any]) -> str:
     """Return what tells a model from another: the digest of its weights and all that shapes its results.
 
     Its name, its labels' names, where it comes from and how it is used by default are not part of it; nor are the
-    classes it never saw, which follow from the training that the weights come from.
+    classes it never saw and what its training images were like, which follow from the training that the weights come
+    from.
 
     Args:
         description: the content of model.json.
     """
     values = [label["value"] for label in description["labels"]]
     unshaping = dict.fromkeys(("name", "inference", "provenance", "unseen"))
-    return fingerprint({**description, **unshaping, "labels": values})
+    shaping = {key: value for key, value in description.items() if key != "training_images"}
+    return fingerprint({**shaping, **unshaping, "labels": values})
 
 
 def segmentation_folder(results: Results, digest: str, inference: InferenceSettings) -> CacheFolder:

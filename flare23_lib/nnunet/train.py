@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 
 from flare23_lib import __version__
@@ -20,6 +21,7 @@ from flare23_lib.choices import WEIGHTS_FILE
 from flare23_lib.config.models import measured
 from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.dataset.cases import read_cases
+from flare23_lib.dataset.read_files import remembered
 from flare23_lib.errors import TrainingError
 from flare23_lib.inference.bundle import (
     InferenceDefaults,
@@ -29,6 +31,7 @@ from flare23_lib.inference.bundle import (
     file_sha256,
     write_bundle,
 )
+from flare23_lib.inference.training_images import TrainingImages, summarize
 from flare23_lib.io.atomic import atomic_path, link_to, remove_partial, write_json
 from flare23_lib.io.locks import lock
 from flare23_lib.labels import Label
@@ -96,9 +99,22 @@ def train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None, o
             "cases": len(job.rows),
             "labels_seen": [job.names[value] for value in job.seen],
             "labels_unseen": job.unseen,
+            "training_images": images.to_json() if (images := _training_images(job)) else None,
             **metadata["results"],
             "settings": job.settings.to_json(),
         },
+    )
+
+
+def _training_images(job: TrainingJob) -> TrainingImages | None:
+    """Return what the scan of the cohort remembers of the images of a training; None if it remembers none."""
+    known = remembered(job.results.scan_memory)
+    paths = {case.case: Path(case.image) for case in read_cases(job.results.cases)}
+    facts = [known[path] for row in job.rows if (path := paths.get(row["case"])) in known]
+    return summarize(
+        (np.array(one.affine).reshape(4, 4), one.shape, one.spacing, one.low, one.high)
+        for one in facts
+        if one.shape is not None and one.spacing is not None
     )
 
 
@@ -232,7 +248,12 @@ def export(
         record["weights_sha256"],
         provenance,
     )
-    description = replace(description, labels=(description.labels[0], *(ModelLabel(**asdict(one)) for one in labels)))
+    images = record.get("training_images")
+    description = replace(
+        description,
+        labels=(description.labels[0], *(ModelLabel(**asdict(label)) for label in labels)),
+        training_images=TrainingImages.from_json(images) if images else None,
+    )
     write_bundle(output, description, load_file(results.file(record["weights"])))
     # For use with nnU-Net: its model folder beside the record.
     link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)
