@@ -25,7 +25,7 @@ from flare23_lib.config import Config
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.evaluation.evaluate import evaluate
 from flare23_lib.evaluation.tables import format_summary
-from flare23_lib.inference.segment_cases import ModelUse, collect_predictions, predict_validation
+from flare23_lib.inference.segmentations import ModelUse, collect_predictions, predict_validation
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv

@@ -5,12 +5,7 @@ Arrays are in (z, y, x) order everywhere, spacings too, in millimeters.
 
 import importlib
 import time
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from flare23_lib.inference.predictor import Predictor
-
-__all__ = ["IMPORTED", "Predictor", "__version__"]
+from typing import Any
 
 __version__ = "0.2.0"
 

@@ -20,7 +20,7 @@ from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.dataset import flare23
 from flare23_lib.dataset.cases import Case, read_cases
 from flare23_lib.errors import ConfigError
-from flare23_lib.inference.segment_cases import model_digest, segmentation_entry, segmentation_folder
+from flare23_lib.inference.segmentations import model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.io import atomic
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.size import forward_macs, parameters

@@ -36,9 +36,9 @@ def _import_nibabel() -> None:
 @ended_at_once()
 def _predict(args: argparse.Namespace) -> int:
     _import_nibabel()  # 0.2 s sooner
-    from flare23_lib.inference.image_files import SeriesChoice, find_cases
+    from flare23_lib.inference.image_files import MB, SeriesChoice, find_cases
     from flare23_lib.inference.outputs import check_types, chosen_labels, describe_bundle, write_names
-    from flare23_lib.inference.read_ahead import MB, Reader
+    from flare23_lib.inference.read_ahead import Reader
 
     name, labels = describe_bundle(args.model)
     table = chosen_labels(labels, args.labels_only)

@@ -45,7 +45,7 @@ Flip = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What the engine makes of one volume.
+    """The result of one volume.
 
     Attributes:
         labels: uint8 file values in the volume's own stored (z, y, x) geometry.
@@ -71,7 +71,7 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A volume as the network sees it; the volume itself is needed no more.
+    """A volume as the network sees it; the volume itself is no longer needed.
 
     Attributes:
         image: float32, normalized and resampled.
@@ -81,6 +81,8 @@ class Prepared:
         body: where the body is; None if all windows are wanted, or nothing was found.
         plan: how the memory is used.
         timer: its phases so far.
+        exclude: as `Engine.segment`.
+        count_votes: as `Engine.segment`.
     """
 
     image: torch.Tensor
@@ -90,10 +92,12 @@ class Prepared:
     body: Body | None
     plan: MemoryPlan
     timer: PhaseTimer
+    exclude: Collection[int]
+    count_votes: bool
 
 
 class Engine:
-    """Segments volumes with one model, as its inference options say (`Bundle.with_inference`).
+    """Segments volumes with one model and its inference options (`Bundle.with_inference`).
 
     Results do not vary from run to run on one machine, nor with the limits of memory except for float rounding.
 
@@ -151,7 +155,7 @@ class Engine:
     def plan(
         self, geometry: Geometry, image_bytes: int, exclude: Collection[int] = (), count_votes: bool = False
     ) -> MemoryPlan:
-        """Say how a volume would be computed and what memory that takes.
+        """Return how a volume would be computed and what memory that takes.
 
         Args:
             geometry: of the volume.
@@ -189,15 +193,15 @@ class Engine:
 
         Raises:
             ImageError: the volume is empty or holds values that are not finite, or the limits of memory are too low.
-            ConfigError: nothing is left to win, or there are no mirrored passes to vote.
+            ConfigError: every class is excluded, or there are no mirrored passes to count.
         """
-        return self.infer(self.prepare(volume, exclude, count_votes), exclude, count_votes)
+        return self.infer(self.prepare(volume, exclude, count_votes))
 
     def prepare(self, volume: Volume, exclude: Collection[int] = (), count_votes: bool = False) -> Prepared:
         """Make the image that the network sees; arguments and errors as `segment`."""
         stored = volume.array
         if stored.size == 0 or stored.dtype.kind not in "iufb":
-            raise ImageError(f"a volume of shape {stored.shape} and type {stored.dtype} is no CT")
+            raise ImageError(f"a volume of shape {stored.shape} and type {stored.dtype} is not a CT")
         if stored.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in stored):
             raise ImageError("the volume holds values that are not finite (NaN or infinite)")
         chosen = self.plan(volume.geometry, stored.nbytes, exclude, count_votes)
@@ -220,10 +224,11 @@ class Engine:
             if body is None:
                 log.info("windows: no body was found in the image; all of it is computed")
         timer.phase("resample")
-        return Prepared(image, seen.shape, stored.shape, orientation, body, chosen, timer)
+        return Prepared(image, seen.shape, stored.shape, orientation, body, chosen, timer, exclude, count_votes)
 
-    def infer(self, prepared: Prepared, exclude: Collection[int] = (), count_votes: bool = False) -> Segmentation:
-        """Segment a prepared volume; arguments and errors as `segment`."""
+    def infer(self, prepared: Prepared) -> Segmentation:
+        """Segment a prepared volume; errors as `segment`."""
+        exclude, count_votes = prepared.exclude, prepared.count_votes
         excluded = [index for index, value in enumerate(self.model.values) if value in set(exclude)]
         if len(excluded) == len(self.model.values):
             raise ConfigError("exclude: every label of the model is excluded")

@@ -17,8 +17,8 @@ import numpy as np
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.choices import MODEL_FILE
-from flare23_lib.dataset.image_info import header_facts
-from flare23_lib.dataset.quality import file_faults, image_faults
+from flare23_lib.dataset.image_info import header_info
+from flare23_lib.dataset.quality import file_issues, image_issues
 from flare23_lib.errors import BundleError, ImageError
 from flare23_lib.io.images import IMAGE_SUFFIXES, Image, image_stem, read_header
 from flare23_lib.io.label_tables import read_label_table
@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHANNEL_SUFFIX = "_0000"
-"""What nnU-Net and FLARE append to an image's name, and its labels' name lacks."""
+"""What nnU-Net and FLARE append to an image's name, and not to its labels' name."""
+
+MB = 10**6
+
+HOST_BASE = 700 * MB
+"""A process that has imported torch and run a network, without weights: 620 MB were measured, on a CPU."""
+
+WRITING = 2
+"""Copies of a label map that writing it takes, in addition to the map."""
 
 
 def model_file(bundle: Path) -> Path:
@@ -49,11 +57,15 @@ class PredictionCase:
         name: of the case.
         image: its file, or its series of DICOM files.
         labels: the NIfTI file of its labels; files of other kinds are named after it.
+        exclude: label values without which its runner-up labels are made.
+        count_votes: whether the votes of the mirrored passes are counted.
     """
 
     name: str
     image: Image
     labels: Path
+    exclude: tuple[int, ...] = ()
+    count_votes: bool = False
 
     def beside(self, suffix: str) -> Path:
         """Return the file beside the labels that has another suffix, such as `.seg.dcm`."""
@@ -97,7 +109,7 @@ def find_cases(
     """
     pairs: list[tuple[str, Image]]
     if not inputs.exists():
-        raise ImageError(f"{inputs}: there is no such file or folder")
+        raise ImageError(f"{inputs}: no such file or folder")
     files = _image_files(inputs) if inputs.is_dir() else [inputs] if case_name(inputs) else []
     if not files and (inputs.is_dir() or _may_be_dicom(inputs)):
         choice = choice or SeriesChoice()
@@ -123,7 +135,7 @@ def _image_files(folder: Path) -> list[Path]:
     images = [path for path in files if case_name(path)]
     for path in files:
         if path.name.lower().endswith(IMAGE_SUFFIXES) and path not in images:
-            log.warning("%s: is passed over; the names of images end in small letters", path)
+            log.warning("%s: is skipped; the names of images end in small letters", path)
     return images
 
 
@@ -196,13 +208,13 @@ def labels_there(case: PredictionCase, names: Mapping[int, str] | None = None) -
         return None
     if labels.array.dtype != np.uint8:
         raise ImageError(
-            f"{case.labels}: is there and holds {labels.array.dtype} voxels, no labels; give another output, or "
+            f"{case.labels}: exists and holds {labels.array.dtype} voxels, not labels; give another output, or "
             "replace it with --overwrite"
         )
     table = read_label_table(case.labels)
     if table and names is not None and table != names:
         raise ImageError(
-            f"{case.labels}: is there and holds other labels ({', '.join(table.values())}); give another output, or "
+            f"{case.labels}: exists and holds other labels ({', '.join(table.values())}); give another output, or "
             "replace it with --overwrite"
         )
     return labels if labels.geometry.difference(image) is None else None
@@ -210,9 +222,9 @@ def labels_there(case: PredictionCase, names: Mapping[int, str] | None = None) -
 
 def image_warnings(image: Image, volume: Volume) -> tuple[str, ...]:
     """Return what the scan of a cohort would report of an image that was read, a line each."""
-    facts = header_facts(Stream(Path(str(image)), volume.header, BytesIO()))
+    info = header_info(Stream(Path(str(image)), volume.header, BytesIO()))
     if volume.array.size:
-        facts = replace(facts, low=float(volume.array.min()), high=float(volume.array.max()))
-    found = (*file_faults(facts, has_twin=False, shear_limit=math.inf), *image_faults(facts))
+        info = replace(info, low=float(volume.array.min()), high=float(volume.array.max()))
+    found = (*file_issues(info, has_twin=False, shear_limit=math.inf), *image_issues(info))
     own = () if isinstance(image, Path) else image.warnings()
     return (*own, *(message for _, message in found))

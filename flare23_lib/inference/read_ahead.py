@@ -9,24 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from flare23_lib.inference.image_files import PredictionCase, image_warnings
+from flare23_lib.inference.image_files import HOST_BASE, PredictionCase, image_warnings
 from flare23_lib.inference.outputs import Outputs
-from flare23_lib.io.images import Image, read_header, read_image
+from flare23_lib.io.images import read_header, read_image
 from flare23_lib.io.nifti import Volume
 
-if TYPE_CHECKING:
-    from flare23_lib.inference.engine import Engine
-    from flare23_lib.inference.memory import MemoryPlan
-
-MB = 10**6
-
-Check = Callable[[Image], object]
-"""Looks at an image, and raises what speaks against reading it."""
-
-HOST_BASE = 700 * MB
-"""A process that has imported torch and run a network, without weights: 620 MB were measured, on a processor."""
+Check = Callable[[PredictionCase], object]
+"""Raises an error if a case must not be read."""
 
 
 @dataclass
@@ -48,24 +38,6 @@ class Reading:
     def release(self) -> None:
         """Let go of the image."""
         self.volume = None
-
-
-def can_prefetch(engine: Engine, plan: MemoryPlan, following: Image, held: int = 0, left: int = 0) -> bool:
-    """Tell whether the next image may be read while a case is computed, within the engine's limit of memory.
-
-    Args:
-        engine: with its limits.
-        plan: of the case that is about to be computed.
-        following: the next image; one that cannot be read, or not be segmented within the limit, is not read ahead.
-        held: bytes that are taken until then beside the two.
-        left: bytes that this case takes while the next one is computed.
-    """
-    try:
-        geometry, size = read_header(following)
-        after = engine.plan(geometry, size).host + left
-    except Exception:  # whatever is wrong with it is reported when it is its turn
-        return False
-    return max(plan.host + size + held, after) <= engine.limits.host_bytes()
 
 
 class Reader:
@@ -129,6 +101,6 @@ class Reader:
             if there:
                 return Reading(None, time.perf_counter() - started, labels=labels)
         if check is not None:
-            check(case.image)
+            check(case)
         volume = read_image(case.image)
         return Reading(volume, time.perf_counter() - started, image_warnings(case.image, volume))

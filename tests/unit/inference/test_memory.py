@@ -25,7 +25,7 @@ def a_model(name="stunet_base", patch=(48, 128, 160)):
     strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
     labels = tuple(ModelLabel(f"label_{value}", value) for value in range(15))
     return Model(
-        name="m", network=Architecture.from_spec({"name": name, "strides": strides}), patch_size=patch,
+        name="m", network=Architecture.named(name, strides), patch_size=patch,
         spacing=(2.5, 1.5, 1.5), intensity=Intensity(-970, 279, 80, 141), orientation="stored", labels=labels,
     )  # fmt: skip
 
@@ -33,7 +33,7 @@ def a_model(name="stunet_base", patch=(48, 128, 160)):
 @pytest.mark.parametrize("name", ["stunet_tiny", "stunet_small", "stunet_base", "stunet_large"])
 def test_the_weights_are_counted(name):
     strides = None if name == "stunet_tiny" else a_model().network.strides
-    architecture = Architecture.from_spec({"name": name, **({"strides": strides} if strides else {})})
+    architecture = Architecture.named(name, strides)
     with torch.device("meta"):
         network = STUNet(1, 15, **architecture.to_json())
     true = sum(4 * parameter.numel() for parameter in network.parameters())
@@ -79,7 +79,7 @@ def test_a_limit_that_cannot_be_kept_is_refused_with_what_is_needed():
         plan(a_model(), "float32", CPU, LARGEST, Limits(host=1000))
     with pytest.raises(ImageError, match=r"MB on the GPU, the limit is 800 \(--gpu-memory\)"):
         plan(a_model(), "float16", GPU, LARGEST, Limits(gpu=800, host=16000))
-    with pytest.raises(ConfigError, match="no limit"):
+    with pytest.raises(ConfigError, match="is not a limit"):
         Limits(host=0)
 
 

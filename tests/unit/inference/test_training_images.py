@@ -6,7 +6,7 @@ from bundles import a_model, some_weights
 from engines import volume_of
 
 from flare23_lib.inference.bundle import load_bundle, write_bundle
-from flare23_lib.inference.segment_cases import model_digest
+from flare23_lib.inference.segmentations import model_digest
 from flare23_lib.inference.training_images import TrainingImages, summarize, unlike_training
 
 LPS, LAS = np.diag([-1.0, -1.0, 2.0, 1.0]), np.diag([-1.0, 1.0, 2.0, 1.0])
