@@ -24,16 +24,27 @@ TAGS = [
     "Modality", "ImageType", "SeriesNumber", "SeriesDescription", "InstanceNumber", "NumberOfFrames", "Rows",
     "Columns",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
+    "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SpecificCharacterSet",
 ]  # fmt: skip
 """What the search reads of a file."""
 
 
+@dataclass(frozen=True)
+class Annotation:
+    """A segmentation or structure set, and the series (by UID) that it refers to."""
+
+    file: DicomFile
+    modality: str
+    series: tuple[str, ...]
+
+
 @dataclass
 class Found:
-    """What a search found: series, and files that are no slices with the reason."""
+    """What a search found: series, annotations of series, and files that are neither with the reason."""
 
     series: list[Series] = field(default_factory=list)
+    annotations: list[Annotation] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
 
     def pass_over(self, reason: str) -> None:
@@ -96,7 +107,9 @@ def find_series(root: Path) -> Found:
                 dataset = pydicom.dcmread(handle, stop_before_pixels=True, specific_tags=TAGS, force=True)
         except (OSError, zipfile.BadZipFile, InvalidDicomError, EOFError, ValueError) as error:
             raise ImageError(f"{file}: cannot be read ({error})") from error
-        if dataset.get("Rows") is None:
+        if dataset.get("Modality") in ("SEG", "RTSTRUCT"):
+            found.annotations.append(Annotation(file, str(dataset.Modality), tuple(_referenced_series(dataset))))
+        elif dataset.get("Rows") is None:
             found.pass_over(f"no image ({dataset.get('Modality', 'no modality')})")
         elif dataset.get("SOPInstanceUID") in seen:
             found.pass_over("a second copy of an image")
@@ -108,6 +121,16 @@ def find_series(root: Path) -> Found:
         key=lambda series: (series.patient, series.study, _as_number(series.number), series.uid, -len(series.frames)),
     )
     return found
+
+
+def _referenced_series(dataset: Dataset) -> Iterator[str]:
+    """Give the UIDs of the series that a segmentation or structure set refers to."""
+    for series in dataset.get("ReferencedSeriesSequence", []):
+        yield str(series.SeriesInstanceUID)
+    for frame in dataset.get("ReferencedFrameOfReferenceSequence", []):
+        for study in frame.get("RTReferencedStudySequence", []):
+            for series in study.get("RTReferencedSeriesSequence", []):
+                yield str(series.SeriesInstanceUID)
 
 
 @dataclass
@@ -246,6 +269,8 @@ def format_series(series: Sequence[Series]) -> str:
 
 def _what_else(found: Found) -> str:
     counts: dict[str, int] = dict(found.passed_over)
+    if found.annotations:
+        counts["segmentation or structure set"] = len(found.annotations)
     for series in found.series:
         kind = "localizer" if series.modality == "CT" else f"series of modality {series.modality or 'unknown'}"
         if series.modality == "CT" and not series.is_localizer:
