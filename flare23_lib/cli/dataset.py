@@ -124,11 +124,11 @@ def register(commands: Commands) -> None:
                         help="the recipe; presets of known sources lie beside it")  # fmt: skip
     add_processes(parser)
 
-    parser = command(commands, "import-dicom", _import_dicom, "write DICOM series and annotations as a NIfTI cohort")
+    parser = command(commands, "import-dicom", _import_dicom, "write DICOM series and annotations as NIfTI")
     parser.add_argument("--input", type=Path, required=True, help="folder or zip archive with DICOM files")
     parser.add_argument("--output", type=output_folder, required=True, help="folder for images, labels and tables")
     parser.add_argument("--names", type=Path, metavar="FILE",
-                        help="CSV of name, value and aliases of annotated structures (default: images only)")  # fmt: skip
+                        help="CSV: name, value, aliases of annotated structures (default: images only)")  # fmt: skip
     parser.add_argument("--irregular", choices=["refuse", "resample"], default="refuse",
                         help="slices that are not equally spaced (default: %(default)s)")  # fmt: skip
 

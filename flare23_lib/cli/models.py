@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, get_args
 from flare23_lib.cache.entries import Shard
 from flare23_lib.choices import OutputType
 from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder
+from flare23_lib.errors import ConfigError
 from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
 
@@ -119,12 +120,27 @@ def _statistics(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
+    if args.to == "nnunet":
+        return _export_to_nnunet(args)
+    if args.checkpoint is None:
+        raise ConfigError("export: give --checkpoint or, with --to nnunet, --model")
     from flare23_lib.inference.bundle import InferenceDefaults
     from flare23_lib.inference.export import export_checkpoint
 
     inference = InferenceDefaults(step=args.step, tta=bool(args.tta), windows=args.windows)
     model = export_checkpoint(args.checkpoint, args.output, args.name, args.orientation, inference)
     print(f"{args.output}: {model.name}, {len(model.labels) - 1} labels, orientation {model.orientation}")
+    return 0
+
+
+def _export_to_nnunet(args: argparse.Namespace) -> int:
+    from flare23_lib.inference.bundle import load_bundle
+    from flare23_lib.nnunet.export_folder import export_to_nnunet
+
+    if args.model is None:
+        raise ConfigError("export: --to nnunet needs --model, the folder of a bundle")
+    export_to_nnunet(load_bundle(args.model), args.output)
+    print(f"{args.output}: nnUNetv2_predict_from_modelfolder -m {args.output} -f all -i IMAGES -o LABELS")
     return 0
 
 
@@ -209,7 +225,10 @@ def register(commands: Commands) -> None:
     _add_series(parser)
 
     parser = command(commands, "export", _export, "make a model bundle from an nnU-Net checkpoint of a STU-Net")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint_final.pth of nnU-Net v2")
+    parser.add_argument("--checkpoint", type=Path, help="checkpoint_final.pth of nnU-Net v2")
+    parser.add_argument("--to", choices=["bundle", "nnunet"], default="bundle",
+                        help="nnunet: from --model to nnU-Net's model folder (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--model", type=Path, help="bundle that --to nnunet exports")
     parser.add_argument("--output", type=output_folder, required=True, help="folder of the bundle")
     parser.add_argument("--name", default="student", help="name of the model (default: %(default)s)")
     parser.add_argument("--orientation", choices=["stored", "canonical"],

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import platform
 import statistics
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -98,11 +99,18 @@ def train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None, o
             "cases": len(job.rows),
             "labels_seen": [job.names[value] for value in job.seen],
             "labels_unseen": job.unseen,
+            "sources": _sources(job),
             "training_images": images.to_json() if (images := _training_images(job)) else None,
             **metadata["results"],
             "settings": job.settings.to_json(),
         },
     )
+
+
+def _sources(job: TrainingJob) -> dict[str, int]:
+    """Return the cases of a training by the source that they come from."""
+    sources = {case.case: case.source for case in read_cases(job.results.cases)}
+    return dict(sorted(Counter(sources.get(row["case"], "") for row in job.rows).items()))
 
 
 def _training_images(job: TrainingJob) -> TrainingImages | None:
@@ -211,6 +219,10 @@ def describe(
     )
 
 
+def _model_label(label: Label) -> ModelLabel:
+    return ModelLabel(label.name, label.value, label.kind, label.tolerance_mm, label.scored)
+
+
 def export(
     results: Results,
     model: str,
@@ -244,7 +256,7 @@ def export(
     images = record.get("training_images")
     description = replace(
         description,
-        labels=(description.labels[0], *(ModelLabel(**asdict(label)) for label in labels)),
+        labels=(description.labels[0], *map(_model_label, labels)),
         unseen=tuple(record["labels_unseen"]),
         provenance=provenance,
         training_images=TrainingImages.from_json(images) if images else None,
