@@ -355,13 +355,12 @@ def test_the_recipe_has_the_papers_values():
 
 def test_the_example_of_the_documentation_is_valid():
     text = (REPOSITORY / "docs/your_cohort.md").read_text()
-    example = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
-    config = load(**example)
-    assert list(config.models) == ["organ_teacher", "tumor_teacher", "student"]
-    assert config.label_map.values == [6, 1, 20]
-    by_folder = yaml.safe_load(text.split("```yaml")[2].split("```")[0])
-    gone = {"completions": dict.fromkeys(example["completions"]), "models": {"tumor_teacher": None}}
-    assert load(**merge(merge(example, gone), by_folder)).completions.keys() == {"a"}
+    blocks = [yaml.safe_load(block.split("```")[0]) for block in text.split("```yaml")[1:]]
+    config = load(**merge(blocks[0], blocks[2]))
+    assert list(config.models) == ["organ_teacher", "student"]
+    assert list(config.sources) == ["lits", "kits", "total", "more"]
+    assert list(config.completions) == ["unlabeled", "lits", "kits", "total"]
+    assert config.sources["kits"].targets == ["right_kidney", "left_kidney", "tumor", "ignore"]
 
 
 def test_old_names_of_keys_are_read_and_named_in_one_line(caplog):
