@@ -478,6 +478,12 @@ def test_a_smoke_run_shrinks_the_users_own_configuration(tmp_path):
         Config.load([RECIPE], {"smoke": "maybe"})
 
 
+def test_a_pattern_without_quotes_is_named(tmp_path):
+    (tmp_path / "own.yaml").write_text("sources:\n  own: {images: {case}.nii.gz}\n")
+    with pytest.raises(ConfigError, match=r"patterns with \{ need quotes"):
+        Config.load([RECIPE, tmp_path / "own.yaml"])
+
+
 def test_a_file_that_stands_alone_inherits_nothing(tmp_path):
     own = {
         "recipe": "none",
