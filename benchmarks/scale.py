@@ -162,7 +162,7 @@ class Finished:
         record = {"model": name, "weights": self.results.relative(entry.file(WEIGHTS)), "labels_unseen": []}
         write_json(self.results.training(name), record)
         inference, names = self.config.inference_settings(name), self.config.label_map.names
-        model = train.describe(name, settings, inference, names, [], sha, {})
+        model = train.describe(name, settings, inference, names, sha)
         write_json(self.results.bundle(name) / "model.json", model.to_json())
         (self.results.bundle(name) / "model.safetensors").write_bytes(b"weights")
         self.digests[name] = segmentations.model_digest(read_json(self.results.bundle(name) / "model.json"))

@@ -32,7 +32,7 @@ from flare23_lib.networks import Architecture
 from flare23_lib.networks.size import forward_macs
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.phantom import VARIATION, draw
-from flare23_lib.preprocessing.preprocess import preprocess_image, preprocess_labels
+from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_image, preprocess_labels
 from flare23_lib.preprocessing.resampling import Intensity, resampled_shape
 from flare23_lib.pseudo_labels.merge import MergeRules, merge
 
@@ -109,11 +109,11 @@ def stages(folder: Path, config: Config) -> dict[str, float]:
         score_case(reference.array, predicted.array, reference.geometry.spacing, config.label_map)
 
     images = preprocessing(
-        lambda target: preprocess_image(image, folder / "i.b2nd", target, "stored", intensity, PATCH)
+        lambda target: preprocess_image(image, folder / "i.b2nd", TrainingGrid(target, "stored", PATCH), intensity)
     )
     maps = preprocessing(
         lambda target: preprocess_labels(
-            labels, folder / "l.b2nd", folder / "l.pkl", target, "stored", config.label_map.values, PATCH
+            labels, folder / "l.b2nd", TrainingGrid(target, "stored", PATCH), config.label_map.values
         )
     )
     work = {
@@ -172,12 +172,14 @@ def bytes_per_voxel(cohort: Path, folder: Path, config: Config) -> dict[str, flo
         geometry = read_geometry(source)
         for name, spacing in (("student", settings.spacing), ("teacher", (2.5, 0.82, 0.82))):
             voxels = prod(resampled_shape(geometry.shape, geometry.spacing, spacing))
-            preprocess_image(source, image, spacing, "stored", Intensity(**dict(settings.intensity)), PATCH)
+            grid = TrainingGrid(spacing, "stored", PATCH)
+            preprocess_image(source, image, grid, Intensity(**dict(settings.intensity)))
             count(f"preprocessed_images_{name}", image, voxels)
     for source in sorted(cohort.glob("*abels*/*.nii.gz")) + sorted(cohort.glob("*-gt/*.nii.gz")):
         volume = read_labels(source)
         voxels = prod(resampled_shape(volume.array.shape, volume.geometry.spacing, settings.spacing))
-        preprocess_labels(source, labels, locations, settings.spacing, "stored", config.label_map.values, PATCH)
+        grid = TrainingGrid(settings.spacing, "stored", PATCH)
+        preprocess_labels(source, labels, grid, config.label_map.values)
         count("preprocessed_labels", labels, voxels)
         count("preprocessed_locations", locations, voxels)
         foretold = FIGURES["locations"][1] * (len(config.label_map.values) + 1)

@@ -45,7 +45,7 @@ Flip = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What the engine makes of one volume.
+    """The result of one volume.
 
     Attributes:
         labels: uint8 file values in the volume's own stored (z, y, x) geometry.
@@ -71,7 +71,7 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A volume as the network sees it; the volume itself is needed no more.
+    """A volume as the network sees it; the volume itself is no longer needed.
 
     Attributes:
         image: float32, normalized and resampled.
@@ -97,7 +97,7 @@ class Prepared:
 
 
 class Engine:
-    """Segments volumes with one model, as its inference options say (`Bundle.with_inference`).
+    """Segments volumes with one model and its inference options (`Bundle.with_inference`).
 
     Results do not vary from run to run on one machine, nor with the limits of memory except for float rounding.
 
@@ -155,7 +155,7 @@ class Engine:
     def plan(
         self, geometry: Geometry, image_bytes: int, exclude: Collection[int] = (), count_votes: bool = False
     ) -> MemoryPlan:
-        """Say how a volume would be computed and what memory that takes.
+        """Return how a volume would be computed and what memory that takes.
 
         Args:
             geometry: of the volume.
@@ -193,7 +193,7 @@ class Engine:
 
         Raises:
             ImageError: the volume is empty or holds values that are not finite, or the limits of memory are too low.
-            ConfigError: nothing is left to win, or there are no mirrored passes to vote.
+            ConfigError: every class is excluded, or there are no mirrored passes to count.
         """
         return self.infer(self.prepare(volume, exclude, count_votes))
 
@@ -201,7 +201,7 @@ class Engine:
         """Make the image that the network sees; arguments and errors as `segment`."""
         stored = volume.array
         if stored.size == 0 or stored.dtype.kind not in "iufb":
-            raise ImageError(f"a volume of shape {stored.shape} and type {stored.dtype} is no CT")
+            raise ImageError(f"a volume of shape {stored.shape} and type {stored.dtype} is not a CT")
         if stored.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in stored):
             raise ImageError("the volume holds values that are not finite (NaN or infinite)")
         chosen = self.plan(volume.geometry, stored.nbytes, exclude, count_votes)

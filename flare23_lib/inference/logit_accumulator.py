@@ -29,7 +29,7 @@ class FinalSlices:
 
     Attributes:
         start: index of the first one in the padded image.
-        seen: how many slices at the beginning were the end of the part before.
+        seen: how many slices at the beginning were returned before.
         sums: (z, y, x, classes), the windows' logits times their Gaussian weights, or `UNCOVERED`.
         weights: (z, y, x), what the sums are to be divided by, positive.
         passes: the same sums for each mirrored pass; not to be divided for their strongest class.
@@ -61,11 +61,11 @@ class LogitAccumulator:
         self._passes = [
             torch.zeros((*shape, classes), dtype=PASS_TYPE, device=device) for _ in range(passes if passes > 1 else 0)
         ]
-        # In slices of the padded image: where the buffer begins, and the first one that was not given out yet.
+        # In slices of the padded image: where the buffer begins, and the first one that was not returned yet.
         self._first, self._fresh = 0, 0
 
     def open(self, start: int) -> None:
-        """Make room for a slab that begins at a slice, after `close` gave away what lies before."""
+        """Make room for a slab that begins at a slice, after `close` returned those before it."""
         first = max(0, start - 1)
         shift = first - self._first
         for buffer in self._buffers:
@@ -92,13 +92,13 @@ class LogitAccumulator:
                 self._passes[index][place] += weighted
 
     def close(self, end: int | None) -> FinalSlices | None:
-        """Give out the slices before the next slab's first, or the rest.
+        """Return the slices before the next slab's first, or the rest.
 
         Args:
             end: where the next slab begins; None after the last one.
 
         Returns:
-            The slices from the last one given out before (it is the lower neighbor of the first new one); valid until
+            The slices from the last one returned before (it is the lower neighbor of the first new one); valid until
             `open`. None if there is nothing new.
         """
         last = min(self._region[0].stop, self._first + len(self._weights))

@@ -1,4 +1,4 @@
-"""How the work on a case is cut so that it stays within limits of memory.
+"""How a case is computed within limits of memory.
 
 Every buffer whose size depends on the image or the patch is counted before it is made. What can be smaller is made
 as large as fits: windows at a time, slices resampled at a time, and, if the sums of a whole plane do not fit, tiles
@@ -26,7 +26,7 @@ GPU_BASE = 700 * MB
 """A CUDA context with its libraries, as the driver counts it."""
 
 COMPILER = 300 * MB
-"""What torch.compile keeps in the process: 100 MB were measured, on a processor."""
+"""What torch.compile keeps in the process: 100 MB were measured, on a CPU."""
 
 ACTIVATIONS = 7.0
 """Activations alive at a time in a U-Net's forward pass, in units of the first stage's (voxels times channels): the
@@ -48,7 +48,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in (("gpu-memory", self.gpu), ("memory", self.host)):
             if value is not None and value < 1:
-                raise ConfigError(f"{name} {value} MB is no limit")
+                raise ConfigError(f"{name} {value} MB is not a limit")
 
     def gpu_bytes(self, device: torch.device) -> int:
         """Return the limit on a GPU; without one, nine tenths of what is free on it."""
@@ -94,7 +94,7 @@ class CaseSize:
         image: bytes of the image as it was read.
         voxels: of the image, and so bytes of its labels.
         shape: (z, y, x) of the resampled and padded image.
-        unpadded: voxels of the resampled image if it was padded, and is kept beside the padded one; else 0.
+        unpadded: voxels of the resampled image if it was padded, and is kept in addition to the padded one; else 0.
         passes: mirrored passes.
         outputs: volumes to make: labels, and with them runner-up labels and vote counts.
         count_votes: whether vote counts are kept, at the model's resolution too.
@@ -121,7 +121,7 @@ class MemoryPlan:
         sums_on_device: the sums are kept on the device, not on the host.
         image_on_device: so is the resampled image.
         slab_bytes: for resampling.
-        host: bytes that the case takes on the host at most, the process included.
+        host: peak bytes on the host, the process included.
         gpu: bytes on the GPU; 0 if there is none.
     """
 
@@ -145,7 +145,7 @@ def plan(model: Model, precision: str, device: torch.device, task: CaseSize, lim
     """Return the fastest plan that stays within the limits.
 
     Raises:
-        ImageError: no plan does; the message says how much is needed.
+        ImageError: no plan does; the message states how much is needed.
     """
     gpu_limit = limits.gpu_bytes(device) if device.type == "cuda" else 0
     host_limit = limits.host_bytes()
@@ -189,7 +189,7 @@ def _with_cost(plan: MemoryPlan, model: Model, precision: str, on_gpu: bool, tas
             working += size
     if on_gpu:
         gpu += GPU_BASE + plan.slab_bytes
-    # While it is resampled the image is there, afterwards its labels; the last one is copied to be written.
+    # The image is held while it is resampled, its labels afterwards; the last one is copied to be written.
     labels = task.outputs * task.voxels + (math.prod(task.shape) if task.count_votes else 0)
     host = HOST_BASE + weight_bytes(model, 4) + (COMPILER if task.compiled else 0)
     host += max(task.image + plan.slab_bytes + resampled, labels + working, labels + WRITING * task.voxels)
@@ -210,7 +210,7 @@ def weight_bytes(model: Model, bytes_each: int) -> int:
 
 
 def _network_bytes(model: Model, precision: str, batch: int, passes: int) -> int:
-    """Return what the network takes beside the weights that were loaded: its own weights, activations, logits."""
+    """Return what the network takes in addition to the loaded weights: its own weights, activations, logits."""
     bytes_each = 4 if precision == "float32" else 2
     voxels = batch * math.prod(model.patch_size)
     activations = ACTIVATIONS * voxels * model.network.widths[0] * bytes_each

@@ -1,4 +1,4 @@
-"""Cases segmented by a model of the workflow: predictions of validation cases, and what pseudo-labels are made of."""
+"""Cases segmented by a model of the workflow: predictions of validation cases, and the input of pseudo-labels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TTA_VOTE_COUNT = ".votes.nii.gz"
 
 
 def model_digest(description: Mapping[str, Any]) -> str:
-    """Return what tells a model from another: the digest of its weights and all that shapes its results.
+    """Return a model's fingerprint, of the digest of its weights and all that shapes its results.
 
     Its name, its labels' names, where it comes from and how it is used by default are not part of it; nor are the
     classes it never saw, which follow from the training that the weights come from.

@@ -46,7 +46,7 @@ class Output:
 
 @dataclass
 class Tile:
-    """A part of the plane, and where its labels lie at full resolution.
+    """A part of the plane, and the place of its labels at full resolution.
 
     Attributes:
         rows: (start, stop) of y in the padded image whose sums are kept.
@@ -184,7 +184,7 @@ def _tiles(windowed: WindowedImage, shape: Sequence[int], count: int) -> list[Ti
     bounds = [low + (high - low) * index // count for index in range(count + 1)]
     tiles = []
     for start, stop in itertools.pairwise(bounds):
-        # One row more: the upper neighbor of what lies between two tiles.
+        # One row more: the upper neighbor of voxels between two tiles.
         rows = (start, min(stop + 1, high))
         place = (_between(axes[1], rows, stop), _between(axes[2], columns, columns[1]))
         across = axes[1].part(*place[0], start), axes[2].part(*place[1], columns[0])
@@ -202,7 +202,7 @@ def _between(axis: Axis, extent: tuple[int, int], stop: int) -> tuple[int, int]:
 def _finish(
     part: FinalSlices, tile: Tile, box: Slices, outputs: Sequence[Output], agreement: TTAAgreement | None
 ) -> None:
-    """Make the labels that final slices decide."""
+    """Write the labels of final slices."""
     start, stop = part.start, part.start + len(part.sums)
     first, last = _between(tile.axes[0], (start, stop), stop)
     first = max(first, tile.done)
@@ -219,7 +219,7 @@ def _finish(
 
 
 def _inside(part: FinalSlices, tile: Tile, box: Slices) -> tuple[Slices, Slices]:
-    """Return what is new in a part, belongs to its tile and is no padding: its place there and in the image."""
+    """Return what is new in a part, belongs to its tile and is not padding: its place there and in the image."""
     origins = (part.start, tile.rows[0], tile.columns[0])
     extents = ((part.start + part.seen, part.start + len(part.sums)), tile.own, tile.columns)
     inside, place = [], []

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flare23_lib import versions
 from flare23_lib.cache.entries import Entry, Metadata, Shard
@@ -20,6 +20,9 @@ from flare23_lib.io.atomic import read_json
 from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.tables import read_csv
 from flare23_lib.runtime.progress import progress
+
+if TYPE_CHECKING:
+    from flare23_lib.preprocessing.preprocess import TrainingGrid
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +199,7 @@ def _make_image(
 
     source, output = Path(case.case.image), entry.file(".b2nd")
     intensity = Intensity(**dict(measured(settings.intensity)))
-    info = preprocess_image(source, output, settings.spacing, settings.orientation, intensity, patch_size)
+    info = preprocess_image(source, output, _grid(settings, patch_size), intensity)
     return entry.save([".b2nd"], info)
 
 
@@ -205,15 +208,12 @@ def _make_label(
 ) -> Metadata:
     from flare23_lib.preprocessing.preprocess import preprocess_labels
 
-    indices = preprocess_labels(
-        label_file(results, case),
-        entry.file(".b2nd"),
-        entry.file(".pkl"),
-        settings.spacing,
-        settings.orientation,
-        settings.label_values,
-        patch_size,
-        case.case.spacing,
-        settings.label_factor or (1, 1, 1),
-    )
+    grid, source = _grid(settings, patch_size), label_file(results, case)
+    indices = preprocess_labels(source, entry.file(".b2nd"), grid, settings.label_values, case.case.spacing)
     return entry.save([".b2nd", ".pkl"], {"labels_present": [settings.label_values[index - 1] for index in indices]})
+
+
+def _grid(settings: PreprocessingSettings, patch_size: Sequence[int]) -> TrainingGrid:
+    from flare23_lib.preprocessing.preprocess import TrainingGrid
+
+    return TrainingGrid(settings.spacing, settings.orientation, patch_size, settings.label_factor or (1, 1, 1))

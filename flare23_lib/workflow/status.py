@@ -144,9 +144,12 @@ class _Planner:
     def _training_job(self, name: str) -> TrainingJob | str:
         """Return a model's training; a text if a result that decides it does not exist yet."""
         settings = self.config.preprocessing_settings(name)
-        rows = {completion: self.completed[completion] for completion in settings.label_completions}
-        if None in rows.values():
-            return "its labels are still to be made"
+        rows = {}
+        for completion in settings.label_completions:
+            completed = self.completed[completion]
+            if completed is None:
+                return "its labels are still to be made"
+            rows[completion] = completed
         training = [case for case in self.cases if case.split == "training"]
         cases = select_cases(self.results, training, settings, rows)
         if not cases:
@@ -190,7 +193,7 @@ class _Planner:
         if done:
             sha256 = done["results"]["weights_sha256"]
             inference = self.config.inference_settings(job.model)
-            model = describe(job.model, job.settings, inference, job.label_names, [], sha256, {})
+            model = describe(job.model, job.settings, inference, job.label_names, sha256)
             self.weights[job.model], self.digests[job.model] = sha256, model_digest(model.to_json())
             preprocessed = not self.plan.steps[-1].to_do
             never = f"; never saw {', '.join(job.unseen)}" if job.unseen and preprocessed else ""
@@ -269,7 +272,8 @@ class _Planner:
             ]
             loaded = [self._load(entry) for entry in entries]
             found = [None if metadata is None else metadata["results"]["change"] for metadata in loaded]
-        return None if None in found else {row["case"]: change for row, change in zip(rows, found, strict=True)}
+        changes = {row["case"]: change for row, change in zip(rows, found, strict=True) if change is not None}
+        return changes if len(changes) == len(found) else None
 
 
 def format_plan(plan: Plan) -> str:

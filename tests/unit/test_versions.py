@@ -15,7 +15,7 @@ from flare23_lib.io.nifti import Geometry, Volume
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.preprocessing.intensity import draw_foreground, pool
-from flare23_lib.preprocessing.preprocess import preprocess_image, preprocess_labels
+from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_image, preprocess_labels
 from flare23_lib.preprocessing.resampling import Intensity
 from flare23_lib.pseudo_labels import merge, selection, small_components
 from flare23_lib.pseudo_labels.merge import MergeRules
@@ -23,6 +23,7 @@ from flare23_lib.pseudo_labels.merge import MergeRules
 INTENSITY = Intensity(low=-200, high=300, mean=40, std=100)
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
 SHAPE = (12, 20, 24)
+GRID = TrainingGrid((6, 3, 3), "canonical", (8, 8, 8))
 
 
 def wave(shape, speed):
@@ -41,7 +42,7 @@ def test_preprocessed_images(tmp_path):
 
     array = (600 * wave(SHAPE, 0.5)).astype(np.int16)
     nifti.write_volume(tmp_path / "i.nii.gz", array, volume(array).header)
-    preprocess_image(tmp_path / "i.nii.gz", tmp_path / "i.b2nd", (6, 3, 3), "canonical", INTENSITY, (8, 8, 8))
+    preprocess_image(tmp_path / "i.nii.gz", tmp_path / "i.b2nd", GRID, INTENSITY)
     made = blosc2.open(str(tmp_path / "i.b2nd"), mode="r")[:]
     assert versions.PREPROCESSED_IMAGE == 2
     assert made.shape == (1, 10, 13, 16)
@@ -56,8 +57,7 @@ def test_preprocessed_labels(tmp_path):
 
     labels = np.digitize(wave(SHAPE, 0.5), [-0.4, 0, 0.4]).astype(np.uint8)
     nifti.write_volume(tmp_path / "l.nii.gz", labels, volume(labels).header)
-    paths = tmp_path / "l.nii.gz", tmp_path / "l.b2nd", tmp_path / "l.pkl"
-    preprocess_labels(*paths, (6, 3, 3), "canonical", [1, 2, 3], (8, 8, 8))
+    preprocess_labels(tmp_path / "l.nii.gz", tmp_path / "l.b2nd", GRID, [1, 2, 3])
     made = blosc2.open(str(tmp_path / "l.b2nd"), mode="r")[:]
     assert versions.PREPROCESSED_LABEL == 4
     assert np.bincount(made.ravel()).tolist() == GOLDEN_LABELS

@@ -79,7 +79,7 @@ def test_a_limit_that_cannot_be_kept_is_refused_with_what_is_needed():
         plan(a_model(), "float32", CPU, LARGEST, Limits(host=1000))
     with pytest.raises(ImageError, match=r"MB on the GPU, the limit is 800 \(--gpu-memory\)"):
         plan(a_model(), "float16", GPU, LARGEST, Limits(gpu=800, host=16000))
-    with pytest.raises(ConfigError, match="no limit"):
+    with pytest.raises(ConfigError, match="is not a limit"):
         Limits(host=0)
 
 
