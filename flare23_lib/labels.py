@@ -11,7 +11,7 @@ from flare23_lib.choices import LabelKind, Scored
 from flare23_lib.errors import ConfigError, ImageError
 
 IGNORE_VALUE = 255
-"""Value of voxels that training passes over, in the label files we write."""
+"""Value of voxels that the loss ignores, in the label files we write."""
 
 RESERVED = ("background", "ignore", "organs")
 """Names that nnU-Net's dataset.json has for voxels without a label, and our tables for the mean."""
@@ -60,7 +60,7 @@ class LabelMap:
                     raise ConfigError(f"labels: the {field} {item!r} is given twice")
         for label in self.labels:
             if label.name in RESERVED:
-                raise ConfigError(f"labels: the name {label.name!r} is kept for other things")
+                raise ConfigError(f"labels: the name {label.name!r} is reserved")
 
     @property
     def names(self) -> list[str]:
@@ -116,7 +116,7 @@ def label_indices(volume: np.ndarray, values: Sequence[int]) -> np.ndarray:
         values: the label values in order; the first has index 1, voxels to ignore the index after the last.
 
     Raises:
-        ImageError: a voxel holds a value that is none of them, nor 0 nor 255.
+        ImageError: a voxel holds another value than these, 0 and 255.
     """
     table, known = np.zeros(256, dtype=np.uint8), np.zeros(256, dtype=bool)
     table[list(values)] = np.arange(1, len(values) + 1)

@@ -15,7 +15,7 @@ from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
 
 if TYPE_CHECKING:
-    from flare23_lib.inference.segment_cases import ModelUse
+    from flare23_lib.inference.segmentations import ModelUse
     from flare23_lib.pseudo_labels.complete import CompletionJob
 
 log = logging.getLogger(__name__)
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 def _stage_cohort(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import CohortSettings
-    from flare23_lib.dataset.scan import survey
-    from flare23_lib.dataset.summary import format_survey, write_survey
+    from flare23_lib.dataset.scan import scan_cohort
+    from flare23_lib.dataset.summary import format_scan, write_scan
 
     parts = args.settings
     settings = CohortSettings.from_json(parts["settings"])
-    found = survey(Path(parts["cohort"]), settings, _results(args).scan_memory, args.threads)
-    for fault in found.faults:
-        log.warning("%s: %s: %s (%s): %s", fault.severity, fault.case, fault.kind, fault.file, fault.message)
-    log.info("%s", format_survey(found))
-    write_survey(found, args.output.parent)
+    scan = scan_cohort(Path(parts["cohort"]), settings, _results(args).scan_memory, args.threads)
+    for issue in scan.issues:
+        log.warning("%s: %s: %s (%s): %s", issue.severity, issue.case, issue.kind, issue.file, issue.message)
+    log.info("%s", format_scan(scan))
+    write_scan(scan, args.output.parent)
     return 0
 
 
@@ -104,7 +104,7 @@ def _stage_pseudo_label(args: argparse.Namespace) -> int:
 
 def _model(args: argparse.Namespace, name: str) -> ModelUse:
     from flare23_lib.config.settings import InferenceSettings
-    from flare23_lib.inference.segment_cases import ModelUse
+    from flare23_lib.inference.segmentations import ModelUse
 
     return ModelUse(name, InferenceSettings.from_json(args.settings["inference"]), args.device, args.threads)
 
@@ -134,14 +134,14 @@ def _stage_gather_completed(args: argparse.Namespace) -> int:
 
 @ended_at_once()
 def _stage_predict(args: argparse.Namespace) -> int:
-    from flare23_lib.inference.segment_cases import predict_validation
+    from flare23_lib.inference.segmentations import predict_validation
 
     predict_validation(_results(args), _model(args, args.model), args.shard, args.output)
     return 0
 
 
 def _stage_gather_predictions(args: argparse.Namespace) -> int:
-    from flare23_lib.inference.segment_cases import collect_predictions
+    from flare23_lib.inference.segmentations import collect_predictions
 
     collect_predictions(_results(args), args.model, args.shards, args.output)
     return 0

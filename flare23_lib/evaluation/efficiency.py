@@ -26,7 +26,7 @@ from flare23_lib.config.models import InferenceSettings
 from flare23_lib.dataset.cases import usable_cases
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.profiling import POLL_SLEEP, Gpu, Profile, find_gpu, profile_command
-from flare23_lib.inference.segment_cases import ModelUse, model_digest
+from flare23_lib.inference.segmentations import ModelUse, model_digest
 from flare23_lib.io.atomic import link_to, read_json
 from flare23_lib.io.locks import lock
 from flare23_lib.io.tables import read_csv, write_csv

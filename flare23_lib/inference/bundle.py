@@ -44,13 +44,13 @@ class ModelLabel:
 
 @dataclass(frozen=True)
 class InferenceDefaults:
-    """How a model is run when nothing else is asked for.
+    """How a model is run by default.
 
     Attributes:
         step: distance of neighboring windows as a share of the patch, in (0, 1].
         tta: test-time augmentation by mirroring along the model's mirror axes.
         windows: which windows are computed (see `flare23_lib.inference.windows`): "all", "body" or "center_first".
-            A model.json that is silent means "all".
+            A model.json without the key means "all".
         precision: "float32", "bfloat16", "float16" (on a GPU only), or "auto" (`flare23_lib.runtime.precision`).
     """
 
@@ -70,7 +70,7 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What model.json says. Axes are (z, y, x) throughout, spacing in mm.
+    """The content of model.json. Axes are (z, y, x) throughout, spacing in mm.
 
     Attributes:
         name: as it appears in tables and provenance.
@@ -82,7 +82,7 @@ class Model:
         orientation: "stored" (axes as they are in the file) or "canonical" (see `orientation.Orientation`).
         axes: order of the axes; always "zyx".
         labels: the classes in the order of the network's outputs, background first.
-        unseen: names of labels that the model never saw in training.
+        unseen: names of labels without training data.
         mirror_axes: axes that training mirrored along; test-time augmentation uses them.
         inference: how the model is run by default.
         weights: the weights' file; None until the bundle is written.
@@ -176,8 +176,15 @@ class Model:
             raise BundleError(f"cannot be used ({error})") from error
 
 
+def _triple(content: Mapping[str, Any], key: str) -> tuple[Any, Any, Any]:
+    try:
+        return as_triple(content[key])
+    except ValueError as error:
+        raise BundleError(f"{key} {content[key]!r} cannot be") from error
+
+
 def _fault_of(model: Model) -> str | None:
-    """Say what is wrong with a model's values, or None."""
+    """Return what is wrong with a model's values, or None."""
     checks = {
         "name": isinstance(model.name, str) and model.name,
         "input_channels": _whole(model.input_channels, 1),
@@ -203,7 +210,7 @@ def _fault_of(model: Model) -> str | None:
                 value = getattr(value, part)
             return f"{key} {value!r} cannot be"
     if any(size % factor for size, factor in zip(model.patch_size, model.network.downsampling, strict=True)):
-        return f"patch_size {model.patch_size} is no multiple of the strides' product {model.network.downsampling}"
+        return f"patch_size {model.patch_size} is not a multiple of the strides' product {model.network.downsampling}"
     return None
 
 
@@ -234,6 +241,21 @@ class Bundle:
     model: Model
     state_dict: Mapping[str, torch.Tensor]
 
+    def with_inference(
+        self,
+        step: float | None = None,
+        tta: bool | None = None,
+        windows: str | None = None,
+        precision: str | None = None,
+    ) -> Bundle:
+        """Return the bundle with other inference options, None for the model's own; ConfigError if out of range."""
+        given = {"step": step, "tta": tta, "windows": windows, "precision": precision}
+        options = asdict(self.model.inference) | {name: value for name, value in given.items() if value is not None}
+        try:
+            return replace(self, model=replace(self.model, inference=InferenceDefaults(**options)))
+        except BundleError as error:
+            raise ConfigError(str(error)) from error
+
     def build_network(self, device: torch.device | str = "cpu") -> STUNet:
         """Build the network with the weights, in float32, ready to infer."""
         network = _empty_network(self.model)
@@ -251,24 +273,17 @@ def _empty_network(model: Model) -> STUNet:
 
 
 def _misfit(model: Model, state_dict: Mapping[str, torch.Tensor]) -> str | None:
-    """Say which layer is missing, too much or of another shape, or None if the weights fit the network."""
+    """Return which layer is missing, unknown or of another shape, or None if the weights fit the network."""
     expected = {name: tuple(weight.shape) for name, weight in _empty_network(model).state_dict().items()}
     given = {name: tuple(weight.shape) for name, weight in state_dict.items()}
-    missing = [name for name in expected if name not in given]
-    if missing:
-        return f"the layer {missing[0]} is missing{_and_more(missing)}"
-    surplus = [name for name in given if name not in expected]
-    if surplus:
-        return f"the network has no layer {surplus[0]}{_and_more(surplus)}"
-    other = [name for name in expected if expected[name] != given[name]]
-    if other:
-        name = other[0]
-        return f"the layer {name} is {given[name]}, the network needs {expected[name]}{_and_more(other)}"
+    for name in {**expected, **given}:
+        if name not in given:
+            return f"the layer {name} is missing"
+        if name not in expected:
+            return f"the network has no layer {name}"
+        if given[name] != expected[name]:
+            return f"the layer {name} is {given[name]}, the network needs {expected[name]}"
     return None
-
-
-def _and_more(names: Sequence[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def write_bundle(folder: str | Path, model: Model, state_dict: Mapping[str, torch.Tensor]) -> Model:
@@ -299,7 +314,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     """Load a bundle and check it: the digest of the weights, and that they fit the network.
 
     Raises:
-        BundleError: a file is missing, of another format, broken, or the two do not belong together.
+        BundleError: a file is missing, of another format or broken, or the two do not match.
     """
     folder = Path(folder)
     path = model_file(folder)
@@ -310,7 +325,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     try:
         digest = file_sha256(weights)
         if digest != model.weights.sha256:
-            raise BundleError(f"{weights}: is not the file that {MODEL_FILE} was written for (SHA-256 differs)")
+            raise BundleError(f"{weights}: does not match {MODEL_FILE} (SHA-256 differs)")
         state_dict = load_file(weights)
     except FileNotFoundError as error:
         raise BundleError(f"{weights}: is missing") from error

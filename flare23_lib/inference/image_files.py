@@ -1,4 +1,4 @@
-"""Which images are segmented, where their labels go, and reading them ahead.
+"""Which images are segmented, where their labels are written, and reading ahead.
 
 This module imports no torch: the first image is read while torch is being imported.
 """
@@ -12,60 +12,69 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.choices import MODEL_FILE
-from flare23_lib.dataset.image_info import header_facts
-from flare23_lib.dataset.quality import file_faults, image_faults
+from flare23_lib.dataset.image_info import header_info
+from flare23_lib.dataset.quality import file_issues, image_issues
 from flare23_lib.errors import BundleError, ImageError
 from flare23_lib.io.nifti import SUFFIXES, Stream, Volume, open_volume, read_geometry, read_volume, stem
-
-if TYPE_CHECKING:
-    from flare23_lib.inference.engine import Engine
-    from flare23_lib.inference.memory import MemoryPlan
 
 log = logging.getLogger(__name__)
 
 CHANNEL_SUFFIX = "_0000"
-"""What nnU-Net and FLARE append to an image's name, and its labels' name lacks."""
+"""What nnU-Net and FLARE append to an image's name, and not to its labels' name."""
 
 MB = 10**6
 
-Check = Callable[[Path], object]
-"""Looks at an image, and raises what speaks against reading it."""
-
 HOST_BASE = 700 * MB
-"""A process that has imported torch and run a network, without weights: 620 MB were measured, on a processor."""
+"""A process that has imported torch and run a network, without weights: 620 MB were measured, on a CPU."""
+
+WRITING = 2
+"""Copies of a label map that writing it takes, in addition to the map."""
 
 
 def model_file(bundle: Path) -> Path:
     """Return the path of a bundle's description; BundleError if it is not there."""
     path = bundle / MODEL_FILE
     if not path.is_file():
-        raise BundleError(f"{path}: is missing; {bundle} is no model bundle")
+        raise BundleError(f"{path}: is missing; {bundle} is not a model bundle")
     return path
 
 
 @dataclass(frozen=True)
 class PredictionCase:
-    """An image to segment and where its labels go."""
+    """An image to segment and where its labels are written.
+
+    Attributes:
+        name: of the case.
+        image: its file.
+        labels: the file of its labels.
+        exclude: label values without which its runner-up labels are made.
+        count_votes: whether the votes of the mirrored passes are counted.
+    """
 
     name: str
     image: Path
     labels: Path
+    exclude: tuple[int, ...] = ()
+    count_votes: bool = False
+
+
+Check = Callable[[PredictionCase], object]
+"""Raises an error if a case must not be read."""
 
 
 @dataclass
 class Reading:
-    """A case that was read, or need not be.
+    """A case that was read, or that has labels already.
 
     Attributes:
-        volume: the image; None if the case's labels are there and whole.
+        volume: the image; None if complete labels of the case exist.
         seconds: how long reading took.
-        warnings: what makes it no sound CT, a line each.
+        warnings: its quality issues, a line each.
     """
 
     volume: Volume | None
@@ -73,7 +82,7 @@ class Reading:
     warnings: tuple[str, ...] = ()
 
     def release(self) -> None:
-        """Let go of the image."""
+        """Release the image's memory."""
         self.volume = None
 
 
@@ -87,8 +96,8 @@ def find_cases(inputs: Path, output: Path, shard: Shard | None = None) -> list[P
     """List the images of a file or folder, sorted, with the file for each one's labels.
 
     Args:
-        inputs: a NIfTI file, or a folder whose `*.nii.gz` and `*.nii` are taken, links among them even if they lead
-            nowhere; hidden ones are not, and one whose name ends so in capitals is passed over with a warning.
+        inputs: a NIfTI file, or a folder whose `*.nii.gz` and `*.nii` are taken, broken links among them;
+            hidden files are not, and one whose suffix is in capitals is skipped with a warning.
         output: a folder; for a single file it may be a NIfTI file's name.
         shard: only the cases whose name hashes to it; None for all.
 
@@ -100,7 +109,7 @@ def find_cases(inputs: Path, output: Path, shard: Shard | None = None) -> list[P
         images = {path: name for path in files if (name := case_name(path))}
         for path in files:
             if path.name.lower().endswith(SUFFIXES) and path not in images:
-                log.warning("%s: is passed over; the names of images end in .nii.gz or .nii", path)
+                log.warning("%s: is skipped; the names of images end in .nii.gz or .nii", path)
         if not images:
             raise ImageError(f"{inputs}: the folder holds no *.nii.gz or *.nii")
     elif inputs.is_file():
@@ -108,7 +117,7 @@ def find_cases(inputs: Path, output: Path, shard: Shard | None = None) -> list[P
             raise ImageError(f"{inputs}: is not named *.nii.gz or *.nii")
         images = {inputs: name}
     else:
-        raise ImageError(f"{inputs}: there is no such file or folder")
+        raise ImageError(f"{inputs}: no such file or folder")
     if case_name(output) and not output.is_dir():
         if inputs.is_dir():
             raise ImageError(f"{output}: must be a folder, as {inputs} is one")
@@ -132,10 +141,10 @@ def _refuse_collisions(cases: Iterable[PredictionCase]) -> None:
 
 
 def is_done(case: PredictionCase) -> bool:
-    """Tell whether a case's labels are there, read to their end and lie on its image.
+    """Return whether a case's labels exist, are complete and have the geometry of its image.
 
     Raises:
-        ImageError: the file is an image of its own, which is not to be replaced unasked.
+        ImageError: the file is an image of its own, which is replaced only on request.
     """
     try:
         labels, image = read_volume(case.labels), read_geometry(case.image)
@@ -143,7 +152,7 @@ def is_done(case: PredictionCase) -> bool:
         return False
     if labels.array.dtype != np.uint8:
         raise ImageError(
-            f"{case.labels}: is there and holds {labels.array.dtype} voxels, no labels; give another output, or "
+            f"{case.labels}: exists and holds {labels.array.dtype} voxels, not labels; give another output, or "
             "replace it with --overwrite"
         )
     return labels.geometry.difference(image) is None
@@ -155,32 +164,13 @@ def held_bytes(stream: Stream) -> int:
 
 
 def image_warnings(path: Path, volume: Volume) -> tuple[str, ...]:
-    """Return what the scan of a cohort would say of an image that was read, a line each."""
+    """Return the quality issues that the scan of a cohort would report of an image, a line each."""
     with open_volume(path) as stream:
-        facts = header_facts(stream)
+        info = header_info(stream)
     if volume.array.size:
-        facts = replace(facts, low=float(volume.array.min()), high=float(volume.array.max()))
-    found = (*file_faults(facts, has_twin=False, shear_limit=math.inf), *image_faults(facts))
+        info = replace(info, low=float(volume.array.min()), high=float(volume.array.max()))
+    found = (*file_issues(info, has_twin=False, shear_limit=math.inf), *image_issues(info))
     return tuple(message for _, message in found)
-
-
-def can_prefetch(engine: Engine, plan: MemoryPlan, following: Path, held: int = 0, left: int = 0) -> bool:
-    """Tell whether the next image may be read while a case is computed, within the engine's limit of memory.
-
-    Args:
-        engine: with its limits.
-        plan: of the case that is about to be computed.
-        following: the next image; one that cannot be read, or not be segmented within the limit, is not read ahead.
-        held: bytes that are taken until then beside the two.
-        left: bytes that this case takes while the next one is computed.
-    """
-    try:
-        with open_volume(following) as stream:
-            geometry, size = stream.geometry(), held_bytes(stream)
-        after = engine.plan(geometry, size).host + left
-    except Exception:  # whatever is wrong with it is reported when it is its turn
-        return False
-    return max(plan.host + size + held, after) <= engine.limits.host_bytes()
 
 
 class Reader:
@@ -188,7 +178,7 @@ class Reader:
 
     Args:
         cases: in the order in which they are wanted.
-        overwrite: read also those whose labels are there and whole.
+        overwrite: read also those with complete labels.
     """
 
     def __init__(self, cases: Sequence[PredictionCase], overwrite: bool = False) -> None:
@@ -198,11 +188,11 @@ class Reader:
         self._started: dict[int, Future[Reading]] = {}
 
     def start(self, index: int, check: Check | None = None) -> None:
-        """Begin to read a case, unless that was done or there is none.
+        """Begin to read a case, unless it was begun or does not exist.
 
         Args:
             index: of the case.
-            check: raises what speaks against reading its image; asked if its labels are not there already.
+            check: raises an error if it must not be read; called if it has no complete labels.
         """
         if index < len(self.cases) and index not in self._started:
             self._started[index] = self._thread.submit(self._read, self.cases[index], check)
@@ -216,13 +206,13 @@ class Reader:
             try:
                 with open_volume(self.cases[0].image) as stream:
                     fits = HOST_BASE + held_bytes(stream) <= limit
-            except Exception:  # whatever is wrong with it is reported when it is its turn
+            except Exception:  # errors are reported when it is its turn
                 return
             if fits:
                 self.start(0)
 
     def started(self, index: int) -> bool:
-        """Tell whether a case is read or being read."""
+        """Return whether a case is read or being read."""
         return index in self._started
 
     def get(self, index: int, check: Check | None = None) -> Reading:
@@ -231,7 +221,7 @@ class Reader:
         return self._started.pop(index).result()
 
     def close(self) -> None:
-        """Give up what has not begun."""
+        """Cancel what has not begun."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, case: PredictionCase, check: Check | None) -> Reading:
@@ -240,6 +230,6 @@ class Reader:
         if done:
             return Reading(None, time.perf_counter() - started)
         if check is not None:
-            check(case.image)
+            check(case)
         volume = read_volume(case.image)
         return Reading(volume, time.perf_counter() - started, image_warnings(case.image, volume))

@@ -35,12 +35,12 @@ BROKEN_GZIP: tuple[type[Exception], ...] = (
 )
 
 MAX_EXTENSION_BYTES = 1 << 30
-"""Bytes before the voxels, beyond which a header's offset is not believed."""
+"""Bytes before the voxels, beyond which a header's offset counts as broken."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where an image lies in the world.
+    """The place of an image in the world.
 
     Attributes:
         shape: (z, y, x).
@@ -58,7 +58,7 @@ class Geometry:
         return "".join(code or "?" for code in nib.aff2axcodes(self.affine))
 
     def difference(self, other: Geometry, tolerance: float = 1e-3) -> str | None:
-        """Say in words how two geometries differ, or None if voxels lie on voxels (within mm)."""
+        """Return how two geometries differ, or None if they agree within a tolerance in mm."""
         if self.shape != other.shape:
             return f"shape {self.shape} against {other.shape}"
         if not np.allclose(self.affine, other.affine, atol=tolerance, rtol=0):
@@ -150,10 +150,10 @@ class Stream:
     def finish(self, missing: int = 0) -> None:
         """Check that the file ends here; ImageError if bytes are missing, left over, or not what was written."""
         if missing:
-            raise ImageError(f"{self.path}: holds fewer voxels than its header says", "wrong_length")
+            raise ImageError(f"{self.path}: holds fewer voxels than its header states", "wrong_length")
         with self._guard():
             if self.handle.read(1):
-                raise ImageError(f"{self.path}: holds more data than its header says", "wrong_length")
+                raise ImageError(f"{self.path}: holds more data than its header states", "wrong_length")
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -163,7 +163,7 @@ class Stream:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what reading may raise into an ImageError with its kind."""
+    """Convert the errors of reading into an ImageError with its kind."""
     try:
         yield
     except BROKEN_GZIP as error:
@@ -177,7 +177,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _other_data_follow(path: Path) -> bool:
-    """Say whether a gzip stream that could not be read to its end is whole, and what follows it is no gzip."""
+    """Return whether a broken gzip stream is complete, and other data follow it."""
     stream = zlib.decompressobj(wbits=31)
     with path.open("rb") as handle:
         try:
@@ -207,7 +207,7 @@ def open_volume(path: str | Path) -> Iterator[Stream]:
         if start == b"\x1f\x8b":
             handle = stack.enter_context(igzip.open(handle, "rb"))
         elif path.name.endswith(".gz"):
-            raise ImageError(f"{path}: is not gzip, though its name says so", "not_nifti")
+            raise ImageError(f"{path}: is not gzip, though its name ends in .gz", "not_nifti")
         stream = Stream(path, _read_header(path, handle), handle)
         yield stream
 
@@ -253,7 +253,7 @@ def millimeters(header: nib.Nifti1Header) -> float:
 
 
 def with_qfac(header: nib.Nifti1Header) -> nib.Nifti1Header:
-    """Return a header whose qfac is 1 where it says 0, as the standard has it; nibabel raises for 0."""
+    """Return a header whose qfac is 1 where it says 0, as in the standard; nibabel raises for 0."""
     if header["pixdim"][0] in (-1, 1):
         return header
     header = header.copy()
@@ -279,7 +279,7 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def _scaled(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    """Apply a header's scaling slice by slice: no third volume is held beside the stored and the scaled one."""
+    """Apply a header's scaling slice by slice: no third volume is held."""
     if (slope, intercept) == (1, 0):
         return array
     scale = nib.volumeutils.apply_read_scaling
@@ -314,7 +314,7 @@ def read_labels(path: str | Path) -> Volume:
 
 
 def read_geometry(path: str | Path) -> Geometry:
-    """Read only what the header says; ImageError as `read_volume` (the pixels are not looked at)."""
+    """Read only the header; ImageError as `read_volume` (the voxels are not read)."""
     with open_volume(path) as stream:
         return stream.geometry()
 
@@ -356,7 +356,7 @@ def header_for(shape: tuple[int, int, int], affine: np.ndarray, dtype: np.dtype)
 
 
 def file_identity(path: str | Path) -> str:
-    """Return what tells one version of a user's file from another: its size and gzip trailer (CRC, length).
+    """Return the identity of a user's file: its size and gzip trailer (CRC, length).
 
     A file that is not gzip, or whose last gzip member is empty (bgzip), is identified by its size and the CRC of its
     bytes. Never by its path or time.

@@ -74,7 +74,7 @@ def plans(settings: TrainingSettings) -> dict[str, Any]:
                 "std": intensity.std,
             }
         },
-        # Ours, beside nnU-Net's own entries: what its trainer and an export of its checkpoint need to know.
+        # Ours, in addition to nnU-Net's own entries: what its trainer and an export of its checkpoint need to know.
         "training": settings.training.to_json(),
         "label_values": list(settings.label_values),
         "orientation": settings.orientation,

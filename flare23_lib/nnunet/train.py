@@ -6,10 +6,9 @@ import contextlib
 import logging
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file, save_file
 
@@ -175,11 +174,9 @@ def describe(
     settings: TrainingSettings,
     inference: InferenceSettings,
     label_names: Sequence[str],
-    unseen: Sequence[str],
     weights_sha256: str,
-    provenance: Mapping[str, Any],
 ) -> Model:
-    """Return the description of a trained model, as model.json holds it."""
+    """Return the description of a trained model: all of model.json that shapes results."""
     return Model(
         name=model,
         network=settings.network,
@@ -191,11 +188,9 @@ def describe(
             ModelLabel("background", 0),
             *(ModelLabel(*pair) for pair in zip(label_names, settings.label_values, strict=True)),
         ),
-        unseen=tuple(unseen),
         mirror_axes=settings.training.mirror_axes,
         inference=InferenceDefaults(**inference.to_json()),
         weights=Weights(WEIGHTS_FILE, weights_sha256),
-        provenance=provenance,
     )
 
 
@@ -227,10 +222,9 @@ def export(
         TrainingSettings.from_json(record["settings"]),
         inference,
         label_names,
-        record["labels_unseen"],
         record["weights_sha256"],
-        provenance,
     )
+    description = replace(description, unseen=tuple(record["labels_unseen"]), provenance=provenance)
     write_bundle(output, description, load_file(results.file(record["weights"])))
-    # For use with nnU-Net: its model folder beside the record.
+    # For use with nnU-Net: a link to its model folder, in the record's folder.
     link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)

@@ -40,8 +40,8 @@ for each axis. nnU-Net deforms patches more than three times as wide as deep in 
 The paper names the augmentation, not its strength. These are from nnU-Net v1's table of defaults: probability 0.2,
 sigma 9 to 13, alpha 0 to 900 in 3-D and 0 to 200 in the plane. Noise smoothed with a sigma of 11 and multiplied by
 the largest alpha moves the farthest voxel of one of the paper's patches by 7, in the plane by 9. (v1's later trainer,
-on which STU-Net was built, leaves the deformation off; the paper says that it is on.) batchgeneratorsv2's own default
-is a fifth of a voxel at most, which changes nothing."""
+on which STU-Net was built, has the deformation off; in the paper it is on.) batchgeneratorsv2's own default
+is up to a fifth of a voxel, which has no effect."""
 
 GRADIENT_NORM = 12
 """Largest norm of a step's gradient, nnU-Net's."""
@@ -83,7 +83,7 @@ class FlareTrainer(ResumableTrainer):
     Attributes:
         protocol: how the model is trained.
         precision: what it computes in: "mixed", "float32" or "bfloat16".
-        workers: processes that load and augment; 0 for none beside the training itself.
+        workers: processes that load and augment; 0 to load in the training's own process.
         left_out: names of classes that have no voxel in any case and so are never a target.
     """
 
@@ -198,7 +198,7 @@ class FlareTrainer(ResumableTrainer):
         return tuple(generators)
 
     def _transforms(self) -> tuple[BasicTransform, BasicTransform, tuple[int, ...]]:
-        """Return the augmentation, what is done to patches that are only looked at, and the size it starts from."""
+        """Return the augmentation, the transforms of validation patches, and the size it starts from."""
         factor = self.protocol.label_factor
         scales = None if factor else self._get_deep_supervision_scales()
         rotation, dummy_2d, initial_patch_size, mirror_axes = (
@@ -229,7 +229,7 @@ class FlareTrainer(ResumableTrainer):
         return BalancedDataLoader(*arguments, **options, members=members)
 
     def _members(self, dataset) -> dict[int, list[str]]:
-        """Return which cases hold which class, and note the classes that none holds."""
+        """Return which cases hold which class, and record the classes that none holds."""
         members: dict[int, list[str]] = {label: [] for label in self.label_manager.foreground_labels}
         for case in dataset.identifiers:
             locations = dataset.load_case(case)[-1]["class_locations"]
@@ -243,7 +243,7 @@ class FlareTrainer(ResumableTrainer):
         return members
 
     def _generator(self, loader: nnUNetDataLoader, stream: int):
-        """Return the batches of a loader: stream 0 is that of the training, 1 that of the patches looked at."""
+        """Return the batches of a loader: stream 0 is that of the training, 1 that of the validation patches."""
         if self.workers == 0:
             return SingleThreadedAugmenter(loader, None)
         processes = max(1, round(self.workers * (1.0, 0.5)[stream]))
@@ -260,11 +260,11 @@ class FlareTrainer(ResumableTrainer):
         return int(np.random.default_rng(place).integers(below))
 
     def seed_rank(self) -> None:
-        """Seed a process that shares a training which goes on; the first one has the checkpoint's random state."""
+        """Seed a process of a resumed training; the first one has the checkpoint's random state."""
         checkpoints.seed(self._fresh_seed(2, 2**31))
 
     def used(self) -> dict[str, Any]:
-        """Return what the training really used, as plain data."""
+        """Return what the training used, as plain data."""
         group = {key: str(value) for key, value in self.optimizer.param_groups[0].items() if key != "params"}
         reduced = self.autocast()
         return {
@@ -301,7 +301,7 @@ class FlareTrainer(ResumableTrainer):
         return loss.detach()
 
     def validation_step(self, batch: dict) -> tuple[float, np.ndarray]:
-        """Return a batch's loss, and by class (3, classes): voxels found, found wrongly, and missed.
+        """Return a batch's loss, and (3, classes) voxels: true positive, false positive, false negative.
 
         As nnU-Net's `validation_step`, but in the configured precision, where that has one of its own on a GPU. With
         label sets voxels count for the classes of which it is known whether they are theirs.
@@ -333,7 +333,7 @@ class FlareTrainer(ResumableTrainer):
     def _sets_of(self, batch: dict) -> torch.Tensor:
         """Return the admissible sets of a batch's cases, bool (b, classes + 1, classes)."""
         sets = self.sets or {}
-        return torch.stack([sets[key] for key in batch["keys"]]).to(self.device)
+        return torch.stack([sets[key] for key in batch["keys"]])
 
     def _forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution.
@@ -361,8 +361,8 @@ class FlareTrainer(ResumableTrainer):
         return torch.autocast(self.device.type, dtype, enabled=self.precision == "bfloat16" or on_gpu)
 
     def _loss(self, output: list[torch.Tensor], *targets: Any) -> torch.Tensor:
-        """Return the loss; sums over a patch need more digits than bfloat16 has."""
-        if self.precision != "bfloat16":
+        """Return the loss; sums over a patch need more digits than bfloat16 has, and those of label sets float32."""
+        if self.precision != "bfloat16" and self.sets is None:
             return self.loss(output, *targets)
         with torch.autocast(self.device.type, enabled=False):
             return self.loss([scale.float() for scale in output], *targets)

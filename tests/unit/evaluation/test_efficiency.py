@@ -11,7 +11,7 @@ from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation import efficiency
 from flare23_lib.inference.bundle import write_bundle
-from flare23_lib.inference.segment_cases import ModelUse
+from flare23_lib.inference.segmentations import ModelUse
 from flare23_lib.io.tables import read_csv
 from flare23_lib.workflow.verify import records, verify
 

@@ -169,7 +169,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
     target = tmp_path / "made"
     checkpoint = tmp_path / "checkpoint_final.pth"
     torch.save({"network_weights": some_weights(), "plans": Harmful(target)}, checkpoint)
-    with pytest.raises(BundleError, match=r"refused, nothing in it was run: it needs .*mkdir") as caught:
+    with pytest.raises(BundleError, match=r"refused, and nothing in it was run: it needs .*mkdir") as caught:
         read_checkpoint(checkpoint)
     assert "\n" not in str(caught.value)
     assert not target.exists()
@@ -283,12 +283,11 @@ def test_a_trained_model_is_described_as_its_settings_say():
     settings, inference = config.training_settings("student"), config.inference_settings("student")
     for orientation in ("stored", "canonical"):
         chosen = changed(settings, orientation=orientation)
-        made = describe("student", chosen, inference, config.label_map.names, ["tumor"], "0" * 64, {})
+        made = describe("student", chosen, inference, config.label_map.names, "0" * 64)
         assert made.orientation == nnunet_plans.plans(chosen)["orientation"] == orientation
     assert made.inference.step == 0.7
     assert (made.inference.tta, made.inference.windows) == (inference.tta, inference.windows)
     assert made.inference.precision == inference.precision
-    assert made.unseen == ("tumor",)
     assert made.spacing == settings.spacing
     assert made.mirror_axes == settings.training.mirror_axes
     assert [label.value for label in made.labels] == [0, *config.label_map.values]
