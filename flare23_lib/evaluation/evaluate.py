@@ -153,6 +153,6 @@ def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path
         if not case:
             continue
         if case in files:
-            raise EvaluationError(f"{path}: {files[case].name} lies beside it; keep one of the two {kind}s")
+            raise EvaluationError(f"{path}: {files[case].name} is a {kind} of the same case; keep one of the two")
         files[case] = path
     return dict(sorted(files.items()))
