@@ -23,7 +23,7 @@ import torch
 from provenance import provenance
 
 from flare23_lib.config import Config
-from flare23_lib.dataset.image_info import read_facts
+from flare23_lib.dataset.image_info import read_info
 from flare23_lib.estimate import FIGURES
 from flare23_lib.evaluation.metrics import score_case
 from flare23_lib.io.atomic import write_json
@@ -117,8 +117,8 @@ def stages(folder: Path, config: Config) -> dict[str, float]:
         )
     )
     work = {
-        "scan_images": lambda: read_facts(image, False),
-        "scan_labels": lambda: read_facts(labels, True),
+        "scan_images": lambda: read_info(image, False),
+        "scan_labels": lambda: read_info(labels, True),
         "segment_files": segment,
         "complete": complete,
         "evaluate": evaluate,

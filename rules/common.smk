@@ -89,11 +89,11 @@ def dataset_hash(wildcards):
     The folders are walked when the rule that reads them is planned, not when the Snakefile is parsed.
     """
     try:
-        found = find(CONFIG.cohort, CONFIG.layout)
+        found = find(CONFIG.cohort, CONFIG.sources)
     except FlareError as error:
         sys.exit(f"configuration: {error}")
     if workflow.is_main_process:
-        for line in notices(found, CONFIG.cohort, CONFIG.layout, CONFIG.evaluated):
+        for line in notices(found, CONFIG.sources, CONFIG.validation is not None, CONFIG.evaluated):
             logger.warning(line)
     return fingerprint(listing(found))
 

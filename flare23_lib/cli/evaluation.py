@@ -33,7 +33,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     scoring = Scoring.from_settings(settings, config.label_map)
     scoring = replace(scoring, processes=args.processes, memory_mb=args.memory)
     folders = args.predictions, args.references, args.output
-    report = evaluate_folders(*folders, scoring, config.layout.label_suffix)
+    report = evaluate_folders(*folders, scoring, next(iter(config.sources.values())).label_suffix)
     print(format_summary(report.summary))
     print(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
     return 0 if report.is_complete else 1

@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 def _stage_cohort(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import CohortSettings
-    from flare23_lib.dataset.scan import survey
-    from flare23_lib.dataset.summary import format_survey, write_survey
+    from flare23_lib.dataset.scan import scan_cohort
+    from flare23_lib.dataset.summary import format_scan, write_scan
 
     parts = args.settings
     settings = CohortSettings.from_json(parts["settings"])
-    found = survey(Path(parts["cohort"]), settings, _results(args).scan_memory, args.threads)
-    for fault in found.faults:
-        log.warning("%s: %s: %s (%s): %s", fault.severity, fault.case, fault.kind, fault.file, fault.message)
-    log.info("%s", format_survey(found))
-    write_survey(found, args.output.parent)
+    scan = scan_cohort(Path(parts["cohort"]), settings, _results(args).scan_memory, args.threads)
+    for issue in scan.issues:
+        log.warning("%s: %s: %s (%s): %s", issue.severity, issue.case, issue.kind, issue.file, issue.message)
+    log.info("%s", format_scan(scan))
+    write_scan(scan, args.output.parent)
     return 0
 
 

@@ -18,6 +18,7 @@ from flare23_lib.choices import WEIGHTS_FILE, EvaluationMode, OrientationMode, R
 from flare23_lib.config.checks import check_consistency, order_of
 from flare23_lib.config.load import explain, merge, prepared, read_yaml, with_new_names
 from flare23_lib.config.models import (
+    IGNORE,
     OLD_NAMES,
     Category,
     Completion,
@@ -25,7 +26,6 @@ from flare23_lib.config.models import (
     InferenceSettings,
     IntensityOrMeasure,
     Label,
-    Layout,
     LeaveOut,
     MergePolicy,
     Millimeters,
@@ -35,12 +35,16 @@ from flare23_lib.config.models import (
     QualityIssues,
     Scan,
     Share,
+    Source,
     Table,
     TrainingProtocol,
     TrainOn,
+    ValidationDraw,
     Voxels,
     label_map,
 )
+from flare23_lib.config.old_layout import with_sources
+from flare23_lib.config.smoke import is_smoke, shrunk
 from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture
@@ -60,7 +64,8 @@ Made = Annotated[
 class CohortSettings(Table):
     """What shapes cases.csv, the cohort's folder aside."""
 
-    layout: Layout
+    sources: dict[str, Source]
+    validation: ValidationDraw | None = None
     labels: Labels
     categories: Annotated[tuple[Category, ...], Strict(False)]
     scan: Scan
@@ -233,8 +238,11 @@ class Config(Configuration):
         As Snakemake does it: what is given is merged in itself, then laid over the first file. So a table in one file
         takes back a `null` in a file before it, and the first file's entries with it.
         """
-        recipe, *given = with_new_names([*map(read_yaml, files), overrides or {}])
-        return cls.check(merge(recipe, reduce(merge, given, {})))
+        recipe, *given = with_sources(with_new_names([*map(read_yaml, files), overrides or {}]))
+        merged: dict[str, Any] = reduce(merge, given, {})
+        values = merged if merged.get("recipe") == "none" else merge(recipe, merged)
+        smoke = is_smoke(values.pop("smoke", None))
+        return cls.check(shrunk(values) if smoke else values)
 
     @cached_property
     def label_map(self) -> LabelMap:
@@ -355,10 +363,15 @@ class Config(Configuration):
             table,
             network=table.architecture,
             label_values=self.label_map.values,
-            ignore_label=table.ignore_label == "always" or self._may_ignore(table.train_on.label_completions),
+            ignore_label=self._ignores(table),
             pretrained=None,
             hidden_in=self._hidden_in() if table.training.loss == "label_sets" else None,
         )
+
+    def _ignores(self, model: ModelSettings) -> bool:
+        """Say whether a model's labels may hold voxels to be ignored, or are to be treated so."""
+        in_sources = any(IGNORE in source.targets for source in self.sources.values())
+        return model.ignore_label == "always" or in_sources or self._may_ignore(model.train_on.label_completions)
 
     def _hidden_in(self) -> dict[str, tuple[int, ...]]:
         """Return by label value the values of the labels that cover it where it is not annotated."""

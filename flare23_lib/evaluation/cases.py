@@ -24,8 +24,9 @@ from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.errors import EvaluationError, FlareError
 from flare23_lib.evaluation.details import Details, measure_details
 from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD, Score, as_uint8, check_mode, score_case, values_in
+from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import Geometry, open_volume, read_labels
-from flare23_lib.labels import LabelMap
+from flare23_lib.labels import IGNORE_VALUE, LabelMap
 from flare23_lib.runtime.progress import progress
 
 OK = "ok"
@@ -92,11 +93,19 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Pair:
-    """What is compared for one case; a prediction of None is missing."""
+    """What is compared for one case.
+
+    Attributes:
+        case: its name.
+        reference: the label, as its source keeps it.
+        prediction: label map of our values; None if it is missing.
+        annotated: label values that were looked for in the reference; cells of others stay empty. None for all.
+    """
 
     case: str
-    reference: Path
+    reference: LabelFiles | Path
     prediction: Path | None
+    annotated: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,8 @@ def affordable_processes(pairs: Sequence[Pair], scoring: Scoring) -> int:
 def _needed_mb(pair: Pair) -> float:
     """Return what a case takes by the headers of its files; broken ones, which are named later, take nothing."""
     total = 0.0
-    for path in filter(None, (pair.reference, pair.prediction)):
+    reference = pair.reference.path if isinstance(pair.reference, LabelFiles) else pair.reference
+    for path in filter(None, (reference, pair.prediction)):
         with suppress(FlareError, OSError), open_volume(path) as stream:
             voxels = float(stream.header["dim"][1:4].astype(float).prod())
             total += voxels * (stream.dtype.itemsize + BYTES_PER_VOXEL / 2)
@@ -160,19 +170,24 @@ def _score_pair(scoring: Scoring, pair: Pair) -> CaseScores:
 def _score(scoring: Scoring, pair: Pair) -> CaseScores:
     labels = scoring.labels
     try:
-        volume = read_labels(pair.reference)
+        volume = read_label_map(pair.reference)
+        ignored = volume.array == IGNORE_VALUE
+        volume.array[ignored] = 0
         reference = as_uint8(volume.array, labels, "reference")
     except (FlareError, OSError) as error:
         return CaseScores(pair.case, dict.fromkeys(labels.names, EMPTY), f"no usable reference: {_line(error)}")
     spacing = volume.geometry.spacing
     try:
         prediction = _read_prediction(pair, volume.geometry)
+        prediction[ignored] = 0
         scores = score_case(reference, prediction, spacing, labels, scoring.mode, scoring.min_dsc_for_nsd)
         status = OK
     except (FlareError, OSError) as error:
         scores, status = dict.fromkeys(labels.names, Score(dsc=0.0, nsd=0.0)), _line(error)
         prediction = np.broadcast_to(np.uint8(0), reference.shape)
-    scored = scoring.seen.restricted(values_in(reference)) if scoring.partial_references else scoring.seen
+    scored = scoring.seen if pair.annotated is None else scoring.seen.restricted(pair.annotated)
+    if scoring.partial_references:
+        scored = scored.restricted(values_in(reference))
     details = None
     if scoring.with_details:
         details = measure_details(pair.case, reference, prediction, spacing, scored)

@@ -41,12 +41,12 @@ def evaluate(
     files = {row["case"]: row["file"] for row in read_csv(collected)}
     pairs = []
     for case in usable_cases(results.cases, "validation"):
-        if not case.label:
+        if (label := case.label_files) is None:
             continue
         if case.case not in files:
             raise StoreError(f"{case.case} is not in {collected}; {REMEDY}")
         results.metadata(files[case.case])  # refuses a damaged file
-        pairs.append(Pair(case.case, Path(case.label), results.root / files[case.case]))
+        pairs.append(Pair(case.case, label, results.root / files[case.case], case.annotated))
     if not pairs:
         raise EvaluationError(f"no validation case has a label (see {results.cases}); {model} needs evaluate: false")
     unseen = read_training(results, model)["labels_unseen"]
@@ -121,7 +121,7 @@ def evaluate_folders(
         one, other = (next(iter(files.values())).name for files in (found, truth))
         raise EvaluationError(
             f"{predictions}: no prediction has the name of a reference ({one} here, {other} in {references}); "
-            "set layout.label_suffix in the configuration to what follows a case's name in its reference's"
+            "the first source's pattern of labels in the configuration tells what follows a case's name"
         )
     pairs = [Pair(case, path, found.get(case)) for case, path in truth.items()]
     table = evaluate_cases(pairs, scoring, output)

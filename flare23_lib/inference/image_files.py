@@ -17,8 +17,8 @@ import numpy as np
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.choices import MODEL_FILE
-from flare23_lib.dataset.image_info import header_facts
-from flare23_lib.dataset.quality import file_faults, image_faults
+from flare23_lib.dataset.image_info import header_info
+from flare23_lib.dataset.quality import file_issues, image_issues
 from flare23_lib.errors import BundleError, ImageError
 from flare23_lib.io.nifti import SUFFIXES, Stream, Volume, open_volume, read_geometry, read_volume, stem
 
@@ -166,10 +166,10 @@ def held_bytes(stream: Stream) -> int:
 def image_warnings(path: Path, volume: Volume) -> tuple[str, ...]:
     """Return the quality issues that the scan of a cohort would report of an image, a line each."""
     with open_volume(path) as stream:
-        facts = header_facts(stream)
+        info = header_info(stream)
     if volume.array.size:
-        facts = replace(facts, low=float(volume.array.min()), high=float(volume.array.max()))
-    found = (*file_faults(facts, has_twin=False, shear_limit=math.inf), *image_faults(facts))
+        info = replace(info, low=float(volume.array.min()), high=float(volume.array.max()))
+    found = (*file_issues(info, has_twin=False, shear_limit=math.inf), *image_issues(info))
     return tuple(message for _, message in found)
 
 

@@ -17,7 +17,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io.atomic import atomic_path, link_to
-from flare23_lib.io.nifti import read_labels, read_volume
+from flare23_lib.io.label_maps import LabelFiles, read_label_map
+from flare23_lib.io.nifti import read_volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.labels import label_indices
 from flare23_lib.preprocessing.locations import class_locations
@@ -80,7 +81,7 @@ def preprocess_image(source: Path, target: Path, grid: TrainingGrid, intensity: 
 
 
 def preprocess_labels(
-    source: Path,
+    source: LabelFiles | Path,
     target: Path,
     grid: TrainingGrid,
     label_values: Sequence[int],
@@ -89,7 +90,7 @@ def preprocess_labels(
     """Orient and resample a label map, and record where its classes are, for the sampling of patches.
 
     Args:
-        source: NIfTI file of label values; 255 stands for voxels to ignore.
+        source: label map; 255 stands for voxels to ignore.
         target: `.b2nd` file of indices (1, z, y, x): the position in `label_values` counted from 1, and the index
             after the last for voxels to ignore. Finer labels have several channels (`packed`). A `.pkl` file of the
             same name gets nnU-Net's `class_locations`.
@@ -101,12 +102,12 @@ def preprocess_labels(
     Returns:
         The indices that have voxels, without background and ignored ones.
     """
-    volume = read_labels(source)
+    volume = read_label_map(source)
     turn = Orientation.of(volume.geometry.affine, grid.orientation)
     try:
         indices = label_indices(turn.forward(volume.array), label_values)
     except ImageError as error:
-        raise ImageError(f"{source}: {error}", error.kind) from error
+        raise ImageError(f"{getattr(source, 'path', source)}: {error}", error.kind) from error
     shape = resampled_shape(indices.shape, turn.spacing(image_spacing or volume.geometry.spacing), grid.spacing)
     fine = tuple(size * one for size, one in zip(shape, grid.label_factor, strict=True))
     labels = resample_labels(torch.from_numpy(indices), fine).numpy()

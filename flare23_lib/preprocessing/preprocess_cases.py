@@ -14,9 +14,10 @@ from flare23_lib.cache.entries import Entry, Metadata, Shard
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.models import measured
 from flare23_lib.config.settings import LabelSets, PreprocessingSettings, TrainingSet
-from flare23_lib.dataset.cases import Case, usable_cases
+from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
 from flare23_lib.errors import CohortError, TrainingError
 from flare23_lib.io.atomic import read_json
+from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.tables import read_csv
 from flare23_lib.runtime.progress import progress
 
@@ -37,14 +38,14 @@ class TrainingCase:
 
     Attributes:
         case: the case.
-        label: the label file to learn from.
+        label: the label to learn from, as its source keeps it; or a completed one.
         label_id: identity of the label: a manual one's content, or a completed one's place in the cache.
         completion: name of the completion that the label is from; None for a manual one.
         present: values of the labels that are present in the label file.
     """
 
     case: Case
-    label: Path
+    label: LabelFiles | Path
     label_id: str
     completion: str | None = None
     present: tuple[int, ...] = ()
@@ -78,9 +79,9 @@ def select_cases(
     """
     usable = {case.case: case for case in cases}
     chosen = [
-        TrainingCase(case, Path(case.label), case.label_id, present=tuple(case.labels_present))
+        TrainingCase(case, label, case.label_id, present=tuple(case.labels_present))
         for case in usable.values()
-        if case.category in settings.manual_labels and case.label
+        if case.category in settings.manual_labels and (label := case.label_files) is not None
     ]
     for completion in settings.label_completions:
         for row in completed[completion]:
@@ -103,7 +104,7 @@ def no_case(model: str, results: Results) -> TrainingError:
     )
 
 
-def label_file(results: Results, case: TrainingCase) -> Path:
+def label_file(results: Results, case: TrainingCase) -> LabelFiles | Path:
     """Return the label file to read; StoreError if it is a completed one and missing."""
     return results.file(case.label_id) if case.label_id.startswith("store/") else case.label
 
@@ -147,15 +148,16 @@ def record_row(results: Results, settings: PreprocessingSettings, case: Training
 def annotated_in(results: Results, settings: PreprocessingSettings, sets: LabelSets, case: TrainingCase) -> list[int]:
     """Return the values of the labels that are annotated in a case: a voxel without them is known to have none.
 
-    In a completed label these are the classes that one of its teachers has learned, and those that are present.
+    In a manual label these are those that its category states, else its source, else those that are present. In a
+    completed label also the classes that one of its teachers has learned, and those that are present.
 
     Raises:
         StoreError: the bundle of a teacher is missing.
     """
     if case.completion is None:
         annotated = sets.manual_labels[case.case.category]
-        return sorted(case.present if annotated == "present" else annotated)
-    known = set(case.present)
+        return sorted(annotated_of(case.case) if annotated == "present" else annotated)
+    known = {*case.present, *annotated_of(case.case)}
     for teacher in sets.label_completions[case.completion]:
         description = read_json(results.model_file(teacher))
         known |= {label["value"] for label in description["labels"] if label["name"] not in description["unseen"]}

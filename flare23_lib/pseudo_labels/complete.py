@@ -20,6 +20,7 @@ from flare23_lib.config.settings import CompletionSettings
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import MergeError, StoreError
 from flare23_lib.inference.segmentations import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
+from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import Volume, read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE
@@ -77,7 +78,10 @@ def completed_entry(
         StoreError: the case is not among them.
     """
     original = base_of(case, bases)["file"] if bases else case.label_id
-    return folder.entry(case.case, {"image": case.image_id, "original": original, "prediction": prediction})
+    inputs: dict[str, Any] = {"image": case.image_id, "original": original, "prediction": prediction}
+    if case.annotated is not None:
+        inputs["annotated"] = list(case.annotated)
+    return folder.entry(case.case, inputs)
 
 
 def shard_entries(job: CompletionJob, shard: Shard) -> list[tuple[Case, Entry]]:
@@ -182,7 +186,7 @@ def _change(
 
 def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[str, str]], entry: Entry) -> Metadata:
     results, settings = job.results, job.settings
-    original = results.file(bases[case.case]["file"]) if bases else case.label
+    original = results.file(bases[case.case]["file"]) if bases else case.label_files
     annotated = annotated_labels(settings.annotated, case, bases)
     prediction = results.file(entry.inputs["prediction"])
     predicted = read_labels(prediction)
@@ -221,15 +225,15 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
     return entry.save([LABELS], measures)
 
 
-def _originals(case: Case, original: str | Path | None, predicted: Volume, prediction: Path) -> np.ndarray:
+def _originals(case: Case, original: LabelFiles | Path | None, predicted: Volume, prediction: Path) -> np.ndarray:
     """Read the original labels; none where there is no file. MergeError if they do not lie on the prediction."""
     if original is None:
         return np.zeros_like(predicted.array, dtype=np.uint8)
-    volume = read_labels(original)
+    volume = read_label_map(original)
     try:
         check_geometry(volume.geometry, predicted.geometry)
     except MergeError as error:
-        raise MergeError(f"{case.case}: {original} and {prediction}: {error}") from error
+        raise MergeError(f"{case.case}: {case.label} and {prediction}: {error}") from error
     return volume.array
 
 

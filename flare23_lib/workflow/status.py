@@ -12,7 +12,7 @@ from flare23_lib.config import Config
 from flare23_lib.config.models import Intensity
 from flare23_lib.config.settings import CompletionSettings, PreprocessingSettings, TrainingSettings
 from flare23_lib.dataset.discover import find, notices
-from flare23_lib.dataset.scan import Survey, survey_found
+from flare23_lib.dataset.scan import CohortScan, scan_found
 from flare23_lib.errors import StoreError
 from flare23_lib.evaluation.efficiency import measured_folders
 from flare23_lib.inference.segmentations import LABELS, Wanted, model_digest, segmentation_entry, segmentation_folder
@@ -64,14 +64,14 @@ class Plan:
     """What the configuration and the cohort ask for.
 
     Attributes:
-        survey: the cohort as it is now.
+        scan: the cohort as it is now.
         steps: in order.
         used: metadata files of the cache's entries that belong to the configuration.
         used_folders: folders of trainings and of measurements that belong to it.
         notices: what the configuration asks for and the cohort's folders do not have.
     """
 
-    survey: Survey
+    scan: CohortScan
     steps: list[Step] = field(default_factory=list)
     used: set[Path] = field(default_factory=set)
     used_folders: set[Path] = field(default_factory=set)
@@ -91,21 +91,21 @@ class Plan:
 def make_plan(config: Config, processes: int = 1) -> Plan:
     """Compare the configuration with the cache. New files of the cohort are read (and remembered)."""
     results, cohort = Results(Path(config.results)), Path(config.cohort)
-    found = find(cohort, config.layout)
-    survey = survey_found(found, config.cohort_settings(), results.scan_memory, processes)
-    plan = _Planner(config, results, survey).run()
-    plan.notices += notices(found, cohort, config.layout, config.evaluated)
+    found = find(cohort, config.sources)
+    scan = scan_found(found, config.cohort_settings(), results.scan_memory, processes)
+    plan = _Planner(config, results, scan).run()
+    plan.notices += notices(found, config.sources, config.validation is not None, config.evaluated)
     return plan
 
 
 class _Planner:
     """Goes through completions and models in order; what a missing result would decide is None."""
 
-    def __init__(self, config: Config, results: Results, survey: Survey) -> None:
+    def __init__(self, config: Config, results: Results, scan: CohortScan) -> None:
         self.config = config
         self.results = results
-        self.plan = Plan(survey)
-        self.cases = [case for case in survey.cases if case.usable]
+        self.plan = Plan(scan)
+        self.cases = [case for case in scan.cases if case.usable]
         self.digests: dict[str, str | None] = {}
         self.weights: dict[str, str] = {}
         self.completed: dict[str, Rows | None] = {}

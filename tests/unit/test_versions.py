@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from flare23_lib import versions
-from flare23_lib.dataset.image_info import read_facts
+from flare23_lib.dataset.image_info import read_info
 from flare23_lib.inference.bundle import Bundle, Model, ModelLabel
 from flare23_lib.inference.engine import Engine
 from flare23_lib.io import nifti
@@ -130,10 +130,10 @@ GOLDEN_MERGE = {0: 587, 1: 794, 2: 1923, 3: 232, 255: 2224}
 def test_scans(tmp_path):
     array = np.digitize(wave(SHAPE, 0.5), [0.2, 0.6]).astype(np.uint8)
     nifti.write_volume(tmp_path / "l.nii.gz", array, volume(array).header)
-    facts = read_facts(tmp_path / "l.nii.gz", is_label=True)
+    info = read_info(tmp_path / "l.nii.gz", is_label=True)
     assert versions.SCAN == 4
-    assert (facts.shape, facts.spacing, facts.low, facts.high) == (SHAPE, (5.0, 2.0, 2.0), 0.0, 2.0)
-    assert (facts.content, facts.voxels) == GOLDEN_SCAN
+    assert (info.shape, info.spacing, info.low, info.high) == (SHAPE, (5.0, 2.0, 2.0), 0.0, 2.0)
+    assert (info.content, info.voxels) == GOLDEN_SCAN
 
 
 GOLDEN_SCAN = ("ef672ec56b8e081d", {1: 1042, 2: 517})
