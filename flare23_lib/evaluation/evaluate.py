@@ -140,9 +140,13 @@ def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path
     """
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: there is no such folder of {kind}s")
-    named = {path: stem(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    named: dict[Path, str | None] = {
+        path: stem(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")
+    }
     if suffix is not None and suffix not in SUFFIXES:
-        own = {path: path.name.removesuffix(suffix) for path in named if path.name.endswith(suffix)}
+        own: dict[Path, str | None] = {
+            path: path.name.removesuffix(suffix) for path in named if path.name.endswith(suffix)
+        }
         others = [path.name for path, case in named.items() if case and path not in own]
         if own and others:
             shown = ", ".join(others[:5])

@@ -202,8 +202,8 @@ def _blocks_between_slices(
             corners = [side[mixed + step] for side in (below[0], page) for step in corner_steps]
             for corner, value in enumerate(corners):
                 code |= bits[corner].take(value, axis=0)
-            block, column = np.nonzero(code)
-            found.append((np.full(len(block), z), mixed[block], column.astype(np.uint8), code[block, column]))
+            block, place = np.nonzero(code)
+            found.append((np.full(len(block), z), mixed[block], place.astype(np.uint8), code[block, place]))
         below = page, low, high
     planes, blocks, columns, codes = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     return planes, blocks, columns, codes
