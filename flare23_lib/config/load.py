@@ -109,7 +109,8 @@ def read_yaml(path: Path) -> dict:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+        hint = "; patterns with { need quotes" if "{case" in str(error) else ""
+        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())}){hint}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(content, dict | None):
