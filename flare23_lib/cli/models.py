@@ -66,7 +66,7 @@ def _predict(args: argparse.Namespace) -> int:
     engine = Engine(bundle, chosen, Limits(args.gpu_memory, args.memory), args.compile)
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
     reports: list[CaseReport] = []
-    if args.label_files:
+    if args.label_files and ("nifti" in outputs.types or outputs.per_class):
         write_names(cases, args.output, table)
     faults = predict(reader, engine, args.timings, seconds, reports)
     if args.statistics and cases:

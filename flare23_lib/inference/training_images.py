@@ -16,6 +16,9 @@ AIR_HU = -500.0
 
 BONE_HU = 1000.0
 
+MARGIN_HU = 100.0
+"""How much less far than in any training image an image's values may reach."""
+
 MIN_WINDOW_HU = 100.0
 """Windows are wider."""
 
@@ -99,7 +102,9 @@ def unlike_training(trained: TrainingImages | None, orientation: str, volume: Vo
         share = float((volume.array == high).mean())
         if share > SHARE_AT_LIMIT:
             found.append(f"{share:.1%} of its voxels have the highest value, {high:g}: it seems windowed")
-    if trained and trained.lowest and trained.highest and (low > trained.lowest[1] or high < trained.highest[0]):
+    if trained is None or trained.lowest is None or trained.highest is None:
+        return tuple(found)
+    if low > trained.lowest[1] + MARGIN_HU or high < trained.highest[0] - MARGIN_HU:
         found.append(
             f"its values go from {low:g} to {high:g} HU; in every training image they begin at or below "
             f"{trained.lowest[1]:g} and end at or above {trained.highest[0]:g}"

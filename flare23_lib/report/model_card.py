@@ -68,7 +68,7 @@ def _training(description: Mapping[str, Any], record: Mapping[str, Any]) -> list
     for name in ("lowest", "highest"):
         if images.get(name):
             low, high = images[name]
-            rows.append((f"{name} HU of an image", f"{low:g} to {high:g}"))
+            rows.append((f"{name} HU of an image", f"{low:g}" if low == high else f"{low:g} to {high:g}"))
     low, high = (description["intensity"][name] for name in ("low", "high"))
     rows.append(("intensities in labels (0.5 to 99.5 %)", f"{low:g} to {high:g} HU"))
     return _table(rows, "", "")

@@ -23,6 +23,7 @@ def an_image(low, high, affine=LPS, at_limit=1):
     ("image", "orientation", "expected"),
     [
         (an_image(-1024, 2000), "stored", []),
+        (an_image(-950, 1450), "stored", []),
         (an_image(-1024, 2000, LAS), "canonical", []),
         (an_image(-1024, 2000, LAS), "stored", ["its axes are LAS; the model takes axes as stored"]),
         (an_image(-1024, 900), "stored", ["its values go from -1024 to 900 HU; in every training image"]),
