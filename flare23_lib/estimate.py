@@ -81,7 +81,7 @@ def sizes_of_cases(cases: Sequence[Case]) -> pd.DataFrame:
     rows = [
         (case.category or case.split, bool(case.label), 1, *case.shape, *case.spacing)
         for case in cases
-        if case.usable
+        if case.usable and case.shape and case.spacing
     ]
     return pd.DataFrame(rows, columns=SIZES)
 
@@ -164,10 +164,9 @@ class _Estimate:
         spacing, grid = settings.spacing, (*settings.spacing, settings.orientation)
         factor = settings.label_factor or (1, 1, 1)
         label_spacing = tuple(size / one for size, one in zip(spacing, factor, strict=True))
-        intensity = settings.intensity
-        if intensity == "measure":
-            intensity = self.config.intensity_settings(model)
-        image_keys = {(*grid, str(intensity), category): category for category in sources.values()}
+        given = settings.intensity
+        intensity = str(self.config.intensity_settings(model) if given == "measure" else given)
+        image_keys = {(*grid, intensity, category): category for category in sources.values()}
         label_keys = {(*grid, *factor, *source): category for source, category in sources.items()}
         images, labels = (
             self._of([category for key, category in keys.items() if key not in self.preprocessed])

@@ -81,14 +81,14 @@ def register(commands: Commands) -> None:
     parser.add_argument("--details", action=argparse.BooleanOptionalAction,
                         help="tables of HD95, volumes and found tumors (default: the configuration's)")  # fmt: skip
     parser.add_argument("--partial", action=argparse.BooleanOptionalAction,
-                        help="references hold only what was labeled: a class that one does not hold is not scored in "
+                        help="references hold only what was labeled: a class is not scored where the reference lacks "
                         "it (default: the configuration's)")  # fmt: skip
     parser.add_argument("--memory", type=at_least(1), metavar="MB",
-                        help="what all processes may take together (default: no limit)")  # fmt: skip
+                        help="memory limit for all processes together (default: none)")  # fmt: skip
     add_config(parser)
     add_processes(parser)
 
-    parser = command(commands, "measure", _measure, "measure time, memory and processor use of one command")
+    parser = command(commands, "measure", _measure, "measure time, memory and CPU use of one command")
     parser.add_argument("--output", type=output_folder, required=True, help="folder for efficiency.csv and curves/")
     parser.add_argument("--name", help="the row's name, such as a case's (default: the program's)")
     parser.add_argument("--gpu", type=at_least(0), metavar="N",

@@ -33,10 +33,10 @@ OK = "ok"
 """Status of a case that was scored."""
 
 BYTES_PER_VOXEL = 8
-"""Memory that scoring takes for a voxel, without the two files as stored (benchmarks/evaluation.py)."""
+"""Memory for scoring a voxel, without the two files as stored (benchmarks/evaluation.py)."""
 
 PROCESS_MB = 150
-"""Memory that a scoring process takes before it has read anything."""
+"""Memory of a scoring process before it has read anything."""
 
 EMPTY = Score(dsc=math.nan, nsd=math.nan)
 """Score of a cell that stays empty."""
@@ -55,8 +55,8 @@ class Scoring:
         with_details: measure distances, volumes and tumors too (see `details`).
         unseen: names of classes that the model never saw in training; their cells stay empty.
         processes: maximum number of cases scored at once.
-        memory_mb: memory in MB of 2**20 bytes that the processes may take together; fewer of them
-            run if the largest case needs it. None for no limit.
+        memory_mb: limit for all processes together in MB of 2**20 bytes, None for no limit; fewer
+            processes run if the largest case needs it.
 
     Raises:
         ConfigError: `unseen` names a label that is not in the map.
@@ -140,7 +140,7 @@ def score_cases(pairs: Sequence[Pair], scoring: Scoring) -> list[CaseScores]:
 
 
 def affordable_processes(pairs: Sequence[Pair], scoring: Scoring) -> int:
-    """Return how many processes fit into the memory, at least one: each may meet the largest case."""
+    """Return how many processes fit into the memory, 1 or more: each may score the largest case."""
     processes = min(scoring.processes, len(pairs))
     if scoring.memory_mb is not None and processes > 1:
         largest = PROCESS_MB + max(map(_needed_mb, pairs))
@@ -149,7 +149,7 @@ def affordable_processes(pairs: Sequence[Pair], scoring: Scoring) -> int:
 
 
 def _needed_mb(pair: Pair) -> float:
-    """Return what a case takes by the headers of its files; broken ones, which are named later, take nothing."""
+    """Return the memory of a case by the headers of its files; 0 for broken ones, which are named later."""
     total = 0.0
     reference = pair.reference.path if isinstance(pair.reference, LabelFiles) else pair.reference
     for path in filter(None, (reference, pair.prediction)):
@@ -202,7 +202,7 @@ def _read_prediction(pair: Pair, expected: Geometry) -> np.ndarray:
     with open_volume(pair.prediction) as stream:  # a broken header may ask for any amount of memory
         geometry = stream.geometry()
     if difference := geometry.difference(expected):
-        raise EvaluationError(f"the prediction lies elsewhere than the reference: {difference}")
+        raise EvaluationError(f"the prediction has another geometry than the reference: {difference}")
     return read_labels(pair.prediction).array
 
 

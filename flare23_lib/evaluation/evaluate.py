@@ -140,9 +140,13 @@ def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path
     """
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: there is no such folder of {kind}s")
-    named = {path: stem(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    named: dict[Path, str | None] = {
+        path: stem(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")
+    }
     if suffix is not None and suffix not in SUFFIXES:
-        own = {path: path.name.removesuffix(suffix) for path in named if path.name.endswith(suffix)}
+        own: dict[Path, str | None] = {
+            path: path.name.removesuffix(suffix) for path in named if path.name.endswith(suffix)
+        }
         others = [path.name for path, case in named.items() if case and path not in own]
         if own and others:
             shown = ", ".join(others[:5])
@@ -153,6 +157,6 @@ def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path
         if not case:
             continue
         if case in files:
-            raise EvaluationError(f"{path}: {files[case].name} lies beside it; keep one of the two {kind}s")
+            raise EvaluationError(f"{path}: {files[case].name} is a {kind} of the same case; keep one of the two")
         files[case] = path
     return dict(sorted(files.items()))

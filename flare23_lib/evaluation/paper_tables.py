@@ -244,7 +244,9 @@ def _table7(models: Sequence[Evaluated], labels: LabelMap, pairs: Sequence[Seque
             for name, side in zip(names, ("first", "second"), strict=True):
                 text[f"{name} {metric}"] = percent[f"{metric}_{side}"].map(_fixed)
             numbers = percent[[f"{metric}_{column}" for column in ("difference", "low", "high")]]
-            text[f"difference {metric}"] = [_with_interval(*row, sign="+") for row in numbers.to_numpy()]
+            text[f"difference {metric}"] = [
+                _with_interval(mean, low, high, sign="+") for mean, low, high in numbers.to_numpy()
+            ]
         shown.append(text)
     notes = ["Percent; differences are paired by case, with the 95 % interval of their mean."]
     notes += _unseen(by_name[name] for name in dict.fromkeys(name for pair in pairs for name in pair))

@@ -86,7 +86,7 @@ class ProcessTree:
         return resident / MB, self._cpu_seconds
 
     def _scan(self) -> None:
-        """Look for new descendants; where that takes long, as with thousands of processes, not at every poll."""
+        """Look for new descendants; where that is slow, as with thousands of processes, not at every poll."""
         started = time.monotonic()
         if started < self._next_scan:
             return

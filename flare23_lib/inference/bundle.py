@@ -176,13 +176,6 @@ class Model:
             raise BundleError(f"cannot be used ({error})") from error
 
 
-def _triple(content: Mapping[str, Any], key: str) -> tuple[Any, Any, Any]:
-    try:
-        return as_triple(content[key])
-    except ValueError as error:
-        raise BundleError(f"{key} {content[key]!r} cannot be") from error
-
-
 def _fault_of(model: Model) -> str | None:
     """Return what is wrong with a model's values, or None."""
     checks = {

@@ -162,9 +162,9 @@ def leave_out_by(name):
             {"layout": {"unlabeled_images": ["labelsTr2200"], "image_suffix": ".nii.gz"}},
             "sources.cohort.labels: 'labelsTr2200/**/{case}.nii.gz' are images, too",
         ),
-        ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is kept"),
-        ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is kept"),
-        ({"labels": [{"name": "background", "value": 1, "tolerance_mm": 1}]}, "'background' is kept"),
+        ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is reserved"),
+        ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is reserved"),
+        ({"labels": [{"name": "background", "value": 1, "tolerance_mm": 1}]}, "'background' is reserved"),
         ({"models": {"student": {"trainning": {}}}}, "trainning"),
         (
             {"models": {"student": {"network": "unet"}}},

@@ -104,7 +104,7 @@ def test_every_broken_case_is_named_and_the_others_keep_their_scores(folders, ca
 
     reasons = {row["Name"]: row["status"] for row in after}
     assert reasons["case_1"] == "the prediction is missing"
-    assert "lies elsewhere" in reasons["case_2"]
+    assert "has another geometry" in reasons["case_2"]
     assert "cut short" in reasons["case_3"]
     assert reasons["case_4"] == "the prediction holds values that are not in the label map: 9"
     assert reasons["case_5"] == "the prediction holds values that are not in the label map: 1003"
@@ -144,7 +144,7 @@ def test_a_reference_with_unknown_values_is_named_even_if_the_prediction_is_miss
 
 
 @pytest.mark.parametrize("step", ["read_labels", "score_case", "measure_details"])
-def test_want_of_memory_is_no_fault_of_the_case(folders, monkeypatch, step):
+def test_too_little_memory_is_no_fault_of_the_case(folders, monkeypatch, step):
     predictions, references, output = folders
 
     def no_memory(*arguments):
@@ -155,13 +155,13 @@ def test_want_of_memory_is_no_fault_of_the_case(folders, monkeypatch, step):
         evaluate_folders(predictions, references, output, Scoring(LABELS, with_details=True))
 
 
-def test_a_prediction_whose_header_asks_for_any_amount_of_memory_is_only_elsewhere(folders):
+def test_a_prediction_whose_header_asks_for_any_amount_of_memory_has_another_geometry(folders):
     predictions, references, output = folders
     content = bytearray(gzip.decompress((predictions / "case_1.nii.gz").read_bytes()))
     content[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
     (predictions / "case_1.nii.gz").write_bytes(gzip.compress(bytes(content)))
     report = evaluate_folders(predictions, references, output, SCORING)
-    assert "lies elsewhere than the reference: shape" in table(report.metrics)[0]["status"]
+    assert "another geometry than the reference: shape" in table(report.metrics)[0]["status"]
 
 
 def test_files_that_are_not_compressed_are_scored_too_and_two_for_a_case_refused(folders):
@@ -169,7 +169,7 @@ def test_files_that_are_not_compressed_are_scored_too_and_two_for_a_case_refused
     before = table(evaluate_folders(predictions, references, output, SCORING).metrics)
     packed = predictions / "case_1.nii.gz"
     (predictions / "case_1.nii").write_bytes(gzip.decompress(packed.read_bytes()))
-    with pytest.raises(EvaluationError, match=r"case_1\.nii lies beside it|case_1\.nii\.gz lies beside it"):
+    with pytest.raises(EvaluationError, match=r"case_1\.nii(\.gz)? is a prediction of the same case"):
         evaluate_folders(predictions, references, output, SCORING)
     packed.unlink()
     assert table(evaluate_folders(predictions, references, output, SCORING).metrics) == before
