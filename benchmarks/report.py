@@ -27,7 +27,7 @@ from flare23_lib.io.atomic import write_json, write_text
 from flare23_lib.io.nifti import header_for, write_volume
 from flare23_lib.io.tables import write_csv
 from flare23_lib.phantom import draw_phantom
-from flare23_lib.report.report import write_report
+from flare23_lib.report.page import write_report
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHAPE, SPACING = (110, 512, 512), (2.5, 0.8, 0.8)

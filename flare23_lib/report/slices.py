@@ -6,48 +6,23 @@ Arrays are (z, y, x) volumes; labels are indices (0 background, 1 the first labe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from flare23_lib.report.colors import label_colors
-from flare23_lib.report.style import INK, STYLE, save_figure, words
+from flare23_lib.io.orientation import Orientation
+from flare23_lib.report.cases import CaseVolumes
+from flare23_lib.report.style import INK, display_name, label_colors, new_figure
 
 WINDOW_HU = (-160.0, 240.0)
 """Abdominal window: center 40, width 400."""
 
 ERROR_COLOR = "#ff00c8"
 
-_OPACITY = 0.55
 
-
-@dataclass(frozen=True)
-class Shown:
-    """A case to be drawn.
-
-    Attributes:
-        name: of the case.
-        score: what stands beside the name.
-        image: HU, (z, y, x), turned to LPS so that a slice is seen from the feet, front up.
-        reference: indices, same shape.
-        prediction: indices, same shape.
-        spacing: (z, y, x) in mm.
-    """
-
-    name: str
-    score: str
-    image: np.ndarray
-    reference: np.ndarray
-    prediction: np.ndarray
-    spacing: tuple[float, float, float]
-
-
-def telling_slice(reference: np.ndarray, prediction: np.ndarray) -> int:
+def choose_slice(reference: np.ndarray, prediction: np.ndarray) -> int:
     """Return the slice with the most wrong voxels among those that show nearly all (two fewer) classes at once."""
     both = zip(reference, prediction, strict=True)
     classes = np.array([len(np.union1d(np.unique(one), np.unique(other))) for one, other in both])
@@ -61,48 +36,51 @@ def windowed(image: np.ndarray) -> np.ndarray:
     return np.clip((image - low) / (high - low), 0, 1)
 
 
-def overlaid(gray: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Return an RGB slice (y, x, 3) with labels in their colors over gray values (y, x)."""
-    colors = label_colors(names)
-    table = np.array([(0, 0, 0), *(to_rgb(colors[name]) for name in names)])
+def overlaid(gray: np.ndarray, labels: np.ndarray, colors: Sequence[str], opacity: float = 0.55) -> np.ndarray:
+    """Return an RGB slice (y, x, 3) with labels, from 1, in their colors over gray values (y, x)."""
+    table = np.array([(0, 0, 0), *map(to_rgb, colors)])
     picture = np.repeat(gray[..., None], 3, axis=-1)
     marked = labels > 0
-    picture[marked] = (1 - _OPACITY) * picture[marked] + _OPACITY * table[labels[marked]]
+    picture[marked] = (1 - opacity) * picture[marked] + opacity * table[labels[marked]]
     return picture
 
 
-def draw_case(path: Path, shown: Shown, names: Sequence[str]) -> None:
+def draw_case(path: Path, title: str, volumes: CaseVolumes, names: Sequence[str]) -> None:
     """Write image, reference, prediction and errors side by side, as SVG and PNG.
 
+    The slice is seen from the feet, front up.
+
     Args:
-        path: the SVG.
-        shown: the case.
+        path: of the SVG.
+        title: of the figure; the slice is added.
+        volumes: the case.
         names: of the labels in order.
     """
-    place = telling_slice(shown.reference, shown.prediction)
-    gray = windowed(shown.image[place].astype(np.float64))
-    reference, prediction = shown.reference[place], shown.prediction[place]
-    errors = np.repeat(gray[..., None], 3, axis=-1)
-    errors[reference != prediction] = to_rgb(ERROR_COLOR)
+    orientation = Orientation.of(volumes.geometry.affine, "canonical")
+    image, *both = map(orientation.forward, (volumes.image, volumes.reference, volumes.prediction))
+    colors = list(label_colors(names).values())
+    place = choose_slice(*both)
+    reference, prediction = both[0][place], both[1][place]
+    plain = windowed(image[place].astype(np.float64))
+    wrong = (reference != prediction).astype(int)
     panels = {
-        "image": np.repeat(gray[..., None], 3, axis=-1),
-        "reference": overlaid(gray, reference, names),
-        "prediction": overlaid(gray, prediction, names),
-        "errors": errors,
+        "image": overlaid(plain, np.zeros_like(wrong), []),
+        "reference": overlaid(plain, reference, colors),
+        "prediction": overlaid(plain, prediction, colors),
+        "errors": overlaid(plain, wrong, [ERROR_COLOR], opacity=1),
     }
-    present = [name for index, name in enumerate(names, start=1) if index in reference or index in prediction]
-    _, height, width = shown.spacing
-    tall = 2.6 * gray.shape[0] * height / (gray.shape[1] * width)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.8, min(tall, 5.0) + 1.0), facecolor="white", layout="constrained")
-        for axes, (title, panel) in zip(figure.subplots(1, 4), panels.items(), strict=True):
+    _, height, width = orientation.spacing(volumes.geometry.spacing)
+    tall = 2.6 * plain.shape[0] * height / (plain.shape[1] * width)
+    with new_figure(path, 10.8, min(tall, 5.0) + 1.0) as figure:
+        for axes, (name, panel) in zip(figure.subplots(1, 4), panels.items(), strict=True):
             axes.imshow(panel, aspect=height / width, interpolation="nearest")
-            axes.set_title(title, fontsize=10, color=INK)
+            axes.set_title(name, fontsize=10, color=INK)
             axes.set_axis_off()
-        title = f"{shown.name}: {shown.score}, slice {place + 1} of {len(shown.image)}"
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
-        colors = label_colors(names)
-        handles = [Patch(facecolor=colors[name], edgecolor=INK, label=words(name)) for name in present]
-        handles.append(Patch(facecolor=ERROR_COLOR, edgecolor=INK, label="error"))
+        heading = f"{title}, slice {place + 1} of {len(image)}"
+        figure.suptitle(heading, x=0.01, ha="left", fontsize=11, color=INK)
+        present = np.union1d(np.unique(reference), np.unique(prediction))
+        shown = [(display_name(names[index - 1]), colors[index - 1]) for index in present[present > 0]]
+        handles = [
+            Patch(facecolor=color, edgecolor=INK, label=label) for label, color in [*shown, ("error", ERROR_COLOR)]
+        ]
         figure.legend(handles=handles, loc="outside lower left", ncols=7, fontsize=8, frameon=False, labelcolor=INK)
-        save_figure(path, figure)
