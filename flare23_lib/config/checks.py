@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 from flare23_lib.config.models import (
@@ -24,7 +24,7 @@ from flare23_lib.runtime.devices import SEVERAL
 
 def check_consistency(config: Configuration) -> None:
     """Refuse a configuration that contradicts itself, names what is not there, or has a circle."""
-    label_map(config.labels)
+    _check_labels(config)
     _check_layout(config)
     _check_categories(config)
     for name, completion in config.completions.items():
@@ -90,6 +90,14 @@ def _label_names(config: Configuration) -> list[str]:
     return [label.name for label in config.labels]
 
 
+def _check_labels(config: Configuration) -> None:
+    label_map(config.labels)
+    for index, label in enumerate(config.labels):
+        _check_known(f"labels[{index}].hidden_in", label.hidden_in, _label_names(config), "label")
+        if label.name in label.hidden_in:
+            raise ConfigError(f"labels[{index}].hidden_in: {label.name!r} cannot be hidden in itself")
+
+
 def _check_layout(config: Configuration) -> None:
     layout = config.layout
     images = [folder for folders in layout.images.values() for folder in folders]
@@ -115,7 +123,7 @@ def _check_categories(config: Configuration) -> None:
             raise ConfigError(f"{key}.name: {category.name!r} is given twice")
         if category.name == "validation":
             raise ConfigError(f"{key}.name: 'validation' is kept for the validation cases")
-        if len(category.to_json()) == 1:
+        if len(category.conditions.to_json()) == 1:
             raise ConfigError(f"{key}: {category.name!r} has no condition")
         conditions = {
             "contains_any": (category.contains_any, "no case"),
@@ -127,6 +135,10 @@ def _check_categories(config: Configuration) -> None:
             if labels and category.no_labels:
                 raise ConfigError(f"{key}.no_labels: cannot be combined with conditions on labels")
             _check_known(f"{key}.{condition}", labels or (), sorted(_label_names(config)), "label")
+        if category.annotated not in (None, "present"):
+            _check_known(f"{key}.annotated", category.annotated, _label_names(config), "label")
+            if category.annotated and category.no_labels:
+                raise ConfigError(f"{key}.annotated: the category {category.name!r} has no labels")
         if category.folders == ():
             raise ConfigError(f"{key}.folders: is empty, no case would fit")
         _check_known(f"{key}.folders", category.folders or (), folders, "folder of training images in the layout")
@@ -227,6 +239,10 @@ def _check_model(config: Configuration, name: str, model: ModelSettings) -> None
 
 
 def _check_training(key: str, training: TrainingProtocol) -> None:
+    if training.targets == "hard" and training.target_factor != TrainingProtocol().target_factor:
+        raise ConfigError(f"{key}.target_factor: has no effect with targets hard")
+    if training.label_factor == (1, 1, 1):
+        raise ConfigError(f"{key}.target_factor: labels are not finer than the training's grid; use targets hard")
     share = training.oversample_foreground
     if share and not forced_patches(training.batch_size, share):
         raise ConfigError(
@@ -248,6 +264,40 @@ def _check_training_set(config: Configuration, key: str, model: ModelSettings) -
     for category in sources:
         if sources.count(category) > 1:
             raise ConfigError(f"{key}: the category {category!r} would be learned from twice")
+    if model.training.loss != "label_sets":
+        _check_annotated(config, f"{key}.manual_labels", manual)
+
+
+def stated_labels(category: Category) -> frozenset[str] | None:
+    """Return the labels that were annotated in a category, as far as the configuration states it.
+
+    Returns:
+        The names in `annotated`, else those that the conditions ask for (none where there are no such conditions);
+        None if the annotated labels differ by case (`annotated: present`).
+    """
+    if category.annotated == "present":
+        return None
+    if category.annotated is not None:
+        return frozenset(category.annotated)
+    return frozenset([*(category.contains_all or ()), *(category.contains_any or ())])
+
+
+def _check_annotated(config: Configuration, key: str, manual: Collection[str]) -> None:
+    """Refuse a loss that takes unannotated structures for background where some cases lack annotations of others."""
+    found = {category.name: stated_labels(category) for category in config.categories if category.name in manual}
+    remedy = (
+        "and the loss nnunet takes what was not annotated for background: set training.loss to label_sets, complete "
+        "the labels of one (`completions`), or give all the same `annotated` if they were annotated alike"
+    )
+    stated: dict[str, frozenset[str]] = {}
+    for name, annotated in found.items():
+        if annotated is None:
+            raise ConfigError(f"{key}: cases of {name!r} have different labels annotated, {remedy}")
+        stated[name] = annotated
+    for one, two in pairwise(stated):
+        if stated[one] != stated[two]:
+            labels = [f"{name!r} ({', '.join(sorted(stated[name])) or 'not stated'})" for name in (one, two)]
+            raise ConfigError(f"{key}: {' and '.join(labels)} have different labels annotated, {remedy}")
 
 
 def _check_network(key: str, model: ModelSettings) -> None:

@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from flare23_lib import labels as structures
 from flare23_lib.cache.entries import Shard
 from flare23_lib.choices import EvaluationMode, LabelKind, OrientationMode, Precision, References, Scored, Windows
+from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture, NetworkName
 from flare23_lib.runtime import devices
@@ -202,11 +203,19 @@ class Label(Table):
     scored: Scored = "volume"
     """Score the whole volume, or only the slices from the first to the last one in which the reference holds the
     structure."""
+    hidden_in: Names = Field(default=(), exclude_if=lambda value: not value)
+    """Labels whose annotations cover the structure in cases in which it was not annotated itself, as those of organs
+    cover tumors; for the loss label_sets."""
 
 
 def label_map(labels: Iterable[Label]) -> LabelMap:
     """Return the label map; ConfigError if two labels share a name or a value, or a name is reserved."""
     return LabelMap(tuple(structures.Label(**dict(label)) for label in labels))
+
+
+NamesOrPresent = Annotated[
+    Annotated[Literal["present"], Tag(": nor a list")] | Annotated[Names, Tag(":a list")], _word_or("a list")
+]
 
 
 class Category(Table):
@@ -224,6 +233,15 @@ class Category(Table):
     """The image is in one of these folders of the layout, for sources that labeled different structures."""
     subset: Annotated[str, AfterValidator(_subset)] | None = None
     """The case is in this subset of all cases, drawn by name: 0/2 or 1/2 for halves (docs/method.md)."""
+    annotated: NamesOrPresent | None = None
+    """Not a condition: the labels that were looked for in each case of the category, so that one that is absent is
+    known to be absent; or present, if that differs by case and only the labels that occur in it are known. Without it
+    the labels of the conditions are compared with those of other categories."""
+
+    @property
+    def conditions(self) -> Category:
+        """The category without what is no condition."""
+        return self.model_copy(update={"annotated": None})
 
 
 class Scan(Table):
@@ -348,11 +366,6 @@ class LeaveOut(Table):
         return None if self.changed_between == PASSES else self.changed_between
 
 
-NamesOrPresent = Annotated[
-    Annotated[Literal["present"], Tag(": nor a list")] | Annotated[Names, Tag(":a list")], _word_or("a list")
-]
-
-
 class Completion(MergePolicy):
     """Labels of a category that a teacher completes."""
 
@@ -414,6 +427,13 @@ IntensityOrMeasure = Annotated[
 ]
 
 
+def measured(intensity: Literal["measure"] | Intensity) -> Intensity:
+    """Return an intensity as numbers; ConfigError for one that is yet to be measured."""
+    if isinstance(intensity, str):
+        raise ConfigError("intensity: is not measured yet")
+    return intensity
+
+
 class TrainingProtocol(Table):
     """How a model is trained (docs/training.md)."""
 
@@ -425,7 +445,7 @@ class TrainingProtocol(Table):
     """Batches of the training set scored after each epoch; no model is selected by them."""
     batch_size: Count = 2
     """Patches per batch."""
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Of the initial weights and the patches; on a GPU, where processes load them, the order of patches still differs
     from run to run."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -445,6 +465,22 @@ class TrainingProtocol(Table):
     above 0.25, both from 0.75)."""
     sampling: Literal["class_balanced", "nnunet"] = "class_balanced"
     """What a forced patch aims at: each class equally often, or a class of a case drawn before."""
+    loss: Literal["nnunet", "label_sets"] = Field(default="nnunet", exclude_if=lambda value: value == "nnunet")
+    """nnunet takes what was not annotated for background; label_sets learns from cases in which different labels were
+    annotated (docs/training.md)."""
+    targets: Literal["hard", "area", "native"] = Field(default="hard", exclude_if=lambda value: value == "hard")
+    """hard: a label per voxel of the training's grid; area: the share of each label in it, from finer labels; native:
+    the logits are interpolated to the finer labels, as in inference, and the loss is there (docs/training.md)."""
+    target_factor: Annotated[tuple[Count, Count, Count], Strict(False)] = Field(
+        default=(1, 2, 2), exclude_if=lambda value: value == (1, 2, 2)
+    )
+    """Finer labels' voxels (z, y, x) in a voxel of the training's grid, for targets area and native."""
+
+    @property
+    def label_factor(self) -> tuple[int, int, int] | None:
+        """The voxels (z, y, x) of labels in a voxel of the training's grid, where they are finer; else None."""
+        return None if self.targets == "hard" else self.target_factor
+
     elastic_deformation: bool = False
     """Add elastic deformation to nnU-Net's augmentation."""
     mirror_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Strict(False), *_UNIQUE] = (0, 1, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flare23_lib.config.models import measured
 from flare23_lib.config.settings import TrainingSettings
 
 DATASET_NAME = "Dataset001_CT"
@@ -48,8 +49,13 @@ def plans(settings: TrainingSettings) -> dict[str, Any]:
         settings: what shapes the weights, with the intensity as numbers; `label_values`, `orientation` and the
             protocol are carried along.
     """
-    intensity, patch_size, spacing = settings.intensity, list(settings.patch_size), list(settings.spacing)
+    intensity, patch_size, spacing = measured(settings.intensity), list(settings.patch_size), list(settings.spacing)
     resample = {"is_seg": False, "force_separate_z": False}
+    indices = {value: index for index, value in enumerate(settings.label_values, start=1)}
+    hidden_in = {
+        str(indices[int(value)]): [indices[other] for other in others]
+        for value, others in (settings.hidden_in or {}).items()
+    }
     return {
         "dataset_name": DATASET_NAME,
         "plans_name": PLANS_NAME,
@@ -72,6 +78,7 @@ def plans(settings: TrainingSettings) -> dict[str, Any]:
         "training": settings.training.to_json(),
         "label_values": list(settings.label_values),
         "orientation": settings.orientation,
+        **({"hidden_in": hidden_in} if hidden_in else {}),
         "configurations": {
             CONFIGURATION: {
                 "data_identifier": DATA_IDENTIFIER,

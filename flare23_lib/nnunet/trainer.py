@@ -19,8 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 from flare23_lib.config.checks import forced_patches
 from flare23_lib.config.models import TrainingProtocol
 from flare23_lib.nnunet import checkpoints
-from flare23_lib.nnunet.loop import SurvivingTrainer
+from flare23_lib.nnunet.fine_labels import raised_logits, with_fine_labels
+from flare23_lib.nnunet.fine_losses import FineLabelLoss
+from flare23_lib.nnunet.loop import ResumableTrainer
+from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels
 from flare23_lib.nnunet.sampling import BalancedDataLoader, become_worker
+from flare23_lib.preprocessing.preprocess import identifier
 from flare23_lib.runtime.devices import memory_format
 from flare23_lib.runtime.precision import training_precision
 
@@ -63,7 +67,7 @@ class _ElasticScale:
         return f"{ELASTIC_SIGMA} voxels"
 
 
-class FlareTrainer(SurvivingTrainer):
+class FlareTrainer(ResumableTrainer):
     """nnU-Net's trainer with our protocol: class-balanced sampling, a choice of optimizer, precision, augmentation.
 
     The protocol is the plans' entry `training` (see `plans.plans`), so that plans, dataset.json and a checkpoint are
@@ -103,6 +107,23 @@ class FlareTrainer(SurvivingTrainer):
         self.weight_decay = protocol.weight_decay
         self.oversample_foreground_percent = protocol.oversample_foreground
         self.left_out: list[str] = []
+        by_sets = protocol.loss == "label_sets" or protocol.label_factor is not None
+        self.sets = self._label_sets(plans, dataset_json) if by_sets else None
+
+    def _label_sets(self, plans: dict[str, Any], dataset_json: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the admissible sets of each case (`losses.admissible_sets`).
+
+        A class that is annotated in no case cannot be learned; it counts as absent from all of them. Without the loss
+        label_sets everything counts as annotated.
+        """
+        labels = self.label_manager.foreground_labels
+        whole = {identifier(case): labels for case in dataset_json["dataset"]}
+        annotated: dict[str, list[int]] = dataset_json["annotated"] if self.protocol.loss == "label_sets" else whole
+        nowhere = set(labels).difference(*annotated.values())
+        hidden_in = {int(label): others for label, others in plans.get("hidden_in", {}).items()}
+        return {
+            case: admissible_sets({*found, *nowhere}, len(labels) + 1, hidden_in) for case, found in annotated.items()
+        }
 
     # ------------------------------------------------------------------ the protocol
 
@@ -113,7 +134,8 @@ class FlareTrainer(SurvivingTrainer):
             set_up_cudnn(self.precision)
         distributed, self.is_ddp = self.is_ddp, False
         super().initialize()
-        self.network = self.network.to(memory_format=memory_format(self.device))
+        # PyTorch's annotations leave out this signature of `to`.
+        self.network = self.network.to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
         if self.precision != "mixed":
             self.grad_scaler = None
         if distributed:
@@ -128,6 +150,7 @@ class FlareTrainer(SurvivingTrainer):
         """Return the configured optimizer and the polynomial decay of its learning rate."""
         parameters = self.network.parameters()
         fused = self.device.type == "cuda"
+        optimizer: torch.optim.Optimizer
         if self.protocol.optimizer == "adamw":
             optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, fused=fused)
         else:
@@ -176,7 +199,8 @@ class FlareTrainer(SurvivingTrainer):
 
     def _transforms(self) -> tuple[BasicTransform, BasicTransform, tuple[int, ...]]:
         """Return the augmentation, what is done to patches that are only looked at, and the size it starts from."""
-        scales = self._get_deep_supervision_scales()
+        factor = self.protocol.label_factor
+        scales = None if factor else self._get_deep_supervision_scales()
         rotation, dummy_2d, initial_patch_size, mirror_axes = (
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
@@ -188,7 +212,10 @@ class FlareTrainer(SurvivingTrainer):
             self.configuration_manager.patch_size, rotation, scales, mirror_axes, dummy_2d,
             use_mask_for_norm=self.configuration_manager.use_mask_for_norm, **common,
         )  # fmt: skip
-        return augmentation, self.get_validation_transforms(scales, **common), initial_patch_size
+        plain = self.get_validation_transforms(scales, **common)
+        if factor:
+            augmentation, plain = (with_fine_labels(transforms, factor) for transforms in (augmentation, plain))
+        return augmentation, plain, initial_patch_size
 
     def _loader(self, dataset, members, patch_size, transforms) -> nnUNetDataLoader:
         arguments = (dataset, self.batch_size, patch_size, self.configuration_manager.patch_size, self.label_manager)
@@ -232,7 +259,7 @@ class FlareTrainer(SurvivingTrainer):
         place = (self.protocol.seed, self.local_rank, self.current_epoch, len(self.epoch.losses), stream)
         return int(np.random.default_rng(place).integers(below))
 
-    def seed_part(self) -> None:
+    def seed_rank(self) -> None:
         """Seed a process that shares a training which goes on; the first one has the checkpoint's random state."""
         checkpoints.seed(self._fresh_seed(2, 2**31))
 
@@ -257,7 +284,7 @@ class FlareTrainer(SurvivingTrainer):
 
     # ------------------------------------------------------------------ one step
 
-    def step(self, batch: dict) -> torch.Tensor:
+    def train_step(self, batch: dict) -> torch.Tensor:
         """Take one step, and return its loss, still on the device."""
         self.optimizer.zero_grad(set_to_none=True)
         loss, _, _ = self._forward(batch)
@@ -273,29 +300,59 @@ class FlareTrainer(SurvivingTrainer):
             self.grad_scaler.update()
         return loss.detach()
 
-    def look(self, batch: dict) -> tuple[float, np.ndarray]:
+    def validation_step(self, batch: dict) -> tuple[float, np.ndarray]:
         """Return a batch's loss, and by class (3, classes): voxels found, found wrongly, and missed.
 
-        As nnU-Net's `validation_step`, but in the configured precision, where that has one of its own on a GPU.
+        As nnU-Net's `validation_step`, but in the configured precision, where that has one of its own on a GPU. With
+        label sets voxels count for the classes of which it is known whether they are theirs.
         """
         loss, output, target = self._forward(batch)
+        if self.sets is not None:
+            if self.protocol.label_factor:
+                output = raised_logits(output, target.shape[2:])
+            return float(loss.detach()), count_voxels(output, target, self._sets_of(batch))
         true, predicted = target[:, 0].long(), output.argmax(1)
         if self.label_manager.has_ignore_label:
             known = true != self.label_manager.ignore_label
             true, predicted = true[known], predicted[known]
         classes = output.shape[1]
-        pairs = torch.bincount((true * classes + predicted).flatten(), minlength=classes**2)
-        pairs = pairs.reshape(classes, classes).cpu().numpy()
+        counts = torch.bincount((true * classes + predicted).flatten(), minlength=classes**2)
+        pairs = counts.reshape(classes, classes).cpu().numpy()
         found = pairs.diagonal()
         return float(loss.detach()), np.stack([found, pairs.sum(axis=0) - found, pairs.sum(axis=1) - found])[:, 1:]
 
+    def _build_loss(self) -> torch.nn.Module:
+        """Return nnU-Net's loss with its weights of the scales, or that of the label sets with the same ones."""
+        loss = super()._build_loss()
+        if self.protocol.label_factor:
+            return FineLabelLoss(loss.weight_factors, self.protocol.targets == "native", self.is_ddp)
+        if self.sets is not None:
+            loss.loss = LabelSetLoss(self.is_ddp)
+        return loss
+
+    def _sets_of(self, batch: dict) -> torch.Tensor:
+        """Return the admissible sets of a batch's cases, bool (b, classes + 1, classes)."""
+        sets = self.sets or {}
+        return torch.stack([sets[key] for key in batch["keys"]]).to(self.device)
+
     def _forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution."""
+        """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution.
+
+        Finer labels come back as they are.
+        """
         data = batch["data"].to(self.device, non_blocking=True, memory_format=memory_format(self.device))
+        if self.protocol.label_factor:
+            labels = batch["target"].to(self.device, non_blocking=True)
+            with self.autocast():
+                output = self.network(data)
+                return self._loss(output, labels, self._sets_of(batch)), output[0], labels
         target = [scale.to(self.device, non_blocking=True) for scale in batch["target"]]
         with self.autocast():
             output = self.network(data)
-            return self._loss(output, target), output[0], target[0]
+            inputs = [output, target]
+            if self.sets is not None:
+                inputs.append([self._sets_of(batch)] * len(output))
+            return self._loss(*inputs), output[0], target[0]
 
     def autocast(self) -> torch.autocast:
         """Compute in the configured precision; "mixed" is nnU-Net's way: float16 on a GPU, float32 elsewhere."""
@@ -303,9 +360,9 @@ class FlareTrainer(SurvivingTrainer):
         on_gpu = self.precision == "mixed" and self.device.type == "cuda"
         return torch.autocast(self.device.type, dtype, enabled=self.precision == "bfloat16" or on_gpu)
 
-    def _loss(self, output: list[torch.Tensor], target: list[torch.Tensor]) -> torch.Tensor:
+    def _loss(self, output: list[torch.Tensor], *targets: Any) -> torch.Tensor:
         """Return the loss; sums over a patch need more digits than bfloat16 has."""
         if self.precision != "bfloat16":
-            return self.loss(output, target)
+            return self.loss(output, *targets)
         with torch.autocast(self.device.type, enabled=False):
-            return self.loss([scale.float() for scale in output], target)
+            return self.loss([scale.float() for scale in output], *targets)

@@ -194,7 +194,7 @@ def _write_case(case: PlannedCase, folder: Path, seed: int, layout: PhantomLayou
         write(layout.images, phantom.image)
         write(layout.truth, truth)
         if "tumor" in names:  # in cases with tumors not every organ is marked
-            names = [name for name, left in zip(names, missed, strict=True) if name == "tumor" or not left]
+            names = tuple(name for name, left in zip(names, missed, strict=True) if name == "tumor" or not left)
         write(layout.labels, _label(phantom, names, layout.values))
 
 

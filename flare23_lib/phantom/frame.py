@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flare23_lib.axes import Slices, as_triple
+
 Range = tuple[float, float]
 
 
@@ -63,7 +65,7 @@ class Frame:
     scale: np.ndarray
     margin: float
 
-    def window(self, low: np.ndarray, high: np.ndarray) -> tuple[slice, ...]:
+    def window(self, low: np.ndarray, high: np.ndarray) -> Slices:
         """Return an index box (z, y, x) that covers a box (x, y, z) of the body frame."""
         slices = []
         for axis, coordinates in zip((2, 1, 0), self.axes, strict=True):
@@ -71,7 +73,7 @@ class Frame:
             last = high[axis] * self.scale[axis] + self.margin
             indices = np.flatnonzero((coordinates >= first) & (coordinates <= last))
             slices.append(slice(indices[0], indices[-1] + 1) if indices.size else slice(0, 0))
-        return tuple(slices)
+        return as_triple(slices)
 
 
 def smooth_field(rng: np.random.Generator, axes: tuple[np.ndarray, ...], wavelength: float) -> np.ndarray:

@@ -1,19 +1,18 @@
-"""Stage: the intensities of a model's training set, where the configuration says `intensity: measure`."""
+"""Intensities of a model's training set, for `intensity: measure`."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from flare23_lib import versions
-from flare23_lib.cache.entries import Item, StageFolder, fingerprint
+from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, fingerprint
 from flare23_lib.cache.results import Results
 from flare23_lib.config.models import Intensity
 from flare23_lib.config.settings import PreprocessingSettings, TrainingSet, TrainingSettings
@@ -31,32 +30,24 @@ DRAWN = ".npy"
 WithIntensity = TypeVar("WithIntensity", PreprocessingSettings, TrainingSettings)
 
 
-def intensity_folder(results: Results) -> StageFolder:
-    """Return the folder of what is drawn from cases; all models share it."""
-    return results.folder("intensities", {"version": versions.INTENSITY, "samples": SAMPLES})
+def intensity_folder(results: Results) -> CacheFolder:
+    """Return the folder of intensities drawn from cases; all models share it."""
+    return results.cache("intensities", {"version": versions.INTENSITY, "samples": SAMPLES})
 
 
-def case_item(folder: StageFolder, case: TrainingCase) -> tuple[Item, dict[str, Any]]:
-    """Return where what is drawn from a case belongs, and what it is made from."""
-    inputs = {"image": case.case.image_id, "label": case.label_id}
-    return folder.item(case.case.case, inputs), inputs
+def case_entry(folder: CacheFolder, case: TrainingCase) -> Entry:
+    """Return the entry of the intensities drawn from a case."""
+    return folder.entry(case.case.case, {"image": case.case.image_id, "label": case.label_id})
 
 
-def pooled_item(folder: StageFolder, cases: Sequence[TrainingCase]) -> tuple[Item, dict[str, Any]]:
-    """Return the note that keeps the result of a training set, and what it is made from."""
-    inputs = {"cases": fingerprint(sorted(case_item(folder, case)[0].name for case in cases))}
-    return folder.item("training_set", inputs), inputs
-
-
-class _Task(NamedTuple):
-    image: Path
-    label: Path
-    item: Item
-    inputs: dict[str, Any]
+def pooled_entry(folder: CacheFolder, cases: Sequence[TrainingCase]) -> Entry:
+    """Return the entry of a training set's result."""
+    names = sorted(case_entry(folder, case).name for case in cases)
+    return folder.entry("training_set", {"cases": fingerprint(names)})
 
 
 def measure(results: Results, model: str, settings: TrainingSet, processes: int, output: Path) -> None:
-    """Measure the intensities of a model's training set and write them down.
+    """Measure the intensities of a model's training set and write its record.
 
     Args:
         results: the results folder.
@@ -71,25 +62,22 @@ def measure(results: Results, model: str, settings: TrainingSet, processes: int,
     cases = training_set(results, settings)
     if not cases:
         raise no_case(model, results)
-    folder = intensity_folder(results).create()
-    items = [case_item(folder, case) for case in cases]
-    with folder.lock(model, lambda: log.info("another job measures this model's cases; waiting for it")):
-        pooled, inputs = pooled_item(folder, cases)
-        note = pooled.read()
-        if note is None:
-            tasks = [
-                _Task(Path(case.case.image), label_file(results, case), *item)
-                for case, item in zip(cases, items, strict=True)
-                if item[0].read() is None
-            ]
-            log.info("%d cases, %d of them to be measured", len(cases), len(tasks))
-            _run(tasks, processes)
-            note = pooled.finish([], inputs, _pool(model, cases, [item for item, _ in items]))
-    log.info("%s: %s", model, note["results"]["intensity"])
-    write_json(output, {"model": model, **note["results"]})
+    folder = intensity_folder(results)
+
+    def make(pooled: Entry) -> Metadata:
+        entries = [case_entry(folder, case) for case in cases]
+        missing = [pair for pair in zip(cases, entries, strict=True) if pair[1].load() is None]
+        log.info("%d cases, %d of them to be measured", len(cases), len(missing))
+        _draw_all(results, missing, processes)
+        return pooled.save([], _pool(model, cases, entries))
+
+    metadata, _ = pooled_entry(folder, cases).load_or_make(model, make)
+    log.info("%s: %s", model, metadata["results"]["intensity"])
+    write_json(output, {"model": model, **metadata["results"]})
 
 
-def _run(tasks: Sequence[_Task], processes: int) -> None:
+def _draw_all(results: Results, cases: Sequence[tuple[TrainingCase, Entry]], processes: int) -> None:
+    tasks = [(Path(case.case.image), label_file(results, case), entry) for case, entry in cases]
     if processes <= 1 or len(tasks) < 2:
         for _ in progress(map(_draw, tasks), total=len(tasks)):
             pass
@@ -100,16 +88,16 @@ def _run(tasks: Sequence[_Task], processes: int) -> None:
             pass
 
 
-def _draw(task: _Task) -> None:
-    started = time.process_time()
-    drawn = draw_foreground(read_volume(task.image).array, read_labels(task.label).array)
-    with atomic_path(task.item.file(DRAWN)) as temporary, temporary.open("wb") as handle:
+def _draw(task: tuple[Path, Path, Entry]) -> None:
+    image, label, entry = task
+    drawn = draw_foreground(read_volume(image).array, read_labels(label).array)
+    with atomic_path(entry.file(DRAWN)) as temporary, temporary.open("wb") as handle:
         np.save(handle, drawn)
-    task.item.finish([DRAWN], task.inputs, {"voxels": len(drawn), "core_seconds": time.process_time() - started})
+    entry.save([DRAWN], {"voxels": len(drawn)})
 
 
-def _pool(model: str, cases: Sequence[TrainingCase], items: Sequence[Item]) -> dict[str, Any]:
-    drawn = [np.load(item.file(DRAWN)) for item in items]
+def _pool(model: str, cases: Sequence[TrainingCase], entries: Sequence[Entry]) -> dict[str, Any]:
+    drawn = [np.load(entry.file(DRAWN)) for entry in entries]
     empty = [case.case.case for case, values in zip(cases, drawn, strict=True) if not len(values)]
     if len(empty) == len(cases):
         raise TrainingError(f"{model}: no case has a labeled voxel to measure; give its intensity as four numbers")
@@ -130,5 +118,5 @@ def with_intensity(settings: WithIntensity, record: Path | None) -> WithIntensit
     if settings.intensity != "measure":
         return settings
     if record is None:
-        raise ConfigError("--intensity: the settings say `measure`; name the record of what was measured")
+        raise ConfigError("--intensity: the settings say `measure`; name the record of the measurement")
     return type(settings).of(settings, intensity=Intensity.from_json(read_json(record)["intensity"]))

@@ -79,13 +79,14 @@ def preprocess_labels(
     label_values: Sequence[int],
     patch_size: Sequence[int],
     image_spacing: Sequence[float] | None = None,
+    factor: Sequence[int] = (1, 1, 1),
 ) -> list[int]:
     """Orient and resample a label map, and note where its classes lie, for the sampling of patches.
 
     Args:
         source: NIfTI file of label values; 255 stands for voxels to ignore.
         target: `.b2nd` file of indices (1, z, y, x): the position in `label_values` counted from 1, and the index
-            after the last for voxels to ignore.
+            after the last for voxels to ignore. Finer labels have several channels (`packed`).
         properties: `.pkl` file with nnU-Net's `class_locations`.
         spacing: (z, y, x) in mm.
         orientation: "stored" or "canonical".
@@ -93,6 +94,7 @@ def preprocess_labels(
         patch_size: as `preprocess_image`.
         image_spacing: (z, y, x) in mm of the image as stored; None for the label's own, which may differ from it
             within the tolerance and so give another shape.
+        factor: voxels (z, y, x) of the labels in a voxel of the image.
 
     Returns:
         The indices that have voxels, background and ignored ones left out.
@@ -104,13 +106,27 @@ def preprocess_labels(
     except ImageError as error:
         raise ImageError(f"{source}: {error}", error.kind) from error
     shape = resampled_shape(indices.shape, turn.spacing(image_spacing or volume.geometry.spacing), spacing)
-    labels = resample_labels(torch.from_numpy(indices), shape).numpy()
+    fine = tuple(size * one for size, one in zip(shape, factor, strict=True))
+    labels = resample_labels(torch.from_numpy(indices), fine).numpy()
     classes = list(range(1, len(label_values) + 1))
     locations = class_locations(labels, classes)
+    if fine != shape:
+        locations = {key: np.unique(places // [1, *factor], axis=0) for key, places in locations.items()}
     with atomic_path(properties) as temporary:
         temporary.write_bytes(pickle.dumps({"class_locations": locations, "spacing": list(spacing)}))
-    _save(target, labels[None].astype(np.int16), patch_size)
+    _save(target, packed(labels, factor).astype(np.int16), patch_size)
     return [index for index in classes if len(locations[index])]
+
+
+def packed(labels: np.ndarray, factor: Sequence[int]) -> np.ndarray:
+    """Return labels as channels of a coarser grid: (voxels within a voxel, z, y, x) of (z, y, x) on the fine grid.
+
+    nnU-Net's data loader cuts images and labels alike, so labels have the shape of the image.
+    """
+    z, y, x = factor
+    depth, height, width = (size // one for size, one in zip(labels.shape, factor, strict=True))
+    parts = labels.reshape(depth, z, height, y, width, x).transpose(1, 3, 5, 0, 2, 4)
+    return parts.reshape(-1, depth, height, width)
 
 
 def identifier(case: str) -> str:
@@ -119,6 +135,17 @@ def identifier(case: str) -> str:
     Different cases have different ones.
     """
     return case + "_" if case.rstrip("_").endswith("_seg") else case
+
+
+def annotated_classes(label_values: Sequence[int], cases: Sequence[Mapping[str, str]]) -> dict[str, list[int]]:
+    """Return the indices of the classes that are annotated in each case, by its name in nnU-Net's folder.
+
+    Args:
+        label_values: the label map's values in order; the first has index 1.
+        cases: `case` and `annotated` (values, as text) of each training case.
+    """
+    index_of = {str(value): index for index, value in enumerate(label_values, start=1)}
+    return {identifier(row["case"]): [index_of[value] for value in row["annotated"].split()] for row in cases}
 
 
 def link_dataset(folder: Path, root: Path, cases: Sequence[Mapping[str, str]]) -> None:

@@ -147,7 +147,7 @@ class Run:
         """Return the mean seconds of each phase over a model's predictions; empty without any."""
         table = self.table("predictions", model, "predictions.csv")
         files = [] if table is None else table["file"]
-        notes = [note for file in files if (note := self.results.item(file).read())]
+        notes = [note for file in files if (note := self.results.entry(file).load())]
         return pd.DataFrame([note["results"].get("timings", {}) for note in notes]).fillna(0).mean().to_dict()
 
     def stages(self) -> PageTable | None:
