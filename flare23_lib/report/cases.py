@@ -79,6 +79,6 @@ def spread(ranked: Sequence[RankedCase], number: int) -> list[RankedCase]:
 def read_case(ranked: RankedCase, labels: LabelMap) -> CaseVolumes:
     """Read a case's image, reference and prediction."""
     image = read_volume(ranked.case.image)
-    reference = labels.to_indices(read_labels(ranked.case.label).array)
+    reference = labels.to_indices(read_labels(str(ranked.case.label)).array)
     prediction = labels.to_indices(read_labels(ranked.prediction).array)
     return CaseVolumes(image.array, reference, prediction, image.geometry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ HEAD, GAP = 2.8, 0.8
 ROW, COLUMN, BARS, HEADING, LETTER = 0.24, 0.46, 2.2, 1.9, 0.078
 """Inches: height of a row, width of a label's column and of the bars, height of labels' names, width of a letter."""
 
-SMALL = {"fontsize": 8.5, "color": PALE_INK}
+SMALL: dict[str, Any] = {"fontsize": 8.5, "color": PALE_INK}
 ASIDE = SMALL | {"fontstyle": "italic"}
 NOTE = "Heads of categories: number and share of cases that hold the label. Rows: cases with just these labels."
 
@@ -55,7 +56,7 @@ class Group:
     @property
     def rows(self) -> list[tuple[tuple[int, ...] | str, int]]:
         """Its label sets with their cases; if there are too many, a text that counts the last ones."""
-        rows = list(self.sets.items())
+        rows: list[tuple[tuple[int, ...] | str, int]] = list(self.sets.items())
         if len(rows) <= MAX_SETS + 1:
             return rows
         rest = rows[MAX_SETS:]

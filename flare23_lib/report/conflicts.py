@@ -48,7 +48,7 @@ def draw_conflicts(path: Path, title: str, confusion: pd.DataFrame, names: Seque
     rows, columns = counts.shape
     width = max(3.4 + CELL * columns, 0.4 + LETTER * len(heading))
     with new_figure(path, width, 2.3 + CELL * rows) as figure:
-        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.15)
+        figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.15)
         axes = figure.add_subplot()
         if not counts.empty:
             axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")

@@ -147,11 +147,11 @@ def arrange(graph: Graph) -> Layout:
     left = 0.0
     for index in range(last + 1):
         members = [node for node in rows if columns[node] == index]
-        ends = {(target, _keeps_labels(source, target)) for source, target in graph.edges if target in members}
-        for end in sorted(ends, key=lambda end: (-rows.index(end[0]), not end[1])):
+        ways = {(target, _keeps_labels(source, target)) for source, target in graph.edges if target in members}
+        for way in sorted(ways, key=lambda way: (-rows.index(way[0]), not way[1])):
             left += TRACK  # the lowest node has the leftmost track, so that these do not cross
-            tracks[end] = left
-        left += 2 * TRACK * bool(ends)
+            tracks[way] = left
+        left += 2 * TRACK * bool(ways)
         boxes |= {node: (left, -ROW * (rows.index(node) + 1)) for node in members}
         left += width + TRACK
     lines = {}

@@ -155,7 +155,7 @@ def _write_cases(
     run: Run, pictured: Sequence[RankedCase], in_viewer: Sequence[RankedCase], folder: Path
 ) -> list[dict[str, str]]:
     """Read each case once, draw it and write its script; return the viewer's list, the best case first."""
-    labels, entries = run.config.label_map, []
+    labels, entries = run.config.label_map, list[dict[str, str]]()
     wanted = {case.name: case for case in [*pictured, *in_viewer]}
     for case in progress(sorted(wanted.values(), key=lambda case: (-case.score, case.name))):
         volumes = read_case(case, labels)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ NO_VALUE = "no value"
 ROW, MODEL, LETTER = 0.11, 0.2, 0.083
 """Inches: height of a class, of a model in it, width of a letter."""
 
-TEXT = {"textcoords": "offset points", "va": "center_baseline", "annotation_clip": False}
+TEXT: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline", "annotation_clip": False}
 NOTE = TEXT | {"fontsize": 8.5, "fontstyle": "italic"}
 
 
