@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -77,23 +78,14 @@ once per mirrored pass. core_hours: with the cores that a GPU job holds. disk_gb
 
 @dataclass(frozen=True)
 class Stage:
-    """A row of the estimate, before it is turned into costs.
-
-    Attributes:
-        name: of the stage.
-        of: the model or completion.
-        cases: sizes (`SIZES`) of the cases that are counted.
-        amounts: by name in the figures.
-        windows: of the network; 0 where none are laid.
-        held: cores that each GPU needs while it works.
-    """
+    """A row of the estimate, before it is turned into costs."""
 
     name: str
-    of: str
-    cases: pd.DataFrame
-    amounts: Mapping[str, float]
+    of: str  # the model or completion
+    cases: pd.DataFrame  # their sizes (`SIZES`)
+    amounts: Mapping[str, float]  # by name in the figures
     windows: int = 0
-    held: float = 0.0
+    held: float = 0.0  # cores that each GPU needs while it works
 
     def cost(self, figures: Figures) -> dict[str, object]:
         """Return the row: the amounts divided by throughputs, or multiplied by sizes on disk."""
@@ -135,16 +127,13 @@ def estimate(config: Config, sizes: pd.DataFrame, figures: Figures = FIGURES) ->
     """Return what a run costs that starts from nothing: a row per stage in the order of the workflow, the total last.
 
     Args:
-        config: the configuration.
+        config: the configuration; ConfigError if it does not have the category of a case.
         sizes: `sizes_of_cases` or `flare23_sizes`.
         figures: `FIGURES`, or with those of `measured_figures`.
 
     Returns:
         A table with stage, of (model or completion), cases, windows, disk_gb, gpu_hours, core_hours, and speed: that
         of the stage's network, assumed or measured.
-
-    Raises:
-        ConfigError: a case is of a category that the configuration does not have.
     """
     names = [*(category.name for category in config.categories), VALIDATION]
     if unknown := set(sizes["group"]) - set(names):
@@ -296,6 +285,10 @@ def network_figure(figures: Figures, config: Config, phase: str, model: str) -> 
     return "gpu_float32" if float32 else "gpu_16bit_small" if small else "gpu_16bit_large"
 
 
+_speed_key = attrgetter("network", "patch_size", "label_values", "training.batch_size", "training.precision")
+"""What of a model's settings shapes its speed."""
+
+
 def measured_figures(root: Path, config: Config) -> Figures:
     """Return the figures, with the speeds of networks that an earlier run measured.
 
@@ -304,11 +297,8 @@ def measured_figures(root: Path, config: Config) -> Figures:
     configuration's inference settings.
 
     Args:
-        root: results folder of the earlier run.
+        root: results folder of the earlier run; StoreError if it has no cohort/cases.csv.
         config: the configuration of the estimate.
-
-    Raises:
-        StoreError: the folder holds no cohort/cases.csv.
     """
     results, figures = Results(root), dict(FIGURES)
     cases = [case for case in read_cases(results.cases) if case.usable]
@@ -316,7 +306,7 @@ def measured_figures(root: Path, config: Config) -> Figures:
         record = atomic.read_json(results.training(model))
         settings, inference = config.training_settings(model), config.inference_settings(model)
         on_cpu, then = record["device"].startswith("cpu"), TrainingSettings.from_json(record["settings"])
-        if on_cpu != (config.device == "cpu") or _compared(then) != _compared(settings):
+        if on_cpu != (config.device == "cpu") or _speed_key(then) != _speed_key(settings):
             continue
         resource, workers = (CORE, record["threads"]) if on_cpu else (GPU, record["gpus"])
         speed = epoch_macs(then) / (record["epoch_seconds"] * workers)
@@ -330,13 +320,6 @@ def measured_figures(root: Path, config: Config) -> Figures:
             speed = windows * window_macs(settings, inference) / seconds / workers
             figures[f"inference of {model}"] = resource, speed
     return figures
-
-
-def _compared(settings: TrainingSettings) -> tuple:
-    """Return what shapes the speed of a training."""
-    training = settings.training
-    network = (settings.network, settings.patch_size, settings.label_values)
-    return *network, training.batch_size, training.precision
 
 
 def write_estimate(path: Path, table: pd.DataFrame) -> None:

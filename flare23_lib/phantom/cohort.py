@@ -51,31 +51,24 @@ ANNOTATED = {
 class PhantomLayout:
     """How a cohort is laid out, labeled and drawn: FLARE23's by default.
 
-    Paths are relative to the cohort's folder; `{number}` is the case's number.
+    Paths are relative to the cohort's folder; `{number}` is the case's number. A structure without a value is in no
+    label; a tumor then belongs to its organ.
     """
 
-    images: str = "imagesTr2200/FLARE23_{number:04d}_0000.nii.gz"
-    """Images of the labeled training cases, numbered from 1."""
+    images: str = "imagesTr2200/FLARE23_{number:04d}_0000.nii.gz"  # of the labeled cases, numbered from 1
     labels: str = "labelsTr2200/FLARE23_{number:04d}.nii.gz"
     unlabeled_images: str = "unlabelTr1800/FLARE23_{number:04d}_0000.nii.gz"
     validation_images: str = "validation/FLARE23Ts_{number:04d}_0000.nii.gz"
     validation_labels: str = "validation-gt/FLARE23Ts_{number:04d}.nii.gz"
-    truth: str = "truth/FLARE23_{number:04d}.nii.gz"
-    """Complete labels of every training case."""
+    truth: str = "truth/FLARE23_{number:04d}.nii.gz"  # complete labels of every training case
     first_unlabeled: int = 2201
     first_validation: int = 1
-    validation_step: int = 2
-    """Distance of the validation cases' numbers."""
-    values: Mapping[str, int] = field(default_factory=lambda: FLARE23_VALUES)
-    """Label value by structure; a structure left out is in no label (a tumor then belongs to its organ)."""
-    annotated: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: ANNOTATED)
-    """Structures that a label holds, by kind of case."""
-    kinds: tuple[str, ...] = KINDS
-    """Kinds of the labeled cases, in turn, over and over."""
-    coarseness: float = 1.0
-    """Factor on the voxel size; 1 gives voxels of 4 to 6 mm by 3 to 4.2 mm."""
-    variation: Variation = VARIATION
-    """How much bodies and scans differ."""
+    validation_step: int = 2  # distance of the validation cases' numbers
+    values: Mapping[str, int] = field(default_factory=lambda: FLARE23_VALUES)  # by structure
+    annotated: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: ANNOTATED)  # structures by kind of case
+    kinds: tuple[str, ...] = KINDS  # kinds of the labeled cases, in turn, over and over
+    coarseness: float = 1.0  # factor on the voxel size; 1 gives voxels of 4 to 6 mm by 3 to 4.2 mm
+    variation: Variation = VARIATION  # how much bodies and scans differ
 
 
 @dataclass(frozen=True)

@@ -14,36 +14,22 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Variation:
-    """How much bodies and scans differ; lengths in mm, angles in degrees, ranges uniform."""
+    """How much bodies and scans differ; lengths in mm, angles in degrees, ranges uniform, SD a standard deviation."""
 
-    z_spacings: tuple[float, ...] = (4.0, 5.0, 6.0)
-    """Slice distances to choose from."""
-    plane_spacings: tuple[float, ...] = (3.0, 3.4, 3.8, 4.2)
-    """Pixel sizes to choose from."""
-    plane_view: Range = (370.0, 395.0)
-    """Field of view in plane."""
-    z_view: Range = (200.0, 260.0)
-    """Field of view along z."""
-    shift: Range = (26.0, 36.0)
-    """Largest distance (x, y) of the body's center from the center of the field of view."""
-    in_view: Range = (-84.0, 98.0)
-    """z, in the body frame, that every scan covers at least; its place is free otherwise."""
-    size: Range = (0.85, 1.15)
-    """Scale of the whole body."""
-    proportion: float = 0.05
-    """Largest relative change of a single axis on top of it."""
-    tilt: tuple[float, float, float] = (3.0, 3.0, 6.0)
-    """Largest rotation about x, y and z."""
-    fat: Range = (6.0, 20.0)
-    """Thickness of the subcutaneous fat."""
-    bends: tuple[Range, ...] = ((80.0, 4.5), (36.0, 1.4))
-    """Wavelength and standard deviation of each smooth deformation."""
-    phase: Range = (0.0, 0.6)
-    """Portal (0) to arterial (1)."""
-    organ_hu: float = 4.0
-    """Standard deviation of an organ's mean HU."""
-    noise_hu: Range = (6.0, 11.0)
-    """Standard deviation of the noise."""
+    z_spacings: tuple[float, ...] = (4.0, 5.0, 6.0)  # slice distances to choose from
+    plane_spacings: tuple[float, ...] = (3.0, 3.4, 3.8, 4.2)  # pixel sizes to choose from
+    plane_view: Range = (370.0, 395.0)  # field of view in plane
+    z_view: Range = (200.0, 260.0)  # field of view along z
+    shift: Range = (26.0, 36.0)  # largest distance (x, y) of the body's center from the center of the field of view
+    in_view: Range = (-84.0, 98.0)  # z of the body frame that every scan covers
+    size: Range = (0.85, 1.15)  # scale of the whole body
+    proportion: float = 0.05  # largest relative change of a single axis on top of it
+    tilt: tuple[float, float, float] = (3.0, 3.0, 6.0)  # largest rotation about x, y and z
+    fat: Range = (6.0, 20.0)  # thickness of the subcutaneous fat
+    bends: tuple[Range, ...] = ((80.0, 4.5), (36.0, 1.4))  # wavelength and SD of each smooth deformation
+    phase: Range = (0.0, 0.6)  # portal (0) to arterial (1)
+    organ_hu: float = 4.0  # SD of an organ's mean HU
+    noise_hu: Range = (6.0, 11.0)  # SD of the noise
 
 
 VARIATION = Variation()

@@ -33,19 +33,12 @@ NOTE = "Heads of categories: number and share of cases that hold the label. Rows
 
 @dataclass(frozen=True)
 class Group:
-    """A category, or the validation cases.
-
-    Attributes:
-        name: as in categories.csv.
-        cases: how many, quarantined ones included.
-        quarantined: how many of them are left out.
-        sets: label values that are present together -> cases with just these, the most frequent set first.
-    """
+    """A category, or the validation cases."""
 
     name: str
-    cases: int
+    cases: int  # quarantined ones included
     quarantined: int
-    sets: Mapping[tuple[int, ...], int]
+    sets: Mapping[tuple[int, ...], int]  # label values -> cases with just these, the most frequent set first
 
     @property
     def title(self) -> str:
@@ -98,8 +91,8 @@ def draw_cohort(path: Path, categories: pd.DataFrame, labels: Mapping[str, int])
         ticks: list[tuple[float, str, dict]] = []
         top = 0.0
         for group in groups:
-            ticks += [(top + 0.8, display_name(group.name), {"fontsize": 11, "fontweight": "bold"}),
-                      (top + 1.8, group.title, SMALL)]  # fmt: skip
+            ticks.append((top + 0.8, display_name(group.name), {"fontsize": 11, "fontweight": "bold"}))
+            ticks.append((top + 1.8, group.title, SMALL))
             _draw_head(matrix, group, top, labels)
             top += HEAD
             for row, (present, cases) in enumerate(group.rows):

@@ -110,16 +110,10 @@ def mermaid(graph: Graph) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the graph's parts are, in inches, y upwards.
+    """Places (x, y) of the graph's parts, in inches, y upwards."""
 
-    Attributes:
-        boxes: lower left corner (x, y) of each node's box, which is `width` wide and `BOX` high.
-        lines: corners of each edge's line, from its source to its target.
-        width: of a box.
-    """
-
-    boxes: dict[Node, tuple[float, float]]
-    lines: dict[tuple[Node, Node], list[tuple[float, float]]]
+    boxes: dict[Node, tuple[float, float]]  # lower left corner of each box, `width` wide and `BOX` high
+    lines: dict[tuple[Node, Node], list[tuple[float, float]]]  # corners of each edge, from source to target
     width: float
 
 

@@ -20,10 +20,9 @@ from flare23_lib.config import Config
 from flare23_lib.errors import FlareError
 from flare23_lib.evaluation.efficiency import CURVES
 from flare23_lib.io import atomic
-from flare23_lib.report.cases import RankedCase, rank_cases, read_case, spread
+from flare23_lib.report.cases import RankedCase, draw_case, rank_cases, read_case, spread
 from flare23_lib.report.efficiency import draw_memory, draw_phases
 from flare23_lib.report.run import Run, count, read_table, versions
-from flare23_lib.report.slices import draw_case
 from flare23_lib.report.style import display_name, label_colors
 from flare23_lib.report.viewer import write_case
 from flare23_lib.runtime.progress import progress

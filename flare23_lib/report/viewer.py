@@ -17,8 +17,7 @@ from isal import igzip
 from scipy import ndimage
 
 from flare23_lib.io import atomic
-from flare23_lib.report.cases import CaseVolumes
-from flare23_lib.report.slices import windowed
+from flare23_lib.report.cases import CaseVolumes, windowed
 
 GRAYS = 64
 """Gray values of a shown CT; fewer make smaller files, and 6 HU a step are not seen in this window."""

@@ -15,9 +15,8 @@ from reports import SHAPE, SPACING, configuration, finished_run, report_of, stan
 
 from flare23_lib.errors import FlareError
 from flare23_lib.io.tables import write_csv
-from flare23_lib.report.cases import spread
+from flare23_lib.report.cases import ERROR_COLOR, choose_slice, overlaid, spread
 from flare23_lib.report.run import read_markdown
-from flare23_lib.report.slices import ERROR_COLOR, choose_slice, overlaid
 from flare23_lib.report.style import label_colors
 from flare23_lib.report.viewer import averaged, largest_error, thinned_affine, thinning
 
