@@ -1,6 +1,6 @@
 """The best scores that a perfect network could reach: what a grid, and the form of the targets on it, cost.
 
-    nice python benchmarks/ceilings.py --labels FOLDER [--cases 40] [--native-cases 6] [--output FILE]
+    nice python benchmarks/ceilings.py --labels FOLDER [--cases 40] [--native-cases 4] [--output FILE]
 
 FOLDER holds label maps of FLARE22 (13 organs, full resolution). Each is brought onto the grid of the student
 (2.5x1.5x1.5 mm) and that of the teachers (2.5x0.82x0.82 mm) as targets of a form, predicted perfectly, and brought
@@ -11,7 +11,8 @@ back to full resolution; then the Dice of each organ with what it was made from:
 - `area`: the share of each class in the voxel in, its logarithm (the logit that soft cross-entropy asks for)
   interpolated out; `area_shares` interpolates the shares themselves.
 - `native`: logits on the grid that are fitted to the label at full resolution through the interpolation, each organ
-  against all others: what a loss at full resolution could reach. Found by gradient descent, so a lower bound.
+  against all others: what a loss at full resolution could reach. Found by gradient descent, so a lower bound; on
+  the student's grid alone: on the teachers' the first case reached 1.000 in every organ, and it takes minutes.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=Path, required=True, help="folder of label maps")
     parser.add_argument("--cases", type=int, default=40)
-    parser.add_argument("--native-cases", type=int, default=6, help="the first of them, for `native`")
+    parser.add_argument("--native-cases", type=int, default=4, help="the first of them, for `native`")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="JSON with the figures")
     args = parser.parse_args()
@@ -164,7 +165,10 @@ def main() -> None:
     found: dict[str, list[dict[str, dict[int, float]]]] = {grid: [] for grid in GRIDS}
     for number, path in enumerate(files):
         for grid, model in GRIDS.items():
-            found[grid].append(ceilings(path, config.model(model).spacing, number < args.native_cases))
+            fit = (
+                grid == "student" and number < args.native_cases
+            )  # the first case's reached 1.000 on the teachers' grid
+            found[grid].append(ceilings(path, config.model(model).spacing, fit))
         log.info("%s", path.name)
         content = {
             "cases": number + 1,
@@ -184,7 +188,7 @@ def main() -> None:
 def summarize(cases: Sequence[dict[str, dict[int, float]]], names: dict[int, str]) -> dict[str, Any]:
     """Return by form the mean Dice of each organ, of all, and of all on the cases that have `native`, too."""
     summary: dict[str, Any] = {}
-    fitted = [case for case in cases if "native" in case]
+    fitted = [case for case in cases if "native" in case] or cases
     for form in FORMS:
         having = [case[form] for case in cases if form in case]
         if having:

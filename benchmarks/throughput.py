@@ -29,11 +29,11 @@ from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import header_for, read_geometry, read_labels, read_volume, write_volume
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.size import forward_macs
-from flare23_lib.networks.stunet import build
+from flare23_lib.networks.stunet import STUNet
 from flare23_lib.phantom import Variation, draw_phantom
 from flare23_lib.preprocessing.preprocess import preprocess_image, preprocess_labels
 from flare23_lib.preprocessing.resampling import Intensity, resampled_shape
-from flare23_lib.pseudo_labels.merge import Rules, merge
+from flare23_lib.pseudo_labels.merge import MergeRules, merge
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACING, SHAPE = (2.5, 0.8, 0.8), (100, 512, 512)
@@ -100,7 +100,7 @@ def stages(folder: Path, config: Config) -> dict[str, float]:
 
     def complete() -> None:
         original, predicted = read_labels(labels), read_labels(prediction)
-        merged = merge(original.array, predicted.array, annotated, Rules(tumors=tumors))
+        merged = merge(original.array, predicted.array, annotated, MergeRules(tumors=tumors))
         write_volume(folder / "written.nii.gz", merged.labels, predicted.header)
 
     def evaluate() -> None:
@@ -130,9 +130,9 @@ def stages(folder: Path, config: Config) -> dict[str, float]:
 
 def network() -> dict[str, float]:
     """Return TMAC/s of a network on one core: forward passes, and training iterations of three times their work."""
-    spec = {"name": NETWORK, "strides": STRIDES}
-    model = build(spec, CLASSES).to(memory_format=torch.channels_last_3d)
-    macs = forward_macs(Architecture.from_spec(spec), NETWORK_PATCH, CLASSES) / 1e12
+    architecture = Architecture.named(NETWORK, STRIDES)
+    model = STUNet(1, CLASSES, **architecture.to_json()).to(memory_format=torch.channels_last_3d)
+    macs = forward_macs(architecture, NETWORK_PATCH, CLASSES) / 1e12
     patch = torch.randn(1, 1, *NETWORK_PATCH)
     rates = {}
     for precision in ("float32", "bfloat16"):

@@ -21,7 +21,7 @@ from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.dataset import flare23
 from flare23_lib.dataset.cases import Case, read_cases
 from flare23_lib.errors import ConfigError
-from flare23_lib.inference.segment_cases import model_digest, segmentation_entry, segmentation_folder
+from flare23_lib.inference.segmentations import model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.io import atomic
 from flare23_lib.networks.size import forward_macs, parameters
 
@@ -178,10 +178,12 @@ def _preprocessing(config: Config, model: str, sizes: pd.DataFrame, preprocessed
     """
     settings, sources = config.preprocessing_settings(model), _sources(config, model)
     grid = (*settings.spacing, settings.orientation)
+    factor = settings.label_factor or (1, 1, 1)
+    label_spacing = np.divide(settings.spacing, factor)
     measured = settings.intensity == "measure"
     intensity = str(config.intensity_settings(model) if measured else settings.intensity)
     image_keys = {(*grid, intensity, category): category for category in sources.values()}
-    label_keys = {(*grid, *source): category for source, category in sources.items()}
+    label_keys = {(*grid, *factor, *source): category for source, category in sources.items()}
     images, labels = (
         sizes[sizes["group"].isin([category for key, category in keys.items() if key not in preprocessed])]
         for keys in (image_keys, label_keys)
@@ -191,9 +193,9 @@ def _preprocessing(config: Config, model: str, sizes: pd.DataFrame, preprocessed
         "preprocess_images_stored": _voxels(images),
         "preprocess_images_resampled": _voxels(images, settings.spacing),
         "preprocess_labels_stored": _voxels(labels),
-        "preprocess_labels_resampled": _voxels(labels, settings.spacing),
+        "preprocess_labels_resampled": _voxels(labels, label_spacing),
         "preprocessed_images": _voxels(images, settings.spacing),
-        "preprocessed_labels": _voxels(labels, settings.spacing),
+        "preprocessed_labels": _voxels(labels, label_spacing),
         "locations": labels["number"].sum() * (len(settings.label_values) + 1),  # one more for all together
     }
     return Stage("preprocessing", model, sizes.loc[images.index.union(labels.index)], amounts)
@@ -227,13 +229,13 @@ def _segmentation(stage: str, name: str, model: str, cases: pd.DataFrame, config
 # Amounts
 
 
-def _voxels(cases: pd.DataFrame, spacing: Sequence[float] | None = None) -> float:
+def _voxels(cases: pd.DataFrame, spacing: Sequence[float] | np.ndarray | None = None) -> float:
     """Return the voxels of all images, as stored or at a spacing (z, y, x) in mm."""
     shapes = cases[SHAPE].to_numpy() if spacing is None else _resampled(cases, spacing)
     return float(shapes.prod(axis=1) @ cases["number"])
 
 
-def _resampled(cases: pd.DataFrame, spacing: Sequence[float]) -> np.ndarray:
+def _resampled(cases: pd.DataFrame, spacing: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the shapes (n, 3) at a spacing (z, y, x) in mm, as `resampling.resampled_shape` rounds them."""
     return np.maximum(1, np.round(cases[SHAPE].to_numpy() * cases[SPACING].to_numpy() / spacing))
 

@@ -15,8 +15,7 @@ from flare23_lib.config import Config
 from flare23_lib.config.models import Table
 from flare23_lib.errors import FlareError
 from flare23_lib.evaluation.details import detail_tables
-from flare23_lib.evaluation.formats import FORMATS
-from flare23_lib.evaluation.paper_tables import table_names
+from flare23_lib.evaluation.paper_tables import FORMATS, table_names
 from flare23_lib.evaluation.tables import format_summary
 from flare23_lib.cache.results import Results
 from flare23_lib.cache.entries import fingerprint

@@ -19,6 +19,8 @@ from flare23_lib.errors import EvaluationError
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from flare23_lib.config.models import Evaluation
     from flare23_lib.evaluation.cases import Scoring
     from flare23_lib.evaluation.evaluate import evaluate_folders
@@ -28,15 +30,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     references = None if args.partial is None else "partial" if args.partial else "complete"
     given = {"mode": args.mode, "details": args.details, "references": references}
     settings = Evaluation.of(config.evaluation, **{key: value for key, value in given.items() if value is not None})
-    report = evaluate_folders(
-        args.predictions,
-        args.references,
-        args.output,
-        Scoring.from_settings(settings, config.label_map),
-        processes=args.processes,
-        memory_mb=args.memory,
-        reference_suffix=config.layout.label_suffix,
-    )
+    scoring = Scoring.from_settings(settings, config.label_map)
+    scoring = replace(scoring, processes=args.processes, memory_mb=args.memory)
+    folders = args.predictions, args.references, args.output
+    report = evaluate_folders(*folders, scoring, config.layout.label_suffix)
     print(format_summary(report.summary))
     print(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
     return 0 if report.is_complete else 1

@@ -31,9 +31,8 @@ def _predict(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     chosen = choose(args.device)
-    bundle = load_bundle(args.model)
-    engine = Engine(bundle, chosen, args.step, args.tta, args.precision, args.windows,
-                    Limits(args.gpu_memory, args.memory), args.compile)  # fmt: skip
+    bundle = load_bundle(args.model).with_inference(args.step, args.tta, args.windows, args.precision)
+    engine = Engine(bundle, chosen, Limits(args.gpu_memory, args.memory), args.compile)
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
     faults = predict(reader, engine, args.timings, seconds)
     return 1 if faults else 0

@@ -15,7 +15,7 @@ from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
 
 if TYPE_CHECKING:
-    from flare23_lib.inference.segment_cases import ModelUse
+    from flare23_lib.inference.segmentations import ModelUse
     from flare23_lib.pseudo_labels.complete import CompletionJob
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def _stage_pseudo_label(args: argparse.Namespace) -> int:
 
 def _model(args: argparse.Namespace, name: str) -> ModelUse:
     from flare23_lib.config.settings import InferenceSettings
-    from flare23_lib.inference.segment_cases import ModelUse
+    from flare23_lib.inference.segmentations import ModelUse
 
     return ModelUse(name, InferenceSettings.from_json(args.settings["inference"]), args.device, args.threads)
 
@@ -134,14 +134,14 @@ def _stage_gather_completed(args: argparse.Namespace) -> int:
 
 @ended_at_once()
 def _stage_predict(args: argparse.Namespace) -> int:
-    from flare23_lib.inference.segment_cases import predict_validation
+    from flare23_lib.inference.segmentations import predict_validation
 
     predict_validation(_results(args), _model(args, args.model), args.shard, args.output)
     return 0
 
 
 def _stage_gather_predictions(args: argparse.Namespace) -> int:
-    from flare23_lib.inference.segment_cases import collect_predictions
+    from flare23_lib.inference.segmentations import collect_predictions
 
     collect_predictions(_results(args), args.model, args.shards, args.output)
     return 0
@@ -149,7 +149,7 @@ def _stage_gather_predictions(args: argparse.Namespace) -> int:
 
 def _stage_evaluate(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import EvaluationSettings
-    from flare23_lib.evaluation.evaluate_model import evaluate
+    from flare23_lib.evaluation.evaluate import evaluate
 
     settings = EvaluationSettings.from_json(args.settings["settings"])
     evaluate(_results(args), args.model, settings, args.output.parent, args.threads, args.memory)
@@ -157,18 +157,15 @@ def _stage_evaluate(args: argparse.Namespace) -> int:
 
 
 def _stage_measure_efficiency(args: argparse.Namespace) -> int:
-    from flare23_lib.config.settings import InferenceSettings
-    from flare23_lib.evaluation.measure_efficiency import measure
+    from flare23_lib.evaluation.efficiency import measure
 
-    parts = args.settings
-    inference = InferenceSettings.from_json(parts["inference"])
-    measure(_results(args), args.model, inference, parts["cases"], args.device, args.threads, args.output)
+    measure(_results(args), _model(args, args.model), args.settings["cases"], args.output)
     return 0
 
 
 def _stage_paper_tables(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import TablesSettings
-    from flare23_lib.evaluation.evaluate_model import write_tables
+    from flare23_lib.evaluation.paper_tables import write_tables
 
     write_tables(_results(args), TablesSettings.from_json(args.settings["settings"]), args.output)
     return 0

@@ -576,8 +576,9 @@ class ModelSettings(ModelOptions):
     @property
     def architecture(self) -> Architecture:
         """The network; ConfigError if its values do not make one."""
-        spec = {"name": self.network} if isinstance(self.network, str) else dict(self.network)
-        return Architecture.from_spec({**spec, "strides": self.strides})
+        if isinstance(self.network, Network):
+            return Architecture.of(self.network.depth, self.network.widths, self.strides)
+        return Architecture.named(self.network, self.strides)
 
     @property
     def pretrained_model(self) -> str | None:

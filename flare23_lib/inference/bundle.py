@@ -176,6 +176,13 @@ class Model:
             raise BundleError(f"cannot be used ({error})") from error
 
 
+def _triple(content: Mapping[str, Any], key: str) -> tuple[Any, Any, Any]:
+    try:
+        return as_triple(content[key])
+    except ValueError as error:
+        raise BundleError(f"{key} {content[key]!r} cannot be") from error
+
+
 def _fault_of(model: Model) -> str | None:
     """Say what is wrong with a model's values, or None."""
     checks = {
@@ -233,6 +240,21 @@ class Bundle:
 
     model: Model
     state_dict: Mapping[str, torch.Tensor]
+
+    def with_inference(
+        self,
+        step: float | None = None,
+        tta: bool | None = None,
+        windows: str | None = None,
+        precision: str | None = None,
+    ) -> Bundle:
+        """Return the bundle with other inference options, None for the model's own; ConfigError if out of range."""
+        given = {"step": step, "tta": tta, "windows": windows, "precision": precision}
+        options = asdict(self.model.inference) | {name: value for name, value in given.items() if value is not None}
+        try:
+            return replace(self, model=replace(self.model, inference=InferenceDefaults(**options)))
+        except BundleError as error:
+            raise ConfigError(str(error)) from error
 
     def build_network(self, device: torch.device | str = "cpu") -> STUNet:
         """Build the network with the weights, in float32, ready to infer."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,10 +22,6 @@ from flare23_lib.dataset.quality import file_faults, image_faults
 from flare23_lib.errors import BundleError, ImageError
 from flare23_lib.io.nifti import SUFFIXES, Stream, Volume, open_volume, read_geometry, read_volume, stem
 
-if TYPE_CHECKING:
-    from flare23_lib.inference.engine import Engine
-    from flare23_lib.inference.memory import MemoryPlan
-
 log = logging.getLogger(__name__)
 
 CHANNEL_SUFFIX = "_0000"
@@ -34,11 +29,11 @@ CHANNEL_SUFFIX = "_0000"
 
 MB = 10**6
 
-Check = Callable[[Path], object]
-"""Looks at an image, and raises what speaks against reading it."""
-
 HOST_BASE = 700 * MB
-"""A process that has imported torch and run a network, without weights: 620 MB were measured, on a processor."""
+"""A process that has imported torch and run a network, without weights: 620 MB were measured, on a CPU."""
+
+WRITING = 2
+"""Copies of a label map that writing it takes, beside the map."""
 
 
 def model_file(bundle: Path) -> Path:
@@ -51,11 +46,25 @@ def model_file(bundle: Path) -> Path:
 
 @dataclass(frozen=True)
 class PredictionCase:
-    """An image to segment and where its labels go."""
+    """An image to segment and where its labels go.
+
+    Attributes:
+        name: of the case.
+        image: its file.
+        labels: the file of its labels.
+        exclude: label values without which its runner-up labels are made.
+        count_votes: whether the votes of the mirrored passes are counted.
+    """
 
     name: str
     image: Path
     labels: Path
+    exclude: tuple[int, ...] = ()
+    count_votes: bool = False
+
+
+Check = Callable[[PredictionCase], object]
+"""Raises an error if a case must not be read."""
 
 
 @dataclass
@@ -164,25 +173,6 @@ def image_warnings(path: Path, volume: Volume) -> tuple[str, ...]:
     return tuple(message for _, message in found)
 
 
-def can_prefetch(engine: Engine, plan: MemoryPlan, following: Path, held: int = 0, left: int = 0) -> bool:
-    """Tell whether the next image may be read while a case is computed, within the engine's limit of memory.
-
-    Args:
-        engine: with its limits.
-        plan: of the case that is about to be computed.
-        following: the next image; one that cannot be read, or not be segmented within the limit, is not read ahead.
-        held: bytes that are taken until then beside the two.
-        left: bytes that this case takes while the next one is computed.
-    """
-    try:
-        with open_volume(following) as stream:
-            geometry, size = stream.geometry(), held_bytes(stream)
-        after = engine.plan(geometry, size).host + left
-    except Exception:  # whatever is wrong with it is reported when it is its turn
-        return False
-    return max(plan.host + size + held, after) <= engine.limits.host_bytes()
-
-
 class Reader:
     """Reads cases one by one in a thread, each when it is asked for.
 
@@ -240,6 +230,6 @@ class Reader:
         if done:
             return Reading(None, time.perf_counter() - started)
         if check is not None:
-            check(case.image)
+            check(case)
         volume = read_volume(case.image)
         return Reading(volume, time.perf_counter() - started, image_warnings(case.image, volume))

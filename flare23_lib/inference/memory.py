@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from flare23_lib.axes import Triple
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.bundle import Model
-from flare23_lib.inference.image_files import HOST_BASE, MB
+from flare23_lib.inference.image_files import HOST_BASE, MB, WRITING
 from flare23_lib.networks.size import parameters
 from flare23_lib.preprocessing.resampling import SLAB_BYTES
 from flare23_lib.runtime.machine import available_memory
@@ -34,9 +34,6 @@ last decoder stage's joined input (2), its two outputs and its shortcut (3), and
 
 LABEL_BYTES = 150 * MB
 """What making a slab of labels takes (`upsampling.CHUNK_VOXELS` voxels at a time, 8 corners each)."""
-
-WRITING = 2
-"""Copies of a label map that writing it takes, beside the map."""
 
 BATCHES = (8, 4, 2, 1)
 
@@ -62,14 +59,16 @@ class Limits:
     def enforce(self, device: torch.device, weights: int) -> None:
         """Make PyTorch refuse memory on a GPU beyond the limit; what it counts is less than the driver does.
 
+        Nothing is done on other devices, or without a limit.
+
         Args:
-            device: the GPU.
+            device: where the network runs.
             weights: bytes that the network's weights take there.
 
         Raises:
             ConfigError: not even they fit.
         """
-        if self.gpu is None:
+        if device.type != "cuda" or self.gpu is None:
             return
         if self.gpu * MB < GPU_BASE + weights:
             least = math.ceil((GPU_BASE + weights) / MB)
@@ -131,8 +130,8 @@ class MemoryPlan:
     sums_on_device: bool
     image_on_device: bool
     slab_bytes: int
-    host: int
-    gpu: int
+    host: int = 0
+    gpu: int = 0
 
     def __str__(self) -> str:
         text = f"{self.batch} windows at a time, {self.tiles} tiles, host {self.host / MB:.0f} MB"
@@ -169,7 +168,7 @@ def _candidates(model: Model, precision: str, device: torch.device, task: CaseSi
     most = math.ceil(task.shape[1] / 16)
     tiles = sorted({min(most, 2**power) for power in range(8)})
     return [
-        _cost(model, precision, on_gpu, task, batch, count, sums, image, slab)
+        _with_cost(MemoryPlan(batch, count, sums, image, slab), model, precision, on_gpu, task)
         for slab in (SLAB_BYTES, SLAB_BYTES // 8)
         for count in tiles
         for sums, image in places
@@ -177,34 +176,24 @@ def _candidates(model: Model, precision: str, device: torch.device, task: CaseSi
     ]
 
 
-def _cost(
-    model: Model,
-    precision: str,
-    on_gpu: bool,
-    task: CaseSize,
-    batch: int,
-    tiles: int,
-    sums_on_device: bool,
-    image_on_device: bool,
-    slab_bytes: int,
-) -> MemoryPlan:
-    network = _network_bytes(model, precision, batch, task.passes)
+def _with_cost(plan: MemoryPlan, model: Model, precision: str, on_gpu: bool, task: CaseSize) -> MemoryPlan:
+    """Return a plan with the bytes that it takes."""
     resampled = 4 * (math.prod(task.shape) + task.unpadded)
-    sums = sums_bytes(model.patch_size, task.shape, tiles, len(model.labels), task.passes) + LABEL_BYTES
-    host = HOST_BASE + weight_bytes(model, 4) + (COMPILER if task.compiled else 0)
-    gpu = GPU_BASE if on_gpu else 0
-    working = 0
-    for size, there in ((network, True), (resampled, image_on_device), (sums, sums_on_device)):
-        if on_gpu and there:
+    sums = sums_bytes(model.patch_size, task.shape, plan.tiles, len(model.labels), task.passes) + LABEL_BYTES
+    network = _network_bytes(model, precision, plan.batch, task.passes)
+    gpu = working = 0
+    for size, on_device in ((network, True), (resampled, plan.image_on_device), (sums, plan.sums_on_device)):
+        if on_gpu and on_device:
             gpu += size
         else:
             working += size
     if on_gpu:
-        gpu += slab_bytes
+        gpu += GPU_BASE + plan.slab_bytes
     # While it is resampled the image is there, afterwards its labels; the last one is copied to be written.
     labels = task.outputs * task.voxels + (math.prod(task.shape) if task.count_votes else 0)
-    host += max(task.image + slab_bytes + resampled, labels + working, labels + WRITING * task.voxels)
-    return MemoryPlan(batch, tiles, sums_on_device, image_on_device, slab_bytes, host, gpu)
+    host = HOST_BASE + weight_bytes(model, 4) + (COMPILER if task.compiled else 0)
+    host += max(task.image + plan.slab_bytes + resampled, labels + working, labels + WRITING * task.voxels)
+    return replace(plan, host=host, gpu=gpu)
 
 
 def sums_bytes(patch: Sequence[int], shape: Sequence[int], tiles: int, classes: int, passes: int) -> int:

@@ -50,12 +50,13 @@ def allowed_classes(labels: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
 
     Args:
         labels: (b, 1, z, y, x) label indices.
-        sets: bool (b, classes + 1, classes), `admissible_sets` of each case.
+        sets: bool (b, classes + 1, classes), `admissible_sets` of each case, on the CPU as everywhere here.
 
     Returns:
-        bool (b, classes, z, y, x).
+        bool (b, classes, z, y, x), on the labels' device.
     """
-    return torch.stack([rows.T[:, label[0].long()] for rows, label in zip(sets, labels, strict=True)])
+    rows = sets.to(labels.device, non_blocking=True)
+    return torch.stack([row.T[:, label[0].long()] for row, label in zip(rows, labels, strict=True)])
 
 
 # Sums over voxels: one tensor of the cross-entropy, the voxels of which something is known, and for each foreground
@@ -105,13 +106,13 @@ def sums_of_shares(logits: torch.Tensor, shares: torch.Tensor, sets: torch.Tenso
     shares = shares.to(log_probabilities.dtype)
     log_sums = torch.stack([_log_sum(log_probabilities, sets[:, index]) for index in range(classes)], 1)
     entropy = -(shares[:, :classes] * log_sums).sum()
-    outside = torch.einsum("bkzyx,bkc->bczyx", shares, (~sets[:, :, 1:]).to(shares.dtype))
+    outside = torch.einsum("bkzyx,bkc->bczyx", shares, (~sets[:, :, 1:]).to(shares))
     labeled = shares[:, 1:classes]
     elsewhere = log_probabilities[:, 1:].exp() * outside
     predicted = elsewhere + log_sums[:, 1:].exp() * labeled
     found = torch.minimum(predicted, labeled).sum((0, 2, 3, 4))
     every = predicted.sum((0, 2, 3, 4))
-    voxels = (shares.sum((2, 3, 4)) * ~sets.all(2)).sum()
+    voxels = (shares.sum((2, 3, 4)) * (~sets.all(2)).to(shares)).sum()
     return _joined(entropy, voxels, found, every - found, labeled.sum((0, 2, 3, 4)))
 
 
@@ -123,7 +124,8 @@ def _log_sum(log_probabilities: torch.Tensor, allowed: torch.Tensor) -> torch.Te
     """Return the logarithm of the probability of some classes, bool (b, classes) for each case: (b, z, y, x)."""
     if (allowed == allowed[0]).all() and allowed[0].sum() == 1:
         return log_probabilities[:, int(allowed[0].nonzero())]
-    return log_probabilities.masked_fill(~allowed[:, :, None, None, None], -torch.inf).logsumexp(1)
+    excluded = (~allowed[:, :, None, None, None]).to(log_probabilities.device)
+    return log_probabilities.masked_fill(excluded, -torch.inf).logsumexp(1)
 
 
 def _joined(entropy: torch.Tensor, voxels: torch.Tensor, *by_class: torch.Tensor) -> torch.Tensor:
@@ -159,7 +161,7 @@ def loss_of_sums(total: torch.Tensor, sets: torch.Tensor, several: bool) -> torc
         sets: bool (b, classes + 1, classes), `admissible_sets` of each case.
         several: whether processes share the batch; sums are then over all of them.
     """
-    total = torch.cat([total, (~sets[:, 0, 1:]).sum(0).to(total.dtype)])
+    total = torch.cat([total, (~sets[:, 0, 1:]).sum(0).to(total)])
     if several:
         total = SumOverProcesses.apply(total)
     entropy, voxels = total[0], total[1]

@@ -333,7 +333,7 @@ class FlareTrainer(ResumableTrainer):
     def _sets_of(self, batch: dict) -> torch.Tensor:
         """Return the admissible sets of a batch's cases, bool (b, classes + 1, classes)."""
         sets = self.sets or {}
-        return torch.stack([sets[key] for key in batch["keys"]]).to(self.device)
+        return torch.stack([sets[key] for key in batch["keys"]])
 
     def _forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution.
@@ -361,8 +361,8 @@ class FlareTrainer(ResumableTrainer):
         return torch.autocast(self.device.type, dtype, enabled=self.precision == "bfloat16" or on_gpu)
 
     def _loss(self, output: list[torch.Tensor], *targets: Any) -> torch.Tensor:
-        """Return the loss; sums over a patch need more digits than bfloat16 has."""
-        if self.precision != "bfloat16":
+        """Return the loss; sums over a patch need more digits than bfloat16 has, and those of label sets float32."""
+        if self.precision != "bfloat16" and self.sets is None:
             return self.loss(output, *targets)
         with torch.autocast(self.device.type, enabled=False):
             return self.loss([scale.float() for scale in output], *targets)

@@ -40,15 +40,6 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequ
     )
 
 
-def resample_image(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Resample a (z, y, x) or (c, z, y, x) tensor to a spatial shape; returns float32."""
-    if tuple(image.shape[-3:]) == tuple(shape):
-        return image.float()
-    channels = image.float().reshape(1, -1, *image.shape[-3:])
-    resampled = F.interpolate(channels, size=tuple(shape), mode="trilinear", align_corners=False)
-    return resampled.reshape(*image.shape[:-3], *shape)
-
-
 @dataclass(frozen=True)
 class Axis:
     """Where the voxels of a resampled axis lie between those of the source axis.
@@ -94,8 +85,8 @@ def prepare_image(
 ) -> torch.Tensor:
     """Normalize an image and resample it, a few slices at a time.
 
-    Equals `resample_image(intensity.normalize(image), shape)` up to float rounding, without a float copy of the whole
-    image.
+    Equals `F.interpolate(intensity.normalize(image), shape, mode="trilinear")` up to float rounding, without a float
+    copy of the whole image.
 
     Args:
         array: (z, y, x) in HU, of any type of number, contiguous or not.

@@ -19,13 +19,13 @@ from flare23_lib.config.models import OLD_NAMES
 from flare23_lib.config.settings import CompletionSettings
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import MergeError, StoreError
-from flare23_lib.inference.segment_cases import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
+from flare23_lib.inference.segmentations import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
 from flare23_lib.io.nifti import Volume, read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.pseudo_labels import selection, small_components
 from flare23_lib.pseudo_labels.base_labels import annotated_labels, base_of, base_rows
-from flare23_lib.pseudo_labels.merge import OUTCOMES, Rules, Votes, check_geometry, merge
+from flare23_lib.pseudo_labels.merge import OUTCOMES, MergeRules, Votes, check_geometry, merge
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -189,13 +189,15 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
     originals = _originals(case, original, predicted, prediction)
     spacing = predicted.geometry.spacing
     least = {int(value): volume for value, volume in settings.min_component_ml.items()}
-    labels, specks = small_components.drop_specks(predicted.array, least, spacing)
-    rules = Rules.of(settings, tumors=settings.tumor_values)
+    labels, specks = small_components.remove_small_components(predicted.array, least, spacing)
+    rules = MergeRules.of(settings, tumors=settings.tumor_values)
     next_class = None
     if rules.conflict_policy == "next_class":  # where no class is annotated none is dropped
         next_class = labels
         if annotated:
-            next_class, _ = small_components.drop_specks(_beside(prediction, RUNNER_UP_LABELS), least, spacing)
+            next_class, _ = small_components.remove_small_components(
+                _beside(prediction, RUNNER_UP_LABELS), least, spacing
+            )
     votes = None
     if rules.need_votes:
         passes = results.metadata(entry.inputs["prediction"])["passes"]

@@ -14,8 +14,8 @@ from flare23_lib.config.settings import CompletionSettings, PreprocessingSetting
 from flare23_lib.dataset.discover import find, notices
 from flare23_lib.dataset.scan import Survey, survey_found
 from flare23_lib.errors import StoreError
-from flare23_lib.evaluation.measure_efficiency import measured_folders
-from flare23_lib.inference.segment_cases import LABELS, Wanted, model_digest, segmentation_entry, segmentation_folder
+from flare23_lib.evaluation.efficiency import measured_folders
+from flare23_lib.inference.segmentations import LABELS, Wanted, model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.nnunet.checkpoints import mark
 from flare23_lib.nnunet.initial_weights import digest_of, with_digest
 from flare23_lib.nnunet.train import describe

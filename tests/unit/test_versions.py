@@ -18,7 +18,7 @@ from flare23_lib.preprocessing.intensity import draw_foreground, pool
 from flare23_lib.preprocessing.preprocess import preprocess_image, preprocess_labels
 from flare23_lib.preprocessing.resampling import Intensity
 from flare23_lib.pseudo_labels import merge, selection, small_components
-from flare23_lib.pseudo_labels.merge import Rules
+from flare23_lib.pseudo_labels.merge import MergeRules
 
 INTENSITY = Intensity(low=-200, high=300, mean=40, std=100)
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
@@ -88,7 +88,7 @@ def test_segmentations():
         orientation="canonical", mirror_axes=(0, 1, 2),
         labels=tuple(ModelLabel(name, value) for value, name in enumerate(["background", "a", "b", "c"])),
     )  # fmt: skip
-    engine = Engine(Bundle(model, weights), step=0.5, tta=True, precision="float32")
+    engine = Engine(Bundle(model, weights).with_inference(step=0.5, tta=True, precision="float32"))
     made = engine.segment(volume((600 * wave(SHAPE, 0.5)).astype(np.int16)), exclude=[1])
     assert versions.SEGMENTATION == 4
     # Rounding differs between processors: a voxel on the border of two classes may go either way.
@@ -103,7 +103,7 @@ GOLDEN_ALTERNATIVE = [5362, 0, 295, 103]
 def test_merges():
     original = np.digitize(wave(SHAPE, 0.5), [0.2, 0.6]).astype(np.uint8)
     predicted = np.digitize(wave(SHAPE, 0.6), [-0.4, 0, 0.4]).astype(np.uint8)
-    rules = Rules(
+    rules = MergeRules(
         tumors=[3],
         conflict_policy="ignore",
         tumor_inside_organs="if_sure",
@@ -118,7 +118,7 @@ def test_merges():
 
 def test_specks_and_changes():
     labels = np.digitize(wave(SHAPE, 0.5), [0.2, 0.9]).astype(np.uint8)
-    made, dropped = small_components.drop_specks(labels, {1: 0.05, 2: 0.2}, (5.0, 2.0, 2.0))
+    made, dropped = small_components.remove_small_components(labels, {1: 0.05, 2: 0.2}, (5.0, 2.0, 2.0))
     assert (versions.SPECKS, versions.CHANGE) == (2, 1)
     assert (dropped, round(selection.change_between(labels, made, [1, 2]), 6)) == GOLDEN_RELIABILITY
 

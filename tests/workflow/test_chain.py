@@ -282,8 +282,8 @@ def test_a_changed_merge_rule_segments_nothing_again(chain, tmp_path):
 @pytest.fixture
 def renamed(tmp_path):
     """A configuration in which a label has another name."""
-    labels = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["labels"]
-    next(label for label in labels if label["name"] == "gallbladder")["name"] = "bile_sac"
+    recipe = (REPOSITORY / "config.yaml").read_text().replace("gallbladder", "bile_sac")
+    labels = yaml.safe_load(recipe)["labels"]
     path = tmp_path / "renamed.yaml"
     path.write_text(CHAIN.read_text() + yaml.safe_dump({"labels": labels}))
     return path

@@ -14,7 +14,7 @@ from flare23_lib.cache.entries import fingerprint
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case
-from flare23_lib.inference.segment_cases import segmentation_folder
+from flare23_lib.inference.segmentations import segmentation_folder
 from flare23_lib.nnunet.training_job import TrainingJob
 from flare23_lib.preprocessing import preprocess_cases
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase

@@ -4,17 +4,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from cohorts import RECIPE, changed
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
-from trainings import MODEL, NAMES, prepare, settings
+from trainings import MODEL, NAMES, command, prepare, settings
 
 from flare23_lib.cache.results import Results, read_shards
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case
 from flare23_lib.errors import ConfigError
-from flare23_lib.io.atomic import write_json
+from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.launch import TrainingRun, make_trainer
 from flare23_lib.nnunet.losses import LabelSetLoss
@@ -152,6 +153,18 @@ def test_the_targets_of_rare_labels_lie_in_cases_in_which_they_are_annotated(pre
         keys = loader.get_indices()
         rare = loader._targets.index(3)
         assert keys[rare] == "case0"
+
+
+@pytest.mark.slow  # two processes import nnU-Net
+@pytest.mark.parametrize("targets", ["hard", "native"])
+def test_two_processes_share_batches_of_label_sets(tmp_path, targets):
+    protocol = {"loss": "label_sets", "targets": targets, "epochs": 2}
+    results = prepare(tmp_path, **protocol)
+    done = processes.run(command(results, gpus=2, **protocol))
+    assert done.returncode == 0, done.stderr
+    record = read_json(results.training(MODEL))
+    assert (record["gpus"], record["epochs"]) == (2, 2)
+    assert record["labels_unseen"] == ["absent"]
 
 
 def test_the_preset_of_partial_labels_has_one_teacher_of_all_labels():
