@@ -22,7 +22,7 @@ from flare23_lib.dataset.cases import read_cases
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.nifti import read_geometry, read_labels
 from flare23_lib.io.tables import read_csv
-from flare23_lib.phantom import draw
+from flare23_lib.phantom import draw_phantom
 from flare23_lib.pseudo_labels.merge import OUTCOMES
 
 
@@ -324,7 +324,8 @@ def test_a_label_with_another_name_computes_no_voxel(chain, renamed):
 def test_an_unlabeled_case_added_is_one_case_computed_and_status_knows_beforehand(chain):
     from flare23_lib.io.nifti import header_for, write_volume
 
-    image, _, affine = draw(np.random.default_rng(5), coarseness=2.0)
+    phantom = draw_phantom(np.random.default_rng(5), coarseness=2.0)
+    image, affine = phantom.image, phantom.affine
     path = chain / "cohort/unlabelTr1800/FLARE23_9999_0000.nii.gz"
     write_volume(path, image, header_for(image.shape, affine, image.dtype))
     status = succeed(flare23(chain, "status", *CONFIGURATION))
