@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from functools import cache
 from os import environ, pathsep
 from pathlib import Path
@@ -41,6 +42,7 @@ DEVICE = CONFIG.device
 CHECKPOINT_MINUTES = CONFIG.checkpoint_interval_minutes
 RETRIES = CONFIG.max_training_restarts
 LABEL_NAMES = CONFIG.label_map.names
+LABELS = [asdict(label) for label in CONFIG.label_map.labels]
 MEASURED = CONFIG.evaluated if CONFIG.evaluation.efficiency_cases else []
 TABLES = table_names(CONFIG.label_map, CONFIG.evaluation.compare, bool(MEASURED))
 DETAILS = detail_tables(CONFIG.label_map) if CONFIG.evaluation.details else []

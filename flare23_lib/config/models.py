@@ -697,6 +697,17 @@ class Report(Table):
     """A result of benchmarks/inference.py, whose phases are shown beside nnU-Net's; empty for none."""
 
 
+class ModelCard(Table):
+    """What the card of each model says beside what is known of it."""
+
+    license: Text = "not stated; ask those who trained the model"
+    """Under which the weights may be used."""
+    intended_use: Text = "Research on segmentation of CT images."
+    """What the models are for."""
+    contact: Text = "not stated"
+    """Who answers for them."""
+
+
 class Shards(Table):
     """Jobs per stage."""
 
@@ -743,6 +754,8 @@ class Configuration(Table):
     """How the models with `evaluate: true` are scored."""
     report: Report = Report()
     """The page of the run (docs/report.md)."""
+    model_card: ModelCard = ModelCard()
+    """`models/{model}/README.md` (docs/predict.md)."""
     shards: Shards = Shards()
     """Jobs per stage."""
     device: str = Field("auto", pattern=devices.PATTERN)

@@ -97,11 +97,13 @@ class Stream:
         path: of the file.
         header: as it is stored; nothing in it is repaired.
         handle: the inflated bytes; at the end of a gzip stream its CRC and length are checked.
+        extensions: the bytes between header and voxels, unparsed.
     """
 
     path: Path
     header: nib.Nifti1Header
     handle: io.BufferedIOBase
+    extensions: bytes = b""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -208,12 +210,12 @@ def open_volume(path: str | Path) -> Iterator[Stream]:
             handle = stack.enter_context(igzip.open(handle, "rb"))
         elif path.name.endswith(".gz"):
             raise ImageError(f"{path}: is not gzip, though its name ends in .gz", "not_nifti")
-        stream = Stream(path, _read_header(path, handle), handle)
-        yield stream
+        header, extensions = _read_header(path, handle)
+        yield Stream(path, header, handle, extensions)
 
 
-def _read_header(path: Path, handle: io.BufferedIOBase) -> nib.Nifti1Header:
-    """Read the header and go to the first voxel."""
+def _read_header(path: Path, handle: io.BufferedIOBase) -> tuple[nib.Nifti1Header, bytes]:
+    """Read the header and the bytes from there to the first voxel."""
     with _reading(path):
         size = handle.read(4)
         kind = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
@@ -243,8 +245,8 @@ def _read_header(path: Path, handle: io.BufferedIOBase) -> nib.Nifti1Header:
         offset = float(header["vox_offset"])
         if not 0 <= offset <= MAX_EXTENSION_BYTES:
             raise ImageError(f"{path}: is not NIfTI (its voxels begin at byte {offset:g})", "not_nifti")
-        handle.read(max(0, int(offset) - length))
-    return header
+        extensions = handle.read(max(0, int(offset) - length))
+    return header, extensions
 
 
 def millimeters(header: nib.Nifti1Header) -> float:
@@ -319,11 +321,20 @@ def read_geometry(path: str | Path) -> Geometry:
         return stream.geometry()
 
 
-def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header) -> None:
+def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, extension: bytes = b"") -> None:
     """Write an array (z, y, x) under the geometry of a header, atomically; the same input gives the same bytes.
 
     The header's shape, data type, scaling and display range are set for the array; the rest, both affines
     among it, stays as it was read, to the bit.
+
+    Args:
+        path: .nii or .nii.gz.
+        array: the voxels.
+        header: gives the geometry.
+        extension: bytes between header and voxels, such as those of `label_tables.header_extension`.
+
+    Raises:
+        ImageError: the array's shape is not the header's.
     """
     path = Path(path)
     header = header.copy()
@@ -332,14 +343,14 @@ def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header) 
     header.set_data_dtype(array.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    header["vox_offset"] = header.sizeof_hdr + 4 if header.sizeof_hdr == 540 else 352
+    offset = header.sizeof_hdr + max(4, len(extension))
+    header["vox_offset"] = offset
     header["magic"] = header["magic"] if header.sizeof_hdr == 540 else b"n+1"
     expected = tuple(header.get_data_shape()[::-1])
     if array.shape != expected:
         raise ImageError(f"{path}: an array of shape {array.shape} does not fit the header's {expected}")
-    offset = int(header["vox_offset"])
     stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    raw = header.binaryblock.ljust(offset, b"\0") + stored.tobytes()
+    raw = (header.binaryblock + extension).ljust(offset, b"\0") + stored.tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(igzip.compress(raw, compresslevel=1, mtime=0) if path.name.endswith(".gz") else raw)

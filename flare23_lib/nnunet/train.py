@@ -6,10 +6,12 @@ import contextlib
 import logging
 import platform
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 
 from flare23_lib import __version__
@@ -19,6 +21,7 @@ from flare23_lib.choices import WEIGHTS_FILE
 from flare23_lib.config.models import measured
 from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.dataset.cases import read_cases
+from flare23_lib.dataset.read_files import remembered
 from flare23_lib.errors import TrainingError
 from flare23_lib.inference.bundle import (
     InferenceDefaults,
@@ -28,8 +31,10 @@ from flare23_lib.inference.bundle import (
     file_sha256,
     write_bundle,
 )
+from flare23_lib.inference.training_images import TrainingImages, summarize
 from flare23_lib.io.atomic import atomic_path, link_to, remove_partial, write_json
 from flare23_lib.io.locks import lock
+from flare23_lib.labels import Label
 from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.initial_weights import TABLE, InitialWeights, publish
 from flare23_lib.nnunet.retry_state import attempt
@@ -94,9 +99,29 @@ def train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None, o
             "cases": len(job.rows),
             "labels_seen": [job.names[value] for value in job.seen],
             "labels_unseen": job.unseen,
+            "sources": _sources(job),
+            "training_images": images.to_json() if (images := _training_images(job)) else None,
             **metadata["results"],
             "settings": job.settings.to_json(),
         },
+    )
+
+
+def _sources(job: TrainingJob) -> dict[str, int]:
+    """Return the cases of a training by the source that they come from."""
+    sources = {case.case: case.source for case in read_cases(job.results.cases)}
+    return dict(sorted(Counter(sources.get(row["case"], "") for row in job.rows).items()))
+
+
+def _training_images(job: TrainingJob) -> TrainingImages | None:
+    """Return what the scan of the cohort remembers of the images of a training; None if it remembers none."""
+    known = remembered(job.results.scan_memory)
+    paths = {case.case: Path(case.image) for case in read_cases(job.results.cases)}
+    facts = [known[path] for row in job.rows if (path := paths.get(row["case"])) in known]
+    return summarize(
+        (np.array(one.affine).reshape(4, 4), one.shape, one.spacing, one.low, one.high)
+        for one in facts
+        if one.shape is not None and one.spacing is not None
     )
 
 
@@ -194,11 +219,15 @@ def describe(
     )
 
 
+def _model_label(label: Label) -> ModelLabel:
+    return ModelLabel(label.name, label.value, label.kind, label.tolerance_mm, label.scored)
+
+
 def export(
     results: Results,
     model: str,
     inference: InferenceSettings,
-    label_names: Sequence[str],
+    labels: Sequence[Label],
     output: Path,
 ) -> None:
     """Write a trained model's bundle: model.safetensors and model.json.
@@ -207,7 +236,7 @@ def export(
         results: the results folder.
         model: its name.
         inference: how the model is used by default.
-        label_names: names of the labels in order.
+        labels: the label map, in order.
         output: the bundle's folder.
     """
     record = read_training(results, model)
@@ -221,10 +250,17 @@ def export(
         model,
         TrainingSettings.from_json(record["settings"]),
         inference,
-        label_names,
+        [label.name for label in labels],
         record["weights_sha256"],
     )
-    description = replace(description, unseen=tuple(record["labels_unseen"]), provenance=provenance)
+    images = record.get("training_images")
+    description = replace(
+        description,
+        labels=(description.labels[0], *map(_model_label, labels)),
+        unseen=tuple(record["labels_unseen"]),
+        provenance=provenance,
+        training_images=TrainingImages.from_json(images) if images else None,
+    )
     write_bundle(output, description, load_file(results.file(record["weights"])))
     # For use with nnU-Net: a link to its model folder, in the record's folder.
     link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)

@@ -21,6 +21,7 @@ from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import MergeError, StoreError
 from flare23_lib.inference.segmentations import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
+from flare23_lib.io.label_tables import label_table, write_label_tables
 from flare23_lib.io.nifti import Volume, read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE
@@ -300,6 +301,7 @@ def collect_completed(job: CompletionJob, shards: int, output: Path, confusion: 
     for row in rows:
         row["left_out"] = "yes" if row["case"] in excluded else ""
     _write_confusion(job, rows, confusion)
+    write_label_tables(output.parent, label_table(job.label_names, job.settings.label_values))
     write_csv(output, ["case", "file", "left_out", *columns_of(job.label_names)[2:]], rows)
     for outcome in OUTCOMES[1:]:
         total = sum(int(value) for row in rows for name, value in row.items() if name.startswith(f"{outcome}_"))

@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.optimize import isotonic_regression
 
 from flare23_lib.io import atomic
 
@@ -55,6 +54,8 @@ def apart(places: Sequence[float], steps: Sequence[float]) -> np.ndarray:
         places: in ascending order, at least one.
         steps: distances of neighbors, one fewer.
     """
+    from scipy.optimize import isotonic_regression
+
     offsets = np.cumsum([0.0, *steps])
     return isotonic_regression(np.asarray(places) - offsets).x + offsets
 
