@@ -240,12 +240,16 @@ QuarantineOrWarn = Literal["quarantine", "warn"]
 WarnOrQuarantine = Literal["warn", "quarantine"]
 
 
-def _quarantine(remedy: str) -> Any:
-    return Field("quarantine", description=remedy)
+def _quarantine(remedy: str, **options: Any) -> Any:
+    return Field("quarantine", description=remedy, **options)
 
 
-def _warn(remedy: str) -> Any:
-    return Field("warn", description=remedy)
+def _warn(remedy: str, **options: Any) -> Any:
+    return Field("warn", description=remedy, **options)
+
+
+LATER_QUARANTINE, LATER_WARN = ({"exclude_if": severity.__eq__} for severity in ("quarantine", "warn"))
+"""Of kinds that came after version 0.1: at its default such a kind is left out of fingerprints."""
 
 
 class QualityIssues(Table):
@@ -263,7 +267,11 @@ class QualityIssues(Table):
     unsupported_type: Quarantine = _quarantine("export one number per voxel")
     bad_spacing: Quarantine = _quarantine("convert it from the source again")
     singular_axes: Quarantine = _quarantine("convert it from the source again")
+    too_large: Quarantine = _quarantine("crop it, or resample it to larger voxels", **LATER_QUARANTINE)
     # the header is doubtful
+    implausible_size: QuarantineOrWarn = _quarantine(
+        "look up its true spacing and unit of length", **LATER_QUARANTINE
+    )
     placeholder_spacing: WarnOrQuarantine = _warn("look up the true spacing")
     sheared_axes: WarnOrQuarantine = _warn("resample it to right angles, or accept it")
     strongly_sheared_axes: QuarantineOrWarn = _quarantine("resample it to right angles")
@@ -284,7 +292,10 @@ class QualityIssues(Table):
     negative_label_values: Quarantine = _quarantine("export it again, or map the value")
     unknown_label_values: Quarantine = _quarantine("map the value, or add it to `labels`")
     scaled_label: WarnOrQuarantine = _warn(
-        "export it without scl_slope: programs that pass over the scaling see other values"
+        "save it from an integer array, without scl_slope: programs that pass over the scaling see other values"
+    )
+    ignored_voxels: WarnOrQuarantine = _warn(
+        "nothing, if 255 marks what nobody was sure of; else map the value", **LATER_WARN
     )
     empty_label: Literal["quarantine", "unlabeled", "warn"] = _quarantine(
         "remove it if nobody labeled the case; else `quality_issues: {empty_label: warn}`"
@@ -293,7 +304,15 @@ class QualityIssues(Table):
     shape_mismatch: Quarantine = _quarantine("find the label's true image, or export it again")
     orientation_mismatch: Quarantine = _quarantine("export the label on its image: axes are flipped or swapped")
     affine_mismatch: Quarantine = _quarantine("export the label on its image")
+    rounded_affine: WarnOrQuarantine = _warn(
+        "nothing, if rounding explains it; else export the label on its image", **LATER_WARN
+    )
     # the cases do not belong together
+    name_too_long: Quarantine = _quarantine("shorten its name: files are named after it", **LATER_QUARANTINE)
+    resliced_copy: WarnOrQuarantine = _warn(
+        "drop the plain one, whose slices are not equally far apart, or accept that the patient counts twice",
+        **LATER_WARN,
+    )
     duplicate_case: Quarantine = _quarantine("keep one of them, rename one, or set `prefixes` of the layout")
     duplicate_image: WarnOrQuarantine = _warn("keep one of them, or accept that it counts twice")
     validation_image_in_training: QuarantineOrWarn = _quarantine("take it out of one of the two")

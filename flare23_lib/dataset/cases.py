@@ -29,7 +29,7 @@ class Case:
         shape: (z, y, x); None if the header could not be read.
         spacing: (z, y, x) in mm; None likewise.
         status: "ok", "warned" or "quarantined".
-        image_id: identity of the image's content (`images.file_identity`).
+        image_id: identity of the image's content (`io.identity.file_identity`).
         label_id: identity of the label's content, or empty.
     """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +13,8 @@ from pathlib import Path
 
 from flare23_lib.config.models import Layout
 from flare23_lib.errors import CohortError
+
+log = logging.getLogger(__name__)
 
 OF_RELEASES = ({"unlabelTr1800", "unlabeledTr1800"}, {"validation-gt", "val-gt-50cases-for-sanity-check"})
 """Names that one and the same folder has in releases of FLARE23's data."""
@@ -53,19 +57,38 @@ class Found:
 
 
 def _files_below(folder: str) -> list[str]:
-    """Return the paths of all files below a folder, hidden files and folders left out."""
-    found = []
+    """Return the paths of all files below a folder, hidden files and folders left out.
+
+    Links to folders are followed last, and only to folders that were not listed before: each file is found once, and
+    a link to a folder around it ends there.
+    """
+    found, links = [], []
     pending = [folder]
-    while pending:
-        with os.scandir(pending.pop()) as entries:
+    listed: set[tuple[int, int]] = set()
+    while pending or links:
+        linked = not pending
+        place = (links if linked else pending).pop()
+        status = Path(place).stat()
+        if (status.st_dev, status.st_ino) in listed:
+            log.warning("%s: leads to %s, which is listed already; passed over", place, os.path.realpath(place))
+            continue
+        listed.add((status.st_dev, status.st_ino))
+        with os.scandir(place) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
-                    pending.append(entry.path)
+                if _is_folder(entry):
+                    (links if entry.is_symlink() else pending).append(entry.path)
                 else:
                     found.append(entry.path.replace(os.sep, "/").removeprefix("./"))
     return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: a file that cannot be read
+        return False
 
 
 def place_of(root: Path, folder: str) -> Path:
@@ -85,6 +108,20 @@ def _check_name(file: str) -> None:
     except UnicodeEncodeError as error:
         shown = os.fsencode(file).decode("utf-8", "backslashreplace")
         raise CohortError(f"{shown}: its name is not UTF-8; rename it") from error
+
+
+def _distinct(files: list[Path]) -> list[Path]:
+    """Return files without those that are links to another one of them."""
+    if len(files) == 1:
+        return files
+    seen: dict[object, Path] = {}
+    for file in sorted(files, key=lambda file: (file.is_symlink(), file)):
+        try:
+            status = file.stat()
+            seen.setdefault((status.st_dev, status.st_ino), file)
+        except OSError:
+            seen.setdefault(file, file)
+    return sorted(seen.values())
 
 
 class _Folders:
@@ -128,9 +165,11 @@ class _Folders:
             if not name.endswith(suffix) or len(name) == len(suffix):
                 continue
             if not_mine is None or not name.endswith(not_mine):
-                cases[prefix + name.removesuffix(suffix)].append(Path(file))
+                # One name can be written in composed or decomposed letters; on the screen they look the same.
+                case = unicodedata.normalize("NFC", prefix + name.removesuffix(suffix))
+                cases[case].append(Path(file))
                 self.taken.add(file)
-        return dict(sorted(cases.items()))
+        return {case: _distinct(files) for case, files in sorted(cases.items())}
 
     def images(self, folders: Sequence[str]) -> dict[str, list[Path]]:
         return self.by_case(folders, self.image_suffix, self.label_suffix, self.groups[0])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flare23_lib.dataset.image_info import Facts
-from flare23_lib.labels import LabelMap
+from flare23_lib.labels import IGNORE_VALUE, LabelMap
 
 QUARANTINE, WARN, UNLABELED = "quarantine", "warn", "unlabeled"
 """Severities: the case is left out; it is only listed; it counts as a case without a label."""
@@ -24,6 +24,24 @@ SCALE_TOLERANCE = 1e-3
 
 CT_HIGHEST_LOW, CT_LOWEST_HIGH = -100.0, 100.0
 """In a CT in HU some voxel is below the one (air is -1000, fat about -100) and some above the other (bone)."""
+
+CT_LARGEST_VALUE = 1e5
+"""No HU is further from 0; metal reaches some 30,000."""
+
+SPACING_LIMITS_MM = (0.01, 100.0)
+"""No CT of a body has voxels smaller or larger than this along an axis."""
+
+MIN_EXTENT_MM = 10.0
+"""A CT of a body is at least this long along its longest axis."""
+
+MAX_EXTENTS_MM = (2500.0, 1200.0)
+"""No CT of a body is longer than this along its longest axis (a body) and its second longest (a field of view)."""
+
+ROUNDING_VOXELS = 0.01
+"""Affines of image and label that put the corners further apart than this are reported."""
+
+MAX_NAME_BYTES = 215
+"""Longest name of a case in bytes: files of the store are named after it and add up to 40 of 255."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,8 @@ def file_faults(facts: Facts, has_twin: bool, shear_limit: float) -> Iterator[Fi
 
 def image_faults(facts: Facts) -> Iterator[Finding]:
     """Yield what is wrong with a readable file as a CT."""
+    if size := implausible_size(facts):
+        yield "implausible_size", size
     if facts.spacing == (1.0, 1.0, 1.0):
         yield "placeholder_spacing", "the spacing is 1x1x1 mm, likely a placeholder"
     if not facts.finite:
@@ -99,8 +119,20 @@ def image_faults(facts: Facts) -> Iterator[Finding]:
         return
     if facts.low == facts.high:
         yield "constant_image", f"every voxel is {facts.low:g}"
-    elif facts.low > CT_HIGHEST_LOW or facts.high < CT_LOWEST_HIGH:
+    elif facts.low > CT_HIGHEST_LOW or facts.high < CT_LOWEST_HIGH or max(-facts.low, facts.high) > CT_LARGEST_VALUE:
         yield "not_hounsfield", f"values from {facts.low:g} to {facts.high:g} cannot be a CT's in HU"
+
+
+def implausible_size(facts: Facts) -> str | None:
+    """Say why a volume is too small or too large for a CT of a body; None if it is not."""
+    spacing, shape = facts.spacing, facts.shape
+    extents = sorted((count * size for count, size in zip(shape, spacing, strict=True)), reverse=True)
+    low, high = SPACING_LIMITS_MM
+    too_long = any(extent > limit for extent, limit in zip(extents, MAX_EXTENTS_MM, strict=False))
+    if low <= min(spacing) and max(spacing) <= high and extents[0] >= MIN_EXTENT_MM and not too_long:
+        return None
+    extent = _millimeters(count * size for count, size in zip(shape, spacing, strict=True))
+    return f"a voxel of {_millimeters(spacing)} and a volume of {extent} (z, y, x) are no CT's of a body"
 
 
 def label_faults(facts: Facts, labels: LabelMap) -> Iterator[Finding]:
@@ -109,16 +141,25 @@ def label_faults(facts: Facts, labels: LabelMap) -> Iterator[Finding]:
         if facts.whole:
             yield "unknown_label_values", "has more different values than any label map"
         else:
-            yield "fractional_label_values", "has values that are not whole numbers"
+            cause = ", which scl_slope and scl_inter make of the stored ones" if facts.scaled else ""
+            yield "fractional_label_values", f"has values that are not whole numbers{cause}"
         return
-    if facts.scaled:
-        yield "scaled_label", "scl_slope or scl_inter change its values"
-    if not facts.voxels:
+    cause = "scl_slope or scl_inter change its values" if facts.scaled else ""
+    if facts.off_whole:
+        off = f"its values are up to {facts.off_whole:.2g} off whole numbers, which are taken"
+        yield "scaled_label", f"{cause}: {off}" if cause else off
+    elif cause:
+        yield "scaled_label", cause
+    ignored = facts.voxels.get(IGNORE_VALUE, 0)
+    if len(facts.voxels) > bool(ignored):
+        if ignored:
+            yield "ignored_voxels", f"{ignored} voxels have the value 255: training and scores pass over them"
+    else:
         yield "empty_label", "has no labeled voxel"
     negative = [value for value in facts.voxels if value < 0]
     if negative:
         yield "negative_label_values", f"has the values {_listed(negative)}"
-    unknown = [value for value in facts.voxels if value >= 0 and value not in labels.values]
+    unknown = [value for value in facts.voxels if value >= 0 and value not in (*labels.values, IGNORE_VALUE)]
     if unknown:
         yield "unknown_label_values", f"has the values {_listed(unknown)}, which are not in `labels`"
 
@@ -127,6 +168,8 @@ def pair_faults(image: Facts, label: Facts) -> Iterator[Finding]:
     """Yield how a readable label does not lie on its readable image."""
     difference = image.geometry.difference(label.geometry)
     if difference is None:
+        if difference := image.geometry.difference(label.geometry, ROUNDING_VOXELS):
+            yield "rounded_affine", f"does not lie exactly on its image: {difference}"
         return
     if image.shape != label.shape:
         yield "shape_mismatch", f"does not lie on its image: {difference}"
