@@ -106,6 +106,22 @@ class LabelMap:
         return LabelMap(tuple(label for label in self.labels if label.value in kept))
 
 
+def take_ignored(reference: np.ndarray) -> np.ndarray | None:
+    """Make the voxels of a reference background, in place, that are to be ignored.
+
+    Args:
+        reference: (z, y, x) label values.
+
+    Returns:
+        Where they are, for the prediction; None if there are none.
+    """
+    if not any((plane == IGNORE_VALUE).any() for plane in reference):
+        return None
+    ignored = reference == IGNORE_VALUE
+    reference[ignored] = 0
+    return ignored
+
+
 def label_indices(volume: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """Turn a label volume of file values into one of network indices (uint8, same shape).
 

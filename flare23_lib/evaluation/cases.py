@@ -7,6 +7,7 @@ used is no fault of the model: the case has a status and no numbers.
 
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 
 from flare23_lib.config.models import Evaluation
 from flare23_lib.config.settings import EvaluationSettings
-from flare23_lib.errors import EvaluationError, FlareError
+from flare23_lib.errors import EvaluationError, FlareError, ImageError, StoreError
 from flare23_lib.evaluation.details import Details, measure_details
 from flare23_lib.evaluation.metrics import (
     MIN_DSC_FOR_NSD,
@@ -31,7 +32,7 @@ from flare23_lib.evaluation.metrics import (
     unknown_values_error,
 )
 from flare23_lib.io.nifti import Volume, open_volume, read_labels
-from flare23_lib.labels import LabelMap
+from flare23_lib.labels import LabelMap, take_ignored
 from flare23_lib.runtime.progress import progress
 
 OK = "ok"
@@ -42,6 +43,12 @@ BYTES_PER_VOXEL = 8
 
 PROCESS_MB = 150
 """Memory that a scoring process takes before it has read anything."""
+
+FILE_ERRORS = (
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
+    errno.EINVAL,
+)  # fmt: skip
+"""Errors of the operating system that are faults of a file."""
 
 EMPTY = Score(dsc=math.nan, nsd=math.nan)
 """Score of a cell that stays empty."""
@@ -58,6 +65,7 @@ class Scoring:
         partial_references: a class that a reference does not hold was not labeled in it: its cells stay empty.
         with_details: measure distances, volumes and tumors too (see `details`).
         unseen: names of classes that the model never saw in training: their cells stay empty.
+        stored_predictions: the predictions are files of the store: one that cannot be read ends the evaluation.
 
     Raises:
         ConfigError: `unseen` names a label that is not in the map.
@@ -70,6 +78,7 @@ class Scoring:
     partial_references: bool = False
     with_details: bool = False
     unseen: Sequence[str] = ()
+    stored_predictions: bool = False
 
     def __post_init__(self) -> None:
         check_mode(self.mode)
@@ -191,13 +200,20 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
     try:
         reference = read_labels(pair.reference)
     except (FlareError, OSError) as error:
+        _raise_read_error(error)
         return _without_reference(pair, labels, error)
     spacing = reference.geometry.spacing
+    ignored = take_ignored(reference.array)
     try:
         prediction = _read_prediction(pair, reference)
+        if ignored is not None:
+            prediction[ignored] = 0
         scores = score_case(reference.array, prediction, spacing, labels, scoring.mode, scoring.min_dsc_for_nsd)
         status = OK
     except (FlareError, OSError) as error:
+        _raise_read_error(error)
+        if scoring.stored_predictions and isinstance(error, (ImageError, OSError)):
+            raise StoreError(f"{error}; run `flare23 store verify` and start again") from error
         if unknown_values(reference.array, labels):
             return _without_reference(pair, labels, unknown_values_error(reference.array, labels, "reference"))
         scores, status = dict.fromkeys(labels.names, Score(dsc=0.0, nsd=0.0)), _line(error)
@@ -210,6 +226,13 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
         details = measure_details(pair.case, reference.array, prediction, spacing, scored)
     cells = {name: score if name in scored.names else EMPTY for name, score in scores.items()}
     return CaseScores(pair.case, cells, status, details)
+
+
+def _raise_read_error(error: Exception) -> None:
+    """Raise EvaluationError for an error of the disk or the network, which is no fault of the file."""
+    cause = error.__cause__ if isinstance(error, ImageError) else error
+    if isinstance(cause, OSError) and cause.errno not in (None, *FILE_ERRORS):
+        raise EvaluationError(f"{error}; nothing is scored") from error
 
 
 def _without_reference(pair: Pair, labels: LabelMap, error: Exception) -> CaseScores:

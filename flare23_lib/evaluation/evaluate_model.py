@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from flare23_lib.cache.results import Results, read_training
@@ -41,6 +42,7 @@ def evaluate(
     Raises:
         EvaluationError: no validation case has a label.
         StoreError: a prediction is in no record, or is missing or damaged, which is no fault of the model.
+        EvaluationError: a file cannot be read because of the disk or the network.
     """
     labels = label_map(settings.labels)
     gathered = results.gathered("predictions", model)
@@ -54,6 +56,7 @@ def evaluate(
         results.measures(files[case.case])
     pairs = [Pair(case.case, Path(case.label), results.root / files[case.case]) for case in labeled]
     scoring = Scoring.from_settings(settings, labels, read_training(results, model)["labels_unseen"])
+    scoring = replace(scoring, stored_predictions=True)
     evaluate_cases(pairs, scoring, output, processes, memory_mb)
     log.info("%s on %d validation cases\n%s", model, len(pairs), format_summary(output / SUMMARY_FILE))
 

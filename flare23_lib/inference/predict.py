@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from flare23_lib.errors import FlareError
+from flare23_lib.errors import one_line
 from flare23_lib.inference.engine import Engine, Segmentation
 from flare23_lib.inference.image_files import Case, Reader, Reading, fits_beside, held_bytes
 from flare23_lib.inference.memory import WRITING, Plan
@@ -150,7 +150,7 @@ class _Run:
     def _fault(self, index: int, error: Exception) -> None:
         case = self.reader.cases[index]
         log.debug("%s", case.image, exc_info=error)
-        fault = Fault(case.name, case.image, _one_line(case.image, error))
+        fault = Fault(case.name, case.image, one_line(case.image, error))
         log.error("%s: %s", self._number(index), fault.message)
         self.faults.append(fault)
 
@@ -170,10 +170,3 @@ def _write(case: Case, labels: np.ndarray, header: nib.Nifti1Header) -> float:
     started = time.perf_counter()
     write_volume(case.labels, labels, header)
     return time.perf_counter() - started
-
-
-def _one_line(path: Path, error: Exception) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
-    if not isinstance(error, FlareError):
-        text = f"{type(error).__name__}: {text}"
-    return text if text.startswith(str(path)) else f"{path}: {text}"

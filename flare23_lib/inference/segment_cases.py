@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flare23_lib import versions
 from flare23_lib.cache.collect import complete_rows, link_cases
@@ -15,11 +16,11 @@ from flare23_lib.cache.entries import Item, Shard, StageFolder, fingerprint
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.settings import InferenceSettings
 from flare23_lib.dataset.cases import Case, usable_cases
-from flare23_lib.errors import ImageError, about
 from flare23_lib.inference.image_files import fits_beside
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.nifti import Volume, read_volume, write_volume
 from flare23_lib.io.tables import write_csv
+from flare23_lib.runtime.failures import CaseFailures
 from flare23_lib.runtime.progress import progress
 
 if TYPE_CHECKING:
@@ -106,6 +107,9 @@ def segment_cases(
         device: as `devices.choose`.
         threads: threads to use.
         lock_name: of the lock that is held meanwhile.
+
+    Raises:
+        CasesFailedError: the other cases are done.
     """
     folder = segmentation_folder(results, model_digest(model_description(results, model)), inference).create()
     made = []
@@ -116,15 +120,16 @@ def segment_cases(
         log.info("%d cases, %d of them to be segmented", len(items), len(missing))
         engine = _engine(results, model, inference, device, threads) if missing else None
         volumes = _read_ahead(engine, missing)
+        failures = CaseFailures(len(items))
         for (case, item, inputs), done in progress(list(zip(items, notes, strict=True))):
             note = done
             if note is None:
-                try:
-                    note = _segment_case(engine, next(volumes), item, inputs)
-                except ImageError as error:
-                    raise ImageError(about(case.image, error), error.kind) from error
-                log.info("%s in %.1f s", case.case, sum(note["results"]["timings"].values()))
+                image = next(volumes)
+                with failures.case(case.case, case.image):
+                    note = _segment_case(engine, image(), item, inputs)
+                    log.info("%s in %.1f s", case.case, sum(note["results"]["timings"].values()))
             made.append(({"case": case.case, "file": results.relative(item.file(LABELS))}, note))
+    failures.raise_any()
     return made
 
 
@@ -144,18 +149,30 @@ def _engine(results: Results, model: str, inference: InferenceSettings, device: 
     return Engine(load_bundle(results.bundle(model)), choose(device, claimed=1), **inference.to_json())
 
 
-def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Mapping[str, Any]]]) -> Iterator[Volume]:
-    """Give cases' images one by one; the next is read while one is in use, if there is memory for both."""
+def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Mapping[str, Any]]]) -> Iterator[Callable[[], Volume]]:
+    """Give for each case a function that returns its image, once, or raises what reading it raised.
+
+    The next image is read while one is in use, if there is memory for both.
+    """
     with ThreadPoolExecutor(1) as thread:
         reading: Future[Volume] | None = None
         for (case, inputs), following in itertools.zip_longest(wanted, wanted[1:]):
-            volumes = [reading.result() if reading else read_volume(case.image)]
-            reading = None
-            if following is not None:
-                plan = engine.plan(volumes[0].geometry, volumes[0].array.nbytes, *_options(inputs))
-                if fits_beside(engine, plan, Path(following[0].image)):
-                    reading = thread.submit(read_volume, following[0].image)
-            yield volumes.pop()  # nothing here holds it any more
+            current, reading = reading, None
+            try:
+                volumes = [current.result() if current else read_volume(case.image)]
+                del current
+                if following is not None:
+                    plan = engine.plan(volumes[0].geometry, volumes[0].array.nbytes, *_options(inputs))
+                    if fits_beside(engine, plan, Path(following[0].image)):
+                        reading = thread.submit(read_volume, following[0].image)
+            except Exception as error:
+                yield functools.partial(_raise, error)
+            else:
+                yield volumes.pop  # nothing here holds the image any more
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _options(inputs: Mapping[str, Any]) -> tuple[list[int], bool]:

@@ -175,7 +175,9 @@ def _train(
     link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, results.root, rows)
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
     plans = nnunet_plans.plans(settings)
-    dataset = nnunet_plans.dataset_json(list(names.values()), settings.ignore_label, rows, unseen)
+    # Labels of users may hold voxels to ignore without a word of it in the configuration.
+    ignored = settings.ignore_label or any(results.measures(row["label"]).get("ignored") for row in rows)
+    dataset = nnunet_plans.dataset_json(list(names.values()), ignored, rows, unseen)
     chosen = choose(way.device, claimed=way.gpus)
     with quiet(folder.path / "nnunet.log"):
         what = Run(folder.path, plans, dataset, chosen, way.gpus, way.threads, way.checkpoint_minutes)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,11 +19,12 @@ from flare23_lib.cache.entries import Item, StageFolder, fingerprint
 from flare23_lib.cache.results import Results
 from flare23_lib.config.models import Intensity
 from flare23_lib.config.settings import PreprocessingSettings, TrainingSet, TrainingSettings
-from flare23_lib.errors import ConfigError, TrainingError
+from flare23_lib.errors import ConfigError, TrainingError, one_line
 from flare23_lib.io.atomic import atomic_path, read_json, write_json
 from flare23_lib.io.nifti import read_labels, read_volume
 from flare23_lib.preprocessing.intensity import SAMPLES, draw_foreground, pool
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, label_file, no_case, training_set
+from flare23_lib.runtime.failures import CaseFailures, concerns_all
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ def pooled_item(folder: StageFolder, cases: Sequence[TrainingCase]) -> tuple[Ite
 
 
 class _Task(NamedTuple):
+    case: str
     image: Path
     label: Path
     item: Item
@@ -78,7 +82,7 @@ def measure(results: Results, model: str, settings: TrainingSet, processes: int,
         note = pooled.read()
         if note is None:
             tasks = [
-                _Task(Path(case.case.image), label_file(results, case), *item)
+                _Task(case.case.case, Path(case.case.image), label_file(results, case), *item)
                 for case, item in zip(cases, items, strict=True)
                 if item[0].read() is None
             ]
@@ -90,14 +94,35 @@ def measure(results: Results, model: str, settings: TrainingSet, processes: int,
 
 
 def _run(tasks: Sequence[_Task], processes: int) -> None:
-    if processes <= 1 or len(tasks) < 2:
-        for _ in progress(map(_draw, tasks), total=len(tasks)):
-            pass
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=context) as pool_of_processes:
-        for _ in progress(pool_of_processes.map(_draw, tasks), total=len(tasks)):
-            pass
+    """Draw from the cases of the tasks; CasesFailedError if one fails, TrainingError if a process is killed."""
+    failures = CaseFailures(len(tasks))
+    with contextlib.ExitStack() as stack:
+        results: Iterable[str | None] = map(_draw_case, tasks)
+        if processes > 1 and len(tasks) > 1:
+            context = multiprocessing.get_context("spawn")
+            pool_of_processes = ProcessPoolExecutor(min(processes, len(tasks)), mp_context=context)
+            results = stack.enter_context(pool_of_processes).map(_draw_case, tasks)
+        try:
+            for task, line in zip(tasks, progress(results, total=len(tasks)), strict=True):
+                if line:
+                    failures.add(task.case, line)
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a measuring process was killed, probably because memory ran out; what was measured is kept, "
+                "use fewer processes"
+            ) from error
+    failures.raise_any()
+
+
+def _draw_case(task: _Task) -> str | None:
+    """Draw from a case and return None, or one line why it failed."""
+    try:
+        _draw(task)
+    except Exception as error:
+        if concerns_all(error):
+            raise
+        return one_line(task.image, error)
+    return None
 
 
 def _draw(task: _Task) -> None:

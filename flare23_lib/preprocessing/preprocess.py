@@ -5,6 +5,7 @@ An image is made once for a spacing, orientation and intensity, however many mod
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io.atomic import atomic_path, link_to
-from flare23_lib.io.nifti import read_labels, read_volume
+from flare23_lib.io.nifti import MAX_VOXELS, read_labels, read_volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.labels import label_indices
 from flare23_lib.preprocessing.locations import class_locations
@@ -65,6 +66,10 @@ def preprocess_image(
         raise ImageError(f"{source}: has NaN or infinite voxels")
     source_spacing = turn.spacing(volume.geometry.spacing)
     shape = resampled_shape(array.shape, source_spacing, spacing)
+    if math.prod(shape) > MAX_VOXELS:
+        raise ImageError(
+            f"{source}: would have {math.prod(shape):.2g} voxels {shape} (z, y, x) at the model's spacing"
+        )
     image = prepare_image(array, intensity, shape)
     _save(target, image.numpy()[None], patch_size)
     return {"shape": list(array.shape), "spacing": list(source_spacing)}
@@ -95,7 +100,7 @@ def preprocess_labels(
             within the tolerance and so give another shape.
 
     Returns:
-        The indices that have voxels, background and ignored ones left out.
+        The indices that have voxels, background left out; the last one may be that of voxels to ignore.
     """
     volume = read_labels(source)
     turn = Orientation.of(volume.geometry.affine, orientation)
@@ -110,7 +115,9 @@ def preprocess_labels(
     with atomic_path(properties) as temporary:
         temporary.write_bytes(pickle.dumps({"class_locations": locations, "spacing": list(spacing)}))
     _save(target, labels[None].astype(np.int16), patch_size)
-    return [index for index in classes if len(locations[index])]
+    ignored = len(classes) + 1
+    present = [index for index in classes if len(locations[index])]
+    return [*present, ignored] if (labels == ignored).any() else present
 
 
 def identifier(case: str) -> str:

@@ -16,6 +16,7 @@ from flare23_lib.config.settings import PreprocessingSettings, TrainingSet
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import CohortError, TrainingError
 from flare23_lib.io.tables import read_csv
+from flare23_lib.runtime.failures import CaseFailures
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -139,17 +140,23 @@ def preprocess(
         patch_size: (z, y, x); how files are divided into chunks.
         shard: which cases.
         output: the record.
+
+    Raises:
+        CasesFailedError: the other cases are done, and the record is not written.
     """
     cases = [case for case in training_set(results, settings) if case.case.case in shard]
     rows = []
     made = 0
+    failures = CaseFailures(len(cases))
     for case in progress(cases):
         log.debug("%s", case.case.case)
-        made += _image(results, settings, patch_size, shard, case.case)
-        note, fresh = _labels(results, settings, patch_size, shard, case)
-        made += fresh
-        present = " ".join(map(str, note["results"]["labels_present"]))
-        rows.append({**row_of(results, settings, case), "labels_present": present})
+        with failures.case(case.case.case, case.case.image):
+            made += _image(results, settings, patch_size, shard, case.case)
+            note, fresh = _labels(results, settings, patch_size, shard, case)
+            made += fresh
+            present = " ".join(map(str, note["results"]["labels_present"]))
+            rows.append({**row_of(results, settings, case), "labels_present": present})
+    failures.raise_any()
     log.info("%d cases, %d files made, the rest was there", len(cases), made)
     write_record(output, COLUMNS, rows)
 
@@ -201,6 +208,10 @@ def _labels(
             patch_size,
             case.case.spacing,
         )
-        present = [settings.label_values[index - 1] for index in indices]
-        measures = {"labels_present": present, "core_seconds": time.process_time() - started}
+        values = settings.label_values
+        measures = {
+            "labels_present": [values[index - 1] for index in indices if index <= len(values)],
+            "ignored": indices[-1:] == [len(values) + 1],
+            "core_seconds": time.process_time() - started,
+        }
         return item.finish([".b2nd", ".pkl"], inputs, measures), True

@@ -26,6 +26,7 @@ from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.pseudo_labels import selection, small_components
 from flare23_lib.pseudo_labels.base_labels import annotated_labels, base_of, base_rows
 from flare23_lib.pseudo_labels.merge import OUTCOMES, Rules, Votes, check_geometry, merge
+from flare23_lib.runtime.failures import CaseFailures
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -78,8 +79,8 @@ def complete(
         output: the record.
 
     Raises:
-        MergeError: label and prediction are of different geometry.
-        StoreError: a pseudo-label is in no record, or gone.
+        CasesFailedError: the other cases are done, and the record is not written.
+        StoreError: a pseudo-label is in no record.
     """
     cases = [case for case in usable_cases(results.cases, "training", settings.category) if case.case in shard]
     pseudo_labels = results.shard("pseudo_labels", completion, shard)
@@ -91,22 +92,25 @@ def complete(
     rows = []
     made = 0
     with folder.lock(f"{completion}-{shard}", lambda: log.info("another job completes these cases; waiting for it")):
+        failures = CaseFailures(len(cases))
         for case in progress(cases):
             if case.case not in predictions:
                 raise StoreError(f"{case.case} is not in {pseudo_labels}; run `flare23 store verify` and start again")
             prediction = predictions[case.case]
-            item, inputs = completed_item(folder, case, prediction["file"], bases)
-            note = item.read()
-            if note is None:
-                original = results.file(bases[case.case]["file"]) if bases else case.label
-                annotated = annotated_labels(settings.annotated, case, bases)
-                note = _complete_case(results, settings, case, original, annotated, item, inputs)
-                made += 1
-            row = _row(results, case, item, note["results"], names)
-            agreement = {name: _number(prediction.get(f"agreement_{name}", "")) for name in label_names}
-            row["agreement"] = _mean_agreement(agreement)
-            row["change"] = _change(results, settings, case, row["file"], agreement, compared)
-            rows.append(row)
+            with failures.case(case.case, case.label or case.image):
+                item, inputs = completed_item(folder, case, prediction["file"], bases)
+                note = item.read()
+                if note is None:
+                    original = results.file(bases[case.case]["file"]) if bases else case.label
+                    annotated = annotated_labels(settings.annotated, case, bases)
+                    note = _complete_case(results, settings, case, original, annotated, item, inputs)
+                    made += 1
+                row = _row(results, case, item, note["results"], names)
+                agreement = {name: _number(prediction.get(f"agreement_{name}", "")) for name in label_names}
+                row["agreement"] = _mean_agreement(agreement)
+                row["change"] = _change(results, settings, case, row["file"], agreement, compared)
+                rows.append(row)
+    failures.raise_any()
     log.info("%s: %d cases, %d of them merged now", completion, len(cases), made)
     write_record(output, columns_of(label_names), rows)
 

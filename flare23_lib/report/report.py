@@ -14,7 +14,7 @@ from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, read_cases
 from flare23_lib.io.nifti import read_labels, read_volume
 from flare23_lib.io.orientation import Orientation
-from flare23_lib.labels import LabelMap
+from flare23_lib.labels import LabelMap, take_ignored
 from flare23_lib.report import sections
 from flare23_lib.report.page import Block, Picture, Section, ViewerBlock, Words, write_page
 from flare23_lib.report.provenance import provenance
@@ -151,9 +151,10 @@ def _draw_cases(
 def read_case(scored: ScoredCase, labels: LabelMap) -> ViewerCase:
     """Read a case's image, reference and prediction."""
     image = read_volume(scored.case.image)
-    reference, prediction = (
-        labels.to_indices(read_labels(path).array) for path in (scored.case.label, scored.prediction)
-    )
+    reference, prediction = (read_labels(path).array for path in (scored.case.label, scored.prediction))
+    if (ignored := take_ignored(reference)) is not None:
+        prediction[ignored] = 0
+    reference, prediction = labels.to_indices(reference), labels.to_indices(prediction)
     return ViewerCase(scored.case.case, scored.score, image.array, reference, prediction, image.geometry)
 
 

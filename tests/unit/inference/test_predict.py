@@ -288,7 +288,7 @@ def test_the_stage_reads_one_image_ahead_and_keeps_their_order(images, monkeypat
     volumes = segment_cases._read_ahead(an_engine(limits=Limits(host=8000)), wanted)
     first = next(volumes)
     assert begun in (paths[:1], paths[:2])  # the second is left to a thread
-    assert [volume.array.sum() for volume in (first, *volumes)] == [read_volume(path).array.sum() for path in paths]
+    assert [image().array.sum() for image in (first, *volumes)] == [read_volume(path).array.sum() for path in paths]
     assert begun == paths
 
 
