@@ -53,6 +53,7 @@ gpu-check: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 
 ## The documentation as a site in build/site; a broken link is an error.

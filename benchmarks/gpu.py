@@ -40,7 +40,7 @@ BENCHMARKS = Path(__file__).resolve().parent
 LOG_LINES = 15
 """Last lines of a part's output that stand in the result if it failed."""
 
-LEAST_SECONDS = 10
+MIN_SECONDS = 10
 """A part is left out if no more time than this is left."""
 
 TINY_PATIENCE = 4
@@ -196,7 +196,7 @@ class Check:
         """Start a part, unless it is left out."""
         options = part.tiny if self.tiny else part.command
         left = self.until - time.monotonic()
-        if options is None or left < LEAST_SECONDS:
+        if options is None or left < MIN_SECONDS:
             reason = "a tiny run goes without it" if options is None else "no time was left"
             self.entries[part.name] = {"status": "left out", "reason": reason}
             self._say(part.name)

@@ -23,7 +23,7 @@ from provenance import provenance
 
 from flare23_lib.inference.bundle import load_bundle
 from flare23_lib.inference.network import WindowNetwork
-from flare23_lib.inference.upsampling import interpolated_labels, strongest
+from flare23_lib.inference.upsampling import argmax_classes, interpolated_labels
 from flare23_lib.inference.windows import all_windows, importance_map
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import read_volume
@@ -126,7 +126,7 @@ def smooth_logits() -> list[dict]:
         full = slab_wise(logits, target)
         last = logits.permute(1, 2, 3, 0).contiguous()
         axes = tuple(Axis.between(size, new) for size, new in zip(source, target, strict=True))
-        labels = strongest(last)
+        labels = argmax_classes(last)
         made = interpolated_labels(last, labels, axes)
         undecided = round(undecided_share(labels, axes), 4)
         rows.append({"from": source, "to": target, "undecided": undecided, **count_different(last, made, full)})
@@ -143,7 +143,7 @@ def main() -> None:
     make(args.folder)
     with torch.inference_mode():
         logits, shape = trained_logits(args.folder)
-        labels, argmax_seconds = timed(lambda: strongest(logits), args.repeats)
+        labels, argmax_seconds = timed(lambda: argmax_classes(logits), args.repeats)
         axes = tuple(Axis.between(size, new) for size, new in zip(logits.shape[:3], shape, strict=True))
         made, seconds = timed(lambda: interpolated_labels(logits, labels, axes), args.repeats)
         _, nearest = timed(lambda: F.interpolate(labels[None, None], size=shape, mode="nearest"), args.repeats)

@@ -75,7 +75,7 @@ def make_run(folder: Path, config: Config, number: int) -> Results:
     }
     write_csv(results.cases.with_name("categories.csv"), list(row), [row])
     for model in config.evaluated:
-        write_csv(results.gathered("predictions", model), ["case", "file"], predictions)
+        write_csv(results.collected("predictions", model), ["case", "file"], predictions)
         evaluate_cases(pairs, Scoring(config.label_map, "plain"), results.root / "evaluation" / model)
         write_json(results.training(model), {"cases": 1, "epochs": 1, "seconds": 1.0, "device": "cpu"})
     return results

@@ -31,7 +31,7 @@ from flare23_lib.config import Config
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet import plans as nnunet_plans
-from flare23_lib.nnunet.launch import Run, make_trainer
+from flare23_lib.nnunet.launch import TrainingRun, make_trainer
 from flare23_lib.nnunet.trainer import FlareTrainer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -45,7 +45,7 @@ def trainer_of(folder: Path, args: argparse.Namespace, resume: bool = False) -> 
     names = Config.load([REPOSITORY / "config.yaml"]).label_map.names
     dataset = nnunet_plans.dataset_json(names, False, read_json(folder / "rows.json"))
     plans = nnunet_plans.plans(settings_of("tiny", args.precision))
-    trainer = make_trainer(Run(folder, plans, dataset, torch.device(args.device), 1, args.threads))
+    trainer = make_trainer(TrainingRun(folder, plans, dataset, torch.device(args.device), 1, args.threads))
     if resume and not trainer.resume():
         raise RuntimeError("there is no checkpoint to start from")
     trainer.on_train_start()
@@ -80,7 +80,7 @@ def equal(first: Any, second: Any) -> bool:
 
 def steps(trainer: FlareTrainer, batches: Sequence[dict]) -> list[float]:
     """Take a step on each batch; return the losses."""
-    return [float(trainer.step(batch)) for batch in batches]
+    return [float(trainer.train_step(batch)) for batch in batches]
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:

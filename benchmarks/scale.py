@@ -1,10 +1,10 @@
-"""Do planning, a run with nothing to do, and `store verify` stay quick for 400, 4,000 and 40,000 cases?
+"""Do planning, a run with nothing to do, and `flare23 verify` stay quick for 400, 4,000 and 40,000 cases?
 
 For each size it writes a cohort of tiny files in FLARE23's proportions, scans it, and lays out a finished results
 folder of the paper's recipe with the workflow's own functions: every record and every note, while the heavy files
 hold a few bytes. That the layout is right is not taken on trust: `flare23 status` must find nothing to do. Then it
 times, as a user would run them: the dry run of a fresh start, a dry run and a run with nothing to do, `flare23
-status` and `flare23 store verify`.
+status` and `flare23 verify`.
 
     python benchmarks/scale.py --output benchmarks/results/scale.json
 """
@@ -24,10 +24,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from provenance import provenance
 
-from flare23_lib.cache.entries import Item, Shard, file_mark, shard_of
+from flare23_lib.cache.entries import Entry, Shard, checksum, shard_of
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, read_cases
@@ -36,6 +35,7 @@ from flare23_lib.io import nifti
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.tables import write_csv
 from flare23_lib.nnunet import train
+from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
 from flare23_lib.preprocessing import preprocess_cases
 from flare23_lib.pseudo_labels import complete
 from flare23_lib.pseudo_labels.merge import OUTCOMES
@@ -43,7 +43,6 @@ from flare23_lib.pseudo_labels.merge import OUTCOMES
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARES = {"tumor": (0.374, (14,)), "all_organs": (0.0625, range(1, 14)), "five_organs": (0.113, (1, 2, 3, 4, 13))}
 VALIDATION = 50
-WEIGHTS = torch.zeros(1)
 
 
 def command(*arguments: str, folder: Path) -> tuple[float, str]:
@@ -123,12 +122,13 @@ class Finished:
             else:
                 self._completion(name)
 
-    def _item(self, item: Item, suffixes: Sequence[str], inputs: Mapping, results: Mapping) -> None:
-        item.folder.mkdir(parents=True, exist_ok=True)
+    def _entry(self, entry: Entry, suffixes: Sequence[str], results: Mapping) -> None:
+        entry.folder.create()
         for suffix in suffixes:
-            item.file(suffix).write_bytes(b"as heavy as it need be")
-        marks = {suffix: file_mark(item.file(suffix)) for suffix in suffixes}
-        item.note_path.write_text(json.dumps({"inputs": inputs, "files": marks, "results": results}, indent=2))
+            entry.file(suffix).write_bytes(b"as heavy as it need be")
+        checksums = {suffix: checksum(entry.file(suffix)) for suffix in suffixes}
+        metadata = {"inputs": dict(entry.inputs), "files": checksums, "results": results}
+        entry.metadata_path.write_text(json.dumps(metadata, indent=2))
         self.files += len(suffixes)
 
     def _records(self, stage: str, name: str, columns: Sequence[str], rows: Sequence[Mapping], shards: int) -> None:
@@ -140,28 +140,26 @@ class Finished:
         settings = self.config.preprocessing_settings(name)
         rows = []
         for case in preprocess_cases.training_set(self.results, settings):
-            folder, image, image_inputs = preprocess_cases.image_item(self.results, settings, case.case)
-            folder.create()
-            self._item(image, [".b2nd"], image_inputs, {"seconds": 1.0})
-            folder, label, label_inputs = preprocess_cases.label_item(self.results, settings, case)
-            folder.create()
-            self._item(label, [".b2nd", ".pkl"], label_inputs, {"labels_present": [1, 14], "seconds": 1.0})
-            rows.append({**preprocess_cases.row_of(self.results, settings, case), "labels_present": "1 14"})
+            image = preprocess_cases.image_entry(self.results, settings, case.case)
+            self._entry(image, [".b2nd"], {})
+            label = preprocess_cases.label_entry(self.results, settings, case)
+            self._entry(label, [".b2nd", ".pkl"], {"labels_present": [1, 14]})
+            row = preprocess_cases.record_row(self.results, case.case.case, image, label)
+            rows.append({**row, "labels_present": "1 14"})
         self._records("preprocessed", name, preprocess_cases.COLUMNS, rows, self.config.shards.preprocessing)
         self._train(name, rows)
         if name in self.config.evaluated:
             cases = [case for case in self.cases if case.split == "validation"]
             self._segment("predictions", name, name, cases)
             rows = [{"case": case.case, "file": file} for case, file in zip(cases, self.made, strict=True)]
-            write_csv(self.results.gathered("predictions", name), ["case", "file"], rows)
+            write_csv(self.results.collected("predictions", name), ["case", "file"], rows)
 
     def _train(self, name: str, rows: Sequence[Mapping]) -> None:
         settings = self.config.training_settings(name)
-        folder = train.training_folder(self.results, settings, rows).create()
-        item = train.weights_item(folder)
+        entry = TrainingJob(self.results, name, settings, self.config.label_map.names, rows).weights
         sha = hashlib.sha256(name.encode()).hexdigest()
-        self._item(item, [train.WEIGHTS], {}, {"weights_sha256": sha})
-        record = {"model": name, "weights": self.results.relative(item.file(train.WEIGHTS)), "labels_unseen": []}
+        self._entry(entry, [WEIGHTS], {"weights_sha256": sha})
+        record = {"model": name, "weights": self.results.relative(entry.file(WEIGHTS)), "labels_unseen": []}
         write_json(self.results.training(name), record)
         inference, names = self.config.inference_settings(name), self.config.label_map.names
         model = train.describe(name, settings, inference, names, [], sha, {})
@@ -172,12 +170,12 @@ class Finished:
     def _segment(self, stage: str, name: str, model: str, cases: Sequence[Case]) -> None:
         folder = segment_cases.segmentation_folder(
             self.results, self.digests[model], self.config.inference_settings(model)
-        ).create()
+        )
         self.made = []
         for case in cases:
-            item, inputs = segment_cases.segmentation_item(folder, case, ())
-            self._item(item, [segment_cases.LABELS], inputs, {"agreement": {}, "timings": {"windows": 1.0}})
-            self.made.append(self.results.relative(item.file(segment_cases.LABELS)))
+            entry = segment_cases.segmentation_entry(folder, case)
+            self._entry(entry, [segment_cases.LABELS], {"agreement": {}, "timings": {"windows": 1.0}})
+            self.made.append(self.results.relative(entry.file(segment_cases.LABELS)))
         rows = [{"case": case.case, "file": file} for case, file in zip(cases, self.made, strict=True)]
         shards = self.config.shards.predictions if stage == "predictions" else self.config.shards.pseudo_labels
         self._records(stage, name, ["case", "file"], rows, shards)
@@ -186,22 +184,22 @@ class Finished:
         settings = self.config.completion_settings(name)
         cases = [case for case in self.cases if case.usable and case.category == settings.category]
         self._segment("pseudo_labels", name, self.config.completion(name).teacher, cases)
-        folder = complete.completion_folder(self.results, settings).create()
+        folder = complete.completion_folder(self.results, settings)
         columns = complete.columns_of(self.config.label_map.names)
         counts = {outcome: {"1": 1, "14": 1} for outcome in OUTCOMES}
         rows = []
         for case, prediction in zip(cases, self.made, strict=True):
-            item, inputs = complete.completed_item(folder, case, prediction, {})
+            entry = complete.completed_entry(folder, case, prediction, {})
             measures = {
                 "voxels": 32, "background": 30, "counts": counts, "pairs": [[0, 0, 30], [0, 1, 1], [14, 14, 1]],
                 "specks": {}, "labels_present": [1, 14],
             }  # fmt: skip
-            self._item(item, [complete.LABELS], inputs, measures)
-            file = self.results.relative(item.file(complete.LABELS))
+            self._entry(entry, [complete.LABELS], measures)
+            file = self.results.relative(entry.file(complete.LABELS))
             row = dict.fromkeys(columns, 0) | {"case": case.case, "file": file, "labels_present": "1 14"}
             rows.append(row)
         self._records("completed_labels", name, columns, rows, self.config.shards.pseudo_labels)
-        write_csv(self.results.gathered("completed_labels", name), ["left_out", *columns], rows)
+        write_csv(self.results.collected("completed_labels", name), ["left_out", *columns], rows)
 
 
 def measure(folder: Path, number: int) -> dict:
@@ -226,7 +224,7 @@ def measure(folder: Path, number: int) -> dict:
     noop, said = snakemake(folder)
     if "Nothing to be done" not in said:
         raise SystemExit(f"the layout is not a finished run's:\n{said}")
-    verified, said = flare23(folder, "store", "verify")
+    verified, said = flare23(folder, "verify")
     return {
         "cases": number,
         "jobs": jobs,

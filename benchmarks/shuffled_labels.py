@@ -25,13 +25,14 @@ from flare23_lib.config import Config
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.evaluation.evaluate_model import evaluate
 from flare23_lib.evaluation.tables import format_summary
-from flare23_lib.inference.segment_cases import gather_predictions, predict_validation
+from flare23_lib.inference.segment_cases import ModelUse, collect_predictions, predict_validation
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
-from flare23_lib.nnunet.train import export, train
+from flare23_lib.nnunet.train import TrainingRuntime, export, train
+from flare23_lib.nnunet.training_job import GivenFiles, training_job
 from flare23_lib.preprocessing.preprocess_cases import preprocess
-from flare23_lib.pseudo_labels.complete import annotated_labels
+from flare23_lib.pseudo_labels.base_labels import annotated_labels
 from flare23_lib.pseudo_labels.merge import Rules, merge
 
 ALL = Shard(0, 1)
@@ -45,7 +46,7 @@ def fitted(labels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def shuffle(config: Config, real: Results, other: Results, completion: str) -> None:
-    """Write a completion's labels anew, each case's merged with another case's pseudo-label."""
+    """Write a completion's labels again, each case's merged with another case's pseudo-label."""
     settings = config.completion_settings(completion)
     cases = {case.case: case for case in read_cases(real.cases)}
     pseudo = [
@@ -62,7 +63,7 @@ def shuffle(config: Config, real: Results, other: Results, completion: str) -> N
         file = f"store/shuffled/{completion}/{case.case}.nii.gz"
         write_volume(other.root / file, merged.labels, own.header)
         rows.append({"case": case.case, "file": file, "left_out": ""})
-    write_csv(other.gathered("completed_labels", completion), ["case", "file", "left_out"], rows)
+    write_csv(other.collected("completed_labels", completion), ["case", "file", "left_out"], rows)
 
 
 def main() -> None:
@@ -85,13 +86,16 @@ def main() -> None:
         shuffle(config, real, other, completion)
     record = other.shard("preprocessed", model, ALL)
     preprocess(other, config.preprocessing_settings(model), config.model(model).patch_size, ALL, record)
-    train(other, model, config.training_settings(model), names, 1, config.device, threads, 10, other.training(model))
+    job = training_job(other, model, config.training_settings(model), names, 1, GivenFiles())
+    history = other.training(model).with_name("training.csv")
+    train(job, TrainingRuntime(config.device, threads), None, other.training(model), history)
     inference = config.inference_settings(model)
     export(other, model, inference, names, other.bundle(model))
-    predict_validation(other, model, inference, config.device, threads, ALL, other.shard("predictions", model, ALL))
-    gather_predictions(other, model, 1, other.gathered("predictions", model))
-    summary = other.root / "evaluation" / model / "summary.csv"
-    evaluate(other, model, config.evaluation_settings(), threads, summary.with_name("metrics.csv"), summary)
+    use = ModelUse(model, inference, config.device, threads)
+    predict_validation(other, use, ALL, other.shard("predictions", model, ALL))
+    collect_predictions(other, model, 1, other.collected("predictions", model))
+    summary = other.summary(model)
+    evaluate(other, model, config.evaluation_settings(), summary.parent, threads)
 
     scores = {}
     for name, path in (("pseudo-labels", real.root / "evaluation" / model / "summary.csv"), ("shuffled", summary)):

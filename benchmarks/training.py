@@ -38,7 +38,7 @@ from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.io.atomic import write_json
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet import plans as nnunet_plans
-from flare23_lib.nnunet.launch import Run, make_trainer
+from flare23_lib.nnunet.launch import TrainingRun, make_trainer
 from flare23_lib.phantom import write_cohort
 from flare23_lib.preprocessing.preprocess import link_dataset, preprocess_image, preprocess_labels
 from flare23_lib.preprocessing.resampling import Intensity
@@ -92,10 +92,10 @@ def ours(folder: Path, settings: TrainingSettings, names: list[str], device: tor
     """Return our trainer, ready to take steps, and its step."""
     rows = json.loads((folder / "rows.json").read_text())
     dataset = nnunet_plans.dataset_json(names, False, rows)
-    trainer = make_trainer(Run(folder, nnunet_plans.plans(settings), dataset, device, 1, threads))
+    trainer = make_trainer(TrainingRun(folder, nnunet_plans.plans(settings), dataset, device, 1, threads))
     trainer.on_train_start()
     trainer.network.train()
-    return trainer, trainer.step
+    return trainer, trainer.train_step
 
 
 def stock(folder: Path, settings: TrainingSettings, names: list[str], device: torch.device):

@@ -20,7 +20,7 @@ from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.dataset import flare23
 from flare23_lib.dataset.cases import Case, read_cases
 from flare23_lib.errors import ConfigError
-from flare23_lib.inference.segment_cases import model_digest, segmentation_folder, segmentation_item
+from flare23_lib.inference.segment_cases import model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.io import atomic
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.size import forward_macs, parameters
@@ -318,7 +318,7 @@ def measured_figures(root: Path, config: Config) -> Figures:
         speed = epoch_macs(then) / (record["epoch_seconds"] * workers)
         figures[f"training of {model}"] = resource, speed
         folder = segmentation_folder(results, model_digest(atomic.read_json(results.model_file(model))), inference)
-        notes = [(case, note) for case in cases if (note := segmentation_item(folder, case)[0].read())]
+        notes = [(case, note) for case in cases if (note := segmentation_entry(folder, case).load())]
         if notes:
             windows = window_count(sizes_of_cases([case for case, _ in notes]), settings, inference)
             seconds = sum(sum(note["results"]["timings"].values()) for _, note in notes)

@@ -207,7 +207,7 @@ def print_summaries():
         summary = RESULTS.summary(model)
         if not summary.exists():
             continue
-        inputs = [RESULTS.cases, RESULTS.training(model), RESULTS.gathered("predictions", model)]
+        inputs = [RESULTS.cases, RESULTS.training(model), RESULTS.collected("predictions", model)]
         if all(path.exists() and path.stat().st_mtime <= summary.stat().st_mtime for path in inputs):
             print(f"\n{model} ({summary})\n\n{format_summary(summary)}")
         else:

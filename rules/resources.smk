@@ -5,7 +5,13 @@
 # trainings go on where they ended, in the same time; short jobs, which begin anew, ask for more of that too.
 
 from flare23_lib.cache.entries import Shard
-from flare23_lib.workflow import up_to_date
+from flare23_lib.inference.segment_cases import segmentation_entries, validation_shard
+from flare23_lib.nnunet import retry_state
+from flare23_lib.nnunet.training_job import GivenFiles, training_job
+from flare23_lib.preprocessing import fit_intensity, preprocess_cases
+from flare23_lib.pseudo_labels.complete import CompletionJob, all_entries
+from flare23_lib.pseudo_labels.pseudo_label import category_shard
+from flare23_lib.workflow.up_to_date import UpToDate
 
 NOOP_RESOURCES = {"mem_mb": 2000, "runtime": 10, "gpu": 0}
 
@@ -37,10 +43,10 @@ def for_training(name, amount):
     def resource(wildcards, input, attempt):
         if attempt == 1:
             return NOOP_RESOURCES[name] if is_trained(wildcards, input) else amount(wildcards)
-        training = training_of(wildcards)
-        if training.is_given_up():
+        folder = job_of_training(wildcards).folder.path
+        if retry_state.is_given_up(folder):
             return NOOP_RESOURCES[name]
-        return scaled(amount(wildcards), training.killed()) if name == "mem_mb" else amount(wildcards)
+        return scaled(amount(wildcards), retry_state.killed(folder)) if name == "mem_mb" else amount(wildcards)
 
     return resource
 
@@ -51,51 +57,49 @@ def intensity_record(wildcards):
     return Path(record) if record else None
 
 
-def training_of(wildcards):
-    """What there is of a model's training."""
-    return up_to_date.Training(
-        RESULTS,
-        wildcards.model,
-        CONFIG.training_settings(wildcards.model),
-        SHARDS["preprocessing"],
-        intensity_record(wildcards),
-        CONFIG.pretrained_file(wildcards.model),
-    )
+def job_of_training(wildcards):
+    """A model's training."""
+    given = GivenFiles(intensity_record(wildcards), CONFIG.pretrained_file(wildcards.model))
+    settings = CONFIG.training_settings(wildcards.model)
+    return training_job(RESULTS, wildcards.model, settings, LABEL_NAMES, SHARDS["preprocessing"], given)
 
 
-is_measured = up_to_date.Question(
-    lambda wildcards: up_to_date.is_measured(RESULTS, CONFIG.intensity_settings(wildcards.model))
-)
-is_preprocessed = up_to_date.Question(
-    lambda wildcards: up_to_date.is_preprocessed(
-        RESULTS,
-        CONFIG.preprocessing_settings(wildcards.model),
-        intensity_record(wildcards),
-        Shard.parse(wildcards.shard),
-    )
-)
-is_trained = up_to_date.Question(lambda wildcards: training_of(wildcards).is_done())
-is_pseudo_labeled = up_to_date.Question(
-    lambda wildcards: up_to_date.is_pseudo_labeled(
-        RESULTS,
-        teacher_name(wildcards),
-        base_name(wildcards) if base_of_runner_up(wildcards) else None,
-        CONFIG.pseudo_label_settings(wildcards.completion),
-        CONFIG.inference_settings(teacher_name(wildcards)),
-        Shard.parse(wildcards.shard),
-    )
-)
-is_completed = up_to_date.Question(
-    lambda wildcards: up_to_date.is_completed(
-        RESULTS,
-        wildcards.completion,
-        base_name(wildcards),
-        CONFIG.completion_settings(wildcards.completion),
-        Shard.parse(wildcards.shard),
-    )
-)
-is_predicted = up_to_date.Question(
-    lambda wildcards: up_to_date.is_predicted(
-        RESULTS, wildcards.model, CONFIG.inference_settings(wildcards.model), Shard.parse(wildcards.shard)
-    )
-)
+def pooled_entries(wildcards):
+    """What `measure_intensity` keeps."""
+    cases = preprocess_cases.training_set(RESULTS, CONFIG.intensity_settings(wildcards.model))
+    return [fit_intensity.pooled_entry(fit_intensity.intensity_folder(RESULTS), cases)]
+
+
+def preprocessed_entries(wildcards):
+    """What `preprocess` keeps."""
+    settings = CONFIG.preprocessing_settings(wildcards.model)
+    settings = fit_intensity.with_intensity(settings, intensity_record(wildcards))
+    return preprocess_cases.shard_entries(RESULTS, settings, Shard.parse(wildcards.shard))
+
+
+def pseudo_label_entries(wildcards):
+    """What `pseudo_label` keeps."""
+    teacher, settings = teacher_name(wildcards), CONFIG.pseudo_label_settings(wildcards.completion)
+    wanted = category_shard(RESULTS, settings, base_name(wildcards), Shard.parse(wildcards.shard))
+    return segmentation_entries(RESULTS, teacher, CONFIG.inference_settings(teacher), wanted, settings.votes)
+
+
+def completed_entries(wildcards):
+    """What `complete` keeps."""
+    name = wildcards.completion
+    job = CompletionJob(RESULTS, name, base_name(wildcards), CONFIG.completion_settings(name), LABEL_NAMES)
+    return all_entries(job, Shard.parse(wildcards.shard))
+
+
+def predicted_entries(wildcards):
+    """What `predict` keeps."""
+    wanted = validation_shard(RESULTS, Shard.parse(wildcards.shard))
+    return segmentation_entries(RESULTS, wildcards.model, CONFIG.inference_settings(wildcards.model), wanted, False)
+
+
+is_measured = UpToDate(pooled_entries)
+is_preprocessed = UpToDate(preprocessed_entries)
+is_trained = UpToDate(lambda wildcards: [job_of_training(wildcards).weights])
+is_pseudo_labeled = UpToDate(pseudo_label_entries)
+is_completed = UpToDate(completed_entries)
+is_predicted = UpToDate(predicted_entries)

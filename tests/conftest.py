@@ -61,17 +61,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put one module of the finished chain first and the others last: other tests run while the chain is made.
+    """Mark tests of the finished chain as slow; put one module of them first, then quick tests, the others, drills.
 
-    Within these, tests with a time limit of their own, which are long, come last.
+    So quick tests run while the chain is made, and what has no time left is a drill. Within these, tests with a time
+    limit of their own, which are long, come last.
     """
+    drills = {item.module for item in items if item.get_closest_marker("slow")}
     uses = {item.module for item in items if "finished_chain" in item.fixturenames}
+    for item in items:
+        if "finished_chain" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
     first = next((item.module for item in items if item.module in uses), None)
     long = {item.module for item in items if item.get_closest_marker("timeout")}
 
     def place(item: pytest.Item) -> tuple[int, bool]:
-        return 0 if item.module is first else 2 if item.module in uses else 1, item.module in long
+        if item.module is first:
+            return 0, False
+        return 2 if item.module in uses else 3 if item.module in drills else 1, item.module in long
 
     items.sort(key=place)
 

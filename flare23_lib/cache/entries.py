@@ -1,11 +1,11 @@
-"""Fingerprints, atomic writes, locks, shards and completion records: what makes long stages resumable.
+"""Kept results: an entry per case, in a folder per setting.
 
-A long stage keeps its heavy files in the store, `results/store/{stage}/{fingerprint}/`, where the fingerprint is
-made of everything that shapes them: the stage's settings, the version of its algorithm, the digest of the model it
-used. A case's file carries in its name a fingerprint of that case's own inputs. So what is there is right, what
-is not there is to be made, a changed setting never meets a stale file, and one changed back finds the old one.
+A stage keeps its heavy files in `results/store/{stage}/{fingerprint}/`. The fingerprint is a hash of everything that
+shapes them: the stage's settings, the version of its algorithm, the digest of the model. A case's files have in their
+name a hash of the case's own inputs. So a file that exists is valid, a missing one is to be made, a changed setting
+never finds an old file, and one that is changed back finds the files of before.
 
-What a stage declares to the workflow is a *record*: one small CSV that lists its files, written last.
+What a job declares to Snakemake is a *record* (`cache.results`): a small table that lists files, written last.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,9 +23,17 @@ from typing import Any
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.locks import lock
 
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+"""File of a folder's key."""
+
+Metadata = dict[str, Any]
+"""`inputs`, `files` (suffix -> checksum) and `results` of an entry."""
+
 
 def fingerprint(*parts: Any) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of the parts as canonical JSON (keys sorted, numbers as given)."""
+    """Return 16 hexadecimal digits of the SHA-256 of the parts as canonical JSON (keys sorted)."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -36,7 +45,7 @@ def shard_of(case: str, shards: int) -> int:
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several parts of a stage's cases, by a hash of their names, written `2-of-8`, counted from 0."""
+    """A part of a stage's cases, by a hash of their names, written `2-of-8`, counted from 0."""
 
     index: int = 0
     total: int = 1
@@ -57,8 +66,8 @@ class Shard:
         return f"{self.index}-of-{self.total}"
 
 
-def file_mark(path: Path) -> list:
-    """Return what `verify` compares: the size and the last 8 bytes (for gzip: CRC and length)."""
+def checksum(path: Path) -> list:
+    """Return a file's size and last 8 bytes (for gzip: CRC and length)."""
     with path.open("rb") as handle:
         size = handle.seek(0, os.SEEK_END)
         handle.seek(max(0, size - 8))
@@ -66,92 +75,105 @@ def file_mark(path: Path) -> list:
 
 
 @dataclass(frozen=True)
-class Item:
-    """One case's files in a stage's folder, and the note beside them that says they are whole.
+class CacheFolder:
+    """The folder of one stage under one fingerprint.
 
-    The note, `{name}.json`, is written after the files. It holds the inputs, each file's size and last bytes, and
-    the small results that go into records, so that a lost record is made again without computing.
+    Attributes:
+        path: the folder.
+        key: what the fingerprint was made of.
     """
 
-    folder: Path
-    name: str
+    path: Path
+    key: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    def file(self, suffix: str) -> Path:
-        """Path of the item's file with a suffix such as `.nii.gz`."""
-        return self.folder / (self.name + suffix)
+    @classmethod
+    def of(cls, root: Path, stage: str, key: Mapping[str, Any]) -> CacheFolder:
+        """Return the folder of a stage under the fingerprint of a key."""
+        return cls(root / stage / fingerprint(stage, dict(key)), key)
 
     @property
-    def note_path(self) -> Path:
-        """Path of the note."""
-        return self.file(".json")
+    def fingerprint(self) -> str:
+        """The fingerprint."""
+        return self.path.name
 
-    def read(self) -> dict[str, Any] | None:
-        """Return the note if the item is whole, otherwise None."""
-        note = self.note()
-        return note if note is not None and not self.missing(note) else None
+    def create(self) -> CacheFolder:
+        """Make the folder and its manifest, which holds the key."""
+        manifest = self.path / MANIFEST
+        if not manifest.exists():
+            stage = self.path.parent.name
+            write_json(manifest, {"stage": stage, "fingerprint": self.fingerprint, "key": dict(self.key)})
+        return self
 
-    def note(self) -> dict[str, Any] | None:
-        """Return the note, whether or not the files are there; None without one."""
-        try:
-            return json.loads(self.note_path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
+    def entry(self, case: str, inputs: Mapping[str, Any]) -> Entry:
+        """Return the entry of a case for these inputs, whether or not it exists."""
+        return Entry(self, f"{case}.{fingerprint(dict(inputs))[:12]}", inputs)
 
-    def missing(self, note: Mapping[str, Any]) -> list[Path]:
-        """Return the files that the note lists and that are not there as they were written."""
-        faults = []
-        for suffix, mark in note["files"].items():
-            path = self.file(suffix)
-            try:
-                if file_mark(path) != mark:
-                    faults.append(path)
-            except OSError:
-                faults.append(path)
-        return faults
-
-    def finish(
-        self, suffixes: Iterable[str], inputs: Mapping[str, Any], results: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Write the note for files that lie in place, and return it."""
-        note = {
-            "inputs": dict(inputs),
-            "files": {suffix: file_mark(self.file(suffix)) for suffix in suffixes},
-            "results": dict(results),
-        }
-        write_json(self.note_path, note)
-        return note
+    def lock(self, name: object) -> contextlib.AbstractContextManager[None]:
+        """Hold one of the folder's locks, such as a shard's; the log tells if another job holds it."""
+        return lock(self.path / f".lock-{name}", lambda: log.info("waiting for another job in %s", self.path))
 
 
 @dataclass(frozen=True)
-class StageFolder:
-    """The folder of one stage under one fingerprint."""
+class Entry:
+    """One case's files, and the metadata beside them that are written last.
 
-    root: Path
-    stage: str
-    key: Mapping[str, Any]
-    fingerprint: str = field(init=False)
+    The metadata, `{name}.json`, hold the inputs, a checksum of each file, and the small results that records are made
+    of, so that a lost record is made again without computing.
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "fingerprint", fingerprint(self.stage, dict(self.key)))
+    Attributes:
+        folder: where it is.
+        name: case and hash of the inputs.
+        inputs: what the files are made from.
+    """
+
+    folder: CacheFolder
+    name: str
+    inputs: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def file(self, suffix: str) -> Path:
+        """Return the path of the file with a suffix such as `.nii.gz`."""
+        return self.folder.path / (self.name + suffix)
 
     @property
-    def path(self) -> Path:
-        """Where the files lie."""
-        return self.root / self.stage / self.fingerprint
+    def metadata_path(self) -> Path:
+        """Path of the metadata."""
+        return self.file(".json")
 
-    def create(self) -> StageFolder:
-        """Make the folder and, in it, `about.json`: what the fingerprint was made of."""
-        about = self.path / "about.json"
-        if not about.exists():
-            write_json(about, {"stage": self.stage, "fingerprint": self.fingerprint, "key": dict(self.key)})
-        return self
+    def load(self) -> Metadata | None:
+        """Return the metadata if the entry is complete, otherwise None."""
+        metadata = self.metadata()
+        return metadata if metadata is not None and not self.broken_files(metadata) else None
 
-    def item(self, case: str, inputs: Mapping[str, Any]) -> Item:
-        """Return the item of a case for these inputs (whether it is there or not)."""
-        return Item(self.path, f"{case}.{fingerprint(dict(inputs))[:12]}")
+    def metadata(self) -> Metadata | None:
+        """Return the metadata, whether or not the files exist; None without them."""
+        try:
+            return json.loads(self.metadata_path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
 
-    def lock(
-        self, name: object, waiting: Callable[[], None] | None = None
-    ) -> contextlib.AbstractContextManager[None]:
-        """Hold one of the folder's locks: that of a shard, or of one purpose's shard where several share a folder."""
-        return lock(self.path / f".lock-{name}", waiting)
+    def broken_files(self, metadata: Metadata) -> list[Path]:
+        """Return the listed files that are missing or not as they were written."""
+
+        def is_broken(suffix: str, expected: list) -> bool:
+            try:
+                return checksum(self.file(suffix)) != expected
+            except OSError:
+                return True
+
+        return [self.file(suffix) for suffix, expected in metadata["files"].items() if is_broken(suffix, expected)]
+
+    def save(self, suffixes: Iterable[str], results: Mapping[str, Any]) -> Metadata:
+        """Write the metadata of files that are in place, and return them."""
+        files = {suffix: checksum(self.file(suffix)) for suffix in suffixes}
+        metadata = {"inputs": dict(self.inputs), "files": files, "results": dict(results)}
+        write_json(self.metadata_path, metadata)
+        return metadata
+
+    def load_or_make(self, lock_name: object, make: Callable[[Entry], Metadata]) -> tuple[Metadata, bool]:
+        """Return the metadata, from `make` (which saves the entry) if it is not complete, and whether it was made."""
+        if metadata := self.load():
+            return metadata, False
+        with self.folder.create().lock(lock_name):
+            if metadata := self.load():
+                return metadata, False
+            return make(self), True

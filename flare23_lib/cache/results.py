@@ -1,4 +1,4 @@
-"""Where everything lies in the results folder, and the records that list it."""
+"""Where everything is in the results folder, and the records that list files of the cache."""
 
 from __future__ import annotations
 
@@ -8,11 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flare23_lib.cache.entries import Item, Shard, StageFolder
+from flare23_lib.cache.entries import CacheFolder, Entry, Shard
 from flare23_lib.choices import MODEL_FILE
 from flare23_lib.errors import StoreError
-from flare23_lib.io.atomic import read_json
+from flare23_lib.io.atomic import link_to, read_json
 from flare23_lib.io.tables import read_csv, write_csv
+
+REMEDY = "run `flare23 verify`, then the workflow"
+
+SHARDED = {
+    "preprocess": ("preprocessed", "preprocessing"),
+    "pseudo_label": ("pseudo_labels", "pseudo_labels"),
+    "complete": ("completed_labels", "pseudo_labels"),
+    "predict": ("predictions", "predictions"),
+}
+"""Rule -> folder of its records, and the configuration's name for the number of its shards."""
+
+COLLECTED = {"completed_labels": "conflicts.csv", "predictions": "predictions.csv"}
+"""Folder of shards' records -> the record of all shards."""
 
 
 @dataclass(frozen=True)
@@ -40,68 +53,58 @@ class Results:
         return self.root / "models" / model
 
     def model_file(self, model: str) -> Path:
-        """What describes a model in its bundle."""
+        """The description of a model in its bundle."""
         return self.bundle(model) / MODEL_FILE
 
     def shard(self, stage: str, name: str, shard: Shard) -> Path:
         """The record of a shard of `preprocessed`, `pseudo_labels`, `completed_labels` or `predictions`."""
         return self.root / stage / name / f"{shard}.csv"
 
-    def gathered(self, stage: str, name: str) -> Path:
-        """The record of all shards of `completed_labels` (conflicts) or `predictions`."""
-        file = {"completed_labels": "conflicts.csv", "predictions": "predictions.csv"}[stage]
-        return self.root / stage / name / file
+    def collected(self, stage: str, name: str) -> Path:
+        """The record of all shards of `completed_labels` or `predictions`."""
+        return self.root / stage / name / COLLECTED[stage]
 
     def summary(self, model: str) -> Path:
         """The scores of a model by class."""
         return self.root / "evaluation" / model / "summary.csv"
 
     def efficiency(self, model: str) -> Path:
-        """What single cases took."""
+        """Time and memory of single cases."""
         return self.root / "evaluation" / model / "efficiency.csv"
 
-    def folder(self, stage: str, key: Mapping[str, Any]) -> StageFolder:
-        """A stage's folder in the store under the fingerprint of a key."""
-        return StageFolder(self.root / "store", stage, key)
+    def cache(self, stage: str, key: Mapping[str, Any]) -> CacheFolder:
+        """A stage's folder of the cache under the fingerprint of a key."""
+        return CacheFolder.of(self.root / "store", stage, key)
 
     def relative(self, path: Path) -> str:
         """A path as records hold it."""
         return path.absolute().relative_to(self.root.absolute()).as_posix()
 
     def file(self, relative: str) -> Path:
-        """The path of a file out of a record; StoreError if it is gone."""
+        """The path of a file from a record; StoreError if it is missing."""
         path = self.root / relative
         if not path.exists():
-            raise StoreError(f"{path} is gone; run `flare23 store verify` and start again")
+            raise StoreError(f"{path} is missing; {REMEDY}")
         return path
 
-    def item(self, relative: str) -> Item:
-        """The store's item that a file out of a record belongs to."""
+    def entry(self, relative: str) -> Entry:
+        """The cache's entry that a file from a record belongs to; StoreError if it belongs to none."""
         path = self.root / relative
-        name = item_name(path)
+        name = entry_name(path)
         if name is None:
-            raise StoreError(f"{path} is not a file of the store")
-        return Item(path.parent, name)
+            raise StoreError(f"{path} is not a file of the cache")
+        return Entry(CacheFolder(path.parent), name)
 
-    def measures(self, relative: str) -> Mapping[str, Any]:
-        """What is noted of a file out of a record; StoreError if it is gone or damaged."""
-        note = self.item(relative).read()
-        if note is None:
-            raise StoreError(f"{self.root / relative} is gone or damaged; run `flare23 store verify` and start again")
-        return note["results"]
-
-
-SHARDED = {
-    "preprocess": ("preprocessed", "preprocessing"),
-    "pseudo_label": ("pseudo_labels", "pseudo_labels"),
-    "complete": ("completed_labels", "pseudo_labels"),
-    "predict": ("predictions", "predictions"),
-}
-"""Rule -> folder of its records, and what the configuration calls the number of its shards."""
+    def metadata(self, relative: str) -> Mapping[str, Any]:
+        """The results in the metadata of a file from a record; StoreError if it is missing or damaged."""
+        metadata = self.entry(relative).load()
+        if metadata is None:
+            raise StoreError(f"{self.root / relative} is missing or damaged; {REMEDY}")
+        return metadata["results"]
 
 
-def item_name(path: Path) -> str | None:
-    """Return the name of the store's item that a file belongs to; None if it belongs to none."""
+def entry_name(path: Path) -> str | None:
+    """Return the name of the cache's entry that a file belongs to; None if it belongs to none."""
     match = re.match(r".+\.[0-9a-f]{12}(?=\.)|model(?=\.)", path.name)
     return None if match is None else match.group()
 
@@ -120,3 +123,27 @@ def read_shards(results: Results, stage: str, name: str, shards: int) -> list[di
 def read_training(results: Results, model: str) -> dict[str, Any]:
     """Read the record that a model is trained; StoreError if it is not."""
     return read_json(results.training(model))
+
+
+def collect(results: Results, stage: str, name: str, shards: int, cases: Sequence[str]) -> list[dict[str, str]]:
+    """Check that all cases are in the shards' records, link their files by plain names, and return the rows, sorted.
+
+    `{case}.nii.gz` beside the record of all shards leads to each case's file; links of other cases are removed.
+
+    Raises:
+        StoreError: a case is in no record, or its file is missing.
+    """
+    rows = {row["case"]: row for row in read_shards(results, stage, name, shards)}
+    missing = [case for case in cases if case not in rows]
+    if missing:
+        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise StoreError(f"{stage} of {name}: {len(missing)} of {len(cases)} cases are in no record: {listed}")
+    chosen = [rows[case] for case in sorted(cases)]
+    folder = results.collected(stage, name).parent
+    links = {folder / f"{row['case']}.nii.gz": results.file(row["file"]) for row in chosen}
+    for path in folder.glob("*.nii.gz"):
+        if path.is_symlink() and path not in links:
+            path.unlink()
+    for link, target in links.items():
+        link_to(link, target)
+    return chosen

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from flare23_lib import __version__
-from flare23_lib.cli import dataset, evaluation, models, stages, store
+from flare23_lib.cli import cache, dataset, evaluation, models, stages
 from flare23_lib.errors import ConfigError, FlareError
 from flare23_lib.runtime.signals import stopped_by
 
@@ -28,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flare23 {__version__}")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (dataset, models, evaluation, store, stages):
+    for module in (dataset, models, evaluation, cache, stages):
         module.register(commands)
     return parser
 

@@ -14,11 +14,6 @@ from flare23_lib.runtime.machine import available_cores
 Commands = argparse._SubParsersAction
 
 
-def say(text: str) -> None:
-    """Write to standard output what the person asked for."""
-    print(text)
-
-
 def command(commands: Commands, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
     """Add a command: its name, the function that runs it, and what it does in one line."""
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")

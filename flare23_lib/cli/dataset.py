@@ -14,7 +14,6 @@ from flare23_lib.cli.common import (
     load_config,
     output_file,
     output_folder,
-    say,
 )
 from flare23_lib.errors import ConfigError
 
@@ -41,8 +40,8 @@ def _categorise(args: argparse.Namespace) -> int:
     output = args.output
     survey = survey_found(found, settings, output / ".scan.jsonl", args.processes)
     write_survey(survey, output)
-    say(format_survey(survey))
-    say(f"{output}/cases.csv, quarantine.csv, warnings.csv and categories.csv are written")
+    print(format_survey(survey))
+    print(f"{output}/cases.csv, quarantine.csv, warnings.csv and categories.csv are written")
     return 0
 
 
@@ -57,7 +56,7 @@ def _phantoms(args: argparse.Namespace) -> int:
         coarseness=args.coarseness,
         processes=args.processes,
     )
-    say(f"{args.output}: {args.cases} training and {args.validation} validation phantoms")
+    print(f"{args.output}: {args.cases} training and {args.validation} validation phantoms")
     return 0
 
 
@@ -66,9 +65,9 @@ def _status(args: argparse.Namespace) -> int:
     from flare23_lib.workflow.status import format_plan, make_plan
 
     plan = make_plan(load_config(args), args.processes)
-    say(format_survey(plan.survey))
-    say("")
-    say(format_plan(plan))
+    print(format_survey(plan.survey))
+    print("")
+    print(format_plan(plan))
     return 0
 
 
@@ -82,10 +81,10 @@ def _estimate(args: argparse.Namespace) -> int:
         sizes = estimate.sizes_of_cases(read_cases(table))
     else:
         sizes = estimate.flare23_sizes(config)
-        say(f"{table} is missing: FLARE23's numbers and sizes of cases are assumed\n")
+        print(f"{table} is missing: FLARE23's numbers and sizes of cases are assumed\n")
     figures = estimate.measured_figures(args.measured, config) if args.measured else estimate.FIGURES
     result = estimate.estimate(config, sizes, figures)
-    say(estimate.format_estimate(result))
+    print(estimate.format_estimate(result))
     if args.output:
         estimate.write_estimate(args.output, result)
     return 0

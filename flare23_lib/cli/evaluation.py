@@ -14,7 +14,6 @@ from flare23_lib.cli.common import (
     load_config,
     output_file,
     output_folder,
-    say,
 )
 from flare23_lib.errors import EvaluationError
 
@@ -38,8 +37,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         memory_mb=args.memory,
         reference_suffix=config.layout.label_suffix,
     )
-    say(format_summary(report.summary))
-    say(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
+    print(format_summary(report.summary))
+    print(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
     return 0 if report.is_complete else 1
 
 
@@ -54,12 +53,12 @@ def _measure(args: argparse.Namespace) -> int:
     gpu = find_gpu(args.gpu)
     profile, code = profile_command(args.command, gpu)
     row = efficiency_row(name, profile, gpu, available_cores())
-    say(format_efficiency(row))
+    print(format_efficiency(row))
     if code:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        say(f"{args.command[0]} failed ({how}); nothing is written")
+        print(f"{args.command[0]} failed ({how}); nothing is written")
         return 128 - code if code < 0 else code
-    say(f"{add_measurement(args.output, row, profile)} is written")
+    print(f"{add_measurement(args.output, row, profile)} is written")
     return 0
 
 
@@ -69,8 +68,8 @@ def _rank(args: argparse.Namespace) -> int:
 
     ranking = rank_folders(args.folders, load_config(args).label_map)
     write_table(args.output, ranking.table)
-    say(format_ranking(ranking))
-    say(f"{args.output} is written")
+    print(format_ranking(ranking))
+    print(f"{args.output} is written")
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from flare23_lib.cache.entries import Shard
-from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder, say
+from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder
 from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
 
@@ -45,7 +45,7 @@ def _export(args: argparse.Namespace) -> int:
 
     inference = InferenceDefaults(step=args.step, tta=bool(args.tta), windows=args.windows)
     model = export_checkpoint(args.checkpoint, args.output, args.name, args.orientation, inference)
-    say(f"{args.output}: {model.name}, {len(model.labels) - 1} labels, orientation {model.orientation}")
+    print(f"{args.output}: {model.name}, {len(model.labels) - 1} labels, orientation {model.orientation}")
     return 0
 
 

@@ -7,12 +7,16 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cli.common import Commands, command, device
 from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
+
+if TYPE_CHECKING:
+    from flare23_lib.inference.segment_cases import ModelUse
+    from flare23_lib.pseudo_labels.complete import CompletionJob
 
 log = logging.getLogger(__name__)
 
@@ -66,23 +70,14 @@ def _stage_preprocess(args: argparse.Namespace) -> int:
 
 def _stage_train(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import TrainingSettings
-    from flare23_lib.nnunet.initial_weights import digest_of, with_digest
-    from flare23_lib.nnunet.train import Way, train
-    from flare23_lib.preprocessing.fit_intensity import with_intensity
+    from flare23_lib.nnunet.train import TrainingRuntime, train
+    from flare23_lib.nnunet.training_job import GivenFiles, training_job
 
     parts = args.settings
-    settings = with_intensity(TrainingSettings.from_json(parts["settings"]), args.intensity)
-    train(
-        _results(args),
-        args.model,
-        with_digest(settings, digest_of(args.pretrained)),
-        parts["label_names"],
-        args.shards,
-        Way(args.device, args.threads, args.gpus, args.checkpoint_minutes, args.attempt),
-        args.output,
-        args.history,
-        args.pretrained,
-    )
+    settings, given = TrainingSettings.from_json(parts["settings"]), GivenFiles(args.intensity, args.pretrained)
+    job = training_job(_results(args), args.model, settings, parts["label_names"], args.shards, given)
+    runtime = TrainingRuntime(args.device, args.threads, args.gpus, args.checkpoint_minutes, args.attempt)
+    train(job, runtime, args.pretrained, args.output, args.history)
     return 0
 
 
@@ -98,73 +93,57 @@ def _stage_export(args: argparse.Namespace) -> int:
 
 @ended_at_once()
 def _stage_pseudo_label(args: argparse.Namespace) -> int:
-    from flare23_lib.config.settings import InferenceSettings, PseudoLabelSettings
+    from flare23_lib.config.settings import PseudoLabelSettings
     from flare23_lib.pseudo_labels.pseudo_label import pseudo_label
 
     parts = args.settings
-    pseudo_label(
-        _results(args),
-        args.completion,
-        parts["teacher"],
-        parts["base"],
-        PseudoLabelSettings.from_json(parts["settings"]),
-        InferenceSettings.from_json(parts["inference"]),
-        args.device,
-        args.threads,
-        args.shard,
-        args.output,
-    )
+    settings = PseudoLabelSettings.from_json(parts["settings"])
+    pseudo_label(_results(args), _model(args, parts["teacher"]), settings, parts["base"], args.shard, args.output)
     return 0
 
 
-def _stage_complete(args: argparse.Namespace) -> int:
+def _model(args: argparse.Namespace, name: str) -> ModelUse:
+    from flare23_lib.config.settings import InferenceSettings
+    from flare23_lib.inference.segment_cases import ModelUse
+
+    return ModelUse(name, InferenceSettings.from_json(args.settings["inference"]), args.device, args.threads)
+
+
+def _completion(args: argparse.Namespace) -> CompletionJob:
     from flare23_lib.config.settings import CompletionSettings
-    from flare23_lib.pseudo_labels.complete import complete
+    from flare23_lib.pseudo_labels.complete import CompletionJob
 
     parts = args.settings
-    complete(
-        _results(args),
-        args.completion,
-        parts["base"],
-        CompletionSettings.from_json(parts["settings"]),
-        parts["label_names"],
-        args.shard,
-        args.output,
-    )
+    settings = CompletionSettings.from_json(parts["settings"])
+    return CompletionJob(_results(args), args.completion, parts.get("base"), settings, parts["label_names"])
+
+
+def _stage_complete(args: argparse.Namespace) -> int:
+    from flare23_lib.pseudo_labels.complete import complete
+
+    complete(_completion(args), args.shard, args.output)
     return 0
 
 
 def _stage_gather_completed(args: argparse.Namespace) -> int:
-    from flare23_lib.config.settings import CompletionSettings
-    from flare23_lib.pseudo_labels.complete import gather
+    from flare23_lib.pseudo_labels.complete import collect_completed
 
-    parts = args.settings
-    gather(
-        _results(args),
-        args.completion,
-        CompletionSettings.from_json(parts["settings"]),
-        parts["label_names"],
-        args.shards,
-        args.output,
-        args.confusion,
-    )
+    collect_completed(_completion(args), args.shards, args.output, args.confusion)
     return 0
 
 
 @ended_at_once()
 def _stage_predict(args: argparse.Namespace) -> int:
-    from flare23_lib.config.settings import InferenceSettings
     from flare23_lib.inference.segment_cases import predict_validation
 
-    inference = InferenceSettings.from_json(args.settings["inference"])
-    predict_validation(_results(args), args.model, inference, args.device, args.threads, args.shard, args.output)
+    predict_validation(_results(args), _model(args, args.model), args.shard, args.output)
     return 0
 
 
 def _stage_gather_predictions(args: argparse.Namespace) -> int:
-    from flare23_lib.inference.segment_cases import gather_predictions
+    from flare23_lib.inference.segment_cases import collect_predictions
 
-    gather_predictions(_results(args), args.model, args.shards, args.output)
+    collect_predictions(_results(args), args.model, args.shards, args.output)
     return 0
 
 

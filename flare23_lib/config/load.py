@@ -137,11 +137,12 @@ def _renamed(values: Any, table: type[Table], place: str, old: dict[str, str]) -
         return values
     renamed = dict(values)
     for name, field in table.model_fields.items():
-        if field.alias != name and field.alias in renamed:
+        alias = field.alias or name
+        if alias != name and alias in renamed:
             if name in renamed:
-                raise ConfigError(f"{place}{name}: is given by its old name {field.alias}, too")
-            renamed[name] = renamed.pop(field.alias)
-            old.setdefault(name, place + field.alias)
+                raise ConfigError(f"{place}{name}: is given by its old name {alias}, too")
+            renamed[name] = renamed.pop(alias)
+            old.setdefault(name, place + alias)
         value = renamed.get(name)
         for inner in _tables(field.annotation):
             if isinstance(value, list):
@@ -170,13 +171,13 @@ def prepared(values: Mapping) -> dict:
 
     So 2 and 2.0 are one setting and one fingerprint.
     """
-    values = _plain(values)
-    models, defaults = values.get("models"), values.get("model_defaults", {})
+    plain: dict[str, Any] = _plain(values)
+    models, defaults = plain.get("models"), plain.get("model_defaults", {})
     if isinstance(models, Mapping) and isinstance(defaults, Mapping):  # else validation refuses them
-        values["models"] = {
+        plain["models"] = {
             name: merge(defaults, model) if isinstance(model, Mapping) else model for name, model in models.items()
         }
-    return values
+    return plain
 
 
 def _plain(value: Any) -> Any:
@@ -200,7 +201,7 @@ def _explain(error: ErrorDetails) -> tuple[int, str]:
         message = f"the key {key!r} is missing" if isinstance(key, str) else f"has {key} entries, too few"
     elif kind == "literal_error" and str(place[-1]).startswith(": nor"):  # see `models._word_or`
         words = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
-        message = f"{value!r} is {f'none of {words},' if ', ' in words else f'neither {words}'}{place[-1][1:]}"
+        message = f"{value!r} is {f'none of {words},' if ', ' in words else f'neither {words}'}{str(place[-1])[1:]}"
     elif kind in TYPES:
         message = _wrong_type(value, TYPES[kind])
     else:

@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from flare23_lib import labels as structures
 from flare23_lib.cache.entries import Shard
 from flare23_lib.choices import EvaluationMode, LabelKind, OrientationMode, Precision, References, Scored, Windows
+from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture, NetworkName
 from flare23_lib.runtime import devices
@@ -433,6 +434,13 @@ IntensityOrMeasure = Annotated[
 ]
 
 
+def measured(intensity: Literal["measure"] | Intensity) -> Intensity:
+    """Return an intensity as numbers; ConfigError for one that is yet to be measured."""
+    if isinstance(intensity, str):
+        raise ConfigError("intensity: is not measured yet")
+    return intensity
+
+
 class TrainingProtocol(Table):
     """How a model is trained (docs/training.md)."""
 
@@ -444,7 +452,7 @@ class TrainingProtocol(Table):
     """Batches of the training set scored after each epoch; no model is selected by them."""
     batch_size: Count = 2
     """Patches per batch."""
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Of the initial weights and the patches; on a GPU, where processes load them, the order of patches still differs
     from run to run."""
     optimizer: Literal["sgd", "adamw"] = "sgd"

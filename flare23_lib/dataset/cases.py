@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flare23_lib.axes import as_triple
 from flare23_lib.errors import CohortError
 from flare23_lib.io.tables import read_csv, write_csv
 
@@ -91,8 +92,8 @@ class Case:
             split=row["split"],
             voxels=dict(zip(present, counts, strict=True)),
             category=row["category"],
-            shape=tuple(int(row[name]) for name in ("slices", "rows", "columns")) if known else None,
-            spacing=tuple(float(row[f"spacing_{axis}"]) for axis in "zyx") if known else None,
+            shape=as_triple(int(row[name]) for name in ("slices", "rows", "columns")) if known else None,
+            spacing=as_triple(float(row[f"spacing_{axis}"]) for axis in "zyx") if known else None,
             status=row["status"],
             image_id=row["image_id"],
             label_id=row["label_id"],

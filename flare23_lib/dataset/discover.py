@@ -62,7 +62,8 @@ def _files_below(folder: str) -> list[str]:
     Links to folders are followed last, and only to folders that were not listed before: each file is found once, and
     a link to a folder around it ends there.
     """
-    found, links = [], []
+    found: list[str] = []
+    links: list[str] = []
     pending = [folder]
     listed: set[tuple[int, int]] = set()
     while pending or links:

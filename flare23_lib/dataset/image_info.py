@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -65,6 +66,8 @@ class Facts:
     @property
     def geometry(self) -> Geometry:
         """The geometry; only for a file without an error."""
+        if self.shape is None or self.spacing is None:
+            raise ValueError(f"a file that cannot be read has no geometry ({self.error})")
         return Geometry(self.shape, np.array(self.affine).reshape(4, 4), self.spacing)
 
     def to_json(self) -> dict:
@@ -75,7 +78,9 @@ class Facts:
     @classmethod
     def from_json(cls, content: dict) -> Facts:
         """Read what `to_json` gave."""
-        row = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+        row: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+        }
         return cls(**{**row, "voxels": None if row["voxels"] is None else dict(row["voxels"])})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,15 +92,18 @@ def file_faults(facts: Facts, has_twin: bool, shear_limit: float) -> Iterator[Fi
     if facts.millimeters != 1:
         yield (
             "not_in_millimeters",
-            f"its unit of length is {facts.millimeters:g} mm, a voxel {_millimeters(facts.spacing)}",
+            f"its unit of length is {facts.millimeters:g} mm, a voxel {_millimeters(facts.geometry.spacing)}",
         )
     if facts.codes == (0, 0):
         yield "no_orientation", "neither qform_code nor sform_code is set: left and right are a guess"
     if facts.forms_apart > FORMS_TOLERANCE_MM:
         yield "qform_sform_disagree", f"qform and sform put a corner {facts.forms_apart:.3g} mm apart; sform counts"
     lengths = np.linalg.norm(facts.geometry.affine[:3, :3], axis=0)[::-1]
-    if not np.allclose(lengths, facts.spacing, rtol=SCALE_TOLERANCE, atol=0):
-        yield "pixdim_disagrees", f"pixdim says {_millimeters(facts.spacing)}, the affine {_millimeters(lengths)}"
+    if not np.allclose(lengths, facts.geometry.spacing, rtol=SCALE_TOLERANCE, atol=0):
+        yield (
+            "pixdim_disagrees",
+            f"pixdim says {_millimeters(facts.geometry.spacing)}, the affine {_millimeters(lengths)}",
+        )
     if (shear := largest_shear(facts)) > shear_limit:
         yield "strongly_sheared_axes", f"the axes are {shear:.2f} degrees off right angles"
     elif shear > SHEAR_NOTICED_DEGREES:
@@ -125,7 +128,8 @@ def image_faults(facts: Facts) -> Iterator[Finding]:
 
 def implausible_size(facts: Facts) -> str | None:
     """Say why a volume is too small or too large for a CT of a body; None if it is not."""
-    spacing, shape = facts.spacing, facts.shape
+    geometry = facts.geometry
+    spacing, shape = geometry.spacing, geometry.shape
     extents = sorted((count * size for count, size in zip(shape, spacing, strict=True)), reverse=True)
     low, high = SPACING_LIMITS_MM
     too_long = any(extent > limit for extent, limit in zip(extents, MAX_EXTENTS_MM, strict=False))
@@ -186,7 +190,7 @@ def largest_shear(facts: Facts) -> float:
     return float(np.degrees(np.arcsin(min(1.0, cosines))))
 
 
-def _millimeters(spacing: object) -> str:
+def _millimeters(spacing: Iterable[float]) -> str:
     return "x".join(f"{value:.4g}" for value in spacing) + " mm"
 
 

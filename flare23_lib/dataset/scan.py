@@ -106,7 +106,9 @@ class _Surveyor:
             present = None if case.label is None or empty else set(map(self.labels.name_of, case.voxels))
             category = categorise(name, present, self.categories, self.found.folders_of(paths[0]))
             if category is not None:
-                case = replace(case, category=category.name, **({"label": None, "label_id": ""} if empty else {}))
+                case = replace(case, category=category.name)
+                if empty:
+                    case = replace(case, label=None, label_id="")
             elif not any(fault.severity == QUARANTINE for fault in self.faults[name]):
                 listed = ", ".join(map(self.labels.name_of, case.labels_present)) or "none"
                 self.fault(name, case.label or case.image, "no_category", f"its labels ({listed}) fit no category")
@@ -136,7 +138,7 @@ class _Surveyor:
 
     def result(self) -> Survey:
         """Return cases, each under its id once, with their status."""
-        cases = {}
+        cases: dict[str, Case] = {}
         for case in self.cases:
             grave = {fault.severity for fault in self.faults[case.case]}
             status = "quarantined" if QUARANTINE in grave else "warned" if grave else "ok"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flare23_lib.cache.results import REMEDY
 from flare23_lib.config.models import Evaluation
 from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.errors import EvaluationError, FlareError, ImageError, StoreError
@@ -213,7 +214,7 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
     except (FlareError, OSError) as error:
         _raise_read_error(error)
         if scoring.stored_predictions and isinstance(error, (ImageError, OSError)):
-            raise StoreError(f"{error}; run `flare23 store verify` and start again") from error
+            raise StoreError(f"{error}; {REMEDY}") from error
         if unknown_values(reference.array, labels):
             return _without_reference(pair, labels, unknown_values_error(reference.array, labels, "reference"))
         scores, status = dict.fromkeys(labels.names, Score(dsc=0.0, nsd=0.0)), _line(error)

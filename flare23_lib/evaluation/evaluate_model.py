@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from flare23_lib.cache.results import Results, read_training
+from flare23_lib.cache.results import REMEDY, Results, read_training
 from flare23_lib.config.models import label_map
 from flare23_lib.config.settings import EvaluationSettings, TablesSettings
 from flare23_lib.dataset.cases import usable_cases
@@ -45,15 +45,15 @@ def evaluate(
         EvaluationError: a file cannot be read because of the disk or the network.
     """
     labels = label_map(settings.labels)
-    gathered = results.gathered("predictions", model)
-    files = {row["case"]: row["file"] for row in read_csv(gathered)}
+    collected = results.collected("predictions", model)
+    files = {row["case"]: row["file"] for row in read_csv(collected)}
     labeled = [case for case in usable_cases(results.cases, "validation") if case.label]
     if not labeled:
         raise EvaluationError(f"no validation case has a label (see {results.cases}); {model} needs evaluate: false")
     for case in labeled:
         if case.case not in files:
-            raise StoreError(f"{case.case} is not in {gathered}; run `flare23 store verify` and start again")
-        results.measures(files[case.case])
+            raise StoreError(f"{case.case} is not in {collected}; {REMEDY}")
+        results.metadata(files[case.case])
     pairs = [Pair(case.case, Path(case.label), results.root / files[case.case]) for case in labeled]
     scoring = Scoring.from_settings(settings, labels, read_training(results, model)["labels_unseen"])
     scoring = replace(scoring, stored_predictions=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flare23_lib import versions
-from flare23_lib.cache.entries import Item
+from flare23_lib.cache.entries import MANIFEST, Entry, Metadata
 from flare23_lib.cache.results import Results
 from flare23_lib.config.models import InferenceSettings
 from flare23_lib.dataset.cases import Case, usable_cases
@@ -58,9 +58,9 @@ def measured_folders(results: Results, digest: str | None, inference: InferenceS
     """Return the folders of what a model took with these settings, under whatever conditions it was measured."""
     wanted = {"version": VERSIONS, "model": digest, "inference": inference.to_json()}
     return [
-        about.parent
-        for about in (results.root / "store" / "efficiency").glob("*/about.json")
-        if read_json(about)["key"].items() >= wanted.items()
+        manifest.parent
+        for manifest in (results.root / "store" / "efficiency").glob(f"*/{MANIFEST}")
+        if read_json(manifest)["key"].items() >= wanted.items()
     ]
 
 
@@ -110,25 +110,24 @@ def measure(
         "inference": inference.to_json(),
         "conditions": conditions,
     }
-    folder = results.folder("efficiency", key).create()
+    folder = results.cache("efficiency", key).create()
     rows, faults, curves = [], [], {}
-    with folder.lock("cases", lambda: log.info("another job measures this model; waiting for it")):
+    with folder.lock("cases"):
         for case in progress(chosen):
-            inputs = {"image": case.image_id}
-            item = folder.item(case.case, inputs)
-            note = item.read()
-            if note is None:
+            entry = folder.entry(case.case, {"image": case.image_id})
+            metadata = entry.load()
+            if metadata is None:
                 command = predict_command(
                     results.bundle(model), Path(case.image), device, threads, inference.precision
                 )
                 try:
-                    note = _measure_case(case, command, gpu, item, inputs)
+                    metadata = _measure_case(case, command, gpu, entry)
                 except EvaluationError as error:
                     log.error("%s", error)
                     faults.append(case.case)
                     continue
-            curves[f"{case.case}.csv"] = item.file(CURVE)
-            rows.append({**note["results"], "file": results.relative(item.file(CURVE))})
+            curves[f"{case.case}.csv"] = entry.file(CURVE)
+            rows.append({**metadata["results"], "file": results.relative(entry.file(CURVE))})
     if faults:
         raise EvaluationError(f"{len(faults)} predictions of {model} failed: {', '.join(faults[:5])}; see the log")
     _link_curves(output.parent / CURVES, curves)
@@ -150,9 +149,7 @@ def predict_command(bundle: Path, image: Path, device: str, threads: int, precis
     return [*command, "--device", device, "--threads", str(threads), "--precision", precision]
 
 
-def _measure_case(
-    case: Case, command: Sequence[str], gpu: Gpu | None, item: Item, inputs: Mapping[str, Any]
-) -> dict[str, Any]:
+def _measure_case(case: Case, command: Sequence[str], gpu: Gpu | None, entry: Entry) -> Metadata:
     """Run one prediction into a temporary folder and note what it took; EvaluationError if it failed."""
     with tempfile.TemporaryDirectory(prefix="flare23-") as temporary:
         said, labels = Path(temporary) / "said.txt", Path(temporary) / "labels"
@@ -163,6 +160,6 @@ def _measure_case(
             reason = lines[-1] if lines else f"exit code {code}"
             raise EvaluationError(f"{case.case}: the prediction failed: {reason}")
     row = efficiency_row(case.case, profile, gpu, available_cores())
-    write_curve(item.file(CURVE), profile)
+    write_curve(entry.file(CURVE), profile)
     log.info("%s", format_efficiency(row))
-    return item.finish([CURVE], inputs, row)
+    return entry.save([CURVE], row)

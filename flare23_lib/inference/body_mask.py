@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flare23_lib.axes import Spacing, Triple, as_triple
+
 GRID_MM = 4.0
 """The coarse grid: every n-th voxel of an axis, n so that they lie about this far apart."""
 
@@ -41,13 +43,15 @@ class Body:
     """
 
     mask: np.ndarray
-    stride: tuple[int, int, int]
-    shape: tuple[int, int, int]
+    stride: Triple
+    shape: Triple
 
     def on(self, shape: Sequence[int]) -> BodyGrid:
         """Return the body for indices of the same image resampled to a shape."""
-        cells = tuple(size / new / stride for size, new, stride in zip(self.shape, shape, self.stride, strict=True))
-        return BodyGrid(self.mask, cells, tuple(shape))
+        cells = as_triple(
+            size / new / stride for size, new, stride in zip(self.shape, shape, self.stride, strict=True)
+        )
+        return BodyGrid(self.mask, cells, as_triple(shape))
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ class BodyGrid:
     """
 
     mask: np.ndarray
-    cells: tuple[float, float, float]
-    shape: tuple[int, int, int]
+    cells: Spacing
+    shape: Triple
 
     def within(self, box: Sequence[slice]) -> BodyGrid | None:
         """Tell whether there is body in a box, and return it cut to the cells that the box touches."""
@@ -97,7 +101,7 @@ def find_body(array: np.ndarray, spacing: Sequence[float]) -> Body | None:
     Returns:
         The mask; None if nothing in the image is as dense and as thick as a body.
     """
-    stride = tuple(max(1, round(GRID_MM / size)) for size in spacing)
+    stride = as_triple(max(1, round(GRID_MM / size)) for size in spacing)
     places = [np.minimum(np.arange(0, size, step) + step // 2, size - 1)
               for size, step in zip(array.shape, stride, strict=True)]  # fmt: skip
     dense = array[np.ix_(*places)] > THRESHOLD_HU
@@ -108,7 +112,7 @@ def find_body(array: np.ndarray, spacing: Sequence[float]) -> Body | None:
     for _ in range(math.ceil(RECOVERY_MM / min(grid))):
         core = _grown(core, (1, 1, 1)) & dense
     margin = [math.ceil(MARGIN_MM / size) for size in grid]
-    return Body(_grown(_filled(core), margin), stride, tuple(array.shape))
+    return Body(_grown(_filled(core), margin), stride, as_triple(array.shape))
 
 
 def _opened(mask: np.ndarray, grid: Sequence[float]) -> np.ndarray:

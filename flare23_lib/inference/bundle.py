@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from flare23_lib.axes import Spacing, Triple, as_triple
 from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE, OrientationMode, Precision, Windows
 from flare23_lib.errors import BundleError, ConfigError
 from flare23_lib.inference.image_files import model_file
@@ -93,8 +94,8 @@ class Model:
 
     name: str
     network: Architecture
-    patch_size: tuple[int, int, int]
-    spacing: tuple[float, float, float]
+    patch_size: Triple
+    spacing: Spacing
     intensity: Intensity
     orientation: str
     labels: tuple[ModelLabel, ...]
@@ -157,8 +158,8 @@ class Model:
                 name=content["name"],
                 network=Architecture.of(**content["network"]),
                 input_channels=content["input_channels"],
-                patch_size=tuple(content["patch_size"]),
-                spacing=tuple(float(value) for value in content["spacing"]),
+                patch_size=as_triple(content["patch_size"], "patch_size"),
+                spacing=as_triple((float(value) for value in content["spacing"]), "spacing"),
                 intensity=Intensity(**content["intensity"]),
                 orientation=content["orientation"],
                 axes=content["axes"],
@@ -180,15 +181,15 @@ def _fault_of(model: Model) -> str | None:
     checks = {
         "name": isinstance(model.name, str) and model.name,
         "input_channels": _whole(model.input_channels, 1),
-        "patch_size": len(model.patch_size) == 3 and all(_whole(size, 1) for size in model.patch_size),
-        "spacing": len(model.spacing) == 3 and all(math.isfinite(v) and v > 0 for v in model.spacing),
-        "intensity": all(_number(value) for value in asdict(model.intensity).values()),
+        "patch_size": all(_whole(size, 1) for size in model.patch_size),
+        "spacing": all(math.isfinite(v) and v > 0 for v in model.spacing),
+        "intensity": all(_is_number(value) for value in asdict(model.intensity).values()),
         "orientation": model.orientation in ORIENTATIONS,
         "axes": model.axes == AXES,
         "labels": _labels_are_right(model.labels),
         "unseen": set(model.unseen) <= set(model.names[1:]),
         "mirror_axes": len(set(model.mirror_axes)) == len(model.mirror_axes) and set(model.mirror_axes) <= {0, 1, 2},
-        "inference.step": _number(model.inference.step) and 0 < model.inference.step <= 1,
+        "inference.step": _is_number(model.inference.step) and 0 < model.inference.step <= 1,
         "inference.tta": isinstance(model.inference.tta, bool),
         "inference.windows": model.inference.windows in WINDOWS,
         "inference.precision": model.inference.precision in PRECISIONS,
@@ -206,7 +207,7 @@ def _fault_of(model: Model) -> str | None:
     return None
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -243,7 +244,10 @@ class Bundle:
 def _empty_network(model: Model) -> STUNet:
     """Build the network without memory for its weights."""
     with torch.device("meta"):
-        return STUNet(model.input_channels, len(model.labels), **model.network.to_json())
+        parts = model.network
+        return STUNet(
+            model.input_channels, len(model.labels), parts.depth, parts.widths, parts.strides, parts.kernel_sizes
+        )
 
 
 def _misfit(model: Model, state_dict: Mapping[str, torch.Tensor]) -> str | None:

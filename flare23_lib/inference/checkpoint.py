@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy._core import multiarray
 
 from flare23_lib.errors import BundleError
 
@@ -21,7 +22,7 @@ SAFE_GLOBALS: list[Any] = [
     *(
         (function, f"{module}.multiarray.{function.__name__}")
         for module in ("numpy.core", "numpy._core")
-        for function in (np._core.multiarray.scalar, np._core.multiarray._reconstruct)
+        for function in (multiarray.scalar, multiarray._reconstruct)
     ),
 ]
 """What nnU-Net's checkpoints hold beside tensors and plain values: numbers and arrays of numbers of numpy."""

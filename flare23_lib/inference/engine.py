@@ -1,6 +1,6 @@
 """Segmentation of one volume with a model bundle.
 
-Order: orient, normalize, resample; then, layer of windows by layer: logits, their weighted sums, labels at full
+Order: orient, normalize, resample; then, slab of windows by slab: logits, their weighted sums, labels at full
 resolution, orient back. Axes are (z, y, x).
 """
 
@@ -16,16 +16,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from flare23_lib.axes import Triple, as_triple
 from flare23_lib.errors import BundleError, ConfigError, ImageError
-from flare23_lib.inference.agreement import Agreement
 from flare23_lib.inference.body_mask import Body, find_body
 from flare23_lib.inference.bundle import PRECISIONS, WINDOWS, Bundle
-from flare23_lib.inference.memory import Limits, Plan, Task, plan, weight_bytes
+from flare23_lib.inference.memory import CaseSize, Limits, MemoryPlan, plan, weight_bytes
 from flare23_lib.inference.network import WindowNetwork
-from flare23_lib.inference.sliding_window import Output, run_layers
-from flare23_lib.inference.timing import Clock
+from flare23_lib.inference.sliding_window import Output, run_slabs
+from flare23_lib.inference.timing import PhaseTimer
+from flare23_lib.inference.tta_agreement import TTAAgreement
 from flare23_lib.inference.windows import (
-    Layer,
+    WindowSlab,
     all_windows,
     body_windows,
     center_first_windows,
@@ -49,21 +50,21 @@ class Segmentation:
 
     Attributes:
         labels: uint8 file values in the volume's own stored (z, y, x) geometry.
-        alternative: the labels that result when the excluded classes may not win, likewise; None if none were
+        runner_up_labels: the labels that result when the excluded classes may not win, likewise; None if none were
             excluded.
-        agreement: by label name, the Dice between each mirrored pass's labels and the mean's, averaged over the
+        tta_agreement: by label name, the Dice between each mirrored pass's labels and the mean's, averaged over the
             passes, at the model's resolution; None for a class that neither holds. Empty without TTA.
-        votes: uint8, likewise: how many of the passes say what their mean says at the nearest voxel of the model's
-            resolution; None if they were not asked for.
+        tta_vote_count: uint8, likewise: how many passes give the label of their mean at the nearest voxel of the
+            model's resolution; None unless `count_votes`.
         passes: how many there are.
         timings: seconds per phase: resample, windows, labels.
         windows: how many windows were computed.
     """
 
     labels: np.ndarray
-    alternative: np.ndarray | None
-    agreement: dict[str, float | None]
-    votes: np.ndarray | None
+    runner_up_labels: np.ndarray | None
+    tta_agreement: dict[str, float | None]
+    tta_vote_count: np.ndarray | None
     passes: int
     timings: dict[str, float]
     windows: int
@@ -80,16 +81,16 @@ class Prepared:
         orientation: the way between the two.
         body: where the body is; None if all windows are wanted, or nothing was found.
         plan: how the memory is used.
-        clock: its phases so far.
+        timer: its phases so far.
     """
 
     image: torch.Tensor
-    shape: tuple[int, int, int]
-    stored_shape: tuple[int, int, int]
+    shape: Triple
+    stored_shape: Triple
     orientation: Orientation
     body: Body | None
-    plan: Plan
-    clock: Clock
+    plan: MemoryPlan
+    timer: PhaseTimer
 
 
 class Engine:
@@ -143,7 +144,7 @@ class Engine:
         if self.windows not in WINDOWS:
             raise ConfigError(f"windows {self.windows!r} is not one of {', '.join(WINDOWS)}")
         self.precision = inference_precision(self.precision, self.device)
-        if self.device.type == "cuda" and self.limits.gpu is not None:
+        if self.device.type == "cuda":
             self.limits.enforce(self.device, weight_bytes(model, 4 if self.precision == "float32" else 2))
         if self.tta and not model.mirror_axes:
             log.info("test-time augmentation: none; the model was trained without mirroring")
@@ -151,7 +152,7 @@ class Engine:
         self._network = WindowNetwork(bundle.build_network(), self.device, self.precision, compiled)
         if unseen := self.model.unseen:
             log.info("never seen in training, so never the answer: %s", ", ".join(unseen))
-            self._network.silence([self.model.names.index(name) for name in unseen])
+            self._network.suppress_classes([self.model.names.index(name) for name in unseen])
         if compiled:
             self._compile()
 
@@ -169,14 +170,16 @@ class Engine:
         """The passes: unmirrored, and with TTA every combination of the model's mirror axes."""
         return all_flips(self.model.mirror_axes) if self.tta else [()]
 
-    def plan(self, geometry: Geometry, image_bytes: int, exclude: Collection[int] = (), votes: bool = False) -> Plan:
+    def plan(
+        self, geometry: Geometry, image_bytes: int, exclude: Collection[int] = (), count_votes: bool = False
+    ) -> MemoryPlan:
         """Say how a volume would be computed and what memory that takes.
 
         Args:
             geometry: of the volume.
             image_bytes: of its array.
             exclude: as `segment`.
-            votes: as `segment`.
+            count_votes: as `segment`.
 
         Raises:
             ImageError: it cannot be done within the limits.
@@ -184,44 +187,44 @@ class Engine:
         orientation = Orientation.of(geometry.affine, self.model.orientation)
         shape = orientation.forward(np.broadcast_to(np.uint8(0), geometry.shape)).shape
         resampled = resampled_shape(shape, orientation.spacing(geometry.spacing), self.model.spacing)
-        padded = tuple(map(max, resampled, self.model.patch_size))
-        task = Task(
+        padded = as_triple(map(max, resampled, self.model.patch_size))
+        task = CaseSize(
             image=image_bytes,
             voxels=math.prod(shape),
             shape=padded,
             passes=len(self.flips),
             unpadded=0 if padded == tuple(resampled) else math.prod(resampled),
-            outputs=1 + bool(exclude) + votes,
-            votes=votes,
+            outputs=1 + bool(exclude) + count_votes,
+            count_votes=count_votes,
             compiled=self.compiled,
         )
         return plan(self.model, self.precision, self.device, task, self.limits)
 
-    def segment(self, volume: Volume, exclude: Collection[int] = (), votes: bool = False) -> Segmentation:
+    def segment(self, volume: Volume, exclude: Collection[int] = (), count_votes: bool = False) -> Segmentation:
         """Segment a volume: `prepare` and `infer`.
 
         Args:
             volume: a CT in HU.
-            exclude: label values whose classes may not win in `alternative`; values that the model does not know
+            exclude: label values whose classes may not win in `runner_up_labels`; values that the model does not know
                 have no effect.
-            votes: keep how many of the mirrored passes agree at every voxel.
+            count_votes: keep how many of the mirrored passes agree at every voxel.
 
         Raises:
             ImageError: the volume is empty or holds values that are not finite, or the limits of memory are too low.
             ConfigError: nothing is left to win, or there are no mirrored passes to vote.
         """
-        return self.infer(self.prepare(volume, exclude, votes), exclude, votes)
+        return self.infer(self.prepare(volume, exclude, count_votes), exclude, count_votes)
 
-    def prepare(self, volume: Volume, exclude: Collection[int] = (), votes: bool = False) -> Prepared:
+    def prepare(self, volume: Volume, exclude: Collection[int] = (), count_votes: bool = False) -> Prepared:
         """Make the image that the network sees; arguments and errors as `segment`."""
         stored = volume.array
         if stored.size == 0 or stored.dtype.kind not in "iufb":
             raise ImageError(f"a volume of shape {stored.shape} and type {stored.dtype} is no CT")
         if stored.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in stored):
             raise ImageError("the volume holds values that are not finite (NaN or infinite)")
-        chosen = self.plan(volume.geometry, stored.nbytes, exclude, votes)
+        chosen = self.plan(volume.geometry, stored.nbytes, exclude, count_votes)
         log.info("memory: %s", chosen)
-        clock = Clock(self.device)
+        timer = PhaseTimer(self.device)
         orientation = Orientation.of(volume.geometry.affine, self.model.orientation)
         seen, spacing = orientation.forward(stored), orientation.spacing(volume.geometry.spacing)
         with torch.inference_mode(), _reproducible(self.device, self.precision):
@@ -236,15 +239,15 @@ class Engine:
         body = find_body(seen, spacing) if self.windows == "body" else None
         if self.windows == "body" and body is None:
             log.info("windows: there is no body in the image; all of it is computed")
-        clock.phase("resample")
-        return Prepared(image, seen.shape, stored.shape, orientation, body, chosen, clock)
+        timer.phase("resample")
+        return Prepared(image, seen.shape, stored.shape, orientation, body, chosen, timer)
 
-    def infer(self, prepared: Prepared, exclude: Collection[int] = (), votes: bool = False) -> Segmentation:
+    def infer(self, prepared: Prepared, exclude: Collection[int] = (), count_votes: bool = False) -> Segmentation:
         """Segment a prepared volume; arguments and errors as `segment`."""
         excluded = [index for index, value in enumerate(self.model.values) if value in set(exclude)]
         if len(excluded) == len(self.model.values):
             raise ConfigError("exclude: every label of the model is excluded")
-        if votes and len(self.flips) == 1:
+        if count_votes and len(self.flips) == 1:
             raise ConfigError(f"model {self.model.name}: votes need test-time augmentation (tta, mirror_axes)")
         outputs = [self._output(prepared)]
         if exclude:
@@ -252,39 +255,41 @@ class Engine:
         flips = self.flips
         agreement = None
         if len(flips) > 1:
-            agreement = Agreement(len(self.model.labels), len(flips), prepared.image.shape if votes else None)
-        prepared.clock.start()
+            agreement = TTAAgreement(
+                len(self.model.labels), len(flips), prepared.image.shape if count_votes else None
+            )
+        prepared.timer.start()
         with torch.inference_mode(), _reproducible(self.device, self.precision):
             padded, box = pad_to_patch(prepared.image, self.model.patch_size)
-            layers = self._layers(padded.shape, box, prepared)
-            computed = run_layers(
+            slabs = self._slabs(padded.shape, box, prepared)
+            computed = run_slabs(
                 self._network,
                 padded,
                 box,
-                layers,
+                slabs,
                 importance_map(self.model.patch_size),
                 flips,
                 outputs,
                 agreement,
                 prepared.plan,
                 self.device if prepared.plan.sums_on_device else torch.device("cpu"),
-                prepared.clock,
+                prepared.timer,
             )
         log.info("windows: %d computed (%s)", computed, self.windows)
         scores = dict(zip(self.model.names[1:], agreement.scores()[1:], strict=True)) if agreement else {}
         counts = None
-        if votes:
+        if agreement and count_votes:
             counts = np.empty(prepared.stored_shape, dtype=np.uint8)
-            agreement.write_votes(prepared.orientation.forward(counts))
+            agreement.write_vote_count(prepared.orientation.forward(counts))
         labels = [output.stored for output in outputs]
-        alternative = labels[1] if exclude else None
-        return Segmentation(labels[0], alternative, scores, counts, len(flips), prepared.clock.seconds, computed)
+        runner_up = labels[1] if exclude else None
+        return Segmentation(labels[0], runner_up, scores, counts, len(flips), prepared.timer.seconds, computed)
 
     def _output(self, prepared: Prepared, excluded: Collection[int] = ()) -> Output:
         stored = np.zeros(prepared.stored_shape, dtype=np.uint8)
         return Output(stored, prepared.orientation.forward(stored), np.array(self.model.values, np.uint8), excluded)
 
-    def _layers(self, shape: Sequence[int], box: Sequence[slice], prepared: Prepared) -> list[Layer]:
+    def _slabs(self, shape: Sequence[int], box: Sequence[slice], prepared: Prepared) -> list[WindowSlab]:
         if prepared.body is not None:
             body = prepared.body.on(prepared.image.shape)
             offset = [part.start for part in box]

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from flare23_lib.errors import BundleError, ConfigError, about
+from flare23_lib.axes import as_triple
+from flare23_lib.errors import BundleError, ConfigError, with_path
 from flare23_lib.inference.bundle import InferenceDefaults, Model, ModelLabel, write_bundle
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 from flare23_lib.networks import Architecture
@@ -82,8 +83,8 @@ def export_checkpoint(
         model = Model(
             name=name,
             network=network_of(weights, [list(map(int, stride)) for stride in strides]),
-            patch_size=tuple(map(int, configuration["patch_size"])),
-            spacing=tuple(map(float, configuration["spacing"])),
+            patch_size=as_triple(map(int, configuration["patch_size"])),
+            spacing=as_triple(map(float, configuration["spacing"])),
             intensity=Intensity(
                 *(float(intensity[key]) for key in ("percentile_00_5", "percentile_99_5", "mean", "std"))
             ),
@@ -95,7 +96,7 @@ def export_checkpoint(
             provenance={"checkpoint": checkpoint.name, "trainer": str(content.get("trainer_name", ""))},
         )
     except BundleError as error:
-        raise BundleError(about(checkpoint, error)) from error
+        raise BundleError(with_path(checkpoint, error)) from error
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise BundleError(f"{checkpoint}: its plans do not describe the network ({error!r})") from error
     return write_bundle(output, model, weights)

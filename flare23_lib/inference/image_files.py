@@ -25,7 +25,7 @@ from flare23_lib.io.nifti import SUFFIXES, Stream, Volume, open_volume, read_geo
 
 if TYPE_CHECKING:
     from flare23_lib.inference.engine import Engine
-    from flare23_lib.inference.memory import Plan
+    from flare23_lib.inference.memory import MemoryPlan
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def model_file(bundle: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Case:
+class PredictionCase:
     """An image to segment and where its labels go."""
 
     name: str
@@ -65,14 +65,14 @@ class Reading:
     Attributes:
         volume: the image; None if the case's labels are there and whole.
         seconds: how long reading took.
-        doubts: what makes it no sound CT, a line each.
+        warnings: what makes it no sound CT, a line each.
     """
 
     volume: Volume | None
     seconds: float
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Let go of the image."""
         self.volume = None
 
@@ -83,7 +83,7 @@ def case_name(path: Path) -> str | None:
     return None if name is None else name.removesuffix(CHANNEL_SUFFIX)
 
 
-def find_cases(inputs: Path, output: Path, shard: Shard | None = None) -> list[Case]:
+def find_cases(inputs: Path, output: Path, shard: Shard | None = None) -> list[PredictionCase]:
     """List the images of a file or folder, sorted, with the file for each one's labels.
 
     Args:
@@ -97,31 +97,31 @@ def find_cases(inputs: Path, output: Path, shard: Shard | None = None) -> list[C
     """
     if inputs.is_dir():
         files = [path for path in sorted(inputs.iterdir()) if not path.name.startswith(".") and not path.is_dir()]
-        images = [path for path in files if case_name(path)]
+        images = {path: name for path in files if (name := case_name(path))}
         for path in files:
             if path.name.lower().endswith(SUFFIXES) and path not in images:
                 log.warning("%s: is passed over; the names of images end in .nii.gz or .nii", path)
         if not images:
             raise ImageError(f"{inputs}: the folder holds no *.nii.gz or *.nii")
     elif inputs.is_file():
-        if not case_name(inputs):
+        if not (name := case_name(inputs)):
             raise ImageError(f"{inputs}: is not named *.nii.gz or *.nii")
-        images = [inputs]
+        images = {inputs: name}
     else:
         raise ImageError(f"{inputs}: there is no such file or folder")
     if case_name(output) and not output.is_dir():
         if inputs.is_dir():
             raise ImageError(f"{output}: must be a folder, as {inputs} is one")
-        cases = [Case(case_name(inputs), inputs, output)]
+        cases = [PredictionCase(name, inputs, output) for name in images.values()]
     else:
-        cases = [Case(case_name(image), image, output / f"{case_name(image)}.nii.gz") for image in images]
+        cases = [PredictionCase(name, image, output / f"{name}.nii.gz") for image, name in images.items()]
     if inputs.is_dir() and output.is_dir() and output.samefile(inputs):
         raise ImageError(f"{output}: holds the images; give another folder for the labels")
     _refuse_collisions(cases)
     return [case for case in cases if shard is None or case.name in shard]
 
 
-def _refuse_collisions(cases: Iterable[Case]) -> None:
+def _refuse_collisions(cases: Iterable[PredictionCase]) -> None:
     taken: dict[Path, Path] = {}
     for case in cases:
         if case.labels.exists() and case.labels.samefile(case.image):
@@ -131,7 +131,7 @@ def _refuse_collisions(cases: Iterable[Case]) -> None:
         taken[case.labels] = case.image
 
 
-def is_done(case: Case) -> bool:
+def is_done(case: PredictionCase) -> bool:
     """Tell whether a case's labels are there, read to their end and lie on its image.
 
     Raises:
@@ -154,7 +154,7 @@ def held_bytes(stream: Stream) -> int:
     return (stream.dtype.itemsize + (0 if stream.scaling == (1, 0) else 8)) * math.prod(stream.shape)
 
 
-def doubts(path: Path, volume: Volume) -> tuple[str, ...]:
+def image_warnings(path: Path, volume: Volume) -> tuple[str, ...]:
     """Return what the scan of a cohort would say of an image that was read, a line each."""
     with open_volume(path) as stream:
         facts = header_facts(stream)
@@ -164,7 +164,7 @@ def doubts(path: Path, volume: Volume) -> tuple[str, ...]:
     return tuple(message for _, message in found)
 
 
-def fits_beside(engine: Engine, plan: Plan, following: Path, held: int = 0, left: int = 0) -> bool:
+def can_prefetch(engine: Engine, plan: MemoryPlan, following: Path, held: int = 0, left: int = 0) -> bool:
     """Tell whether the next image may be read while a case is computed, within the engine's limit of memory.
 
     Args:
@@ -191,7 +191,7 @@ class Reader:
         overwrite: read also those whose labels are there and whole.
     """
 
-    def __init__(self, cases: Sequence[Case], overwrite: bool = False) -> None:
+    def __init__(self, cases: Sequence[PredictionCase], overwrite: bool = False) -> None:
         self.cases = cases
         self._overwrite = overwrite
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reader")
@@ -234,7 +234,7 @@ class Reader:
         """Give up what has not begun."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, case: Case, check: Check | None) -> Reading:
+    def _read(self, case: PredictionCase, check: Check | None) -> Reading:
         started = time.perf_counter()
         done = not self._overwrite and is_done(case)
         if done:
@@ -242,4 +242,4 @@ class Reader:
         if check is not None:
             check(case.image)
         volume = read_volume(case.image)
-        return Reading(volume, time.perf_counter() - started, doubts(case.image, volume))
+        return Reading(volume, time.perf_counter() - started, image_warnings(case.image, volume))

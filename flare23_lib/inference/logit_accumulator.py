@@ -1,6 +1,6 @@
 """Sums of windows' logits, held for a few slices at a time.
 
-Windows come layer by layer, from the first slice to the last. A slice before the next layer's first is final: its
+Windows come slab by slab, from the first slice to the last. A slice before the next slab's first is final: its
 labels can be made and its memory used again. So the memory depends on the patch and on the image's plane, never on
 the number of slices.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flare23_lib.inference.windows import Slices
+from flare23_lib.axes import Slices, as_triple
 
 UNCOVERED = -1e4
 """Logit of every class but the background where no window was computed: background by decision, also when it is
@@ -24,7 +24,7 @@ Gaussian weights of windows' corners, all there is at an image's corners, would 
 
 
 @dataclass(frozen=True)
-class Part:
+class FinalSlices:
     """Final slices.
 
     Attributes:
@@ -42,7 +42,7 @@ class Part:
     passes: list[torch.Tensor]
 
 
-class RollingSums:
+class LogitAccumulator:
     """Weighted sums over a part of the plane and as many slices as a window has, and one more on either side.
 
     Args:
@@ -77,7 +77,7 @@ class RollingSums:
         self._first, self._fresh = 0, 0
 
     def open(self, start: int) -> None:
-        """Make room for a layer that begins at a slice, after `close` gave away what lies before."""
+        """Make room for a slab that begins at a slice, after `close` gave away what lies before."""
         first = max(0, start - 1)
         shift = first - self._first
         for buffer in self._buffers:
@@ -91,7 +91,7 @@ class RollingSums:
         """Add one window.
 
         Args:
-            window: its box in the padded image, within the open layer.
+            window: its box in the padded image, within the open slab.
             outputs: the logits (z, y, x, classes) of each mirrored pass, mirrored back.
         """
         place, part = self._clip(window)
@@ -103,11 +103,11 @@ class RollingSums:
             if self._passes:
                 self._passes[index][place] += weighted
 
-    def close(self, end: int | None) -> Part | None:
-        """Give out the slices before the next layer's first, or the rest.
+    def close(self, end: int | None) -> FinalSlices | None:
+        """Give out the slices before the next slab's first, or the rest.
 
         Args:
-            end: where the next layer begins; None after the last one.
+            end: where the next slab begins; None after the last one.
 
         Returns:
             The slices from the last one given out before (it is the lower neighbor of the first new one); valid until
@@ -127,7 +127,7 @@ class RollingSums:
             weights.masked_fill_(empty, 1)
             for sums in (self._sums[part], *(each[part] for each in self._passes)):
                 sums[..., 1:].masked_fill_(empty[..., None], UNCOVERED)
-        return Part(start, seen, self._sums[part], weights, [each[part] for each in self._passes])
+        return FinalSlices(start, seen, self._sums[part], weights, [each[part] for each in self._passes])
 
     @property
     def _buffers(self) -> list[torch.Tensor]:
@@ -140,4 +140,4 @@ class RollingSums:
             start, stop = max(extent.start, low), min(extent.stop, high)
             place.append(slice(start - low, stop - low))
             part.append(slice(start - extent.start, stop - extent.start))
-        return tuple(place), tuple(part)
+        return as_triple(place), as_triple(part)

@@ -1,7 +1,7 @@
 """How the work on a case is cut so that it stays within limits of memory.
 
 Every buffer whose size depends on the image or the patch is counted before it is made. What can be smaller is made
-as large as fits: windows at a time, slices resampled at a time, and, if the sums of a whole plane do not fit, strips
+as large as fits: windows at a time, slices resampled at a time, and, if the sums of a whole plane do not fit, tiles
 of the plane, whose common windows are then computed for each (slower, the same labels).
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from flare23_lib.axes import Triple
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.bundle import Model
 from flare23_lib.inference.image_files import HOST_BASE, MB
@@ -68,6 +69,8 @@ class Limits:
         Raises:
             ConfigError: not even they fit.
         """
+        if self.gpu is None:
+            return
         if self.gpu * MB < GPU_BASE + weights:
             least = math.ceil((GPU_BASE + weights) / MB)
             raise ConfigError(f"gpu-memory {self.gpu} MB: CUDA and the weights alone take {least}")
@@ -85,7 +88,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Task:
+class CaseSize:
     """What the memory for one case follows from.
 
     Attributes:
@@ -94,28 +97,28 @@ class Task:
         shape: (z, y, x) of the resampled and padded image.
         unpadded: voxels of the resampled image if it was padded, and is kept beside the padded one; else 0.
         passes: mirrored passes.
-        outputs: volumes to make: labels, and with them an alternative, votes.
-        votes: whether votes are kept, at the model's resolution too.
+        outputs: volumes to make: labels, and with them runner-up labels and vote counts.
+        count_votes: whether vote counts are kept, at the model's resolution too.
         compiled: the network was compiled, for one window at a time.
     """
 
     image: int
     voxels: int
-    shape: tuple[int, int, int]
+    shape: Triple
     passes: int
     unpadded: int = 0
     outputs: int = 1
-    votes: bool = False
+    count_votes: bool = False
     compiled: bool = False
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """How one case is computed.
 
     Attributes:
         batch: windows at a time.
-        strips: parts that the plane is cut into along y.
+        tiles: parts that the plane is cut into along y.
         sums_on_device: the sums are kept on the device, not on the host.
         image_on_device: so is the resampled image.
         slab_bytes: for resampling.
@@ -124,7 +127,7 @@ class Plan:
     """
 
     batch: int
-    strips: int
+    tiles: int
     sums_on_device: bool
     image_on_device: bool
     slab_bytes: int
@@ -132,14 +135,14 @@ class Plan:
     gpu: int
 
     def __str__(self) -> str:
-        text = f"{self.batch} windows at a time, {self.strips} strips, host {self.host / MB:.0f} MB"
+        text = f"{self.batch} windows at a time, {self.tiles} tiles, host {self.host / MB:.0f} MB"
         if self.gpu:
             places = ["GPU" if there else "host" for there in (self.sums_on_device, self.image_on_device)]
             text += f", GPU {self.gpu / MB:.0f} MB (sums on the {places[0]}, image on the {places[1]})"
         return text
 
 
-def plan(model: Model, precision: str, device: torch.device, task: Task, limits: Limits) -> Plan:
+def plan(model: Model, precision: str, device: torch.device, task: CaseSize, limits: Limits) -> MemoryPlan:
     """Return the fastest plan that stays within the limits.
 
     Raises:
@@ -147,12 +150,11 @@ def plan(model: Model, precision: str, device: torch.device, task: Task, limits:
     """
     gpu_limit = limits.gpu_bytes(device) if device.type == "cuda" else 0
     host_limit = limits.host_bytes()
-    least = None
-    for candidate in _candidates(model, precision, device, task):
+    candidates = _candidates(model, precision, device, task)
+    for candidate in candidates:
         if candidate.gpu <= gpu_limit and candidate.host <= host_limit:
             return candidate
-        if least is None or (candidate.host, candidate.gpu) < (least.host, least.gpu):
-            least = candidate
+    least = min(candidates, key=lambda candidate: (candidate.host, candidate.gpu))
     if least.host > host_limit:
         where = "--memory" if limits.host is not None else "nine tenths of what the machine or the SLURM job has"
         raise ImageError(f"needs {least.host / MB:.0f} MB of memory, the limit is {host_limit / MB:.0f} ({where})")
@@ -160,16 +162,16 @@ def plan(model: Model, precision: str, device: torch.device, task: Task, limits:
     raise ImageError(f"needs {least.gpu / MB:.0f} MB on the GPU, the limit is {gpu_limit / MB:.0f} ({where})")
 
 
-def _candidates(model: Model, precision: str, device: torch.device, task: Task) -> list[Plan]:
+def _candidates(model: Model, precision: str, device: torch.device, task: CaseSize) -> list[MemoryPlan]:
     """List plans from fast to slow."""
     on_gpu = device.type == "cuda"
     places = [(True, True), (True, False), (False, False)] if on_gpu else [(device.type == "cpu",) * 2]
     most = math.ceil(task.shape[1] / 16)
-    strips = sorted({min(most, 2**power) for power in range(8)})
+    tiles = sorted({min(most, 2**power) for power in range(8)})
     return [
         _cost(model, precision, on_gpu, task, batch, count, sums, image, slab)
         for slab in (SLAB_BYTES, SLAB_BYTES // 8)
-        for count in strips
+        for count in tiles
         for sums, image in places
         for batch in (BATCHES if on_gpu and not task.compiled else (1,))
     ]
@@ -179,16 +181,16 @@ def _cost(
     model: Model,
     precision: str,
     on_gpu: bool,
-    task: Task,
+    task: CaseSize,
     batch: int,
-    strips: int,
+    tiles: int,
     sums_on_device: bool,
     image_on_device: bool,
     slab_bytes: int,
-) -> Plan:
+) -> MemoryPlan:
     network = _network_bytes(model, precision, batch, task.passes)
     resampled = 4 * (math.prod(task.shape) + task.unpadded)
-    sums = sums_bytes(model.patch_size, task.shape, strips, len(model.labels), task.passes) + LABEL_BYTES
+    sums = sums_bytes(model.patch_size, task.shape, tiles, len(model.labels), task.passes) + LABEL_BYTES
     host = HOST_BASE + weight_bytes(model, 4) + (COMPILER if task.compiled else 0)
     gpu = GPU_BASE if on_gpu else 0
     working = 0
@@ -200,14 +202,14 @@ def _cost(
     if on_gpu:
         gpu += slab_bytes
     # While it is resampled the image is there, afterwards its labels; the last one is copied to be written.
-    labels = task.outputs * task.voxels + (math.prod(task.shape) if task.votes else 0)
+    labels = task.outputs * task.voxels + (math.prod(task.shape) if task.count_votes else 0)
     host += max(task.image + slab_bytes + resampled, labels + working, labels + WRITING * task.voxels)
-    return Plan(batch, strips, sums_on_device, image_on_device, slab_bytes, host, gpu)
+    return MemoryPlan(batch, tiles, sums_on_device, image_on_device, slab_bytes, host, gpu)
 
 
-def sums_bytes(patch: Sequence[int], shape: Sequence[int], strips: int, classes: int, passes: int) -> int:
-    """Return what `RollingSums` takes for a strip of the plane, with the copy it makes when it moves on."""
-    rows = min(shape[1], math.ceil(shape[1] / strips) + 2)
+def sums_bytes(patch: Sequence[int], shape: Sequence[int], tiles: int, classes: int, passes: int) -> int:
+    """Return what `LogitAccumulator` takes for a tile of the plane, with the copy it makes when it moves on."""
+    rows = min(shape[1], math.ceil(shape[1] / tiles) + 2)
     voxels = (patch[0] + 2) * rows * shape[2]
     kept = voxels * (4 + 4 * classes + (2 * classes * passes if passes > 1 else 0))
     return kept + voxels * 4 * classes

@@ -7,7 +7,8 @@ its input to another one and back); what follows a layer works in place.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from flare23_lib.runtime.devices import memory_format
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precision -> data type of weights and activations."""
 
-SILENT = -1000.0
+SUPPRESSED_LOGIT = -1000.0
 """Logit of a class that may not be the answer; sums of many passes stay within float16's range."""
 
 
@@ -41,37 +42,42 @@ class WindowNetwork:
             if isinstance(module, nn.Conv3d):
                 module.to(self.dtype)  # before they move: a GPU never holds them as float32
         self._layout = memory_format(device)
-        self._network = network.to(device=device, memory_format=self._layout)
-        self._run = torch.compile(self._forward, dynamic=False) if compiled else self._forward
+        # PyTorch's annotations leave out this signature of `to`.
+        self._network: STUNet = network.to(device=device, memory_format=self._layout)  # type: ignore[call-overload]
+        self._run: Callable[[torch.Tensor], torch.Tensor] = self._forward
+        if compiled:
+            self._run = torch.compile(self._forward, dynamic=False)
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
         """Map normalized patches (b, z, y, x) to logits (b, z, y, x, classes), contiguous, in the network's type."""
         return self._run(patches)
 
-    def silence(self, classes: Collection[int]) -> None:
+    def suppress_classes(self, classes: Collection[int]) -> None:
         """Let classes, by index, never be the answer: their logit is far below all others, everywhere."""
-        head = self._network.seg_outputs[-1]
-        weight, bias = head.weight.clone(), head.bias.clone()  # those of the bundle stay as they are
-        weight[list(classes)], bias[list(classes)] = 0, SILENT
+        head = cast(nn.Conv3d, self._network.seg_outputs[-1])
+        weight, bias = (
+            head.weight.clone(),
+            cast(torch.Tensor, head.bias).clone(),
+        )  # those of the bundle stay as they are
+        weight[list(classes)], bias[list(classes)] = 0, SUPPRESSED_LOGIT
         head.weight, head.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
 
     def _forward(self, patches: torch.Tensor) -> torch.Tensor:
+        network: Any = self._network  # a ModuleList's annotations lose the types of its members
         x = patches[:, None].to(self.device, self.dtype, memory_format=self._layout)
         skips = []
-        for blocks in self._network.conv_blocks_context:
+        for blocks in network.conv_blocks_context:
             x = _stage(blocks, x)
             skips.append(x)
         skips.pop()
-        for upsample, blocks in zip(
-            self._network.upsample_layers, self._network.conv_blocks_localization, strict=True
-        ):
+        for upsample, blocks in zip(network.upsample_layers, network.conv_blocks_localization, strict=True):
             skip = skips.pop()
             x = F.interpolate(_conv(upsample.conv, x), size=skip.shape[2:], mode="nearest")
             x = _stage(blocks, torch.cat((x, skip), dim=1))
-        return _conv(self._network.seg_outputs[-1], x).permute(0, 2, 3, 4, 1).contiguous()
+        return _conv(network.seg_outputs[-1], x).permute(0, 2, 3, 4, 1).contiguous()
 
 
-def _stage(blocks: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+def _stage(blocks: Iterable[ResidualBlock], x: torch.Tensor) -> torch.Tensor:
     for block in blocks:
         x = _block(block, x)
     return x
@@ -91,7 +97,8 @@ def _conv(conv: nn.Conv3d, x: torch.Tensor, bias: bool = True) -> torch.Tensor:
     if on_cpu and not torch.compiler.is_compiling():
         # conv3d itself passes over oneDNN for a batch of one with few channels or slices, and takes 5 to 20 times as
         # long there (`use_mkldnn` in PyTorch's Convolution.cpp).
-        return torch.mkldnn_convolution(x, conv.weight, offset, conv.padding, conv.stride, conv.dilation, conv.groups)
+        padding = [size // 2 for size in conv.kernel_size]
+        return torch.mkldnn_convolution(x, conv.weight, offset, padding, conv.stride, conv.dilation, conv.groups)
     return F.conv3d(x, conv.weight, offset, conv.stride, conv.padding)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from flare23_lib.errors import one_line
 from flare23_lib.inference.engine import Engine, Segmentation
-from flare23_lib.inference.image_files import Case, Reader, Reading, fits_beside, held_bytes
-from flare23_lib.inference.memory import WRITING, Plan
+from flare23_lib.inference.image_files import PredictionCase, Reader, Reading, can_prefetch, held_bytes
+from flare23_lib.inference.memory import WRITING, MemoryPlan
 from flare23_lib.inference.timing import PHASES
 from flare23_lib.io.nifti import open_volume, write_volume
 from flare23_lib.io.tables import write_csv
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Fault:
+class FailedCase:
     """A case that could not be segmented: its name, its image and the reason in one line."""
 
     case: str
@@ -36,7 +36,7 @@ class Fault:
 
 def predict(
     reader: Reader, engine: Engine, timings: Path | None = None, start: dict[str, float] | None = None
-) -> list[Fault]:
+) -> list[FailedCase]:
     """Segment cases and write `X.nii.gz` for each `X_0000.nii.gz` or `X.nii.gz`.
 
     Labels are uint8 with the header of their image, geometry to the last bit. What is there and whole is not made
@@ -81,7 +81,7 @@ class _Run:
 
     def __init__(self, reader: Reader, engine: Engine, timings: Path | None, start: dict[str, float]) -> None:
         self.reader, self.engine, self.timings = reader, engine, timings
-        self.faults: list[Fault] = []
+        self.faults: list[FailedCase] = []
         self._start = start
         self._rows: list[dict[str, float | str]] = []
         self._writing: _Written | None = None
@@ -93,8 +93,8 @@ class _Run:
             if reading.volume is None:
                 log.info("%s: %s is there already", self._number(index), self.reader.cases[index].labels)
                 return
-            for doubt in reading.doubts:
-                log.warning("%s: %s: %s", self._number(index), self.reader.cases[index].image, doubt)
+            for warning in reading.warnings:
+                log.warning("%s: %s: %s", self._number(index), self.reader.cases[index].image, warning)
             seconds, header, ahead, result = self._segment(index, reading)
         except Exception as error:  # one case must not stop the others, whatever is wrong with it
             self._fault(index, error)
@@ -116,16 +116,16 @@ class _Run:
             self.reader.start(index + 1)
         prepared = self.engine.prepare(volume)
         # From here on only the resampled image is needed.
-        reading.forget()
+        reading.release()
         del volume
         return seconds, header, ahead, self.engine.infer(prepared)
 
-    def _room_for_next(self, index: int, plan: Plan, labels: int) -> bool:
+    def _room_for_next(self, index: int, plan: MemoryPlan, labels: int) -> bool:
         """Tell whether the next case may be read while this one is computed and the last one written."""
         if index + 1 >= len(self.reader.cases):
             return False
         held = self._writing.bytes if self._writing else 0
-        return fits_beside(self.engine, plan, self.reader.cases[index + 1].image, held, labels)
+        return can_prefetch(self.engine, plan, self.reader.cases[index + 1].image, held, labels)
 
     def finish_writing(self) -> None:
         """Wait for the labels that are being written, and report the case."""
@@ -150,7 +150,7 @@ class _Run:
     def _fault(self, index: int, error: Exception) -> None:
         case = self.reader.cases[index]
         log.debug("%s", case.image, exc_info=error)
-        fault = Fault(case.name, case.image, one_line(case.image, error))
+        fault = FailedCase(case.name, case.image, one_line(case.image, error))
         log.error("%s: %s", self._number(index), fault.message)
         self.faults.append(fault)
 
@@ -166,7 +166,7 @@ def _check_memory(engine: Engine, image: Path) -> None:
         engine.plan(stream.geometry(), held_bytes(stream))
 
 
-def _write(case: Case, labels: np.ndarray, header: nib.Nifti1Header) -> float:
+def _write(case: PredictionCase, labels: np.ndarray, header: nib.Nifti1Header) -> float:
     started = time.perf_counter()
     write_volume(case.labels, labels, header)
     return time.perf_counter() - started

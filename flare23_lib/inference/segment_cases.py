@@ -7,16 +7,16 @@ import itertools
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flare23_lib import versions
-from flare23_lib.cache.collect import complete_rows, link_cases
-from flare23_lib.cache.entries import Item, Shard, StageFolder, fingerprint
-from flare23_lib.cache.results import Results, write_record
+from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, Shard, fingerprint
+from flare23_lib.cache.results import Results, collect, write_record
 from flare23_lib.config.settings import InferenceSettings
 from flare23_lib.dataset.cases import Case, usable_cases
-from flare23_lib.inference.image_files import fits_beside
+from flare23_lib.inference.image_files import can_prefetch
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.nifti import Volume, read_volume, write_volume
 from flare23_lib.io.tables import write_csv
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LABELS = ".nii.gz"
-NEXT_CLASS = ".next.nii.gz"
-VOTES = ".votes.nii.gz"
+RUNNER_UP_LABELS = ".next.nii.gz"
+TTA_VOTE_COUNT = ".votes.nii.gz"
 
 
 def model_digest(description: Mapping[str, Any]) -> str:
@@ -47,88 +47,104 @@ def model_digest(description: Mapping[str, Any]) -> str:
     return fingerprint({**description, **unshaping, "labels": values})
 
 
-def segmentation_folder(results: Results, digest: str, inference: InferenceSettings) -> StageFolder:
-    """Return the folder of what a model makes with these settings, whoever asks for it."""
+def segmentation_folder(results: Results, digest: str, inference: InferenceSettings) -> CacheFolder:
+    """Return the folder of a model's segmentations with these settings."""
     key = {"version": versions.SEGMENTATION, "model": digest, "inference": inference.to_json()}
-    return results.folder("segmentations", key)
+    return results.cache("segmentations", key)
 
 
-def segmentation_item(
-    folder: StageFolder, case: Case, exclude: Collection[int] = (), votes: bool = False
-) -> tuple[Item, dict[str, Any]]:
-    """Return where a case's segmentation belongs, and what it is made from.
+def segmentation_entry(folder: CacheFolder, case: Case, exclude: Collection[int] = (), votes: bool = False) -> Entry:
+    """Return the entry of a case's segmentation.
 
     Args:
         folder: of the model and its settings.
         case: the case.
-        exclude: label values without which the next class is looked for.
+        exclude: label values without which the runner-up labels are made.
         votes: whether the votes of the mirrored passes are kept.
     """
-    inputs = {"image": case.image_id, "exclude": sorted(exclude)}
+    inputs: dict[str, Any] = {"image": case.image_id, "exclude": sorted(exclude)}
     if votes:
         inputs["votes"] = True
-    return folder.item(case.case, inputs), inputs
+    return folder.entry(case.case, inputs)
 
 
-def predict_validation(
-    results: Results,
-    model: str,
-    inference: InferenceSettings,
-    device: str,
-    threads: int,
-    shard: Shard,
-    output: Path,
-) -> None:
-    """Segment the validation cases of a shard; arguments as `pseudo_label`."""
-    cases = [case for case in usable_cases(results.cases, "validation") if case.case in shard]
-    wanted = [(case, ()) for case in cases]
-    made = segment_cases(results, model, inference, wanted, False, device, threads, f"validation-{shard}")
+@dataclass(frozen=True)
+class ModelUse:
+    """A model of the workflow and how it is used.
+
+    Attributes:
+        name: of the model.
+        inference: how it segments.
+        device: as `devices.choose`.
+        threads: CPU threads.
+    """
+
+    name: str
+    inference: InferenceSettings
+    device: str = "auto"
+    threads: int = 1
+
+
+Wanted = Sequence[tuple[Case, Collection[int]]]
+"""Cases, each with the label values without which its runner-up labels are made."""
+
+
+def segmentation_entries(
+    results: Results, model: str, inference: InferenceSettings, wanted: Wanted, votes: bool
+) -> list[Entry]:
+    """Return the entries of a model's segmentations; StoreError if the model has no bundle."""
+    folder = segmentation_folder(results, model_digest(model_description(results, model)), inference)
+    return [segmentation_entry(folder, case, exclude, votes) for case, exclude in wanted]
+
+
+def predict_validation(results: Results, model: ModelUse, shard: Shard, output: Path) -> None:
+    """Segment the validation cases of a shard, and write its record."""
+    wanted = validation_shard(results, shard)
+    made = segment_cases(results, model, wanted, False, f"validation-{shard}")
     write_record(output, ["case", "file"], [row for row, _ in made])
 
 
+def validation_shard(results: Results, shard: Shard) -> Wanted:
+    """Return the validation cases of a shard."""
+    return [(case, ()) for case in usable_cases(results.cases, "validation") if case.case in shard]
+
+
 def segment_cases(
-    results: Results,
-    model: str,
-    inference: InferenceSettings,
-    wanted: Sequence[tuple[Case, Collection[int]]],
-    votes: bool,
-    device: str,
-    threads: int,
-    lock_name: str,
-) -> list[tuple[dict[str, str], dict[str, Any]]]:
-    """Segment what is not there yet; returns each case's `case` and `file`, and the note of its item.
+    results: Results, model: ModelUse, wanted: Wanted, votes: bool, lock_name: str
+) -> list[tuple[dict[str, str], Metadata]]:
+    """Segment what is missing; returns each case's `case` and `file`, and its metadata.
 
     Args:
         results: the results folder.
-        model: its name.
-        inference: how it is used.
-        wanted: cases, each with the label values without which the next class is looked for.
+        model: the model.
+        wanted: cases.
         votes: whether the votes of the mirrored passes are kept.
-        device: as `devices.choose`.
-        threads: threads to use.
         lock_name: of the lock that is held meanwhile.
 
     Raises:
         CasesFailedError: the other cases are done.
     """
-    folder = segmentation_folder(results, model_digest(model_description(results, model)), inference).create()
+    entries = segmentation_entries(results, model.name, model.inference, wanted, votes)
+    if not entries:
+        return []
     made = []
-    with folder.lock(lock_name, lambda: log.info("another job segments these cases; waiting for it")):
-        items = [(case, *segmentation_item(folder, case, exclude, votes)) for case, exclude in wanted]
-        notes = [item.read() for _, item, _ in items]
-        missing = [(case, inputs) for (case, _, inputs), note in zip(items, notes, strict=True) if note is None]
-        log.info("%d cases, %d of them to be segmented", len(items), len(missing))
-        engine = _engine(results, model, inference, device, threads) if missing else None
+    with entries[0].folder.create().lock(lock_name):
+        known = [entry.load() for entry in entries]
+        cases = [case for case, _ in wanted]
+        missing = [(case, entry) for case, entry, found in zip(cases, entries, known, strict=True) if found is None]
+        log.info("%d cases, %d of them to be segmented", len(entries), len(missing))
+        engine = _engine(results, model) if missing else None
         volumes = _read_ahead(engine, missing)
-        failures = CaseFailures(len(items))
-        for (case, item, inputs), done in progress(list(zip(items, notes, strict=True))):
-            note = done
-            if note is None:
+        failures = CaseFailures(len(entries))
+        for case, entry, loaded in progress(list(zip(cases, entries, known, strict=True))):
+            metadata = loaded
+            if metadata is None:
                 image = next(volumes)
                 with failures.case(case.case, case.image):
-                    note = _segment_case(engine, image(), item, inputs)
-                    log.info("%s in %.1f s", case.case, sum(note["results"]["timings"].values()))
-            made.append(({"case": case.case, "file": results.relative(item.file(LABELS))}, note))
+                    metadata = _segment_case(engine, image(), entry)
+                    log.info("%s in %.1f s", case.case, sum(metadata["results"]["timings"].values()))
+            if metadata is not None:
+                made.append(({"case": case.case, "file": results.relative(entry.file(LABELS))}, metadata))
     failures.raise_any()
     return made
 
@@ -138,32 +154,33 @@ def model_description(results: Results, model: str) -> dict[str, Any]:
     return read_json(results.model_file(model))
 
 
-def _engine(results: Results, model: str, inference: InferenceSettings, device: str, threads: int) -> Engine:
+def _engine(results: Results, model: ModelUse) -> Engine:
     import torch
 
     from flare23_lib.inference.bundle import load_bundle
     from flare23_lib.inference.engine import Engine
     from flare23_lib.runtime.devices import choose
 
-    torch.set_num_threads(max(1, threads))
-    return Engine(load_bundle(results.bundle(model)), choose(device, claimed=1), **inference.to_json())
+    torch.set_num_threads(max(1, model.threads))
+    bundle = load_bundle(results.bundle(model.name))
+    return Engine(bundle, choose(model.device, claimed=1), **model.inference.to_json())
 
 
-def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Mapping[str, Any]]]) -> Iterator[Callable[[], Volume]]:
-    """Give for each case a function that returns its image, once, or raises what reading it raised.
+def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Entry]]) -> Iterator[Callable[[], Volume]]:
+    """Yield for each case a function that returns its image, once, or raises what reading it raised.
 
     The next image is read while one is in use, if there is memory for both.
     """
     with ThreadPoolExecutor(1) as thread:
         reading: Future[Volume] | None = None
-        for (case, inputs), following in itertools.zip_longest(wanted, wanted[1:]):
+        for (case, entry), following in itertools.zip_longest(wanted, wanted[1:]):
             current, reading = reading, None
             try:
                 volumes = [current.result() if current else read_volume(case.image)]
                 del current
                 if following is not None:
-                    plan = engine.plan(volumes[0].geometry, volumes[0].array.nbytes, *_options(inputs))
-                    if fits_beside(engine, plan, Path(following[0].image)):
+                    plan = engine.plan(volumes[0].geometry, volumes[0].array.nbytes, *_options(entry))
+                    if can_prefetch(engine, plan, Path(following[0].image)):
                         reading = thread.submit(read_volume, following[0].image)
             except Exception as error:
                 yield functools.partial(_raise, error)
@@ -175,41 +192,40 @@ def _raise(error: Exception) -> NoReturn:
     raise error
 
 
-def _options(inputs: Mapping[str, Any]) -> tuple[list[int], bool]:
-    """Return the engine's `exclude` and `votes` for a segmentation made from these inputs."""
-    return inputs["exclude"], inputs.get("votes", False)
+def _options(entry: Entry) -> tuple[list[int], bool]:
+    """Return the engine's `exclude` and `votes` for an entry."""
+    return entry.inputs["exclude"], entry.inputs.get("votes", False)
 
 
-def _segment_case(engine: Engine, volume: Volume, item: Item, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    header, options = volume.header, _options(inputs)
+def _segment_case(engine: Engine, volume: Volume, entry: Entry) -> Metadata:
+    header, options = volume.header, _options(entry)
     prepared = engine.prepare(volume, *options)
     del volume  # the engine's plan of memory has no place for it from here on
     segmentation = engine.infer(prepared, *options)
     suffixes = [LABELS]
-    if segmentation.alternative is not None:
-        write_volume(item.file(NEXT_CLASS), segmentation.alternative, header)
-        suffixes.append(NEXT_CLASS)
-    if segmentation.votes is not None:
-        write_volume(item.file(VOTES), segmentation.votes, header)
-        suffixes.append(VOTES)
-    write_volume(item.file(LABELS), segmentation.labels, header)
+    if segmentation.runner_up_labels is not None:
+        write_volume(entry.file(RUNNER_UP_LABELS), segmentation.runner_up_labels, header)
+        suffixes.append(RUNNER_UP_LABELS)
+    if segmentation.tta_vote_count is not None:
+        write_volume(entry.file(TTA_VOTE_COUNT), segmentation.tta_vote_count, header)
+        suffixes.append(TTA_VOTE_COUNT)
+    write_volume(entry.file(LABELS), segmentation.labels, header)
     values = {label.name: str(label.value) for label in engine.model.labels}
-    measures = {
-        "agreement": {values[name]: score for name, score in segmentation.agreement.items()},
+    results = {
+        "agreement": {values[name]: score for name, score in segmentation.tta_agreement.items()},
         "passes": segmentation.passes,
         "precision": engine.precision,
         "timings": segmentation.timings,
     }
-    return item.finish(suffixes, inputs, measures)
+    return entry.save(suffixes, results)
 
 
-def gather_predictions(results: Results, model: str, shards: int, output: Path) -> None:
+def collect_predictions(results: Results, model: str, shards: int, output: Path) -> None:
     """Check that every validation case is predicted, list the files and link them by plain names.
 
     Raises:
         StoreError: a case is in no shard's record.
     """
     cases = [case.case for case in usable_cases(results.cases, "validation")]
-    rows = complete_rows(results, "predictions", model, shards, cases)
-    link_cases(results, output.parent, rows)
+    rows = collect(results, "predictions", model, shards, cases)
     write_csv(output, ["case", "file"], [{"case": row["case"], "file": row["file"]} for row in rows])

@@ -1,7 +1,8 @@
-"""The sliding window: from the image that the network sees to labels at full resolution, layer by layer."""
+"""The sliding window: from the image that the network sees to labels at full resolution, slab by slab."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from flare23_lib.inference.agreement import Agreement
-from flare23_lib.inference.logit_accumulator import Part, RollingSums
-from flare23_lib.inference.memory import Plan
-from flare23_lib.inference.timing import Clock
-from flare23_lib.inference.upsampling import Axes, interpolated_labels, strongest
-from flare23_lib.inference.windows import Layer, Slices
+from flare23_lib.axes import Slices, as_triple
+from flare23_lib.inference.logit_accumulator import FinalSlices, LogitAccumulator
+from flare23_lib.inference.memory import MemoryPlan
+from flare23_lib.inference.timing import PhaseTimer
+from flare23_lib.inference.tta_agreement import TTAAgreement
+from flare23_lib.inference.upsampling import Axes, argmax_classes, interpolated_labels
+from flare23_lib.inference.windows import WindowSlab
 from flare23_lib.preprocessing.resampling import Axis
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -43,12 +45,12 @@ class Output:
 
 
 @dataclass
-class Strip:
+class Tile:
     """A part of the plane, and where its labels lie at full resolution.
 
     Attributes:
         rows: (start, stop) of y in the padded image whose sums are kept.
-        own: (start, stop) of the rows that no other strip counts.
+        own: (start, stop) of the rows that no other tile counts.
         columns: (start, stop) of x.
         axes: (z, y, x), the output's voxels between those of the padded image.
         place: (start, stop) of the output's y, and of its x.
@@ -63,18 +65,18 @@ class Strip:
     done: int = field(default=0)
 
 
-def run_layers(
+def run_slabs(
     network: Network,
     image: torch.Tensor,
     box: Slices,
-    layers: Sequence[Layer],
+    slabs: Sequence[WindowSlab],
     importance: torch.Tensor,
     flips: Sequence[tuple[int, ...]],
     outputs: Sequence[Output],
-    agreement: Agreement | None,
-    plan: Plan,
+    agreement: TTAAgreement | None,
+    plan: MemoryPlan,
     device: torch.device,
-    clock: Clock,
+    timer: PhaseTimer,
 ) -> int:
     """Run a network over an image and make labels of what it says.
 
@@ -85,14 +87,14 @@ def run_layers(
         network: maps patches to logits.
         image: (z, y, x), normalized, at least as large as the patch.
         box: the part of it that is not padding.
-        layers: the windows.
+        slabs: the windows.
         importance: weight of each voxel of a window.
         flips: axes of (z, y, x) to mirror along, for each pass.
         outputs: the label maps to fill; the first one is the one whose passes are compared.
         agreement: counts how the passes agree; None for a single pass.
         plan: how the memory is used.
         device: where the sums are kept.
-        clock: gets the phases `windows` and `labels`.
+        timer: gets the phases `windows` and `labels`.
 
     Returns:
         How many windows were computed.
@@ -100,30 +102,30 @@ def run_layers(
     computed = 0
     classes = len(outputs[0].values)
     shape = outputs[0].seen.shape
-    for strip in _strips(image.shape, box, shape, layers, plan.strips):
-        sums = RollingSums(importance, strip.rows, strip.columns, image.shape[0], classes, len(flips), device)
-        for layer, following in zip(layers, [*layers[1:], None], strict=True):
-            sums.open(layer.start)
-            for window, logits in _logits(network, image, layer, strip.rows, flips, plan.batch):
+    for tile in _tiles(image.shape, box, shape, slabs, plan.tiles):
+        sums = LogitAccumulator(importance, tile.rows, tile.columns, image.shape[0], classes, len(flips), device)
+        for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
+            sums.open(slab.start)
+            for window, logits in _logits(network, image, slab, tile.rows, flips, plan.batch):
                 sums.add(window, logits)
                 computed += 1
-            clock.phase("windows")
+            timer.phase("windows")
             part = sums.close(following.start if following else None)
             if part is not None:
-                _finish(part, strip, box, outputs, agreement)
-            clock.phase("labels")
+                _finish(part, tile, box, outputs, agreement)
+            timer.phase("labels")
     return computed
 
 
 def _logits(
     network: Network,
     image: torch.Tensor,
-    layer: Layer,
+    slab: WindowSlab,
     rows: tuple[int, int],
     flips: Sequence[tuple[int, ...]],
     batch: int,
 ) -> Iterator[tuple[Slices, list[torch.Tensor]]]:
-    """Give each window of a layer that reaches into some rows, with the logits of every pass."""
+    """Give each window of a slab that reaches into some rows, with the logits of every pass."""
 
     def run(windows: Sequence[Slices]) -> list[torch.Tensor]:
         patches = torch.stack([image[window] for window in windows])
@@ -133,13 +135,13 @@ def _logits(
             passes.append(network(patches.flip(dims)).flip(dims))
         return passes
 
-    windows = list(layer.windows)
-    if layer.probe:
+    windows = list(slab.windows)
+    if slab.probe:
         first = windows.pop(0)
         passes = run([first])
         if _reaches(first, rows):
             yield first, [logits[0] for logits in passes]
-        if not strongest(sum(logits.float() for logits in passes)).any():
+        if not argmax_classes(functools.reduce(torch.add, (logits.float() for logits in passes))).any():
             return
     windows = [window for window in windows if _reaches(window, rows)]
     for start in range(0, len(windows), batch):
@@ -153,15 +155,15 @@ def _reaches(window: Slices, rows: tuple[int, int]) -> bool:
     return window[1].start < rows[1] and window[1].stop > rows[0]
 
 
-def _strips(
-    padded: Sequence[int], box: Slices, shape: Sequence[int], layers: Sequence[Layer], count: int
-) -> list[Strip]:
-    """Cut the part of the plane that windows cover into strips along y.
+def _tiles(
+    padded: Sequence[int], box: Slices, shape: Sequence[int], slabs: Sequence[WindowSlab], count: int
+) -> list[Tile]:
+    """Cut the part of the plane that windows cover into tiles along y.
 
     One row or column without windows is kept around it where there is one, so that the border to what no window
     covers is interpolated like any other place.
     """
-    windows = [window for layer in layers for window in layer.windows]
+    windows = [window for slab in slabs for window in slab.windows]
     (low, high), columns = (
         (max(0, min(w[axis].start for w in windows) - 1), min(padded[axis], max(w[axis].stop for w in windows) + 1))
         for axis in (1, 2)
@@ -171,14 +173,14 @@ def _strips(
         for part, size in zip(box, shape, strict=True)
     ]
     bounds = [low + (high - low) * index // count for index in range(count + 1)]
-    strips = []
+    tiles = []
     for start, stop in itertools.pairwise(bounds):
-        # One row more: the upper neighbor of what lies between two strips.
+        # One row more: the upper neighbor of what lies between two tiles.
         rows = (start, min(stop + 1, high))
         place = (_between(axes[1], rows, stop), _between(axes[2], columns, columns[1]))
         across = axes[1].part(*place[0], start), axes[2].part(*place[1], columns[0])
-        strips.append(Strip(rows, (start, stop), columns, (axes[0], *across), place))
-    return strips
+        tiles.append(Tile(rows, (start, stop), columns, (axes[0], *across), place))
+    return tiles
 
 
 def _between(axis: Axis, extent: tuple[int, int], stop: int) -> tuple[int, int]:
@@ -188,31 +190,33 @@ def _between(axis: Axis, extent: tuple[int, int], stop: int) -> tuple[int, int]:
     return first, max(first, last)
 
 
-def _finish(part: Part, strip: Strip, box: Slices, outputs: Sequence[Output], agreement: Agreement | None) -> None:
+def _finish(
+    part: FinalSlices, tile: Tile, box: Slices, outputs: Sequence[Output], agreement: TTAAgreement | None
+) -> None:
     """Make the labels that final slices decide."""
     start, stop = part.start, part.start + len(part.sums)
-    first, last = _between(strip.axes[0], (start, stop), stop)
-    first = max(first, strip.done)
+    first, last = _between(tile.axes[0], (start, stop), stop)
+    first = max(first, tile.done)
     for output in outputs:
-        labels = strongest(part.sums, output.excluded)
+        labels = argmax_classes(part.sums, output.excluded)
         if agreement is not None and output is outputs[0]:
-            fresh, place = _inside(part, strip, box)
-            agreement.add([strongest(sums[fresh]) for sums in part.passes], labels[fresh], place)
+            fresh, place = _inside(part, tile, box)
+            agreement.add([argmax_classes(sums[fresh]) for sums in part.passes], labels[fresh], place)
         if last > first:
-            axes = (strip.axes[0].part(first, last, start), *strip.axes[1:])
+            axes = (tile.axes[0].part(first, last, start), *tile.axes[1:])
             made = interpolated_labels(part.sums, labels, axes, part.weights, output.excluded)
-            output.write((slice(first, last), *(slice(*extent) for extent in strip.place)), made)
-    strip.done = max(strip.done, last)
+            output.write(as_triple([slice(first, last), *(slice(*extent) for extent in tile.place)]), made)
+    tile.done = max(tile.done, last)
 
 
-def _inside(part: Part, strip: Strip, box: Slices) -> tuple[Slices, Slices]:
-    """Return what is new in a part, belongs to its strip and is no padding: its place there and in the image."""
-    origins = (part.start, strip.rows[0], strip.columns[0])
-    extents = ((part.start + part.seen, part.start + len(part.sums)), strip.own, strip.columns)
+def _inside(part: FinalSlices, tile: Tile, box: Slices) -> tuple[Slices, Slices]:
+    """Return what is new in a part, belongs to its tile and is no padding: its place there and in the image."""
+    origins = (part.start, tile.rows[0], tile.columns[0])
+    extents = ((part.start + part.seen, part.start + len(part.sums)), tile.own, tile.columns)
     inside, place = [], []
     for (low, high), image, origin in zip(extents, box, origins, strict=True):
         start = max(low, image.start)
         stop = max(start, min(high, image.stop))
         inside.append(slice(start - origin, stop - origin))
         place.append(slice(start - image.start, stop - image.start))
-    return tuple(inside), tuple(place)
+    return as_triple(inside), as_triple(place)

@@ -18,8 +18,8 @@ precision; both of the first case only. read and write have threads of their own
 def seconds_since_start() -> float:
     """Return how long this process has run, to a hundredth of a second.
 
-    The kernel notes in `/proc/self/stat`, field 22, when a process started, in clock ticks since the machine did; its
-    own clock of the same origin is CLOCK_BOOTTIME (man 5 proc). So the interpreter's own start is counted. Where
+    The kernel notes in `/proc/self/stat`, field 22, when a process started, in timer ticks since the machine did; its
+    own timer of the same origin is CLOCK_BOOTTIME (man 5 proc). So the interpreter's own start is counted. Where
     there is no `/proc` (macOS, Windows), time counts from the import of the library, the interpreter's first work.
     """
     try:
@@ -31,7 +31,7 @@ def seconds_since_start() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
-class Clock:
+class PhaseTimer:
     """Seconds per phase; waits for the device at the end of each, as its work is asynchronous."""
 
     def __init__(self, device: torch.device) -> None:

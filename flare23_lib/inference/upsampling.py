@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from flare23_lib.axes import as_triple
 from flare23_lib.preprocessing.resampling import Axis
 
 UNDECIDED = 255
@@ -31,7 +32,7 @@ BLOCK_VOXELS = 2**24
 Axes = tuple[Axis, Axis, Axis]
 
 
-def strongest(logits: torch.Tensor, excluded: Collection[int] = ()) -> torch.Tensor:
+def argmax_classes(logits: torch.Tensor, excluded: Collection[int] = ()) -> torch.Tensor:
     """Return the index of the strongest class of each voxel; the lowest one wins a tie.
 
     Args:
@@ -72,8 +73,8 @@ def labels_from_logits(
     Raises:
         ValueError: every class is excluded.
     """
-    axes = tuple(Axis.between(source, target) for source, target in zip(logits.shape[:3], shape, strict=True))
-    return interpolated_labels(logits, strongest(logits, excluded), axes, None, excluded, chunk)
+    axes = as_triple(Axis.between(source, target) for source, target in zip(logits.shape[:3], shape, strict=True))
+    return interpolated_labels(logits, argmax_classes(logits, excluded), axes, None, excluded, chunk)
 
 
 def interpolated_labels(
@@ -88,7 +89,7 @@ def interpolated_labels(
 
     Args:
         logits: float32 (z, y, x, classes), contiguous.
-        labels: `strongest(logits, excluded)`.
+        labels: `argmax_classes(logits, excluded)`.
         axes: (z, y, x), where the block's voxels lie between those of the logits.
         weight: (z, y, x), contiguous, what the logits are to be divided by, positive; None for 1.
         excluded: classes that may not win.
@@ -101,7 +102,7 @@ def interpolated_labels(
     for dim in (2, 1):
         cells = _select(cells, axes[dim].lower, dim)
     result = _select(cells, axes[0].lower, 0)
-    axes = tuple(Axis(*(item.to(logits.device) for item in (a.lower, a.upper, a.share))) for a in axes)
+    axes = as_triple(axis.to(logits.device) for axis in axes)
     rows = logits.view(-1, logits.shape[-1])
     thickness = max(1, BLOCK_VOXELS // max(1, result[0].numel()))
     for first in range(0, len(result), thickness):
@@ -114,7 +115,7 @@ def interpolated_labels(
                 shares = shares / weight.view(-1)[corners]
             # One weighted sum of eight rows per voxel, without the eight rows ever being side by side in memory.
             mixed = F.embedding_bag(corners, rows, mode="sum", per_sample_weights=shares)
-            block[part] = strongest(mixed, excluded)
+            block[part] = argmax_classes(mixed, excluded)
     return result
 
 
@@ -163,7 +164,7 @@ def _corners(voxels: torch.Tensor, axes: Axes, shape: Sequence[int]) -> tuple[to
     strides = (shape[1] * shape[2], shape[2], 1)
     indices, shares = [], []
     for axis, place, stride in zip(axes, places, strides, strict=True):
-        share = axis.share[place]
+        share = axis.weight[place]
         indices.append((axis.lower[place] * stride, axis.upper[place] * stride))
         shares.append((1 - share, share))
     corners = [z + y + x for z, y, x in product(*indices)]

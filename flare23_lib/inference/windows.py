@@ -1,7 +1,7 @@
 """Where the windows of a sliding window lie and what each voxel of a window weighs.
 
 Three ways to lay them: `all`, nnU-Net's grid over the image; `body`, the same grid over the body; `center_first`, the
-grid over the image, of which a layer is computed only if its central window holds foreground (the paper's rule).
+grid over the image, of which a slab is computed only if its central window holds foreground (the paper's rule).
 Shapes and positions are (z, y, x) in voxels.
 """
 
@@ -15,10 +15,8 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 
+from flare23_lib.axes import Slices, as_triple
 from flare23_lib.inference.body_mask import BodyGrid
-
-Slices = tuple[slice, slice, slice]
-"""A box in a (z, y, x) tensor."""
 
 SIGMA_SCALE = 1 / 8
 """Standard deviation of the Gaussian weights, as a share of the patch."""
@@ -55,7 +53,7 @@ def window_starts(shape: Sequence[int], patch: Sequence[int], step: float) -> li
 def window_slices(starts: Sequence[Sequence[int]], patch: Sequence[int]) -> list[Slices]:
     """Return the box of every window, z outermost, x innermost."""
     return [
-        tuple(slice(start, start + size) for start, size in zip(corner, patch, strict=True))
+        as_triple(slice(start, start + size) for start, size in zip(corner, patch, strict=True))
         for corner in product(*starts)
     ]
 
@@ -96,7 +94,7 @@ def pad_to_patch(image: torch.Tensor, patch: Sequence[int]) -> tuple[torch.Tenso
     """
     missing = [max(0, window - size) for window, size in zip(patch, image.shape, strict=True)]
     below = [gap // 2 for gap in missing]
-    box = tuple(slice(start, start + size) for start, size in zip(below, image.shape, strict=True))
+    box = as_triple(slice(start, start + size) for start, size in zip(below, image.shape, strict=True))
     if not any(missing):
         return image, box
     # F.pad counts axes from the last to the first.
@@ -105,7 +103,7 @@ def pad_to_patch(image: torch.Tensor, patch: Sequence[int]) -> tuple[torch.Tenso
 
 
 @dataclass(frozen=True)
-class Layer:
+class WindowSlab:
     """The windows that start at one slice.
 
     Attributes:
@@ -119,14 +117,14 @@ class Layer:
     probe: bool = False
 
 
-def all_windows(shape: Sequence[int], patch: Sequence[int], step: float) -> list[Layer]:
+def all_windows(shape: Sequence[int], patch: Sequence[int], step: float) -> list[WindowSlab]:
     """Lay windows over all of an image that is at least as large as the patch (z, y, x)."""
     depth, *plane = window_starts(shape, patch, step)
-    return [Layer(start, tuple(window_slices([[start], *plane], patch))) for start in depth]
+    return [WindowSlab(start, tuple(window_slices([[start], *plane], patch))) for start in depth]
 
 
-def center_first_windows(shape: Sequence[int], patch: Sequence[int], step: float) -> list[Layer]:
-    """Lay windows as `all_windows`; in each layer the one nearest to the image's center decides about the others."""
+def center_first_windows(shape: Sequence[int], patch: Sequence[int], step: float) -> list[WindowSlab]:
+    """Lay windows as `all_windows`; in each slab the one nearest to the image's center decides about the others."""
 
     def distance(window: Slices) -> float:
         """Squared distance, in the plane and in patches, of a window's center from the image's."""
@@ -136,17 +134,17 @@ def center_first_windows(shape: Sequence[int], patch: Sequence[int], step: float
         )
 
     return [
-        Layer(layer.start, tuple(sorted(layer.windows, key=distance)), probe=True)
-        for layer in all_windows(shape, patch, step)
+        WindowSlab(slab.start, tuple(sorted(slab.windows, key=distance)), probe=True)
+        for slab in all_windows(shape, patch, step)
     ]
 
 
 def body_windows(
     shape: Sequence[int], patch: Sequence[int], step: float, body: BodyGrid, offset: Sequence[int]
-) -> list[Layer]:
-    """Lay windows over the body: layers over its extent in z, and in each layer windows over its extent there.
+) -> list[WindowSlab]:
+    """Lay windows over the body: slabs over its extent in z, and in each slab windows over its extent there.
 
-    Every voxel of the mask lies in a layer, in that layer's extent, and so in a window of the layer's grid; a window
+    Every voxel of the mask lies in a slab, in that slab's extent, and so in a window of the slab's grid; a window
     is left out only if it holds no voxel of the mask.
 
     Args:
@@ -156,7 +154,7 @@ def body_windows(
         body: in indices of the image before padding.
         offset: where that image begins in the padded one.
     """
-    layers = []
+    slabs = []
     for start in _starts(body, 0, shape, patch, step, offset):
         slab = slice(start - offset[0], start - offset[0] + patch[0])
         there = body.within((slab, slice(0, body.shape[1]), slice(0, body.shape[2])))
@@ -168,8 +166,8 @@ def body_windows(
             for window in window_slices([[start], *plane], patch)
             if there.touches([slice(p.start - low, p.stop - low) for p, low in zip(window, offset, strict=True)])
         )
-        layers.append(Layer(start, windows))
-    return layers
+        slabs.append(WindowSlab(start, windows))
+    return slabs
 
 
 def _starts(

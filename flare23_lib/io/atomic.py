@@ -119,7 +119,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise StoreError(f"{path} is missing; `flare23 store verify` finds what else is") from error
+        raise StoreError(f"{path} is missing; `flare23 verify` finds others") from error
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read ({error})") from error
 

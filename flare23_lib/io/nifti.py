@@ -8,6 +8,7 @@ their CRC while they are read (SimpleITK passes over broken ones in silence).
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
 import os
@@ -16,12 +17,13 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import cast
 
 import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
 
+from flare23_lib.axes import Spacing, Triple, as_triple
 from flare23_lib.errors import ImageError
 from flare23_lib.io.atomic import atomic_path
 
@@ -29,7 +31,14 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii")
 
-MOST_EXTENSIONS = 1 << 30
+BROKEN_GZIP: tuple[type[Exception], ...] = (
+    EOFError,
+    igzip.BadGzipFile,
+    zlib.error,
+    cast("type[Exception]", isal_zlib.IsalError),  # annotated as an instance
+)
+
+MAX_EXTENSION_BYTES = 1 << 30
 """Bytes before the voxels, beyond which a header's offset is not believed."""
 
 MAX_VOXELS = 1 << 33
@@ -61,9 +70,9 @@ class Geometry:
         spacing: (z, y, x) in mm, the header's float32 zooms as Python floats, whatever its unit.
     """
 
-    shape: tuple[int, int, int]
+    shape: Triple
     affine: np.ndarray
-    spacing: tuple[float, float, float]
+    spacing: Spacing
 
     @property
     def axis_codes(self) -> str:
@@ -133,7 +142,7 @@ class Stream:
 
     path: Path
     header: nib.Nifti1Header
-    handle: BinaryIO
+    handle: io.BufferedIOBase
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -172,7 +181,7 @@ class Stream:
         if math.prod(self.shape) > MAX_VOXELS:
             raise ImageError(f"{self.path}: has {math.prod(self.shape):.2g} voxels {self.shape[::-1]}", "too_large")
         unit = millimeters(self.header)
-        spacing = tuple(float(zoom) * unit for zoom in self.header["pixdim"][3:0:-1])
+        spacing = as_triple(float(zoom) * unit for zoom in self.header["pixdim"][3:0:-1])
         if not all(np.isfinite(spacing)) or min(spacing) <= 0:
             raise ImageError(f"{self.path}: the spacing {spacing} is not positive", "bad_spacing")
         try:
@@ -182,7 +191,7 @@ class Stream:
             turned = np.array([np.nan])
         if np.isnan(turned).any():
             raise ImageError(f"{self.path}: the affine is singular, an axis has no direction", "singular_axes")
-        return Geometry(self.shape, affine, spacing)
+        return Geometry(as_triple(self.shape), affine, spacing)
 
     def fill(self, buffer: memoryview) -> int:
         """Read bytes into a buffer until it is full or the file ends, and return how many; ImageError if broken."""
@@ -225,7 +234,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn what reading may raise into an ImageError with its kind."""
     try:
         yield
-    except (EOFError, igzip.BadGzipFile, zlib.error, isal_zlib.IsalError) as error:
+    except BROKEN_GZIP as error:
         if _other_data_follow(path):
             raise ImageError(f"{path}: other data follow the gzip stream", "trailing_data") from error
         if isinstance(error, EOFError):
@@ -258,7 +267,7 @@ def open_volume(path: str | Path) -> Iterator[Stream]:
     path = Path(path)
     with contextlib.ExitStack() as stack:
         with _reading(path):
-            handle: BinaryIO = stack.enter_context(path.open("rb"))
+            handle: io.BufferedIOBase = stack.enter_context(path.open("rb"))
             start = handle.read(2)
             handle.seek(0)
         if not start:
@@ -274,13 +283,13 @@ def open_volume(path: str | Path) -> Iterator[Stream]:
         yield stream
 
 
-def _skip(handle: BinaryIO, missing: int) -> None:
+def _skip(handle: io.BufferedIOBase, missing: int) -> None:
     """Read on in small blocks: what a header calls extensions may be any amount of data."""
     while missing > 0 and (block := handle.read(min(missing, BLOCK_BYTES))):
         missing -= len(block)
 
 
-def _read_header(path: Path, handle: BinaryIO) -> nib.Nifti1Header:
+def _read_header(path: Path, handle: io.BufferedIOBase) -> nib.Nifti1Header:
     """Read the header."""
     with _reading(path):
         size = handle.read(4)
@@ -310,7 +319,7 @@ def _read_header(path: Path, handle: BinaryIO) -> nib.Nifti1Header:
         if not shape or min(shape) < 1:
             raise ImageError(f"{path}: is not NIfTI (its shape is {shape})", "not_nifti")
         offset = float(header["vox_offset"])
-        if not 0 <= offset <= MOST_EXTENSIONS:
+        if not 0 <= offset <= MAX_EXTENSION_BYTES:
             raise ImageError(f"{path}: is not NIfTI (its voxels begin at byte {offset:g})", "not_nifti")
     return header
 
@@ -344,7 +353,7 @@ def read_volume(path: str | Path) -> Volume:
     with open_volume(path) as stream:
         geometry = stream.geometry()
         array = np.empty(stream.shape, stream.dtype)
-        buffer = memoryview(array.reshape(-1).view(np.uint8))
+        buffer = array.reshape(-1).view(np.uint8).data
         stream.finish(missing=len(buffer) - stream.fill(buffer))
         scaling = stream.scaling
     if not array.dtype.isnative:

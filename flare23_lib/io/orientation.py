@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
 
+from flare23_lib.axes import Spacing, as_triple
 from flare23_lib.errors import ImageError
 
 CANONICAL_AXES = ("L", "P", "S")
@@ -44,9 +46,9 @@ class Orientation:
         """Turn a seen (z, y, x) array back into the stored one (a view)."""
         return nib.orientations.apply_orientation(array.T, self.backward_transform).T
 
-    def spacing(self, spacing: tuple[float, float, float]) -> tuple[float, float, float]:
+    def spacing(self, spacing: Sequence[float]) -> Spacing:
         """Reorder a stored spacing (z, y, x) for the seen axes."""
         seen = [0.0, 0.0, 0.0]
         for axis, (target, _) in enumerate(self.forward_transform):
             seen[int(target)] = spacing[::-1][axis]
-        return tuple(seen[::-1])
+        return as_triple(seen[::-1])

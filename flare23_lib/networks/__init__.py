@@ -6,14 +6,12 @@ builds the networks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flare23_lib.axes import Triple, as_triple
 from flare23_lib.errors import ConfigError
-
-Triple = tuple[int, int, int]
-"""One whole number per axis (z, y, x)."""
 
 NetworkName = Literal["stunet_tiny", "stunet_small", "stunet_base", "stunet_large", "stunet_huge"]
 
@@ -130,7 +128,7 @@ class Architecture:
         factors = [1, 1, 1]
         for stride in self.strides:
             factors = [factor * size for factor, size in zip(factors, stride, strict=True)]
-        return tuple(factors)
+        return as_triple(factors)
 
     def to_json(self) -> dict[str, list]:
         """Return the constructor's arguments as lists, for plans (`arch_kwargs`) and model.json."""
@@ -143,20 +141,16 @@ class Architecture:
 
 
 def _counts(key: str, values: Sequence[int]) -> tuple[int, ...]:
-    try:
-        numbers = tuple(values)
-    except TypeError:
-        numbers = (None,)
-    if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers):
+    numbers = tuple(values) if isinstance(values, Iterable) else ()
+    if not numbers or not all(
+        isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers
+    ):
         raise ConfigError(f"network: {key} {values!r} must be whole numbers from 1")
     return numbers
 
 
 def _triples(key: str, rows: Sequence[Sequence[int]]) -> tuple[Triple, ...]:
     try:
-        triples = tuple(_counts(key, row) for row in rows)
-    except TypeError:
-        triples = ((),)
-    if not all(len(triple) == 3 for triple in triples):
-        raise ConfigError(f"network: {key} {rows!r} must be a list of [z, y, x]")
-    return triples
+        return tuple(as_triple(_counts(key, row)) for row in rows)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"network: {key} {rows!r} must be a list of [z, y, x]") from error

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flare23_lib.axes import Triple, as_triple
 from flare23_lib.errors import ConfigError
-from flare23_lib.networks import Architecture, Triple
+from flare23_lib.networks import Architecture
 
 NEGATIVE_SLOPE = 0.01
 """Slope of LeakyReLU below zero."""
@@ -56,7 +57,7 @@ class ResidualBlock(nn.Module):
         shortcut: bool = False,
     ) -> None:
         super().__init__()
-        padding = tuple(size // 2 for size in kernel)
+        padding = as_triple(size // 2 for size in kernel)
         self.conv1 = nn.Conv3d(input_channels, output_channels, kernel, stride, padding)
         self.norm1 = nn.InstanceNorm3d(output_channels, affine=True)
         self.conv2 = nn.Conv3d(output_channels, output_channels, kernel, padding=padding)
@@ -168,7 +169,8 @@ class STUNet(nn.Module):
         """Initialize a module's own weights (He, for LeakyReLU); nnU-Net applies it to a new network."""
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Map an image to logits.

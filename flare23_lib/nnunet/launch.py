@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """All that a training needs; it can be sent to another process.
 
     Attributes:
@@ -53,7 +53,7 @@ class Run:
         return max(1, self.threads // self.processes - 1) if self.device.type == "cuda" else 0
 
 
-def make_trainer(run: Run) -> FlareTrainer:
+def make_trainer(run: TrainingRun) -> FlareTrainer:
     """Make the trainer of a run, initialized but without weights of a checkpoint."""
     # nnU-Net reads its folders from the environment when a trainer is made.
     os.environ["nnUNet_preprocessed"] = str(run.folder.absolute() / "preprocessed")  # noqa: SIM112 (its spelling)
@@ -70,7 +70,7 @@ def make_trainer(run: Run) -> FlareTrainer:
     return trainer
 
 
-def train(run: Run, prepare: Callable[[FlareTrainer], None] | None = None) -> FlareTrainer:
+def train(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None = None) -> FlareTrainer:
     """Train to the end, from the newest whole checkpoint if there is one.
 
     Args:
@@ -95,15 +95,15 @@ def train(run: Run, prepare: Callable[[FlareTrainer], None] | None = None) -> Fl
     return trainer
 
 
-def _alone(run: Run) -> Run:
+def _alone(run: TrainingRun) -> TrainingRun:
     return replace(run, processes=1)
 
 
-def _train_in_processes(run: Run, prepare: Callable[[FlareTrainer], None] | None) -> None:
+def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None) -> None:
     """Train in several processes; signals are passed on to them, and what one says of an error is said here."""
     with Signals() as signals:
         arguments = (run, _free_port(), prepare)
-        context = torch.multiprocessing.spawn(_train_part, arguments, run.processes, join=False)
+        context = torch.multiprocessing.spawn(_train_rank, arguments, run.processes, join=False)
         passed_on = False
         try:
             while not context.join(timeout=0.2):
@@ -134,7 +134,7 @@ def _train_in_processes(run: Run, prepare: Callable[[FlareTrainer], None] | None
             raise
 
 
-def _train_part(rank: int, run: Run, port: int, prepare: Callable[[FlareTrainer], None] | None) -> None:
+def _train_rank(rank: int, run: TrainingRun, port: int, prepare: Callable[[FlareTrainer], None] | None) -> None:
     """Train as one of several processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")

@@ -31,16 +31,19 @@ RECENT_EPOCHS = 20
 """Epochs whose mean time the time left follows from."""
 
 
-class SurvivingTrainer(nnUNetTrainer, abc.ABC):
+class ResumableTrainer(nnUNetTrainer, abc.ABC):
     """nnU-Net's trainer with a loop of its own: checkpoints by time, in mid-epoch too, and no model selection.
 
-    Arguments as the base class's. A subclass gives `step`, `look` and `seed_part`.
+    Arguments as the base class's. A subclass gives `train_step`, `validation_step` and `seed_rank`.
 
     Attributes:
         checkpoint_seconds: the longest time between two checkpoints.
         history: a row per finished epoch (`history.row`).
         epoch: the epoch under way.
     """
+
+    is_ddp: bool
+    network: torch.nn.Module
 
     def __init__(self, plans, configuration, fold, dataset_json, device) -> None:
         plans.setdefault("continue_training", True)
@@ -58,15 +61,15 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
         self._timestamp = time.time()
 
     @abc.abstractmethod
-    def step(self, batch: dict) -> torch.Tensor:
+    def train_step(self, batch: dict) -> torch.Tensor:
         """Take one step, and return its loss, still on the device."""
 
     @abc.abstractmethod
-    def look(self, batch: dict) -> tuple[float, np.ndarray]:
+    def validation_step(self, batch: dict) -> tuple[float, np.ndarray]:
         """Return a batch's loss, and by class (3, classes): voxels found, found wrongly, and missed."""
 
     @abc.abstractmethod
-    def seed_part(self) -> None:
+    def seed_rank(self) -> None:
         """Seed a process other than the first one of a training that goes on."""
 
     @property
@@ -87,7 +90,7 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
                 self.on_train_start()
                 while self.current_epoch < self.num_epochs:
                     self._train_epoch(signals)
-                    losses, dice = self._look_at_patches(signals)
+                    losses, dice = self._validate(signals)
                     self._end_epoch(losses, dice)
                     self._stop_or_save(self._must_stop(signals))
                 self.on_train_end()
@@ -105,7 +108,7 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
                 begun = time.perf_counter()
                 batch = next(self.dataloader_train)
                 self.epoch.waiting += time.perf_counter() - begun
-                step = self.step(batch)
+                step = self.train_step(batch)
                 # The loss of the step before is read while the device works on this one, so that neither waits.
                 self._note_loss(waiting)
                 waiting = step
@@ -154,14 +157,14 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
         )
 
     @torch.no_grad()
-    def _look_at_patches(self, signals: Signals) -> tuple[list[float], list[float]]:
+    def _validate(self, signals: Signals) -> tuple[list[float], list[float]]:
         """Return losses and pseudo Dice by class of some patches of the training set. Nothing is selected by them."""
         self.network.eval()
         losses, counts = [], np.zeros((3, len(self.class_names)))
         with self._bar(self.num_val_iterations_per_epoch, what=", validation") as bar:
             for _ in range(self.num_val_iterations_per_epoch):
                 begun = time.perf_counter()
-                loss, voxels = self.look(next(self.dataloader_val))
+                loss, voxels = self.validation_step(next(self.dataloader_val))
                 losses.append(loss)
                 counts += voxels
                 self.epoch.seconds += time.perf_counter() - begun
@@ -268,7 +271,7 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
     @property
     def bare_network(self) -> torch.nn.Module:
         """The network itself, out of what wraps it."""
-        network = self.network.module if self.is_ddp else self.network
+        network: Any = self.network.module if self.is_ddp else self.network
         return getattr(network, "_orig_mod", network)
 
     def on_train_end(self) -> None:
@@ -313,7 +316,7 @@ class SurvivingTrainer(nnUNetTrainer, abc.ABC):
         if self.local_rank == 0:
             checkpoints.restore_random_state(self._restored_random_state, self.device)
         else:
-            self.seed_part()
+            self.seed_rank()
 
     # ------------------------------------------------------------------ what the base class says and draws
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flare23_lib.config.models import measured
 from flare23_lib.config.settings import TrainingSettings
 
 DATASET_NAME = "Dataset001_CT"
@@ -48,7 +49,7 @@ def plans(settings: TrainingSettings) -> dict[str, Any]:
         settings: what shapes the weights, with the intensity as numbers; `label_values`, `orientation` and the
             protocol are carried along.
     """
-    intensity, patch_size, spacing = settings.intensity, list(settings.patch_size), list(settings.spacing)
+    intensity, patch_size, spacing = measured(settings.intensity), list(settings.patch_size), list(settings.spacing)
     resample = {"is_seg": False, "force_separate_z": False}
     return {
         "dataset_name": DATASET_NAME,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from flare23_lib.errors import FlareError, KilledError, TrainingError
 from flare23_lib.io.atomic import read_json, write_json
@@ -18,7 +19,7 @@ from flare23_lib.io.atomic import read_json, write_json
 FAILED = "failed.json"
 COUNTED = "attempts.json"
 
-MOST_WITHOUT_PROGRESS = 2
+MAX_ATTEMPTS_WITHOUT_PROGRESS = 2
 """Attempts without a new checkpoint after which there is no point in another."""
 
 
@@ -41,10 +42,12 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
         counted.unlink(missing_ok=True)
     elif failed.exists():
         raise TrainingError(f"given up in this run of the workflow: {read_json(failed)['message']}")
-    known = read_json(counted) if counted.exists() else {"progress": None, "without": 0, "begun": 0, "stopped": 0}
+    known: dict[str, Any] = {"progress": None, "without": 0, "begun": 0, "stopped": 0}
+    if counted.exists():
+        known = read_json(counted)
     now = progress()
     without = known["without"] + 1 if known["progress"] == [now] else 0
-    if without >= MOST_WITHOUT_PROGRESS:
+    if without >= MAX_ATTEMPTS_WITHOUT_PROGRESS:
         message = f"{without} attempts ended without a new checkpoint; the log and {folder} may say why"
         write_json(failed, {"message": message})
         raise TrainingError(message)

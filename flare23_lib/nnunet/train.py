@@ -1,4 +1,4 @@
-"""Stage: a trained model, its record and its bundle."""
+"""A trained model, its record and its bundle."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from flare23_lib import __version__, versions
-from flare23_lib.cache.entries import Item, StageFolder
-from flare23_lib.cache.results import Results, read_shards, read_training
+from flare23_lib import __version__
+from flare23_lib.cache.entries import Metadata
+from flare23_lib.cache.results import Results, read_training
 from flare23_lib.choices import WEIGHTS_FILE
+from flare23_lib.config.models import measured
 from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.errors import TrainingError
@@ -32,28 +33,25 @@ from flare23_lib.io.atomic import atomic_path, link_to, remove_partial, write_js
 from flare23_lib.io.locks import lock
 from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.initial_weights import TABLE, InitialWeights, publish
-from flare23_lib.nnunet.plans import CONFIGURATION, DATASET_NAME, PLANS_NAME
 from flare23_lib.nnunet.retry_state import attempt
+from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
 from flare23_lib.preprocessing.preprocess_cases import no_case
 from flare23_lib.preprocessing.resampling import Intensity
 from flare23_lib.runtime.signals import StoppedError
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = ".safetensors"
 HISTORY = ".csv"
-CHECKPOINTS = f"results/{DATASET_NAME}/FlareTrainer__{PLANS_NAME}__{CONFIGURATION}/fold_all"
-"""nnU-Net's folder of the checkpoints in a training's folder."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a training is done; it shapes no result.
+class TrainingRuntime:
+    """How a training runs; it shapes no result.
 
     Attributes:
         device: as `devices.choose`.
         threads: threads and processes to use.
-        gpus: GPUs (on a processor: processes) that share each batch.
+        gpus: GPUs (on a CPU: processes) that share each batch.
         checkpoint_minutes: the longest time of training between two checkpoints.
         attempt: which attempt of this run of the workflow it is, from 1.
     """
@@ -65,141 +63,100 @@ class Way:
     attempt: int = 1
 
 
-def training_folder(results: Results, settings: TrainingSettings, rows: Sequence[Mapping[str, str]]) -> StageFolder:
-    """Return the folder of a training: its fingerprint holds the settings and every case of the training set.
-
-    Args:
-        results: the results folder.
-        settings: what shapes its weights, with the intensity as numbers.
-        rows: `case`, `image` and `label` of the preprocessed cases.
-    """
-    cases = sorted([row["case"], row["image"], row["label"]] for row in rows)
-    return results.folder("training", {"version": versions.TRAINING, "settings": settings.to_json(), "cases": cases})
-
-
-def weights_item(folder: StageFolder) -> Item:
-    """Return the item that holds a training's final weights."""
-    return Item(folder.path, "model")
-
-
-def train(
-    results: Results,
-    model: str,
-    settings: TrainingSettings,
-    label_names: Sequence[str],
-    shards: int,
-    way: Way,
-    output: Path,
-    history: Path,
-    pretrained: Path | None = None,
-) -> None:
+def train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None, output: Path, history: Path) -> None:
     """Train a model to the end, from its newest checkpoint if there is one, and write the record.
 
     Args:
-        results: the results folder.
-        model: its name.
-        settings: what shapes its weights, with the intensity as numbers.
-        label_names: names of the labels in order.
-        shards: shards of the preprocessing.
-        way: how it is done.
+        job: the training.
+        runtime: how it runs.
+        pretrained: file of weights to start from, or None; its digest is among the settings.
         output: the record.
         history: table of the epochs.
-        pretrained: file of weights to start from; its digest is among the settings.
 
     Raises:
-        TrainingError: there is nothing to train on, or the training cannot go on.
+        TrainingError: there is nothing to train on, or the training cannot continue.
         StoppedError: a signal asked for it; the state is saved.
     """
-    rows = read_shards(results, "preprocessed", model, shards)
-    names = dict(zip(settings.label_values, label_names, strict=True))
-    seen = sorted({int(value) for row in rows for value in row["labels_present"].split()})
-    unseen = [name for value, name in names.items() if value not in seen]
-    folder = training_folder(results, settings, rows).create()
-    with lock(folder.path / ".lock", lambda: log.info("another job trains this model; waiting for it")):
-        item = weights_item(folder)
-        note = item.read()
-        if note:
-            log.info("%s is trained already (%s)", model, results.relative(folder.path))
+    folder, weights = job.folder.create(), job.weights
+    with lock(folder.path / ".lock", lambda: log.info("waiting for another job that trains this model")):
+        metadata = weights.load()
+        if metadata:
+            log.info("%s is trained already (%s)", job.model, job.results.relative(folder.path))
         else:
-            log.info("%s learns from %d cases", model, len(rows))
-            left_out = [case.case for case in read_cases(results.cases) if not case.usable]
-            if left_out:
-                log.info("left out, quarantine.csv says why: %s", ", ".join(left_out))
-            from flare23_lib.nnunet import checkpoints
-
-            where = folder.path / CHECKPOINTS
-            remove_partial(where)
-            with attempt(folder.path, way.attempt, lambda: checkpoints.mark(where), StoppedError):
-                if not rows:
-                    raise no_case(model, results)
-                if not seen:
-                    raise TrainingError(f"{model}: none of its {len(rows)} cases holds a label")
-                initial = None if pretrained is None else InitialWeights(pretrained, folder.path / TABLE)
-                note = _train(results, settings, names, unseen, rows, folder, way, initial)
+            metadata = _train(job, runtime, pretrained)
     publish(folder.path, output)
-    epochs.write_named(history, item.file(HISTORY), {str(value): name for value, name in names.items()})
+    epochs.write_named(history, weights.file(HISTORY), {str(value): name for value, name in job.names.items()})
     write_json(
         output,
         {
-            "model": model,
+            "model": job.model,
             "fingerprint": folder.fingerprint,
-            "weights": results.relative(item.file(WEIGHTS)),
-            "cases": len(rows),
-            "labels_seen": [names[value] for value in seen],
-            "labels_unseen": unseen,
-            **note["results"],
-            "settings": settings.to_json(),
+            "weights": job.results.relative(weights.file(WEIGHTS)),
+            "cases": len(job.rows),
+            "labels_seen": [job.names[value] for value in job.seen],
+            "labels_unseen": job.unseen,
+            **metadata["results"],
+            "settings": job.settings.to_json(),
         },
     )
 
 
-def _train(
-    results: Results,
-    settings: TrainingSettings,
-    names: Mapping[int, str],
-    unseen: Sequence[str],
-    rows: Sequence[Mapping[str, str]],
-    folder: StageFolder,
-    way: Way,
-    initial: InitialWeights | None,
-) -> dict[str, Any]:
+def _train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None) -> Metadata:
+    """Train as one of several attempts, and save the final weights."""
+    from flare23_lib.nnunet import checkpoints
+
+    log.info("%s learns from %d cases", job.model, len(job.rows))
+    quarantined = [case.case for case in read_cases(job.results.cases) if not case.usable]
+    if quarantined:
+        log.info("excluded (quarantine.csv has the reasons): %s", ", ".join(quarantined))
+    remove_partial(job.checkpoints)
+    with attempt(job.folder.path, runtime.attempt, lambda: checkpoints.mark(job.checkpoints), StoppedError):
+        if not job.rows:
+            raise no_case(job.model, job.results)
+        if not job.seen:
+            raise TrainingError(f"{job.model}: none of its {len(job.rows)} cases holds a label")
+        initial = None if pretrained is None else InitialWeights(pretrained, job.folder.path / TABLE)
+        return _run(job, runtime, initial)
+
+
+def _run(job: TrainingJob, runtime: TrainingRuntime, initial: InitialWeights | None) -> Metadata:
     import torch
 
     from flare23_lib.nnunet import plans as nnunet_plans
-    from flare23_lib.nnunet.launch import Run
+    from flare23_lib.nnunet.launch import TrainingRun
     from flare23_lib.nnunet.launch import train as run
     from flare23_lib.preprocessing.preprocess import link_dataset
     from flare23_lib.runtime.devices import choose
 
-    preprocessed = folder.path / "preprocessed" / nnunet_plans.DATASET_NAME
-    link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, results.root, rows)
+    folder, rows = job.folder.path, job.rows
+    preprocessed = folder / "preprocessed" / nnunet_plans.DATASET_NAME
+    link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, job.results.root, rows)
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
-    plans = nnunet_plans.plans(settings)
+    plans = nnunet_plans.plans(job.settings)
     # Labels of users may hold voxels to ignore without a word of it in the configuration.
-    ignored = settings.ignore_label or any(results.measures(row["label"]).get("ignored") for row in rows)
-    dataset = nnunet_plans.dataset_json(list(names.values()), ignored, rows, unseen)
-    chosen = choose(way.device, claimed=way.gpus)
-    with quiet(folder.path / "nnunet.log"):
-        what = Run(folder.path, plans, dataset, chosen, way.gpus, way.threads, way.checkpoint_minutes)
+    ignored = any(job.results.metadata(row["label"]).get("ignored") for row in rows)
+    has_ignore_label = job.settings.ignore_label or ignored
+    dataset = nnunet_plans.dataset_json(list(job.names.values()), has_ignore_label, rows, job.unseen)
+    device = choose(runtime.device, claimed=runtime.gpus)
+    with quiet(folder / "nnunet.log"):
+        what = TrainingRun(folder, plans, dataset, device, runtime.gpus, runtime.threads, runtime.checkpoint_minutes)
         trainer = run(what, initial)
     state = trainer.bare_network.state_dict()
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
-    item = weights_item(folder)
-    with atomic_path(item.file(WEIGHTS)) as temporary:
-        save_file(weights, temporary)
-    epochs.write(item.file(HISTORY), [str(value) for value in settings.label_values], trainer.history)
-    return item.finish(
+    entry = job.weights
+    with atomic_path(entry.file(WEIGHTS)) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}, temporary)
+    epochs.write(entry.file(HISTORY), [str(value) for value in job.settings.label_values], trainer.history)
+    return entry.save(
         [WEIGHTS, HISTORY],
-        {"cases": len(rows)},
         {
-            "checkpoint": results.relative(Path(trainer.output_folder) / "checkpoint_final.pth"),
-            "weights_sha256": file_sha256(item.file(WEIGHTS)),
+            "checkpoint": job.results.relative(Path(trainer.output_folder) / "checkpoint_final.pth"),
+            "weights_sha256": file_sha256(entry.file(WEIGHTS)),
             "epochs": trainer.num_epochs,
             "seconds": round(sum(row["seconds"] for row in trainer.history), 1),
             "epoch_seconds": statistics.median(row["seconds"] for row in trainer.history),
-            "threads": way.threads,
-            "device": str(chosen),
-            "gpus": way.gpus,
+            "threads": runtime.threads,
+            "device": str(device),
+            "gpus": runtime.gpus,
             "used": trainer.used(),
             "machine": platform.machine(),
             "versions": {"flare23_lib": __version__, "torch": torch.__version__, "python": platform.python_version()},
@@ -229,7 +186,7 @@ def describe(
         network=settings.network,
         patch_size=settings.patch_size,
         spacing=settings.spacing,
-        intensity=Intensity(**dict(settings.intensity)),
+        intensity=Intensity(**dict(measured(settings.intensity))),
         orientation=settings.orientation,
         labels=(
             ModelLabel("background", 0),
@@ -276,5 +233,5 @@ def export(
         provenance,
     )
     write_bundle(output, description, load_file(results.file(record["weights"])))
-    # For people who go on with nnU-Net: its model folder beside the record.
+    # For use with nnU-Net: its model folder beside the record.
     link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from flare23_lib.config.checks import forced_patches
 from flare23_lib.config.models import TrainingProtocol
 from flare23_lib.nnunet import checkpoints
-from flare23_lib.nnunet.loop import SurvivingTrainer
+from flare23_lib.nnunet.loop import ResumableTrainer
 from flare23_lib.nnunet.sampling import BalancedDataLoader, become_worker
 from flare23_lib.runtime.devices import memory_format
 from flare23_lib.runtime.precision import training_precision
@@ -63,7 +63,7 @@ class _ElasticScale:
         return f"{ELASTIC_SIGMA} voxels"
 
 
-class FlareTrainer(SurvivingTrainer):
+class FlareTrainer(ResumableTrainer):
     """nnU-Net's trainer with our protocol: class-balanced sampling, a choice of optimizer, precision, augmentation.
 
     The protocol is the plans' entry `training` (see `plans.plans`), so that plans, dataset.json and a checkpoint are
@@ -113,7 +113,8 @@ class FlareTrainer(SurvivingTrainer):
             set_up_cudnn(self.precision)
         distributed, self.is_ddp = self.is_ddp, False
         super().initialize()
-        self.network = self.network.to(memory_format=memory_format(self.device))
+        # PyTorch's annotations leave out this signature of `to`.
+        self.network = self.network.to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
         if self.precision != "mixed":
             self.grad_scaler = None
         if distributed:
@@ -128,6 +129,7 @@ class FlareTrainer(SurvivingTrainer):
         """Return the configured optimizer and the polynomial decay of its learning rate."""
         parameters = self.network.parameters()
         fused = self.device.type == "cuda"
+        optimizer: torch.optim.Optimizer
         if self.protocol.optimizer == "adamw":
             optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, fused=fused)
         else:
@@ -232,7 +234,7 @@ class FlareTrainer(SurvivingTrainer):
         place = (self.protocol.seed, self.local_rank, self.current_epoch, len(self.epoch.losses), stream)
         return int(np.random.default_rng(place).integers(below))
 
-    def seed_part(self) -> None:
+    def seed_rank(self) -> None:
         """Seed a process that shares a training which goes on; the first one has the checkpoint's random state."""
         checkpoints.seed(self._fresh_seed(2, 2**31))
 
@@ -257,7 +259,7 @@ class FlareTrainer(SurvivingTrainer):
 
     # ------------------------------------------------------------------ one step
 
-    def step(self, batch: dict) -> torch.Tensor:
+    def train_step(self, batch: dict) -> torch.Tensor:
         """Take one step, and return its loss, still on the device."""
         self.optimizer.zero_grad(set_to_none=True)
         loss, _, _ = self._forward(batch)
@@ -273,7 +275,7 @@ class FlareTrainer(SurvivingTrainer):
             self.grad_scaler.update()
         return loss.detach()
 
-    def look(self, batch: dict) -> tuple[float, np.ndarray]:
+    def validation_step(self, batch: dict) -> tuple[float, np.ndarray]:
         """Return a batch's loss, and by class (3, classes): voxels found, found wrongly, and missed.
 
         As nnU-Net's `validation_step`, but in the configured precision, where that has one of its own on a GPU.
@@ -284,8 +286,8 @@ class FlareTrainer(SurvivingTrainer):
             known = true != self.label_manager.ignore_label
             true, predicted = true[known], predicted[known]
         classes = output.shape[1]
-        pairs = torch.bincount((true * classes + predicted).flatten(), minlength=classes**2)
-        pairs = pairs.reshape(classes, classes).cpu().numpy()
+        counts = torch.bincount((true * classes + predicted).flatten(), minlength=classes**2)
+        pairs = counts.reshape(classes, classes).cpu().numpy()
         found = pairs.diagonal()
         return float(loss.detach()), np.stack([found, pairs.sum(axis=0) - found, pairs.sum(axis=1) - found])[:, 1:]
 

@@ -183,7 +183,7 @@ def _write_case(
     truth = _stored_labels(phantom, tuple(FLARE23_VALUES), layout.values)
     image_pattern, label_pattern = {
         "labeled": (layout.images, layout.labels),
-        "unlabeled": (layout.unlabeled_images, None),
+        "unlabeled": (layout.unlabeled_images, layout.truth),
         "validation": (layout.validation_images, layout.validation_labels),
     }[case.split]
     label_header = header(np.dtype(np.uint8))

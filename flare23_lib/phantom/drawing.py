@@ -73,10 +73,10 @@ def _inside(frame: Frame, part: Ellipsoid | Tube) -> tuple[tuple[slice, slice, s
     if isinstance(part, Ellipsoid):
         center, radii = np.array(part.center), np.array(part.radii)
         box = frame.window(center - radii, center + radii)
-        square = sum(
+        x, y, z = (
             ((frame.body[axis][box] - np.float32(center[axis])) / np.float32(radii[axis])) ** 2 for axis in range(3)
         )
-        return box, square <= 1
+        return box, x + y + z <= 1
     points = np.array(part.points, dtype=np.float32)
     box = frame.window(points.min(axis=0) - part.radius, points.max(axis=0) + part.radius)
     x, y, z = (coordinate[box] for coordinate in frame.body)

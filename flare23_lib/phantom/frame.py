@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flare23_lib.axes import Slices, as_triple
 from flare23_lib.phantom.anatomy import Point
 
 
@@ -67,7 +68,7 @@ class Frame:
     scale: np.ndarray
     margin: float
 
-    def window(self, low: np.ndarray, high: np.ndarray) -> tuple[slice, slice, slice]:
+    def window(self, low: np.ndarray, high: np.ndarray) -> Slices:
         """Return the index box that surely covers a box (x, y, z) of the body frame."""
         slices = []
         for axis, coordinates in zip((2, 1, 0), self.axes, strict=True):
@@ -76,7 +77,7 @@ class Frame:
             )
             indices = np.flatnonzero(inside)
             slices.append(slice(indices[0], indices[-1] + 1) if indices.size else slice(0, 0))
-        return tuple(slices)
+        return as_triple(slices)
 
 
 def uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:

@@ -1,21 +1,20 @@
-"""Stage: the intensities of a model's training set, where the configuration says `intensity: measure`."""
+"""Intensities of a model's training set, for `intensity: measure`."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import multiprocessing
-import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from flare23_lib import versions
-from flare23_lib.cache.entries import Item, StageFolder, fingerprint
+from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, fingerprint
 from flare23_lib.cache.results import Results
 from flare23_lib.config.models import Intensity
 from flare23_lib.config.settings import PreprocessingSettings, TrainingSet, TrainingSettings
@@ -34,33 +33,24 @@ DRAWN = ".npy"
 WithIntensity = TypeVar("WithIntensity", PreprocessingSettings, TrainingSettings)
 
 
-def intensity_folder(results: Results) -> StageFolder:
-    """Return the folder of what is drawn from cases; all models share it."""
-    return results.folder("intensities", {"version": versions.INTENSITY, "samples": SAMPLES})
+def intensity_folder(results: Results) -> CacheFolder:
+    """Return the folder of intensities drawn from cases; all models share it."""
+    return results.cache("intensities", {"version": versions.INTENSITY, "samples": SAMPLES})
 
 
-def case_item(folder: StageFolder, case: TrainingCase) -> tuple[Item, dict[str, Any]]:
-    """Return where what is drawn from a case belongs, and what it is made from."""
-    inputs = {"image": case.case.image_id, "label": case.label_id}
-    return folder.item(case.case.case, inputs), inputs
+def case_entry(folder: CacheFolder, case: TrainingCase) -> Entry:
+    """Return the entry of the intensities drawn from a case."""
+    return folder.entry(case.case.case, {"image": case.case.image_id, "label": case.label_id})
 
 
-def pooled_item(folder: StageFolder, cases: Sequence[TrainingCase]) -> tuple[Item, dict[str, Any]]:
-    """Return the note that keeps the result of a training set, and what it is made from."""
-    inputs = {"cases": fingerprint(sorted(case_item(folder, case)[0].name for case in cases))}
-    return folder.item("training_set", inputs), inputs
-
-
-class _Task(NamedTuple):
-    case: str
-    image: Path
-    label: Path
-    item: Item
-    inputs: dict[str, Any]
+def pooled_entry(folder: CacheFolder, cases: Sequence[TrainingCase]) -> Entry:
+    """Return the entry of a training set's result."""
+    names = sorted(case_entry(folder, case).name for case in cases)
+    return folder.entry("training_set", {"cases": fingerprint(names)})
 
 
 def measure(results: Results, model: str, settings: TrainingSet, processes: int, output: Path) -> None:
-    """Measure the intensities of a model's training set and write them down.
+    """Measure the intensities of a model's training set and write its record.
 
     Args:
         results: the results folder.
@@ -75,37 +65,34 @@ def measure(results: Results, model: str, settings: TrainingSet, processes: int,
     cases = training_set(results, settings)
     if not cases:
         raise no_case(model, results)
-    folder = intensity_folder(results).create()
-    items = [case_item(folder, case) for case in cases]
-    with folder.lock(model, lambda: log.info("another job measures this model's cases; waiting for it")):
-        pooled, inputs = pooled_item(folder, cases)
-        note = pooled.read()
-        if note is None:
-            tasks = [
-                _Task(case.case.case, Path(case.case.image), label_file(results, case), *item)
-                for case, item in zip(cases, items, strict=True)
-                if item[0].read() is None
-            ]
-            log.info("%d cases, %d of them to be measured", len(cases), len(tasks))
-            _run(tasks, processes)
-            note = pooled.finish([], inputs, _pool(model, cases, [item for item, _ in items]))
-    log.info("%s: %s", model, note["results"]["intensity"])
-    write_json(output, {"model": model, **note["results"]})
+    folder = intensity_folder(results)
+
+    def make(pooled: Entry) -> Metadata:
+        entries = [case_entry(folder, case) for case in cases]
+        missing = [pair for pair in zip(cases, entries, strict=True) if pair[1].load() is None]
+        log.info("%d cases, %d of them to be measured", len(cases), len(missing))
+        _draw_all(results, missing, processes)
+        return pooled.save([], _pool(model, cases, entries))
+
+    metadata, _ = pooled_entry(folder, cases).load_or_make(model, make)
+    log.info("%s: %s", model, metadata["results"]["intensity"])
+    write_json(output, {"model": model, **metadata["results"]})
 
 
-def _run(tasks: Sequence[_Task], processes: int) -> None:
-    """Draw from the cases of the tasks; CasesFailedError if one fails, TrainingError if a process is killed."""
+def _draw_all(results: Results, cases: Sequence[tuple[TrainingCase, Entry]], processes: int) -> None:
+    """Draw from cases; CasesFailedError if one fails, TrainingError if a process is killed."""
+    tasks = [(Path(case.case.image), label_file(results, case), entry) for case, entry in cases]
     failures = CaseFailures(len(tasks))
     with contextlib.ExitStack() as stack:
-        results: Iterable[str | None] = map(_draw_case, tasks)
+        drawn: Iterable[str | None] = map(_draw_case, tasks)
         if processes > 1 and len(tasks) > 1:
             context = multiprocessing.get_context("spawn")
             pool_of_processes = ProcessPoolExecutor(min(processes, len(tasks)), mp_context=context)
-            results = stack.enter_context(pool_of_processes).map(_draw_case, tasks)
+            drawn = stack.enter_context(pool_of_processes).map(_draw_case, tasks)
         try:
-            for task, line in zip(tasks, progress(results, total=len(tasks)), strict=True):
+            for (case, _), line in zip(cases, progress(drawn, total=len(tasks)), strict=True):
                 if line:
-                    failures.add(task.case, line)
+                    failures.add(case.case.case, line)
         except BrokenProcessPool as error:
             raise TrainingError(
                 "a measuring process was killed, probably because memory ran out; what was measured is kept, "
@@ -114,27 +101,27 @@ def _run(tasks: Sequence[_Task], processes: int) -> None:
     failures.raise_any()
 
 
-def _draw_case(task: _Task) -> str | None:
+def _draw_case(task: tuple[Path, Path, Entry]) -> str | None:
     """Draw from a case and return None, or one line why it failed."""
     try:
         _draw(task)
     except Exception as error:
         if concerns_all(error):
             raise
-        return one_line(task.image, error)
+        return one_line(task[0], error)
     return None
 
 
-def _draw(task: _Task) -> None:
-    started = time.process_time()
-    drawn = draw_foreground(read_volume(task.image).array, read_labels(task.label).array)
-    with atomic_path(task.item.file(DRAWN)) as temporary, temporary.open("wb") as handle:
+def _draw(task: tuple[Path, Path, Entry]) -> None:
+    image, label, entry = task
+    drawn = draw_foreground(read_volume(image).array, read_labels(label).array)
+    with atomic_path(entry.file(DRAWN)) as temporary, temporary.open("wb") as handle:
         np.save(handle, drawn)
-    task.item.finish([DRAWN], task.inputs, {"voxels": len(drawn), "core_seconds": time.process_time() - started})
+    entry.save([DRAWN], {"voxels": len(drawn)})
 
 
-def _pool(model: str, cases: Sequence[TrainingCase], items: Sequence[Item]) -> dict[str, Any]:
-    drawn = [np.load(item.file(DRAWN)) for item in items]
+def _pool(model: str, cases: Sequence[TrainingCase], entries: Sequence[Entry]) -> dict[str, Any]:
+    drawn = [np.load(entry.file(DRAWN)) for entry in entries]
     empty = [case.case.case for case, values in zip(cases, drawn, strict=True) if not len(values)]
     if len(empty) == len(cases):
         raise TrainingError(f"{model}: no case has a labeled voxel to measure; give its intensity as four numbers")
@@ -155,5 +142,5 @@ def with_intensity(settings: WithIntensity, record: Path | None) -> WithIntensit
     if settings.intensity != "measure":
         return settings
     if record is None:
-        raise ConfigError("--intensity: the settings say `measure`; name the record of what was measured")
+        raise ConfigError("--intensity: the settings say `measure`; name the record of the measurement")
     return type(settings).of(settings, intensity=Intensity.from_json(read_json(record)["intensity"]))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-LEAST_VOXELS, LEAST_SHARE = 10_000, 0.01
+MIN_VOXELS, MIN_SHARE = 10_000, 0.01
 """Voxels of a class that are kept: at least so many, at least this share, or all there are (nnU-Net's numbers)."""
 
 SEED = 1234
@@ -33,12 +33,12 @@ def class_locations(labels: np.ndarray, classes: Sequence[int]) -> Locations:
     """
     rng = np.random.default_rng(SEED)
     counts = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in labels])
-    found = {}
+    found: dict[int | tuple[int, ...], np.ndarray] = {}
     for value in classes:
         total = int(counts[:, value].sum())
-        wanted = max(LEAST_VOXELS, int(np.ceil(LEAST_SHARE * total)))
+        wanted = max(MIN_VOXELS, int(np.ceil(MIN_SHARE * total)))
         found[value] = _draw(labels, [value], counts, wanted, rng)
-    found[(-1, 0, *classes)] = _draw(labels, [0, *classes], counts, LEAST_VOXELS, rng)
+    found[(-1, 0, *classes)] = _draw(labels, [0, *classes], counts, MIN_VOXELS, rng)
     return found
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from flare23_lib.axes import Triple, as_triple
+
 SLAB_BYTES = 64 * 2**20
 """How much memory the slices that are resampled at a time may take."""
 
@@ -31,9 +33,9 @@ class Intensity:
         return image.float().clamp(self.low, self.high).sub_(self.mean).div_(max(self.std, 1e-8))
 
 
-def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> tuple[int, int, int]:
+def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> Triple:
     """Shape (z, y, x) after resampling from one spacing to another, rounded as nnU-Net rounds."""
-    return tuple(
+    return as_triple(
         max(1, int(np.round(size * old / new))) for size, old, new in zip(shape, spacing, target, strict=True)
     )
 
@@ -54,12 +56,12 @@ class Axis:
     Attributes:
         lower: index of the source voxel below each target voxel.
         upper: index of the source voxel above it; the same at the ends, where there is none.
-        share: how far it is from the lower to the upper one, float32.
+        weight: how far it is from the lower to the upper one, float32.
     """
 
     lower: torch.Tensor
     upper: torch.Tensor
-    share: torch.Tensor
+    weight: torch.Tensor
 
     @classmethod
     def between(cls, source: int, target: int) -> Axis:
@@ -72,10 +74,14 @@ class Axis:
         lower = position.long().clamp(max=source - 1)
         return cls(lower, (lower + 1).clamp(max=source - 1), (position - lower).clamp(0, 1))
 
+    def to(self, device: torch.device | str) -> Axis:
+        """Return the axis on a device."""
+        return Axis(self.lower.to(device), self.upper.to(device), self.weight.to(device))
+
     def part(self, start: int, stop: int, origin: int = 0) -> Axis:
         """Return the target voxels from `start` to `stop`, source indices counted from `origin`."""
         part = slice(start, stop)
-        return Axis(self.lower[part] - origin, self.upper[part] - origin, self.share[part])
+        return Axis(self.lower[part] - origin, self.upper[part] - origin, self.weight[part])
 
 
 def prepare_image(
@@ -108,9 +114,8 @@ def prepare_image(
     for start, stop in _slabs(array.shape, shape, slab_bytes):
         first, last = int(axis.lower[start]), int(axis.upper[stop - 1])
         slab = intensity.normalize(_tensor(array[first : last + 1]).to(device))
-        part = axis.part(start, stop, first)
-        lower, upper, share = (item.to(device) for item in (part.lower, part.upper, part.share))
-        slab = torch.lerp(slab[lower], slab[upper], share[:, None, None])
+        part = axis.part(start, stop, first).to(device)
+        slab = torch.lerp(slab[part.lower], slab[part.upper], part.weight[:, None, None])
         if slab.shape[1:] != (height, width):
             slab = F.interpolate(slab[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         result[start:stop] = slab
@@ -192,5 +197,5 @@ def _share(mask: torch.Tensor, axes: Sequence[Axis], box: Sequence[slice]) -> to
     share = mask.float()
     for dimension, axis in enumerate(parts):
         lower, upper = (share.index_select(dimension, index) for index in (axis.lower, axis.upper))
-        share = torch.lerp(lower, upper, axis.share.view([-1 if d == dimension else 1 for d in range(3)]))
+        share = torch.lerp(lower, upper, axis.weight.view([-1 if d == dimension else 1 for d in range(3)]))
     return share

@@ -15,7 +15,7 @@ def base_rows(results: Results, base: str | None) -> dict[str, dict[str, str]]:
     """Return the records of the completion that another builds on, by case; empty without one."""
     if base is None:
         return {}
-    return {row["case"]: row for row in read_csv(results.gathered("completed_labels", base))}
+    return {row["case"]: row for row in read_csv(results.collected("completed_labels", base))}
 
 
 def base_of(case: Case, bases: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:

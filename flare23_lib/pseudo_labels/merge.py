@@ -97,7 +97,11 @@ def merge(
     Raises:
         MergeError: different shapes, or something that the rules need is not given.
     """
-    given = {"prediction": predicted, "next class": next_class, "count of votes": votes and votes.count}
+    given = {
+        "prediction": predicted,
+        "next class": next_class,
+        "count of votes": None if votes is None else votes.count,
+    }
     for name, array in given.items():
         if array is not None and array.shape != original.shape:
             raise MergeError(f"the original is {original.shape}, the {name} {array.shape}")
@@ -111,16 +115,16 @@ def merge(
     labels = np.empty(original.shape, np.uint8)
     pairs = np.zeros(1 << 16, np.int64)
     totals = np.zeros((BACKGROUND + 1, 256), np.int64)
-    least = np.ceil(rules.min_agreement * votes.passes) if rules.min_agreement else 0
+    least = np.ceil(rules.min_agreement * votes.passes) if votes and rules.min_agreement else 0
     open_outcomes = np.isin(outcomes, [OUTCOMES.index("taken"), BACKGROUND])
     for z in range(len(original)):
         pair = _pairs(original[z], predicted[z])
         pairs += np.bincount(pair.ravel(), minlength=len(pairs))
         labels[z] = table[pair]
-        if rules.conflict_policy == "next_class":
+        if next_class is not None and rules.conflict_policy == "next_class":
             dropped = outcomes[pair] == OUTCOMES.index("dropped")
             labels[z][dropped] = next_class[z][dropped]
-        if least:
+        if votes and least:
             unsure = (votes.count[z] < least) & open_outcomes[pair]
             _move(totals, places, pair[unsure], "unsure", pair[unsure] & 255)
             labels[z][unsure] = IGNORE_VALUE
@@ -202,7 +206,7 @@ def _judge(
         for tumor in judge_tumors(_among(values)[predicted], marked, agreement, passes):
             yield (
                 tumor.voxels,
-                rule == "tumor" or (rule == "if_sure" and tumor.certainty >= rules.min_tumor_agreement),
+                rule == "tumor" or (rule == "if_sure" and (tumor.certainty or 0.0) >= rules.min_tumor_agreement),
             )
 
     annotated_tumors = set(rules.tumors) & set(annotated)

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
+from flare23_lib.axes import Slices, as_triple
+
 CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 """Voxels that share a face, an edge or a corner are connected."""
 
-Box = tuple[slice, slice, slice]
 
-
-def box_of(mask: np.ndarray, margin: int = 0) -> Box | None:
+def box_of(mask: np.ndarray, margin: int = 0) -> Slices | None:
     """Return the smallest box of a bool volume (z, y, x) around what is set, with a margin; None if nothing is."""
     sides = []
     for axis in range(3):
@@ -22,7 +22,7 @@ def box_of(mask: np.ndarray, margin: int = 0) -> Box | None:
         if not there.size:
             return None
         sides.append(slice(max(0, there[0] - margin), min(mask.shape[axis], there[-1] + 1 + margin)))
-    return tuple(sides)
+    return as_triple(sides)
 
 
 def drop_specks(

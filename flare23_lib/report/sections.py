@@ -321,7 +321,7 @@ def memory(run: Run, model: str, rows: Sequence[Mapping[str, str]]) -> list[Bloc
 def mean_timings(run: Run, model: str) -> dict[str, float]:
     """Return the mean seconds of each phase over a model's predictions; empty if there are none."""
     predicted = run.rows("predictions", model, "predictions.csv") or []
-    notes = [run.results.item(row["file"]).read() for row in predicted]
+    notes = [run.results.entry(row["file"]).load() for row in predicted]
     timings = [note["results"].get("timings", {}) for note in notes if note]
     phases = dict.fromkeys(phase for table in timings for phase in table)
     return {phase: fmean(table.get(phase, 0.0) for table in timings) for phase in phases}

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import repeat
 from typing import TypeVar
 
@@ -104,7 +104,7 @@ def progress(
         unit: what one item is called.
         sizes: bytes of each item, if they differ so much that the time left follows from bytes, not from items.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with Bar(total, unit, size=None if sizes is None else sum(sizes)) as bar:
         for item, size in zip(items, repeat(1) if sizes is None else sizes, strict=False):

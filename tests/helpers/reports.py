@@ -45,7 +45,7 @@ def finished_run(
             path.parent.mkdir(parents=True, exist_ok=True)
             affine = np.diag([*SPACING[::-1], 1.0])
             write_volume(path, array, header_for(array.shape, affine, array.dtype))
-        results.item(results.relative(prediction)).finish([".nii.gz"], {}, {})
+        results.entry(results.relative(prediction)).save([".nii.gz"], {})
         voxels = dict.fromkeys(labels.values, 8) if labeled else {}
         label = str(paths[1]) if labeled else None
         cases.append(Case(name, str(paths[0]), label, "validation", voxels, shape=SHAPE, spacing=SPACING))
@@ -62,7 +62,7 @@ def finished_run(
         record = {"cases": 4, "epochs": 2, "seconds": 3.0, "device": "cpu", "labels_unseen": []}
         write_json(results.training(model), record)
     for model in config.evaluated if labeled else []:
-        write_csv(results.gathered("predictions", model), ["case", "file"], predictions)
+        write_csv(results.collected("predictions", model), ["case", "file"], predictions)
         own = results.root / "evaluation" / model
         evaluate(results, model, config.evaluation_settings(), own)
     return results

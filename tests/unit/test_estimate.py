@@ -354,10 +354,9 @@ class Earlier:
     def segmented(self, model, name, seconds):
         digest = model_digest(read_json(self.results.model_file(model)))
         folder = segmentation_folder(self.results, digest, self.config.inference_settings(model))
-        inputs = {"image": "", "exclude": []}
-        item = folder.create().item(name, inputs)
-        item.file(".nii.gz").write_bytes(bytes(100))
-        item.finish([".nii.gz"], inputs, {"timings": {"infer": seconds, "upsample": 1.0}})
+        entry = folder.create().entry(name, {"image": "", "exclude": []})
+        entry.file(".nii.gz").write_bytes(bytes(100))
+        entry.save([".nii.gz"], {"timings": {"infer": seconds, "upsample": 1.0}})
 
     def figures(self, config=None):
         return measured_figures(self.results.root, config or self.config)

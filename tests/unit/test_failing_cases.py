@@ -16,13 +16,13 @@ from flare23_lib.config.settings import InferenceSettings
 from flare23_lib.dataset.cases import Case, read_cases, write_cases
 from flare23_lib.errors import CasesFailedError
 from flare23_lib.inference.bundle import write_bundle
-from flare23_lib.inference.segment_cases import LABELS, predict_validation
+from flare23_lib.inference.segment_cases import LABELS, ModelUse, predict_validation
 from flare23_lib.io import nifti
 from flare23_lib.io.nifti import header_for, read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.preprocessing.fit_intensity import measure
 from flare23_lib.preprocessing.preprocess_cases import preprocess
-from flare23_lib.pseudo_labels.complete import complete
+from flare23_lib.pseudo_labels.complete import CompletionJob, complete
 
 SHARD = Shard(0, 1)
 
@@ -110,7 +110,7 @@ def test_segmenting_names_failing_cases_and_does_the_others(tmp_path, broken):
     inference = InferenceSettings.from_json({"step": 0.5, "tta": False, "windows": "all", "precision": "float32"})
     record = results.shard("predictions", "student", SHARD)
     with pytest.raises(CasesFailedError, match=f"{len(broken)} of 4 cases failed"):
-        predict_validation(results, "student", inference, "cpu", 1, SHARD, record)
+        predict_validation(results, ModelUse("student", inference, "cpu"), SHARD, record)
     assert not record.exists()
     assert len(list(results.root.glob("store/segmentations/*/case*.nii.gz"))) == 4 - len(broken)
 
@@ -120,23 +120,24 @@ def test_completing_names_a_failing_case_and_does_the_others(tmp_path):
     config = Config.load([REPOSITORY / "config.yaml"])
     shape, affine = (4, 6, 6), np.diag([10.0, 10.0, 10.0, 1.0])
     array = np.ones(shape, np.uint8)
-    store = results.folder("segmentations", {"made": "by hand"}).create()
+    store = results.cache("segmentations", {"made": "by hand"}).create()
     cases, rows = [], []
     for number in range(3):
-        label, item = tmp_path / f"label{number}.nii.gz", store.item(f"case{number}", {})
+        label, entry = tmp_path / f"label{number}.nii.gz", store.entry(f"case{number}", {})
         write_volume(label, array, header_for(shape, affine, array.dtype))
-        write_volume(item.file(LABELS), array, header_for(shape, affine, array.dtype))
-        item.finish([LABELS], {}, {"passes": 1})
+        write_volume(entry.file(LABELS), array, header_for(shape, affine, array.dtype))
+        entry.save([LABELS], {"passes": 1})
         cases.append(
             Case(f"case{number}", "a", str(label), "training", {1: 9}, "tumor", shape, (10.0,) * 3, label_id="l")
         )
-        rows.append({"case": f"case{number}", "file": results.relative(item.file(LABELS))})
+        rows.append({"case": f"case{number}", "file": results.relative(entry.file(LABELS))})
     cut(tmp_path / "label1.nii.gz")
     write_cases(results.cases, cases)
     write_csv(results.shard("pseudo_labels", "tumor", SHARD), ["case", "file"], rows)
     output = results.shard("completed_labels", "tumor", SHARD)
+    job = CompletionJob(results, "tumor", None, config.completion_settings("tumor"), config.label_map.names)
     with pytest.raises(CasesFailedError, match=r"1 of 3 cases failed \(case1\).*label1.nii.gz: the gzip stream"):
-        complete(results, "tumor", None, config.completion_settings("tumor"), config.label_map.names, SHARD, output)
+        complete(job, SHARD, output)
     assert not output.exists()
     assert len(list(results.root.glob("store/completed_labels/*/case*.nii.gz"))) == 2
 
@@ -150,5 +151,5 @@ def test_voxels_to_ignore_in_a_users_label_reach_the_training(cohort):
     record = cohort.shard("preprocessed", trainings.MODEL, SHARD)
     preprocess(cohort, settings().preprocessing_settings(trainings.MODEL), [8, 16, 16], SHARD, record)
     rows = read_csv(record)
-    assert [cohort.measures(row["label"])["ignored"] for row in rows] == [True, False, False, False]
+    assert [cohort.metadata(row["label"])["ignored"] for row in rows] == [True, False, False, False]
     assert "255" not in rows[0]["labels_present"].split()

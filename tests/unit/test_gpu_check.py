@@ -81,7 +81,7 @@ def test_a_part_that_fails_or_runs_out_of_time_leaves_the_others_their_results(g
 
 
 def test_what_has_no_time_left_is_left_out(gpu, check, tmp_path):
-    check(gpu.LEAST_SECONDS - 1).run([gpu.Part("good", 30, "good.py", None)], 1)
+    check(gpu.MIN_SECONDS - 1).run([gpu.Part("good", 30, "good.py", None)], 1)
     assert read_json(tmp_path / "gpu.json")["parts"]["good"] == {"status": "left out", "reason": "no time was left"}
 
 

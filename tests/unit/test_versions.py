@@ -93,7 +93,7 @@ def test_segmentations():
     assert versions.SEGMENTATION == 4
     # Rounding differs between processors: a voxel on the border of two classes may go either way.
     assert np.abs(np.bincount(made.labels.ravel(), minlength=4) - GOLDEN_SEGMENTATION).max() <= 10
-    assert np.abs(np.bincount(made.alternative.ravel(), minlength=4) - GOLDEN_ALTERNATIVE).max() <= 10
+    assert np.abs(np.bincount(made.runner_up_labels.ravel(), minlength=4) - GOLDEN_ALTERNATIVE).max() <= 10
 
 
 GOLDEN_SEGMENTATION = [241, 5412, 4, 103]

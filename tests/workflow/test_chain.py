@@ -100,7 +100,7 @@ def test_a_teacher_knows_which_labels_it_never_saw(finished_chain):
 
 
 def test_no_validation_case_is_in_any_training_set(finished_chain):
-    for path in (finished_chain / "results/store/training").glob("*/about.json"):
+    for path in (finished_chain / "results/store/training").glob("*/manifest.json"):
         trained_on = [row[0] for row in read_json(path)["key"]["cases"]]
         assert trained_on
         assert not any(case.startswith("FLARE23Ts") for case in trained_on)
@@ -192,14 +192,14 @@ def assert_only_made_again(chain: Path, lost: list[str], before: tuple[dict[str,
 
 def test_lost_files_are_named_and_made_again_and_nothing_is_trained_for_them(chain):
     lost = lose_files(chain)
-    found = flare23(chain, "store", "verify", *CONFIGURATION)
+    found = flare23(chain, "verify", *CONFIGURATION)
     assert found.returncode == 1
     assert all(name in found.stdout for name in lost)
     assert "from zero" not in succeed(flare23(chain, "status", *CONFIGURATION))
     before = everything(chain)
     succeed(run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv"))
     assert_only_made_again(chain, lost, before)
-    assert "0 not whole" in succeed(flare23(chain, "store", "verify", *CONFIGURATION))
+    assert "0 missing or broken" in succeed(flare23(chain, "verify", *CONFIGURATION))
     assert "computes nothing" in succeed(flare23(chain, "status", *CONFIGURATION))
 
 
@@ -216,7 +216,7 @@ def test_a_whole_run_makes_again_what_is_lost_or_broken_and_trains_nothing(chain
     bundle.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     link = next((results / "completed_labels/five_organs").glob("*.nii.gz"))
     link.unlink()
-    assert flare23(chain, "store", "verify", *CONFIGURATION).returncode == 1
+    assert flare23(chain, "verify", *CONFIGURATION).returncode == 1
     before = everything(chain)
     succeed(run_snakemake(chain))
     assert shard.exists()
@@ -224,7 +224,7 @@ def test_a_whole_run_makes_again_what_is_lost_or_broken_and_trains_nothing(chain
     assert bundle.read_bytes() == content
     assert link.exists()
     assert_only_made_again(chain, lost, before)
-    assert "0 not whole" in succeed(flare23(chain, "store", "verify", *CONFIGURATION))
+    assert "0 missing or broken" in succeed(flare23(chain, "verify", *CONFIGURATION))
 
 
 def test_a_setting_changed_and_changed_back_computes_nothing_the_second_time(chain, tmp_path):
@@ -351,7 +351,7 @@ def test_a_training_that_is_killed_goes_on_from_its_checkpoint(chain, tmp_path):
     kill_when(has_checkpoint, chain, target, longer)
     succeed(run_snakemake(chain, "--unlock", configfile=longer))
     status = succeed(flare23(chain, "status", *CONFIGURATION[:2], "--configfile", str(longer)))
-    assert "goes on from its last checkpoint" in status
+    assert "resumes from its last checkpoint" in status
     succeed(run_snakemake(chain, "--", target, configfile=longer))
     log = (chain / "results/logs/train/organ_teacher.log").read_text()
     assert "checkpoint_latest.pth: epoch" in log
@@ -367,7 +367,7 @@ def test_pseudo_labeling_that_is_killed_goes_on_with_the_next_case(chain):
 
     def notes():
         found = (chain / "results/store/segmentations").glob("*/*.json")
-        return [path for path in found if path.name != "about.json"]
+        return [path for path in found if path.name != "manifest.json"]
 
     kill_when(notes, chain, target)
     done = {path: path.stat().st_mtime_ns for path in notes()}

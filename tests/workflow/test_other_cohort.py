@@ -82,16 +82,15 @@ def test_its_teacher_uses_the_intensities_that_were_measured(finished):
         content = read_json(finished / "results" / record)
         assert content.get("settings", content)["intensity"] == measured["intensity"]
     image = read_csv(finished / "results/preprocessed/teacher/0-of-1.csv")[0]["image"]
-    about = read_json((finished / "results" / image).with_name("about.json"))
+    about = read_json((finished / "results" / image).with_name("manifest.json"))
     assert about["key"]["intensity"] == measured["intensity"]
     assert not (finished / "results/training/student/intensity.json").exists()
 
 
-def test_the_store_uses_all_that_was_measured(finished):
-    rows = [line.split() for line in flare23(finished, "store", "list", *OTHER_OPTIONS).stdout.splitlines()]
-    measured = [row for row in rows if row[0] == "intensities"]
-    cases = read_json(finished / "results/training/teacher/intensity.json")["cases"]
-    assert [(int(items), float(unused)) for *_, items, _, unused in measured] == [(cases + 1, 0)]
+def test_nothing_of_a_finished_run_is_unused(finished):
+    assert flare23(finished, "clean", *OTHER_OPTIONS).stdout == (
+        "0.0 MB in 0 files and folders are unused; --yes deletes them\n"
+    )
 
 
 def test_its_student_starts_from_its_teacher(finished):

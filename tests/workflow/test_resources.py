@@ -1,16 +1,18 @@
 """What jobs ask for: little where their work is done, more where they failed."""
 
+import os
 import re
 
 import processes
 import pytest
 from conftest import ENVIRONMENT, run_snakemake, snakemake_command
 
+from flare23_lib.cache.entries import CacheFolder
 from flare23_lib.errors import FlareError, StoreError
 from flare23_lib.io.nifti import read_volume, write_volume
 from flare23_lib.nnunet import retry_state
 from flare23_lib.nnunet.retry_state import attempt
-from flare23_lib.workflow.up_to_date import Question
+from flare23_lib.workflow.up_to_date import UpToDate
 
 
 def asked(folder, profile="default"):
@@ -71,33 +73,34 @@ def test_a_lost_file_is_work_to_do(chain):
     assert asked(chain)["pseudo_label", "unlabeled", "0-of-1"]["gpu"] == 1
 
 
-def test_a_question_is_asked_again_only_when_a_file_changed(tmp_path):
+def test_a_job_is_looked_at_again_only_when_a_file_changed(tmp_path):
     file = tmp_path / "cases.csv"
+    entry = CacheFolder.of(tmp_path, "labels", {}).create().entry("a", {})
+    entry.save([], {})
     calls = []
 
-    def answer(wildcards):
+    def entries(wildcards):
         calls.append(wildcards)
-        return True
+        return [entry]
 
-    question = Question(answer)
-    assert not question(["a"], [file]), "what is not there is not done"
+    up_to_date = UpToDate(entries)
+    assert not up_to_date(["a"], [file]), "what is missing is not done"
     file.write_text("one")
-    assert question(["a"], [file])
-    assert question(["a"], [file])
+    assert up_to_date(["a"], [file])
+    assert up_to_date(["a"], [file])
     assert len(calls) == 1
-    assert question(["b"], [file])
-    import os
-
+    assert up_to_date(["b"], [file])
+    entry.metadata_path.unlink()
     os.utime(file, ns=(1, 1))
-    assert question(["a"], [file])
+    assert not up_to_date(["a"], [file])
     assert len(calls) == 3
 
 
-def test_a_question_that_cannot_be_answered_means_that_there_is_work():
-    def answer(wildcards):
+def test_what_cannot_be_told_is_work():
+    def entries(wildcards):
         raise StoreError("cases.csv is missing")
 
-    assert not Question(answer)(["a"], [])
+    assert not UpToDate(entries)(["a"], [])
 
 
 class StoppedError(FlareError):

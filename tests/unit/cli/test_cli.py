@@ -128,7 +128,7 @@ def test_what_cannot_be_written_or_meant_is_refused_before_any_work(tmp_path, mo
     [
         (["phantoms", "--output", "o", "--coarseness", "50"], "coarseness 50"),
         (["phantoms", "--output", "o", "--coarseness", "0"], "coarseness 0"),
-        (["store", "verify", "--config", "results=typo"], "no folder of results typo"),
+        (["verify", "--config", "results=typo"], "no folder of results typo"),
         (["estimate", "--cases", "bytes.csv"], "bytes.csv is not a CSV table"),
         (["estimate", "--cases", "other.csv"], "other.csv: has no column case"),
         (["rank", "one", "two", "--output", "ranking.csv"], "one/metrics.csv: a: liver_DSC is 'high', not a number"),
@@ -160,7 +160,7 @@ def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys)
 
 
 def test_every_command_explains_itself(capsys):
-    for command in (["--help"], ["predict", "--help"], ["store", "clean", "--help"], ["stage", "train", "--help"]):
+    for command in (["--help"], ["predict", "--help"], ["clean", "--help"], ["stage", "train", "--help"]):
         with pytest.raises(SystemExit) as stopped:
             cli.main(command)
         assert stopped.value.code == 0

@@ -15,10 +15,10 @@ from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case
 from flare23_lib.inference.segment_cases import segmentation_folder
-from flare23_lib.nnunet.train import training_folder
+from flare23_lib.nnunet.training_job import TrainingJob
 from flare23_lib.preprocessing import preprocess_cases
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase
-from flare23_lib.pseudo_labels.complete import change_item, completion_folder
+from flare23_lib.pseudo_labels.complete import change_entry, completion_folder
 
 RESULTS = Results(Path("results"))
 RECORDED = json.loads((REPOSITORY / "tests/fingerprints.json").read_text())
@@ -42,14 +42,16 @@ def fingerprints(config: Config) -> dict[str, str]:
     found = {"cohort settings": fingerprint(config.cohort_settings().to_json())}
     for model in config.models:
         settings = config.preprocessing_settings(model)
-        images = preprocess_cases.image_item(RESULTS, settings, CASE)
-        labels = preprocess_cases.label_item(RESULTS, settings, TrainingCase(CASE, Path("b"), "label"))
+        images = preprocess_cases.image_entry(RESULTS, settings, CASE)
+        labels = preprocess_cases.label_entry(RESULTS, settings, TrainingCase(CASE, Path("b"), "label"))
         found |= {
             f"{model}: intensity settings": fingerprint(config.intensity_settings(model).to_json()),
             f"{model}: preprocessing settings": fingerprint(settings.to_json()),
-            f"{model}: preprocessed images": f"{images[0].fingerprint} {images[1].name}",
-            f"{model}: preprocessed labels": f"{labels[0].fingerprint} {labels[1].name}",
-            f"{model}: training": training_folder(RESULTS, config.training_settings(model), ROWS).fingerprint,
+            f"{model}: preprocessed images": f"{images.folder.fingerprint} {images.name}",
+            f"{model}: preprocessed labels": f"{labels.folder.fingerprint} {labels.name}",
+            f"{model}: training": TrainingJob(
+                RESULTS, model, config.training_settings(model), [], ROWS
+            ).folder.fingerprint,
             f"{model}: segmentations": segmentation_folder(
                 RESULTS, "digest", config.inference_settings(model)
             ).fingerprint,
@@ -59,7 +61,7 @@ def fingerprints(config: Config) -> dict[str, str]:
         found |= {
             f"{completion}: completion settings": fingerprint(settings.to_json()),
             f"{completion}: completed labels": completion_folder(RESULTS, settings).fingerprint,
-            f"{completion}: label changes": change_item(RESULTS, settings, "a", "f", "g")[0].fingerprint,
+            f"{completion}: label changes": change_entry(RESULTS, settings, "a", "f", "g").folder.fingerprint,
         }
     return found
 

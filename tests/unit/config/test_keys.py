@@ -15,11 +15,11 @@ from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.config.models import MergePolicy
 from flare23_lib.dataset.cases import Case
-from flare23_lib.inference.segment_cases import model_digest, segmentation_folder, segmentation_item
-from flare23_lib.nnunet.train import training_folder
+from flare23_lib.inference.segment_cases import model_digest, segmentation_entry, segmentation_folder
+from flare23_lib.nnunet.training_job import TrainingJob
 from flare23_lib.preprocessing import fit_intensity, preprocess_cases
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase
-from flare23_lib.pseudo_labels.complete import change_item, completed_item, completion_folder
+from flare23_lib.pseudo_labels.complete import change_entry, completed_entry, completion_folder
 
 RESULTS = Results(Path("results"))
 CASE = Case("a", "a.nii.gz", "l.nii.gz", "training", {1: 5}, "tumor", (4, 5, 6), (5.0, 2.0, 2.0), "ok", "i", "l")
@@ -35,11 +35,10 @@ def config(**completion):
 
 def test_a_completed_label_is_preprocessed_apart_from_the_original():
     settings = config().preprocessing_settings("student")
-    paths = {preprocess_cases.label_item(RESULTS, settings, case)[1].note_path for case in (ORIGINAL, COMPLETED)}
+    paths = {preprocess_cases.label_entry(RESULTS, settings, case).metadata_path for case in (ORIGINAL, COMPLETED)}
     assert len(paths) == 2
-    rows = [preprocess_cases.row_of(RESULTS, settings, case) for case in (ORIGINAL, COMPLETED)]
-    assert rows[0]["image"] == rows[1]["image"]
-    assert rows[0]["label"] != rows[1]["label"]
+    images = {preprocess_cases.image_entry(RESULTS, settings, case.case) for case in (ORIGINAL, COMPLETED)}
+    assert len(images) == 1
 
 
 OTHERS = {"spacing": [1, 1, 1], "orientation": "canonical", "intensity": {"low": -1}, "label_values": [1, 2]}
@@ -50,8 +49,8 @@ def test_a_setting_of_preprocessing_moves_what_it_shapes(key):
     settings = config().preprocessing_settings("student")
     other = changed(settings, **{key: OTHERS[key]})
     images, labels = (
-        [function(RESULTS, chosen, case)[1] for chosen in (settings, other)]
-        for function, case in ((preprocess_cases.image_item, CASE), (preprocess_cases.label_item, ORIGINAL))
+        [function(RESULTS, chosen, case) for chosen in (settings, other)]
+        for function, case in ((preprocess_cases.image_entry, CASE), (preprocess_cases.label_entry, ORIGINAL))
     )
     assert (images[0] != images[1]) == (key != "label_values")
     assert (labels[0] != labels[1]) == (key != "intensity")
@@ -61,9 +60,12 @@ def test_a_setting_of_preprocessing_moves_what_it_shapes(key):
 def test_another_case_image_or_label_is_another_training(change):
     rows = [{"case": "a", "image": "i.b2nd", "label": "l.b2nd"}, {"case": "z", "image": "y.b2nd", "label": "x.b2nd"}]
     settings = config().training_settings("student")
-    first = training_folder(RESULTS, settings, rows)
-    assert training_folder(RESULTS, settings, rows[::-1]) == first
-    assert training_folder(RESULTS, settings, [{**rows[0], **change}, rows[1]]) != first
+
+    def folder(rows):
+        return TrainingJob(RESULTS, "student", settings, [], rows).folder
+
+    assert folder(rows[::-1]) == folder(rows)
+    assert folder([{**rows[0], **change}, rows[1]]) != folder(rows)
 
 
 OPTIONS = {
@@ -100,17 +102,17 @@ def test_a_completed_label_follows_from_image_original_prediction_and_base():
         (CASE, "p", base),
         (CASE, "p", other),
     ]
-    assert len({completed_item(folder, *question)[0].name for question in asked}) == len(asked)
+    assert len({completed_entry(folder, *question).name for question in asked}) == len(asked)
     # Under a base the original's own file says nothing.
-    assert completed_item(folder, replace(CASE, label_id="other"), "p", base)[0] == completed_item(
+    assert completed_entry(folder, replace(CASE, label_id="other"), "p", base) == completed_entry(
         folder, CASE, "p", base
-    )[0]  # fmt: skip
+    )  # fmt: skip
 
 
 def test_a_change_follows_from_both_labels():
     settings = config().completion_settings("tumor")
     asked = [("a", "one", "two"), ("a", "one", "three"), ("a", "three", "two")]
-    assert len({change_item(RESULTS, settings, *question)[1].name for question in asked}) == len(asked)
+    assert len({change_entry(RESULTS, settings, *question).name for question in asked}) == len(asked)
 
 
 def test_a_segmentation_follows_from_all_of_the_model_that_shapes_it():
@@ -128,12 +130,12 @@ def test_a_segmentation_follows_from_image_use_classes_left_out_and_votes():
     folder = segmentation_folder(RESULTS, "digest", inference)
     assert segmentation_folder(RESULTS, "digest", changed(inference, tile_step_size=0.123)) != folder
     asked = [(CASE,), (replace(CASE, image_id="other"),), (CASE, [1]), (CASE, [1, 2]), (CASE, [], True)]
-    assert len({segmentation_item(folder, *question)[0].name for question in asked}) == len(asked)
+    assert len({segmentation_entry(folder, *question).name for question in asked}) == len(asked)
 
 
 def test_measured_intensities_follow_from_images_and_labels():
     folder = fit_intensity.intensity_folder(RESULTS)
     other = TrainingCase(replace(CASE, image_id="other"), ORIGINAL.label, ORIGINAL.label_id)
     sets = [[ORIGINAL], [COMPLETED], [other], [ORIGINAL, replace(ORIGINAL, case=replace(CASE, case="b"))]]
-    assert len({fit_intensity.case_item(folder, cases[0])[0].name for cases in sets[:3]}) == 3
-    assert len({fit_intensity.pooled_item(folder, cases)[0].name for cases in sets}) == len(sets)
+    assert len({fit_intensity.case_entry(folder, cases[0]).name for cases in sets[:3]}) == 3
+    assert len({fit_intensity.pooled_entry(folder, cases).name for cases in sets}) == len(sets)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from cohorts import SETTINGS, label_array, write
 
-from flare23_lib.cache.entries import StageFolder
+from flare23_lib.cache.entries import CacheFolder
 from flare23_lib.dataset.quality import MAX_NAME_BYTES
-from flare23_lib.inference.segment_cases import VOTES
+from flare23_lib.inference.segment_cases import TTA_VOTE_COUNT
 from flare23_lib.io.atomic import atomic_path
 from flare23_lib.io.nifti import write_volume
 
@@ -51,12 +51,12 @@ def test_a_name_that_the_store_cannot_hold_is_quarantined_and_the_others_stay(co
 def test_the_longest_names_fit_into_the_store(cohort, tmp_path, name):
     add(cohort, name)
     assert cohort.survey().faults == []
-    item = StageFolder(tmp_path / "store", "segmentations", {}).create().item(name, {})
+    entry = CacheFolder.of(tmp_path / "store", "segmentations", {}).create().entry(name, {})
     header = np.zeros(0)
-    for suffix in (VOTES, ".json", ".b2nd"):
-        with atomic_path(item.file(suffix)) as temporary:
+    for suffix in (TTA_VOTE_COUNT, ".json", ".b2nd"):
+        with atomic_path(entry.file(suffix)) as temporary:
             temporary.write_bytes(header.tobytes())
-        assert item.file(suffix).exists()
+        assert entry.file(suffix).exists()
 
 
 def test_a_name_of_255_bytes_can_be_written(tmp_path):

@@ -39,12 +39,12 @@ def test_another_dsc_limit_of_the_nsd_is_another_setting_and_other_scores(run):
 @pytest.mark.parametrize("fault", ["gone", "cut"])
 def test_a_prediction_that_got_lost_is_not_scored_as_zero(run, fault):
     results, config = run
-    file = results.file(read_csv(results.gathered("predictions", "student"))[0]["file"])
+    file = results.file(read_csv(results.collected("predictions", "student"))[0]["file"])
     if fault == "gone":
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(StoreError, match="is gone or damaged; run `flare23 store verify`"):
+    with pytest.raises(StoreError, match="is missing or damaged; run `flare23 verify`"):
         scored(results, config)
 
 
@@ -52,18 +52,18 @@ def test_a_prediction_that_got_lost_is_not_scored_as_zero(run, fault):
 def test_a_prediction_with_a_flipped_bit_is_not_scored(run, place):
     results, config = run
     before = (results.root / "evaluation" / "student" / "metrics.csv").read_bytes()
-    file = results.file(read_csv(results.gathered("predictions", "student"))[0]["file"])
+    file = results.file(read_csv(results.collected("predictions", "student"))[0]["file"])
     content = bytearray(file.read_bytes())
     content[place] ^= 4
     file.write_bytes(content)
-    with pytest.raises(StoreError, match=f"{file.name}: .* run `flare23 store verify`"):
+    with pytest.raises(StoreError, match=f"{file.name}: .* run `flare23 verify`"):
         scored(results, config)
     assert (results.root / "evaluation" / "student" / "metrics.csv").read_bytes() == before
 
 
 def test_a_prediction_that_no_record_has_is_named(run):
     results, config = run
-    table = results.gathered("predictions", "student")
+    table = results.collected("predictions", "student")
     write_text(table, "".join(table.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(StoreError, match="Case_2 is not in"):
         scored(results, config)

@@ -99,10 +99,10 @@ def test_the_spacing_may_be_any(spacing):
     assert body.mask.mean() < 0.8
 
 
-def covered(layers, shape):
+def covered(slabs, shape):
     result = np.zeros(shape, bool)
-    for layer in layers:
-        for window in layer.windows:
+    for slab in slabs:
+        for window in slab.windows:
             result[window] = True
     return result
 
@@ -120,16 +120,14 @@ def test_every_voxel_of_the_mask_is_in_a_window(data):
     resampled = data.draw(st.tuples(*(st.integers(max(1, s // 2), 2 * s) for s in shape)))
     padded = tuple(map(max, resampled, patch))
     offset = [(new - old) // 2 for new, old in zip(padded, resampled, strict=True)]
-    layers = body_windows(
-        padded, patch, data.draw(st.floats(0.3, 1)), Body(mask, stride, shape).on(resampled), offset
-    )
+    slabs = body_windows(padded, patch, data.draw(st.floats(0.3, 1)), Body(mask, stride, shape).on(resampled), offset)
     # The cell of each resampled voxel's center.
     index = [np.minimum(((np.arange(n) + 0.5) * s / n / step).astype(int), c - 1)
              for n, s, step, c in zip(resampled, shape, stride, cells, strict=True)]  # fmt: skip
     box = tuple(slice(low, low + n) for low, n in zip(offset, resampled, strict=True))
-    assert covered(layers, padded)[box][mask[np.ix_(*index)]].all()
-    for layer in layers:
-        for window in layer.windows:
+    assert covered(slabs, padded)[box][mask[np.ix_(*index)]].all()
+    for slab in slabs:
+        for window in slab.windows:
             assert all(p.start >= 0 and p.stop <= n for p, n in zip(window, padded, strict=True))
             assert all(p.stop - p.start == n for p, n in zip(window, patch, strict=True))
 
@@ -138,12 +136,12 @@ def windows_over(array, spacing):
     resampled = resampled_shape(array.shape, spacing, TARGET)
     padded = tuple(map(max, resampled, PATCH))
     offset = [(new - old) // 2 for new, old in zip(padded, resampled, strict=True)]
-    layers = body_windows(padded, PATCH, 0.8, find_body(array, spacing).on(resampled), offset)
+    slabs = body_windows(padded, PATCH, 0.8, find_body(array, spacing).on(resampled), offset)
     box = tuple(slice(low, low + n) for low, n in zip(offset, resampled, strict=True))
     index = [np.minimum(((np.arange(s) + 0.5) * n / s).astype(int), n - 1)
              for s, n in zip(array.shape, resampled, strict=True)]  # fmt: skip
-    counts = sum(len(layer.windows) for layer in layers), sum(len(w.windows) for w in all_windows(padded, PATCH, 0.8))
-    return covered(layers, padded)[box][np.ix_(*index)], counts
+    counts = sum(len(slab.windows) for slab in slabs), sum(len(w.windows) for w in all_windows(padded, PATCH, 0.8))
+    return covered(slabs, padded)[box][np.ix_(*index)], counts
 
 
 def skin_and_below(array):
@@ -173,8 +171,8 @@ def test_nothing_inside_the_skin_of_real_cts_is_missed():
 
 
 def test_the_window_nearest_to_the_center_comes_first():
-    layers = center_first_windows((8, 30, 30), (8, 10, 10), 1.0)
-    assert [layer.probe for layer in layers] == [True]
-    assert layers[0].windows[0] == (slice(0, 8), slice(10, 20), slice(10, 20))
-    assert set(map(str, layers[0].windows)) == set(map(str, all_windows((8, 30, 30), (8, 10, 10), 1.0)[0].windows))
-    assert torch.tensor([w[1].start for w in layers[0].windows]).float().mean() == 10
+    slabs = center_first_windows((8, 30, 30), (8, 10, 10), 1.0)
+    assert [slab.probe for slab in slabs] == [True]
+    assert slabs[0].windows[0] == (slice(0, 8), slice(10, 20), slice(10, 20))
+    assert set(map(str, slabs[0].windows)) == set(map(str, all_windows((8, 30, 30), (8, 10, 10), 1.0)[0].windows))
+    assert torch.tensor([w[1].start for w in slabs[0].windows]).float().mean() == 10

@@ -15,10 +15,10 @@ from machines import needs_bfloat16
 from flare23_lib.errors import BundleError, ConfigError, ImageError
 from flare23_lib.inference import engine as engine_module
 from flare23_lib.inference import memory
-from flare23_lib.inference.agreement import Agreement
 from flare23_lib.inference.bundle import InferenceDefaults
 from flare23_lib.inference.engine import Engine, all_flips
 from flare23_lib.inference.network import WindowNetwork
+from flare23_lib.inference.tta_agreement import TTAAgreement
 from flare23_lib.inference.windows import all_windows, importance_map, pad_to_patch
 from flare23_lib.networks import Architecture
 from flare23_lib.runtime.precision import inference_precision
@@ -125,8 +125,8 @@ def whole_logits(engine, image):
     padded, box = pad_to_patch(image, PATCH)
     weights, coverage = importance_map(PATCH), torch.zeros(padded.shape)
     total = torch.zeros((len(engine.model.labels), *padded.shape))
-    for layer in all_windows(padded.shape, PATCH, engine.step):
-        for window in layer.windows:
+    for slab in all_windows(padded.shape, PATCH, engine.step):
+        for window in slab.windows:
             coverage[window] += weights
             for flip in engine.flips:
                 dims = [axis + 1 for axis in flip]
@@ -148,7 +148,7 @@ def test_labels_are_those_of_interpolating_the_whole_images_logits(spacing, shap
     assert (result.labels == full.argmax(dim=0).numpy()).mean() > 0.9999
     assert len(np.unique(result.labels)) > 2
     full[2] = -torch.inf
-    assert (result.alternative == full.argmax(dim=0).numpy()).mean() > 0.9999
+    assert (result.runner_up_labels == full.argmax(dim=0).numpy()).mean() > 0.9999
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 20), (8, 5, 30), (1, 1, 1), (7, 15, 15)])
@@ -160,28 +160,30 @@ def test_an_excluded_class_does_not_win_in_the_alternative():
     engine = Engine(a_bundle(values=(0, 20, 3, 7)))
     plain = engine.segment(a_volume())
     result = engine.segment(a_volume(), exclude={20, 99})
-    assert plain.alternative is None
+    assert plain.runner_up_labels is None
     assert np.array_equal(result.labels, plain.labels)
     assert (result.labels == 20).any()
-    assert not (result.alternative == 20).any()
+    assert not (result.runner_up_labels == 20).any()
     untouched = result.labels != 20
-    assert np.array_equal(result.alternative[untouched], result.labels[untouched])
+    assert np.array_equal(result.runner_up_labels[untouched], result.labels[untouched])
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
 def test_a_class_that_the_model_never_saw_is_never_the_answer(precision):
     bundle = a_bundle(values=(0, 20, 3, 7))
     unseen = replace(bundle, model=replace(bundle.model, unseen=("label_20",)))
-    expected = Engine(bundle, precision=precision).segment(a_volume(), exclude={20}).alternative
-    result = Engine(unseen, precision=precision, tta=True).segment(a_volume(), votes=True)
+    expected = Engine(bundle, precision=precision).segment(a_volume(), exclude={20}).runner_up_labels
+    result = Engine(unseen, precision=precision, tta=True).segment(a_volume(), count_votes=True)
     assert not (result.labels == 20).any()
     assert np.array_equal(Engine(unseen, precision=precision).segment(a_volume()).labels, expected)
-    assert np.array_equal(Engine(bundle, precision=precision).segment(a_volume(), exclude={20}).alternative, expected)
+    assert np.array_equal(
+        Engine(bundle, precision=precision).segment(a_volume(), exclude={20}).runner_up_labels, expected
+    )
 
 
 def test_excluding_only_what_the_model_does_not_know_changes_nothing():
     result = Engine(a_bundle()).segment(a_volume(), exclude={99})
-    assert np.array_equal(result.alternative, result.labels)
+    assert np.array_equal(result.runner_up_labels, result.labels)
 
 
 def test_excluding_everything_is_refused():
@@ -193,7 +195,7 @@ def test_a_result_repeats_to_the_bit():
     engine = Engine(a_bundle(), tta=True)
     first, second = engine.segment(a_volume()), engine.segment(a_volume())
     assert np.array_equal(first.labels, second.labels)
-    assert first.agreement == second.agreement
+    assert first.tta_agreement == second.tta_agreement
 
 
 @pytest.fixture(scope="module", params=["all", "center_first"])
@@ -208,15 +210,15 @@ def whole(request):
     return segment, segment()
 
 
-@pytest.mark.parametrize("change", [{"batch": 3}, {"strips": 3}, {"strips": 7, "batch": 2}, {"slab_bytes": 1}])
+@pytest.mark.parametrize("change", [{"batch": 3}, {"tiles": 3}, {"tiles": 7, "batch": 2}, {"slab_bytes": 1}])
 def test_how_the_work_is_cut_does_not_matter(monkeypatch, whole, change):
     segment, expected = whole
     plan = memory.plan
     monkeypatch.setattr(engine_module, "plan", lambda *given: replace(plan(*given), **change))
     cut = segment()
     assert (cut.labels == expected.labels).mean() >= 0.9999
-    assert (cut.alternative == expected.alternative).mean() >= 0.9999
-    assert cut.agreement == pytest.approx(expected.agreement, abs=1e-3)
+    assert (cut.runner_up_labels == expected.runner_up_labels).mean() >= 0.9999
+    assert cut.tta_agreement == pytest.approx(expected.tta_agreement, abs=1e-3)
     assert cut.windows >= expected.windows
 
 
@@ -254,7 +256,7 @@ def test_agreement_is_the_mean_dice_of_the_passes_that_count():
     mean = torch.tensor([0, 1, 1, 2])
     passes = [torch.tensor([0, 1, 1, 2], dtype=torch.uint8), torch.tensor([0, 1, 3, 2], dtype=torch.uint8)]
     expected = pytest.approx([1, (1 + 2 / 3) / 2, 1, 0, None])
-    whole, parts = Agreement(5, 2), Agreement(5, 2)
+    whole, parts = TTAAgreement(5, 2), TTAAgreement(5, 2)
     whole.add(passes, mean)
     for part in (slice(0, 1), slice(1, 4)):
         parts.add([labels[part] for labels in passes], mean[part])
@@ -263,8 +265,8 @@ def test_agreement_is_the_mean_dice_of_the_passes_that_count():
 
 
 def test_agreement_is_given_by_label_name_and_only_with_mirroring():
-    assert Engine(a_bundle(), tta=False).segment(a_volume()).agreement == {}
-    agreement = Engine(a_bundle(values=(0, 20, 3, 7)), tta=True).segment(a_volume()).agreement
+    assert Engine(a_bundle(), tta=False).segment(a_volume()).tta_agreement == {}
+    agreement = Engine(a_bundle(values=(0, 20, 3, 7)), tta=True).segment(a_volume()).tta_agreement
     assert list(agreement) == ["label_20", "label_3", "label_7"]
     assert all(score is None or 0 <= score <= 1 for score in agreement.values())
     assert any(score for score in agreement.values())
@@ -274,7 +276,7 @@ def test_votes_count_the_passes_that_say_what_their_mean_says(monkeypatch):
     # The volume has the model's resolution, so the passes' labels can be had one by one.
     engine, volume = Engine(a_bundle(), tta=True), a_volume()
     flips = engine.flips
-    result = engine.segment(volume, votes=True)
+    result = engine.segment(volume, count_votes=True)
     assert np.array_equal(engine.segment(volume).labels, result.labels)
     expected = np.zeros(volume.array.shape, int)
     for flip in flips:
@@ -283,24 +285,24 @@ def test_votes_count_the_passes_that_say_what_their_mean_says(monkeypatch):
     assert result.passes == len(flips) == 8
     assert len(np.unique(expected)) > 4
     # Single passes are summed in bfloat16: nearly equal logits may go either way.
-    assert (result.votes == expected).mean() > 0.95
-    assert np.abs(result.votes - expected).max() <= 2
+    assert (result.tta_vote_count == expected).mean() > 0.95
+    assert np.abs(result.tta_vote_count - expected).max() <= 2
 
 
 def test_votes_are_taken_from_the_nearest_voxel():
-    agreement = Agreement(3, 4, shape=(2, 2, 3))
+    agreement = TTAAgreement(3, 4, shape=(2, 2, 3))
     mean = torch.tensor([[[0, 1, 2]]], dtype=torch.uint8)
     passes = [torch.tensor([[values]], dtype=torch.uint8) for values in ([0, 1, 2], [0, 1, 0], [0, 0, 0], [1, 1, 0])]
     agreement.add(passes, mean, (slice(1, 2), slice(0, 1), slice(0, 3)))
     seen = np.zeros((4, 2, 6), np.uint8)
-    agreement.write_votes(seen)
+    agreement.write_vote_count(seen)
     assert seen[:, 0].tolist() == [[4] * 6] * 2 + [[3, 3, 3, 3, 1, 1]] * 2
     assert (seen[:, 1] == 4).all(), "where nothing was computed all passes agree on background"
 
 
 def test_votes_without_mirroring_are_refused():
     with pytest.raises(ConfigError, match="votes"):
-        Engine(a_bundle(), tta=False).segment(a_volume(), votes=True)
+        Engine(a_bundle(), tta=False).segment(a_volume(), count_votes=True)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -357,7 +359,7 @@ def test_a_layer_without_foreground_in_its_center_is_left_out():
     engine = a_probed_engine(windows="center_first")
     result = engine.segment(volume_of(array, np.eye(4)))
     assert engine._network.count == result.windows == 9 + 1 + 1
-    # In the last layer only what the central window sees is looked at; the rest is background by decision.
+    # In the last slab only what the central window sees is looked at; the rest is background by decision.
     assert set(map(tuple, np.argwhere(result.labels)[:, 1:])) == {(24, 24), (3, 3)}
     assert np.flatnonzero(result.labels.any(axis=(1, 2))).tolist() == list(range(8))
     assert a_probed_engine(windows="all").segment(volume_of(array, np.eye(4))).labels[16:, 3, 3].all()

@@ -9,15 +9,15 @@ from engines import a_bundle
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.bundle import Model, ModelLabel
 from flare23_lib.inference.engine import Engine
-from flare23_lib.inference.logit_accumulator import UNCOVERED, RollingSums
-from flare23_lib.inference.memory import MB, Limits, Task, plan, sums_bytes, weight_bytes
+from flare23_lib.inference.logit_accumulator import UNCOVERED, LogitAccumulator
+from flare23_lib.inference.memory import MB, CaseSize, Limits, plan, sums_bytes, weight_bytes
 from flare23_lib.inference.windows import importance_map
 from flare23_lib.io.nifti import Geometry
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.preprocessing.resampling import Intensity
 
-LARGEST = Task(image=2 * 2651 * 512 * 512, voxels=2651 * 512 * 512, shape=(742, 297, 297), passes=1)
+LARGEST = CaseSize(image=2 * 2651 * 512 * 512, voxels=2651 * 512 * 512, shape=(742, 297, 297), passes=1)
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
@@ -44,31 +44,31 @@ def test_the_weights_are_counted(name):
 
 def test_the_largest_image_fits_the_defaults_of_the_command_line():
     chosen = plan(a_model(), "float32", CPU, LARGEST, Limits(gpu=4000, host=8000))
-    assert (chosen.batch, chosen.strips) == (1, 1)
+    assert (chosen.batch, chosen.tiles) == (1, 1)
     assert chosen.host < 6000 * MB
 
 
 def test_a_plan_never_exceeds_its_limits_and_narrow_limits_make_it_smaller():
     teacher = a_model("stunet_large", (48, 192, 192))
-    task = Task(image=400 * MB, voxels=200 * MB, shape=(300, 543, 543), passes=8)
-    strips = []
+    task = CaseSize(image=400 * MB, voxels=200 * MB, shape=(300, 543, 543), passes=8)
+    tiles = []
     for host in (20000, 12000, 10000):
         chosen = plan(teacher, "float32", CPU, task, Limits(host=host))
         assert chosen.host <= host * MB
-        strips.append(chosen.strips)
-    assert strips[0] == 1
-    assert strips == sorted(strips)
-    assert strips[-1] > 1
+        tiles.append(chosen.tiles)
+    assert tiles[0] == 1
+    assert tiles == sorted(tiles)
+    assert tiles[-1] > 1
 
 
 def test_a_gpu_takes_as_many_windows_as_fit_and_gives_up_sums_before_it_gives_up():
-    task = Task(image=235 * MB, voxels=117 * MB, shape=(269, 299, 299), passes=1)
+    task = CaseSize(image=235 * MB, voxels=117 * MB, shape=(269, 299, 299), passes=1)
     wide, narrow = (plan(a_model(), "float16", GPU, task, Limits(gpu=gpu, host=8000)) for gpu in (16000, 4000))
     assert wide.batch == 8
     assert narrow.gpu <= 4000 * MB
     assert narrow.batch < 8
     teacher = a_model("stunet_large", (48, 192, 192))
-    task = Task(image=235 * MB, voxels=117 * MB, shape=(269, 543, 543), passes=8)
+    task = CaseSize(image=235 * MB, voxels=117 * MB, shape=(269, 543, 543), passes=8)
     chosen = plan(teacher, "float16", GPU, task, Limits(gpu=4500, host=20000))
     assert not chosen.sums_on_device
     assert chosen.gpu <= 4500 * MB
@@ -99,9 +99,11 @@ def test_an_image_that_was_padded_is_counted_beside_its_padded_copy():
 
 
 def test_votes_are_counted_at_both_resolutions():
-    task = Task(image=10 * MB, voxels=200 * MB, shape=(300, 500, 500), passes=8, outputs=2)
-    with_votes = Task(image=10 * MB, voxels=200 * MB, shape=(300, 500, 500), passes=8, outputs=2, votes=True)
-    hosts = [plan(a_model(), "float32", CPU, one, Limits(host=60000)).host for one in (task, with_votes)]
+    task = CaseSize(image=10 * MB, voxels=200 * MB, shape=(300, 500, 500), passes=8, outputs=2)
+    with_vote_count = CaseSize(
+        image=10 * MB, voxels=200 * MB, shape=(300, 500, 500), passes=8, outputs=2, count_votes=True
+    )
+    hosts = [plan(a_model(), "float32", CPU, one, Limits(host=60000)).host for one in (task, with_vote_count)]
     assert hosts[1] - hosts[0] == 300 * 500 * 500
 
 
@@ -110,7 +112,7 @@ def test_without_a_limit_what_the_machine_has_is_one():
 
 
 def rolling(depth, passes=1):
-    return RollingSums(importance_map((4, 3, 3)), (0, 5), (0, 3), depth, 2, passes, CPU)
+    return LogitAccumulator(importance_map((4, 3, 3)), (0, 5), (0, 3), depth, 2, passes, CPU)
 
 
 def window(start, value, row=0):
@@ -156,10 +158,10 @@ def test_where_there_is_no_window_is_background():
 def test_the_memory_of_the_sums_is_what_was_counted():
     patch, shape = (24, 64, 64), (24, 200, 200)
     code = (
-        "import torch, resource; from flare23_lib.inference.logit_accumulator import RollingSums;"
+        "import torch, resource; from flare23_lib.inference.logit_accumulator import LogitAccumulator;"
         "from flare23_lib.inference.windows import importance_map;"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024; before = peak();"
-        f"sums = RollingSums(importance_map({patch}), (0, 200), (0, 200), 99, 15, 4, torch.device('cpu'));"
+        f"sums = LogitAccumulator(importance_map({patch}), (0, 200), (0, 200), 99, 15, 4, torch.device('cpu'));"
         "sums.open(0); [b.fill_(1) for b in sums._buffers]; sums.open(12); print(peak() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,13 +4,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from engines import a_bundle, a_volume
 
-from flare23_lib.cache.entries import Shard
+from flare23_lib.cache.entries import CacheFolder, Shard
 from flare23_lib.dataset.cases import Case
 from flare23_lib.errors import ImageError
 from flare23_lib.inference import segment_cases
@@ -280,11 +281,15 @@ def test_the_command_line_predicts_without_nnunet_simpleitk_and_pandas(images, t
     assert "case_1_0000.nii.gz" in done.stderr
 
 
+def an_entry(**inputs):
+    return CacheFolder(Path("segmentations")).entry("case", inputs)
+
+
 def test_the_stage_reads_one_image_ahead_and_keeps_their_order(images, monkeypatch):
     begun = []
     monkeypatch.setattr(segment_cases, "read_volume", lambda path: (begun.append(path), read_volume(path))[1])
     paths = [str(images / f"case_{number}_0000.nii.gz") for number in (2, 1, 2)]
-    wanted = [(Case("case", path, None, "training", {}), {"exclude": []}) for path in paths]
+    wanted = [(Case("case", path, None, "training", {}), an_entry(exclude=[])) for path in paths]
     volumes = segment_cases._read_ahead(an_engine(limits=Limits(host=8000)), wanted)
     first = next(volumes)
     assert begun in (paths[:1], paths[:2])  # the second is left to a thread
@@ -295,7 +300,7 @@ def test_the_stage_reads_one_image_ahead_and_keeps_their_order(images, monkeypat
 def test_the_stage_reads_no_image_ahead_for_which_there_is_no_memory(images, monkeypatch):
     engine = an_engine()
     paths = [str(images / f"case_{number}_0000.nii.gz") for number in (1, 2)]
-    wanted = [(Case("case", path, None, "training", {}), {"exclude": [1], "votes": True}) for path in paths]
+    wanted = [(Case("case", path, None, "training", {}), an_entry(exclude=[1], votes=True)) for path in paths]
     volume = read_volume(paths[0])
     least = engine.plan(volume.geometry, volume.array.nbytes, [1], True).host
     begun = []

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from flare23_lib.inference import upsampling
-from flare23_lib.inference.upsampling import labels_from_logits, strongest
+from flare23_lib.inference.upsampling import argmax_classes, labels_from_logits
 
 
 def channels_last(logits):
@@ -85,4 +85,4 @@ def test_excluding_every_class_is_refused():
 
 def test_the_lowest_class_wins_a_tie():
     assert not labels_from_logits(torch.zeros(2, 2, 2, 3), (4, 4, 4)).any()
-    assert strongest(torch.tensor([1.0, 5, 5]), excluded={0}).item() == 1
+    assert argmax_classes(torch.tensor([1.0, 5, 5]), excluded={0}).item() == 1

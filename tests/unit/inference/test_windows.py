@@ -69,11 +69,11 @@ def test_padding_is_that_of_nnunet(shape):
 
 
 def test_a_grid_covers_every_voxel():
-    layers = all_windows((9, 10, 11), (4, 6, 8), 0.8)
-    assert [layer.start for layer in layers] == [0, 2, 5]
-    assert [len(layer.windows) for layer in layers] == [4, 4, 4]
+    slabs = all_windows((9, 10, 11), (4, 6, 8), 0.8)
+    assert [slab.start for slab in slabs] == [0, 2, 5]
+    assert [len(slab.windows) for slab in slabs] == [4, 4, 4]
     covered = torch.zeros(9, 10, 11, dtype=torch.int)
-    for layer in layers:
-        for window in layer.windows:
+    for slab in slabs:
+        for window in slab.windows:
             covered[window] += 1
     assert covered.min() > 0

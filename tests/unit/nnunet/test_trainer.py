@@ -18,7 +18,7 @@ from flare23_lib.config.checks import forced_patches
 from flare23_lib.io.atomic import write_json
 from flare23_lib.nnunet import checkpoints, loop, trainer
 from flare23_lib.nnunet import plans as nnunet_plans
-from flare23_lib.nnunet.launch import Run, make_trainer
+from flare23_lib.nnunet.launch import TrainingRun, make_trainer
 from flare23_lib.nnunet.sampling import BalancedDataLoader
 from flare23_lib.preprocessing.preprocess import link_dataset
 from flare23_lib.runtime import progress
@@ -41,7 +41,7 @@ def made(prepared, tmp_path):
     def make(**training):
         chosen = settings(**training)
         dataset = nnunet_plans.dataset_json(NAMES, chosen.ignore_label, rows)
-        run = Run(tmp_path, nnunet_plans.plans(chosen), dataset, torch.device("cpu"))
+        run = TrainingRun(tmp_path, nnunet_plans.plans(chosen), dataset, torch.device("cpu"))
         return make_trainer(run)
 
     return make
@@ -149,15 +149,15 @@ def test_patches_are_looked_at_in_the_configured_precision(made):
     one = made(precision="bfloat16")
     kinds, loss = [], one._loss
     one._loss = lambda output, target: (kinds.append(output[0].dtype), loss(output, target))[1]
-    one.look(next(one.get_dataloaders()[1]))
-    one.step(next(one.get_dataloaders()[0]))
+    one.validation_step(next(one.get_dataloaders()[1]))
+    one.train_step(next(one.get_dataloaders()[0]))
     assert kinds == [torch.bfloat16, torch.bfloat16]
 
 
 def test_a_step_clips_the_gradient_at_nnunets_norm(made):
     one = made()
     one.loss = lambda output, target: 1e6 * output[0].square().mean()
-    one.step(next(one.get_dataloaders()[0]))
+    one.train_step(next(one.get_dataloaders()[0]))
     gradients = [parameter.grad for parameter in one.network.parameters() if parameter.grad is not None]
     norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
     assert float(norm) == pytest.approx(12, rel=1e-3)
@@ -172,7 +172,7 @@ def test_steps_are_those_of_nnunets_trainer(made):
     stock.network.load_state_dict(before)
     batch = next(one.get_dataloaders()[0])
     for _ in range(3):
-        assert float(one.step(batch)) == pytest.approx(float(stock.train_step(batch)["loss"]), abs=1e-6)
+        assert float(one.train_step(batch)) == pytest.approx(float(stock.train_step(batch)["loss"]), abs=1e-6)
     ours, theirs = one.network.state_dict(), stock.network.state_dict()
     assert max((ours[name] - before[name]).abs().max() for name in ours) > 0.01
     assert max((ours[name] - theirs[name]).abs().max() for name in ours) < 1e-6
@@ -218,13 +218,13 @@ def test_processes_share_the_batch_and_draw_other_numbers(made, monkeypatch):
 
 def stop_after(one, iterations):
     """Let a trainer be asked to stop after some iterations."""
-    step, taken = one.step, []
+    step, taken = one.train_step, []
 
     def counted(batch):
         taken.append(1)
         return step(batch)
 
-    one.step = counted
+    one.train_step = counted
     one._must_stop = lambda signals: 15 if len(taken) >= iterations else None
     with pytest.raises(StoppedError):
         one.run_training()
@@ -279,10 +279,10 @@ def test_a_checkpoint_restores_optimizer_and_random_numbers(made):
 
 def test_a_checkpoint_is_written_in_time_while_patches_are_looked_at_too(made, monkeypatch):
     one = made(epochs=2, iterations_per_epoch=1, validation_iterations=5)
-    saved, save, look = [], one._save, one.look
+    saved, save, look = [], one._save, one.validation_step
     monkeypatch.setattr(one, "_save", lambda: (saved.append(len(looked)), save()))
     looked = []
-    monkeypatch.setattr(one, "look", lambda batch: (looked.append(1), look(batch))[1])
+    monkeypatch.setattr(one, "validation_step", lambda batch: (looked.append(1), look(batch))[1])
     one.checkpoint_seconds = 0
     one.run_training()
     assert set(range(1, 11)) <= set(saved)

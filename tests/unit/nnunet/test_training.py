@@ -31,8 +31,8 @@ from flare23_lib.nnunet import checkpoints, launch
 from flare23_lib.nnunet import trainer as trainer_module
 from flare23_lib.nnunet.retry_state import attempt
 from flare23_lib.nnunet.sampling import Rounds
-from flare23_lib.nnunet.train import CHECKPOINTS
 from flare23_lib.nnunet.trainer import FlareTrainer
+from flare23_lib.nnunet.training_job import CHECKPOINTS
 from flare23_lib.runtime.signals import StoppedError
 
 
@@ -127,7 +127,10 @@ def has_checkpoint(results):
     return any((results.root / "store" / "training").glob(f"*/{CHECKPOINTS}/{checkpoints.LATEST}"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGUSR1))],
+)
 def test_a_signal_saves_in_mid_epoch_and_the_next_start_goes_on_there(results, number):
     long = {"iterations_per_epoch": 150, "epochs": 2}
     process = Command(command(results, checkpoint_minutes=0.002, **long))
@@ -331,13 +334,14 @@ def test_patches_that_are_only_looked_at_are_counted_as_nnunet_counts_them(ignor
         enable_deep_supervision=True, _forward=lambda batch: (torch.tensor(0.5), logits, labels),
         label_manager=SimpleNamespace(has_regions=False, has_ignore_label=ignore is not None, ignore_label=ignore),
     )  # fmt: skip
-    loss, voxels = FlareTrainer.look(trainer, {})
+    loss, voxels = FlareTrainer.validation_step(trainer, {})
     theirs = nnUNetTrainer.validation_step(trainer, {"data": logits, "target": [labels.clone()]})
     assert loss == theirs["loss"]
     assert np.array_equal(voxels, np.stack([theirs[f"{kind}_hard"] for kind in ("tp", "fp", "fn")]))
     assert voxels.sum() > 0
 
 
+@pytest.mark.slow  # two processes import nnU-Net
 def test_two_processes_share_a_batch(results):
     done = run(results, gpus=2)
     assert done.returncode == 0, done.stderr
@@ -351,6 +355,7 @@ def ranks_of(process):
     return [pid for pid in children if b"spawn_main" in (Path("/proc") / str(pid) / "cmdline").read_bytes()]
 
 
+@pytest.mark.slow  # two processes import nnU-Net
 def test_one_ctrl_c_reaches_all_processes_and_the_state_is_saved(results):
     long = {"iterations_per_epoch": 5000, "epochs": 2, "gpus": 2}
     started = command(results, checkpoint_minutes=0.002, **long)

@@ -87,7 +87,7 @@ def test_an_axis_names_the_neighbors_of_each_voxel():
     axis = Axis.between(2, 4)
     assert axis.lower.tolist() == [0, 0, 0, 1]
     assert axis.upper.tolist() == [1, 1, 1, 1]
-    assert axis.share.tolist() == [0, 0.25, 0.75, 0.25]
+    assert axis.weight.tolist() == [0, 0.25, 0.75, 0.25]
     part = Axis.between(10, 5).part(2, 4, origin=4)
     assert part.lower.tolist() == [0, 2]
 

@@ -13,8 +13,8 @@ from flare23_lib.io.nifti import header_for, read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.pseudo_labels.base_labels import annotated_labels
-from flare23_lib.pseudo_labels.complete import LABELS, complete
-from flare23_lib.pseudo_labels.pseudo_label import exclusion
+from flare23_lib.pseudo_labels.complete import LABELS, CompletionJob, complete
+from flare23_lib.pseudo_labels.pseudo_label import category_shard
 
 SHAPE, AFFINE = (8, 12, 12), np.diag([10.0, 10.0, 10.0, 1.0])  # a voxel is 1 mL
 LIVER, SPLEEN, STOMACH, TUMOR = 1, 3, 11, 14
@@ -60,16 +60,16 @@ def completed(folder, without_tumor=False, healthy=False, **options):
     spacing = (10.0, 10.0, 10.0)
     case = Case("a", "a.nii.gz", str(label), "training", voxels, "tumor", SHAPE, spacing, image_id="i", label_id="l")
     write_cases(results.cases, [case])
-    store = results.folder("segmentations", {"made": "by hand"}).create()
-    item = store.item("a", {"image": "image"})
+    store = results.cache("segmentations", {"made": "by hand"}).create()
+    entry = store.entry("a", {"image": "image"})
     parts = {LABELS: predicted, ".votes.nii.gz": votes} | ({} if healthy else {".next.nii.gz": following})
     for suffix, array in parts.items():
-        write_volume(item.file(suffix), array, header_for(SHAPE, AFFINE, array.dtype))
-    item.finish(list(parts), {"image": "image"}, {"passes": PASSES})
+        write_volume(entry.file(suffix), array, header_for(SHAPE, AFFINE, array.dtype))
+    entry.save(list(parts), {"passes": PASSES})
     record = results.shard("pseudo_labels", "tumor", SHARD)
-    write_csv(record, ["case", "file"], [{"case": "a", "file": results.relative(item.file(LABELS))}])
+    write_csv(record, ["case", "file"], [{"case": "a", "file": results.relative(entry.file(LABELS))}])
     output = results.shard("completed_labels", "tumor", SHARD)
-    complete(results, "tumor", None, settings, config.label_map.names, SHARD, output)
+    complete(CompletionJob(results, "tumor", None, settings, config.label_map.names), SHARD, output)
     made = read_csv(output)[0]
     return read_labels(results.root / made["file"]).array, made
 
@@ -136,12 +136,15 @@ def test_what_counts_as_annotated_is_what_is_there_in_the_base_or_what_the_setti
         annotated_labels("present", ABSENT, {"b": base["a"]})
 
 
-def test_the_next_class_is_looked_for_without_what_counts_as_annotated():
-    base = {"a": {"case": "a", "file": "f", "labels_present": f"{STOMACH}"}}
+def test_the_next_class_is_looked_for_without_what_counts_as_annotated(tmp_path):
+    results = Results(tmp_path)
+    write_cases(results.cases, [ABSENT])
+    base = {"case": ABSENT.case, "file": "f", "labels_present": f"{STOMACH}"}
+    write_csv(results.collected("completed_labels", "first"), list(base), [base])
     asked = config_of(conflict_policy="next_class").pseudo_label_settings("tumor")
-    assert exclusion(asked, base)(ABSENT) == [STOMACH]
-    assert exclusion(asked, {})(ABSENT) == [LIVER]
-    assert not exclusion(config_of().pseudo_label_settings("tumor"), base)(ABSENT)
+    assert category_shard(results, asked, "first", SHARD) == [(ABSENT, [STOMACH])]
+    assert category_shard(results, asked, None, SHARD) == [(ABSENT, [LIVER])]
+    assert category_shard(results, config_of().pseudo_label_settings("tumor"), "first", SHARD) == [(ABSENT, ())]
 
 
 def test_where_nothing_is_annotated_no_class_is_dropped_and_no_next_one_is_looked_for(tmp_path):

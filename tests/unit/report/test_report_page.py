@@ -181,7 +181,7 @@ def test_what_became_of_the_voxels_of_a_completion_is_given_in_percent(config, t
     one = {"case": "A", "left_out": "", "agreement": 0.5, "voxels": 100, "background": 60, "kept_liver": 30}
     other = {"case": "B", "left_out": "yes", "agreement": 1.0, "voxels": 100, "background": 40, "kept_liver": 60}
     rows = [{**one, "taken_tumor": 10}, {**other, "taken_tumor": 0}]
-    write_csv(results.gathered("completed_labels", "tumor"), list(rows[0]), rows)
+    write_csv(results.collected("completed_labels", "tumor"), list(rows[0]), rows)
     text = Page(report_of(results, config).read_text()).text
     assert "tumor 2 1 75.0 % 90.0 % 0.0 % 10.0 % 0.0 %" in text
     assert "Not completed yet: all organs, five organs, unlabeled." in text

@@ -16,7 +16,7 @@ from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.errors import ConfigError
 from flare23_lib.inference.bundle import write_bundle
-from flare23_lib.inference.segment_cases import predict_validation
+from flare23_lib.inference.segment_cases import ModelUse, predict_validation
 from flare23_lib.io.nifti import write_volume
 from flare23_lib.io.tables import read_csv
 from flare23_lib.runtime import precision
@@ -133,8 +133,8 @@ def test_a_cohort_that_is_finished_on_a_machine_of_another_kind_is_not_computed_
     def predict(cases):
         write_cases(results.cases, cases)
         record = results.shard("predictions", "student", Shard())
-        predict_validation(results, "student", inference, "cpu", 1, Shard(), record)
-        return {row["case"]: results.measures(row["file"])["precision"] for row in read_csv(record)}
+        predict_validation(results, ModelUse("student", inference, "cpu"), Shard(), record)
+        return {row["case"]: results.metadata(row["file"])["precision"] for row in read_csv(record)}
 
     with monkeypatch.context() as without:
         without.setattr(precision, "computes_in_bfloat16", lambda device: False)

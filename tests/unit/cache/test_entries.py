@@ -43,26 +43,26 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
 
 
-def test_an_item_without_its_note_or_with_a_cut_file_is_not_whole(tmp_path):
-    folder = entries.StageFolder(tmp_path, "labels", {"version": 1}).create()
-    item = folder.item("case", {"image": "123"})
-    item.file(".txt").write_text("0123456789")
-    assert item.read() is None
-    item.finish([".txt"], {"image": "123"}, {"voxels": 10})
-    assert item.read()["results"] == {"voxels": 10}
-    item.file(".txt").write_text("0123")
-    assert item.read() is None
+def test_an_entry_without_its_metadata_or_with_a_cut_file_is_not_whole(tmp_path):
+    folder = entries.CacheFolder.of(tmp_path, "labels", {"version": 1}).create()
+    entry = folder.entry("case", {"image": "123"})
+    entry.file(".txt").write_text("0123456789")
+    assert entry.load() is None
+    entry.save([".txt"], {"voxels": 10})
+    assert entry.load()["results"] == {"voxels": 10}
+    entry.file(".txt").write_text("0123")
+    assert entry.load() is None
 
 
-def test_other_inputs_are_another_item_and_other_settings_another_folder(tmp_path):
-    folder = entries.StageFolder(tmp_path, "labels", {"version": 1})
-    assert folder.item("case", {"image": "1"}).name != folder.item("case", {"image": "2"}).name
-    assert folder.path != entries.StageFolder(tmp_path, "labels", {"version": 2}).path
+def test_other_inputs_are_another_entry_and_other_settings_another_folder(tmp_path):
+    folder = entries.CacheFolder.of(tmp_path, "labels", {"version": 1})
+    assert folder.entry("case", {"image": "1"}).name != folder.entry("case", {"image": "2"}).name
+    assert folder.path != entries.CacheFolder.of(tmp_path, "labels", {"version": 2}).path
 
 
-def test_about_json_says_what_the_fingerprint_was_made_of(tmp_path):
-    folder = entries.StageFolder(tmp_path, "labels", {"version": 1, "step": 0.5}).create()
-    assert json.loads((folder.path / "about.json").read_text())["key"] == {"version": 1, "step": 0.5}
+def test_the_manifest_tells_what_the_fingerprint_was_made_of(tmp_path):
+    folder = entries.CacheFolder.of(tmp_path, "labels", {"version": 1, "step": 0.5}).create()
+    assert json.loads((folder.path / "manifest.json").read_text())["key"] == {"version": 1, "step": 0.5}
 
 
 def _hold(path, held, release):

@@ -1,4 +1,4 @@
-"""`flare23 store list` and `clean`: what goes, what stays, and when nothing may go."""
+"""`flare23 clean` and `verify`: what goes, what stays, and when nothing may go."""
 
 import shutil
 
@@ -15,7 +15,7 @@ from flare23_lib.io.tables import read_csv
 
 
 def clean(folder, *arguments):
-    return flare23(folder, "store", "clean", *CONFIGURATION, *arguments)
+    return flare23(folder, "clean", *CONFIGURATION, *arguments)
 
 
 def files(folder):
@@ -51,16 +51,16 @@ def leftover(finished_chain, changed_back, tmp_path):
 def test_clean_deletes_what_nothing_uses_when_it_is_told_to(leftover):
     chain, before, left = leftover
     asked = clean(chain)
-    assert "nothing was deleted" in asked.stdout
+    assert "are unused; --yes deletes them" in asked.stdout
     assert files(chain) == before | left
     done = clean(chain, "--yes")
     assert done.returncode == 0, done.stderr
     assert files(chain) == before
-    assert "0 not whole" in flare23(chain, "store", "verify", *CONFIGURATION).stdout
+    assert "0 missing or broken" in flare23(chain, "verify", *CONFIGURATION).stdout
     assert "computes nothing" in flare23(chain, "status", *CONFIGURATION).stdout
 
 
-def test_in_a_folder_that_is_used_only_the_idle_items_go(chain):
+def test_in_a_folder_that_is_used_only_the_unused_entries_go(chain):
     row = read_csv(chain / "results/completed_labels/tumor/conflicts.csv")[0]
     label = chain / "results" / row["file"]
     name, _, rest = label.name.partition(".")
@@ -69,8 +69,7 @@ def test_in_a_folder_that_is_used_only_the_idle_items_go(chain):
     before = files(chain)
     for copy, end in zip(idle, (suffix, "json"), strict=True):
         shutil.copy(label.with_name(f"{name}.{digest}.{end}"), copy)
-    listed = flare23(chain, "store", "list", *CONFIGURATION)
-    assert listed.returncode == 0, listed.stderr
+    assert "in 2 files and folders" in clean(chain).stdout
     assert clean(chain, "--yes").returncode == 0
     assert files(chain) == before
 
@@ -91,21 +90,20 @@ def test_nothing_is_deleted_while_a_job_or_the_workflow_is_at_work(leftover):
     assert files(chain) == before | left
 
 
-def test_half_done_work_stays_while_it_cannot_be_told_from_leftovers(leftover):
-    chain, _, left = leftover
+def test_unfinished_work_stays_while_it_cannot_be_told_from_unused_files(leftover):
+    chain, _, _ = leftover
     weights = chain / "results" / read_json(chain / "results/training/organ_teacher/training.json")["weights"]
-    half_done = weights.parent.with_name("0123456789abcdef")
-    shutil.copytree(weights.parent, half_done)
+    shutil.copytree(weights.parent, weights.parent.with_name("0123456789abcdef"))
     weights.unlink()
     before = files(chain)
-    done = clean(chain, "--yes")
-    assert "the last weights of organ_teacher" in done.stdout
-    assert done.returncode == 0, done.stderr
-    assert before - files(chain) == {path for path in left if path.name.startswith(atomic.TEMPORARY_MARK)}
-    assert "goes on from its last checkpoint" in flare23(chain, "status", *CONFIGURATION).stdout
+    refused = clean(chain, "--yes")
+    assert refused.returncode == 1
+    assert "pseudo-labels of tumor and what follows is not known yet" in refused.stderr
+    assert files(chain) == before
+    assert "resumes from its last checkpoint" in flare23(chain, "status", *CONFIGURATION).stdout
 
 
-def test_what_follows_from_a_lost_label_of_a_first_look_is_still_known(chain, tmp_path):
+def test_a_lost_label_of_a_base_is_known_by_its_metadata(chain, tmp_path):
     second = tmp_path / "second.yaml"
     second.write_text(
         CHAIN.read_text() + "\ncompletions:\n  again: {category: tumor, teacher: tumor_teacher, base: tumor, "
@@ -114,16 +112,10 @@ def test_what_follows_from_a_lost_label_of_a_first_look_is_still_known(chain, tm
     options = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(second)]
     done = run_snakemake(chain, "--", "results/completed_labels/again/conflicts.csv", configfile=second)
     assert done.returncode == 0, done.stderr
-    before = flare23(chain, "store", "list", *options).stdout
     row = read_csv(chain / "results/completed_labels/tumor/conflicts.csv")[0]
     (chain / "results" / row["file"]).unlink()
     lost = flare23(chain, "status", *options).stdout
     assert [line.split()[2:4] for line in lost.splitlines() if line.startswith("completion")][-1] == ["2", "-"]
-    assert "0.0" in before
-    name = (chain / "results" / row["file"]).name.removesuffix(".nii.gz")
-    (chain / "results" / row["file"]).with_name(f"{name}.json").unlink()
-    done = clean(chain, "--configfile", str(CHAIN), str(second))
-    assert "the labels of tumor" in done.stdout
 
 
 def test_verify_withdraws_broken_records_and_bundles(chain):
@@ -140,53 +132,43 @@ def test_verify_withdraws_broken_records_and_bundles(chain):
     link.unlink()
     refused = clean(chain, "--yes")
     assert refused.returncode == 1
-    assert "store verify" in refused.stderr
-    found = flare23(chain, "store", "verify", *CONFIGURATION)
+    assert "flare23 verify" in refused.stderr
+    found = flare23(chain, "verify", *CONFIGURATION)
     assert found.returncode == 1
     assert not (results / "completed_labels/tumor/conflicts.csv").exists()
     for path in (shard, training, weights, link):
-        assert f"gone or broken: {path.relative_to(chain)}" in found.stdout
+        assert f"missing or broken: {path.relative_to(chain)}" in found.stdout
         assert not path.exists()
 
 
-def test_nothing_is_deleted_while_cases_of_the_last_run_are_not_there(chain):
-    """A folder may be missing only for the moment, and with it the half-done work on its cases would be unused."""
-    (chain / "results/training/student/training.json").unlink()
+def test_what_records_list_stays_while_cases_are_not_there(chain):
+    """A folder may be missing only for the moment."""
     before = files(chain)
     elsewhere = chain / "elsewhere"
     (chain / "cohort/unlabelTr1800").rename(elsewhere)
-    refused = clean(chain, "--yes")
-    assert refused.returncode == 1
-    assert "cases of the last run are gone or not what they were: FLARE23_" in refused.stderr
-    assert "layout.unlabeled_images: there is no folder" in refused.stdout
-    assert files(chain) == before
+    done = clean(chain, "--yes")
+    assert "layout.unlabeled_images: there is no folder" in done.stdout
+    assert before - files(chain) == set()
     assert "there is no folder" in flare23(chain, "status", *CONFIGURATION).stdout
-    elsewhere.rename(chain / "cohort/unlabelTr1800")
-    assert clean(chain, "--yes").returncode == 0
-    assert files(chain) == before
 
 
-def test_records_of_an_earlier_number_of_shards_keep_nothing(chain):
+def test_records_of_another_number_of_shards_keep_nothing(chain):
     record = chain / "results/completed_labels/tumor/0-of-1.csv"
     row = read_csv(record)[0]
     earlier = record.with_name("0-of-3.csv")
-    item = entries.Item((chain / "results" / row["file"]).parent, "old.0123456789ab")
-    shutil.copy(chain / "results" / row["file"], item.file(".nii.gz"))
-    item.finish([".nii.gz"], {}, {})
-    file = item.file(".nii.gz").relative_to(chain / "results")
+    entry = entries.Entry(entries.CacheFolder((chain / "results" / row["file"]).parent), "old.0123456789ab")
+    shutil.copy(chain / "results" / row["file"], entry.file(".nii.gz"))
+    entry.save([".nii.gz"], {})
+    file = entry.file(".nii.gz").relative_to(chain / "results")
     tables.write_csv(earlier, ["case", "file"], [{"case": "old", "file": file}])
-    kept = record.with_name("0-of-2.csv")  # of a try that was given up, and newer than what is in use
-    shutil.copy(earlier, chain / "results/completed_labels" / kept.name)
-    weights = chain / "results" / read_json(chain / "results/training/organ_teacher/training.json")["weights"]
-    weights.rename(chain / "weights")
+    record.rename(chain / "record")
     assert clean(chain, "--yes").returncode == 0
-    assert earlier.exists()  # nothing is called unused while a teacher's weights are gone
-    (chain / "weights").rename(weights)
-    shutil.copy(earlier, kept)
+    assert earlier.exists()
+    assert entry.load() is not None, "the current records are not there"
+    (chain / "record").rename(record)
     assert clean(chain, "--yes").returncode == 0
-    assert not item.note_path.exists()
+    assert not entry.metadata_path.exists()
     assert not earlier.exists()
-    assert not kept.exists()
     assert record.exists()
 
 
@@ -204,8 +186,8 @@ def test_records_of_what_left_the_configuration_stay_whatever_their_shards(chain
 def test_what_a_killed_job_left_of_a_record_is_no_record(chain):
     half = chain / f"results/completed_labels/tumor/{atomic.TEMPORARY_MARK}abc-0-of-1.csv"
     half.touch()
-    assert flare23(chain, "store", "list", *CONFIGURATION).returncode == 0
-    assert "0 not whole" in flare23(chain, "store", "verify", *CONFIGURATION).stdout
+    assert clean(chain).returncode == 0
+    assert "0 missing or broken" in flare23(chain, "verify", *CONFIGURATION).stdout
     assert (chain / "results/completed_labels/tumor/conflicts.csv").exists()
 
 
@@ -215,7 +197,7 @@ def test_a_damaged_table_is_gathered_again(chain):
     without_a_row = b"".join(content.splitlines(keepends=True)[:-1])
     for damaged in (b"", content.replace(b"case,", b"cas,", 1), without_a_row):
         table.write_bytes(damaged)
-        assert "1 not whole" in flare23(chain, "store", "verify", *CONFIGURATION).stdout
+        assert "1 missing or broken" in flare23(chain, "verify", *CONFIGURATION).stdout
         assert not table.exists()
     assert run_snakemake(chain, "--", "results/completed_labels/tumor/conflicts.csv").returncode == 0
     assert table.read_bytes() == content

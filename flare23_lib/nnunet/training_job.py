@@ -1,0 +1,107 @@
+"""A model's training as a whole: what shapes its weights, and where they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from flare23_lib import versions
+from flare23_lib.cache.entries import CacheFolder, Entry
+from flare23_lib.cache.results import Results, read_shards
+from flare23_lib.config.settings import TrainingSettings
+from flare23_lib.nnunet.plans import CONFIGURATION, DATASET_NAME, PLANS_NAME
+from flare23_lib.preprocessing.fit_intensity import with_intensity
+
+WEIGHTS = ".safetensors"
+CHECKPOINTS = f"results/{DATASET_NAME}/FlareTrainer__{PLANS_NAME}__{CONFIGURATION}/fold_all"
+"""nnU-Net's folder of the checkpoints in a training's folder."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A model's training: what shapes its weights, and where it is kept.
+
+    Attributes:
+        results: the results folder.
+        model: its name.
+        settings: what shapes its weights, with the intensity as numbers and the digest of the initial weights.
+        label_names: names of the labels in order.
+        rows: `case`, `image`, `label` and `labels_present` of the preprocessed cases.
+    """
+
+    results: Results
+    model: str
+    settings: TrainingSettings
+    label_names: Sequence[str]
+    rows: Sequence[Mapping[str, str]]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Names of the labels by value."""
+        return dict(zip(self.settings.label_values, self.label_names, strict=True))
+
+    @cached_property
+    def seen(self) -> list[int]:
+        """Label values that a case of the training set has."""
+        return sorted({int(value) for row in self.rows for value in row["labels_present"].split()})
+
+    @property
+    def unseen(self) -> list[str]:
+        """Names of the other labels."""
+        return [name for value, name in self.names.items() if value not in self.seen]
+
+    @cached_property
+    def folder(self) -> CacheFolder:
+        """The folder of the training: its fingerprint holds the settings and every case of the training set."""
+        cases = sorted([row["case"], row["image"], row["label"]] for row in self.rows)
+        key = {"version": versions.TRAINING, "settings": self.settings.to_json(), "cases": cases}
+        return self.results.cache("training", key)
+
+    @property
+    def weights(self) -> Entry:
+        """The entry of the final weights."""
+        return Entry(self.folder, "model", {"cases": len(self.rows)})
+
+    @property
+    def checkpoints(self) -> Path:
+        """nnU-Net's folder of the checkpoints."""
+        return self.folder.path / CHECKPOINTS
+
+
+@dataclass(frozen=True)
+class GivenFiles:
+    """Files that complete a training's settings.
+
+    Attributes:
+        intensity: record of the measured intensity, if the settings say `measure`.
+        pretrained: file of weights to start from, or None.
+    """
+
+    intensity: Path | None = None
+    pretrained: Path | None = None
+
+
+def training_job(
+    results: Results,
+    model: str,
+    settings: TrainingSettings,
+    label_names: Sequence[str],
+    shards: int,
+    given: GivenFiles,
+) -> TrainingJob:
+    """Return a model's training; StoreError if its cases are not preprocessed, BundleError without initial weights.
+
+    Args:
+        results: the results folder.
+        model: its name.
+        settings: what shapes its weights.
+        label_names: names of the labels in order.
+        shards: shards of the preprocessing.
+        given: files that complete the settings.
+    """
+    from flare23_lib.nnunet.initial_weights import digest_of, with_digest
+
+    settings = with_digest(with_intensity(settings, given.intensity), digest_of(given.pretrained))
+    return TrainingJob(results, model, settings, label_names, read_shards(results, "preprocessed", model, shards))
