@@ -93,10 +93,10 @@ def read_facts(path: Path, is_label: bool, header_only: bool = False) -> Facts:
         header_only: leave the voxels unread; the gzip stream is then not checked either.
     """
     try:
-        identity = file_identity(path)
         with nifti.open_volume(path) as stream:
             facts = header_facts(stream)
             seen = {} if header_only else _read_voxels(stream, is_label)
+        identity = file_identity(path)
     except ImageError as error:
         return Facts(fault=error.kind, error=str(error).removeprefix(f"{path}: "))
     return replace(facts, identity=identity, **seen)
