@@ -12,7 +12,7 @@ from isal import isal_zlib
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
-from flare23_lib.io.identity import file_identity
+from flare23_lib.io.identity import identity_of
 from flare23_lib.io.nifti import Geometry, Stream, with_qfac
 
 MOST_VALUES = 1000
@@ -96,7 +96,7 @@ def read_facts(path: Path, is_label: bool, header_only: bool = False) -> Facts:
         with nifti.open_volume(path) as stream:
             facts = header_facts(stream)
             seen = {} if header_only else _read_voxels(stream, is_label)
-        identity = file_identity(path)
+        identity = identity_of(path, stream.inflated_length)
     except ImageError as error:
         return Facts(fault=error.kind, error=str(error).removeprefix(f"{path}: "))
     return replace(facts, identity=identity, **seen)

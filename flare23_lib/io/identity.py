@@ -27,8 +27,12 @@ def file_identity(path: str | Path) -> str:
         ImageError: the file cannot be read.
     """
     path = Path(path)
+    return identity_of(path, _inflated_length(path))
+
+
+def identity_of(path: Path, length: int | None) -> str:
+    """Return a file's identity as `file_identity`, where `Stream.inflated_length` is known already."""
     try:
-        length = _inflated_length(path)
         with path.open("rb") as handle:
             is_gzip = handle.read(2) == b"\x1f\x8b"
             size = handle.seek(0, os.SEEK_END)
@@ -52,7 +56,7 @@ def _inflated_length(path: Path) -> int | None:
     """Return the bytes that a gzip stream holds by its NIfTI header; None if it is not NIfTI in gzip."""
     try:
         with nifti.open_volume(path) as stream:
-            return stream.offset + stream.voxel_bytes if stream.is_gzip else None
+            return stream.inflated_length
     except ImageError as error:
         if error.kind == "cannot_be_read":
             raise

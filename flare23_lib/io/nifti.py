@@ -170,6 +170,11 @@ class Stream:
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
+    def inflated_length(self) -> int | None:
+        """Bytes that the gzip stream holds by the header; None if the file is not compressed."""
+        return self.offset + self.voxel_bytes if self.is_gzip else None
+
+    @property
     def scaling(self) -> tuple[float, float]:
         """Slope and intercept; (1, 0) where the header gives none."""
         return scaling_of(self.header)
