@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -134,7 +135,24 @@ def _word_or(group: str) -> Discriminator:
     )
 
 
+def _path(text: str) -> str:
+    """Replace `~` as shells do; names of variables are refused: a folder of that name would be made."""
+    if "$" in text:
+        message = "{text} is taken as it is, $NAME is not replaced; write the path out"
+        raise PydanticCustomError("variable", message, {"text": repr(text)})
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+def _results_path(text: str) -> str:
+    """Refuse braces, in which Snakemake looks for names of wildcards."""
+    if "{" in text or "}" in text:
+        message = "{text} has braces, which Snakemake takes for wildcards; give a folder without"
+        raise PydanticCustomError("braces", message, {"text": repr(text)})
+    return text
+
+
 Text = Annotated[str, Field(min_length=1)]
+PathText = Annotated[Text, AfterValidator(_path)]
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 Suffix = Annotated[str, Field(pattern=NIFTI_SUFFIX)]
 Natural = Annotated[int, Field(ge=0)]
@@ -545,7 +563,7 @@ class PretrainedModel(Table):
 
 
 FileOrModel = Annotated[
-    Annotated[Text, Tag(": nor a table")] | Annotated[PretrainedModel, Tag(":a table")], _word_or("a table")
+    Annotated[PathText, Tag(": nor a table")] | Annotated[PretrainedModel, Tag(":a table")], _word_or("a table")
 ]
 
 
@@ -603,23 +621,26 @@ class Report(Table):
     """A result of benchmarks/inference.py, whose phases are shown beside nnU-Net's; empty for none."""
 
 
+ShardCount = Annotated[int, Field(ge=1, le=10_000)]
+
+
 class Shards(Table):
     """Jobs per stage."""
 
-    preprocessing: Count = 8
+    preprocessing: ShardCount = 8
     """For each training set."""
-    pseudo_labels: Count = 16
+    pseudo_labels: ShardCount = 16
     """For each completion."""
-    predictions: Count = 4
+    predictions: ShardCount = 4
     """For each evaluated model."""
 
 
 class Configuration(Table):
     """All keys of the configuration."""
 
-    cohort: Text
+    cohort: PathText
     """Folder of the cohort."""
-    results: Text = "results"
+    results: Annotated[PathText, AfterValidator(_results_path)] = "results"
     """Folder of everything that is written."""
     layout: Layout = Layout()
     """Folders and file names of the cohort."""

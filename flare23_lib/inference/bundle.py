@@ -22,6 +22,7 @@ from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE, OrientationMode, Preci
 from flare23_lib.errors import BundleError, ConfigError
 from flare23_lib.inference.image_files import model_file
 from flare23_lib.io.atomic import atomic_path, write_json
+from flare23_lib.io.nifti import Geometry
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
@@ -86,7 +87,8 @@ class Model:
         mirror_axes: axes that training mirrored along; test-time augmentation uses them.
         inference: how the model is run by default.
         weights: the weights' file; None until the bundle is written.
-        provenance: where the model comes from; free, must fit JSON.
+        provenance: where the model comes from; free, must fit JSON. `axis_codes` is a list of the directions of the
+            axes of the images that it learned from, such as LPS.
 
     Raises:
         BundleError: the values contradict one another or are out of range.
@@ -225,6 +227,14 @@ def _labels_are_right(labels: Sequence[ModelLabel]) -> bool:
         and len(set(values)) == len(values)
         and len(set(names)) == len(names)
     )
+
+
+def axis_warning(model: Model, geometry: Geometry) -> str | None:
+    """Say that an image's axes are none that a model with the orientation "stored" has learned from; else None."""
+    known = model.provenance.get("axis_codes")
+    if model.orientation != "stored" or not isinstance(known, list) or geometry.axis_codes in [*known, ""]:
+        return None
+    return f"its axes are {geometry.axis_codes}; the model takes them as stored, and learned from {', '.join(known)}"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from flare23_lib.errors import one_line
+from flare23_lib.inference.bundle import axis_warning
 from flare23_lib.inference.engine import Engine, Segmentation
 from flare23_lib.inference.image_files import PredictionCase, Reader, Reading, can_prefetch, held_bytes
 from flare23_lib.inference.memory import WRITING, MemoryPlan
@@ -93,7 +94,8 @@ class _Run:
             if reading.volume is None:
                 log.info("%s: %s is there already", self._number(index), self.reader.cases[index].labels)
                 return
-            for warning in reading.warnings:
+            axes = axis_warning(self.engine.model, reading.volume.geometry)
+            for warning in (*reading.warnings, *filter(None, [axes])):
                 log.warning("%s: %s: %s", self._number(index), self.reader.cases[index].image, warning)
             seconds, header, ahead, result = self._segment(index, reading)
         except Exception as error:  # one case must not stop the others, whatever is wrong with it

@@ -141,7 +141,7 @@ def segment_cases(
             if metadata is None:
                 image = next(volumes)
                 with failures.case(case.case, case.image):
-                    metadata = _segment_case(engine, image(), entry)
+                    metadata = _segment_case(engine, image(), entry, case.image)
                     log.info("%s in %.1f s", case.case, sum(metadata["results"]["timings"].values()))
             if metadata is not None:
                 made.append(({"case": case.case, "file": results.relative(entry.file(LABELS))}, metadata))
@@ -197,7 +197,11 @@ def _options(entry: Entry) -> tuple[list[int], bool]:
     return entry.inputs["exclude"], entry.inputs.get("votes", False)
 
 
-def _segment_case(engine: Engine, volume: Volume, entry: Entry) -> Metadata:
+def _segment_case(engine: Engine, volume: Volume, entry: Entry, name: str) -> Metadata:
+    from flare23_lib.inference.bundle import axis_warning
+
+    if warning := axis_warning(engine.model, volume.geometry):
+        log.warning("%s: %s", name, warning)
     header, options = volume.header, _options(entry)
     prepared = engine.prepare(volume, *options)
     del volume  # the engine's plan of memory has no place for it from here on

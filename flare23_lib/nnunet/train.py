@@ -9,18 +9,18 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from flare23_lib import __version__
 from flare23_lib.cache.entries import Metadata
-from flare23_lib.cache.results import Results, read_training
+from flare23_lib.cache.results import REMEDY, Results, read_training
 from flare23_lib.choices import WEIGHTS_FILE
 from flare23_lib.config.models import measured
 from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.dataset.cases import read_cases
-from flare23_lib.errors import TrainingError
+from flare23_lib.errors import StoreError, TrainingError
 from flare23_lib.inference.bundle import (
     InferenceDefaults,
     Model,
@@ -33,11 +33,15 @@ from flare23_lib.io.atomic import atomic_path, link_to, remove_partial, write_js
 from flare23_lib.io.locks import lock
 from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.initial_weights import TABLE, InitialWeights, publish
+from flare23_lib.nnunet.pretrained import read_weights
 from flare23_lib.nnunet.retry_state import attempt
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
 from flare23_lib.preprocessing.preprocess_cases import no_case
 from flare23_lib.preprocessing.resampling import Intensity
 from flare23_lib.runtime.signals import StoppedError
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +99,17 @@ def train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None, o
             "cases": len(job.rows),
             "labels_seen": [job.names[value] for value in job.seen],
             "labels_unseen": job.unseen,
+            "axis_codes": _axis_codes(job),
             **metadata["results"],
             "settings": job.settings.to_json(),
         },
     )
+
+
+def _axis_codes(job: TrainingJob) -> list[str]:
+    """Return the directions of the axes of the training images as stored; none if one is not known."""
+    known = [job.results.metadata(row["image"]).get("axis_codes") for row in job.rows]
+    return sorted({codes for codes in known if codes}) if all(known) else []
 
 
 def _train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None) -> Metadata:
@@ -222,6 +233,7 @@ def export(
         "training": record["settings"]["training"],
         "fingerprint": record["fingerprint"],
         "versions": record["versions"],
+        **({"axis_codes": record["axis_codes"]} if record.get("axis_codes") else {}),
     }
     description = describe(
         model,
@@ -232,6 +244,18 @@ def export(
         record["weights_sha256"],
         provenance,
     )
-    write_bundle(output, description, load_file(results.file(record["weights"])))
+    write_bundle(output, description, _trained_weights(results, record))
     # For use with nnU-Net: its model folder beside the record.
-    link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)
+    try:
+        link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)
+    except StoreError as error:  # no job reads it
+        log.warning("%s", error)
+
+
+def _trained_weights(results: Results, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Read the weights of a finished training; StoreError if they are not as they were written."""
+    path = results.file(record["weights"])
+    weights = read_weights(path)
+    if file_sha256(path) != record["weights_sha256"]:
+        raise StoreError(f"{path} is damaged (its SHA-256 differs from the record's); {REMEDY}")
+    return weights

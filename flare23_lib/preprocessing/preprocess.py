@@ -27,15 +27,11 @@ from flare23_lib.preprocessing.resampling import Intensity, prepare_image, resam
 def _save(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
     """Save (c, z, y, x) for access patch by patch."""
     blocks, chunks = comp_blosc2_params(array.shape, tuple(patch_size), array.itemsize)
+    compressed = blosc2.asarray(
+        np.ascontiguousarray(array), blocks=blocks, chunks=chunks, cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5}
+    )
     with atomic_path(path) as temporary:
-        temporary.unlink()  # blosc2 makes the file itself
-        blosc2.asarray(
-            np.ascontiguousarray(array),
-            urlpath=str(temporary),
-            blocks=blocks,
-            chunks=chunks,
-            cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5},
-        )
+        temporary.write_bytes(compressed.to_cframe())  # blosc2 itself passes over failed writes
 
 
 def preprocess_image(
@@ -45,7 +41,7 @@ def preprocess_image(
     orientation: str,
     intensity: Intensity,
     patch_size: Sequence[int],
-) -> dict[str, list]:
+) -> dict[str, list | str]:
     """Orient, normalize and resample an image and save it as float32 (1, z, y, x).
 
     Args:
@@ -57,7 +53,7 @@ def preprocess_image(
         patch_size: (z, y, x); only how the file is divided into chunks, not what it holds.
 
     Returns:
-        `shape` and `spacing` before resampling, as the network sees the axes.
+        `shape` and `spacing` before resampling, as the network sees the axes, and `axis_codes` of the stored ones.
     """
     volume = read_volume(source)
     turn = Orientation.of(volume.geometry.affine, orientation)
@@ -72,7 +68,8 @@ def preprocess_image(
         )
     image = prepare_image(array, intensity, shape)
     _save(target, image.numpy()[None], patch_size)
-    return {"shape": list(array.shape), "spacing": list(source_spacing)}
+    codes = volume.geometry.axis_codes
+    return {"shape": list(array.shape), "spacing": list(source_spacing), "axis_codes": codes}
 
 
 def preprocess_labels(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +14,22 @@ from scipy.optimize import isotonic_regression
 
 from flare23_lib.io import atomic
 
+NO_STYLE = (
+    "backend",
+    "interactive",
+    "toolbar",
+    "timezone",
+    "tk.",
+    "webagg.",
+    "date.epoch",
+    "docstring.",
+    "savefig.d",
+)
+"""Beginnings of the names of matplotlib's settings that are no matter of looks."""
+
 STYLE = {
+    # Nothing of a user's matplotlibrc, such as LaTeX, which a node may lack.
+    **{name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(NO_STYLE)},
     "svg.fonttype": "none",
     "svg.hashsalt": "flare23",
     "font.family": "sans-serif",

@@ -13,9 +13,10 @@ from places import REPOSITORY
 
 from flare23_lib.config import Config
 from flare23_lib.errors import BundleError
-from flare23_lib.inference.bundle import Model, load_bundle, write_bundle
+from flare23_lib.inference.bundle import Model, axis_warning, load_bundle, write_bundle
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 from flare23_lib.inference.export import export_checkpoint
+from flare23_lib.io.nifti import Geometry
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.train import describe
 
@@ -246,6 +247,58 @@ def test_a_checkpoint_becomes_a_bundle(tmp_path, caplog):
     assert model.unseen == ()
     export_checkpoint(a_checkpoint(tmp_path / "y.pth", unseen=["tumor"]), tmp_path / "other", "student")
     assert load_bundle(tmp_path / "other").model.unseen == ("tumor",)
+
+
+def without_plans(content):
+    content["state_dict"] = content.pop("network_weights")
+    del content["init_args"]
+
+
+def with_regions(content):
+    content["init_args"]["dataset_json"]["labels"] = {"background": 0, "kidney_and_tumor": [1, 2], "tumor": 2}
+
+
+def with_two_channels(content):
+    name = "conv_blocks_context.0.0.conv1.weight"
+    content["network_weights"][name] = content["network_weights"][name].repeat(1, 2, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_plans, r"is a checkpoint without plans, as of nnU-Net 1; `models.NAME.pretrained` takes"),
+        (with_regions, r"its labels are regions \(kidney_and_tumor\); bundles know one class per voxel"),
+        (lambda content: content["init_args"].update(configuration="3d_cascade_fullres"),
+         r"its plans have no configuration 3d_cascade_fullres, only base, 3d"),
+        (with_two_channels, "the network takes 2 channels, bundles 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_refused_with_the_cause(tmp_path, change, words):
+    path = a_checkpoint(tmp_path / "x.pth")
+    content = torch.load(path, weights_only=False)
+    change(content)
+    torch.save(content, path)
+    with pytest.raises(BundleError, match=words) as caught:
+        export_checkpoint(path, tmp_path / "bundle", "student")
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "known", "axes", "warned"),
+    [("stored", ["LPS", "RAS"], "SAR", True), ("stored", ["LPS"], "LPI", True), ("stored", ["LPS"], "LPS", False),
+     ("canonical", ["LPS"], "SAR", False), ("stored", None, "SAR", False), ("stored", "LPS", "SAR", False)],
+)  # fmt: skip
+def test_an_image_with_axes_that_a_stored_model_never_saw_is_doubted(orientation, known, axes, warned):
+    directions = {"R": (1, 0, 0), "A": (0, 1, 0), "S": (0, 0, 1), "L": (-1, 0, 0), "P": (0, -1, 0), "I": (0, 0, -1)}
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([directions[axis] for axis in axes]).T
+    geometry = Geometry((4, 4, 4), affine, (1.0, 1.0, 1.0))
+    model = a_model(orientation=orientation, provenance={"axis_codes": known} if known else {})
+    warning = axis_warning(model, geometry)
+    assert (warning is not None) == warned
+    if warned:
+        assert warning.startswith(f"its axes are {axes}; the model takes them as stored")
+        assert ", ".join(known) in warning
 
 
 def test_a_checkpoint_that_was_normalized_otherwise_is_refused(tmp_path):

@@ -50,7 +50,7 @@ def test_an_image_is_normalized_then_resampled_as_nnunet_does_with_torch(case):
     expected = resample_torch_fornnunet(
         normalized[None], [10, 16, 20], (5, 2, 2), (5, 3, 3), is_seg=False, force_separate_z=False
     )
-    assert facts == {"shape": [10, 24, 30], "spacing": [5.0, 2.0, 2.0]}
+    assert facts == {"shape": [10, 24, 30], "spacing": [5.0, 2.0, 2.0], "axis_codes": "RAS"}
     assert load(target).shape == (1, 10, 16, 20)
     assert np.abs(load(target) - expected).max() < 1e-5
 
