@@ -9,7 +9,7 @@ CORES ?= 2
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[workflow,slurm,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[workflow,dicom,slurm,test]'
 	touch $@
 
 ## The whole method on synthetic CTs: minutes on a processor.
@@ -29,9 +29,9 @@ demo/cohort: | $(VENV)/installed
 	$(BIN)/flare23 phantoms --output $@.partial --cases 32 --validation 6 --seed 0
 	mv $@.partial $@
 
-## The chain on a cohort of real CTs in FLARE23's layout: make smoke COHORT=FOLDER
+## The chain with tiny networks on a few cases of a cohort in FLARE23's layout: make smoke COHORT=FOLDER
 smoke: $(VENV)/installed
-	$(BIN)/snakemake --cores $(CORES) --configfile presets/smoke.yaml --config "cohort=$(COHORT)"
+	$(BIN)/snakemake --cores $(CORES) --config smoke=true "cohort=$(COHORT)"
 
 test: $(VENV)/installed lint
 	$(BIN)/pytest -n $(CORES) -m 'not slow'

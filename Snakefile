@@ -30,6 +30,7 @@ rule all:
         rules.models.input,
         rules.evaluation.input,
         rules.report.input,
+        rules.model_cards.input,
 
 
 onstart:

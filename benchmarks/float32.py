@@ -26,7 +26,8 @@ from provenance import provenance
 
 from flare23_lib.inference.engine import _reproducible
 from flare23_lib.io.atomic import write_json
-from flare23_lib.networks.stunet import build
+from flare23_lib.networks import Architecture
+from flare23_lib.networks.stunet import STUNet
 from flare23_lib.nnunet.trainer import set_up_cudnn
 
 TF32 = 5e-5
@@ -53,7 +54,7 @@ def computed(device: torch.device, kind: torch.dtype) -> dict[str, torch.Tensor]
         for shape in ((1, 32, 8, 24, 24), (64, 32, 3, 3, 3), (1, 1, 16, 32, 32))
     )
     torch.manual_seed(0)
-    network = build({"name": "stunet_tiny", "strides": [[1, 1, 1], *[[2, 2, 2]] * 3]}, 15)
+    network = STUNet(1, 15, **Architecture.named("stunet_tiny").to_json())
     network.apply(network.initialize)
     network = network.to(device, kind, memory_format=torch.channels_last_3d).eval()
     with torch.no_grad():

@@ -223,7 +223,7 @@ def make_model(
 ) -> None:
     """Train a model and write its bundle."""
     torch.manual_seed(0)
-    architecture = Architecture.from_spec({"name": network, "strides": recipe.strides})
+    architecture = Architecture.named(network, recipe.strides)
     net = STUNet(1, 15, **architecture.to_json())
     net.apply(net.initialize)
     result = train(net, phantoms, recipe, making)

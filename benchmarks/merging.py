@@ -17,8 +17,8 @@ from provenance import provenance
 
 from flare23_lib.io.atomic import write_json
 from flare23_lib.phantom import FLARE23_VALUES, draw_phantom
-from flare23_lib.pseudo_labels.merge import Rules, Votes, merge
-from flare23_lib.pseudo_labels.small_components import drop_specks
+from flare23_lib.pseudo_labels.merge import MergeRules, Votes, merge
+from flare23_lib.pseudo_labels.small_components import remove_small_components
 
 SHAPE, SPACING = (200, 512, 512), (2.0, 0.8, 0.8)
 
@@ -53,9 +53,11 @@ def main() -> None:
     annotated = [1, 2, 3, 4, TUMOR]
     seconds = {}
     for name, options in RULES.items():
-        rules = Rules(tumors=[TUMOR], **options)
+        rules = MergeRules(tumors=[TUMOR], **options)
         seconds[name] = best(lambda rules=rules: merge(original, predicted, annotated, rules, predicted, votes))
-    seconds["specks dropped"] = best(lambda: drop_specks(predicted, dict.fromkeys(range(1, 15), 0.5), SPACING))
+    seconds["specks dropped"] = best(
+        lambda: remove_small_components(predicted, dict.fromkeys(range(1, 15), 0.5), SPACING)
+    )
     for name, value in seconds.items():
         print(f"{name:<16} {value:.2f} s")
     if args.output:

@@ -39,7 +39,7 @@ from provenance import provenance
 from scipy import ndimage
 
 from flare23_lib.inference.bundle import Bundle, load_bundle
-from flare23_lib.inference.engine import Engine
+from flare23_lib.inference.engine import Engine, Segmentation
 from flare23_lib.inference.network import DTYPES
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import Geometry, Volume, header_for, read_volume
@@ -126,27 +126,29 @@ def without_rows(volume: Volume) -> Volume:
     return Volume(array, Geometry(array.shape, volume.geometry.affine, volume.geometry.spacing), header)
 
 
+def segmented(bundle: Bundle, volume: Volume, step: float, windows: str = "all", tta: bool = False) -> Segmentation:
+    """Segment in float32."""
+    return Engine(bundle.with_inference(step, tta, windows, "float32")).segment(volume)
+
+
 def compare(bundle: Bundle, volume: Volume, tta: bool) -> dict:
     """Run all sides on one image."""
-    ours = Engine(bundle, step=0.5, windows="all", precision="float32", tta=False).segment(volume).labels
+    ours = segmented(bundle, volume, 0.5).labels
     theirs = nnunets_labels(bundle, volume)
     result = {"nnunet": difference(ours, theirs, LARGE)}
     result["nnunet_float32_sums"] = difference(ours, nnunets_labels(bundle, volume, float32_sums=True), LARGE)
     default = nnunets_labels(bundle, volume, default_resampling=True)
     result["nnunet_default_resampling"] = difference(theirs, default, LARGE)
     if tta:
-        mirrored = Engine(bundle, step=0.5, windows="all", precision="float32", tta=True).segment(volume).labels
+        mirrored = segmented(bundle, volume, 0.5, tta=True).labels
         result["nnunet_tta"] = difference(mirrored, nnunets_labels(bundle, volume, mirroring=True), LARGE)
-    everything, body = (
-        Engine(bundle, step=0.8, windows=windows, precision="float32", tta=False).segment(volume)
-        for windows in ("all", "body")
-    )
+    everything, body = (segmented(bundle, volume, 0.8, windows) for windows in ("all", "body"))
     result["body"] = {
         **difference(body.labels, everything.labels, MEDIUM),
         "windows": [body.windows, everything.windows],
         "lost_tumors": lost_tumors(body.labels, everything.labels),
     }
-    shifted = Engine(bundle, step=0.8, windows="all", precision="float32", tta=False).segment(without_rows(volume))
+    shifted = segmented(bundle, without_rows(volume), 0.8)
     result["all_shifted"] = difference(shifted.labels, everything.labels[:, ROWS:], MEDIUM)
     return result
 
@@ -160,7 +162,7 @@ def compare_devices(bundle: Bundle, volume: Volume, device: str) -> dict:
     """Compare the engine on a device with the engine on the CPU, and with nnU-Net on that device."""
 
     def labels(where: str, precision: str, step: float = 0.8) -> np.ndarray:
-        engine = Engine(bundle, where, step=step, windows="all", precision=precision, tta=False)
+        engine = Engine(bundle.with_inference(step=step, windows="all", precision=precision, tta=False), where)
         return engine.segment(volume).labels
 
     reference = labels("cpu", "float32")

@@ -19,9 +19,20 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def run_workflow(
-    folder: Path, configfiles: Sequence[Path], overrides: Mapping[str, Any], targets: Sequence[str]
+    folder: Path,
+    configfiles: Sequence[Path],
+    overrides: Mapping[str, Any],
+    targets: Sequence[str],
+    cores: int | None = None,
 ) -> None:
     """Run the workflow in a folder until some targets are there; what it says goes to `snakemake.log`.
+
+    Args:
+        folder: where it runs.
+        configfiles: what differs from `config.yaml`.
+        overrides: what differs from those.
+        targets: rules or files.
+        cores: how many to use; None for all.
 
     Raises:
         RuntimeError: it failed; with the end of its log.
@@ -31,8 +42,9 @@ def run_workflow(
     last.write_text(yaml.safe_dump(dict(overrides)), encoding="utf-8")
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(folder),
-        "--cores", str(len(os.sched_getaffinity(0))), "--workflow-profile", str(REPOSITORY / "profiles" / "default"),
-        "--quiet", "rules", "--configfile", *map(str, [*configfiles, last]), "--", *targets,
+        "--cores", str(cores or len(os.sched_getaffinity(0))),
+        "--workflow-profile", str(REPOSITORY / "profiles" / "default"), "--quiet", "rules",
+        "--configfile", *map(str, [*configfiles, last]), "--", *targets,
     ]  # fmt: skip
     log = folder / "snakemake.log"
     with log.open("w") as handle:

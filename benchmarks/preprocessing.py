@@ -73,19 +73,15 @@ def write_case(folder: Path, shape: tuple[int, ...], spacing: tuple[float, ...],
 
 def ours(folder: Path, target: str, part: str) -> None:
     """Preprocess with our functions."""
-    from flare23_lib.preprocessing.preprocess import preprocess_image, preprocess_labels
+    from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_image, preprocess_labels
 
     config = Config.load([ROOT / "config.yaml"])
     intensity = Intensity(**dict(config.model("student").intensity))
+    grid = TrainingGrid(TARGETS[target], "stored", PATCHES[target])
     if part != "labels":
-        preprocess_image(
-            folder / "ct_0000.nii.gz", folder / "out.b2nd", TARGETS[target], "stored", intensity, PATCHES[target]
-        )
+        preprocess_image(folder / "ct_0000.nii.gz", folder / "out.b2nd", grid, intensity)
     if part != "image":
-        preprocess_labels(
-            folder / "ct.nii.gz", folder / "out_seg.b2nd", folder / "out.pkl", TARGETS[target], "stored",
-            config.label_map.values, PATCHES[target],
-        )  # fmt: skip
+        preprocess_labels(folder / "ct.nii.gz", folder / "out_seg.b2nd", grid, config.label_map.values)
 
 
 def nnunet(folder: Path, target: str, default_resampling: bool) -> None:

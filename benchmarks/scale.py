@@ -30,7 +30,7 @@ from flare23_lib.cache.entries import Entry, Shard, checksum, shard_of
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, read_cases
-from flare23_lib.inference import segment_cases
+from flare23_lib.inference import segmentations
 from flare23_lib.io import nifti
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.tables import write_csv
@@ -144,7 +144,7 @@ class Finished:
             self._entry(image, [".b2nd"], {})
             label = preprocess_cases.label_entry(self.results, settings, case)
             self._entry(label, [".b2nd", ".pkl"], {"labels_present": [1, 14]})
-            row = preprocess_cases.record_row(self.results, case.case.case, image, label)
+            row = preprocess_cases.record_row(self.results, settings, case)
             rows.append({**row, "labels_present": "1 14"})
         self._records("preprocessed", name, preprocess_cases.COLUMNS, rows, self.config.shards.preprocessing)
         self._train(name, rows)
@@ -162,20 +162,20 @@ class Finished:
         record = {"model": name, "weights": self.results.relative(entry.file(WEIGHTS)), "labels_unseen": []}
         write_json(self.results.training(name), record)
         inference, names = self.config.inference_settings(name), self.config.label_map.names
-        model = train.describe(name, settings, inference, names, [], sha, {})
+        model = train.describe(name, settings, inference, names, sha)
         write_json(self.results.bundle(name) / "model.json", model.to_json())
         (self.results.bundle(name) / "model.safetensors").write_bytes(b"weights")
-        self.digests[name] = segment_cases.model_digest(read_json(self.results.bundle(name) / "model.json"))
+        self.digests[name] = segmentations.model_digest(read_json(self.results.bundle(name) / "model.json"))
 
     def _segment(self, stage: str, name: str, model: str, cases: Sequence[Case]) -> None:
-        folder = segment_cases.segmentation_folder(
+        folder = segmentations.segmentation_folder(
             self.results, self.digests[model], self.config.inference_settings(model)
         )
         self.made = []
         for case in cases:
-            entry = segment_cases.segmentation_entry(folder, case)
-            self._entry(entry, [segment_cases.LABELS], {"agreement": {}, "timings": {"windows": 1.0}})
-            self.made.append(self.results.relative(entry.file(segment_cases.LABELS)))
+            entry = segmentations.segmentation_entry(folder, case)
+            self._entry(entry, [segmentations.LABELS], {"agreement": {}, "timings": {"windows": 1.0}})
+            self.made.append(self.results.relative(entry.file(segmentations.LABELS)))
         rows = [{"case": case.case, "file": file} for case, file in zip(cases, self.made, strict=True)]
         shards = self.config.shards.predictions if stage == "predictions" else self.config.shards.pseudo_labels
         self._records(stage, name, ["case", "file"], rows, shards)

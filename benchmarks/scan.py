@@ -22,7 +22,7 @@ import nibabel as nib
 import numpy as np
 from provenance import provenance
 
-from flare23_lib.dataset.image_info import read_facts
+from flare23_lib.dataset.image_info import read_info
 from flare23_lib.io import nifti
 from flare23_lib.io.atomic import write_json
 
@@ -103,7 +103,7 @@ def measure(folder: Path, number: int) -> dict:
         array = label_map(index)
         nifti.write_volume(path, array, header(array))
     theirs, counts = timed(lambda: [read_with_nibabel(path) for path in labels])
-    ours, facts = timed(lambda: [read_facts(path, True) for path in labels])
+    ours, facts = timed(lambda: [read_info(path, True) for path in labels])
     if counts != [fact.voxels for fact in facts]:
         raise SystemExit("the two count differently")
     third = scan_in_process(labels[: number // 3], processes)
@@ -115,8 +115,8 @@ def measure(folder: Path, number: int) -> dict:
         array = ct(index)
         nifti.write_volume(path, array, header(array))
     gvoxel = len(volumes) * 100 * 512 * 512 / 1e9
-    full, _ = timed(lambda: [read_facts(path, False) for path in volumes])
-    headers, _ = timed(lambda: [read_facts(path, False, header_only=True) for path in volumes])
+    full, _ = timed(lambda: [read_info(path, False) for path in volumes])
+    headers, _ = timed(lambda: [read_info(path, False, header_only=True) for path in volumes])
     return {
         "labels": {
             "files": number,

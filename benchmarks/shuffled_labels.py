@@ -23,9 +23,9 @@ from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import read_cases
-from flare23_lib.evaluation.evaluate_model import evaluate
+from flare23_lib.evaluation.evaluate import evaluate
 from flare23_lib.evaluation.tables import format_summary
-from flare23_lib.inference.segment_cases import ModelUse, collect_predictions, predict_validation
+from flare23_lib.inference.segmentations import ModelUse, collect_predictions, predict_validation
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
@@ -33,7 +33,7 @@ from flare23_lib.nnunet.train import TrainingRuntime, export, train
 from flare23_lib.nnunet.training_job import GivenFiles, training_job
 from flare23_lib.preprocessing.preprocess_cases import preprocess
 from flare23_lib.pseudo_labels.base_labels import annotated_labels
-from flare23_lib.pseudo_labels.merge import Rules, merge
+from flare23_lib.pseudo_labels.merge import MergeRules, merge
 
 ALL = Shard(0, 1)
 
@@ -59,7 +59,7 @@ def shuffle(config: Config, real: Results, other: Results, completion: str) -> N
         predicted = fitted(read_labels(real.root / wrong["file"]).array, own.array.shape)
         original = read_labels(case.label).array if case.label else np.zeros_like(own.array)
         annotated = annotated_labels(settings.annotated, case, {})
-        merged = merge(original, predicted, annotated, Rules.of(settings, tumors=settings.tumor_values))
+        merged = merge(original, predicted, annotated, MergeRules.of(settings, tumors=settings.tumor_values))
         file = f"store/shuffled/{completion}/{case.case}.nii.gz"
         write_volume(other.root / file, merged.labels, own.header)
         rows.append({"case": case.case, "file": file, "left_out": ""})

@@ -33,8 +33,8 @@ from training import TINY
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
-from flare23_lib.dataset.scan import survey
-from flare23_lib.dataset.summary import write_survey
+from flare23_lib.dataset.scan import scan_cohort
+from flare23_lib.dataset.summary import write_scan
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.tables import read_csv
 from flare23_lib.nnunet.checkpoints import FINAL, LATEST
@@ -59,8 +59,8 @@ def prepare(folder: Path, config: Config) -> Results:
     """Write a cohort of phantoms and preprocess the model's cases; return the results folder."""
     results, shard = Results(folder / "results"), Shard(0, 1)
     write_cohort(folder / "cohort", cases=12, validation=0, coarseness=2)
-    found = survey(folder / "cohort", config.cohort_settings(), results.scan_memory)
-    write_survey(found, results.cases.parent)
+    scan = scan_cohort(folder / "cohort", config.cohort_settings(), results.scan_memory)
+    write_scan(scan, results.cases.parent)
     settings = config.preprocessing_settings(MODEL)
     preprocess(results, settings, TINY["patch_size"], shard, results.shard("preprocessed", MODEL, shard))
     told = {"settings": config.training_settings(MODEL).to_json(), "label_names": config.label_map.names}

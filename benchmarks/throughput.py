@@ -23,18 +23,18 @@ import torch
 from provenance import provenance
 
 from flare23_lib.config import Config
-from flare23_lib.dataset.image_info import read_facts
+from flare23_lib.dataset.image_info import read_info
 from flare23_lib.estimate import FIGURES
 from flare23_lib.evaluation.metrics import score_case
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import header_for, read_geometry, read_labels, read_volume, write_volume
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.size import forward_macs
-from flare23_lib.networks.stunet import build
+from flare23_lib.networks.stunet import STUNet
 from flare23_lib.phantom import VARIATION, draw
-from flare23_lib.preprocessing.preprocess import preprocess_image, preprocess_labels
+from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_image, preprocess_labels
 from flare23_lib.preprocessing.resampling import Intensity, resampled_shape
-from flare23_lib.pseudo_labels.merge import Rules, merge
+from flare23_lib.pseudo_labels.merge import MergeRules, merge
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACING, SHAPE = (2.5, 0.8, 0.8), (100, 512, 512)
@@ -101,7 +101,7 @@ def stages(folder: Path, config: Config) -> dict[str, float]:
 
     def complete() -> None:
         original, predicted = read_labels(labels), read_labels(prediction)
-        merged = merge(original.array, predicted.array, annotated, Rules(tumors=tumors))
+        merged = merge(original.array, predicted.array, annotated, MergeRules(tumors=tumors))
         write_volume(folder / "written.nii.gz", merged.labels, predicted.header)
 
     def evaluate() -> None:
@@ -109,16 +109,16 @@ def stages(folder: Path, config: Config) -> dict[str, float]:
         score_case(reference.array, predicted.array, reference.geometry.spacing, config.label_map)
 
     images = preprocessing(
-        lambda target: preprocess_image(image, folder / "i.b2nd", target, "stored", intensity, PATCH)
+        lambda target: preprocess_image(image, folder / "i.b2nd", TrainingGrid(target, "stored", PATCH), intensity)
     )
     maps = preprocessing(
         lambda target: preprocess_labels(
-            labels, folder / "l.b2nd", folder / "l.pkl", target, "stored", config.label_map.values, PATCH
+            labels, folder / "l.b2nd", TrainingGrid(target, "stored", PATCH), config.label_map.values
         )
     )
     work = {
-        "scan_images": lambda: read_facts(image, False),
-        "scan_labels": lambda: read_facts(labels, True),
+        "scan_images": lambda: read_info(image, False),
+        "scan_labels": lambda: read_info(labels, True),
         "segment_files": segment,
         "complete": complete,
         "evaluate": evaluate,
@@ -131,9 +131,9 @@ def stages(folder: Path, config: Config) -> dict[str, float]:
 
 def network() -> dict[str, float]:
     """Return TMAC/s of a network on one core: forward passes, and training iterations of three times their work."""
-    spec = {"name": NETWORK, "strides": STRIDES}
-    model = build(spec, CLASSES).to(memory_format=torch.channels_last_3d)
-    macs = forward_macs(Architecture.from_spec(spec), NETWORK_PATCH, CLASSES) / 1e12
+    architecture = Architecture.named(NETWORK, STRIDES)
+    model = STUNet(1, CLASSES, **architecture.to_json()).to(memory_format=torch.channels_last_3d)
+    macs = forward_macs(architecture, NETWORK_PATCH, CLASSES) / 1e12
     patch = torch.randn(1, 1, *NETWORK_PATCH)
     rates = {}
     for precision in ("float32", "bfloat16"):
@@ -172,12 +172,14 @@ def bytes_per_voxel(cohort: Path, folder: Path, config: Config) -> dict[str, flo
         geometry = read_geometry(source)
         for name, spacing in (("student", settings.spacing), ("teacher", (2.5, 0.82, 0.82))):
             voxels = prod(resampled_shape(geometry.shape, geometry.spacing, spacing))
-            preprocess_image(source, image, spacing, "stored", Intensity(**dict(settings.intensity)), PATCH)
+            grid = TrainingGrid(spacing, "stored", PATCH)
+            preprocess_image(source, image, grid, Intensity(**dict(settings.intensity)))
             count(f"preprocessed_images_{name}", image, voxels)
     for source in sorted(cohort.glob("*abels*/*.nii.gz")) + sorted(cohort.glob("*-gt/*.nii.gz")):
         volume = read_labels(source)
         voxels = prod(resampled_shape(volume.array.shape, volume.geometry.spacing, settings.spacing))
-        preprocess_labels(source, labels, locations, settings.spacing, "stored", config.label_map.values, PATCH)
+        grid = TrainingGrid(settings.spacing, "stored", PATCH)
+        preprocess_labels(source, labels, grid, config.label_map.values)
         count("preprocessed_labels", labels, voxels)
         count("preprocessed_locations", locations, voxels)
         foretold = FIGURES["locations"][1] * (len(config.label_map.values) + 1)

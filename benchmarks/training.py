@@ -40,7 +40,7 @@ from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.launch import TrainingRun, make_trainer
 from flare23_lib.phantom import write_cohort
-from flare23_lib.preprocessing.preprocess import link_dataset, preprocess_image, preprocess_labels
+from flare23_lib.preprocessing.preprocess import TrainingGrid, link_dataset, preprocess_image, preprocess_labels
 from flare23_lib.preprocessing.resampling import Intensity
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -75,12 +75,9 @@ def prepare(folder: Path, settings: TrainingSettings, cases: int) -> None:
     for image in images:
         name = image.name.removesuffix("_0000.nii.gz")
         label = folder / "cohort" / "truth" / f"{name}.nii.gz"
-        geometry = (settings.spacing, settings.orientation)
-        preprocess_image(
-            image, folder / f"{name}.b2nd", *geometry, Intensity(**dict(settings.intensity)), settings.patch_size
-        )
-        places = [folder / f"{name}_labels{suffix}" for suffix in (".b2nd", ".pkl")]
-        preprocess_labels(label, *places, *geometry, settings.label_values, settings.patch_size)
+        grid = TrainingGrid(settings.spacing, settings.orientation, settings.patch_size)
+        preprocess_image(image, folder / f"{name}.b2nd", grid, Intensity(**dict(settings.intensity)))
+        preprocess_labels(label, folder / f"{name}_labels.b2nd", grid, settings.label_values)
         rows.append({"case": name, "image": f"{name}.b2nd", "label": f"{name}_labels.b2nd"})
     preprocessed = folder / "preprocessed" / nnunet_plans.DATASET_NAME
     link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, folder, rows)

@@ -54,7 +54,9 @@ def compare(folder: Path, phantoms: int) -> dict:
         before = None
         for step in STEPS:
             body, everything = (
-                Engine(bundle, precision="bfloat16", tta=False, windows=windows, step=step).segment(volume)
+                Engine(bundle.with_inference(precision="bfloat16", tta=False, windows=windows, step=step)).segment(
+                    volume
+                )
                 for windows in ("body", "all")
             )
             figures = {

@@ -11,7 +11,7 @@ class FlareError(Exception):
     exit_code = 1
 
 
-def with_path(path: object, error: Exception) -> str:
+def with_path(path: object, error: object) -> str:
     """Return what an error says, with the file that it is about in front unless it begins with that."""
     text = str(error)
     return text if text.startswith(str(path)) else f"{path}: {text}"

@@ -20,7 +20,7 @@ from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.dataset import flare23
 from flare23_lib.dataset.cases import Case, read_cases
 from flare23_lib.errors import ConfigError
-from flare23_lib.inference.segment_cases import model_digest, segmentation_entry, segmentation_folder
+from flare23_lib.inference.segmentations import model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.io import atomic
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.size import forward_macs, parameters
@@ -81,7 +81,7 @@ def sizes_of_cases(cases: Sequence[Case]) -> pd.DataFrame:
     rows = [
         (case.category or case.split, bool(case.label), 1, *case.shape, *case.spacing)
         for case in cases
-        if case.usable
+        if case.usable and case.shape and case.spacing
     ]
     return pd.DataFrame(rows, columns=SIZES)
 
@@ -162,11 +162,12 @@ class _Estimate:
         """Count an image once per spacing, orientation and intensity, labels once per spacing and orientation."""
         settings, sources = self.config.preprocessing_settings(model), self._sources(model)
         spacing, grid = settings.spacing, (*settings.spacing, settings.orientation)
-        intensity = settings.intensity
-        if intensity == "measure":
-            intensity = self.config.intensity_settings(model)
-        image_keys = {(*grid, str(intensity), category): category for category in sources.values()}
-        label_keys = {(*grid, *source): category for source, category in sources.items()}
+        factor = settings.label_factor or (1, 1, 1)
+        label_spacing = tuple(size / one for size, one in zip(spacing, factor, strict=True))
+        given = settings.intensity
+        intensity = str(self.config.intensity_settings(model) if given == "measure" else given)
+        image_keys = {(*grid, intensity, category): category for category in sources.values()}
+        label_keys = {(*grid, *factor, *source): category for source, category in sources.items()}
         images, labels = (
             self._of([category for key, category in keys.items() if key not in self.preprocessed])
             for keys in (image_keys, label_keys)
@@ -176,9 +177,9 @@ class _Estimate:
             "preprocess_images_stored": _voxels(images),
             "preprocess_images_resampled": _voxels(images, spacing),
             "preprocess_labels_stored": _voxels(labels),
-            "preprocess_labels_resampled": _voxels(labels, spacing),
+            "preprocess_labels_resampled": _voxels(labels, label_spacing),
             "preprocessed_images": _voxels(images, spacing),
-            "preprocessed_labels": _voxels(labels, spacing),
+            "preprocessed_labels": _voxels(labels, label_spacing),
             "locations": labels["number"].sum() * (len(settings.label_values) + 1),  # one more for all together
         }
         return self._row("preprocessing", model, self.sizes.loc[images.index.union(labels.index)], amounts)

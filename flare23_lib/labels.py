@@ -11,7 +11,7 @@ from flare23_lib.choices import LabelKind, Scored
 from flare23_lib.errors import ConfigError, ImageError
 
 IGNORE_VALUE = 255
-"""Value of voxels that training passes over, in the label files we write."""
+"""Value of voxels that the loss ignores, in the label files we write."""
 
 RESERVED = ("background", "ignore", "organs")
 """Names that nnU-Net's dataset.json has for voxels without a label, and our tables for the mean."""
@@ -28,6 +28,7 @@ class Label:
         tolerance_mm: tolerance of the normalized surface Dice.
         scored: "volume", or "reference_slices" for structures that are scored only between the first and
             the last slice in which the reference holds them.
+        hidden_in: names of the labels whose annotations cover it in cases in which it is not annotated.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Label:
     kind: LabelKind = "organ"
     tolerance_mm: float = 2.0
     scored: Scored = "volume"
+    hidden_in: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class LabelMap:
                     raise ConfigError(f"labels: the {field} {item!r} is given twice")
         for label in self.labels:
             if label.name in RESERVED:
-                raise ConfigError(f"labels: the name {label.name!r} is kept for other things")
+                raise ConfigError(f"labels: the name {label.name!r} is reserved")
 
     @property
     def names(self) -> list[str]:
@@ -106,22 +108,6 @@ class LabelMap:
         return LabelMap(tuple(label for label in self.labels if label.value in kept))
 
 
-def take_ignored(reference: np.ndarray) -> np.ndarray | None:
-    """Make the voxels of a reference background, in place, that are to be ignored.
-
-    Args:
-        reference: (z, y, x) label values.
-
-    Returns:
-        Where they are, for the prediction; None if there are none.
-    """
-    if not any((plane == IGNORE_VALUE).any() for plane in reference):
-        return None
-    ignored = reference == IGNORE_VALUE
-    reference[ignored] = 0
-    return ignored
-
-
 def label_indices(volume: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """Turn a label volume of file values into one of network indices (uint8, same shape).
 
@@ -130,7 +116,7 @@ def label_indices(volume: np.ndarray, values: Sequence[int]) -> np.ndarray:
         values: the label values in order; the first has index 1, voxels to ignore the index after the last.
 
     Raises:
-        ImageError: a voxel holds a value that is none of them, nor 0 nor 255.
+        ImageError: a voxel holds another value than these, 0 and 255.
     """
     table, known = np.zeros(256, dtype=np.uint8), np.zeros(256, dtype=bool)
     table[list(values)] = np.arange(1, len(values) + 1)

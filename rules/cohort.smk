@@ -1,9 +1,10 @@
 # Cohort: what cases there are, what is wrong with them, and what each one is.
 #
-# Takes the folders of `cohort` and `layout`; gives cohort/cases.csv (every case), quarantine.csv (what is left out and
-# why), warnings.csv (faults that are only listed) and categories.csv (counts). The files of the cohort are not declared:
-# the rule runs again when their listing changes, and reads only those that are new or changed. `estimate`, a target of
-# its own, gives cohort/estimate.csv: what the run costs.
+# Takes the files of `sources` in `cohort`; gives cohort/cases.csv (every case), quarantine.csv (what is left out and
+# why), warnings.csv (issues that are only listed) and categories.csv (counts); with several sources also sources.csv
+# (what each label looks like in each source). The files of the cohort are not declared: the rule runs again when their
+# listing changes, and reads only those that are new or changed. `estimate`, a target of its own, gives
+# cohort/estimate.csv: what the run costs.
 
 
 rule cohort:

@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from functools import cache
 from os import environ, pathsep
 from pathlib import Path
@@ -15,8 +16,7 @@ from flare23_lib.config import Config
 from flare23_lib.config.models import Table
 from flare23_lib.errors import FlareError
 from flare23_lib.evaluation.details import detail_tables
-from flare23_lib.evaluation.formats import FORMATS
-from flare23_lib.evaluation.paper_tables import table_names
+from flare23_lib.evaluation.paper_tables import FORMATS, table_names
 from flare23_lib.evaluation.tables import format_summary
 from flare23_lib.cache.results import Results
 from flare23_lib.cache.entries import fingerprint
@@ -45,6 +45,7 @@ DEVICE = CONFIG.device
 CHECKPOINT_MINUTES = CONFIG.checkpoint_interval_minutes
 RETRIES = CONFIG.max_training_restarts
 LABEL_NAMES = CONFIG.label_map.names
+LABELS = [asdict(label) for label in CONFIG.label_map.labels]
 MEASURED = CONFIG.evaluated if CONFIG.evaluation.efficiency_cases else []
 TABLES = table_names(CONFIG.label_map, CONFIG.evaluation.compare, bool(MEASURED))
 DETAILS = detail_tables(CONFIG.label_map) if CONFIG.evaluation.details else []
@@ -93,11 +94,11 @@ def dataset_hash(wildcards):
     The folders are walked when the rule that reads them is planned, not when the Snakefile is parsed.
     """
     try:
-        found = find(CONFIG.cohort, CONFIG.layout)
+        found = find(CONFIG.cohort, CONFIG.sources)
     except FlareError as error:
         sys.exit(f"configuration: {error}")
     if workflow.is_main_process:
-        for line in notices(found, CONFIG.cohort, CONFIG.layout, CONFIG.evaluated):
+        for line in notices(found, CONFIG.sources, CONFIG.validation is not None, CONFIG.evaluated):
             logger.warning(line)
     return fingerprint(listing(found))
 

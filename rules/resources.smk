@@ -5,7 +5,7 @@
 # trainings go on where they ended, in the same time; short jobs, which begin anew, ask for more of that too.
 
 from flare23_lib.cache.entries import Shard
-from flare23_lib.inference.segment_cases import segmentation_entries, validation_shard
+from flare23_lib.inference.segmentations import segmentation_entries, validation_shard
 from flare23_lib.nnunet import retry_state
 from flare23_lib.nnunet.training_job import GivenFiles, training_job
 from flare23_lib.preprocessing import fit_intensity, preprocess_cases

@@ -1,4 +1,4 @@
-"""Commands about the cohort: `categorise`, `phantoms`, `status`, `estimate`."""
+"""Commands about the cohort: `import-dicom`, `categorise`, `phantoms`, `status`, `estimate`."""
 
 from __future__ import annotations
 
@@ -19,30 +19,52 @@ from flare23_lib.errors import ConfigError
 
 
 def _categorise(args: argparse.Namespace) -> int:
-    from flare23_lib.dataset.discover import find_in
-    from flare23_lib.dataset.scan import survey_found
-    from flare23_lib.dataset.summary import format_survey, write_survey
+    from flare23_lib.dataset.discover import find, moved
+    from flare23_lib.dataset.scan import scan_found
+    from flare23_lib.dataset.summary import format_scan, write_scan
 
     config = load_config(args)
     settings = config.cohort_settings()
     for index, category in enumerate(settings.categories):
         if category.folders is not None:
             raise ConfigError(
-                f"categories[{index}].folders: this command is given other folders than the layout's; use the target "
+                f"categories[{index}].folders: this command is given other folders than the sources'; use the target "
                 "`cohort` of the workflow"
             )
-    if settings.layout.prefixes:
-        raise ConfigError(
-            "layout.prefixes: name folders of the layout, and this command is given others; use the target `cohort` "
-            "of the workflow"
-        )
-    found = find_in(args.images, args.labels, args.unlabeled, settings.layout)
+    name = args.source or next(iter(settings.sources))
+    if name not in settings.sources:
+        raise ConfigError(f"--source: there is no source {name!r}; there are {', '.join(settings.sources)}")
+    source = moved(settings.sources[name], args.images, args.labels, args.unlabeled)
+    settings = type(settings).of(settings, sources={name: source}, validation=None)
     output = args.output
-    survey = survey_found(found, settings, output / ".scan.jsonl", args.processes)
-    write_survey(survey, output)
-    print(format_survey(survey))
+    scan = scan_found(find(Path("/"), settings.sources), settings, output / ".scan.jsonl", args.processes)
+    write_scan(scan, output)
+    print(format_scan(scan))
     print(f"{output}/cases.csv, quarantine.csv, warnings.csv and categories.csv are written")
     return 0
+
+
+def _init(args: argparse.Namespace) -> int:
+    from flare23_lib.starter.init import init, summary
+
+    if args.output.exists():
+        raise ConfigError(f"{args.output}: is there; remove it, or give another --output")
+    config = init(args.folders, args.base_config, args.output, args.gpu_gb, args.processes)
+    print(summary(config, args.output))
+    return 0
+
+
+def _import_dicom(args: argparse.Namespace) -> int:
+    from flare23_lib.dataset.import_dicom import NameTable, import_dicom
+
+    names = NameTable.read(args.names) if args.names else None
+    done = import_dicom(args.input, args.output, names, args.irregular)
+    labeled = sum(bool(row["label"]) for row in done.rows)
+    print(f"{len(done.rows) - done.problems} of {len(done.rows)} series imported, {labeled} with labels")
+    for name, count in sorted(done.unmatched.items()):
+        print(f"no value for {name!r}, in {count} annotations")
+    print(f"{args.output / 'sources.csv'} lists them, with {done.problems} problems")
+    return 1 if done.problems else 0
 
 
 def _phantoms(args: argparse.Namespace) -> int:
@@ -61,11 +83,11 @@ def _phantoms(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from flare23_lib.dataset.summary import format_survey
+    from flare23_lib.dataset.summary import format_scan
     from flare23_lib.workflow.status import format_plan, make_plan
 
     plan = make_plan(load_config(args), args.processes)
-    print(format_survey(plan.survey))
+    print(format_scan(plan.scan))
     print("")
     print(format_plan(plan))
     return 0
@@ -92,10 +114,30 @@ def _estimate(args: argparse.Namespace) -> int:
 
 def register(commands: Commands) -> None:
     """Add the commands."""
+    parser = command(commands, "init", _init, "look at folders of CTs and labels, and write a configuration for them")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="one for each source")
+    parser.add_argument("--output", type=output_file, default=Path("mine.yaml"), metavar="FILE",
+                        help="the configuration (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--gpu-gb", type=float, default=8, metavar="GB",
+                        help="memory of the GPU that the network is planned for (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--base-config", type=Path, default=Path("config.yaml"), metavar="FILE",
+                        help="the recipe; presets of known sources lie beside it")  # fmt: skip
+    add_processes(parser)
+
+    parser = command(commands, "import-dicom", _import_dicom, "write DICOM series and annotations as NIfTI")
+    parser.add_argument("--input", type=Path, required=True, help="folder or zip archive with DICOM files")
+    parser.add_argument("--output", type=output_folder, required=True, help="folder for images, labels and tables")
+    parser.add_argument("--names", type=Path, metavar="FILE",
+                        help="CSV: name, value, aliases of annotated structures (default: images only)")  # fmt: skip
+    parser.add_argument("--irregular", choices=["refuse", "resample"], default="refuse",
+                        help="slices that are not equally spaced (default: %(default)s)")  # fmt: skip
+
     parser = command(commands, "categorise", _categorise, "find, check and categorise the cases of a cohort")
     parser.add_argument("--images", type=Path, required=True, help="folder of the labeled images")
     parser.add_argument("--labels", type=Path, required=True, help="folder of their labels")
     parser.add_argument("--unlabeled", type=Path, help="folder of images without labels")
+    parser.add_argument("--source", metavar="NAME",
+                        help="whose file names and values they have (default: the first one)")  # fmt: skip
     parser.add_argument("--output", type=output_folder, required=True, help="folder for the tables")
     add_config(parser)
     add_processes(parser)

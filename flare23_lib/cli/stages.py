@@ -15,7 +15,7 @@ from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
 
 if TYPE_CHECKING:
-    from flare23_lib.inference.segment_cases import ModelUse
+    from flare23_lib.inference.segmentations import ModelUse
     from flare23_lib.pseudo_labels.complete import CompletionJob
 
 log = logging.getLogger(__name__)
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 def _stage_cohort(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import CohortSettings
-    from flare23_lib.dataset.scan import survey
-    from flare23_lib.dataset.summary import format_survey, write_survey
+    from flare23_lib.dataset.scan import scan_cohort
+    from flare23_lib.dataset.summary import format_scan, write_scan
 
     parts = args.settings
     settings = CohortSettings.from_json(parts["settings"])
-    found = survey(Path(parts["cohort"]), settings, _results(args).scan_memory, args.threads)
-    for fault in found.faults:
-        log.warning("%s: %s: %s (%s): %s", fault.severity, fault.case, fault.kind, fault.file, fault.message)
-    log.info("%s", format_survey(found))
-    write_survey(found, args.output.parent)
+    scan = scan_cohort(Path(parts["cohort"]), settings, _results(args).scan_memory, args.threads)
+    for issue in scan.issues:
+        log.warning("%s: %s: %s (%s): %s", issue.severity, issue.case, issue.kind, issue.file, issue.message)
+    log.info("%s", format_scan(scan))
+    write_scan(scan, args.output.parent)
     return 0
 
 
@@ -83,11 +83,13 @@ def _stage_train(args: argparse.Namespace) -> int:
 
 def _stage_export(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import InferenceSettings
+    from flare23_lib.labels import Label
     from flare23_lib.nnunet.train import export
 
     parts = args.settings
     inference = InferenceSettings.from_json(parts["inference"])
-    export(_results(args), args.model, inference, parts["label_names"], args.output.parent)
+    labels = [Label(**row) for row in parts["labels"]]
+    export(_results(args), args.model, inference, labels, args.output.parent)
     return 0
 
 
@@ -104,7 +106,7 @@ def _stage_pseudo_label(args: argparse.Namespace) -> int:
 
 def _model(args: argparse.Namespace, name: str) -> ModelUse:
     from flare23_lib.config.settings import InferenceSettings
-    from flare23_lib.inference.segment_cases import ModelUse
+    from flare23_lib.inference.segmentations import ModelUse
 
     return ModelUse(name, InferenceSettings.from_json(args.settings["inference"]), args.device, args.threads)
 
@@ -134,14 +136,14 @@ def _stage_gather_completed(args: argparse.Namespace) -> int:
 
 @ended_at_once()
 def _stage_predict(args: argparse.Namespace) -> int:
-    from flare23_lib.inference.segment_cases import predict_validation
+    from flare23_lib.inference.segmentations import predict_validation
 
     predict_validation(_results(args), _model(args, args.model), args.shard, args.output)
     return 0
 
 
 def _stage_gather_predictions(args: argparse.Namespace) -> int:
-    from flare23_lib.inference.segment_cases import collect_predictions
+    from flare23_lib.inference.segmentations import collect_predictions
 
     collect_predictions(_results(args), args.model, args.shards, args.output)
     return 0
@@ -149,7 +151,7 @@ def _stage_gather_predictions(args: argparse.Namespace) -> int:
 
 def _stage_evaluate(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import EvaluationSettings
-    from flare23_lib.evaluation.evaluate_model import evaluate
+    from flare23_lib.evaluation.evaluate import evaluate
 
     settings = EvaluationSettings.from_json(args.settings["settings"])
     evaluate(_results(args), args.model, settings, args.output.parent, args.threads, args.memory)
@@ -157,18 +159,22 @@ def _stage_evaluate(args: argparse.Namespace) -> int:
 
 
 def _stage_measure_efficiency(args: argparse.Namespace) -> int:
-    from flare23_lib.config.settings import InferenceSettings
-    from flare23_lib.evaluation.measure_efficiency import measure
+    from flare23_lib.evaluation.efficiency import measure
 
-    parts = args.settings
-    inference = InferenceSettings.from_json(parts["inference"])
-    measure(_results(args), args.model, inference, parts["cases"], args.device, args.threads, args.output)
+    measure(_results(args), _model(args, args.model), args.settings["cases"], args.output)
+    return 0
+
+
+def _stage_model_card(args: argparse.Namespace) -> int:
+    from flare23_lib.report.model_card import write_model_card
+
+    write_model_card(_results(args), args.model, args.settings["about"], args.output)
     return 0
 
 
 def _stage_paper_tables(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import TablesSettings
-    from flare23_lib.evaluation.evaluate_model import write_tables
+    from flare23_lib.evaluation.paper_tables import write_tables
 
     write_tables(_results(args), TablesSettings.from_json(args.settings["settings"]), args.output)
     return 0
@@ -253,6 +259,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("--memory", type=float, help="MB that all processes may take together")
     stage("measure-efficiency", _stage_measure_efficiency, "measure a model's inference case by case", "--model",
           "--settings", "--device", "--threads")  # fmt: skip
+    stage("model-card", _stage_model_card, "write what a model is and how it scored", "--model", "--settings")
     stage("paper-tables", _stage_paper_tables, "set out scores as in the paper's tables", "--settings")
     parser = stage("report", _stage_report, "make the page of the run", "--settings")
     parser.add_argument("--viewer", type=Path, help="folder of the viewing library, if it was fetched")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from itertools import product
-from pathlib import Path
+from itertools import pairwise
 
+from flare23_lib.config.load import check_known
 from flare23_lib.config.models import (
     PASSES,
     Category,
@@ -18,20 +18,21 @@ from flare23_lib.config.models import (
     label_map,
     subset_of,
 )
+from flare23_lib.config.source_checks import check_sources, stated_labels
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime.devices import SEVERAL
 
 
 def check_consistency(config: Configuration) -> None:
     """Refuse a configuration that contradicts itself, names what is not there, or has a circle."""
-    label_map(config.labels)
-    _check_layout(config)
+    _check_labels(config)
+    check_sources(config)
     _check_categories(config)
     for name, completion in config.completions.items():
         _check_completion(config, name, completion)
     evaluated = [name for name, model in config.models.items() if model.evaluate]
     for index, pair in enumerate(config.evaluation.compare):
-        _check_known(f"evaluation.compare[{index}]", pair, evaluated, "evaluated model")
+        check_known(f"evaluation.compare[{index}]", pair, evaluated, "evaluated model")
     for name, model in config.models.items():
         _check_model(config, name, model)
     order_of(config)
@@ -71,13 +72,6 @@ def _needs(config: Configuration, table: str, name: str) -> list[tuple[str, str]
     return [("models", completion.teacher), *(("completions", other) for other in others if other is not None)]
 
 
-def _check_known(key: str, names: Collection[str], known: Collection[str], what: str) -> None:
-    """Refuse a name that is not among the known ones."""
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"{key}: there is no {what} {name!r}; there are {', '.join(known)}")
-
-
 def _unlabeled(config: Configuration) -> set[str]:
     return {category.name for category in config.categories if category.no_labels}
 
@@ -90,32 +84,24 @@ def _label_names(config: Configuration) -> list[str]:
     return [label.name for label in config.labels]
 
 
-def _check_layout(config: Configuration) -> None:
-    layout = config.layout
-    images = [folder for folders in layout.images.values() for folder in folders]
-    labels = [(key, folder) for key, folders in layout.labels.items() for folder in folders]
-    _check_known("layout.prefixes", layout.prefixes, [*images, *(folder for _, folder in labels)], "folder")
-    if layout.image_suffix != layout.label_suffix:
-        return
-    for (key, folder), other in product(labels, images):
-        one, two = (Path(os.path.normpath(path)) for path in (folder, other))
-        if one.is_relative_to(two) or two.is_relative_to(one):
-            raise ConfigError(
-                f"layout.{key}: {folder!r} and the images' {other!r} share files, and image_suffix and label_suffix "
-                "are the same: images and labels cannot be told apart"
-            )
+def _check_labels(config: Configuration) -> None:
+    label_map(config.labels)
+    for index, label in enumerate(config.labels):
+        check_known(f"labels[{index}].hidden_in", label.hidden_in, _label_names(config), "label")
+        if label.name in label.hidden_in:
+            raise ConfigError(f"labels[{index}].hidden_in: {label.name!r} cannot be hidden in itself")
 
 
 def _check_categories(config: Configuration) -> None:
     names = _category_names(config)
-    folders = [*config.layout.training_images, *config.layout.unlabeled_images]
+    folders = [folder for source in config.sources.values() for folder in source.image_folders]
     for index, category in enumerate(config.categories):
         key = f"categories[{index}]"
         if names.count(category.name) > 1:
             raise ConfigError(f"{key}.name: {category.name!r} is given twice")
         if category.name == "validation":
             raise ConfigError(f"{key}.name: 'validation' is kept for the validation cases")
-        if len(category.to_json()) == 1:
+        if len(category.conditions.to_json()) == 1:
             raise ConfigError(f"{key}: {category.name!r} has no condition")
         conditions = {
             "contains_any": (category.contains_any, "no case"),
@@ -126,10 +112,17 @@ def _check_categories(config: Configuration) -> None:
                 raise ConfigError(f"{key}.{condition}: is empty, {fits} would fit")
             if labels and category.no_labels:
                 raise ConfigError(f"{key}.no_labels: cannot be combined with conditions on labels")
-            _check_known(f"{key}.{condition}", labels or (), sorted(_label_names(config)), "label")
-        if category.folders == ():
-            raise ConfigError(f"{key}.folders: is empty, no case would fit")
-        _check_known(f"{key}.folders", category.folders or (), folders, "folder of training images in the layout")
+            check_known(f"{key}.{condition}", labels or (), sorted(_label_names(config)), "label")
+        if category.annotated not in (None, "present"):
+            check_known(f"{key}.annotated", category.annotated, _label_names(config), "label")
+            if category.annotated and category.no_labels:
+                raise ConfigError(f"{key}.annotated: the category {category.name!r} has no labels")
+        for condition in ("folders", "sources"):
+            if getattr(category, condition) == ():
+                raise ConfigError(f"{key}.{condition}: is empty, no case would fit")
+        check_known(f"{key}.sources", category.sources or (), config.sources, "source")
+        given = {os.path.normpath(folder): folder for folder in category.folders or ()}
+        check_known(f"{key}.folders", given, [*map(os.path.normpath, folders)], "folder of training images")
         for earlier in config.categories[:index]:
             if covers(earlier, category):
                 raise ConfigError(
@@ -139,8 +132,9 @@ def _check_categories(config: Configuration) -> None:
 
 def covers(category: Category, other: Category) -> bool:
     """Say whether every case that fits another category fits this one, whatever its labels are."""
-    if category.folders is not None and not set(other.folders or ["elsewhere"]) <= set(category.folders):
-        return False
+    for one, two in ((category.folders, other.folders), (category.sources, other.sources)):
+        if one is not None and not set(two or ["elsewhere"]) <= set(one):
+            return False
     if category.subset is not None and (other.subset is None or not _is_within(other.subset, category.subset)):
         return False
     if category.no_labels or other.no_labels:
@@ -166,11 +160,11 @@ def _check_completion(config: Configuration, name: str, completion: Completion) 
     key, unlabeled = f"completions.{name}", completion.category in _unlabeled(config)
     if name == PASSES:
         raise ConfigError(f"{key}: the name is kept for exclude_most_changed.changed_between")
-    _check_known(f"{key}.category", [completion.category], _category_names(config), "category")
-    _check_known(f"{key}.teacher", [completion.teacher], config.models, "model")
-    _check_known(f"{key}.min_component_ml", completion.min_component_ml, _label_names(config), "label")
+    check_known(f"{key}.category", [completion.category], _category_names(config), "category")
+    check_known(f"{key}.teacher", [completion.teacher], config.models, "model")
+    check_known(f"{key}.min_component_ml", completion.min_component_ml, _label_names(config), "label")
     if completion.annotated != "present":
-        _check_known(f"{key}.annotated", completion.annotated, _label_names(config), "label")
+        check_known(f"{key}.annotated", completion.annotated, _label_names(config), "label")
         if completion.annotated and unlabeled:
             raise ConfigError(f"{key}.annotated: the category {completion.category!r} has no labels")
     defaults = MergePolicy()
@@ -184,7 +178,7 @@ def _check_completion(config: Configuration, name: str, completion: Completion) 
     others = {"base": completion.base, "exclude_most_changed.changed_between": completion.compared_completion}
     for place, other in others.items():
         if other is not None:
-            _check_known(f"{key}.{place}", [other], config.completions, "completion")
+            check_known(f"{key}.{place}", [other], config.completions, "completion")
             if config.completions[other].category != completion.category:
                 raise ConfigError(f"{key}.{place}: {other!r} completes another category")
     _check_passes(config, key, completion)
@@ -215,7 +209,7 @@ def _check_model(config: Configuration, name: str, model: ModelSettings) -> None
     if intensity != "measure" and intensity.low >= intensity.high:
         raise ConfigError(f"{key}.intensity: low {intensity.low} is not below high {intensity.high}")
     if model.pretrained_model is not None:
-        _check_known(f"{key}.pretrained", [model.pretrained_model], config.models, "model")
+        check_known(f"{key}.pretrained", [model.pretrained_model], config.models, "model")
         _check_pretrained(key, model, model.pretrained_model, config.models[model.pretrained_model])
     _check_training(f"{key}.training", model.training)
     if model.inference.precision == "float16" and config.device == "cpu":
@@ -227,6 +221,10 @@ def _check_model(config: Configuration, name: str, model: ModelSettings) -> None
 
 
 def _check_training(key: str, training: TrainingProtocol) -> None:
+    if training.targets == "hard" and training.target_factor != TrainingProtocol().target_factor:
+        raise ConfigError(f"{key}.target_factor: has no effect with targets hard")
+    if training.label_factor == (1, 1, 1):
+        raise ConfigError(f"{key}.target_factor: labels are not finer than the training's grid; use targets hard")
     share = training.oversample_foreground
     if share and not forced_patches(training.batch_size, share):
         raise ConfigError(
@@ -237,8 +235,8 @@ def _check_training(key: str, training: TrainingProtocol) -> None:
 
 def _check_training_set(config: Configuration, key: str, model: ModelSettings) -> None:
     manual, completions = model.train_on.manual_labels, model.train_on.label_completions
-    _check_known(f"{key}.manual_labels", manual, _category_names(config), "category")
-    _check_known(f"{key}.label_completions", completions, config.completions, "completion")
+    check_known(f"{key}.manual_labels", manual, _category_names(config), "category")
+    check_known(f"{key}.label_completions", completions, config.completions, "completion")
     for category in manual:
         if category in _unlabeled(config):
             raise ConfigError(f"{key}.manual_labels: the category {category!r} has no labels to learn from")
@@ -248,6 +246,28 @@ def _check_training_set(config: Configuration, key: str, model: ModelSettings) -
     for category in sources:
         if sources.count(category) > 1:
             raise ConfigError(f"{key}: the category {category!r} would be learned from twice")
+    if model.training.loss != "label_sets":
+        _check_annotated(config, f"{key}.manual_labels", manual)
+
+
+def _check_annotated(config: Configuration, key: str, manual: Collection[str]) -> None:
+    """Refuse a loss that takes unannotated structures for background where some cases lack annotations of others."""
+    found = {
+        category.name: stated_labels(config, category) for category in config.categories if category.name in manual
+    }
+    remedy = (
+        "and the loss nnunet takes what was not annotated for background: set training.loss to label_sets, complete "
+        "the labels of one (`completions`), or give all the same `annotated` if they were annotated alike"
+    )
+    stated: dict[str, frozenset[str]] = {}
+    for name, annotated in found.items():
+        if annotated is None:
+            raise ConfigError(f"{key}: cases of {name!r} have different labels annotated, {remedy}")
+        stated[name] = annotated
+    for one, two in pairwise(stated):
+        if stated[one] != stated[two]:
+            labels = [f"{name!r} ({', '.join(sorted(stated[name])) or 'not stated'})" for name in (one, two)]
+            raise ConfigError(f"{key}: {' and '.join(labels)} have different labels annotated, {remedy}")
 
 
 def _check_network(key: str, model: ModelSettings) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import datetime
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from flare23_lib.config.models import IDENTIFIER, NIFTI_SUFFIX, Configuration, Table
+from flare23_lib.config.models import BACKGROUND, FILE_PATTERN, IDENTIFIER, Configuration, Table
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime import devices
 
@@ -43,7 +43,7 @@ MESSAGES = {
     "too_long": "has {actual_length} entries; {max_length} are possible",
     devices.PATTERN: f"{{value!r}} is not {devices.NAMES}",
     IDENTIFIER: "{value!r} is not a name of letters, digits and underscores that begins with a letter",
-    NIFTI_SUFFIX: "{value!r} does not end in .nii or .nii.gz",
+    FILE_PATTERN: "{value!r} is not a pattern such as imagesTr/{{case}}.nii.gz",
 }
 """Messages by pydantic's type of error or, where a pattern does not match, by pattern."""
 
@@ -113,7 +113,8 @@ def read_yaml(path: Path) -> dict:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except Exception as error:  # not only YAML's own ones: 2024-02-30 looks like a date, 0x like a number
-        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+        hint = "; patterns with { need quotes" if "{case" in str(error) else ""
+        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())}){hint}") from error
     if not isinstance(content, dict | None):
         raise ConfigError(f"{path}: should hold keys and values")
     return content or {}
@@ -173,7 +174,7 @@ def prepared(values: Mapping) -> dict:
 
     So 2 and 2.0 are one setting and one fingerprint.
     """
-    plain: dict[str, Any] = _plain(values)
+    plain: dict[str, Any] = _plain(_with_background(values))
     models, defaults = plain.get("models"), plain.get("model_defaults", {})
     if isinstance(models, Mapping) and isinstance(defaults, Mapping):  # else validation refuses them
         plain["models"] = {
@@ -182,12 +183,32 @@ def prepared(values: Mapping) -> dict:
     return plain
 
 
+def _with_background(values: Mapping) -> Mapping:
+    """Write out what null stands for in the `values` of sources; everywhere else it removes an entry."""
+    sources = values.get("sources")
+    if not isinstance(sources, Mapping):
+        return values
+    named = {
+        name: {**source, "values": {key: BACKGROUND if item is None else item for key, item in table.items()}}
+        for name, source in sources.items()
+        if isinstance(source, Mapping) and isinstance(table := source.get("values"), Mapping)
+    }
+    return {**values, "sources": {**sources, **named}}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def check_known(key: str, names: Collection[str], known: Collection[str], what: str) -> None:
+    """Refuse a name that is not among the known ones."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{key}: there is no {what} {name!r}; there are {', '.join(known)}")
 
 
 def explain(error: ValidationError) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -28,6 +29,7 @@ from flare23_lib import labels as structures
 from flare23_lib.cache.entries import Shard
 from flare23_lib.choices import EvaluationMode, LabelKind, OrientationMode, Precision, References, Scored, Windows
 from flare23_lib.errors import ConfigError
+from flare23_lib.io.patterns import FilePattern
 from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture, NetworkName
 from flare23_lib.runtime import devices
@@ -35,8 +37,14 @@ from flare23_lib.runtime import devices
 PASSES = "passes"
 """In the place of a completion's name: labels are compared between the teacher's mirrored passes."""
 
-IDENTIFIER, NIFTI_SUFFIX = r"^[A-Za-z][A-Za-z0-9_]*$", r"\.nii(\.gz)?$"
-"""Patterns of names, and of what names of files end in."""
+IDENTIFIER, FILE_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*$", r"\{case(:[^{}]*)?\}.*(\.nii(\.gz)?|\*)$"
+"""What names look like, and what patterns of files look like."""
+
+PATTERN_KEYS = ("images", "labels", "masks", "unlabeled_images", "validation_images", "validation_labels")
+"""Keys of a source that hold patterns of files."""
+
+IGNORE, BACKGROUND = "ignore", "background"
+"""What a source's value can stand for beside a label."""
 
 OLD_NAMES = {
     "base": "on_top_of",
@@ -154,7 +162,7 @@ def _results_path(text: str) -> str:
 Text = Annotated[str, Field(min_length=1)]
 PathText = Annotated[Text, AfterValidator(_path)]
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
-Suffix = Annotated[str, Field(pattern=NIFTI_SUFFIX)]
+Pattern = Annotated[str, Field(pattern=FILE_PATTERN)]
 Natural = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False), WrapValidator(_as_given)]
@@ -171,40 +179,114 @@ Voxels = Annotated[tuple[Count, Count, Count], Strict(False)]
 Millimeters = Annotated[tuple[Positive, Positive, Positive], Strict(False)]
 
 
-class Layout(Table):
-    """Folders and file names of the cohort."""
+Patterns = Annotated[
+    tuple[Pattern, ...],
+    Strict(False),
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | list[str]
+    ),
+    *_UNIQUE,
+]
+NamesOrPresent = Annotated[
+    Annotated[Literal["present"], Tag(": nor a list")] | Annotated[Names, Tag(":a list")], _word_or("a list")
+]
 
-    training_images: Names = ("imagesTr2200",)
-    """Folders of images with label files."""
-    training_labels: Names = ("labelsTr2200",)
-    """Folders of their label files."""
-    unlabeled_images: Names = ("unlabelTr1800", "unlabeledTr1800")
-    """Folders of images without label files."""
-    validation_images: Names = ("validation",)
-    """Folders of images to predict and evaluate."""
-    validation_labels: Names = ("validation-gt", "val-gt-50cases-for-sanity-check")
-    """Folders of their reference labels, where there are any."""
-    prefixes: dict[str, Identifier] = {}
-    """By folder, a prefix for the names of its cases, where folders hold files of the same names: `001` in a folder
-    with the prefix `a` is the case `a_001`."""
-    image_suffix: Suffix = "_0000.nii.gz"
-    """What follows a case's name in file names of images."""
-    label_suffix: Suffix = ".nii.gz"
-    """What follows a case's name in file names of labels."""
+
+class Sides(Table):
+    """A structure that a source labeled without telling right from left."""
+
+    sides: Pair
+    """The labels of the patient's right and left side; each connected component belongs to the side of the image's
+    middle that it lies on."""
+
+
+NameOrSides = Annotated[
+    Annotated[Text, Tag(": nor a table")] | Annotated[Sides, Tag(":a table")],
+    _word_or("a table"),
+]
+ValueNames = Annotated[
+    dict[str, NameOrSides],
+    BeforeValidator(
+        lambda value: {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else value
+    ),
+]
+
+
+class Source(Table):
+    """Where the cases of a source are, and what its labels mean (docs/your_cohort.md). In a pattern `{case}` stands
+    for a case's name (`{case:EXPRESSION}` for those that a regular expression matches), `*` for a part of a name,
+    `**/` for any folders; of several patterns, each adds its files."""
+
+    images: Patterns = ()
+    """Images with label files; without `labels` and `masks`, images without."""
+    labels: Patterns = ()
+    """Their label files."""
+    masks: Patterns = ()
+    """In place of `labels`: a file per class, whose name is `{mask}`; where masks overlap, the later row of `values`
+    wins."""
+    unlabeled_images: Patterns = ()
+    """Images without label files."""
+    validation_images: Patterns = ()
+    """Images to predict and evaluate."""
+    validation_labels: Patterns = ()
+    """Their reference labels, where there are any; with `{mask}` if they are a file per class."""
+    values: ValueNames = {}
+    """By value in the source's label files (or by name of a mask), the label that it stands for, `ignore` (voxels
+    that count neither in the loss nor in scores), `background` (or null), or a table with `sides`. Without it values
+    are those of `labels`."""
+    annotated: NamesOrPresent | None = None
+    """Labels that were looked for in every case, so that one that is absent is known to be absent; or present, if
+    that differs by case and only the labels that occur in it are known. By default the labels of `values`, if any."""
+    prefix: str | None = None
+    """Before the names of its cases; by default the source's name and an underscore, so that `001` in the source
+    `lits` is the case `lits_001`."""
 
     @property
-    def images(self) -> dict[str, tuple[str, ...]]:
-        """By key, the folders of images."""
-        return {
-            "training_images": self.training_images,
-            "unlabeled_images": self.unlabeled_images,
-            "validation_images": self.validation_images,
-        }
+    def has_labels(self) -> bool:
+        """Whether its training images have labels."""
+        return bool(self.labels or self.masks)
 
     @property
-    def labels(self) -> dict[str, tuple[str, ...]]:
-        """By key, the folders of label files."""
-        return {"training_labels": self.training_labels, "validation_labels": self.validation_labels}
+    def patterns(self) -> dict[str, tuple[str, ...]]:
+        """Its patterns by key."""
+        return {key: getattr(self, key) for key in PATTERN_KEYS}
+
+    @property
+    def targets(self) -> list[str]:
+        """The names that `values` maps to, `ignore` and `background` among them."""
+        return [name for target in self.values.values() for name in
+                (target.sides if isinstance(target, Sides) else [target])]  # fmt: skip
+
+    @property
+    def stated(self) -> frozenset[str] | Literal["present"] | None:
+        """The labels that were looked for in every case; present if that differs by case, None if it is left open."""
+        if self.annotated == "present" or (self.annotated is None and not self.values):
+            return self.annotated
+        names = self.targets if self.annotated is None else self.annotated
+        return frozenset(name for name in names if name not in (IGNORE, BACKGROUND))
+
+    @property
+    def label_suffix(self) -> str | None:
+        """What follows a case's name in the name of its label file; None where that is another pattern."""
+        for text in (*self.validation_labels, *self.labels):
+            return FilePattern.parse(text).suffix
+        return None
+
+    @property
+    def image_folders(self) -> list[str]:
+        """The folders that its training images are searched in."""
+        return [FilePattern.parse(text).folder or "." for text in (*self.images, *self.unlabeled_images)]
+
+
+class ValidationDraw(Table):
+    """Labeled cases that are drawn for validation; nothing learns from them."""
+
+    share: ProperShare
+    """Share of the labeled cases of each source, at least one case."""
+    sources: Names = ()
+    """Sources that they are drawn from; all that have labels if it is empty."""
+    seed: Natural = 0
+    """Another seed draws others."""
 
 
 class Label(Table):
@@ -221,6 +303,9 @@ class Label(Table):
     scored: Scored = "volume"
     """Score the whole volume, or only the slices from the first to the last one in which the reference holds the
     structure."""
+    hidden_in: Names = Field(default=(), exclude_if=lambda value: not value)
+    """Labels whose annotations cover the structure in cases in which it was not annotated itself, as those of organs
+    cover tumors; for the loss label_sets."""
 
 
 def label_map(labels: Iterable[Label]) -> LabelMap:
@@ -239,10 +324,21 @@ class Category(Table):
     """All of these labels are present."""
     no_labels: Literal[True] | None = None
     """The case has no label file."""
+    sources: Names | None = Field(None, exclude_if=lambda value: value is None)
+    """The case is from one of these sources."""
     folders: Names | None = None
-    """The image is in one of these folders of the layout, for sources that labeled different structures."""
+    """The image was found in one of these folders of a source's patterns."""
     subset: Annotated[str, AfterValidator(_subset)] | None = None
     """The case is in this subset of all cases, drawn by name: 0/2 or 1/2 for halves (docs/method.md)."""
+    annotated: NamesOrPresent | None = None
+    """Not a condition: the labels that were looked for in each case of the category, so that one that is absent is
+    known to be absent; or present, if that differs by case and only the labels that occur in it are known. Without it
+    that is what the sources state, and if they state nothing, the labels of the conditions."""
+
+    @property
+    def conditions(self) -> Category:
+        """The category without what is no condition."""
+        return self.model_copy(update={"annotated": None})
 
 
 class Scan(Table):
@@ -252,6 +348,8 @@ class Scan(Table):
     """Read images whole, or only their headers."""
     shear_limit_degrees: NotNegative = 2
     """Axes further from right angles are strongly sheared."""
+    cases_per_category: Count | None = Field(default=None, exclude_if=lambda value: value is None)
+    """For trials: only so many cases of each category and source take part, and as many for validation."""
 
 
 Quarantine = Literal["quarantine"]
@@ -309,7 +407,9 @@ class QualityIssues(Table):
     # the voxels are not those of a label map
     fractional_label_values: Quarantine = _quarantine("export it as integers")
     negative_label_values: Quarantine = _quarantine("export it again, or map the value")
-    unknown_label_values: Quarantine = _quarantine("map the value, or add it to `labels`")
+    unknown_label_values: Quarantine = _quarantine("add the value to the `values` of the source, or to `labels`")
+    unclear_sides: Quarantine = _quarantine("label right and left apart in it, or leave the case out")
+    overlapping_masks: WarnOrQuarantine = _warn("check the order of `values`: the later mask has these voxels")
     scaled_label: WarnOrQuarantine = _warn(
         "save it from an integer array, without scl_slope: programs that pass over the scaling see other values"
     )
@@ -332,15 +432,16 @@ class QualityIssues(Table):
         "drop the plain one, whose slices are not equally far apart, or accept that the patient counts twice",
         **LATER_WARN,
     )
-    duplicate_case: Quarantine = _quarantine("keep one of them, rename one, or set `prefixes` of the layout")
+    duplicate_case: Quarantine = _quarantine("keep one of them, rename one, or make two sources of them")
     duplicate_image: WarnOrQuarantine = _warn("keep one of them, or accept that it counts twice")
     validation_image_in_training: QuarantineOrWarn = _quarantine("take it out of one of the two")
     image_without_label: Literal["quarantine", "unlabeled"] = _quarantine(
         "add its label, or move the image to the unlabeled ones"
     )
-    other_file_name: Literal["warn"] = _warn("rename it, or set `image_suffix` and `label_suffix` of the layout")
+    other_file_name: Literal["warn"] = _warn("rename it, or change the patterns of the source")
     label_without_image: Literal["warn"] = _warn("add its image, or remove the label")
     no_category: Quarantine = _quarantine("add a category that fits")
+    unlike_other_sources: Literal["warn"] = _warn("compare the `values` of the two sources: numbers may be swapped")
 
 
 class MergePolicy(Table):
@@ -384,11 +485,6 @@ class LeaveOut(Table):
     def compared_completion(self) -> str | None:
         """The completion that labels are compared with; None if they are compared between passes."""
         return None if self.changed_between == PASSES else self.changed_between
-
-
-NamesOrPresent = Annotated[
-    Annotated[Literal["present"], Tag(": nor a list")] | Annotated[Names, Tag(":a list")], _word_or("a list")
-]
 
 
 class Completion(MergePolicy):
@@ -490,6 +586,22 @@ class TrainingProtocol(Table):
     above 0.25, both from 0.75)."""
     sampling: Literal["class_balanced", "nnunet"] = "class_balanced"
     """What a forced patch aims at: each class equally often, or a class of a case drawn before."""
+    loss: Literal["nnunet", "label_sets"] = Field(default="nnunet", exclude_if=lambda value: value == "nnunet")
+    """nnunet takes what was not annotated for background; label_sets learns from cases in which different labels were
+    annotated (docs/training.md)."""
+    targets: Literal["hard", "area", "native"] = Field(default="hard", exclude_if=lambda value: value == "hard")
+    """hard: a label per voxel of the training's grid; area: the share of each label in it, from finer labels; native:
+    the logits are interpolated to the finer labels, as in inference, and the loss is there (docs/training.md)."""
+    target_factor: Annotated[tuple[Count, Count, Count], Strict(False)] = Field(
+        default=(1, 2, 2), exclude_if=lambda value: value == (1, 2, 2)
+    )
+    """Finer labels' voxels (z, y, x) in a voxel of the training's grid, for targets area and native."""
+
+    @property
+    def label_factor(self) -> tuple[int, int, int] | None:
+        """The voxels (z, y, x) of labels in a voxel of the training's grid, where they are finer; else None."""
+        return None if self.targets == "hard" else self.target_factor
+
     elastic_deformation: bool = False
     """Add elastic deformation to nnU-Net's augmentation."""
     mirror_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Strict(False), *_UNIQUE] = (0, 1, 2)
@@ -585,8 +697,9 @@ class ModelSettings(ModelOptions):
     @property
     def architecture(self) -> Architecture:
         """The network; ConfigError if its values do not make one."""
-        spec = {"name": self.network} if isinstance(self.network, str) else dict(self.network)
-        return Architecture.from_spec({**spec, "strides": self.strides})
+        if isinstance(self.network, Network):
+            return Architecture.of(self.network.depth, self.network.widths, self.strides)
+        return Architecture.named(self.network, self.strides)
 
     @property
     def pretrained_model(self) -> str | None:
@@ -621,6 +734,17 @@ class Report(Table):
     """A result of benchmarks/inference.py, whose phases are shown beside nnU-Net's; empty for none."""
 
 
+class ModelCard(Table):
+    """What the card of each model says beside what is known of it."""
+
+    license: Text = "not stated; ask those who trained the model"
+    """Under which the weights may be used."""
+    intended_use: Text = "Research on segmentation of CT images."
+    """What the models are for."""
+    contact: Text = "not stated"
+    """Who answers for them."""
+
+
 ShardCount = Annotated[int, Field(ge=1, le=10_000)]
 
 
@@ -638,12 +762,19 @@ class Shards(Table):
 class Configuration(Table):
     """All keys of the configuration."""
 
+    recipe: Literal["paper", "none"] = Field("paper", exclude_if=lambda value: value == "paper")
+    """none: nothing is inherited from `config.yaml`; the file stands alone."""
+    smoke: bool = Field(False, exclude_if=lambda value: not value)
+    """Run the configuration with tiny networks on a few cases, into a folder `smoke` beside the results: does
+    everything run?"""
     cohort: PathText
-    """Folder of the cohort."""
+    """Folder of the cohort; the sources' patterns begin here, unless they are absolute."""
     results: Annotated[PathText, AfterValidator(_results_path)] = "results"
     """Folder of everything that is written."""
-    layout: Layout = Layout()
-    """Folders and file names of the cohort."""
+    sources: dict[Identifier, Source] = Field(min_length=1)
+    """Where the cases come from, and what each source's label files mean."""
+    validation: ValidationDraw | None = None
+    """Labeled cases that are drawn for validation, beside the sources' `validation_images`."""
     labels: Annotated[tuple[Label, ...], Strict(False)] = Field(min_length=1, max_length=254)
     """Structures that can be labeled."""
     categories: Annotated[tuple[Category, ...], Strict(False)] = Field(min_length=1)
@@ -663,6 +794,8 @@ class Configuration(Table):
     """How the models with `evaluate: true` are scored."""
     report: Report = Report()
     """The page of the run (docs/report.md)."""
+    model_card: ModelCard = ModelCard()
+    """`models/{model}/README.md` (docs/predict.md)."""
     shards: Shards = Shards()
     """Jobs per stage."""
     device: str = Field("auto", pattern=devices.PATTERN)

@@ -7,7 +7,7 @@ take as input (`results/settings`), and part of its fingerprint in the store. Wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,6 +18,7 @@ from flare23_lib.choices import WEIGHTS_FILE, EvaluationMode, OrientationMode, R
 from flare23_lib.config.checks import check_consistency, order_of
 from flare23_lib.config.load import explain, merge, prepared, read_yaml, with_new_names
 from flare23_lib.config.models import (
+    IGNORE,
     OLD_NAMES,
     Category,
     Completion,
@@ -25,7 +26,6 @@ from flare23_lib.config.models import (
     InferenceSettings,
     IntensityOrMeasure,
     Label,
-    Layout,
     LeaveOut,
     MergePolicy,
     Millimeters,
@@ -35,12 +35,16 @@ from flare23_lib.config.models import (
     QualityIssues,
     Scan,
     Share,
+    Source,
     Table,
     TrainingProtocol,
     TrainOn,
+    ValidationDraw,
     Voxels,
     label_map,
 )
+from flare23_lib.config.old_layout import with_sources
+from flare23_lib.config.smoke import is_smoke, shrunk
 from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture
@@ -60,7 +64,8 @@ Made = Annotated[
 class CohortSettings(Table):
     """What shapes cases.csv, the cohort's folder aside."""
 
-    layout: Layout
+    sources: dict[str, Source]
+    validation: ValidationDraw | None = None
     labels: Labels
     categories: Annotated[tuple[Category, ...], Strict(False)]
     scan: Scan
@@ -79,13 +84,32 @@ class TrainingSet(Table):
     label_completions: Names
 
 
+class LabelSets(Table):
+    """Where the annotated labels of a model's cases follow from.
+
+    Attributes:
+        manual_labels: by category, the label values that are annotated in each case, or those that are present.
+        label_completions: by completion, the teachers whose labels it holds: what they know is annotated.
+    """
+
+    manual_labels: dict[str, Literal["present"] | Values]
+    label_completions: dict[str, Names]
+
+
 class PreprocessingSettings(TrainingSet):
-    """What shapes a model's preprocessed cases, and which cases they are."""
+    """What shapes a model's preprocessed cases, and which cases they are.
+
+    Attributes:
+        label_sets: what is annotated in them, for the loss label_sets; None for others.
+        label_factor: voxels (z, y, x) of labels in a voxel of the grid; None for one.
+    """
 
     spacing: Millimeters
     orientation: OrientationMode
     intensity: IntensityOrMeasure
     label_values: Values
+    label_sets: LabelSets | None = None
+    label_factor: Voxels | None = None
 
 
 class TrainingSettings(Table):
@@ -94,6 +118,8 @@ class TrainingSettings(Table):
     Attributes:
         ignore_label: whether dataset.json has nnU-Net's ignore label.
         pretrained: digest of the file of initial weights; None without one.
+        hidden_in: by label value (as text), the values of the labels that cover it in cases in which it is not
+            annotated; None but for the loss label_sets.
     """
 
     network: Made
@@ -105,6 +131,7 @@ class TrainingSettings(Table):
     ignore_label: bool
     training: TrainingProtocol
     pretrained: str | None = None
+    hidden_in: dict[str, Values] | None = None
 
 
 class PseudoLabelSettings(Table):
@@ -211,8 +238,11 @@ class Config(Configuration):
         As Snakemake does it: what is given is merged in itself, then laid over the first file. So a table in one file
         takes back a `null` in a file before it, and the first file's entries with it.
         """
-        recipe, *given = with_new_names([*map(read_yaml, files), overrides or {}])
-        return cls.check(merge(recipe, reduce(merge, given, {})))
+        recipe, *given = with_sources(with_new_names([*map(read_yaml, files), overrides or {}]))
+        merged: dict[str, Any] = reduce(merge, given, {})
+        values = merged if merged.get("recipe") == "none" else merge(recipe, merged)
+        smoke = is_smoke(values.pop("smoke", None))
+        return cls.check(shrunk(values) if smoke else values)
 
     @cached_property
     def label_map(self) -> LabelMap:
@@ -277,7 +307,13 @@ class Config(Configuration):
 
     def cohort_settings(self) -> CohortSettings:
         """Return what shapes cases.csv, the cohort's folder aside."""
-        return CohortSettings.of(self)
+        categories = [category.conditions for category in self.categories]
+        return CohortSettings.of(self, labels=self._plain_labels, categories=categories)
+
+    @property
+    def _plain_labels(self) -> list[Label]:
+        """The labels without what only trainings depend on."""
+        return [label.model_copy(update={"hidden_in": ()}) for label in self.labels]
 
     def intensity_settings(self, model: str) -> TrainingSet:
         """Return which cases a model's intensity is measured on."""
@@ -290,8 +326,35 @@ class Config(Configuration):
     def preprocessing_settings(self, model: str) -> PreprocessingSettings:
         """Return what shapes a model's preprocessed cases, and which cases they are."""
         return PreprocessingSettings.of(
-            self.intensity_settings(model), self.model(model), label_values=self.label_map.values
+            self.intensity_settings(model),
+            self.model(model),
+            label_values=self.label_map.values,
+            label_sets=self._label_sets(model),
+            label_factor=self.model(model).training.label_factor,
         )
+
+    def _label_sets(self, model: str) -> LabelSets | None:
+        """Return where the annotated labels of a model's cases follow from; None for a loss that does not ask."""
+        table = self.model(model)
+        if table.training.loss != "label_sets":
+            return None
+        categories = [one for one in self.categories if one.name in table.train_on.manual_labels]
+        return LabelSets(
+            manual_labels={
+                one.name: "present" if one.annotated in (None, "present") else self._values(one.annotated)
+                for one in categories
+            },
+            label_completions={name: self._teachers(name) for name in sorted(table.train_on.label_completions)},
+        )
+
+    def _values(self, names: Iterable[str]) -> tuple[int, ...]:
+        """Return the values of labels, sorted."""
+        return tuple(sorted(map(self.label_map.value_of, names)))
+
+    def _teachers(self, completion: str) -> tuple[str, ...]:
+        """Return the teachers of a completion and of those that it builds on."""
+        table = self.completion(completion)
+        return tuple(sorted({table.teacher, *(self._teachers(table.base) if table.base else ())}))
 
     def training_settings(self, model: str) -> TrainingSettings:
         """Return what shapes a model's weights, its data aside."""
@@ -300,9 +363,19 @@ class Config(Configuration):
             table,
             network=table.architecture,
             label_values=self.label_map.values,
-            ignore_label=table.ignore_label == "always" or self._may_ignore(table.train_on.label_completions),
+            ignore_label=self._ignores(table),
             pretrained=None,
+            hidden_in=self._hidden_in() if table.training.loss == "label_sets" else None,
         )
+
+    def _ignores(self, model: ModelSettings) -> bool:
+        """Say whether a model's labels may hold voxels to be ignored, or are to be treated so."""
+        in_sources = any(IGNORE in source.targets for source in self.sources.values())
+        return model.ignore_label == "always" or in_sources or self._may_ignore(model.train_on.label_completions)
+
+    def _hidden_in(self) -> dict[str, tuple[int, ...]]:
+        """Return by label value the values of the labels that cover it where it is not annotated."""
+        return {str(one.value): self._values(one.hidden_in) for one in self.labels if one.hidden_in}
 
     def _may_ignore(self, completions: Sequence[str]) -> bool:
         """Say whether one of the completions, or one that they build on, may mark voxels to be ignored."""
@@ -321,7 +394,7 @@ class Config(Configuration):
         annotated = table.annotated
         return CompletionSettings.of(
             table,
-            annotated=annotated if annotated == "present" else sorted(map(value_of, annotated)),
+            annotated=annotated if annotated == "present" else self._values(annotated),
             min_component_ml={str(value_of(label)): volume for label, volume in table.min_component_ml.items()},
             label_values=self.label_map.values,
             tumor_values=[label.value for label in self.label_map.tumors],
@@ -340,12 +413,13 @@ class Config(Configuration):
 
     def evaluation_settings(self) -> EvaluationSettings:
         """Return how predictions are scored."""
-        return EvaluationSettings.of(self.evaluation, labels=self.labels)
+        return EvaluationSettings.of(self.evaluation, labels=self._plain_labels)
 
     def tables_settings(self) -> TablesSettings:
         """Return what the paper's tables are made of."""
         measured = self.evaluation.efficiency_cases > 0
-        return TablesSettings.of(self.evaluation, labels=self.labels, models=self.evaluated, measured=measured)
+        labels = self._plain_labels
+        return TablesSettings.of(self.evaluation, labels=labels, models=self.evaluated, measured=measured)
 
     def method_settings(self) -> MethodSettings:
         """Return what the drawing of the method is made of."""

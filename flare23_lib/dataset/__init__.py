@@ -1,1 +1,1 @@
-"""The cohort: its files, their faults, its cases and their categories."""
+"""The cohort: sources, files, quality issues, cases and categories."""

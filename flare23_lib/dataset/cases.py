@@ -8,12 +8,17 @@ from pathlib import Path
 
 from flare23_lib.axes import as_triple
 from flare23_lib.errors import CohortError
+from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.tables import read_csv, write_csv
 
 COLUMNS = [
     "case", "image", "label", "split", "labels_present", "category", "slices", "rows", "columns",
-    "spacing_z", "spacing_y", "spacing_x", "voxels", "status", "image_id", "label_id",
+    "spacing_z", "spacing_y", "spacing_x", "voxels", "status", "image_id", "label_id", "source",
+    "annotated", "mapping",
 ]  # fmt: skip
+
+NONE = "none"
+"""Stands for no annotated label, where the configuration leaves nothing open."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,10 @@ class Case:
         spacing: (z, y, x) in mm; None likewise.
         status: "ok", "warned" or "quarantined".
         image_id: identity of the image's content (`io.identity.file_identity`).
-        label_id: identity of the label's content, or empty.
+        label_id: identity of the label's content in our values, or empty.
+        source: name of its source.
+        annotated: label values that were looked for in it, sorted; None if the configuration leaves it open.
+        mapping: what the values in the label file stand for (`label_maps.ValueTable`); empty for our own.
     """
 
     case: str
@@ -45,6 +53,14 @@ class Case:
     status: str = "ok"
     image_id: str = ""
     label_id: str = ""
+    source: str = ""
+    annotated: tuple[int, ...] | None = None
+    mapping: str = ""
+
+    @property
+    def label_files(self) -> LabelFiles | None:
+        """What `read_label_map` reads the original label from; None without one."""
+        return None if self.label is None else LabelFiles(Path(self.label), self.mapping)
 
     @property
     def labels_present(self) -> list[int]:
@@ -77,6 +93,9 @@ class Case:
             "status": self.status,
             "image_id": self.image_id,
             "label_id": self.label_id,
+            "source": self.source,
+            "annotated": None if self.annotated is None else " ".join(map(str, self.annotated)) or NONE,
+            "mapping": self.mapping,
         }
 
     @classmethod
@@ -97,7 +116,15 @@ class Case:
             status=row["status"],
             image_id=row["image_id"],
             label_id=row["label_id"],
+            source=row["source"],
+            annotated=tuple(map(int, row["annotated"].replace(NONE, "").split())) if row["annotated"] else None,
+            mapping=row["mapping"],
         )
+
+
+def annotated_of(case: Case) -> list[int]:
+    """Return the label values that count as annotated in a case: what its source states, else those that occur."""
+    return case.labels_present if case.annotated is None else list(case.annotated)
 
 
 def write_cases(path: Path, cases: Iterable[Case]) -> None:
@@ -109,11 +136,13 @@ def read_cases(path: Path) -> list[Case]:
     """Read cases.csv, quarantined cases included; CohortError if it is another table, or damaged."""
     rows = read_csv(path)
     if rows and (absent := [name for name in COLUMNS if name not in rows[0]]):
-        raise CohortError(f"{path}: has no column {absent[0]}; it is no cases.csv of `flare23 categorise`")
+        raise CohortError(
+            f"{path}: has no column {absent[0]}; it is no cases.csv of this version; the target `cohort` writes one"
+        )
     try:
         return [Case.from_row(row) for row in rows]
     except (ValueError, TypeError, AttributeError) as error:
-        raise CohortError(f"{path}: is damaged ({error}); delete it, and the workflow writes it anew") from error
+        raise CohortError(f"{path}: is damaged ({error}); delete it, and the workflow writes it again") from error
 
 
 def usable_cases(path: Path, split: str, category: str | None = None) -> list[Case]:

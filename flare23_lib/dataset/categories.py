@@ -12,18 +12,27 @@ def part_key(case: str) -> str:
     return f"part of the cohort: {case}"
 
 
-def fits(category: Category, case: str, present: Collection[str] | None, folders: Collection[str] = ()) -> bool:
+def fits(
+    category: Category,
+    case: str,
+    present: Collection[str] | None,
+    folders: Collection[str] = (),
+    source: str = "",
+) -> bool:
     """Say whether a case fits a category.
 
     Args:
         category: its conditions.
         case: name of the case.
         present: names of the labels that are present; None for a case without a label file.
-        folders: the names in the layout of the folder in which its image lies.
+        folders: the names that the configuration has for the folder in which its image was found.
+        source: name of its source.
     """
     if category.subset is not None and part_key(case) not in subset_of(category.subset):
         return False
     if category.folders is not None and not set(category.folders) & set(folders):
+        return False
+    if category.sources is not None and source not in category.sources:
         return False
     if present is None:
         return bool(category.no_labels)
@@ -32,7 +41,11 @@ def fits(category: Category, case: str, present: Collection[str] | None, folders
 
 
 def categorise(
-    case: str, present: Collection[str] | None, categories: Sequence[Category], folders: Collection[str] = ()
+    case: str,
+    present: Collection[str] | None,
+    categories: Sequence[Category],
+    folders: Collection[str] = (),
+    source: str = "",
 ) -> Category | None:
     """Return the first category that fits, or None; arguments as `fits`."""
-    return next((category for category in categories if fits(category, case, present, folders)), None)
+    return next((category for category in categories if fits(category, case, present, folders, source)), None)

@@ -1,62 +1,88 @@
-"""Finding images and labels in the cohort's folders."""
+"""Finding images and labels by the patterns of their sources."""
 
 from __future__ import annotations
 
 import logging
 import os
 import unicodedata
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from flare23_lib.config.models import Layout
+from flare23_lib.config.models import PATTERN_KEYS, Source
 from flare23_lib.errors import CohortError
+from flare23_lib.io.patterns import MASK, FilePattern
 
 log = logging.getLogger(__name__)
 
 OF_RELEASES = ({"unlabelTr1800", "unlabeledTr1800"}, {"validation-gt", "val-gt-50cases-for-sanity-check"})
 """Names that one and the same folder has in releases of FLARE23's data."""
 
+Files = Mapping[str, list[Path]]
+"""Paths by case, several where a name occurs several times."""
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """The files of a source. Where a label is a file per class, its path holds `{mask}`.
+
+    Attributes:
+        name: of the source.
+        images: images of training cases that have labels, or should.
+        unlabeled_images: images of those that have none.
+        validation_images: images of validation cases.
+        labels: labels of training cases.
+        validation_labels: labels of validation cases.
+        folders: the folder of the pattern that a training image was found by.
+        masks: by label path with `{mask}`, the files that it stands for.
+    """
+
+    name: str
+    images: Files = field(default_factory=dict)
+    unlabeled_images: Files = field(default_factory=dict)
+    validation_images: Files = field(default_factory=dict)
+    labels: Files = field(default_factory=dict)
+    validation_labels: Files = field(default_factory=dict)
+    folders: Mapping[Path, Path] = field(default_factory=dict)
+    masks: Mapping[Path, list[Path]] = field(default_factory=dict)
+
+    def files(self) -> Iterator[Path]:
+        """All images and labels, masks one by one."""
+        groups = (self.images, self.unlabeled_images, self.validation_images, self.labels, self.validation_labels)
+        for path in (path for group in groups for paths in group.values() for path in paths):
+            yield from self.masks.get(path, [path])
+
 
 @dataclass(frozen=True)
 class Found:
-    """What lies in the folders: paths by case id, several where an id occurs several times.
+    """What lies in the folders.
 
     Attributes:
-        labeled: images of labeled training cases.
-        unlabeled: images of unlabeled ones.
-        validation: images of validation cases.
-        labels: labels of training cases.
-        validation_labels: labels of validation cases.
+        cohort: folder of the cohort.
+        sources: the files of each source.
         twins: files `x.nii.gz` that have an `x.nii` beside them.
-        others: NIfTI files in the cohort's folders whose names are neither an image's nor a label's.
-        image_folders: the layout's folders of training images, by their name in the layout.
+        others: NIfTI files beside images or labels that no pattern fits.
     """
 
-    labeled: Mapping[str, list[Path]] = field(default_factory=dict)
-    unlabeled: Mapping[str, list[Path]] = field(default_factory=dict)
-    validation: Mapping[str, list[Path]] = field(default_factory=dict)
-    labels: Mapping[str, list[Path]] = field(default_factory=dict)
-    validation_labels: Mapping[str, list[Path]] = field(default_factory=dict)
+    cohort: Path
+    sources: tuple[SourceFiles, ...] = ()
     twins: frozenset[Path] = frozenset()
     others: tuple[Path, ...] = ()
-    image_folders: Mapping[str, Path] = field(default_factory=dict)
-
-    def folders_of(self, image: Path) -> list[str]:
-        """The layout's folder in which a training image lies, the innermost one, by its names in the layout."""
-        around = {name: folder for name, folder in self.image_folders.items() if image.is_relative_to(folder)}
-        innermost = max(around.values(), key=lambda folder: len(folder.parts), default=None)
-        return [name for name, folder in around.items() if folder == innermost]
 
     def files(self) -> list[Path]:
-        """All images and labels."""
-        groups = (self.labeled, self.unlabeled, self.validation, self.labels, self.validation_labels)
-        return [path for group in groups for paths in group.values() for path in paths]
+        """All images and labels of all sources, each once."""
+        return list(dict.fromkeys(path for source in self.sources for path in source.files()))
 
 
-def _files_below(folder: str) -> list[str]:
+def place_of(root: Path, folder: str) -> Path:
+    """Return where a folder of a pattern lies, each place in one spelling: as below the cohort if it is there."""
+    base, place = (Path(os.path.normpath(path.absolute())) for path in (root, root / folder))
+    return root / place.relative_to(base) if place.is_relative_to(base) else place
+
+
+def files_below(folder: str) -> list[str]:
     """Return the paths of all files below a folder, hidden files and folders left out.
 
     Links to folders are followed last, and only to folders that were not listed before: each file is found once, and
@@ -67,8 +93,7 @@ def _files_below(folder: str) -> list[str]:
     pending = [folder]
     listed: set[tuple[int, int]] = set()
     while pending or links:
-        linked = not pending
-        place = (links if linked else pending).pop()
+        place = (pending or links).pop()
         status = Path(place).stat()
         if (status.st_dev, status.st_ino) in listed:
             log.warning("%s: leads to %s, which is listed already; passed over", place, os.path.realpath(place))
@@ -92,10 +117,18 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def place_of(root: Path, folder: str) -> Path:
-    """Return where a folder of the layout lies, each place in one spelling: as below the cohort if it is there."""
-    base, place = (Path(os.path.normpath(path.absolute())) for path in (root, root / folder))
-    return root / place.relative_to(base) if place.is_relative_to(base) else place
+def _distinct(files: list[Path]) -> list[Path]:
+    """Return files without those that are links to another one of them."""
+    if len(files) == 1:
+        return files
+    seen: dict[object, Path] = {}
+    for file in sorted(files, key=lambda file: (file.is_symlink(), file)):
+        try:
+            status = file.stat()
+            seen.setdefault((status.st_dev, status.st_ino), file)
+        except OSError:
+            seen.setdefault(file, file)
+    return sorted(seen.values())
 
 
 def _is_nifti(file: str) -> bool:
@@ -111,89 +144,59 @@ def _check_name(file: str) -> None:
         raise CohortError(f"{shown}: its name is not UTF-8; rename it") from error
 
 
-def _distinct(files: list[Path]) -> list[Path]:
-    """Return files without those that are links to another one of them."""
-    if len(files) == 1:
-        return files
-    seen: dict[object, Path] = {}
-    for file in sorted(files, key=lambda file: (file.is_symlink(), file)):
+@dataclass(frozen=True)
+class _Placed:
+    """A pattern of a source, and where its folder lies."""
+
+    key: str
+    pattern: FilePattern
+    place: Path
+
+    @property
+    def start(self) -> str:
+        """What the paths of its files begin with."""
+        place = self.place.as_posix()
+        return "" if place == "." else f"{place.rstrip('/')}/"
+
+    @property
+    def closeness(self) -> tuple[int, int]:
+        """Of two patterns that fit a file, the one in the inner folder counts, then the one with more letters."""
+        return len(self.place.parts), self.pattern.weight
+
+
+class _Listing:
+    """The files below the folders of all patterns, each folder listed once. Plain strings: there may be 100,000."""
+
+    def __init__(self, places: set[Path]) -> None:
+        outermost = [place for place in places if not any(other in place.parents for other in places)]
+        files = {file for place in outermost for file in self._files(place)}
+        self.files = sorted(files)
+
+    @staticmethod
+    def _files(place: Path) -> list[str]:
         try:
-            status = file.stat()
-            seen.setdefault((status.st_dev, status.st_ino), file)
-        except OSError:
-            seen.setdefault(file, file)
-    return sorted(seen.values())
+            files = files_below(str(place)) if place.is_dir() else []
+        except OSError as error:
+            raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+        files = [file for file in files if _is_nifti(file)]
+        for file in files:
+            _check_name(file)
+        return files
+
+    def below(self, start: str) -> Iterator[str]:
+        """Yield the files whose paths begin so, in order."""
+        for index in range(bisect_left(self.files, start), len(self.files)):
+            if not self.files[index].startswith(start):
+                return
+            yield self.files[index]
 
 
-class _Folders:
-    """The files below the layout's folders, each folder listed once. Plain strings: there may be 100,000 of them."""
-
-    def __init__(self, root: Path, layout: Layout) -> None:
-        self.image_suffix, self.label_suffix = layout.image_suffix, layout.label_suffix
-        self.prefixes = {folder: f"{prefix}_" for folder, prefix in layout.prefixes.items()}
-        self.groups = [list(chain(*group.values())) for group in (layout.images, layout.labels)]
-        self.places = {folder: place_of(root, folder) for folder in chain(*self.groups)}
-        self.listed: dict[str, list[str]] = {}
-        self.taken: set[str] = set()
-
-    def _files(self, folder: str) -> list[str]:
-        if folder not in self.listed:
-            path = self.places[folder]
-            try:
-                self.listed[folder] = _files_below(str(path)) if path.is_dir() else []
-            except OSError as error:
-                raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-            for file in filter(_is_nifti, self.listed[folder]):
-                _check_name(file)
-        return self.listed[folder]
-
-    def _own_files(self, folder: str, group: Sequence[str]) -> list[str]:
-        """Return the files of a folder that lie in none of the group's folders within it."""
-        place = self.places[folder]
-        others = [self.places[other] for other in group if self.places[other] != place]
-        within = tuple(f"{other.as_posix()}/" for other in others if other.is_relative_to(place))
-        return [file for file in self._files(folder) if not file.startswith(within)]
-
-    def by_case(self, folders: Sequence[str], suffix: str, other: str, group: Sequence[str]) -> dict[str, list[Path]]:
-        """Return files by case; a name that ends in both suffixes is that of the longer one."""
-        cases: dict[str, list[Path]] = defaultdict(list)
-        not_mine = other if len(other) > len(suffix) and other.endswith(suffix) else None
-        prefixes = {
-            file: self.prefixes.get(folder, "") for folder in folders for file in self._own_files(folder, group)
-        }
-        for file, prefix in sorted(prefixes.items()):
-            name = file.rpartition("/")[2]
-            if not name.endswith(suffix) or len(name) == len(suffix):
-                continue
-            if not_mine is None or not name.endswith(not_mine):
-                # One name can be written in composed or decomposed letters; on the screen they look the same.
-                case = unicodedata.normalize("NFC", prefix + name.removesuffix(suffix))
-                cases[case].append(Path(file))
-                self.taken.add(file)
-        return {case: _distinct(files) for case, files in sorted(cases.items())}
-
-    def images(self, folders: Sequence[str]) -> dict[str, list[Path]]:
-        return self.by_case(folders, self.image_suffix, self.label_suffix, self.groups[0])
-
-    def labels(self, folders: Sequence[str]) -> dict[str, list[Path]]:
-        return self.by_case(folders, self.label_suffix, self.image_suffix, self.groups[1])
-
-    def twins(self) -> set[str]:
-        present = {file for files in self.listed.values() for file in files}
-        return {file for file in self.taken if file.endswith(".gz") and file.removesuffix(".gz") in present}
-
-    def others(self) -> list[str]:
-        known = self.taken | {twin.removesuffix(".gz") for twin in self.twins()}
-        files = {file for files in self.listed.values() for file in filter(_is_nifti, files)}
-        return sorted(files - known)
-
-
-def find(cohort: Path, layout: Layout) -> Found:
-    """Look for the cohort's files where the layout says.
+def find(cohort: Path, sources: Mapping[str, Source]) -> Found:
+    """Find the files that fit the sources' patterns.
 
     Args:
-        cohort: the folder that the layout's folders lie in.
-        layout: the configuration's `layout`.
+        cohort: the folder that the patterns begin in.
+        sources: the configuration's `sources`.
 
     Raises:
         CohortError: there is no such folder, or no training image in it.
@@ -201,61 +204,102 @@ def find(cohort: Path, layout: Layout) -> Found:
     cohort = Path(cohort)
     if not cohort.is_dir():
         raise CohortError(f"cohort: there is no folder {cohort}; give yours with --config cohort=FOLDER")
-    folders = _Folders(cohort, layout)
-    found = Found(
-        labeled=folders.images(layout.training_images),
-        unlabeled=folders.images(layout.unlabeled_images),
-        validation=folders.images(layout.validation_images),
-        labels=folders.labels(layout.training_labels),
-        validation_labels=folders.labels(layout.validation_labels),
-        image_folders={name: folders.places[name] for name in (*layout.training_images, *layout.unlabeled_images)},
-    )
-    found = replace(found, twins=frozenset(map(Path, folders.twins())), others=tuple(map(Path, folders.others())))
-    if not found.labeled and not found.unlabeled:
-        wanted = [*layout.training_images, *layout.unlabeled_images]
-        raise CohortError(
-            f"{cohort}: no file CASE{layout.image_suffix} in any of its folders {', '.join(wanted)} (a case has "
-            "its name from its file, not from a folder)"
-        )
-    return found
+    placed = {name: _placed(cohort, source) for name, source in sources.items()}
+    listing = _Listing({one.place for patterns in placed.values() for one in patterns})
+    taken: set[str] = set()
+    files = tuple(_source_files(name, sources[name], patterns, listing, taken) for name, patterns in placed.items())
+    present = set(listing.files)
+    twins = {file for file in taken if file.endswith(".gz") and file.removesuffix(".gz") in present}
+    known = taken | {twin.removesuffix(".gz") for twin in twins}
+    flat = {one.start for patterns in placed.values() for one in patterns if one.pattern.is_flat}
+    others = sorted({file for start in flat for file in listing.below(start)} - known)
+    if not any(source.images or source.unlabeled_images for source in files):
+        wanted = [text for source in sources.values() for text in (*source.images, *source.unlabeled_images)]
+        raise CohortError(f"{cohort}: no file fits {' or '.join(wanted)}")
+    return Found(cohort, files, frozenset(map(Path, twins)), tuple(map(Path, others)))
 
 
-def find_in(images: Path, labels: Path, unlabeled: Path | None, layout: Layout) -> Found:
-    """Look for labeled and unlabeled training cases in folders given one by one; CohortError as `find`."""
-    for folder in (images, labels, unlabeled):
-        if folder is not None and not folder.is_dir():
-            raise CohortError(f"there is no folder {folder}")
-    given = Layout.of(
-        layout,
-        training_images=[str(images.absolute())],
-        training_labels=[str(labels.absolute())],
-        unlabeled_images=[str(unlabeled.absolute())] if unlabeled else [],
-        validation_images=[],
-        validation_labels=[],
-    )
-    return find(Path("/"), given)
+def _placed(cohort: Path, source: Source) -> list[_Placed]:
+    patterns = [(key, FilePattern.parse(text)) for key in PATTERN_KEYS for text in getattr(source, key)]
+    return [_Placed(key, pattern, place_of(cohort, pattern.folder)) for key, pattern in patterns]
 
 
-def notices(found: Found, cohort: Path, layout: Layout, evaluated: Sequence[str]) -> list[str]:
+def _source_files(
+    name: str, source: Source, patterns: Sequence[_Placed], listing: _Listing, taken: set[str]
+) -> SourceFiles:
+    """Give each file to the closest pattern that fits it, and add it to those that are taken."""
+    closest: dict[str, tuple[tuple[int, int], _Placed, str]] = {}
+    masks: dict[Path, list[Path]] = defaultdict(list)
+    for one in patterns:
+        match = one.pattern.expression.fullmatch
+        skip = len(one.start)
+        for file in listing.below(one.start):
+            found = match(file, skip)
+            if found and (file not in closest or one.closeness > closest[file][0]):
+                closest[file] = (one.closeness, one, found["case"])
+                if MASK in one.pattern.rest:
+                    template = Path(f"{file[: found.start('mask')]}{MASK}{file[found.end('mask') :]}")
+                    if found["mask"] in source.values:
+                        masks[template].append(Path(file))
+    prefix = f"{name}_" if source.prefix is None else source.prefix
+    of_mask = {path: template for template, paths in masks.items() for path in paths}
+    groups: dict[str, dict[str, list[Path]]] = {key: defaultdict(list) for key in PATTERN_KEYS}
+    folders = {}
+    for file in sorted(closest):
+        _, one, case = closest[file]
+        taken.add(file)
+        path: Path | None = Path(file)
+        if MASK in one.pattern.rest:
+            path = of_mask.get(Path(file))
+        elif one.key in ("images", "unlabeled_images"):
+            folders[Path(file)] = one.place
+        # One name can be written in composed or decomposed letters; on the screen they look the same.
+        paths = groups[one.key][unicodedata.normalize("NFC", prefix + case)]
+        if path is not None and path not in paths:
+            paths.append(path)
+    plain = {
+        key: dict(sorted((case, _distinct(paths)) for case, paths in group.items() if paths))
+        for key, group in groups.items()
+    }
+    plain["labels"] |= plain.pop("masks")
+    if not source.has_labels:
+        plain["unlabeled_images"] |= plain["images"]
+        plain["images"] = {}
+    return SourceFiles(name, **plain, folders=folders, masks=dict(masks))
+
+
+def notices(found: Found, sources: Mapping[str, Source], draws: bool, evaluated: Sequence[str]) -> list[str]:
     """Return a line for everything that the configuration asks for and the folders do not have.
 
     Args:
         found: what `find` found.
-        cohort: the folder of the cohort.
-        layout: the configuration's `layout`.
+        sources: the configuration's `sources`.
+        draws: whether validation cases are drawn.
         evaluated: names of the models that are to be evaluated.
     """
     lines = []
-    for key, folders in (layout.images | layout.labels).items():
-        there = {folder for folder in folders if (Path(cohort) / folder).is_dir()}
-        told: set[str] = set()
-        for folder in folders:
-            names = next((names for names in OF_RELEASES if folder in names), {folder})
-            if not there & names and folder not in told:
-                words = " or ".join(name for name in folders if name in names)
-                lines.append(f"layout.{key}: there is no folder {words} in {cohort}; none of its cases takes part")
-                told |= names
-    if evaluated and not set(found.validation) & set(found.validation_labels):
+    for name, source in sources.items():
+        for key, texts in source.patterns.items():
+            folders = {FilePattern.parse(text).folder: text for text in texts}
+            there = {folder for folder in folders if place_of(found.cohort, folder).is_dir()}
+            listed: set[str] = set()
+            for folder in folders:
+                names = next((names for names in OF_RELEASES if folder in names), {folder})
+                if not there & names and folder not in listed:
+                    words = " or ".join(other for other in folders if other in names)
+                    lines.append(
+                        f"sources.{name}.{key}: there is no folder {words} in {found.cohort}; none of its cases "
+                        "takes part"
+                    )
+                    listed |= names
+    lines += [
+        f"sources.{source.name}: no image fits its patterns; none of its cases takes part"
+        for source in found.sources
+        if not (source.images or source.unlabeled_images or source.validation_images)
+        and not any(line.startswith(f"sources.{source.name}.") for line in lines)
+    ]
+    labeled = any(set(source.validation_images) & set(source.validation_labels) for source in found.sources)
+    if evaluated and not draws and not labeled:
         lines.append(f"models.{evaluated[0]}.evaluate: there is no validation case with a label; its job will fail")
     return lines
 
@@ -275,3 +319,24 @@ def listing(found: Found) -> list[tuple[str, int, int, int]]:
         else:
             rows.append((str(path), status.st_size, status.st_mtime_ns, status.st_mode))
     return sorted(rows)
+
+
+def moved(source: Source, images: Path, labels: Path, unlabeled: Path | None) -> Source:
+    """Return a source whose files have the same names, in other folders; CohortError if one is not there."""
+    for folder in (images, labels, unlabeled):
+        if folder is not None and not folder.is_dir():
+            raise CohortError(f"there is no folder {folder}")
+
+    def within(folder: Path | None, texts: Sequence[str]) -> list[str]:
+        rests = dict.fromkeys(FilePattern.parse(text).rest for text in texts) if folder else ()
+        return [f"{folder.absolute().as_posix().rstrip('/')}/{rest}" for rest in rests if folder]
+
+    return Source.of(
+        source,
+        images=within(images, source.images),
+        labels=within(labels, source.labels),
+        masks=within(labels, source.masks),
+        unlabeled_images=within(unlabeled, source.unlabeled_images or source.images),
+        validation_images=[],
+        validation_labels=[],
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,24 @@ from isal import isal_zlib
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
-from flare23_lib.io.identity import identity_of
+from flare23_lib.io.identity import file_identity, identity_of
+from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import Geometry, Stream, with_qfac
+from flare23_lib.labels import IGNORE_VALUE
+
+OLD_NAMES = {"fault": "issue"}
 
 MOST_VALUES = 1000
 """A file with more different values than this is no label map."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageInfo:
     """What one file holds.
 
     Attributes:
         identity: of its content (`io.identity.file_identity`).
-        fault: kind of the fault that makes it unreadable, or empty; most other fields are then empty too.
+        issue: kind of the issue that makes it unreadable, or empty; most other fields are then empty too.
         error: what is wrong, one line, or empty.
         shape: (z, y, x).
         spacing: (z, y, x) in mm.
@@ -42,10 +47,12 @@ class Facts:
         finite: whether all voxels that were read are.
         whole: whether all values of a label map are whole numbers (within `nifti.label_tolerance`).
         voxels: voxels per value other than 0, for labels; None if a value is not whole or there are too many.
+        mapped: whether these are our values, rather than the source's.
+        overlaps: voxels that several masks of a case marked.
     """
 
     identity: str = ""
-    fault: str = ""
+    issue: str = ""
     error: str = ""
     shape: tuple[int, int, int] | None = None
     spacing: tuple[float, float, float] | None = None
@@ -62,6 +69,8 @@ class Facts:
     finite: bool = True
     whole: bool = True
     voxels: dict[int, int] | None = None
+    mapped: bool = False
+    overlaps: int = 0
 
     @property
     def geometry(self) -> Geometry:
@@ -76,36 +85,59 @@ class Facts:
         return {**row, "voxels": None if self.voxels is None else sorted(self.voxels.items())}
 
     @classmethod
-    def from_json(cls, content: dict) -> Facts:
-        """Read what `to_json` gave."""
+    def from_json(cls, content: dict) -> ImageInfo:
+        """Read what `to_json` returned, or did up to version 0.1, which called issues faults."""
         row: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+            OLD_NAMES.get(name, name): tuple(value) if isinstance(value, list) else value
+            for name, value in content.items()
         }
         return cls(**{**row, "voxels": None if row["voxels"] is None else dict(row["voxels"])})
 
 
-def read_facts(path: Path, is_label: bool, header_only: bool = False) -> Facts:
-    """Read one file; what is wrong with it is in the result.
+def read_info(path: Path, is_label: bool, header_only: bool = False, mapping: str = "") -> ImageInfo:
+    """Read one file, or the masks of a case; what is wrong with it is in the result.
 
     Args:
-        path: of the file.
+        path: of the file; with `{mask}` in it, those of the mapping's masks.
         is_label: whether values are to be counted.
         header_only: leave the voxels unread; the gzip stream is then not checked either.
+        mapping: of a label whose values can only be counted as ours, because it has masks or sides (`LabelFiles`).
     """
     try:
+        if mapping:
+            return _read_mapped(LabelFiles(path, mapping))
         with nifti.open_volume(path) as stream:
-            facts = header_facts(stream)
+            info = header_info(stream)
             seen = {} if header_only else _read_voxels(stream, is_label)
         identity = identity_of(path, stream.inflated_length)
     except ImageError as error:
-        return Facts(fault=error.kind, error=str(error).removeprefix(f"{path}: "))
-    return replace(facts, identity=identity, **seen)
+        return ImageInfo(issue=error.kind, error=str(error).removeprefix(f"{path}: "))
+    return replace(info, identity=identity, **seen)
 
 
-def header_facts(stream: Stream) -> Facts:
-    """Return what the header of an open file says; ImageError if it describes no volume."""
+def _read_mapped(label: LabelFiles) -> ImageInfo:
+    """Read a label as later stages do, and count the voxels of our values."""
+    labels = read_label_map(label)
+    masks = label.mask_files() if label.has_masks else {}
+    identities = [f"{name} {file_identity(path)}" for name, path in masks.items()]
+    digest = hashlib.sha256("\n".join(identities).encode()).hexdigest()[:24]
+    identity = digest if masks else file_identity(label.path)
+    with nifti.open_volume(next(iter(masks.values()), label.path)) as stream:
+        info = header_info(stream)
+    counts = {int(value): count for value, count in value_counts(labels.array).items()}
+    return replace(
+        info,
+        identity=identity,
+        voxels={value: count for value, count in counts.items() if value not in (0, IGNORE_VALUE)},
+        mapped=True,
+        overlaps=labels.overlaps,
+    )
+
+
+def header_info(stream: Stream) -> ImageInfo:
+    """Return what is in the header of an open file; ImageError if it describes no volume."""
     header, geometry = stream.header, stream.geometry()
-    return Facts(
+    return ImageInfo(
         shape=geometry.shape,
         spacing=geometry.spacing,
         affine=tuple(float(number) for number in geometry.affine.ravel()),
@@ -131,7 +163,7 @@ def _forms_apart(header: nib.Nifti1Header, geometry: Geometry) -> float:
 
 
 def _read_voxels(stream: Stream, is_label: bool) -> dict:
-    """Read to the end of the file, and return the facts about the voxels."""
+    """Read to the end of the file, and return what the voxels are."""
     dtype = stream.dtype
     missing = stream.voxel_bytes
     block = bytearray(min(nifti.BLOCK_BYTES, missing))  # stays in the cache, and memory is bounded

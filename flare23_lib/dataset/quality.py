@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flare23_lib.dataset.image_info import Facts
+from flare23_lib.dataset.image_info import ImageInfo
+from flare23_lib.io.label_maps import ValueTable, unknown_values
 from flare23_lib.labels import IGNORE_VALUE, LabelMap
 
 QUARANTINE, WARN, UNLABELED = "quarantine", "warn", "unlabeled"
@@ -21,9 +22,6 @@ FORMS_TOLERANCE_MM = 0.1
 
 SCALE_TOLERANCE = 1e-3
 """Relative difference of pixdim and the length of the affine's columns from which they are reported."""
-
-CT_HIGHEST_LOW, CT_LOWEST_HIGH = -100.0, 100.0
-"""In a CT in HU some voxel is below the one (air is -1000, fat about -100) and some above the other (bone)."""
 
 CT_LARGEST_VALUE = 1e5
 """No HU is further from 0; metal reaches some 30,000."""
@@ -43,9 +41,12 @@ ROUNDING_VOXELS = 0.01
 MAX_NAME_BYTES = 215
 """Longest name of a case in bytes: files of the store are named after it and add up to 40 of 255."""
 
+CT_HIGHEST_LOW, CT_LOWEST_HIGH = -100.0, 100.0
+"""In a CT in HU some voxel is below the one (air is -1000, fat about -100) and some above the other (bone)."""
+
 
 @dataclass(frozen=True)
-class Fault:
+class QualityIssue:
     """Something wrong with a file.
 
     Attributes:
@@ -74,61 +75,61 @@ Finding = tuple[str, str]
 """Kind and message."""
 
 
-def file_faults(facts: Facts, has_twin: bool, shear_limit: float) -> Iterator[Finding]:
+def file_issues(info: ImageInfo, has_twin: bool, shear_limit: float) -> Iterator[Finding]:
     """Yield what is wrong with a file whatever it holds.
 
     Args:
-        facts: about the file.
+        info: about the file.
         has_twin: `x.nii` lies beside `x.nii.gz`.
         shear_limit: axes further from right angles, in degrees, are strongly sheared.
     """
     if has_twin:
         yield "uncompressed_twin", "a file of the same name without .gz lies beside it"
-    if facts.fault:
-        yield facts.fault, facts.error
+    if info.issue:
+        yield info.issue, info.error
         return
-    if facts.version == 2:
+    if info.version == 2:
         yield "nifti2", "is NIfTI-2"
-    if facts.millimeters != 1:
+    if info.millimeters != 1:
         yield (
             "not_in_millimeters",
-            f"its unit of length is {facts.millimeters:g} mm, a voxel {_millimeters(facts.geometry.spacing)}",
+            f"its unit of length is {info.millimeters:g} mm, a voxel {_millimeters(info.geometry.spacing)}",
         )
-    if facts.codes == (0, 0):
+    if info.codes == (0, 0):
         yield "no_orientation", "neither qform_code nor sform_code is set: left and right are a guess"
-    if facts.forms_apart > FORMS_TOLERANCE_MM:
-        yield "qform_sform_disagree", f"qform and sform put a corner {facts.forms_apart:.3g} mm apart; sform counts"
-    lengths = np.linalg.norm(facts.geometry.affine[:3, :3], axis=0)[::-1]
-    if not np.allclose(lengths, facts.geometry.spacing, rtol=SCALE_TOLERANCE, atol=0):
+    if info.forms_apart > FORMS_TOLERANCE_MM:
+        yield "qform_sform_disagree", f"qform and sform put a corner {info.forms_apart:.3g} mm apart; sform counts"
+    lengths = np.linalg.norm(info.geometry.affine[:3, :3], axis=0)[::-1]
+    if not np.allclose(lengths, info.geometry.spacing, rtol=SCALE_TOLERANCE, atol=0):
         yield (
             "pixdim_disagrees",
-            f"pixdim says {_millimeters(facts.geometry.spacing)}, the affine {_millimeters(lengths)}",
+            f"pixdim says {_millimeters(info.geometry.spacing)}, the affine {_millimeters(lengths)}",
         )
-    if (shear := largest_shear(facts)) > shear_limit:
+    if (shear := largest_shear(info)) > shear_limit:
         yield "strongly_sheared_axes", f"the axes are {shear:.2f} degrees off right angles"
     elif shear > SHEAR_NOTICED_DEGREES:
         yield "sheared_axes", f"the axes are {shear:.2f} degrees off right angles"
 
 
-def image_faults(facts: Facts) -> Iterator[Finding]:
+def image_issues(info: ImageInfo) -> Iterator[Finding]:
     """Yield what is wrong with a readable file as a CT."""
-    if size := implausible_size(facts):
+    if size := implausible_size(info):
         yield "implausible_size", size
-    if facts.spacing == (1.0, 1.0, 1.0):
+    if info.spacing == (1.0, 1.0, 1.0):
         yield "placeholder_spacing", "the spacing is 1x1x1 mm, likely a placeholder"
-    if not facts.finite:
+    if not info.finite:
         yield "not_finite", "has NaN or infinite voxels"
-    if facts.low is None or facts.high is None:
+    if info.low is None or info.high is None:
         return
-    if facts.low == facts.high:
-        yield "constant_image", f"every voxel is {facts.low:g}"
-    elif facts.low > CT_HIGHEST_LOW or facts.high < CT_LOWEST_HIGH or max(-facts.low, facts.high) > CT_LARGEST_VALUE:
-        yield "not_hounsfield", f"values from {facts.low:g} to {facts.high:g} cannot be a CT's in HU"
+    if info.low == info.high:
+        yield "constant_image", f"every voxel is {info.low:g}"
+    elif info.low > CT_HIGHEST_LOW or info.high < CT_LOWEST_HIGH or max(-info.low, info.high) > CT_LARGEST_VALUE:
+        yield "not_hounsfield", f"values from {info.low:g} to {info.high:g} cannot be a CT's in HU"
 
 
-def implausible_size(facts: Facts) -> str | None:
-    """Say why a volume is too small or too large for a CT of a body; None if it is not."""
-    geometry = facts.geometry
+def implausible_size(info: ImageInfo) -> str | None:
+    """Return why a volume is too small or too large for a CT of a body; None if it is not."""
+    geometry = info.geometry
     spacing, shape = geometry.spacing, geometry.shape
     extents = sorted((count * size for count, size in zip(shape, spacing, strict=True)), reverse=True)
     low, high = SPACING_LIMITS_MM
@@ -139,36 +140,47 @@ def implausible_size(facts: Facts) -> str | None:
     return f"a voxel of {_millimeters(spacing)} and a volume of {extent} (z, y, x) are no CT's of a body"
 
 
-def label_faults(facts: Facts, labels: LabelMap) -> Iterator[Finding]:
-    """Yield what is wrong with a readable file as a label map."""
-    if facts.voxels is None:
-        if facts.whole:
+def label_issues(info: ImageInfo, labels: LabelMap, table: ValueTable | None = None) -> Iterator[Finding]:
+    """Yield what is wrong with a readable file as a label map.
+
+    Args:
+        info: about the file.
+        labels: our labels.
+        table: what the values of its source stand for; None for our own.
+    """
+    if info.voxels is None:
+        if info.whole:
             yield "unknown_label_values", "has more different values than any label map"
         else:
-            cause = ", which scl_slope and scl_inter make of the stored ones" if facts.scaled else ""
+            cause = ", which scl_slope and scl_inter make of the stored ones" if info.scaled else ""
             yield "fractional_label_values", f"has values that are not whole numbers{cause}"
         return
-    cause = "scl_slope or scl_inter change its values" if facts.scaled else ""
-    if facts.off_whole:
-        off = f"its values are up to {facts.off_whole:.2g} off whole numbers, which are taken"
+    cause = "scl_slope or scl_inter change its values" if info.scaled else ""
+    if info.off_whole:
+        off = f"its values are up to {info.off_whole:.2g} off whole numbers, which are taken"
         yield "scaled_label", f"{cause}: {off}" if cause else off
     elif cause:
         yield "scaled_label", cause
-    ignored = facts.voxels.get(IGNORE_VALUE, 0)
-    if len(facts.voxels) > bool(ignored):
-        if ignored:
-            yield "ignored_voxels", f"{ignored} voxels have the value 255: training and scores pass over them"
-    else:
+    if info.overlaps:
+        yield "overlapping_masks", f"its masks overlap in {info.overlaps} voxels"
+    ignored = info.voxels.get(IGNORE_VALUE, 0)
+    if len(info.voxels) == bool(ignored):
         yield "empty_label", "has no labeled voxel"
-    negative = [value for value in facts.voxels if value < 0]
+    elif ignored:
+        yield "ignored_voxels", f"{ignored} voxels have the value 255: training and scores pass over them"
+    if info.mapped:
+        return
+    negative = [value for value in info.voxels if value < 0]
     if negative:
         yield "negative_label_values", f"has the values {_listed(negative)}"
-    unknown = [value for value in facts.voxels if value >= 0 and value not in (*labels.values, IGNORE_VALUE)]
-    if unknown:
+    positive = [value for value in info.voxels if value > 0 and value != IGNORE_VALUE]
+    if table is None and (unknown := [value for value in positive if value not in labels.values]):
         yield "unknown_label_values", f"has the values {_listed(unknown)}, which are not in `labels`"
+    if table is not None and (unknown := table.unknown(positive)):
+        yield "unknown_label_values", unknown_values(unknown)
 
 
-def pair_faults(image: Facts, label: Facts) -> Iterator[Finding]:
+def pair_issues(image: ImageInfo, label: ImageInfo) -> Iterator[Finding]:
     """Yield how a readable label does not lie on its readable image."""
     difference = image.geometry.difference(label.geometry)
     if difference is None:
@@ -183,9 +195,9 @@ def pair_faults(image: Facts, label: Facts) -> Iterator[Finding]:
         yield "affine_mismatch", f"does not lie on its image: {difference}"
 
 
-def largest_shear(facts: Facts) -> float:
+def largest_shear(info: ImageInfo) -> float:
     """Return the largest departure of the axes from right angles, in degrees."""
-    axes = facts.geometry.affine[:3, :3] / np.linalg.norm(facts.geometry.affine[:3, :3], axis=0)
+    axes = info.geometry.affine[:3, :3] / np.linalg.norm(info.geometry.affine[:3, :3], axis=0)
     cosines = np.abs(axes.T @ axes - np.eye(3)).max()
     return float(np.degrees(np.arcsin(min(1.0, cosines))))
 

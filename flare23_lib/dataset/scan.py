@@ -1,37 +1,45 @@
-"""From files to cases: pairing, faults and categories."""
+"""From files to cases: pairing, quality issues and categories, source by source."""
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from flare23_lib.config.models import label_map
 from flare23_lib.config.settings import CohortSettings
-from flare23_lib.dataset import quality as checks
+from flare23_lib.dataset import compare_sources, quality
 from flare23_lib.dataset.cases import Case
 from flare23_lib.dataset.categories import categorise
-from flare23_lib.dataset.discover import Found, find
-from flare23_lib.dataset.image_info import Facts
-from flare23_lib.dataset.quality import QUARANTINE, UNLABELED, Fault, Finding
-from flare23_lib.dataset.read_files import Task, scan
-
-log = logging.getLogger(__name__)
+from flare23_lib.dataset.discover import Files, Found, SourceFiles, find, place_of
+from flare23_lib.dataset.image_info import ImageInfo
+from flare23_lib.dataset.quality import QUARANTINE, UNLABELED, Finding, QualityIssue
+from flare23_lib.dataset.read_files import Task, read_files
+from flare23_lib.dataset.sources import SourceLabels, drawn_for_validation
+from flare23_lib.io.label_maps import LabelFiles
 
 RESLICED = re.compile(r"(.+?)(?:_Tilt|_Eq)+_?[0-9]*")
 """Names of the volumes that dcm2niix writes beside one with unequal distances of slices or a tilted gantry."""
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What the cohort holds: its cases and faults, each sorted by case, and the names of the categories."""
+class CohortScan:
+    """What the cohort holds.
+
+    Attributes:
+        cases: sorted by name.
+        issues: sorted by case.
+        categories: names of all categories.
+        figures: of each label in each source (`compare_sources.rows`); empty with one source.
+    """
 
     cases: list[Case]
-    faults: list[Fault]
+    issues: list[QualityIssue]
     categories: list[str]
+    figures: Sequence[dict] = ()
 
     @property
     def quarantined(self) -> list[Case]:
@@ -39,7 +47,7 @@ class Survey:
         return [case for case in self.cases if not case.usable]
 
 
-def survey(cohort: Path, settings: CohortSettings, memory: Path, processes: int = 1) -> Survey:
+def scan_cohort(cohort: Path, settings: CohortSettings, memory: Path, processes: int = 1) -> CohortScan:
     """Find, read, check and categorise all cases of a cohort.
 
     Args:
@@ -51,82 +59,109 @@ def survey(cohort: Path, settings: CohortSettings, memory: Path, processes: int 
     Raises:
         CohortError: the folders are not there or hold no training image.
     """
-    return survey_found(find(cohort, settings.layout), settings, memory, processes)
+    return scan_found(find(cohort, settings.sources), settings, memory, processes)
 
 
-def survey_found(found: Found, settings: CohortSettings, memory: Path, processes: int = 1) -> Survey:
-    """Do as `survey` for files already found."""
-    header_only = settings.scan.check_images == "header"
-    tasks = [
-        Task(path, is_label, header_only and not is_label)
-        for is_label, groups in (
-            (False, (found.labeled, found.unlabeled, found.validation)),
-            (True, (found.labels, found.validation_labels)),
-        )
-        for group in groups
-        for paths in group.values()
-        for path in paths
-    ]
-    surveyor = _Surveyor(found, settings, scan(tasks, memory, processes))
-    surveyor.training(found.labeled, found.labels, labeled=True)
-    surveyor.training(found.unlabeled, {}, labeled=False)
-    surveyor.validation(found.validation, found.validation_labels)
-    surveyor.whole_cohort()
-    return surveyor.result()
+def scan_found(found: Found, settings: CohortSettings, memory: Path, processes: int = 1) -> CohortScan:
+    """Do as `scan_cohort` for files already found."""
+    scanner = _Scanner(found, settings)
+    scanner.infos = read_files(list(scanner.tasks()), memory, processes)
+    for files in found.sources:
+        scanner.source(files)
+    scanner.whole_cohort()
+    scan = scanner.result()
+    if len({case.source for case in scan.cases if case.label}) < 2:
+        return scan
+    figures = compare_sources.figures_of(scan.cases, memory.with_name(f"{memory.name}.sources"), processes)
+    for name, message in compare_sources.differences(figures, scanner.labels):
+        scanner.issue("", f"sources.{name}", "unlike_other_sources", message)
+    return replace(scanner.result(), figures=compare_sources.rows(figures, scanner.labels))
 
 
-class _Surveyor:
-    """Looks at case after case, and collects cases and faults."""
+class _Scanner:
+    """Looks at case after case, and collects cases and issues."""
 
-    def __init__(self, found: Found, settings: CohortSettings, facts: Mapping[Path, Facts]) -> None:
+    def __init__(self, found: Found, settings: CohortSettings) -> None:
         self.found = found
-        self.facts = facts
+        self.infos: Mapping[Task, ImageInfo] = {}
         self.labels = label_map(settings.labels)
+        self.sources = {name: SourceLabels.of(source, self.labels) for name, source in settings.sources.items()}
+        self.draw = settings.validation
         self.categories = settings.categories
+        folders = {name for category in settings.categories for name in category.folders or ()}
+        self.folders = {name: place_of(found.cohort, name) for name in sorted(folders)}
         self.severities: dict[str, str] = dict(settings.quality_issues)
         self.shear_limit = settings.scan.shear_limit_degrees
+        self.few = settings.scan.cases_per_category
+        self.header_only = settings.scan.check_images == "header"
         self.cases: list[Case] = []
-        self.faults: dict[str, list[Fault]] = defaultdict(list)
+        self.issues: dict[str, list[QualityIssue]] = defaultdict(list)
 
-    def fault(self, case: str, file: object, kind: str, message: str) -> None:
-        self.faults[case].append(Fault(case, str(file), kind, self.severities[kind], message))
+    def tasks(self) -> Iterable[Task]:
+        """Yield every file, or the masks of a case, that is to be read; a file of two sources may come twice."""
+        for files in self.found.sources:
+            for images in (files.images, files.unlabeled_images, files.validation_images):
+                yield from (self._image_task(path) for paths in images.values() for path in paths)
+            for labels in (files.labels, files.validation_labels):
+                yield from (self._label_task(files.name, path) for paths in labels.values() for path in paths)
+
+    def _image_task(self, path: Path) -> Task:
+        return Task(path, False, self.header_only)
+
+    def _label_task(self, source: str, path: Path) -> Task:
+        return Task(path, True, mapping=self.sources[source].mapping_to_read(path))
+
+    def issue(self, case: str, file: object, kind: str, message: str) -> None:
+        self.issues[case].append(QualityIssue(case, str(file), kind, self.severities[kind], message))
 
     def findings(self, case: str, file: Path, findings: Iterable[Finding]) -> None:
         for kind, message in findings:
-            self.fault(case, file, kind, message)
+            self.issue(case, file, kind, message)
 
-    def training(self, images: Mapping[str, list[Path]], labels: Mapping[str, list[Path]], labeled: bool) -> None:
-        """Look at all training cases of the labeled or the unlabeled folders."""
-        for name, paths in images.items():
-            label = labels.get(name, [])
-            if labeled and not label:
-                self.fault(name, paths[0], "image_without_label", "there is no label of that name")
-            case = self._case(name, "training", paths, label)
-            empty = self._counts_as_unlabeled(name)
-            present = None if case.label is None or empty else set(map(self.labels.name_of, case.voxels))
-            category = categorise(name, present, self.categories, self.found.folders_of(paths[0]))
-            if category is not None:
-                case = replace(case, category=category.name)
-                if empty:
-                    case = replace(case, label=None, label_id="")
-            elif not any(fault.severity == QUARANTINE for fault in self.faults[name]):
-                listed = ", ".join(map(self.labels.name_of, case.labels_present)) or "none"
-                self.fault(name, case.label or case.image, "no_category", f"its labels ({listed}) fit no category")
-            self.cases.append(case)
-        self._without_image(images, labels)
+    def source(self, files: SourceFiles) -> None:
+        """Look at all cases of a source."""
+        drawn = drawn_for_validation(files, self.draw)
+        for name, paths in files.images.items():
+            label = files.labels.get(name, [])
+            if not label:
+                self.issue(name, paths[0], "image_without_label", "there is no label of that name")
+            case = self._case(files, name, paths, label)
+            self.cases.append(self._as_validation(case) if name in drawn else self._categorised(files, case))
+        for name, paths in files.unlabeled_images.items():
+            self.cases.append(self._categorised(files, self._case(files, name, paths, [])))
+        for name, paths in files.validation_images.items():
+            case = self._case(files, name, paths, files.validation_labels.get(name, []))
+            self.cases.append(self._as_validation(case))
+        self._without_image(files.images, files.labels)
+        self._without_image(files.validation_images, files.validation_labels)
+
+    def _categorised(self, files: SourceFiles, case: Case) -> Case:
+        """Return a training case with its category; one that fits none is an issue."""
+        empty = self._counts_as_unlabeled(case.case)
+        present = None if case.label is None or empty else set(map(self.labels.name_of, case.voxels))
+        place = files.folders[Path(case.image)]
+        folders = [name for name, folder in self.folders.items() if folder == place]
+        category = categorise(case.case, present, self.categories, folders, files.name)
+        if category is not None:
+            return replace(case if not empty else self._without_label(case), category=category.name)
+        if not any(issue.severity == QUARANTINE for issue in self.issues[case.case]):
+            listed = ", ".join(map(self.labels.name_of, case.labels_present)) or "none"
+            self.issue(case.case, case.label or case.image, "no_category", f"its labels ({listed}) fit no category")
+        return case
+
+    def _as_validation(self, case: Case) -> Case:
+        """Return a case as one for validation; those have no category."""
+        case = replace(case, split="validation")
+        return self._without_label(case) if self._counts_as_unlabeled(case.case) else case
+
+    @staticmethod
+    def _without_label(case: Case) -> Case:
+        return replace(case, label=None, label_id="", annotated=None, mapping="")
 
     def _counts_as_unlabeled(self, name: str) -> bool:
         """Say whether a case's label is empty and the configuration takes that for none."""
-        return self._has(name, "empty_label") and self.severities["empty_label"] == UNLABELED
-
-    def validation(self, images: Mapping[str, list[Path]], labels: Mapping[str, list[Path]]) -> None:
-        """Look at all validation cases. They have no category."""
-        for name, paths in images.items():
-            case = self._case(name, "validation", paths, labels.get(name, []))
-            if self._counts_as_unlabeled(name):
-                case = replace(case, label=None, label_id="")
-            self.cases.append(case)
-        self._without_image(images, labels)
+        empty = any(issue.kind == "empty_label" for issue in self.issues[name])
+        return empty and self.severities["empty_label"] == UNLABELED
 
     def whole_cohort(self) -> None:
         """Look for what only shows when all cases are known."""
@@ -134,71 +169,93 @@ class _Surveyor:
         self._same_images()
         self._resliced()
         for file in self.found.others:
-            self.fault("", file, "other_file_name", "is named neither like an image nor like a label")
+            self.issue("", file, "other_file_name", "is named neither like an image nor like a label")
 
-    def result(self) -> Survey:
-        """Return cases, each under its id once, with their status."""
+    def result(self) -> CohortScan:
+        """Return cases, each under its name once, with their status."""
         cases: dict[str, Case] = {}
         for case in self.cases:
-            grave = {fault.severity for fault in self.faults[case.case]}
+            grave = {issue.severity for issue in self.issues[case.case]}
             status = "quarantined" if QUARANTINE in grave else "warned" if grave else "ok"
             cases.setdefault(case.case, replace(case, status=status))
-        faults = [fault for found in self.faults.values() for fault in found]
-        return Survey(
-            sorted(cases.values(), key=lambda case: case.case),
-            sorted(faults, key=lambda fault: (fault.case, fault.file, fault.kind)),
+        issues = [issue for found in self.issues.values() for issue in found]
+        return CohortScan(
+            sorted(self._few(cases.values()), key=lambda case: case.case),
+            sorted(issues, key=lambda issue: (issue.case, issue.file, issue.kind)),
             [category.name for category in self.categories],
         )
 
-    def _case(self, name: str, split: str, images: list[Path], labels: list[Path]) -> Case:
+    def _few(self, cases: Iterable[Case]) -> Iterable[Case]:
+        """Return the cases that take part in a trial: usable ones, the same at every scan; all if it is none."""
+        if self.few is None:
+            return cases
+        groups: dict[tuple[str, ...], list[Case]] = defaultdict(list)
+        for case in sorted(cases, key=lambda case: sha256(case.case.encode()).hexdigest()):
+            if case.usable and len(group := groups[case.source, case.split, case.category]) < self.few:
+                group.append(case)
+        return [case for group in groups.values() for case in group]
+
+    def _case(self, files: SourceFiles, name: str, images: list[Path], labels: list[Path]) -> Case:
         """Look at one case; `images` and `labels` are all the files found under its name."""
         for paths in (images, labels):
             if len(paths) > 1:
                 others = ", ".join(map(str, paths[1:]))
-                self.fault(name, paths[0], "duplicate_case", f"lies also at {others}")
-        if len(name.encode()) > checks.MAX_NAME_BYTES:
-            message = f"its name has {len(name.encode())} bytes, more than {checks.MAX_NAME_BYTES}"
-            self.fault(name, images[0], "name_too_long", message)
-        image = self._look_at_file(name, images[0])
-        header_kinds = {fault.kind for fault in self.faults[name]}
+                self.issue(name, paths[0], "duplicate_case", f"lies also at {others}")
+        if len(name.encode()) > quality.MAX_NAME_BYTES:
+            message = f"its name has {len(name.encode())} bytes, more than {quality.MAX_NAME_BYTES}"
+            self.issue(name, images[0], "name_too_long", message)
+        image = self.infos[self._image_task(images[0])]
+        self._look_at_file(name, images[0], image)
+        header_kinds = {issue.kind for issue in self.issues[name]}
         if not image.error:
-            self.findings(name, images[0], checks.image_faults(image))
-        voxels: dict[int, int] = {}
-        label = None
-        if labels:
-            label = self._look_at_file(name, labels[0], header_kinds)
-            if not label.error:
-                self.findings(name, labels[0], checks.label_faults(label, self.labels))
-                if not image.error:
-                    self.findings(name, labels[0], checks.pair_faults(image, label))
-                known = self.labels.values
-                voxels = {value: count for value, count in (label.voxels or {}).items() if value in known}
-        return Case(
+            self.findings(name, images[0], quality.image_issues(image))
+        case = Case(
             case=name,
             image=str(images[0]),
-            label=str(labels[0]) if labels else None,
-            split=split,
-            voxels=voxels,
+            label=None,
+            split="training",
+            voxels={},
             shape=image.shape,
             spacing=image.spacing,
             image_id=image.identity,
-            label_id=label.identity if label else "",
+            source=files.name,
+        )
+        return self._with_label(files, case, labels[0], image, header_kinds) if labels else case
+
+    def _with_label(
+        self, files: SourceFiles, case: Case, path: Path, image: ImageInfo, known: Collection[str]
+    ) -> Case:
+        """Look at a case's label."""
+        source = self.sources[files.name]
+        label = self.infos[self._label_task(files.name, path)]
+        self._look_at_file(case.case, path, label, known)
+        voxels: dict[int, int] = {}
+        if not label.error:
+            self.findings(case.case, path, quality.label_issues(label, self.labels, source.table))
+            if not image.error:
+                self.findings(case.case, path, quality.pair_issues(image, label))
+            counts = label.voxels or {}
+            counts = counts if label.mapped or source.table is None else source.table.counts(counts)
+            voxels = {value: count for value, count in counts.items() if value in self.labels.values}
+        masks = LabelFiles(path, source.mapping).mask_files() if path in files.masks else None
+        return replace(
+            case,
+            label=str(path),
+            voxels=voxels,
+            label_id=source.label_id(label.identity),
+            annotated=source.annotated_in(voxels, masks),
+            mapping=source.mapping,
         )
 
-    def _look_at_file(self, name: str, path: Path, known: Collection[str] = ()) -> Facts:
-        """Look at a file as such. What is known of a case's image is not said of its label again."""
-        facts = self.facts[path]
-        for kind, message in checks.file_faults(facts, path in self.found.twins, self.shear_limit):
-            if facts.fault or kind not in known:
-                self.fault(name, path, kind, message)
-        return facts
+    def _look_at_file(self, name: str, path: Path, info: ImageInfo, known: Collection[str] = ()) -> None:
+        """Look at a file as such. What is known of a case's image is not listed for its label again."""
+        for kind, message in quality.file_issues(info, path in self.found.twins, self.shear_limit):
+            if info.issue or kind not in known:
+                self.issue(name, path, kind, message)
 
-    def _has(self, case: str, kind: str) -> bool:
-        return any(fault.kind == kind for fault in self.faults[case])
-
-    def _without_image(self, images: Mapping[str, list[Path]], labels: Mapping[str, list[Path]]) -> None:
+    def _without_image(self, images: Files, labels: Files) -> None:
         for name in sorted(set(labels) - set(images)):
-            self.fault(name, labels[name][0], "label_without_image", "there is no image of that name")
+            self.issue(name, labels[name][0], "label_without_image", "there is no image of that name")
 
     def _same_ids(self) -> None:
         by_id: dict[str, list[Case]] = defaultdict(list)
@@ -206,7 +263,7 @@ class _Surveyor:
             by_id[case.case].append(case)
         for name, cases in by_id.items():
             for other in cases[1:]:
-                self.fault(name, other.image, "duplicate_case", f"the id is also that of {cases[0].image}")
+                self.issue(name, other.image, "duplicate_case", f"the id is also that of {cases[0].image}")
 
     def _resliced(self) -> None:
         names = {case.case: case for case in self.cases}
@@ -214,26 +271,26 @@ class _Surveyor:
             match = RESLICED.fullmatch(name)
             if match and (plain := names.get(match.group(1))):
                 message = f"{name} is a copy of it, resliced by dcm2niix: this one's geometry is not what it says"
-                self.fault(plain.case, plain.image, "resliced_copy", message)
+                self.issue(plain.case, plain.image, "resliced_copy", message)
 
     def _same_images(self) -> None:
         """Compare contents: voxels where they were read, else the checksum and length of the inflated file."""
         by_content: dict[tuple, list[Case]] = defaultdict(list)
         by_id: dict[str, Case] = {}
         for case in self.cases:
-            if not any(fault.severity == QUARANTINE for fault in self.faults[case.case]):
+            if not any(issue.severity == QUARANTINE for issue in self.issues[case.case]):
                 by_id.setdefault(case.case, case)
         for case in by_id.values():
-            facts = self.facts[Path(case.image)]
-            content = facts.content or facts.identity.partition("-")[2]
-            if not facts.error and (facts.low is None or facts.low != facts.high):
-                by_content[(facts.shape, content)].append(case)
+            info = self.infos[self._image_task(Path(case.image))]
+            content = info.content or info.identity.partition("-")[2]
+            if not info.error and (info.low is None or info.low != info.high):
+                by_content[(info.shape, content)].append(case)
         for cases in by_content.values():
             validation = [case for case in cases if case.split == "validation"]
             training = [case for case in cases if case.split == "training"]
             for case in training if validation else []:
                 message = f"is the same image as the validation case {validation[0].case}"
-                self.fault(case.case, case.image, "validation_image_in_training", message)
+                self.issue(case.case, case.image, "validation_image_in_training", message)
             for same in (training, validation):
                 for case in same[1:]:
-                    self.fault(case.case, case.image, "duplicate_image", f"is the same image as {same[0].case}")
+                    self.issue(case.case, case.image, "duplicate_image", f"is the same image as {same[0].case}")

@@ -1,4 +1,4 @@
-"""What the survey says in tables: cases, faults, and how many cases and voxels each category has."""
+"""Tables of a scan: cases, issues, and how many cases and voxels each category has."""
 
 from __future__ import annotations
 
@@ -8,42 +8,48 @@ from pathlib import Path
 
 import numpy as np
 
+from flare23_lib.dataset import compare_sources
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.dataset.quality import QUARANTINE
-from flare23_lib.dataset.scan import Survey
+from flare23_lib.dataset.scan import CohortScan
 from flare23_lib.io.tables import write_csv
 
 ALL = "all"
 """Stands for all label sets of a category in categories.csv."""
 
 CATEGORY_COLUMNS = ["split", "category", "labels_present", "cases", "quarantined", "voxels"]
-FAULT_COLUMNS = ["case", "file", "kind", "message", "what_to_do"]
+ISSUE_COLUMNS = ["case", "file", "kind", "message", "what_to_do"]
 
 
-def write_survey(survey: Survey, folder: Path) -> None:
+def write_scan(scan: CohortScan, folder: Path) -> None:
     """Write the tables into a folder; cases.csv comes last.
 
-    quarantine.csv lists the faults that leave a case out, warnings.csv the others; categories.csv counts.
+    quarantine.csv lists the issues that leave a case out, warnings.csv the others; categories.csv counts. With
+    several sources, sources.csv has what each label looks like in each.
     """
     for name, grave in (("quarantine.csv", True), ("warnings.csv", False)):
-        faults = [fault for fault in survey.faults if (fault.severity == QUARANTINE) == grave]
+        issues = [issue for issue in scan.issues if (issue.severity == QUARANTINE) == grave]
         rows = [
-            {"case": fault.case, "file": fault.file, "kind": fault.kind, "message": fault.message,
-             "what_to_do": fault.remedy} for fault in faults
+            {"case": issue.case, "file": issue.file, "kind": issue.kind, "message": issue.message,
+             "what_to_do": issue.remedy} for issue in issues
         ]  # fmt: skip
-        write_csv(folder / name, FAULT_COLUMNS, rows)
-    write_csv(folder / "categories.csv", CATEGORY_COLUMNS, category_rows(survey))
-    write_cases(folder / "cases.csv", survey.cases)
+        write_csv(folder / name, ISSUE_COLUMNS, rows)
+    write_csv(folder / "categories.csv", CATEGORY_COLUMNS, category_rows(scan))
+    if scan.figures:
+        write_csv(folder / "sources.csv", compare_sources.COLUMNS, scan.figures)
+    else:
+        (folder / "sources.csv").unlink(missing_ok=True)
+    write_cases(folder / "cases.csv", scan.cases)
 
 
-def category_rows(survey: Survey) -> list[dict]:
+def category_rows(scan: CohortScan) -> list[dict]:
     """Return a row per category with all its label sets summed up, then one per label set within it.
 
     `cases` counts all cases, `quarantined` those of them that are left out; `voxels` are those of the images, in all.
     """
     rows = []
-    training = [case for case in survey.cases if case.split == "training"]
-    for name in [*survey.categories, ""]:
+    training = [case for case in scan.cases if case.split == "training"]
+    for name in [*scan.categories, ""]:
         members = [case for case in training if case.category == name]
         if not members and not name:
             continue
@@ -53,7 +59,7 @@ def category_rows(survey: Survey) -> list[dict]:
             for present, _ in sorted(sets.items(), key=lambda item: (-item[1], item[0])):
                 chosen = [case for case in members if tuple(case.labels_present) == present]
                 rows.append(_count("training", name or "(none)", " ".join(map(str, present)), chosen))
-    rows.append(_count("validation", "", ALL, [case for case in survey.cases if case.split == "validation"]))
+    rows.append(_count("validation", "", ALL, [case for case in scan.cases if case.split == "validation"]))
     return rows
 
 
@@ -68,15 +74,22 @@ def _count(split: str, category: str, present: str, cases: Sequence[Case]) -> di
     }
 
 
-def format_survey(survey: Survey) -> str:
-    """Return the counts as a table for the terminal, and how many faults of each kind there are."""
+def format_scan(scan: CohortScan) -> str:
+    """Return the counts as a table for the terminal, and how many issues of each kind there are."""
     lines = [f"{'category':<20}{'cases':>8}{'quarantined':>13}{'Gvoxel':>10}"]
-    for row in category_rows(survey):
+    for row in category_rows(scan):
         if row["labels_present"] == ALL:
             name = row["category"] if row["split"] == "training" else "validation cases"
             lines.append(f"{name:<20}{row['cases']:>8}{row['quarantined']:>13}{row['voxels'] / 1e9:>10.2f}")
-    kinds = Counter((fault.severity, fault.kind) for fault in survey.faults)
+    sources = Counter((case.source, case.usable) for case in scan.cases)
+    names = dict.fromkeys(source for source, _ in sources)
+    if len(names) > 1:
+        lines += ["", f"{'source':<20}{'cases':>8}{'quarantined':>13}"]
+        lines += [
+            f"{name:<20}{sources[name, True] + sources[name, False]:>8}{sources[name, False]:>13}" for name in names
+        ]
+    kinds = Counter((issue.severity, issue.kind) for issue in scan.issues)
     if kinds:
-        lines += ["", f"{'fault':<32}{'files':>8}"]
+        lines += ["", f"{'issue':<32}{'files':>8}"]
         lines += [f"{kind:<32}{number:>8}  {severity}" for (severity, kind), number in sorted(kinds.items())]
     return "\n".join(lines)

@@ -1,8 +1,8 @@
-"""Scores of many cases, each by itself, in several processes.
+"""Scores of many cases, in several processes.
 
-A case without a usable prediction counts as 0 for every class, in both modes, and its status says why. (The official
-FLARE23 script stops at a missing file; those of FLARE22 and FLARE24 leave the case out.) A reference that cannot be
-used is no fault of the model: the case has a status and no numbers.
+A case without a usable prediction counts as 0 for every class, in both modes, and its status states
+the reason. (The official FLARE23 script stops at a missing file; those of FLARE22 and FLARE24 leave
+the case out.) A case without a usable reference has a status and no scores.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import math
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,26 +25,20 @@ from flare23_lib.config.models import Evaluation
 from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.errors import EvaluationError, FlareError, ImageError, StoreError
 from flare23_lib.evaluation.details import Details, measure_details
-from flare23_lib.evaluation.metrics import (
-    MIN_DSC_FOR_NSD,
-    Score,
-    check_mode,
-    score_case,
-    unknown_values,
-    unknown_values_error,
-)
-from flare23_lib.io.nifti import Volume, open_volume, read_labels
-from flare23_lib.labels import LabelMap, take_ignored
+from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD, Score, as_uint8, check_mode, score_case, values_in
+from flare23_lib.io.label_maps import LabelFiles, read_label_map
+from flare23_lib.io.nifti import Geometry, open_volume, read_labels
+from flare23_lib.labels import IGNORE_VALUE, LabelMap
 from flare23_lib.runtime.progress import progress
 
 OK = "ok"
 """Status of a case that was scored."""
 
 BYTES_PER_VOXEL = 8
-"""Memory that scoring takes for a voxel, beside the two files as they are stored (benchmarks/evaluation.py)."""
+"""Memory for scoring a voxel, without the two files as stored (benchmarks/evaluation.py)."""
 
 PROCESS_MB = 150
-"""Memory that a scoring process takes before it has read anything."""
+"""Memory of a scoring process before it has read anything."""
 
 FILE_ERRORS = (
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
@@ -63,10 +58,14 @@ class Scoring:
         labels: the structures.
         mode: see `metrics.MODES`.
         min_dsc_for_nsd: see `metrics.score_case`.
-        partial_references: a class that a reference does not hold was not labeled in it: its cells stay empty.
+        partial_references: classes that a reference does not hold were not labeled in it; their
+            cells stay empty.
         with_details: measure distances, volumes and tumors too (see `details`).
-        unseen: names of classes that the model never saw in training: their cells stay empty.
-        stored_predictions: the predictions are files of the store: one that cannot be read ends the evaluation.
+        unseen: names of classes that the model never saw in training; their cells stay empty.
+        processes: maximum number of cases scored at once.
+        stored_predictions: the predictions are files of the cache: one that cannot be read ends the evaluation.
+        memory_mb: limit for all processes together in MB of 2**20 bytes, None for no limit; fewer
+            processes run if the largest case needs it.
 
     Raises:
         ConfigError: `unseen` names a label that is not in the map.
@@ -79,6 +78,8 @@ class Scoring:
     partial_references: bool = False
     with_details: bool = False
     unseen: Sequence[str] = ()
+    processes: int = 1
+    memory_mb: float | None = None
     stored_predictions: bool = False
 
     def __post_init__(self) -> None:
@@ -90,15 +91,9 @@ class Scoring:
     def from_settings(
         cls, settings: Evaluation | EvaluationSettings, labels: LabelMap, unseen: Sequence[str] = ()
     ) -> Scoring:
-        """Return what the configuration's table `evaluation` says."""
-        return cls(
-            labels,
-            mode=settings.mode,
-            min_dsc_for_nsd=settings.min_dsc_for_nsd,
-            partial_references=settings.references == "partial",
-            with_details=settings.details,
-            unseen=unseen,
-        )
+        """Return what the configuration's table `evaluation` contains."""
+        partial_references = settings.references == "partial"
+        return cls(labels, settings.mode, settings.min_dsc_for_nsd, partial_references, settings.details, unseen)
 
     @property
     def seen(self) -> LabelMap:
@@ -108,22 +103,26 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Pair:
-    """What is compared for one case; a prediction of None is missing."""
+    """What is compared for one case.
+
+    Attributes:
+        case: its name.
+        reference: the label, as its source keeps it.
+        prediction: label map of our values; None if it is missing.
+        annotated: label values that were looked for in the reference; cells of others stay empty. None for all.
+    """
 
     case: str
-    reference: Path
+    reference: LabelFiles | Path
     prediction: Path | None
+    annotated: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class CaseScores:
-    """The result of one case.
+    """The result of one case: scores by label name in the order of the map, `EMPTY` for a cell that stays empty.
 
-    Attributes:
-        case: its name.
-        scores: by label name, in the order of the map; `EMPTY` for a cell that stays empty.
-        status: `OK`, or in one line why the case could not be scored.
-        details: if they were asked for and the reference could be read.
+    The status is `OK` or the reason, in one line, why the case could not be scored.
     """
 
     case: str
@@ -132,64 +131,46 @@ class CaseScores:
     details: Details | None = None
 
 
-def score_cases(
-    pairs: Sequence[Pair], scoring: Scoring, processes: int = 1, memory_mb: float | None = None
-) -> list[CaseScores]:
-    """Score cases, each by itself: a broken one gets a status that names its fault and does not stop the others.
-
-    Args:
-        pairs: the cases, in the order of the results.
-        scoring: how.
-        processes: how many cases are scored at a time, at most.
-        memory_mb: how much memory they may take together, in MB of 2**20 bytes; fewer processes run if the largest
-            case asks for it. None for no limit.
+def score_cases(pairs: Sequence[Pair], scoring: Scoring) -> list[CaseScores]:
+    """Score cases: a broken one gets a status that names its fault and does not stop the others.
 
     Raises:
         EvaluationError: a process was killed, or there is not enough memory for a case.
     """
-    processes = _affordable(pairs, min(processes, len(pairs)), memory_mb)
-    return list(progress(_results(pairs, partial(_score_pair, scoring), processes), total=len(pairs)))
+    score, processes = partial(_score_pair, scoring), affordable_processes(pairs, scoring)
+    if processes == 1:
+        return list(progress(map(score, pairs), total=len(pairs)))
+    # a forked process would inherit the locks of threads that it does not have
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return list(progress(pool.map(score, pairs), total=len(pairs)))
+        except BrokenProcessPool as error:
+            message = "a scoring process was killed, probably because memory ran out; use fewer processes"
+            raise EvaluationError(message) from error
 
 
-def _affordable(pairs: Sequence[Pair], processes: int, memory_mb: float | None) -> int:
-    """Return how many processes fit into the memory, at least one: each may meet the largest case."""
-    if memory_mb is None or processes <= 1:
-        return processes
-    largest = max(map(_needed_mb, pairs)) + PROCESS_MB
-    return max(1, min(processes, int(memory_mb / largest)))
+def affordable_processes(pairs: Sequence[Pair], scoring: Scoring) -> int:
+    """Return how many processes fit into the memory, 1 or more: each may score the largest case."""
+    processes = min(scoring.processes, len(pairs))
+    if scoring.memory_mb is not None and processes > 1:
+        largest = PROCESS_MB + max(map(_needed_mb, pairs))
+        processes = min(processes, int(scoring.memory_mb / largest))
+    return max(1, processes)
 
 
 def _needed_mb(pair: Pair) -> float:
-    """Return what a case takes by the headers of its files; broken ones, which are named later, take nothing."""
+    """Return the memory of a case by the headers of its files; 0 for broken ones, which are named later."""
     total = 0.0
-    for path in (pair.reference, pair.prediction):
-        try:
-            with open_volume(path) as stream:
-                voxels = float(stream.header["dim"][1:4].astype(float).prod())
-                total += voxels * (stream.dtype.itemsize + BYTES_PER_VOXEL / 2)
-        except (FlareError, OSError, TypeError):
-            continue
+    reference = pair.reference.path if isinstance(pair.reference, LabelFiles) else pair.reference
+    for path in filter(None, (reference, pair.prediction)):
+        with suppress(FlareError, OSError), open_volume(path) as stream:
+            voxels = float(stream.header["dim"][1:4].astype(float).prod())
+            total += voxels * (stream.dtype.itemsize + BYTES_PER_VOXEL / 2)
     return total / 2**20
 
 
-def _results(pairs: Sequence[Pair], score: Callable[[Pair], CaseScores], processes: int) -> Iterator[CaseScores]:
-    """Yield the result of each pair in order, from one process or several."""
-    if processes <= 1:
-        yield from map(score, pairs)
-        return
-    # a forked process would inherit the locks of threads that it does not have
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        try:
-            yield from pool.map(score, pairs)
-        except BrokenProcessPool as error:
-            raise EvaluationError(
-                "a scoring process was killed, probably because memory ran out; use fewer processes"
-            ) from error
-
-
 def _score_pair(scoring: Scoring, pair: Pair) -> CaseScores:
-    """Score one case; EvaluationError if there is not enough memory for it, which is no fault of the case."""
+    """Score one case; EvaluationError if there is not enough memory for it."""
     try:
         return _score(scoring, pair)
     except MemoryError as error:
@@ -199,32 +180,31 @@ def _score_pair(scoring: Scoring, pair: Pair) -> CaseScores:
 def _score(scoring: Scoring, pair: Pair) -> CaseScores:
     labels = scoring.labels
     try:
-        reference = read_labels(pair.reference)
+        volume = read_label_map(pair.reference)
+        ignored = volume.array == IGNORE_VALUE
+        volume.array[ignored] = 0
+        reference = as_uint8(volume.array, labels, "reference")
     except (FlareError, OSError) as error:
         _raise_read_error(error)
-        return _without_reference(pair, labels, error)
-    spacing = reference.geometry.spacing
-    ignored = take_ignored(reference.array)
+        return CaseScores(pair.case, dict.fromkeys(labels.names, EMPTY), f"no usable reference: {_line(error)}")
+    spacing = volume.geometry.spacing
     try:
-        prediction = _read_prediction(pair, reference)
-        if ignored is not None:
-            prediction[ignored] = 0
-        scores = score_case(reference.array, prediction, spacing, labels, scoring.mode, scoring.min_dsc_for_nsd)
+        prediction = _read_prediction(pair, volume.geometry)
+        prediction[ignored] = 0
+        scores = score_case(reference, prediction, spacing, labels, scoring.mode, scoring.min_dsc_for_nsd)
         status = OK
     except (FlareError, OSError) as error:
         _raise_read_error(error)
         if scoring.stored_predictions and isinstance(error, (ImageError, OSError)):
             raise StoreError(f"{error}; {REMEDY}") from error
-        if unknown_values(reference.array, labels):
-            return _without_reference(pair, labels, unknown_values_error(reference.array, labels, "reference"))
         scores, status = dict.fromkeys(labels.names, Score(dsc=0.0, nsd=0.0)), _line(error)
-        prediction = np.broadcast_to(np.uint8(0), reference.array.shape)
-    scored = scoring.seen
+        prediction = np.broadcast_to(np.uint8(0), reference.shape)
+    scored = scoring.seen if pair.annotated is None else scoring.seen.restricted(pair.annotated)
     if scoring.partial_references:
-        scored = scored.restricted(np.unique(reference.array))
+        scored = scored.restricted(values_in(reference))
     details = None
     if scoring.with_details:
-        details = measure_details(pair.case, reference.array, prediction, spacing, scored)
+        details = measure_details(pair.case, reference, prediction, spacing, scored)
     cells = {name: score if name in scored.names else EMPTY for name, score in scores.items()}
     return CaseScores(pair.case, cells, status, details)
 
@@ -236,20 +216,16 @@ def _raise_read_error(error: Exception) -> None:
         raise EvaluationError(f"{error}; nothing is scored") from error
 
 
-def _without_reference(pair: Pair, labels: LabelMap, error: Exception) -> CaseScores:
-    return CaseScores(pair.case, dict.fromkeys(labels.names, EMPTY), f"no usable reference: {_line(error)}")
-
-
-def _read_prediction(pair: Pair, reference: Volume) -> np.ndarray:
+def _read_prediction(pair: Pair, expected: Geometry) -> np.ndarray:
     """Return the prediction's values; EvaluationError if it is missing or has another geometry."""
     if pair.prediction is None:
         raise EvaluationError("the prediction is missing")
     with open_volume(pair.prediction) as stream:  # a broken header may ask for any amount of memory
         geometry = stream.geometry()
-    if difference := geometry.difference(reference.geometry):
-        raise EvaluationError(f"the prediction lies elsewhere than the reference: {difference}")
+    if difference := geometry.difference(expected):
+        raise EvaluationError(f"the prediction has another geometry than the reference: {difference}")
     return read_labels(pair.prediction).array
 
 
-def _line(error: BaseException) -> str:
+def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

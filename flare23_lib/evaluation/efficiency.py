@@ -1,64 +1,53 @@
-"""Tables of what cases took: efficiency.csv with the challenge's columns, and a curve per case.
+"""Time and memory of single cases: efficiency.csv with the challenge's columns, and a curve per case.
 
-The challenge's columns hold its figures: areas are sums of polls times 0.1 s. Ours follow: the areas under the
-curves, and what was measured with what. Memory is in MB of 2**20 bytes, time in seconds, utilization in percent of
-all cores. RAM and CPU time are those of the command's own processes (the challenge takes the whole machine's), GPU
-memory is that of the whole device, as in the challenge. What could not be measured is an empty cell.
+The challenge's columns hold its figures: areas are sums of polls times 0.1 s. Ours follow: the
+areas under the curves, and the backends and devices. Memory is in MB of 2**20 bytes, time in
+seconds, utilization in percent of all cores. RAM and CPU time are those of the command's own
+processes (the challenge takes the whole machine's), GPU memory is that of the whole device, as in
+the challenge. What could not be measured is an empty cell.
 """
 
 from __future__ import annotations
 
+import logging
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flare23_lib import versions
+from flare23_lib.cache.entries import MANIFEST, Entry, Metadata
+from flare23_lib.cache.results import Results
+from flare23_lib.config.models import InferenceSettings
+from flare23_lib.dataset.cases import usable_cases
 from flare23_lib.errors import EvaluationError
-from flare23_lib.evaluation.profiling import POLL_SLEEP, Gpu, Profile
-from flare23_lib.io import locks, tables
+from flare23_lib.evaluation.profiling import POLL_SLEEP, Gpu, Profile, find_gpu, profile_command
+from flare23_lib.inference.segmentations import ModelUse, model_digest
+from flare23_lib.io.atomic import link_to, read_json
+from flare23_lib.io.locks import lock
+from flare23_lib.io.tables import read_csv, write_csv
+from flare23_lib.runtime.devices import choose
+from flare23_lib.runtime.machine import available_cores, processor_name
+from flare23_lib.runtime.progress import progress
 
-OFFICIAL_COLUMNS = (
-    "Name",
-    "Time",
-    "MaxGPU_Mem",
-    "AUC_GPU_Time",
-    "MaxCPU_Utilization",
-    "AUC_CPU_Time",
-    "MaxRAM",
-    "AUC_RAM_Time",
-)
-COLUMNS = (
-    *OFFICIAL_COLUMNS,
-    "GPU_Area",
-    "CPU_Area",
-    "RAM_Area",
-    "GPU_Before",
-    "GPU_Backend",
-    "RAM_Backend",
-    "GPU",
-    "Cores",
-    "file",
-)
-"""`file` is the case's curve, relative to the results folder (in the workflow) or to the table's."""
+log = logging.getLogger(__name__)
 
-CURVE_COLUMNS = ("seconds", "gpu_mb", "ram_mb", "cpu_seconds")
-
-TABLE = "efficiency.csv"
 CURVES = "curves"
 """Folder of the curves, beside the table."""
 
 NO_GPU = "no GPU was measured: its columns are empty"
+CURVE = ".curve.csv"
+VERSIONS = [versions.EFFICIENCY, versions.SEGMENTATION]
 
 
 def efficiency_row(name: str, profile: Profile, gpu: Gpu | None, cores: int) -> dict[str, Any]:
-    """Return a case's row, rounded as the challenge rounds where the column is the challenge's.
+    """Return a case's row, from the number of cores that its command could use.
 
-    Args:
-        name: of the case.
-        profile: what it took.
-        gpu: the one that was measured, or None.
-        cores: cores that the command could use.
+    The first eight columns are the challenge's, rounded as there.
     """
     utilization = profile.utilization(cores)
     return {
@@ -85,46 +74,8 @@ def _whole(value: float) -> int | None:
     return None if np.isnan(value) else round(float(value))
 
 
-def write_curve(path: Path, profile: Profile) -> None:
-    """Write the curve of a command: a row per poll and one at the end, an empty cell for what was not measured."""
-    columns = (profile.seconds, profile.gpu_mb, profile.ram_mb, profile.cpu_seconds)
-    rows = (
-        {
-            "seconds": f"{seconds:.4f}",
-            "gpu_mb": None if np.isnan(gpu) else f"{gpu:.1f}",
-            "ram_mb": f"{ram:.1f}",
-            "cpu_seconds": f"{cpu:.2f}",
-        }
-        for seconds, gpu, ram, cpu in zip(*columns, strict=True)
-    )
-    tables.write_csv(path, CURVE_COLUMNS, rows)
-
-
-def write_efficiency(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write efficiency.csv, sorted by name."""
-    tables.write_csv(path, COLUMNS, sorted(rows, key=lambda row: row["Name"]))
-
-
-def add_measurement(folder: Path, row: Mapping[str, Any], profile: Profile) -> Path:
-    """Put a case into a folder's efficiency.csv, in place of one of the same name, and its curve beside it.
-
-    Raises:
-        EvaluationError: the folder has an efficiency.csv with other columns.
-    """
-    table = folder / TABLE
-    with locks.lock(folder / ".lock"):
-        rows = tables.read_csv(table) if table.exists() else []
-        if rows and set(rows[0]) != set(COLUMNS):
-            raise EvaluationError(f"{table}: has other columns than those measured here; give another folder")
-        file = f"{CURVES}/{row['Name']}.csv"
-        write_curve(folder / file, profile)
-        others = [other for other in rows if other["Name"] != row["Name"]]
-        write_efficiency(table, [*others, {**row, "file": file}])
-    return table
-
-
 def format_efficiency(row: Mapping[str, Any]) -> str:
-    """Return a case's figures in a few words."""
+    """Return a case's figures for the terminal."""
     gpu = NO_GPU
     if row["GPU_Backend"]:
         gpu = f"GPU ({row['GPU_Backend']}, whole device) peak {row['MaxGPU_Mem']} MB, area {row['GPU_Area']} MB s"
@@ -132,3 +83,138 @@ def format_efficiency(row: Mapping[str, Any]) -> str:
         f"{row['Name']}: {row['Time']} s; RAM peak {row['MaxRAM']} MB, area {row['RAM_Area']} MB s; "
         f"CPU area {row['CPU_Area']} % s of {row['Cores']} cores; {gpu}"
     )
+
+
+def write_curve(path: Path, profile: Profile) -> None:
+    """Write the curve of a command: a row per poll and one at the end."""
+    columns = ("seconds", "gpu_mb", "ram_mb", "cpu_seconds")
+    rows = []
+    for seconds, gpu, ram, cpu in zip(*(getattr(profile, column) for column in columns), strict=True):
+        cells = f"{seconds:.4f}", "" if np.isnan(gpu) else f"{gpu:.1f}", f"{ram:.1f}", f"{cpu:.2f}"
+        rows.append(dict(zip(columns, cells, strict=True)))
+    write_csv(path, columns, rows)
+
+
+def write_efficiency(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write efficiency.csv, sorted by name.
+
+    `file`, the last column, is the case's curve, relative to the results folder (in the workflow)
+    or to the table's.
+    """
+    write_csv(path, list(rows[0]), sorted(rows, key=lambda row: row["Name"]))
+
+
+def add_measurement(folder: Path, row: Mapping[str, Any], profile: Profile) -> Path:
+    """Add a case to a folder's efficiency.csv, in place of one of the same name, and its curve; return the table.
+
+    Raises:
+        EvaluationError: the folder has an efficiency.csv with other columns.
+    """
+    table, file = folder / "efficiency.csv", f"{CURVES}/{row['Name']}.csv"
+    with lock(folder / ".lock"):
+        rows = read_csv(table) if table.exists() else []
+        if rows and set(rows[0]) != {*row, "file"}:
+            raise EvaluationError(f"{table}: has other columns than those measured here; give another folder")
+        write_curve(folder / file, profile)
+        others = [other for other in rows if other["Name"] != row["Name"]]
+        write_efficiency(table, [{**row, "file": file}, *others])
+    return table
+
+
+# The stage
+
+
+def measured_folders(results: Results, digest: str | None, inference: InferenceSettings) -> list[Path]:
+    """Return the folders of a model's measurements with these settings, under all conditions."""
+    wanted = _key(digest, inference).items()
+    manifests = (results.root / "store" / "efficiency").glob(f"*/{MANIFEST}")
+    return [manifest.parent for manifest in manifests if read_json(manifest)["key"].items() >= wanted]
+
+
+def _key(digest: str | None, inference: InferenceSettings) -> dict[str, Any]:
+    return {"version": VERSIONS, "model": digest, "inference": inference.to_json()}
+
+
+def _conditions(device: str, threads: int, gpu: Gpu | None) -> dict[str, Any]:
+    """Return what beside model and case determines a measurement: device, machine, threads, versions of packages."""
+    packages: dict[str, str | None] = dict.fromkeys(("flare23_lib", "torch", "numpy"))
+    for package in packages:
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "device": device,
+        "gpu": gpu.name if gpu else None,
+        "machine": {"processor": processor_name(), "cores": available_cores()},
+        "threads": threads,
+        "versions": packages,
+    }
+
+
+def measure(results: Results, model: ModelUse, cases: int, output: Path) -> None:
+    """Measure the inference of a model on the first validation cases by name, each in a fresh process.
+
+    Earlier measurements with the same model, device and machine are kept. The curves are linked
+    into a folder beside the table `output`.
+
+    Raises:
+        EvaluationError: there is no validation case, or predictions failed.
+        ConfigError: there is no such device (see `devices.choose`).
+    """
+    chosen = usable_cases(results.cases, "validation")[:cases]
+    if not chosen:
+        raise EvaluationError(f"{results.cases}: no validation case to measure; set evaluation.efficiency_cases: 0")
+    used = choose(model.device, claimed=1)
+    gpu = find_gpu(position=used.index or 0) if used.type == "cuda" else None  # an idle GPU would mislead
+    if gpu is None:
+        log.info(NO_GPU)
+    key = _key(model_digest(read_json(results.model_file(model.name))), model.inference)
+    folder = results.cache("efficiency", {**key, "conditions": _conditions(used.type, model.threads, gpu)}).create()
+    rows, failed, curves = [], [], {}
+    with folder.lock("cases"):
+        for case in progress(chosen):
+            entry = folder.entry(case.case, {"image": case.image_id})
+            metadata = entry.load()
+            if metadata is None:
+                command = predict_command(results.bundle(model.name), Path(case.image), model)
+                try:
+                    metadata = _measure_case(case.case, command, gpu, entry)
+                except EvaluationError as error:
+                    log.error("%s", error)
+                    failed.append(case.case)
+                    continue
+            curves[f"{case.case}.csv"] = entry.file(CURVE)
+            rows.append({**metadata["results"], "file": results.relative(entry.file(CURVE))})
+    if failed:
+        raise EvaluationError(
+            f"{len(failed)} predictions of {model.name} failed: {', '.join(failed[:5])}; see the log"
+        )
+    for path in (output.parent / CURVES).glob("*.csv"):
+        if path.is_symlink() and path.name not in curves:
+            path.unlink()
+    for name, target in curves.items():
+        link_to(output.parent / CURVES / name, target)
+    write_efficiency(output, rows)
+
+
+def predict_command(bundle: Path, image: Path, model: ModelUse) -> list[str]:
+    """Return the command that segments one image, without its `--output`."""
+    command = [sys.executable, "-m", "flare23_lib.cli", "predict", "--model", str(bundle), "--input", str(image)]
+    options = ["--device", model.device, "--threads", str(model.threads), "--precision", model.inference.precision]
+    return [*command, *options]
+
+
+def _measure_case(name: str, command: Sequence[str], gpu: Gpu | None, entry: Entry) -> Metadata:
+    """Run one prediction and save its curve and row; EvaluationError if it failed."""
+    with tempfile.TemporaryDirectory(prefix="flare23-") as temporary:
+        messages, labels = Path(temporary) / "messages.txt", Path(temporary) / "labels"
+        with messages.open("wb") as handle:
+            profile, code = profile_command([*command, "--output", str(labels)], gpu, handle)
+        if code or not any(labels.glob("*.nii.gz")):
+            lines = messages.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise EvaluationError(f"{name}: the prediction failed: {lines[-1] if lines else f'exit code {code}'}")
+    row = efficiency_row(name, profile, gpu, available_cores())
+    write_curve(entry.file(CURVE), profile)
+    log.info("%s", format_efficiency(row))
+    return entry.save([CURVE], row)

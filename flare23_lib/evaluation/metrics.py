@@ -1,7 +1,7 @@
 """Dice coefficient (DSC) and normalized surface Dice (NSD) of one case, for all labels at once.
 
-Arrays are (z, y, x) volumes of file values, spacings (z, y, x) in mm. The NSD is the surface Dice at a tolerance
-(see `surfaces`).
+Arrays are (z, y, x) volumes of file values, spacings are (z, y, x) in mm. The NSD is the surface
+Dice at a tolerance (see `surfaces`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.surfaces import surface_dice
 from flare23_lib.labels import LabelMap
 
-MODES = get_args(EvaluationMode)
-"""How to score: by the rules of the FLARE23 challenge, or whole volumes without exception."""
+MODES: tuple[EvaluationMode, ...] = get_args(EvaluationMode)
+"""Scoring by the rules of the FLARE23 challenge, or of whole volumes without special rules."""
 
 MIN_DSC_FOR_NSD = 0.2
-"""In "flare23" mode a structure with a lower DSC has an NSD of 0: as in the challenge's script since March 2024."""
+"""In mode "flare23" a lower DSC makes the NSD 0: as in the challenge's script since March 2024."""
 
 PUBLISHED_MIN_DSC_FOR_NSD = 0.1
 """The limit in the script until then, and so behind FLARE23's published results (docs/evaluation.md)."""
@@ -28,12 +28,7 @@ PUBLISHED_MIN_DSC_FOR_NSD = 0.1
 
 @dataclass(frozen=True)
 class Score:
-    """Agreement of one structure in one case, not rounded.
-
-    Attributes:
-        dsc: Dice similarity coefficient, 0 to 1.
-        nsd: normalized surface Dice at the label's tolerance, 0 to 1.
-    """
+    """Agreement of one structure in one case: DSC and NSD at the label's tolerance, 0 to 1, not rounded."""
 
     dsc: float
     nsd: float
@@ -47,59 +42,57 @@ def score_case(
     mode: str = "flare23",
     min_dsc_for_nsd: float = MIN_DSC_FOR_NSD,
 ) -> dict[str, Score]:
-    """Score one case.
+    """Return the scores of one case by label name, in the order of the map.
 
-    Both modes: a structure that neither volume holds has DSC = NSD = 1, one that only one of them holds has 0.
+    Both modes: a structure that neither volume holds has DSC = NSD = 1, one that only one of them
+    holds has 0.
 
-    Mode "flare23" adds the rules of the challenge's script. Labels with `scored="reference_slices"` that both
-    volumes hold are scored from the first slice in which the reference holds them up to, but not including, the
-    last one; the cut ends count as surface. With a single such slice the script fails on an empty volume; here
-    that slice is scored. A DSC below `min_dsc_for_nsd` makes the NSD 0. (The script rounds to 4 decimals; that is
-    done where tables are written.)
+    Mode "flare23" adds the rules of the challenge's script. Labels with `scored="reference_slices"`
+    that both volumes hold are scored from the first slice in which the reference holds them up to,
+    but not including, the last one; the cut ends count as surface. With a single such slice the
+    script fails on an empty volume; here that slice is scored. A DSC below `min_dsc_for_nsd` makes
+    the NSD 0. (The script rounds to 4 decimals; that is done where tables are written.)
 
     Args:
         reference: integer file values, (z, y, x).
         prediction: integer file values, same shape.
-        spacing: (z, y, x) in mm: the float32 of the reference's header as it is. A rounded spacing moves
-            distances across the tolerance.
+        spacing: (z, y, x) in mm: the float32 of the reference's header, not rounded. A rounded
+            spacing moves distances across the tolerance.
         labels: the structures, with their tolerances.
         mode: one of `MODES`.
         min_dsc_for_nsd: lowest DSC, 0 to 1, with which a structure has an NSD in mode "flare23".
 
-    Returns:
-        A score per label name, in the order of the map.
-
     Raises:
-        EvaluationError: the shapes differ, a value is not in the label map, or there is no such mode.
+        EvaluationError: the shapes differ, a value is not in the label map, or the mode is unknown.
     """
     check_mode(mode)
-    if reference.ndim != 3 or reference.shape != prediction.shape:
-        raise EvaluationError(
-            f"a prediction of shape {prediction.shape} does not fit a reference of {reference.shape}"
-        )
-    reference = _as_bytes(reference, labels, "reference")
-    prediction = _as_bytes(prediction, labels, "prediction")
+    shape = reference.shape
+    if len(shape) != 3 or prediction.shape != shape:
+        raise EvaluationError(f"a prediction of shape {prediction.shape} does not fit a reference of {shape}")
+    reference = as_uint8(reference, labels, "reference")
+    prediction = as_uint8(prediction, labels, "prediction")
     counts = _joint_counts(reference, prediction, labels)
-    scores, dscs, regions = {}, {}, {}
+    scores, regions = {}, {}
     for index, label in enumerate(labels.labels, start=1):
-        present = counts[:, index, :].any(axis=1)
-        predicted = bool(counts[:, :, index].any())
-        if not (present.any() and predicted):
-            agreement = float(present.any() == predicted)
-            scores[label.name] = Score(dsc=agreement, nsd=agreement)
+        in_slice = counts[:, index, :].any(axis=1)
+        present, predicted = bool(in_slice.any()), bool(counts[:, :, index].any())
+        if not (present and predicted):
+            scores[label.name] = Score(dsc=float(present == predicted), nsd=float(present == predicted))
             continue
         start, stop = 0, len(counts)
         if mode == "flare23" and label.scored == "reference_slices":
-            start, stop = _reference_slices(present)
+            start, last = np.flatnonzero(in_slice)[[0, -1]].tolist()
+            stop = max(last, start + 1)
         part = counts[start:stop]
         total = part[:, index, :].sum() + part[:, :, index].sum()
-        dscs[label.name] = float(2 * part[:, index, index].sum() / total)
-        if mode == "plain" or dscs[label.name] >= min_dsc_for_nsd:
+        dsc = float(2 * part[:, index, index].sum() / total)
+        scores[label.name] = Score(dsc=dsc, nsd=0.0)
+        if mode == "plain" or dsc >= min_dsc_for_nsd:
             regions[label.name] = (start, stop)
-    wanted = [label for label in labels.labels if label.name in regions]
-    nsds = surface_dice(reference, prediction, spacing, wanted, regions)
-    scores |= {name: Score(dsc=dsc, nsd=nsds.get(name, 0.0)) for name, dsc in dscs.items()}
-    return {name: scores[name] for name in labels.names}
+    with_surface = [label for label in labels.labels if label.name in regions]
+    for name, nsd in surface_dice(reference, prediction, spacing, with_surface, regions).items():
+        scores[name] = Score(scores[name].dsc, nsd)
+    return scores
 
 
 def check_mode(mode: str) -> None:
@@ -108,62 +101,43 @@ def check_mode(mode: str) -> None:
         raise EvaluationError(f"there is no evaluation mode {mode!r}; use {' or '.join(MODES)}")
 
 
-def _reference_slices(present: np.ndarray) -> tuple[int, int]:
-    """Return the slices [start, stop) that the official script scores: the last one that holds it is left out."""
-    slices = np.flatnonzero(present)
-    first, last = int(slices[0]), int(slices[-1])
-    return first, max(last, first + 1)
+def as_uint8(volume: np.ndarray, labels: LabelMap, side: str) -> np.ndarray:
+    """Return a label volume as contiguous uint8, without a copy where possible.
+
+    Raises:
+        EvaluationError: a value of the side, "reference" or "prediction", is not a whole number, or
+            neither 0 nor in the label map.
+    """
+    if volume.dtype.kind not in "iub":
+        raise EvaluationError(f"the {side} holds {volume.dtype}, not whole numbers")
+    unknown = sorted(set(values_in(volume)) - {0, *labels.values})
+    if unknown:
+        shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
+        raise EvaluationError(f"the {side} holds values that are not in the label map: {shown}")
+    return np.ascontiguousarray(volume, dtype=np.uint8)
 
 
-# Counting
-
-
-def _as_bytes(values: np.ndarray, labels: LabelMap, side: str) -> np.ndarray:
-    """Return a contiguous uint8 copy or view; EvaluationError for values that no byte holds."""
-    if values.dtype != np.uint8:
-        if values.dtype.kind not in "iub":
-            raise EvaluationError(f"the {side} holds {values.dtype}, not whole numbers")
-        if values.size and (values.min() < 0 or values.max() > 255):
-            raise unknown_values_error(values, labels, side)
-        values = values.astype(np.uint8)
-    return np.ascontiguousarray(values)
-
-
-def unknown_values(volume: np.ndarray, labels: LabelMap) -> list[int]:
-    """Return the values of a volume that are neither background nor in the label map, sorted."""
-    return sorted({int(value) for value in np.unique(volume)} - {0, *labels.values})
-
-
-def unknown_values_error(volume: np.ndarray, labels: LabelMap, side: str) -> EvaluationError:
-    """Return the error that names them; `side` is "reference" or "prediction"."""
-    unknown = unknown_values(volume, labels)
-    shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
-    return EvaluationError(f"the {side} holds values that are not in the label map: {shown}")
+def values_in(volume: np.ndarray) -> list[int]:
+    """Return the values of a label volume, sorted: those where its long runs of equal voxels begin."""
+    flat = volume.ravel()
+    heads = np.concatenate([flat[:1], flat[1:][flat[1:] != flat[:-1]]])
+    return [int(value) for value in np.unique(heads)]
 
 
 def _joint_counts(reference: np.ndarray, prediction: np.ndarray, labels: LabelMap) -> np.ndarray:
     """Count voxels by slice, reference index and prediction index: (z, labels + 1, labels + 1), int64.
 
-    Label maps are long runs of equal voxels, so runs are counted, not voxels.
+    Runs of equal voxels are counted, not voxels.
     """
-    kinds = len(labels.labels) + 2  # background, the labels, and one for what is not in the map
-    index_of = np.full(256, kinds - 1)
-    index_of[[0, *labels.values]] = np.arange(kinds - 1)
-    depth, *plane = reference.shape
-    counts = np.zeros((depth, kinds, kinds), dtype=np.int64)
-    if 0 in plane:
-        return counts[:, :-1, :-1]
-    for z in range(depth):
+    kinds = len(labels.labels) + 1
+    index_of = np.zeros(256, dtype=np.int64)
+    index_of[labels.values] = np.arange(1, kinds)
+    counts = np.zeros((len(reference), kinds, kinds), dtype=np.int64)
+    for z in range(len(reference) if reference.size else 0):
         first, second = reference[z].ravel(), prediction[z].ravel()
         changes = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
         heads = np.concatenate(([0], np.flatnonzero(changes) + 1))
         lengths = np.diff(heads, append=first.size)
         pairs = index_of[first[heads]] * kinds + index_of[second[heads]]
         counts[z] = np.bincount(pairs, weights=lengths, minlength=kinds * kinds).reshape(kinds, kinds)
-    for side, volume, unknown in (
-        ("reference", reference, counts[:, -1, :]),
-        ("prediction", prediction, counts[:, :, -1]),
-    ):
-        if unknown.any():
-            raise unknown_values_error(volume, labels, side)
-    return counts[:, :-1, :-1]
+    return counts

@@ -1,11 +1,11 @@
-"""What one command takes: wall time, GPU memory, RAM and CPU time, polled while it runs.
+"""Profiles of commands: wall time, GPU memory, RAM and CPU time, polled while the command runs.
 
-The schedule is that of the challenge's script: a poll, 0.1 s of sleep, the next poll. Its areas are sums of the polls
-times 0.1 s. As a poll takes time too, they are less than the areas under the curves, which are integrals over the
-true times (trapezoid rule) up to the command's end.
+The schedule is that of the challenge's script: a poll, 0.1 s of sleep, the next poll. Its areas are
+sums of the polls times 0.1 s. As a poll takes time too, they are smaller than the areas under the
+curves, which are integrals over the true times (trapezoid rule) up to the command's end.
 
-Memory is in MB of 2**20 bytes, as the challenge's script and `nvidia-smi` count it. RAM and CPU time are those of the
-command and its descendants, GPU memory that of the whole device, whichever process uses it.
+Memory is in MB of 2**20 bytes, as in the challenge's script and in `nvidia-smi`. RAM and CPU time
+are those of the command and its descendants, GPU memory that of the whole device.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import psutil
@@ -37,7 +37,7 @@ MB = 2**20
 
 @dataclass(frozen=True)
 class Profile:
-    """What a command took: one value per poll, in the order of time, and a last one at the command's end.
+    """Arrays with a value per poll and a last one at the command's end.
 
     Attributes:
         seconds: since the command began; the last is the wall time.
@@ -66,30 +66,27 @@ class Profile:
 
 
 class ProcessTree:
-    """A process and all its descendants.
-
-    What a process used is, once its parent has waited for it, in the parent's count of its children.
-    """
+    """A process and all its descendants, in the order in which they began."""
 
     def __init__(self, root: psutil.Process) -> None:
-        self._known = {root: None}  # in the order in which they began
         self._root = root
+        self._known = {root: None}
         self._cpu_seconds = 0.0
         self._next_scan = 0.0
 
     def load(self) -> tuple[float, float]:
-        """Return resident memory and CPU time; processes that end meanwhile are passed over."""
+        """Return resident memory in MB and CPU seconds; processes that end meanwhile are skipped."""
         resident, seconds = 0, 0.0
         self._scan()
         for process in self._known:
             with contextlib.suppress(psutil.Error), process.oneshot():
                 resident += process.memory_info().rss
-                seconds += sum(process.cpu_times()[:4])
+                seconds += sum(process.cpu_times()[:4])  # with the children that it has waited for
         self._cpu_seconds = max(self._cpu_seconds, seconds)
         return resident / MB, self._cpu_seconds
 
     def _scan(self) -> None:
-        """Look for new descendants; where that takes long, as with thousands of processes, not at every poll."""
+        """Look for new descendants; where that is slow, as with thousands of processes, not at every poll."""
         started = time.monotonic()
         if started < self._next_scan:
             return
@@ -111,18 +108,18 @@ class ProcessTree:
 class Gpu:
     """A GPU by NVIDIA's management library."""
 
-    def __init__(self, handle: object) -> None:
+    def __init__(self, handle: Any) -> None:
         self._handle = handle
-        self.name = pynvml.nvmlDeviceGetName(handle)
+        self.name: str = pynvml.nvmlDeviceGetName(handle)
 
     def used_mb(self) -> float:
         """Return total minus free memory, as the challenge's script."""
         memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
-        return (memory.total - memory.free) / MB
+        return float(memory.total - memory.free) / MB
 
 
 def find_gpu(index: int | None = None, position: int = 0) -> Gpu | None:
-    """Return a GPU, or None if there is none and none was asked for.
+    """Return a GPU, or None if there is none and no number was given.
 
     Args:
         index: its number as `nvidia-smi` counts; None for one that CUDA_VISIBLE_DEVICES names.
@@ -156,14 +153,9 @@ def poll(
     started: float,
     now: Callable[[], float] = time.monotonic,
 ) -> Profile:
-    """Poll a command until it ends.
+    """Poll a command, which began at `started` by the clock `now`, until it ends.
 
-    Args:
-        wait: returns when the command ends; raises psutil.TimeoutExpired if it still runs after so many seconds.
-        processes: where RAM and CPU time are read.
-        gpu: where GPU memory is read; None for none.
-        started: when the command began, in seconds of `now`.
-        now: the clock.
+    `wait` returns at its end, or raises psutil.TimeoutExpired after the given number of seconds.
     """
     samples = []
 
@@ -180,52 +172,32 @@ def poll(
     return Profile(*np.array(samples).T)
 
 
-def profile_command(command: Sequence[str], gpu: Gpu | None, output: IO | None = None) -> tuple[Profile, int]:
-    """Run a command and measure it with all its processes; if the measuring is stopped, they are ended.
+def profile_command(command: Sequence[str], gpu: Gpu | None, output: IO[bytes] | None = None) -> tuple[Profile, int]:
+    """Run a command and return its profile and its exit code, which is negative for a signal's number.
 
-    Args:
-        command: program and arguments.
-        gpu: whose memory to measure; None for none.
-        output: where its standard output and error go; None for where ours go.
-
-    Returns:
-        What it took, and its exit code (negative for a signal's number).
+    All its processes are ended if this one is interrupted. Its messages go to `output`, or where
+    those of this process go.
 
     Raises:
         EvaluationError: there is no such program.
     """
-    used_before = _children_cpu_seconds()
+    used_before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     started = time.monotonic()
     try:
         process = psutil.Popen(command, stdout=output, stderr=output)
     except OSError as error:
         raise EvaluationError(f"{command[0]}: cannot be run ({error.strerror})") from error
     tree = ProcessTree(process)
-    with _stoppable():
+    with contextlib.ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+            stack.callback(signal.signal, signal.SIGTERM, before)
         try:
             profile = poll(process.wait, tree, gpu, started)
         except BaseException:
             tree.terminate()
             raise
     # what was used after the last poll is known once the command has ended
-    profile.cpu_seconds[-1] = max(profile.cpu_seconds[-1], _children_cpu_seconds() - used_before)
+    used = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - used_before
+    profile.cpu_seconds[-1] = max(profile.cpu_seconds[-1], used)
     return profile, process.returncode
-
-
-def _children_cpu_seconds() -> float:
-    """Return the CPU time of all processes that this one has waited for, and of those that they waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let a request to end (SIGTERM) raise KeyboardInterrupt, so that what runs can be ended too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,6 @@
-"""Ranking of result folders as FLARE23 does it: every metric of every case is ranked, and the ranks are averaged.
+"""Ranking of result folders as in FLARE23: every metric of every case is ranked, and the ranks are averaged.
 
-docs/evaluation.md says which parts of this the challenge documents and which are our reading.
+docs/evaluation.md lists which parts of this the challenge documents and which are our reading.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from flare23_lib.errors import EvaluationError
-from flare23_lib.evaluation.statistics import METRICS, mean
-from flare23_lib.evaluation.tables import read_table
+from flare23_lib.evaluation.tables import METRICS, mean, read_table
 from flare23_lib.labels import LabelMap
 
 TIME_TOLERANCE = 15.0
@@ -22,24 +21,13 @@ TIME_TOLERANCE = 15.0
 MEMORY_TOLERANCE = 4096.0
 """Peak of GPU memory in MB up to which all areas are equally good."""
 
-LESS_IS_BETTER = ("time", "gpu_area")
-"""Metrics whose lowest value is the best."""
-
-_METRICS = "metrics.csv"
-_EFFICIENCY = "efficiency.csv"
-_GPU_COLUMNS = ["MaxGPU_Mem", "AUC_GPU_Time"]
-
 
 @dataclass(frozen=True)
 class Ranking:
-    """The result of a ranking.
+    """The ranked metrics, the number of cases, and notes on what was left out or counted as worst.
 
-    Attributes:
-        table: a row per folder, the best first: `rank`, `folder`, `mean_rank`, per metric `{metric}_rank` (mean over
-            cases) and `{metric}` (mean of the values); NaN where there is none.
-        metrics: the metrics that were ranked.
-        cases: number of cases.
-        notes: in one line each, what was left out or counted as worst.
+    The table has a row per folder, the best first: `rank`, `folder`, `mean_rank`, per metric
+    `{metric}_rank` (mean over cases) and `{metric}` (mean of the values); NaN for no value.
     """
 
     table: pd.DataFrame
@@ -51,34 +39,27 @@ class Ranking:
 def rank_folders(folders: Sequence[Path], labels: LabelMap) -> Ranking:
     """Rank folders that each hold a metrics.csv and, if efficiency is to count, an efficiency.csv.
 
-    Args:
-        folders: at least two.
-        labels: the structures; organs count by their mean in a case, tumors likewise.
+    Organs count by their mean in a case, tumors likewise.
 
     Raises:
-        EvaluationError: fewer than two folders, one given twice, a table without the columns, or no case at all.
+        EvaluationError: fewer than two folders, one given twice, a table without the columns, or no case.
         StoreError: a folder without metrics.csv.
     """
-    folders = [Path(folder) for folder in folders]
     if len(folders) < 2:
         raise EvaluationError("a ranking needs at least two folders")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise EvaluationError("a folder is given twice")
-    accuracy = [_accuracy(folder / _METRICS, labels) for folder in folders]
+    accuracy = [_accuracy(folder / "metrics.csv", labels) for folder in folders]
     efficiency, notes = _efficiency(folders, accuracy)
-    known = pd.concat(
-        [table.join(other) for table, other in zip(accuracy, efficiency, strict=True)],
-        keys=map(str, folders),
-        names=["folder", "case"],
-    )
+    tables = [table.join(other) for table, other in zip(accuracy, efficiency, strict=True)]
+    known = pd.concat(tables, keys=map(str, folders), names=["folder", "case"])
     cases = sorted(known.index.unique("case"))
     if not cases:
-        raise EvaluationError(f"{folders[0] / _METRICS}: holds no cases")
-    everywhere = pd.MultiIndex.from_product([map(str, folders), cases], names=known.index.names)
-    values = known.reindex(everywhere)
+        raise EvaluationError(f"{folders[0] / 'metrics.csv'}: holds no cases")
+    values = known.reindex(pd.MultiIndex.from_product([map(str, folders), cases], names=known.index.names))
     # a value that no folder has is not ranked; one that a folder alone lacks is behind all
     ranked = values.groupby("case").transform("count") > 0
-    signs = [1 if name in LESS_IS_BETTER else -1 for name in values]
+    signs = [1 if name in ("time", "gpu_area") else -1 for name in values]
     ranks = (values * signs).groupby("case").rank(method="min", na_option="bottom").where(ranked)
     notes += _gaps(values, known.index, ranked)
     means, ranks = (table.groupby("folder", sort=False).agg(mean) for table in (values, ranks))
@@ -87,11 +68,12 @@ def rank_folders(folders: Sequence[Path], labels: LabelMap) -> Ranking:
     table["mean_rank"] = mean_rank.round(4)
     for name in values:
         table[f"{name}_rank"], table[name] = (column[name].map(_rounded) for column in (ranks, means))
-    return Ranking(table.sort_values("rank", kind="stable"), list(values), len(cases), notes)
+    table = table.sort_values("rank", kind="stable").reset_index(drop=True)
+    return Ranking(table, list(values), len(cases), notes)
 
 
 def _rounded(value: float) -> float:
-    return round(value, 6)
+    return round(value, 6)  # pandas rounds some ties otherwise
 
 
 def _gaps(values: pd.DataFrame, known: pd.MultiIndex, ranked: pd.DataFrame) -> list[str]:
@@ -115,66 +97,63 @@ def _some(table: pd.DataFrame) -> str:
 
 def _accuracy(path: Path, labels: LabelMap) -> pd.DataFrame:
     """Return per case the mean DSC and NSD of the organs and of the tumors; empty cells are left out of the means."""
-    table = _read(path)
-    if table.index.has_duplicates:
-        raise EvaluationError(f"{path}: two rows are of the case {table.index[table.index.duplicated()][0]}")
-    means = pd.DataFrame(index=table.index)
+    columns = {}
     for kind, group in (("organ", labels.organs), ("tumor", labels.tumors)):
         for metric in METRICS if group else ():
-            columns = [f"{label.name}_{metric}" for label in group]
-            if absent := [column for column in columns if column not in table]:
-                raise EvaluationError(f"{path}: has no column {absent[0]}; the labels of the configuration are meant")
-            means[f"{kind}_{metric}"] = _numbers(table, columns, path).apply(mean, axis=1).map(_rounded)
-    return means
+            columns[f"{kind}_{metric}"] = [f"{label.name}_{metric}" for label in group]
+    table = _read(path, [name for names in columns.values() for name in names])
+    if table.index.has_duplicates:
+        raise EvaluationError(f"{path}: two rows are of the case {table.index[table.index.duplicated()][0]}")
+    means = {name: table[names].apply(mean, axis=1).map(_rounded) for name, names in columns.items()}
+    return pd.DataFrame(means, index=table.index)
 
 
 def _efficiency(folders: Sequence[Path], accuracy: Sequence[pd.DataFrame]) -> tuple[list[pd.DataFrame], list[str]]:
     """Return time and GPU area by case, each only if all folders have it, and notes on what does not count."""
-    nothing = [table[[]] for table in accuracy]
-    without = [folder for folder in folders if not (folder / _EFFICIENCY).exists()]
+    paths = [folder / "efficiency.csv" for folder in folders]
+    without = [path for path in paths if not path.exists()]
     if without:
-        return nothing, [f"time and GPU memory do not count: {without[0]} has no {_EFFICIENCY}"]
+        note = f"time and GPU memory do not count: {without[0].parent} has no efficiency.csv"
+        return [table[[]] for table in accuracy], [note]
     tables, notes, blind = [], [], []
-    for folder, cases in zip(folders, accuracy, strict=True):
-        path = folder / _EFFICIENCY
-        table = _read(path)
-        if absent := {"Time", *_GPU_COLUMNS} - set(table) if len(table) else {"Time"}:
-            raise EvaluationError(f"{path}: has no column {sorted(absent)[0]}, or no rows")
-        table = _numbers(table, ["Time", *_GPU_COLUMNS], path)
-        if table[_GPU_COLUMNS].isna().any(axis=None):
+    for path, cases in zip(paths, accuracy, strict=True):
+        table = _read(path, ["Time", "MaxGPU_Mem", "AUC_GPU_Time"])
+        if table.empty:
+            raise EvaluationError(f"{path}: has no rows")
+        if table[["MaxGPU_Mem", "AUC_GPU_Time"]].isna().any(axis=None):
             blind.append(path)
-        if not table.index.isin(cases.index).any():
-            notes.append(f"{path}: none of its {len(table)} rows is named as a case of {_METRICS}")
-        table = table[table.index.isin(cases.index) & ~table.index.duplicated(keep="last")]
-        if table["Time"].isna().any():
-            raise EvaluationError(f"{path}: {table.index[table['Time'].isna()][0]} has no Time")
-        area = table["AUC_GPU_Time"].where(table["MaxGPU_Mem"] > MEMORY_TOLERANCE, 0.0)
-        tables.append(pd.DataFrame({"time": table["Time"].clip(lower=TIME_TOLERANCE), "gpu_area": area}))
+        own = table[table.index.isin(cases.index) & ~table.index.duplicated(keep="last")]
+        if own.empty:
+            notes.append(f"{path}: none of its {len(table)} rows is named as a case of metrics.csv")
+        if own["Time"].isna().any():
+            raise EvaluationError(f"{path}: {own.index[own['Time'].isna()][0]} has no Time")
+        area = own["AUC_GPU_Time"].where(own["MaxGPU_Mem"] > MEMORY_TOLERANCE, 0.0)
+        tables.append(pd.DataFrame({"time": own["Time"].clip(lower=TIME_TOLERANCE), "gpu_area": area}))
     if blind:
         notes.insert(0, f"GPU memory does not count: {blind[0]} has none for some cases")
         tables = [table[["time"]] for table in tables]
     return tables, notes
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """Read a table by case; the challenge's tables name files, such as `X_0000.nii.gz`."""
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read numbers by case, NaN for an empty cell; the challenge's tables name files, such as `X_0000.nii.gz`.
+
+    Raises:
+        EvaluationError: a column is missing, or a cell is not a number.
+    """
     table = read_table(path)
-    if "Name" not in table:
-        raise EvaluationError(f"{path}: has no column Name")
+    if absent := [column for column in ("Name", *columns) if column not in table]:
+        raise EvaluationError(f"{path}: has no column {absent[0]}; metrics need those of the configuration's labels")
     names = table["Name"]
     for suffix in (".gz", ".nii", "_0000"):
         names = names.str.removesuffix(suffix)
-    return table.set_index(names.rename("case"))
-
-
-def _numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:
-    """Return columns as numbers, NaN for an empty cell; EvaluationError that names a cell that is something else."""
-    values = table[columns].apply(pd.to_numeric, errors="coerce")
+    table = table.set_index(names.rename("case"))[list(columns)]
+    values = table.apply(pd.to_numeric, errors="coerce").astype(float)
     for column in columns:
         wrong = table[column][values[column].isna() & table[column].notna()]
         if len(wrong):
             raise EvaluationError(f"{path}: {wrong.index[0]}: {column} is {wrong.iloc[0]!r}, not a number")
-    return values.astype(float)
+    return values
 
 
 def format_ranking(ranking: Ranking) -> str:

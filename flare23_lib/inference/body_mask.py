@@ -1,4 +1,4 @@
-"""Where the body is, at a few millimeters: what windows have to cover, and what air and table may be left out.
+"""Where the body is, at a few millimeters: what windows have to cover. Air and table may be omitted.
 
 The mask is made to err outwards. A voxel that the threshold misses (lung, gas, air in a fold) lies between two that
 it finds in its row or its column of the slice, and is filled; what is filled includes every hole inside the skin. The
@@ -17,13 +17,13 @@ import numpy as np
 from flare23_lib.axes import Spacing, Triple, as_triple
 
 GRID_MM = 4.0
-"""The coarse grid: every n-th voxel of an axis, n so that they lie about this far apart."""
+"""The coarse grid: every n-th voxel of an axis, n so that they are about this far apart."""
 
 THRESHOLD_HU = -500
 """Halfway between air (-1000) and fat or skin (-100 to 50)."""
 
 OPENING_MM = 8.0
-"""What is thinner than twice this in a slice is no body: a table's top, a blanket, cables."""
+"""What is thinner than twice this in a slice is not body: a table's top, a blanket, cables."""
 
 RECOVERY_MM = 40.0
 """How far from what the opening left thin parts that hang on to it are taken back, in any direction."""
@@ -69,14 +69,14 @@ class BodyGrid:
     shape: Triple
 
     def within(self, box: Sequence[slice]) -> BodyGrid | None:
-        """Tell whether there is body in a box, and return it cut to the cells that the box touches."""
+        """Return the body cut to the cells that a box touches; None if there is none."""
         cut = tuple(self._cells(axis, part) for axis, part in enumerate(box))
         inside = np.zeros_like(self.mask)
         inside[cut] = self.mask[cut]
         return BodyGrid(inside, self.cells, self.shape) if inside.any() else None
 
     def touches(self, box: Sequence[slice]) -> bool:
-        """Tell whether there is body in a box."""
+        """Return whether there is body in a box."""
         return bool(self.mask[tuple(self._cells(axis, part) for axis, part in enumerate(box))].any())
 
     def extent(self, axis: int) -> tuple[int, int]:
@@ -116,7 +116,7 @@ def find_body(array: np.ndarray, spacing: Sequence[float]) -> Body | None:
 
 
 def _opened(mask: np.ndarray, grid: Sequence[float]) -> np.ndarray:
-    """Take away what is thin in the slice; beyond the image's edge the body goes on."""
+    """Take away what is thin in the slice; the body is taken to continue beyond the image's edge."""
     reach = (0, *(int(OPENING_MM / size) for size in grid[1:]))
     return _grown(~_grown(~mask, reach), reach) & mask
 

@@ -18,11 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from flare23_lib.axes import Spacing, Triple, as_triple
-from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE, OrientationMode, Precision, Windows
+from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE, LabelKind, OrientationMode, Precision, Scored, Windows
 from flare23_lib.errors import BundleError, ConfigError
 from flare23_lib.inference.image_files import model_file
+from flare23_lib.inference.training_images import TrainingImages
+from flare23_lib.io.anatomy import is_tumor
 from flare23_lib.io.atomic import atomic_path, write_json
-from flare23_lib.io.nifti import Geometry
+from flare23_lib.io.label_tables import Structure, label_table
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
@@ -37,21 +39,41 @@ ORIENTATIONS, WINDOWS, PRECISIONS = get_args(OrientationMode), get_args(Windows)
 
 @dataclass(frozen=True)
 class ModelLabel:
-    """One class of a model: its name and the value that files hold for it (background: 0)."""
+    """One class of a model.
+
+    Attributes:
+        name: of the class.
+        value: that files hold for it (background: 0).
+        kind: "organ" or "tumor"; None in bundles that do not say.
+        tolerance_mm: of the normalized surface Dice; None likewise.
+        scored: where it is scored (`labels.Label`); None likewise.
+    """
 
     name: str
     value: int
+    kind: LabelKind | None = None
+    tolerance_mm: float | None = None
+    scored: Scored | None = None
+
+    @property
+    def is_tumor(self) -> bool:
+        """Whether it is a tumor; by its name if the bundle does not say."""
+        return is_tumor(self.name, self.kind)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row of model.json; what the bundle does not say is left out."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class InferenceDefaults:
-    """How a model is run when nothing else is asked for.
+    """How a model is run by default.
 
     Attributes:
         step: distance of neighboring windows as a share of the patch, in (0, 1].
         tta: test-time augmentation by mirroring along the model's mirror axes.
         windows: which windows are computed (see `flare23_lib.inference.windows`): "all", "body" or "center_first".
-            A model.json that is silent means "all".
+            A model.json without the key means "all".
         precision: "float32", "bfloat16", "float16" (on a GPU only), or "auto" (`flare23_lib.runtime.precision`).
     """
 
@@ -71,7 +93,7 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What model.json says. Axes are (z, y, x) throughout, spacing in mm.
+    """The content of model.json. Axes are (z, y, x) throughout, spacing in mm.
 
     Attributes:
         name: as it appears in tables and provenance.
@@ -83,12 +105,12 @@ class Model:
         orientation: "stored" (axes as they are in the file) or "canonical" (see `orientation.Orientation`).
         axes: order of the axes; always "zyx".
         labels: the classes in the order of the network's outputs, background first.
-        unseen: names of labels that the model never saw in training.
+        unseen: names of labels without training data.
         mirror_axes: axes that training mirrored along; test-time augmentation uses them.
         inference: how the model is run by default.
         weights: the weights' file; None until the bundle is written.
-        provenance: where the model comes from; free, must fit JSON. `axis_codes` is a list of the directions of the
-            axes of the images that it learned from, such as LPS.
+        provenance: where the model comes from; free, must fit JSON.
+        training_images: what the images were like that it learned from; None in bundles that do not say.
 
     Raises:
         BundleError: the values contradict one another or are out of range.
@@ -108,6 +130,7 @@ class Model:
     inference: InferenceDefaults = InferenceDefaults()
     weights: Weights | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    training_images: TrainingImages | None = None
 
     def __post_init__(self) -> None:
         fault = _fault_of(self)
@@ -124,6 +147,12 @@ class Model:
         """The classes' file values in order, 0 first."""
         return [label.value for label in self.labels]
 
+    @property
+    def label_table(self) -> tuple[Structure, ...]:
+        """The labels without background, with the colors of figures and pages."""
+        tumors = [label.name for label in self.labels[1:] if label.is_tumor]
+        return label_table(self.names[1:], self.values[1:], tumors)
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of model.json."""
         return {
@@ -136,12 +165,13 @@ class Model:
             "intensity": asdict(self.intensity),
             "orientation": self.orientation,
             "axes": self.axes,
-            "labels": [asdict(label) for label in self.labels],
+            "labels": [label.to_json() for label in self.labels],
             "unseen": list(self.unseen),
             "mirror_axes": list(self.mirror_axes),
             "inference": asdict(self.inference),
             "weights": asdict(self.weights) if self.weights else None,
             "provenance": dict(self.provenance),
+            **({"training_images": self.training_images.to_json()} if self.training_images else {}),
         }
 
     @classmethod
@@ -171,6 +201,9 @@ class Model:
                 inference=InferenceDefaults(**content["inference"]),
                 weights=Weights(**content["weights"]) if content["weights"] else None,
                 provenance=content.get("provenance", {}),
+                training_images=TrainingImages.from_json(images)
+                if (images := content.get("training_images"))
+                else None,
             )
         except KeyError as error:
             raise BundleError(f"has no {error.args[0]!r}") from error
@@ -179,7 +212,7 @@ class Model:
 
 
 def _fault_of(model: Model) -> str | None:
-    """Say what is wrong with a model's values, or None."""
+    """Return what is wrong with a model's values, or None."""
     checks = {
         "name": isinstance(model.name, str) and model.name,
         "input_channels": _whole(model.input_channels, 1),
@@ -205,7 +238,7 @@ def _fault_of(model: Model) -> str | None:
                 value = getattr(value, part)
             return f"{key} {value!r} cannot be"
     if any(size % factor for size, factor in zip(model.patch_size, model.network.downsampling, strict=True)):
-        return f"patch_size {model.patch_size} is no multiple of the strides' product {model.network.downsampling}"
+        return f"patch_size {model.patch_size} is not a multiple of the strides' product {model.network.downsampling}"
     return None
 
 
@@ -229,20 +262,27 @@ def _labels_are_right(labels: Sequence[ModelLabel]) -> bool:
     )
 
 
-def axis_warning(model: Model, geometry: Geometry) -> str | None:
-    """Say that an image's axes are none that a model with the orientation "stored" has learned from; else None."""
-    known = model.provenance.get("axis_codes")
-    if model.orientation != "stored" or not isinstance(known, list) or geometry.axis_codes in [*known, ""]:
-        return None
-    return f"its axes are {geometry.axis_codes}; the model takes them as stored, and learned from {', '.join(known)}"
-
-
 @dataclass(frozen=True)
 class Bundle:
     """A loaded bundle: the description and the weights (name of layer -> tensor on the CPU)."""
 
     model: Model
     state_dict: Mapping[str, torch.Tensor]
+
+    def with_inference(
+        self,
+        step: float | None = None,
+        tta: bool | None = None,
+        windows: str | None = None,
+        precision: str | None = None,
+    ) -> Bundle:
+        """Return the bundle with other inference options, None for the model's own; ConfigError if out of range."""
+        given = {"step": step, "tta": tta, "windows": windows, "precision": precision}
+        options = asdict(self.model.inference) | {name: value for name, value in given.items() if value is not None}
+        try:
+            return replace(self, model=replace(self.model, inference=InferenceDefaults(**options)))
+        except BundleError as error:
+            raise ConfigError(str(error)) from error
 
     def build_network(self, device: torch.device | str = "cpu") -> STUNet:
         """Build the network with the weights, in float32, ready to infer."""
@@ -261,24 +301,17 @@ def _empty_network(model: Model) -> STUNet:
 
 
 def _misfit(model: Model, state_dict: Mapping[str, torch.Tensor]) -> str | None:
-    """Say which layer is missing, too much or of another shape, or None if the weights fit the network."""
+    """Return which layer is missing, unknown or of another shape, or None if the weights fit the network."""
     expected = {name: tuple(weight.shape) for name, weight in _empty_network(model).state_dict().items()}
     given = {name: tuple(weight.shape) for name, weight in state_dict.items()}
-    missing = [name for name in expected if name not in given]
-    if missing:
-        return f"the layer {missing[0]} is missing{_and_more(missing)}"
-    surplus = [name for name in given if name not in expected]
-    if surplus:
-        return f"the network has no layer {surplus[0]}{_and_more(surplus)}"
-    other = [name for name in expected if expected[name] != given[name]]
-    if other:
-        name = other[0]
-        return f"the layer {name} is {given[name]}, the network needs {expected[name]}{_and_more(other)}"
+    for name in {**expected, **given}:
+        if name not in given:
+            return f"the layer {name} is missing"
+        if name not in expected:
+            return f"the network has no layer {name}"
+        if given[name] != expected[name]:
+            return f"the layer {name} is {given[name]}, the network needs {expected[name]}"
     return None
-
-
-def _and_more(names: Sequence[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def write_bundle(folder: str | Path, model: Model, state_dict: Mapping[str, torch.Tensor]) -> Model:
@@ -309,7 +342,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     """Load a bundle and check it: the digest of the weights, and that they fit the network.
 
     Raises:
-        BundleError: a file is missing, of another format, broken, or the two do not belong together.
+        BundleError: a file is missing, of another format or broken, or the two do not match.
     """
     folder = Path(folder)
     path = model_file(folder)
@@ -320,7 +353,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     try:
         digest = file_sha256(weights)
         if digest != model.weights.sha256:
-            raise BundleError(f"{weights}: is not the file that {MODEL_FILE} was written for (SHA-256 differs)")
+            raise BundleError(f"{weights}: does not match {MODEL_FILE} (SHA-256 differs)")
         state_dict = load_file(weights)
     except FileNotFoundError as error:
         raise BundleError(f"{weights}: is missing") from error

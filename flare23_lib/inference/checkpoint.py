@@ -25,7 +25,7 @@ SAFE_GLOBALS: list[Any] = [
         for function in (multiarray.scalar, multiarray._reconstruct)
     ),
 ]
-"""What nnU-Net's checkpoints hold beside tensors and plain values: numbers and arrays of numbers of numpy."""
+"""What nnU-Net's checkpoints hold in addition to tensors and plain values: numbers and arrays of numpy."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         with path.open("rb") as handle:
             start = handle.read(4)
         if start != b"PK\x03\x04" and not start.startswith(b"\x80"):
-            raise BundleError(f"{path}: is no checkpoint; torch.save did not write it")
+            raise BundleError(f"{path}: is not a checkpoint of torch.save")
         with torch.serialization.safe_globals(SAFE_GLOBALS):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except BundleError:
@@ -50,9 +50,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from error
     except pickle.UnpicklingError as error:
-        raise BundleError(f"{path}: is refused, nothing in it was run: {_reason(error)}") from error
+        raise BundleError(f"{path}: is refused, and nothing in it was run: {_reason(error)}") from error
     except Exception as error:  # a broken file ends in errors of many kinds
-        raise BundleError(f"{path}: is broken or no checkpoint ({_first_line(error)})") from error
+        raise BundleError(f"{path}: is broken or not a checkpoint ({_first_line(error)})") from error
     if not isinstance(checkpoint, dict):
         raise BundleError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint")
     return checkpoint
@@ -74,7 +74,7 @@ def checkpoint_weights(checkpoint: Mapping[str, Any], source: str | Path) -> dic
     if weights is None:
         raise BundleError(f"{source}: has neither network_weights (nnU-Net 2) nor state_dict (nnU-Net 1)")
     if not isinstance(weights, Mapping) or not all(isinstance(w, torch.Tensor) for w in weights.values()):
-        raise BundleError(f"{source}: holds no weights where they should be")
+        raise BundleError(f"{source}: does not hold weights under their key")
     return {re.sub(r"^(_orig_mod\.|module\.)+", "", name): weight for name, weight in weights.items()}
 
 

@@ -19,10 +19,10 @@ import torch
 from flare23_lib.axes import Triple, as_triple
 from flare23_lib.errors import BundleError, ConfigError, ImageError
 from flare23_lib.inference.body_mask import Body, find_body
-from flare23_lib.inference.bundle import PRECISIONS, WINDOWS, Bundle
+from flare23_lib.inference.bundle import Bundle
 from flare23_lib.inference.memory import CaseSize, Limits, MemoryPlan, plan, weight_bytes
 from flare23_lib.inference.network import WindowNetwork
-from flare23_lib.inference.sliding_window import Output, run_slabs
+from flare23_lib.inference.sliding_window import Output, WindowedImage, run_slabs
 from flare23_lib.inference.timing import PhaseTimer
 from flare23_lib.inference.tta_agreement import TTAAgreement
 from flare23_lib.inference.windows import (
@@ -30,7 +30,6 @@ from flare23_lib.inference.windows import (
     all_windows,
     body_windows,
     center_first_windows,
-    importance_map,
     pad_to_patch,
 )
 from flare23_lib.io.nifti import Geometry, Volume
@@ -46,7 +45,7 @@ Flip = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What the engine makes of one volume.
+    """The result of one volume.
 
     Attributes:
         labels: uint8 file values in the volume's own stored (z, y, x) geometry.
@@ -72,7 +71,7 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A volume as the network sees it; the volume itself is needed no more.
+    """A volume as the network sees it; the volume itself is no longer needed.
 
     Attributes:
         image: float32, normalized and resampled.
@@ -82,6 +81,8 @@ class Prepared:
         body: where the body is; None if all windows are wanted, or nothing was found.
         plan: how the memory is used.
         timer: its phases so far.
+        exclude: as `Engine.segment`.
+        count_votes: as `Engine.segment`.
     """
 
     image: torch.Tensor
@@ -91,28 +92,24 @@ class Prepared:
     body: Body | None
     plan: MemoryPlan
     timer: PhaseTimer
+    exclude: Collection[int]
+    count_votes: bool
 
 
 class Engine:
-    """Segments volumes with one model.
+    """Segments volumes with one model and its inference options (`Bundle.with_inference`).
 
-    Results do not vary from run to run on one machine, nor with the limits of memory but for float rounding.
+    Results do not vary from run to run on one machine, nor with the limits of memory except for float rounding.
 
     Args:
         bundle: the model.
         device: "cpu", "cuda" or "cuda:1".
-        step: distance of neighboring windows as a share of the patch; None for the model's default.
-        tta: average over mirrored passes; None for the model's default.
-        precision: what the network computes in (sums stay float32): "float32", "bfloat16", "float16" or "auto"
-            (`precision.inference_precision`); None for the model's default.
-        windows: "all", "body" or "center_first" (see `flare23_lib.inference.windows`); None for the model's default.
         limits: of memory.
         compiled: compile the network first, for one window at a time. That takes a C++ compiler (on a GPU, Triton)
             and some seconds, and rounds in other places.
 
     Raises:
-        ConfigError: an option is out of range, the device only emulates the precision, or the network cannot be
-            compiled here.
+        ConfigError: the device only emulates the precision, or the network cannot be compiled here.
         BundleError: the model does not take CT of one channel.
     """
 
@@ -120,10 +117,6 @@ class Engine:
         self,
         bundle: Bundle,
         device: torch.device | str = "cpu",
-        step: float | None = None,
-        tta: bool | None = None,
-        precision: str | None = None,
-        windows: str | None = None,
         limits: Limits | None = None,
         compiled: bool = False,
     ) -> None:
@@ -132,27 +125,16 @@ class Engine:
             raise BundleError(f"model {model.name}: takes {model.input_channels} channels, not 1")
         self.model = model
         self.device = torch.device(device)
-        self.step = model.inference.step if step is None else step
-        self.tta = model.inference.tta if tta is None else tta
-        self.precision = model.inference.precision if precision is None else precision
-        self.windows = model.inference.windows if windows is None else windows
         self.limits = limits or Limits()
-        if not 0 < self.step <= 1:
-            raise ConfigError(f"step {self.step} is not in (0, 1]")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
-        if self.windows not in WINDOWS:
-            raise ConfigError(f"windows {self.windows!r} is not one of {', '.join(WINDOWS)}")
-        self.precision = inference_precision(self.precision, self.device)
-        if self.device.type == "cuda":
-            self.limits.enforce(self.device, weight_bytes(model, 4 if self.precision == "float32" else 2))
-        if self.tta and not model.mirror_axes:
+        self.precision = inference_precision(model.inference.precision, self.device)
+        self.limits.enforce(self.device, weight_bytes(model, 4 if self.precision == "float32" else 2))
+        if model.inference.tta and not model.mirror_axes:
             log.info("test-time augmentation: none; the model was trained without mirroring")
         self.compiled = compiled
         self._network = WindowNetwork(bundle.build_network(), self.device, self.precision, compiled)
-        if unseen := self.model.unseen:
-            log.info("never seen in training, so never the answer: %s", ", ".join(unseen))
-            self._network.suppress_classes([self.model.names.index(name) for name in unseen])
+        if unseen := model.unseen:
+            log.info("classes without training data are suppressed: %s", ", ".join(unseen))
+            self._network.suppress_classes([model.names.index(name) for name in unseen])
         if compiled:
             self._compile()
 
@@ -168,12 +150,12 @@ class Engine:
     @property
     def flips(self) -> list[Flip]:
         """The passes: unmirrored, and with TTA every combination of the model's mirror axes."""
-        return all_flips(self.model.mirror_axes) if self.tta else [()]
+        return all_flips(self.model.mirror_axes) if self.model.inference.tta else [()]
 
     def plan(
         self, geometry: Geometry, image_bytes: int, exclude: Collection[int] = (), count_votes: bool = False
     ) -> MemoryPlan:
-        """Say how a volume would be computed and what memory that takes.
+        """Return how a volume would be computed and what memory that takes.
 
         Args:
             geometry: of the volume.
@@ -211,15 +193,15 @@ class Engine:
 
         Raises:
             ImageError: the volume is empty or holds values that are not finite, or the limits of memory are too low.
-            ConfigError: nothing is left to win, or there are no mirrored passes to vote.
+            ConfigError: every class is excluded, or there are no mirrored passes to count.
         """
-        return self.infer(self.prepare(volume, exclude, count_votes), exclude, count_votes)
+        return self.infer(self.prepare(volume, exclude, count_votes))
 
     def prepare(self, volume: Volume, exclude: Collection[int] = (), count_votes: bool = False) -> Prepared:
         """Make the image that the network sees; arguments and errors as `segment`."""
         stored = volume.array
         if stored.size == 0 or stored.dtype.kind not in "iufb":
-            raise ImageError(f"a volume of shape {stored.shape} and type {stored.dtype} is no CT")
+            raise ImageError(f"a volume of shape {stored.shape} and type {stored.dtype} is not a CT")
         if stored.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in stored):
             raise ImageError("the volume holds values that are not finite (NaN or infinite)")
         chosen = self.plan(volume.geometry, stored.nbytes, exclude, count_votes)
@@ -236,14 +218,17 @@ class Engine:
                 self.device if chosen.image_on_device else "cpu",
                 chosen.slab_bytes,
             )
-        body = find_body(seen, spacing) if self.windows == "body" else None
-        if self.windows == "body" and body is None:
-            log.info("windows: there is no body in the image; all of it is computed")
+        body = None
+        if self.model.inference.windows == "body":
+            body = find_body(seen, spacing)
+            if body is None:
+                log.info("windows: no body was found in the image; all of it is computed")
         timer.phase("resample")
-        return Prepared(image, seen.shape, stored.shape, orientation, body, chosen, timer)
+        return Prepared(image, seen.shape, stored.shape, orientation, body, chosen, timer, exclude, count_votes)
 
-    def infer(self, prepared: Prepared, exclude: Collection[int] = (), count_votes: bool = False) -> Segmentation:
-        """Segment a prepared volume; arguments and errors as `segment`."""
+    def infer(self, prepared: Prepared) -> Segmentation:
+        """Segment a prepared volume; errors as `segment`."""
+        exclude, count_votes = prepared.exclude, prepared.count_votes
         excluded = [index for index, value in enumerate(self.model.values) if value in set(exclude)]
         if len(excluded) == len(self.model.values):
             raise ConfigError("exclude: every label of the model is excluded")
@@ -262,20 +247,10 @@ class Engine:
         with torch.inference_mode(), _reproducible(self.device, self.precision):
             padded, box = pad_to_patch(prepared.image, self.model.patch_size)
             slabs = self._slabs(padded.shape, box, prepared)
-            computed = run_slabs(
-                self._network,
-                padded,
-                box,
-                slabs,
-                importance_map(self.model.patch_size),
-                flips,
-                outputs,
-                agreement,
-                prepared.plan,
-                self.device if prepared.plan.sums_on_device else torch.device("cpu"),
-                prepared.timer,
-            )
-        log.info("windows: %d computed (%s)", computed, self.windows)
+            device = self.device if prepared.plan.sums_on_device else torch.device("cpu")
+            image = WindowedImage(padded, box, slabs, flips, device)
+            computed = run_slabs(self._network, image, outputs, agreement, prepared.plan, prepared.timer)
+        log.info("windows: %d computed (%s)", computed, self.model.inference.windows)
         scores = dict(zip(self.model.names[1:], agreement.scores()[1:], strict=True)) if agreement else {}
         counts = None
         if agreement and count_votes:
@@ -290,13 +265,12 @@ class Engine:
         return Output(stored, prepared.orientation.forward(stored), np.array(self.model.values, np.uint8), excluded)
 
     def _slabs(self, shape: Sequence[int], box: Sequence[slice], prepared: Prepared) -> list[WindowSlab]:
+        patch_size, options = self.model.patch_size, self.model.inference
         if prepared.body is not None:
             body = prepared.body.on(prepared.image.shape)
-            offset = [part.start for part in box]
-            return body_windows(shape, self.model.patch_size, self.step, body, offset)
-        if self.windows == "center_first":
-            return center_first_windows(shape, self.model.patch_size, self.step)
-        return all_windows(shape, self.model.patch_size, self.step)
+            return body_windows(shape, patch_size, options.step, body, [part.start for part in box])
+        lay = center_first_windows if options.windows == "center_first" else all_windows
+        return lay(shape, patch_size, options.step)
 
 
 def all_flips(axes: Sequence[int]) -> list[Flip]:

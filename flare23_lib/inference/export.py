@@ -24,7 +24,7 @@ RESAMPLING = "resample_torch_fornnunet"
 
 
 def network_of(weights: Mapping[str, torch.Tensor], strides: list[list[int]]) -> Architecture:
-    """Read a STU-Net's stages off its weights; the strides are not in them."""
+    """Derive a STU-Net's stages from its weights; the strides are not in them."""
     depth: list[int] = []
     widths: list[int] = []
     kernels: list[list[int]] = []
@@ -60,12 +60,12 @@ def export_checkpoint(
         checkpoint: `checkpoint_final.pth` of nnU-Net v2.
         output: the bundle's folder.
         name: of the model.
-        orientation: "stored" or "canonical"; None for what the plans say, and "stored", nnU-Net's way, if they
-            say nothing.
+        orientation: "stored" or "canonical"; None for that of the plans, and "stored", nnU-Net's way, if they
+            have none.
         inference: how the model is used by default.
 
     Raises:
-        BundleError: the file is no such checkpoint, or its plans do not describe the network.
+        BundleError: the file is not such a checkpoint, or its plans do not describe the network.
     """
     content = read_checkpoint(checkpoint)
     weights = checkpoint_weights(content, checkpoint)
@@ -82,10 +82,10 @@ def export_checkpoint(
         architecture = configuration.get("architecture", {}).get("arch_kwargs", {})
         strides = architecture.get("strides") or configuration["pool_op_kernel_sizes"]
         if list(plans["transpose_forward"]) != [0, 1, 2]:
-            raise BundleError(f"{checkpoint}: its plans transpose the axes, which bundles do not")
+            raise BundleError(f"{checkpoint}: its plans transpose the axes, which bundles do not support")
         if list(configuration["normalization_schemes"]) != ["CTNormalization"]:
             named = ", ".join(map(str, configuration["normalization_schemes"]))
-            raise BundleError(f"{checkpoint}: its plans normalize by {named}; bundles know CTNormalization alone")
+            raise BundleError(f"{checkpoint}: its plans normalize by {named}; bundles support CTNormalization only")
         _warn_of_resampling(checkpoint, configuration)
         model = Model(
             name=name,
@@ -110,7 +110,7 @@ def export_checkpoint(
 
 
 def _warn_of_resampling(checkpoint: Path, configuration: Mapping[str, Any]) -> None:
-    """Say that a model was trained on images that were resampled otherwise than they will be."""
+    """Warn of a model whose training images were resampled otherwise than a bundle does."""
     for what in ("data", "probabilities"):
         function = configuration.get(f"resampling_fn_{what}")
         separate = configuration.get(f"resampling_fn_{what}_kwargs", {}).get("force_separate_z")

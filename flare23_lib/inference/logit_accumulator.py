@@ -29,7 +29,7 @@ class FinalSlices:
 
     Attributes:
         start: index of the first one in the padded image.
-        seen: how many slices at the beginning were the end of the part before.
+        seen: how many slices at the beginning were returned before.
         sums: (z, y, x, classes), the windows' logits times their Gaussian weights, or `UNCOVERED`.
         weights: (z, y, x), what the sums are to be divided by, positive.
         passes: the same sums for each mirrored pass; not to be divided for their strongest class.
@@ -46,38 +46,26 @@ class LogitAccumulator:
     """Weighted sums over a part of the plane and as many slices as a window has, and one more on either side.
 
     Args:
-        importance: weight of each voxel of a window (z, y, x).
-        rows: (start, stop) of y that are kept, in the padded image.
-        columns: (start, stop) of x.
-        depth: slices of the padded image.
+        importance: weight of each voxel of a window (z, y, x), on the device where the sums are kept.
+        region: of the padded image: all of its slices, and the rows and columns that are kept.
         classes: of the network.
         passes: mirrored passes to keep apart; 0 or 1 for none.
-        device: where the sums are kept.
     """
 
-    def __init__(
-        self,
-        importance: torch.Tensor,
-        rows: tuple[int, int],
-        columns: tuple[int, int],
-        depth: int,
-        classes: int,
-        passes: int,
-        device: torch.device,
-    ) -> None:
-        self._importance = importance.to(device)[..., None]
-        self._rows, self._columns, self._depth = rows, columns, depth
-        shape = (len(importance) + 2, rows[1] - rows[0], columns[1] - columns[0])
+    def __init__(self, importance: torch.Tensor, region: Slices, classes: int, passes: int) -> None:
+        self._importance = importance[..., None]
+        self._region, device = region, importance.device
+        shape = (len(importance) + 2, *(part.stop - part.start for part in region[1:]))
         self._weights = torch.zeros(shape, device=device)
         self._sums = torch.zeros((*shape, classes), device=device)
         self._passes = [
             torch.zeros((*shape, classes), dtype=PASS_TYPE, device=device) for _ in range(passes if passes > 1 else 0)
         ]
-        # In slices of the padded image: where the buffer begins, and the first one that was not given out yet.
+        # In slices of the padded image: where the buffer begins, and the first one that was not returned yet.
         self._first, self._fresh = 0, 0
 
     def open(self, start: int) -> None:
-        """Make room for a slab that begins at a slice, after `close` gave away what lies before."""
+        """Make room for a slab that begins at a slice, after `close` returned those before it."""
         first = max(0, start - 1)
         shift = first - self._first
         for buffer in self._buffers:
@@ -104,16 +92,16 @@ class LogitAccumulator:
                 self._passes[index][place] += weighted
 
     def close(self, end: int | None) -> FinalSlices | None:
-        """Give out the slices before the next slab's first, or the rest.
+        """Return the slices before the next slab's first, or the rest.
 
         Args:
             end: where the next slab begins; None after the last one.
 
         Returns:
-            The slices from the last one given out before (it is the lower neighbor of the first new one); valid until
+            The slices from the last one returned before (it is the lower neighbor of the first new one); valid until
             `open`. None if there is nothing new.
         """
-        last = min(self._depth, self._first + len(self._weights))
+        last = min(self._region[0].stop, self._first + len(self._weights))
         stop = last if end is None else min(end, last)
         if stop <= self._fresh:
             return None
@@ -136,8 +124,8 @@ class LogitAccumulator:
     def _clip(self, window: Slices) -> tuple[Slices, Slices]:
         """Return where a window lies in the buffer, and which part of the window that is."""
         place, part = [slice(window[0].start - self._first, window[0].stop - self._first)], [slice(None)]
-        for extent, (low, high) in zip(window[1:], (self._rows, self._columns), strict=True):
-            start, stop = max(extent.start, low), min(extent.stop, high)
-            place.append(slice(start - low, stop - low))
+        for extent, kept in zip(window[1:], self._region[1:], strict=True):
+            start, stop = max(extent.start, kept.start), min(extent.stop, kept.stop)
+            place.append(slice(start - kept.start, stop - kept.start))
             part.append(slice(start - extent.start, stop - extent.start))
         return as_triple(place), as_triple(part)

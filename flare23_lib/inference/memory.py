@@ -1,4 +1,4 @@
-"""How the work on a case is cut so that it stays within limits of memory.
+"""How a case is computed within limits of memory.
 
 Every buffer whose size depends on the image or the patch is counted before it is made. What can be smaller is made
 as large as fits: windows at a time, slices resampled at a time, and, if the sums of a whole plane do not fit, tiles
@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from flare23_lib.axes import Triple
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.bundle import Model
-from flare23_lib.inference.image_files import HOST_BASE, MB
+from flare23_lib.inference.image_files import HOST_BASE, MB, WRITING
 from flare23_lib.networks.size import parameters
 from flare23_lib.preprocessing.resampling import SLAB_BYTES
 from flare23_lib.runtime.machine import available_memory
@@ -26,7 +26,7 @@ GPU_BASE = 700 * MB
 """A CUDA context with its libraries, as the driver counts it."""
 
 COMPILER = 300 * MB
-"""What torch.compile keeps in the process: 100 MB were measured, on a processor."""
+"""What torch.compile keeps in the process: 100 MB were measured, on a CPU."""
 
 ACTIVATIONS = 7.0
 """Activations alive at a time in a U-Net's forward pass, in units of the first stage's (voxels times channels): the
@@ -34,9 +34,6 @@ last decoder stage's joined input (2), its two outputs and its shortcut (3), and
 
 LABEL_BYTES = 150 * MB
 """What making a slab of labels takes (`upsampling.CHUNK_VOXELS` voxels at a time, 8 corners each)."""
-
-WRITING = 2
-"""Copies of a label map that writing it takes, beside the map."""
 
 BATCHES = (8, 4, 2, 1)
 
@@ -51,7 +48,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in (("gpu-memory", self.gpu), ("memory", self.host)):
             if value is not None and value < 1:
-                raise ConfigError(f"{name} {value} MB is no limit")
+                raise ConfigError(f"{name} {value} MB is not a limit")
 
     def gpu_bytes(self, device: torch.device) -> int:
         """Return the limit on a GPU; without one, nine tenths of what is free on it."""
@@ -62,14 +59,16 @@ class Limits:
     def enforce(self, device: torch.device, weights: int) -> None:
         """Make PyTorch refuse memory on a GPU beyond the limit; what it counts is less than the driver does.
 
+        Nothing is done on other devices, or without a limit.
+
         Args:
-            device: the GPU.
+            device: where the network runs.
             weights: bytes that the network's weights take there.
 
         Raises:
             ConfigError: not even they fit.
         """
-        if self.gpu is None:
+        if device.type != "cuda" or self.gpu is None:
             return
         if self.gpu * MB < GPU_BASE + weights:
             least = math.ceil((GPU_BASE + weights) / MB)
@@ -95,7 +94,7 @@ class CaseSize:
         image: bytes of the image as it was read.
         voxels: of the image, and so bytes of its labels.
         shape: (z, y, x) of the resampled and padded image.
-        unpadded: voxels of the resampled image if it was padded, and is kept beside the padded one; else 0.
+        unpadded: voxels of the resampled image if it was padded, and is kept in addition to the padded one; else 0.
         passes: mirrored passes.
         outputs: volumes to make: labels, and with them runner-up labels and vote counts.
         count_votes: whether vote counts are kept, at the model's resolution too.
@@ -122,7 +121,7 @@ class MemoryPlan:
         sums_on_device: the sums are kept on the device, not on the host.
         image_on_device: so is the resampled image.
         slab_bytes: for resampling.
-        host: bytes that the case takes on the host at most, the process included.
+        host: peak bytes on the host, the process included.
         gpu: bytes on the GPU; 0 if there is none.
     """
 
@@ -131,8 +130,8 @@ class MemoryPlan:
     sums_on_device: bool
     image_on_device: bool
     slab_bytes: int
-    host: int
-    gpu: int
+    host: int = 0
+    gpu: int = 0
 
     def __str__(self) -> str:
         text = f"{self.batch} windows at a time, {self.tiles} tiles, host {self.host / MB:.0f} MB"
@@ -146,7 +145,7 @@ def plan(model: Model, precision: str, device: torch.device, task: CaseSize, lim
     """Return the fastest plan that stays within the limits.
 
     Raises:
-        ImageError: no plan does; the message says how much is needed.
+        ImageError: no plan does; the message states how much is needed.
     """
     gpu_limit = limits.gpu_bytes(device) if device.type == "cuda" else 0
     host_limit = limits.host_bytes()
@@ -169,7 +168,7 @@ def _candidates(model: Model, precision: str, device: torch.device, task: CaseSi
     most = math.ceil(task.shape[1] / 16)
     tiles = sorted({min(most, 2**power) for power in range(8)})
     return [
-        _cost(model, precision, on_gpu, task, batch, count, sums, image, slab)
+        _with_cost(MemoryPlan(batch, count, sums, image, slab), model, precision, on_gpu, task)
         for slab in (SLAB_BYTES, SLAB_BYTES // 8)
         for count in tiles
         for sums, image in places
@@ -177,34 +176,24 @@ def _candidates(model: Model, precision: str, device: torch.device, task: CaseSi
     ]
 
 
-def _cost(
-    model: Model,
-    precision: str,
-    on_gpu: bool,
-    task: CaseSize,
-    batch: int,
-    tiles: int,
-    sums_on_device: bool,
-    image_on_device: bool,
-    slab_bytes: int,
-) -> MemoryPlan:
-    network = _network_bytes(model, precision, batch, task.passes)
+def _with_cost(plan: MemoryPlan, model: Model, precision: str, on_gpu: bool, task: CaseSize) -> MemoryPlan:
+    """Return a plan with the bytes that it takes."""
     resampled = 4 * (math.prod(task.shape) + task.unpadded)
-    sums = sums_bytes(model.patch_size, task.shape, tiles, len(model.labels), task.passes) + LABEL_BYTES
-    host = HOST_BASE + weight_bytes(model, 4) + (COMPILER if task.compiled else 0)
-    gpu = GPU_BASE if on_gpu else 0
-    working = 0
-    for size, there in ((network, True), (resampled, image_on_device), (sums, sums_on_device)):
-        if on_gpu and there:
+    sums = sums_bytes(model.patch_size, task.shape, plan.tiles, len(model.labels), task.passes) + LABEL_BYTES
+    network = _network_bytes(model, precision, plan.batch, task.passes)
+    gpu = working = 0
+    for size, on_device in ((network, True), (resampled, plan.image_on_device), (sums, plan.sums_on_device)):
+        if on_gpu and on_device:
             gpu += size
         else:
             working += size
     if on_gpu:
-        gpu += slab_bytes
-    # While it is resampled the image is there, afterwards its labels; the last one is copied to be written.
+        gpu += GPU_BASE + plan.slab_bytes
+    # The image is held while it is resampled, its labels afterwards; the last one is copied to be written.
     labels = task.outputs * task.voxels + (math.prod(task.shape) if task.count_votes else 0)
-    host += max(task.image + slab_bytes + resampled, labels + working, labels + WRITING * task.voxels)
-    return MemoryPlan(batch, tiles, sums_on_device, image_on_device, slab_bytes, host, gpu)
+    host = HOST_BASE + weight_bytes(model, 4) + (COMPILER if task.compiled else 0)
+    host += max(task.image + plan.slab_bytes + resampled, labels + working, labels + WRITING * task.voxels)
+    return replace(plan, host=host, gpu=gpu)
 
 
 def sums_bytes(patch: Sequence[int], shape: Sequence[int], tiles: int, classes: int, passes: int) -> int:
@@ -221,7 +210,7 @@ def weight_bytes(model: Model, bytes_each: int) -> int:
 
 
 def _network_bytes(model: Model, precision: str, batch: int, passes: int) -> int:
-    """Return what the network takes beside the weights that were loaded: its own weights, activations, logits."""
+    """Return what the network takes in addition to the loaded weights: its own weights, activations, logits."""
     bytes_each = 4 if precision == "float32" else 2
     voxels = batch * math.prod(model.patch_size)
     activations = ACTIVATIONS * voxels * model.network.widths[0] * bytes_each

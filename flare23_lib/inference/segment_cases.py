@@ -1,235 +1,166 @@
-"""Cases segmented by a model of the workflow: predictions of validation cases, and what pseudo-labels are made of."""
+"""The loop over cases: one image is read ahead, one is computed, one is being written.
+
+This module imports no torch, so that what uses it can be imported in a moment.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import itertools
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from flare23_lib import versions
-from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, Shard, fingerprint
-from flare23_lib.cache.results import Results, collect, write_record
-from flare23_lib.config.settings import InferenceSettings
-from flare23_lib.dataset.cases import Case, usable_cases
-from flare23_lib.inference.image_files import can_prefetch
-from flare23_lib.io.atomic import read_json
-from flare23_lib.io.nifti import Volume, read_volume, write_volume
-from flare23_lib.io.tables import write_csv
-from flare23_lib.runtime.failures import CaseFailures
-from flare23_lib.runtime.progress import progress
+from flare23_lib.inference.image_files import WRITING, PredictionCase
+from flare23_lib.inference.outputs import Outputs
+from flare23_lib.inference.read_ahead import Reader, Reading
+from flare23_lib.inference.training_images import unlike_training
+from flare23_lib.io.images import read_header
+from flare23_lib.io.nifti import Volume
 
 if TYPE_CHECKING:
-    from flare23_lib.inference.engine import Engine
+    import nibabel as nib
+
+    from flare23_lib.inference.engine import Engine, Segmentation
 
 log = logging.getLogger(__name__)
 
-LABELS = ".nii.gz"
-RUNNER_UP_LABELS = ".next.nii.gz"
-TTA_VOTE_COUNT = ".votes.nii.gz"
+Write = Callable[["PredictionCase", "Segmentation", "nib.Nifti1Header"], object]
+"""Writes what is wanted of a case; called in a thread, with the header of the image."""
 
 
-def model_digest(description: Mapping[str, Any]) -> str:
-    """Return what tells a model from another: the digest of its weights and all that shapes its results.
-
-    Its name, its labels' names, where it comes from and how it is used by default are not part of it; nor are the
-    classes it never saw, which follow from the training that the weights come from.
-
-    Args:
-        description: the content of model.json.
-    """
-    values = [label["value"] for label in description["labels"]]
-    unshaping = dict.fromkeys(("name", "inference", "provenance", "unseen"))
-    return fingerprint({**description, **unshaping, "labels": values})
-
-
-def segmentation_folder(results: Results, digest: str, inference: InferenceSettings) -> CacheFolder:
-    """Return the folder of a model's segmentations with these settings."""
-    key = {"version": versions.SEGMENTATION, "model": digest, "inference": inference.to_json()}
-    return results.cache("segmentations", key)
-
-
-def segmentation_entry(folder: CacheFolder, case: Case, exclude: Collection[int] = (), votes: bool = False) -> Entry:
-    """Return the entry of a case's segmentation.
-
-    Args:
-        folder: of the model and its settings.
-        case: the case.
-        exclude: label values without which the runner-up labels are made.
-        votes: whether the votes of the mirrored passes are kept.
-    """
-    inputs: dict[str, Any] = {"image": case.image_id, "exclude": sorted(exclude)}
-    if votes:
-        inputs["votes"] = True
-    return folder.entry(case.case, inputs)
-
-
-@dataclass(frozen=True)
-class ModelUse:
-    """A model of the workflow and how it is used.
+@dataclass
+class Outcome:
+    """A case that was segmented, or not.
 
     Attributes:
-        name: of the model.
-        inference: how it segments.
-        device: as `devices.choose`.
-        threads: CPU threads.
+        case: the case.
+        kept: its labels existed already and are complete.
+        labels: those, if other files are to be made of them.
+        seconds: by phase: read, resample, windows, labels, write.
+        warnings: see `image_warnings` and `unlike_training`.
+        error: why it could not be segmented; None if it was.
     """
 
-    name: str
-    inference: InferenceSettings
-    device: str = "auto"
-    threads: int = 1
+    case: PredictionCase
+    kept: bool = False
+    labels: Volume | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    error: Exception | None = None
 
 
-Wanted = Sequence[tuple[Case, Collection[int]]]
-"""Cases, each with the label values without which its runner-up labels are made."""
+def segment_cases(engine: Engine, reader: Reader, write: Write) -> Iterator[Outcome]:
+    """Segment a reader's cases and write them; yields each in order when it is written.
 
-
-def segmentation_entries(
-    results: Results, model: str, inference: InferenceSettings, wanted: Wanted, votes: bool
-) -> list[Entry]:
-    """Return the entries of a model's segmentations; StoreError if the model has no bundle."""
-    folder = segmentation_folder(results, model_digest(model_description(results, model)), inference)
-    return [segmentation_entry(folder, case, exclude, votes) for case, exclude in wanted]
-
-
-def predict_validation(results: Results, model: ModelUse, shard: Shard, output: Path) -> None:
-    """Segment the validation cases of a shard, and write its record."""
-    wanted = validation_shard(results, shard)
-    made = segment_cases(results, model, wanted, False, f"validation-{shard}")
-    write_record(output, ["case", "file"], [row for row, _ in made])
-
-
-def validation_shard(results: Results, shard: Shard) -> Wanted:
-    """Return the validation cases of a shard."""
-    return [(case, ()) for case in usable_cases(results.cases, "validation") if case.case in shard]
-
-
-def segment_cases(
-    results: Results, model: ModelUse, wanted: Wanted, votes: bool, lock_name: str
-) -> list[tuple[dict[str, str], Metadata]]:
-    """Segment what is missing; returns each case's `case` and `file`, and its metadata.
+    An error of one case does not stop the others: it is in the case's outcome.
 
     Args:
-        results: the results folder.
-        model: the model.
-        wanted: cases.
-        votes: whether the votes of the mirrored passes are kept.
-        lock_name: of the lock that is held meanwhile.
-
-    Raises:
-        CasesFailedError: the other cases are done.
+        engine: segments the images.
+        reader: reads them.
+        write: writes the result.
     """
-    entries = segmentation_entries(results, model.name, model.inference, wanted, votes)
-    if not entries:
-        return []
-    made = []
-    with entries[0].folder.create().lock(lock_name):
-        known = [entry.load() for entry in entries]
-        cases = [case for case, _ in wanted]
-        missing = [(case, entry) for case, entry, found in zip(cases, entries, known, strict=True) if found is None]
-        log.info("%d cases, %d of them to be segmented", len(entries), len(missing))
-        engine = _engine(results, model) if missing else None
-        volumes = _read_ahead(engine, missing)
-        failures = CaseFailures(len(entries))
-        for case, entry, loaded in progress(list(zip(cases, entries, known, strict=True))):
-            metadata = loaded
-            if metadata is None:
-                image = next(volumes)
-                with failures.case(case.case, case.image):
-                    metadata = _segment_case(engine, image(), entry, case.image)
-                    log.info("%s in %.1f s", case.case, sum(metadata["results"]["timings"].values()))
-            if metadata is not None:
-                made.append(({"case": case.case, "file": results.relative(entry.file(LABELS))}, metadata))
-    failures.raise_any()
-    return made
-
-
-def model_description(results: Results, model: str) -> dict[str, Any]:
-    """Return the content of a model's model.json; StoreError if it is missing."""
-    return read_json(results.model_file(model))
-
-
-def _engine(results: Results, model: ModelUse) -> Engine:
-    import torch
-
-    from flare23_lib.inference.bundle import load_bundle
-    from flare23_lib.inference.engine import Engine
-    from flare23_lib.runtime.devices import choose
-
-    torch.set_num_threads(max(1, model.threads))
-    bundle = load_bundle(results.bundle(model.name))
-    return Engine(bundle, choose(model.device, claimed=1), **model.inference.to_json())
-
-
-def _read_ahead(engine: Engine, wanted: Sequence[tuple[Case, Entry]]) -> Iterator[Callable[[], Volume]]:
-    """Yield for each case a function that returns its image, once, or raises what reading it raised.
-
-    The next image is read while one is in use, if there is memory for both.
-    """
-    with ThreadPoolExecutor(1) as thread:
-        reading: Future[Volume] | None = None
-        for (case, entry), following in itertools.zip_longest(wanted, wanted[1:]):
-            current, reading = reading, None
+    writing: tuple[Outcome, Future[float]] | None = None
+    held = 0  # bytes of the case that is being written
+    with contextlib.closing(reader), ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
+        for index, case in enumerate(reader.cases):
+            outcome, segmented = Outcome(case), None
             try:
-                volumes = [current.result() if current else read_volume(case.image)]
-                del current
-                if following is not None:
-                    plan = engine.plan(volumes[0].geometry, volumes[0].array.nbytes, *_options(entry))
-                    if can_prefetch(engine, plan, Path(following[0].image)):
-                        reading = thread.submit(read_volume, following[0].image)
-            except Exception as error:
-                yield functools.partial(_raise, error)
-            else:
-                yield volumes.pop  # nothing here holds the image any more
+                reading = reader.get(index, functools.partial(_check_memory, engine))
+                outcome.kept, outcome.labels = reading.volume is None, reading.labels
+                if reading.volume is not None:
+                    model = engine.model
+                    unlike = unlike_training(model.training_images, model.orientation, reading.volume)
+                    outcome.warnings = (*reading.warnings, *unlike)
+                    outcome.seconds["read"] = reading.seconds
+                    segmented = _segment(engine, reader, index, reading, held)
+            except Exception as error:  # whatever is wrong with it
+                outcome.error = error
+            if writing is not None:
+                yield _finished(*writing)
+                writing, held = None, 0
+            if segmented is None:
+                yield outcome
+                continue
+            segmentation, header, ahead, held = segmented
+            outcome.seconds |= segmentation.timings
+            writing = outcome, writer.submit(_timed, write, case, segmentation, header)
+            del segmented, segmentation
+            if not ahead:
+                yield _finished(*writing)
+                writing, held = None, 0
+        if writing is not None:
+            yield _finished(*writing)
 
 
-def _raise(error: Exception) -> NoReturn:
-    raise error
+def _finished(outcome: Outcome, writing: Future[float]) -> Outcome:
+    """Wait until a case is written."""
+    try:
+        outcome.seconds["write"] = writing.result()
+    except Exception as error:
+        outcome.error = error
+    return outcome
 
 
-def _options(entry: Entry) -> tuple[list[int], bool]:
-    """Return the engine's `exclude` and `votes` for an entry."""
-    return entry.inputs["exclude"], entry.inputs.get("votes", False)
+def _segment(
+    engine: Engine, reader: Reader, index: int, reading: Reading, held: int
+) -> tuple[Segmentation, nib.Nifti1Header, bool, int]:
+    """Compute a case, reading the next one if there is memory for both (and the `held` bytes of the last one).
 
-
-def _segment_case(engine: Engine, volume: Volume, entry: Entry, name: str) -> Metadata:
-    from flare23_lib.inference.bundle import axis_warning
-
-    if warning := axis_warning(engine.model, volume.geometry):
-        log.warning("%s: %s", name, warning)
-    header, options = volume.header, _options(entry)
-    prepared = engine.prepare(volume, *options)
-    del volume  # the engine's plan of memory has no place for it from here on
-    segmentation = engine.infer(prepared, *options)
-    suffixes = [LABELS]
-    if segmentation.runner_up_labels is not None:
-        write_volume(entry.file(RUNNER_UP_LABELS), segmentation.runner_up_labels, header)
-        suffixes.append(RUNNER_UP_LABELS)
-    if segmentation.tta_vote_count is not None:
-        write_volume(entry.file(TTA_VOTE_COUNT), segmentation.tta_vote_count, header)
-        suffixes.append(TTA_VOTE_COUNT)
-    write_volume(entry.file(LABELS), segmentation.labels, header)
-    values = {label.name: str(label.value) for label in engine.model.labels}
-    results = {
-        "agreement": {values[name]: score for name, score in segmentation.tta_agreement.items()},
-        "passes": segmentation.passes,
-        "precision": engine.precision,
-        "timings": segmentation.timings,
-    }
-    return entry.save(suffixes, results)
-
-
-def collect_predictions(results: Results, model: str, shards: int, output: Path) -> None:
-    """Check that every validation case is predicted, list the files and link them by plain names.
-
-    Raises:
-        StoreError: a case is in no shard's record.
+    Returns:
+        The result, the image's header, whether the next case is being read, and the bytes that writing this takes.
     """
-    cases = [case.case for case in usable_cases(results.cases, "validation")]
-    rows = collect(results, "predictions", model, shards, cases)
-    write_csv(output, ["case", "file"], [{"case": row["case"], "file": row["file"]} for row in rows])
+    case, volume = reader.cases[index], reading.volume
+    if volume is None:
+        raise ValueError(f"{case.name} was not read")
+    header, written = volume.header, _written_bytes(case, volume, reader.outputs)
+    ahead = False
+    if index + 1 < len(reader.cases):
+        plan = engine.plan(volume.geometry, volume.array.nbytes, case.exclude, case.count_votes)
+        ahead = can_prefetch(engine, plan.host + held, reader.cases[index + 1], written)
+        if ahead:
+            reader.start(index + 1)
+    prepared = engine.prepare(volume, case.exclude, case.count_votes)
+    # From here on only the resampled image is needed.
+    reading.release()
+    del volume
+    return engine.infer(prepared), header, ahead, written
+
+
+def can_prefetch(engine: Engine, taken: int, following: PredictionCase, written: int) -> bool:
+    """Tell whether the next image may be read while a case is computed, within the engine's limit of memory.
+
+    Args:
+        engine: with its limits.
+        taken: bytes that are taken until then.
+        following: the next case; one that cannot be read, or not be segmented within the limit, is not read ahead.
+        written: bytes that this case takes while the next one is computed.
+    """
+    try:
+        geometry, size = read_header(following.image)
+        after = engine.plan(geometry, size, following.exclude, following.count_votes).host + written
+    except Exception:  # whatever is wrong with it is reported when it is its turn
+        return False
+    return max(taken + size, after) <= engine.limits.host_bytes()
+
+
+def _written_bytes(case: PredictionCase, volume: Volume, outputs: Outputs) -> int:
+    """Return what a case's label maps take while they are being written, and what is made of them."""
+    voxels = volume.array.size
+    maps = (1 + bool(case.exclude) + case.count_votes + WRITING) * voxels
+    return maps + outputs.bytes(voxels, volume.array.nbytes)
+
+
+def _check_memory(engine: Engine, case: PredictionCase) -> None:
+    """Check by its header that an image can be segmented within the limits; ImageError if not."""
+    engine.plan(*read_header(case.image), case.exclude, case.count_votes)
+
+
+def _timed(write: Write, case: PredictionCase, segmentation: Segmentation, header: nib.Nifti1Header) -> float:
+    """Write a case, and return the seconds that took."""
+    started = time.perf_counter()
+    write(case, segmentation, header)
+    return time.perf_counter() - started

@@ -16,7 +16,7 @@ from flare23_lib.inference.memory import MemoryPlan
 from flare23_lib.inference.timing import PhaseTimer
 from flare23_lib.inference.tta_agreement import TTAAgreement
 from flare23_lib.inference.upsampling import Axes, argmax_classes, interpolated_labels
-from flare23_lib.inference.windows import WindowSlab
+from flare23_lib.inference.windows import WindowSlab, importance_map
 from flare23_lib.preprocessing.resampling import Axis
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -46,7 +46,7 @@ class Output:
 
 @dataclass
 class Tile:
-    """A part of the plane, and where its labels lie at full resolution.
+    """A part of the plane, and the place of its labels at full resolution.
 
     Attributes:
         rows: (start, stop) of y in the padded image whose sums are kept.
@@ -65,45 +65,55 @@ class Tile:
     done: int = field(default=0)
 
 
+@dataclass(frozen=True)
+class WindowedImage:
+    """An image as the network sees it, and what is computed of it.
+
+    Attributes:
+        image: (z, y, x), normalized, at least as large as the patch.
+        box: the part of it that is not padding.
+        slabs: the windows.
+        flips: axes of (z, y, x) to mirror along, for each pass.
+        device: where the sums are kept.
+    """
+
+    image: torch.Tensor
+    box: Slices
+    slabs: Sequence[WindowSlab]
+    flips: Sequence[tuple[int, ...]]
+    device: torch.device
+
+
 def run_slabs(
     network: Network,
-    image: torch.Tensor,
-    box: Slices,
-    slabs: Sequence[WindowSlab],
-    importance: torch.Tensor,
-    flips: Sequence[tuple[int, ...]],
+    windowed: WindowedImage,
     outputs: Sequence[Output],
     agreement: TTAAgreement | None,
     plan: MemoryPlan,
-    device: torch.device,
     timer: PhaseTimer,
 ) -> int:
-    """Run a network over an image and make labels of what it says.
+    """Run a network over an image and write the labels of its logits.
 
     Every window is mirrored, run, and mirrored back (as nnU-Net does it; the windows stay where they are), so that
     the mean of several flips' results is nnU-Net's result. Where no window is computed the labels stay background.
 
     Args:
         network: maps patches to logits.
-        image: (z, y, x), normalized, at least as large as the patch.
-        box: the part of it that is not padding.
-        slabs: the windows.
-        importance: weight of each voxel of a window.
-        flips: axes of (z, y, x) to mirror along, for each pass.
+        windowed: image and windows.
         outputs: the label maps to fill; the first one is the one whose passes are compared.
         agreement: counts how the passes agree; None for a single pass.
         plan: how the memory is used.
-        device: where the sums are kept.
         timer: gets the phases `windows` and `labels`.
 
     Returns:
         How many windows were computed.
     """
     computed = 0
-    classes = len(outputs[0].values)
-    shape = outputs[0].seen.shape
-    for tile in _tiles(image.shape, box, shape, slabs, plan.tiles):
-        sums = LogitAccumulator(importance, tile.rows, tile.columns, image.shape[0], classes, len(flips), device)
+    image, slabs, flips = windowed.image, windowed.slabs, windowed.flips
+    importance = importance_map([part.stop - part.start for part in slabs[0].windows[0]]).to(windowed.device)
+    for tile in _tiles(windowed, outputs[0].seen.shape, plan.tiles):
+        region = (slice(0, image.shape[0]), slice(*tile.rows), slice(*tile.columns))
+        sums = LogitAccumulator(importance, region, len(outputs[0].values), len(flips))
         for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
             sums.open(slab.start)
             for window, logits in _logits(network, image, slab, tile.rows, flips, plan.batch):
@@ -112,7 +122,7 @@ def run_slabs(
             timer.phase("windows")
             part = sums.close(following.start if following else None)
             if part is not None:
-                _finish(part, tile, box, outputs, agreement)
+                _finish(part, tile, windowed.box, outputs, agreement)
             timer.phase("labels")
     return computed
 
@@ -155,27 +165,26 @@ def _reaches(window: Slices, rows: tuple[int, int]) -> bool:
     return window[1].start < rows[1] and window[1].stop > rows[0]
 
 
-def _tiles(
-    padded: Sequence[int], box: Slices, shape: Sequence[int], slabs: Sequence[WindowSlab], count: int
-) -> list[Tile]:
+def _tiles(windowed: WindowedImage, shape: Sequence[int], count: int) -> list[Tile]:
     """Cut the part of the plane that windows cover into tiles along y.
 
     One row or column without windows is kept around it where there is one, so that the border to what no window
     covers is interpolated like any other place.
     """
-    windows = [window for slab in slabs for window in slab.windows]
+    windows = [window for slab in windowed.slabs for window in slab.windows]
+    padded = windowed.image.shape
     (low, high), columns = (
         (max(0, min(w[axis].start for w in windows) - 1), min(padded[axis], max(w[axis].stop for w in windows) + 1))
         for axis in (1, 2)
     )
     axes = [
         Axis.between(part.stop - part.start, size).part(0, size, -part.start)
-        for part, size in zip(box, shape, strict=True)
+        for part, size in zip(windowed.box, shape, strict=True)
     ]
     bounds = [low + (high - low) * index // count for index in range(count + 1)]
     tiles = []
     for start, stop in itertools.pairwise(bounds):
-        # One row more: the upper neighbor of what lies between two tiles.
+        # One row more: the upper neighbor of voxels between two tiles.
         rows = (start, min(stop + 1, high))
         place = (_between(axes[1], rows, stop), _between(axes[2], columns, columns[1]))
         across = axes[1].part(*place[0], start), axes[2].part(*place[1], columns[0])
@@ -193,7 +202,7 @@ def _between(axis: Axis, extent: tuple[int, int], stop: int) -> tuple[int, int]:
 def _finish(
     part: FinalSlices, tile: Tile, box: Slices, outputs: Sequence[Output], agreement: TTAAgreement | None
 ) -> None:
-    """Make the labels that final slices decide."""
+    """Write the labels of final slices."""
     start, stop = part.start, part.start + len(part.sums)
     first, last = _between(tile.axes[0], (start, stop), stop)
     first = max(first, tile.done)
@@ -210,7 +219,7 @@ def _finish(
 
 
 def _inside(part: FinalSlices, tile: Tile, box: Slices) -> tuple[Slices, Slices]:
-    """Return what is new in a part, belongs to its tile and is no padding: its place there and in the image."""
+    """Return what is new in a part, belongs to its tile and is not padding: its place there and in the image."""
     origins = (part.start, tile.rows[0], tile.columns[0])
     extents = ((part.start + part.seen, part.start + len(part.sums)), tile.own, tile.columns)
     inside, place = [], []

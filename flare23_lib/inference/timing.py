@@ -12,7 +12,7 @@ from flare23_lib import IMPORTED
 
 PHASES = ("start_up", "weights", "read", "resample", "windows", "labels", "write")
 """start_up: from the start of the process until its modules are imported; weights: loading the model and choosing its
-precision; both of the first case only. read and write have threads of their own, beside other phases."""
+precision; both of the first case only. read and write run in threads of their own, in parallel to other phases."""
 
 
 def seconds_since_start() -> float:

@@ -12,7 +12,7 @@ from flare23_lib.preprocessing.resampling import Axis
 
 
 class TTAAgreement:
-    """Counts, block by block, what each pass and the mean of the passes say.
+    """Counts, block by block, the labels of each pass and of the mean of the passes.
 
     Args:
         classes: of the model.

@@ -15,7 +15,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -39,7 +39,10 @@ BROKEN_GZIP: tuple[type[Exception], ...] = (
 )
 
 MAX_EXTENSION_BYTES = 1 << 30
-"""Bytes before the voxels, beyond which a header's offset is not believed."""
+"""Bytes before the voxels, beyond which a header's offset counts as broken."""
+
+MAX_KEPT_EXTENSION_BYTES = 1 << 24
+"""Longest header extensions that are kept."""
 
 MAX_VOXELS = 1 << 33
 """Voxels of the largest volume that is read (2048 x 2048 x 2048); FLARE23's largest CT has 0.8 % of them."""
@@ -62,7 +65,7 @@ MAX_LABEL_SLOPE = 0.1
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where an image lies in the world.
+    """The place of an image in the world.
 
     Attributes:
         shape: (z, y, x).
@@ -80,7 +83,7 @@ class Geometry:
         return "".join(code or "?" for code in nib.aff2axcodes(self.affine))
 
     def difference(self, other: Geometry, tolerance: float = GEOMETRY_TOLERANCE) -> str | None:
-        """Say in words how two geometries differ, or None if voxels lie on voxels.
+        """Return how two geometries differ, or None if voxels lie on voxels.
 
         Args:
             other: the geometry to compare with.
@@ -138,11 +141,13 @@ class Stream:
         path: of the file.
         header: as it is stored; nothing in it is repaired.
         handle: the inflated bytes; at the end of a gzip stream its CRC and length are checked.
+        extensions: the bytes between header and voxels, unparsed.
     """
 
     path: Path
     header: nib.Nifti1Header
     handle: io.BufferedIOBase
+    extensions: bytes = b""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -225,8 +230,8 @@ class Stream:
 
     def _wrong_length(self, what: str) -> ImageError:
         start = float(self.header["vox_offset"])
-        hint = f"; it says that they begin at byte {start:g}" if start < self.header.sizeof_hdr else ""
-        return ImageError(f"{self.path}: holds {what} than its header says{hint}", "wrong_length")
+        hint = f"; it states that they begin at byte {start:g}" if start < self.header.sizeof_hdr else ""
+        return ImageError(f"{self.path}: holds {what} than its header states{hint}", "wrong_length")
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -236,7 +241,7 @@ class Stream:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what reading may raise into an ImageError with its kind."""
+    """Convert the errors of reading into an ImageError with its kind."""
     try:
         yield
     except BROKEN_GZIP as error:
@@ -250,7 +255,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _other_data_follow(path: Path) -> bool:
-    """Say whether a gzip stream that could not be read to its end is whole, and what follows it is no gzip."""
+    """Return whether a broken gzip stream is complete, and other data follow it."""
     stream = zlib.decompressobj(wbits=31)
     with path.open("rb") as handle:
         try:
@@ -280,18 +285,21 @@ def open_volume(path: str | Path) -> Iterator[Stream]:
         if start == b"\x1f\x8b":
             handle = stack.enter_context(igzip.open(handle, "rb"))
         elif path.name.endswith(".gz"):
-            raise ImageError(f"{path}: is not gzip, though its name says so", "not_nifti")
+            raise ImageError(f"{path}: is not gzip, though its name ends in .gz", "not_nifti")
         stream = Stream(path, _read_header(path, handle), handle)
         stream.check_size()
         with _reading(path):
-            _skip(handle, stream.offset - stream.header.sizeof_hdr)
-        yield stream
+            extensions = _read_extensions(handle, stream.offset - stream.header.sizeof_hdr)
+        yield replace(stream, extensions=extensions)
 
 
-def _skip(handle: io.BufferedIOBase, missing: int) -> None:
-    """Read on in small blocks: what a header calls extensions may be any amount of data."""
-    while missing > 0 and (block := handle.read(min(missing, BLOCK_BYTES))):
-        missing -= len(block)
+def _read_extensions(handle: io.BufferedIOBase, length: int) -> bytes:
+    """Return the bytes up to the first voxel; what is too long for extensions is passed over in small blocks."""
+    if length <= MAX_KEPT_EXTENSION_BYTES:
+        return handle.read(length)
+    while length > 0 and (block := handle.read(min(length, BLOCK_BYTES))):
+        length -= len(block)
+    return b""
 
 
 def _read_header(path: Path, handle: io.BufferedIOBase) -> nib.Nifti1Header:
@@ -341,7 +349,7 @@ def millimeters(header: nib.Nifti1Header) -> float:
 
 
 def with_qfac(header: nib.Nifti1Header) -> nib.Nifti1Header:
-    """Return a header whose qfac is 1 where it says 0, as the standard has it; nibabel raises for 0."""
+    """Return a header whose qfac is 1 where it says 0, as in the standard; nibabel raises for 0."""
     if header["pixdim"][0] in (-1, 1):
         return header
     header = header.copy()
@@ -367,7 +375,7 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def _scaled(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    """Apply a header's scaling slice by slice: no third volume is held beside the stored and the scaled one."""
+    """Apply a header's scaling slice by slice: no third volume is held."""
     if (slope, intercept) == (1, 0):
         return array
     scale = nib.volumeutils.apply_read_scaling
@@ -417,16 +425,25 @@ def label_tolerance(slope: float) -> float:
 
 
 def read_geometry(path: str | Path) -> Geometry:
-    """Read only what the header says; ImageError as `read_volume` (the pixels are not looked at)."""
+    """Read only the header; ImageError as `read_volume` (the voxels are not read)."""
     with open_volume(path) as stream:
         return stream.geometry()
 
 
-def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header) -> None:
+def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, extension: bytes = b"") -> None:
     """Write an array (z, y, x) under the geometry of a header, atomically; the same input gives the same bytes.
 
     The header's shape, data type, scaling and display range are set for the array; the rest, both affines
     among it, stays as it was read, to the bit.
+
+    Args:
+        path: .nii or .nii.gz.
+        array: the voxels.
+        header: gives the geometry.
+        extension: bytes between header and voxels, such as those of `label_tables.header_extension`.
+
+    Raises:
+        ImageError: the array's shape is not the header's.
     """
     path = Path(path)
     header = header.copy()
@@ -435,14 +452,14 @@ def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header) 
     header.set_data_dtype(array.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    header["vox_offset"] = header.sizeof_hdr + 4 if header.sizeof_hdr == 540 else 352
+    offset = header.sizeof_hdr + max(4, len(extension))
+    header["vox_offset"] = offset
     header["magic"] = header["magic"] if header.sizeof_hdr == 540 else b"n+1"
     expected = tuple(header.get_data_shape()[::-1])
     if array.shape != expected:
         raise ImageError(f"{path}: an array of shape {array.shape} does not fit the header's {expected}")
-    offset = int(header["vox_offset"])
     stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    raw = header.binaryblock.ljust(offset, b"\0") + stored.tobytes()
+    raw = (header.binaryblock + extension).ljust(offset, b"\0") + stored.tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(igzip.compress(raw, compresslevel=1, mtime=0) if path.name.endswith(".gz") else raw)

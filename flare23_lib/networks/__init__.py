@@ -6,9 +6,9 @@ builds the networks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from flare23_lib.axes import Triple, as_triple
 from flare23_lib.errors import ConfigError
@@ -27,8 +27,6 @@ NETWORKS: dict[NetworkName, tuple[tuple[int, ...], tuple[int, ...]]] = {
 S, B, L and H are those of Huang et al., "STU-Net: Scalable and Transferable Medical Image Segmentation Models
 Empowered by Large-Scale Supervised Pre-training" (2023); `stunet_tiny` is ours, for demos and tests.
 """
-
-_SPEC_KEYS = {"name", "depth", "widths", "strides", "kernel_sizes"}
 
 
 @dataclass(frozen=True)
@@ -96,31 +94,9 @@ class Architecture:
         )
 
     @classmethod
-    def from_spec(cls, spec: Mapping[str, Any]) -> Architecture:
-        """Make an architecture from a name of `NETWORKS`, or from depth and widths.
-
-        Args:
-            spec: `name`, or `depth` and `widths`; and, if wanted, `strides`, `kernel_sizes`.
-
-        Raises:
-            ConfigError: an unknown name or key, both ways at once, neither, or values that make no network.
-        """
-        unknown = sorted(set(spec) - _SPEC_KEYS)
-        if unknown:
-            raise ConfigError(f"network: {unknown[0]!r} is none of {', '.join(sorted(_SPEC_KEYS))}")
-        explicit = {"depth", "widths"} & set(spec)
-        if "name" in spec:
-            if explicit:
-                raise ConfigError(f"network: give name or {' and '.join(sorted(explicit))}, not both")
-            name = spec["name"]
-            if name not in NETWORKS:
-                raise ConfigError(f"network: there is no {name!r}; there are {', '.join(NETWORKS)}")
-            depth, widths = NETWORKS[name]
-        elif len(explicit) == 2:
-            depth, widths = spec["depth"], spec["widths"]
-        else:
-            raise ConfigError("network: give a name, or depth and widths")
-        return cls.of(depth, widths, spec.get("strides"), spec.get("kernel_sizes"))
+    def named(cls, name: NetworkName, strides: Sequence[Sequence[int]] | None = None) -> Architecture:
+        """Make an architecture of `NETWORKS`; ConfigError if the strides do not fit it."""
+        return cls.of(*NETWORKS[name], strides)
 
     @property
     def downsampling(self) -> Triple:

@@ -14,7 +14,7 @@ class Convolution:
     """A convolution of the network.
 
     Attributes:
-        level: stage at whose resolution its output lies, 0 for the highest.
+        level: stage of its output's resolution, 0 for the highest.
         taps: voxels of its kernel.
         inputs: channels.
         outputs: channels.

@@ -7,8 +7,7 @@ load; constructors take plain values, so that nnU-Net's plans can describe the n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,25 +19,6 @@ from flare23_lib.networks import Architecture
 
 NEGATIVE_SLOPE = 0.01
 """Slope of LeakyReLU below zero."""
-
-
-def build(
-    spec: Mapping[str, Any], num_classes: int, input_channels: int = 1, deep_supervision: bool = False
-) -> STUNet:
-    """Build a network from a specification.
-
-    Args:
-        spec: `name` (one of `flare23_lib.networks.NETWORKS`) or `depth` and `widths`; and, if wanted,
-            `strides` and `kernel_sizes`.
-        num_classes: channels of the output, background included.
-        input_channels: channels of the input; 1 for CT.
-        deep_supervision: return the outputs of all decoder stages.
-
-    Raises:
-        ConfigError: the specification makes no network.
-    """
-    kwargs = Architecture.from_spec(spec).to_json()
-    return STUNet(input_channels, num_classes, **kwargs, deep_supervision=deep_supervision)
 
 
 class ResidualBlock(nn.Module):

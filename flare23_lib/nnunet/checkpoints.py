@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment, and the random state that goes into them."""
+"""Checkpoints that a kill at any moment cannot damage, and the random state that goes into them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FINAL = "checkpoint_final.pth"
 LATEST = "checkpoint_latest.pth"
 PREVIOUS = "checkpoint_previous.pth"
 READERS = ("PytorchStreamReader", "inline_container")
-"""What PyTorch's errors name when it is the archive that they complain of."""
+"""What PyTorch's errors name if the archive is damaged."""
 
 BROKEN = ".broken"
 """Appended to the name of a checkpoint that cannot be read."""
@@ -37,7 +37,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_latest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the newest checkpoint and keep the one before it, which must be whole; at any moment one of them is."""
+    """Write the newest checkpoint and keep the one before it, which is complete; at any moment one of them is."""
     latest, previous = folder / LATEST, folder / PREVIOUS
     with atomic_path(latest) as temporary:
         torch.save(dict(content), temporary)
@@ -56,13 +56,13 @@ def remove_intermediate(folder: Path) -> None:
 
 
 def newest(folder: Path) -> tuple[str, dict[str, Any]] | None:
-    """Return name and content (on the processor) of the newest checkpoint that is whole, or None.
+    """Return name and content (on the CPU) of the newest complete checkpoint, or None.
 
-    A broken one is renamed, so that nothing takes it for whole, and the log says so. Checkpoints are our own; they
+    A broken one is renamed, and the log reports it. Checkpoints are our own; they
     are read as pickles.
 
     Raises:
-        OSError, MemoryError, RuntimeError: a whole one cannot be read here and now; it stays as it is.
+        OSError, MemoryError, RuntimeError: a complete one cannot be read now; it stays as it is.
     """
     for name in (FINAL, LATEST, PREVIOUS):
         path = folder / name
@@ -134,7 +134,7 @@ def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None
 
 
 def seed(number: int) -> None:
-    """Start all random generators of this process anew."""
+    """Seed all random generators of this process."""
     random.seed(number)
     np.random.seed(number)
     torch.manual_seed(number)

@@ -1,4 +1,4 @@
-"""What a training wrote down about itself, epoch by epoch."""
+"""History of a training, a row per epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flare23_lib.io.tables import read_csv, write_csv
 
 @dataclass
 class Epoch:
-    """An epoch under way.
+    """An epoch that is not finished.
 
     Attributes:
         losses: of its training iterations so far.
@@ -44,15 +44,15 @@ def row(
     validation_losses: Sequence[float],
     dice: Sequence[float],
 ) -> dict[str, Any]:
-    """Return one epoch's row; a class that was in none of the patches looked at has None.
+    """Return one epoch's row; a class without a voxel in the validation patches has None.
 
-    Classes stand in it by position, not by name, so that a training goes on after a label got another name.
+    Classes have positions in it, not names, so that a training resumes after a label is renamed.
 
     Args:
         epoch: counted from 1.
         learning_rate: of its iterations.
         progress: the epoch's.
-        validation_losses: of the patches looked at after it.
+        validation_losses: of the validation patches.
         dice: per class; NaN for a class that was absent.
     """
     known = [value for value in dice if not np.isnan(value)]

@@ -1,4 +1,4 @@
-"""The weights that a training starts from, where the configuration says `pretrained`."""
+"""The weights that a training starts from (`pretrained` in the configuration)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TABLE = "initial_weights.csv"
-"""Says of each parameter whether it was loaded; lies beside the training's record."""
+"""Lists whether each parameter was loaded; in the folder of the training's record."""
 
 
 def digest_of(source: Path | None) -> str | None:
@@ -36,7 +36,7 @@ def digest_of(source: Path | None) -> str | None:
 
 @functools.cache
 def _digest(source: Path, size: int, changed: int) -> str:
-    """Return the SHA-256 of a file of this size, changed then. Large files are asked for again and again."""
+    """Return the SHA-256 of a file of this size, changed then. Cached, as large files are asked for repeatedly."""
     return file_sha256(source)
 
 
@@ -47,7 +47,7 @@ def with_digest(settings: TrainingSettings, digest: str | None) -> TrainingSetti
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Loads weights into a trainer that starts from nothing, and writes down what was loaded, what not, and why.
+    """Loads weights into a new trainer, and lists which were loaded, and why others were not.
 
     Attributes:
         source: file of weights, as `pretrained.read_weights` reads it.
@@ -71,10 +71,10 @@ class InitialWeights:
         trainer.bare_network.load_state_dict(found.weights, strict=False)
 
 
-def publish(folder: Path, beside: Path) -> None:
-    """Copy a training's table of initial weights beside its record; one of another training is removed."""
+def publish(folder: Path, record: Path) -> None:
+    """Copy a training's table of initial weights to the folder of its record; one of another training is removed."""
     table = folder / TABLE
     if table.exists():
-        write_text(beside.with_name(TABLE), table.read_text(encoding="utf-8"))
+        write_text(record.with_name(TABLE), table.read_text(encoding="utf-8"))
     else:
-        beside.with_name(TABLE).unlink(missing_ok=True)
+        record.with_name(TABLE).unlink(missing_ok=True)

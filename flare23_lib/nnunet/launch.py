@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """All that a training needs; it can be sent to another process.
+    """Everything that a training needs; can be sent to another process.
 
     Attributes:
         folder: holds nnU-Net's `preprocessed` and `results` folders of this training; checkpoints go there.
         plans: nnU-Net plans.
         dataset_json: nnU-Net's dataset.json.
         device: where to train.
-        processes: GPUs (or, on a processor, processes) that share each batch.
-        threads: processor threads and processes in all.
+        processes: GPUs (on a CPU: processes) that share each batch.
+        threads: CPU threads and processes in total.
         checkpoint_minutes: the longest time of training between two checkpoints.
     """
 
@@ -49,7 +49,7 @@ class TrainingRun:
 
     @property
     def workers(self) -> int:
-        """Processes that load and augment: a processor has no core to spare for them."""
+        """Processes that load and augment; none on a CPU, which has no core to spare."""
         return max(1, self.threads // self.processes - 1) if self.device.type == "cuda" else 0
 
 
@@ -87,7 +87,7 @@ def train(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None = Non
     """
     if run.processes > 1:
         _train_in_processes(run, prepare)
-    trainer = make_trainer(run) if run.processes == 1 else make_trainer(_alone(run))
+    trainer = make_trainer(replace(run, processes=1))
     if not trainer.resume() and prepare is not None:
         prepare(trainer)
     if trainer.current_epoch < trainer.num_epochs:
@@ -95,12 +95,8 @@ def train(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None = Non
     return trainer
 
 
-def _alone(run: TrainingRun) -> TrainingRun:
-    return replace(run, processes=1)
-
-
 def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None) -> None:
-    """Train in several processes; signals are passed on to them, and what one says of an error is said here."""
+    """Train in several processes; signals are passed on to them, and their errors are raised here."""
     with Signals() as signals:
         arguments = (run, _free_port(), prepare)
         context = torch.multiprocessing.spawn(_train_rank, arguments, run.processes, join=False)
@@ -110,7 +106,7 @@ def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None
                 if signals.received is not None and not passed_on:
                     passed_on = True
                     for process in context.processes:
-                        # They pass over SIGINT, which a terminal sends to them too.
+                        # They ignore SIGINT, which a terminal sends to them, too.
                         os.kill(process.pid, signal.SIGTERM)
         except KeyboardInterrupt:
             for process in context.processes:
@@ -119,7 +115,7 @@ def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None
         except torch.multiprocessing.ProcessExitedException as error:
             if signals.received is not None:
                 raise StoppedError(signals.received) from error
-            how = f" by {error.signal_name}, probably for want of memory" if error.signal_name else ""
+            how = f" by {error.signal_name}, probably out of memory" if error.signal_name else ""
             raise KilledError(f"process {error.error_index} of the training was killed{how}") from error
         except EOFError as error:  # a signal ended a process just when it began to write down its error
             if signals.received is not None:

@@ -1,4 +1,4 @@
-"""A training loop that survives: signals, checkpoints in mid-epoch, and a history without gap or repetition."""
+"""A training loop that can be interrupted and resumed at any iteration."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
     Attributes:
         checkpoint_seconds: the longest time between two checkpoints.
         history: a row per finished epoch (`history.row`).
-        epoch: the epoch under way.
+        epoch: the unfinished epoch.
     """
 
     is_ddp: bool
@@ -66,11 +66,11 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
 
     @abc.abstractmethod
     def validation_step(self, batch: dict) -> tuple[float, np.ndarray]:
-        """Return a batch's loss, and by class (3, classes): voxels found, found wrongly, and missed."""
+        """Return a batch's loss, and (3, classes) voxels: true positive, false positive, false negative."""
 
     @abc.abstractmethod
     def seed_rank(self) -> None:
-        """Seed a process other than the first one of a training that goes on."""
+        """Seed a process other than the first one of a resumed training."""
 
     @property
     def class_names(self) -> list[str]:
@@ -98,7 +98,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
                 self._end_workers()
 
     def _train_epoch(self, signals: Signals) -> None:
-        """Take the iterations of the epoch under way that are still to be taken."""
+        """Take the iterations of the unfinished epoch that are still to be taken."""
         self.network.train()
         self.lr_scheduler.step(self.current_epoch)
         self._timestamp = time.time()
@@ -127,7 +127,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         return Bar(iterations, "iteration", name, done, hidden=self.local_rank != 0)
 
     def _state(self) -> str:
-        """Return the loss of the last iterations and the time left of the whole training, in words."""
+        """Return the loss of the last iterations and the time left of the whole training, for display."""
         recent = self.epoch.losses[-RECENT_ITERATIONS:]
         loss = f"loss {np.mean(recent):.4f}, " if recent else ""
         left = (self.num_epochs - self.current_epoch) * self._epoch_seconds() - self.epoch.seconds
@@ -158,7 +158,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
 
     @torch.no_grad()
     def _validate(self, signals: Signals) -> tuple[list[float], list[float]]:
-        """Return losses and pseudo Dice by class of some patches of the training set. Nothing is selected by them."""
+        """Return losses and pseudo Dice by class of some patches of the training set; they select no model."""
         self.network.eval()
         losses, counts = [], np.zeros((3, len(self.class_names)))
         with self._bar(self.num_val_iterations_per_epoch, what=", validation") as bar:
@@ -182,7 +182,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         return losses, dice.tolist()
 
     def _end_epoch(self, losses: list[float], dice: list[float]) -> None:
-        """Write the epoch down, for us and in nnU-Net's own log, and go on to the next."""
+        """Record the epoch, in our history and in nnU-Net's own log, and start the next."""
         rate = self.optimizer.param_groups[0]["lr"]
         row = history.row(self.current_epoch + 1, rate, self.epoch, losses, dice)
         self.history.append(row)
@@ -204,7 +204,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         self.epoch = history.Epoch()
 
     def on_epoch_written(self, row: dict[str, Any]) -> None:
-        """Say how an epoch went; called after its row is written."""
+        """Log the epoch's losses and Dice; called after its row is written."""
         left = (self.num_epochs - row["epoch"]) * self._epoch_seconds()
         known = dict(zip(self.class_names, row["classes"], strict=True))
         classes = ", ".join(f"{name} {dice:.2f}" for name, dice in known.items() if dice is not None)
@@ -214,7 +214,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
             row["pseudo_dice"], classes,
         )  # fmt: skip
 
-    # ------------------------------------------------------------------ survival
+    # ------------------------------------------------------------------ checkpoints
 
     def _must_stop(self, signals: Signals) -> int | None:
         """Return the signal that came to this process or to one of those that train with it, the same in all."""
@@ -250,7 +250,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
             raise self._nan_error("after the last iteration (weights are not finite)")
 
     def _content(self) -> dict[str, Any]:
-        """Return a checkpoint in nnU-Net's form, with what makes a start in mid-epoch possible beside it."""
+        """Return a checkpoint in nnU-Net's form, and what a start in mid-epoch needs in addition."""
         return {
             "network_weights": self.bare_network.state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
@@ -290,7 +290,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
                 loader._finish()
 
     def resume(self) -> bool:
-        """Go on from the newest whole checkpoint, and say whether there was one."""
+        """Resume from the newest complete checkpoint; False if there is none."""
         found = checkpoints.newest(Path(self.output_folder))
         if found is None:
             return False
@@ -318,13 +318,13 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         else:
             self.seed_rank()
 
-    # ------------------------------------------------------------------ what the base class says and draws
+    # ------------------------------------------------------------------ output of the base class
 
     def print_to_log_file(self, *args, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
-        """Pass on what nnU-Net says; a file of its own for each start would repeat what a kill undid."""
+        """Pass on nnU-Net's messages to the log; it would write a file of its own for each start."""
         text = " ".join(str(arg) for arg in args).strip()
         if text:
             log.debug("%s", text)
 
     def plot_network_architecture(self) -> None:
-        """Draw nothing: the drawing needs a package that is no longer kept."""
+        """Draw nothing: the drawing needs an unmaintained package."""

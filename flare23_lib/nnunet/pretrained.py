@@ -20,7 +20,7 @@ from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 
 LOADED, OTHER_SHAPE, NOT_IN_FILE, NOT_USED = "loaded", "shape differs", "not in file", "not used"
 STATUSES = (LOADED, OTHER_SHAPE, NOT_IN_FILE, NOT_USED)
-"""What can be said of a parameter; the last is one that the file holds and the network has not."""
+"""Status of a parameter; the last is one of the file that the network does not have."""
 
 COLUMNS = ("parameter", "status", "shape", "shape_in_file")
 

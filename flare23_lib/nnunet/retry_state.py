@@ -1,7 +1,7 @@
 """Attempts at a long job within one run of the workflow, and when to give up.
 
 The workflow starts a training again when it ended before its last epoch, up to `max_training_restarts` times: that is
-how a training of days passes through time limits. It cannot tell why a job ended. So a failure that another attempt
+how a training of days passes through time limits. It does not know why a job ended. So a failure that another attempt
 would only repeat leaves a marker, and the attempts that are left print it and end at once. The first attempt of a
 run, which the user starts, removes the marker and tries again.
 """
@@ -20,7 +20,7 @@ FAILED = "failed.json"
 COUNTED = "attempts.json"
 
 MAX_ATTEMPTS_WITHOUT_PROGRESS = 2
-"""Attempts without a new checkpoint after which there is no point in another."""
+"""Attempts without a new checkpoint after which there is no reason for another."""
 
 
 @contextlib.contextmanager
@@ -28,13 +28,13 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
     """Work on a job as one of several attempts.
 
     Args:
-        folder: the job's; the markers lie there.
+        folder: of the job; it holds the markers.
         number: of the attempt in this run of the workflow, from 1.
         progress: returns what changes with every checkpoint (plain data).
-        stopped: the error of a job that was asked to stop, which is no failure.
+        stopped: the error of a job that was asked to stop, not a failure.
 
     Raises:
-        TrainingError: an earlier attempt of this run failed in a way that another cannot mend.
+        TrainingError: an earlier attempt of this run failed in a way that another one would repeat.
     """
     failed, counted = folder / FAILED, folder / COUNTED
     if number <= 1:
@@ -48,7 +48,7 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
     now = progress()
     without = known["without"] + 1 if known["progress"] == [now] else 0
     if without >= MAX_ATTEMPTS_WITHOUT_PROGRESS:
-        message = f"{without} attempts ended without a new checkpoint; the log and {folder} may say why"
+        message = f"{without} attempts ended without a new checkpoint; see the log and {folder}"
         write_json(failed, {"message": message})
         raise TrainingError(message)
     known |= {"progress": [now], "without": without, "begun": known["begun"] + 1}
@@ -67,7 +67,7 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
 
 
 def is_given_up(folder: Path) -> bool:
-    """Say whether an attempt of this run of the workflow failed in a way that another cannot mend."""
+    """Return whether an attempt of this run failed in a way that another one would repeat."""
     return (folder / FAILED).exists()
 
 

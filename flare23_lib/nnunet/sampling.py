@@ -24,8 +24,8 @@ PR_SET_PDEATHSIG = 1
 def become_worker(thread_id: int) -> None:
     """Make a process that loads batches end with the training, and not before; the augmenter calls it in each.
 
-    Signals that reach the whole process group are for the training to answer; of a training that was killed
-    nothing must stay behind.
+    Signals that reach the whole process group are for the training to answer; a killed training
+    must leave no process behind.
     """
     del thread_id
     for number in STOPPING:

@@ -6,11 +6,13 @@ import contextlib
 import logging
 import platform
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors.torch import save_file
 
 from flare23_lib import __version__
@@ -20,6 +22,7 @@ from flare23_lib.choices import WEIGHTS_FILE
 from flare23_lib.config.models import measured
 from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.dataset.cases import read_cases
+from flare23_lib.dataset.read_files import remembered
 from flare23_lib.errors import StoreError, TrainingError
 from flare23_lib.inference.bundle import (
     InferenceDefaults,
@@ -29,8 +32,10 @@ from flare23_lib.inference.bundle import (
     file_sha256,
     write_bundle,
 )
+from flare23_lib.inference.training_images import TrainingImages, summarize
 from flare23_lib.io.atomic import atomic_path, link_to, remove_partial, write_json
 from flare23_lib.io.locks import lock
+from flare23_lib.labels import Label
 from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.initial_weights import TABLE, InitialWeights, publish
 from flare23_lib.nnunet.pretrained import read_weights
@@ -99,17 +104,30 @@ def train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None, o
             "cases": len(job.rows),
             "labels_seen": [job.names[value] for value in job.seen],
             "labels_unseen": job.unseen,
-            "axis_codes": _axis_codes(job),
+            "sources": _sources(job),
+            "training_images": images.to_json() if (images := _training_images(job)) else None,
             **metadata["results"],
             "settings": job.settings.to_json(),
         },
     )
 
 
-def _axis_codes(job: TrainingJob) -> list[str]:
-    """Return the directions of the axes of the training images as stored; none if one is not known."""
-    known = [job.results.metadata(row["image"]).get("axis_codes") for row in job.rows]
-    return sorted({codes for codes in known if codes}) if all(known) else []
+def _sources(job: TrainingJob) -> dict[str, int]:
+    """Return the cases of a training by the source that they come from."""
+    sources = {case.case: case.source for case in read_cases(job.results.cases)}
+    return dict(sorted(Counter(sources.get(row["case"], "") for row in job.rows).items()))
+
+
+def _training_images(job: TrainingJob) -> TrainingImages | None:
+    """Return what the scan of the cohort remembers of the images of a training; None if it remembers none."""
+    known = remembered(job.results.scan_memory)
+    paths = {case.case: Path(case.image) for case in read_cases(job.results.cases)}
+    facts = [known[path] for row in job.rows if (path := paths.get(row["case"])) in known]
+    return summarize(
+        (np.array(one.affine).reshape(4, 4), one.shape, one.spacing, one.low, one.high)
+        for one in facts
+        if one.shape is not None and one.spacing is not None
+    )
 
 
 def _train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None) -> Metadata:
@@ -136,7 +154,7 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: InitialWeights | N
     from flare23_lib.nnunet import plans as nnunet_plans
     from flare23_lib.nnunet.launch import TrainingRun
     from flare23_lib.nnunet.launch import train as run
-    from flare23_lib.preprocessing.preprocess import link_dataset
+    from flare23_lib.preprocessing.preprocess import annotated_classes, link_dataset
     from flare23_lib.runtime.devices import choose
 
     folder, rows = job.folder.path, job.rows
@@ -148,6 +166,8 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: InitialWeights | N
     ignored = any(job.results.metadata(row["label"]).get("ignored") for row in rows)
     has_ignore_label = job.settings.ignore_label or ignored
     dataset = nnunet_plans.dataset_json(list(job.names.values()), has_ignore_label, rows, job.unseen)
+    if job.settings.training.loss == "label_sets":
+        dataset["annotated"] = annotated_classes(job.settings.label_values, rows)
     device = choose(runtime.device, claimed=runtime.gpus)
     with quiet(folder / "nnunet.log"):
         what = TrainingRun(folder, plans, dataset, device, runtime.gpus, runtime.threads, runtime.checkpoint_minutes)
@@ -187,11 +207,9 @@ def describe(
     settings: TrainingSettings,
     inference: InferenceSettings,
     label_names: Sequence[str],
-    unseen: Sequence[str],
     weights_sha256: str,
-    provenance: Mapping[str, Any],
 ) -> Model:
-    """Return the description of a trained model, as model.json holds it."""
+    """Return the description of a trained model: all of model.json that shapes results."""
     return Model(
         name=model,
         network=settings.network,
@@ -203,19 +221,21 @@ def describe(
             ModelLabel("background", 0),
             *(ModelLabel(*pair) for pair in zip(label_names, settings.label_values, strict=True)),
         ),
-        unseen=tuple(unseen),
         mirror_axes=settings.training.mirror_axes,
         inference=InferenceDefaults(**inference.to_json()),
         weights=Weights(WEIGHTS_FILE, weights_sha256),
-        provenance=provenance,
     )
+
+
+def _model_label(label: Label) -> ModelLabel:
+    return ModelLabel(label.name, label.value, label.kind, label.tolerance_mm, label.scored)
 
 
 def export(
     results: Results,
     model: str,
     inference: InferenceSettings,
-    label_names: Sequence[str],
+    labels: Sequence[Label],
     output: Path,
 ) -> None:
     """Write a trained model's bundle: model.safetensors and model.json.
@@ -224,7 +244,7 @@ def export(
         results: the results folder.
         model: its name.
         inference: how the model is used by default.
-        label_names: names of the labels in order.
+        labels: the label map, in order.
         output: the bundle's folder.
     """
     record = read_training(results, model)
@@ -233,19 +253,24 @@ def export(
         "training": record["settings"]["training"],
         "fingerprint": record["fingerprint"],
         "versions": record["versions"],
-        **({"axis_codes": record["axis_codes"]} if record.get("axis_codes") else {}),
     }
     description = describe(
         model,
         TrainingSettings.from_json(record["settings"]),
         inference,
-        label_names,
-        record["labels_unseen"],
+        [label.name for label in labels],
         record["weights_sha256"],
-        provenance,
+    )
+    images = record.get("training_images")
+    description = replace(
+        description,
+        labels=(description.labels[0], *map(_model_label, labels)),
+        unseen=tuple(record["labels_unseen"]),
+        provenance=provenance,
+        training_images=TrainingImages.from_json(images) if images else None,
     )
     write_bundle(output, description, _trained_weights(results, record))
-    # For use with nnU-Net: its model folder beside the record.
+    # For use with nnU-Net: a link to its model folder, in the record's folder.
     try:
         link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)
     except StoreError as error:  # no job reads it

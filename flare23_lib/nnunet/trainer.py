@@ -19,8 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 from flare23_lib.config.checks import forced_patches
 from flare23_lib.config.models import TrainingProtocol
 from flare23_lib.nnunet import checkpoints
+from flare23_lib.nnunet.fine_labels import raised_logits, with_fine_labels
+from flare23_lib.nnunet.fine_losses import FineLabelLoss
 from flare23_lib.nnunet.loop import ResumableTrainer
+from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels
 from flare23_lib.nnunet.sampling import BalancedDataLoader, become_worker
+from flare23_lib.preprocessing.preprocess import identifier
 from flare23_lib.runtime.devices import memory_format
 from flare23_lib.runtime.precision import training_precision
 
@@ -36,8 +40,8 @@ for each axis. nnU-Net deforms patches more than three times as wide as deep in 
 The paper names the augmentation, not its strength. These are from nnU-Net v1's table of defaults: probability 0.2,
 sigma 9 to 13, alpha 0 to 900 in 3-D and 0 to 200 in the plane. Noise smoothed with a sigma of 11 and multiplied by
 the largest alpha moves the farthest voxel of one of the paper's patches by 7, in the plane by 9. (v1's later trainer,
-on which STU-Net was built, leaves the deformation off; the paper says that it is on.) batchgeneratorsv2's own default
-is a fifth of a voxel at most, which changes nothing."""
+on which STU-Net was built, has the deformation off; in the paper it is on.) batchgeneratorsv2's own default
+is up to a fifth of a voxel, which has no effect."""
 
 GRADIENT_NORM = 12
 """Largest norm of a step's gradient, nnU-Net's."""
@@ -79,7 +83,7 @@ class FlareTrainer(ResumableTrainer):
     Attributes:
         protocol: how the model is trained.
         precision: what it computes in: "mixed", "float32" or "bfloat16".
-        workers: processes that load and augment; 0 for none beside the training itself.
+        workers: processes that load and augment; 0 to load in the training's own process.
         left_out: names of classes that have no voxel in any case and so are never a target.
     """
 
@@ -103,6 +107,23 @@ class FlareTrainer(ResumableTrainer):
         self.weight_decay = protocol.weight_decay
         self.oversample_foreground_percent = protocol.oversample_foreground
         self.left_out: list[str] = []
+        by_sets = protocol.loss == "label_sets" or protocol.label_factor is not None
+        self.sets = self._label_sets(plans, dataset_json) if by_sets else None
+
+    def _label_sets(self, plans: dict[str, Any], dataset_json: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the admissible sets of each case (`losses.admissible_sets`).
+
+        A class that is annotated in no case cannot be learned; it counts as absent from all of them. Without the loss
+        label_sets everything counts as annotated.
+        """
+        labels = self.label_manager.foreground_labels
+        whole = {identifier(case): labels for case in dataset_json["dataset"]}
+        annotated: dict[str, list[int]] = dataset_json["annotated"] if self.protocol.loss == "label_sets" else whole
+        nowhere = set(labels).difference(*annotated.values())
+        hidden_in = {int(label): others for label, others in plans.get("hidden_in", {}).items()}
+        return {
+            case: admissible_sets({*found, *nowhere}, len(labels) + 1, hidden_in) for case, found in annotated.items()
+        }
 
     # ------------------------------------------------------------------ the protocol
 
@@ -177,8 +198,9 @@ class FlareTrainer(ResumableTrainer):
         return tuple(generators)
 
     def _transforms(self) -> tuple[BasicTransform, BasicTransform, tuple[int, ...]]:
-        """Return the augmentation, what is done to patches that are only looked at, and the size it starts from."""
-        scales = self._get_deep_supervision_scales()
+        """Return the augmentation, the transforms of validation patches, and the size it starts from."""
+        factor = self.protocol.label_factor
+        scales = None if factor else self._get_deep_supervision_scales()
         rotation, dummy_2d, initial_patch_size, mirror_axes = (
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
@@ -190,7 +212,10 @@ class FlareTrainer(ResumableTrainer):
             self.configuration_manager.patch_size, rotation, scales, mirror_axes, dummy_2d,
             use_mask_for_norm=self.configuration_manager.use_mask_for_norm, **common,
         )  # fmt: skip
-        return augmentation, self.get_validation_transforms(scales, **common), initial_patch_size
+        plain = self.get_validation_transforms(scales, **common)
+        if factor:
+            augmentation, plain = (with_fine_labels(transforms, factor) for transforms in (augmentation, plain))
+        return augmentation, plain, initial_patch_size
 
     def _loader(self, dataset, members, patch_size, transforms) -> nnUNetDataLoader:
         arguments = (dataset, self.batch_size, patch_size, self.configuration_manager.patch_size, self.label_manager)
@@ -204,7 +229,7 @@ class FlareTrainer(ResumableTrainer):
         return BalancedDataLoader(*arguments, **options, members=members)
 
     def _members(self, dataset) -> dict[int, list[str]]:
-        """Return which cases hold which class, and note the classes that none holds."""
+        """Return which cases hold which class, and record the classes that none holds."""
         members: dict[int, list[str]] = {label: [] for label in self.label_manager.foreground_labels}
         for case in dataset.identifiers:
             locations = dataset.load_case(case)[-1]["class_locations"]
@@ -218,7 +243,7 @@ class FlareTrainer(ResumableTrainer):
         return members
 
     def _generator(self, loader: nnUNetDataLoader, stream: int):
-        """Return the batches of a loader: stream 0 is that of the training, 1 that of the patches looked at."""
+        """Return the batches of a loader: stream 0 is that of the training, 1 that of the validation patches."""
         if self.workers == 0:
             return SingleThreadedAugmenter(loader, None)
         processes = max(1, round(self.workers * (1.0, 0.5)[stream]))
@@ -235,11 +260,11 @@ class FlareTrainer(ResumableTrainer):
         return int(np.random.default_rng(place).integers(below))
 
     def seed_rank(self) -> None:
-        """Seed a process that shares a training which goes on; the first one has the checkpoint's random state."""
+        """Seed a process of a resumed training; the first one has the checkpoint's random state."""
         checkpoints.seed(self._fresh_seed(2, 2**31))
 
     def used(self) -> dict[str, Any]:
-        """Return what the training really used, as plain data."""
+        """Return what the training used, as plain data."""
         group = {key: str(value) for key, value in self.optimizer.param_groups[0].items() if key != "params"}
         reduced = self.autocast()
         return {
@@ -276,11 +301,16 @@ class FlareTrainer(ResumableTrainer):
         return loss.detach()
 
     def validation_step(self, batch: dict) -> tuple[float, np.ndarray]:
-        """Return a batch's loss, and by class (3, classes): voxels found, found wrongly, and missed.
+        """Return a batch's loss, and (3, classes) voxels: true positive, false positive, false negative.
 
-        As nnU-Net's `validation_step`, but in the configured precision, where that has one of its own on a GPU.
+        As nnU-Net's `validation_step`, but in the configured precision, where that has one of its own on a GPU. With
+        label sets voxels count for the classes of which it is known whether they are theirs.
         """
         loss, output, target = self._forward(batch)
+        if self.sets is not None:
+            if self.protocol.label_factor:
+                output = raised_logits(output, target.shape[2:])
+            return float(loss.detach()), count_voxels(output, target, self._sets_of(batch))
         true, predicted = target[:, 0].long(), output.argmax(1)
         if self.label_manager.has_ignore_label:
             known = true != self.label_manager.ignore_label
@@ -291,13 +321,38 @@ class FlareTrainer(ResumableTrainer):
         found = pairs.diagonal()
         return float(loss.detach()), np.stack([found, pairs.sum(axis=0) - found, pairs.sum(axis=1) - found])[:, 1:]
 
+    def _build_loss(self) -> torch.nn.Module:
+        """Return nnU-Net's loss with its weights of the scales, or that of the label sets with the same ones."""
+        loss = super()._build_loss()
+        if self.protocol.label_factor:
+            return FineLabelLoss(loss.weight_factors, self.protocol.targets == "native", self.is_ddp)
+        if self.sets is not None:
+            loss.loss = LabelSetLoss(self.is_ddp)
+        return loss
+
+    def _sets_of(self, batch: dict) -> torch.Tensor:
+        """Return the admissible sets of a batch's cases, bool (b, classes + 1, classes)."""
+        sets = self.sets or {}
+        return torch.stack([sets[key] for key in batch["keys"]])
+
     def _forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution."""
+        """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution.
+
+        Finer labels come back as they are.
+        """
         data = batch["data"].to(self.device, non_blocking=True, memory_format=memory_format(self.device))
+        if self.protocol.label_factor:
+            labels = batch["target"].to(self.device, non_blocking=True)
+            with self.autocast():
+                output = self.network(data)
+                return self._loss(output, labels, self._sets_of(batch)), output[0], labels
         target = [scale.to(self.device, non_blocking=True) for scale in batch["target"]]
         with self.autocast():
             output = self.network(data)
-            return self._loss(output, target), output[0], target[0]
+            inputs = [output, target]
+            if self.sets is not None:
+                inputs.append([self._sets_of(batch)] * len(output))
+            return self._loss(*inputs), output[0], target[0]
 
     def autocast(self) -> torch.autocast:
         """Compute in the configured precision; "mixed" is nnU-Net's way: float16 on a GPU, float32 elsewhere."""
@@ -305,9 +360,9 @@ class FlareTrainer(ResumableTrainer):
         on_gpu = self.precision == "mixed" and self.device.type == "cuda"
         return torch.autocast(self.device.type, dtype, enabled=self.precision == "bfloat16" or on_gpu)
 
-    def _loss(self, output: list[torch.Tensor], target: list[torch.Tensor]) -> torch.Tensor:
-        """Return the loss; sums over a patch need more digits than bfloat16 has."""
-        if self.precision != "bfloat16":
-            return self.loss(output, target)
+    def _loss(self, output: list[torch.Tensor], *targets: Any) -> torch.Tensor:
+        """Return the loss; sums over a patch need more digits than bfloat16 has, and those of label sets float32."""
+        if self.precision != "bfloat16" and self.sets is None:
+            return self.loss(output, *targets)
         with torch.autocast(self.device.type, enabled=False):
-            return self.loss([scale.float() for scale in output], target)
+            return self.loss([scale.float() for scale in output], *targets)

@@ -13,6 +13,7 @@ from flare23_lib.cache.results import Results, read_shards
 from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.nnunet.plans import CONFIGURATION, DATASET_NAME, PLANS_NAME
 from flare23_lib.preprocessing.fit_intensity import with_intensity
+from flare23_lib.preprocessing.preprocess_cases import ANNOTATED
 
 WEIGHTS = ".safetensors"
 CHECKPOINTS = f"results/{DATASET_NAME}/FlareTrainer__{PLANS_NAME}__{CONFIGURATION}/fold_all"
@@ -28,7 +29,8 @@ class TrainingJob:
         model: its name.
         settings: what shapes its weights, with the intensity as numbers and the digest of the initial weights.
         label_names: names of the labels in order.
-        rows: `case`, `image`, `label` and `labels_present` of the preprocessed cases.
+        rows: `case`, `image`, `label` and `labels_present` of the preprocessed cases; for the loss label_sets
+            `annotated`, too.
     """
 
     results: Results
@@ -55,7 +57,8 @@ class TrainingJob:
     @cached_property
     def folder(self) -> CacheFolder:
         """The folder of the training: its fingerprint holds the settings and every case of the training set."""
-        cases = sorted([row["case"], row["image"], row["label"]] for row in self.rows)
+        columns = ["case", "image", "label", *([ANNOTATED] if self.settings.training.loss == "label_sets" else [])]
+        cases = sorted([row[column] for column in columns] for row in self.rows)
         key = {"version": versions.TRAINING, "settings": self.settings.to_json(), "cases": cases}
         return self.results.cache("training", key)
 

@@ -20,7 +20,8 @@ from flare23_lib.config.models import Intensity
 from flare23_lib.config.settings import PreprocessingSettings, TrainingSet, TrainingSettings
 from flare23_lib.errors import ConfigError, TrainingError, one_line
 from flare23_lib.io.atomic import atomic_path, read_json, write_json
-from flare23_lib.io.nifti import read_labels, read_volume
+from flare23_lib.io.label_maps import LabelFiles, read_label_map
+from flare23_lib.io.nifti import read_volume
 from flare23_lib.preprocessing.intensity import SAMPLES, draw_foreground, pool
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, label_file, no_case, training_set
 from flare23_lib.runtime.failures import CaseFailures, concerns_all
@@ -101,7 +102,7 @@ def _draw_all(results: Results, cases: Sequence[tuple[TrainingCase, Entry]], pro
     failures.raise_any()
 
 
-def _draw_case(task: tuple[Path, Path, Entry]) -> str | None:
+def _draw_case(task: tuple[Path, LabelFiles | Path, Entry]) -> str | None:
     """Draw from a case and return None, or one line why it failed."""
     try:
         _draw(task)
@@ -112,9 +113,9 @@ def _draw_case(task: tuple[Path, Path, Entry]) -> str | None:
     return None
 
 
-def _draw(task: tuple[Path, Path, Entry]) -> None:
+def _draw(task: tuple[Path, LabelFiles | Path, Entry]) -> None:
     image, label, entry = task
-    drawn = draw_foreground(read_volume(image).array, read_labels(label).array)
+    drawn = draw_foreground(read_volume(image).array, read_label_map(label).array)
     with atomic_path(entry.file(DRAWN)) as temporary, temporary.open("wb") as handle:
         np.save(handle, drawn)
     entry.save([DRAWN], {"voxels": len(drawn)})

@@ -24,7 +24,7 @@ PERCENTILES = (0.5, 99.5)
 """Between them intensities are clipped."""
 
 DIGITS = 4
-"""To which a result is rounded: what differs from processor to processor is beyond them."""
+"""To which a result is rounded: differences between CPUs are smaller."""
 
 
 def draw_foreground(image: np.ndarray, labels: np.ndarray) -> np.ndarray:

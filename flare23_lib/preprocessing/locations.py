@@ -1,4 +1,4 @@
-"""Where the classes of a label map lie, for the sampling of patches: nnU-Net's `class_locations`, in little memory.
+"""Where the classes of a label map are, for the sampling of patches: nnU-Net's `class_locations`, in little memory.
 
 nnU-Net 2.8.1 (`DefaultPreprocessor._sample_foreground_locations`) lists and sorts the coordinates of all voxels,
 about 100 bytes for each. Here voxels are drawn by their rank within the class, and found slice by slice.

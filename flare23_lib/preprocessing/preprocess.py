@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import blosc2
@@ -17,7 +18,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io.atomic import atomic_path, link_to
-from flare23_lib.io.nifti import MAX_VOXELS, read_labels, read_volume
+from flare23_lib.io.label_maps import LabelFiles, read_label_map
+from flare23_lib.io.nifti import MAX_VOXELS, read_volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.labels import label_indices
 from flare23_lib.preprocessing.locations import class_locations
@@ -34,87 +36,103 @@ def _save(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
         temporary.write_bytes(compressed.to_cframe())  # blosc2 itself passes over failed writes
 
 
-def preprocess_image(
-    source: Path,
-    target: Path,
-    spacing: Sequence[float],
-    orientation: str,
-    intensity: Intensity,
-    patch_size: Sequence[int],
-) -> dict[str, list | str]:
+@dataclass(frozen=True)
+class TrainingGrid:
+    """The grid of a model's preprocessed cases.
+
+    Attributes:
+        spacing: (z, y, x) in mm.
+        orientation: "stored" or "canonical".
+        patch_size: (z, y, x); only how files are divided into chunks, not what they hold.
+        label_factor: voxels (z, y, x) of the labels in a voxel of the image.
+    """
+
+    spacing: Sequence[float]
+    orientation: str
+    patch_size: Sequence[int]
+    label_factor: Sequence[int] = (1, 1, 1)
+
+
+def preprocess_image(source: Path, target: Path, grid: TrainingGrid, intensity: Intensity) -> dict[str, list]:
     """Orient, normalize and resample an image and save it as float32 (1, z, y, x).
 
     Args:
         source: NIfTI file.
         target: `.b2nd` file.
-        spacing: (z, y, x) in mm.
-        orientation: "stored" or "canonical".
+        grid: of the result.
         intensity: normalization.
-        patch_size: (z, y, x); only how the file is divided into chunks, not what it holds.
 
     Returns:
-        `shape` and `spacing` before resampling, as the network sees the axes, and `axis_codes` of the stored ones.
+        `shape` and `spacing` before resampling, as the network sees the axes.
     """
     volume = read_volume(source)
-    turn = Orientation.of(volume.geometry.affine, orientation)
+    turn = Orientation.of(volume.geometry.affine, grid.orientation)
     array = turn.forward(volume.array)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ImageError(f"{source}: has NaN or infinite voxels")
     source_spacing = turn.spacing(volume.geometry.spacing)
-    shape = resampled_shape(array.shape, source_spacing, spacing)
+    shape = resampled_shape(array.shape, source_spacing, grid.spacing)
     if math.prod(shape) > MAX_VOXELS:
         raise ImageError(
             f"{source}: would have {math.prod(shape):.2g} voxels {shape} (z, y, x) at the model's spacing"
         )
     image = prepare_image(array, intensity, shape)
-    _save(target, image.numpy()[None], patch_size)
-    codes = volume.geometry.axis_codes
-    return {"shape": list(array.shape), "spacing": list(source_spacing), "axis_codes": codes}
+    _save(target, image.numpy()[None], grid.patch_size)
+    return {"shape": list(array.shape), "spacing": list(source_spacing)}
 
 
 def preprocess_labels(
-    source: Path,
+    source: LabelFiles | Path,
     target: Path,
-    properties: Path,
-    spacing: Sequence[float],
-    orientation: str,
+    grid: TrainingGrid,
     label_values: Sequence[int],
-    patch_size: Sequence[int],
     image_spacing: Sequence[float] | None = None,
 ) -> list[int]:
-    """Orient and resample a label map, and note where its classes lie, for the sampling of patches.
+    """Orient and resample a label map, and record where its classes are, for the sampling of patches.
 
     Args:
-        source: NIfTI file of label values; 255 stands for voxels to ignore.
+        source: label map; 255 stands for voxels to ignore.
         target: `.b2nd` file of indices (1, z, y, x): the position in `label_values` counted from 1, and the index
-            after the last for voxels to ignore.
-        properties: `.pkl` file with nnU-Net's `class_locations`.
-        spacing: (z, y, x) in mm.
-        orientation: "stored" or "canonical".
+            after the last for voxels to ignore. Finer labels have several channels (`packed`). A `.pkl` file of the
+            same name gets nnU-Net's `class_locations`.
+        grid: of the result.
         label_values: the label map's values in order.
-        patch_size: as `preprocess_image`.
         image_spacing: (z, y, x) in mm of the image as stored; None for the label's own, which may differ from it
             within the tolerance and so give another shape.
 
     Returns:
-        The indices that have voxels, background left out; the last one may be that of voxels to ignore.
+        The indices that have voxels, without background; the last one may be that of voxels to ignore.
     """
-    volume = read_labels(source)
-    turn = Orientation.of(volume.geometry.affine, orientation)
+    volume = read_label_map(source)
+    turn = Orientation.of(volume.geometry.affine, grid.orientation)
     try:
         indices = label_indices(turn.forward(volume.array), label_values)
     except ImageError as error:
-        raise ImageError(f"{source}: {error}", error.kind) from error
-    shape = resampled_shape(indices.shape, turn.spacing(image_spacing or volume.geometry.spacing), spacing)
-    labels = resample_labels(torch.from_numpy(indices), shape).numpy()
+        raise ImageError(f"{getattr(source, 'path', source)}: {error}", error.kind) from error
+    shape = resampled_shape(indices.shape, turn.spacing(image_spacing or volume.geometry.spacing), grid.spacing)
+    fine = tuple(size * one for size, one in zip(shape, grid.label_factor, strict=True))
+    labels = resample_labels(torch.from_numpy(indices), fine).numpy()
     classes = list(range(1, len(label_values) + 1))
     locations = class_locations(labels, classes)
-    with atomic_path(properties) as temporary:
-        temporary.write_bytes(pickle.dumps({"class_locations": locations, "spacing": list(spacing)}))
-    _save(target, labels[None].astype(np.int16), patch_size)
+    if fine != shape:
+        locations = {key: np.unique(places // [1, *grid.label_factor], axis=0) for key, places in locations.items()}
+    with atomic_path(target.with_suffix(".pkl")) as temporary:
+        temporary.write_bytes(pickle.dumps({"class_locations": locations, "spacing": list(grid.spacing)}))
+    _save(target, packed(labels, grid.label_factor).astype(np.int16), grid.patch_size)
     ignored = len(classes) + 1
     present = [index for index in classes if len(locations[index])]
     return [*present, ignored] if (labels == ignored).any() else present
+
+
+def packed(labels: np.ndarray, factor: Sequence[int]) -> np.ndarray:
+    """Return labels as channels of a coarser grid: (voxels within a voxel, z, y, x) of (z, y, x) on the fine grid.
+
+    nnU-Net's data loader cuts images and labels alike, so labels have the shape of the image.
+    """
+    z, y, x = factor
+    depth, height, width = (size // one for size, one in zip(labels.shape, factor, strict=True))
+    parts = labels.reshape(depth, z, height, y, width, x).transpose(1, 3, 5, 0, 2, 4)
+    return parts.reshape(-1, depth, height, width)
 
 
 def identifier(case: str) -> str:
@@ -125,13 +143,24 @@ def identifier(case: str) -> str:
     return case + "_" if case.rstrip("_").endswith("_seg") else case
 
 
+def annotated_classes(label_values: Sequence[int], cases: Sequence[Mapping[str, str]]) -> dict[str, list[int]]:
+    """Return the indices of the classes that are annotated in each case, by its name in nnU-Net's folder.
+
+    Args:
+        label_values: the label map's values in order; the first has index 1.
+        cases: `case` and `annotated` (values, as text) of each training case.
+    """
+    index_of = {str(value): index for index, value in enumerate(label_values, start=1)}
+    return {identifier(row["case"]): [index_of[value] for value in row["annotated"].split()] for row in cases}
+
+
 def link_dataset(folder: Path, root: Path, cases: Sequence[Mapping[str, str]]) -> None:
     """Lay out a folder of preprocessed cases in nnU-Net's own way, as relative links to the files in the store.
 
     Args:
         folder: nnU-Net's folder of a configuration; links of cases that are not listed are removed.
         root: what the cases' paths are relative to.
-        cases: `case`, `image` (`.b2nd`) and `label` (`.b2nd`, with its `.pkl` beside it).
+        cases: `case`, `image` (`.b2nd`) and `label` (`.b2nd`, with its `.pkl` in the same folder).
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted: dict[str, Path] = {}

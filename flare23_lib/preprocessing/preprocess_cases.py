@@ -7,22 +7,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flare23_lib import versions
 from flare23_lib.cache.entries import Entry, Metadata, Shard
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.models import measured
-from flare23_lib.config.settings import PreprocessingSettings, TrainingSet
-from flare23_lib.dataset.cases import Case, usable_cases
+from flare23_lib.config.settings import LabelSets, PreprocessingSettings, TrainingSet
+from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
 from flare23_lib.errors import CohortError, TrainingError
+from flare23_lib.io.atomic import read_json
+from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.tables import read_csv
 from flare23_lib.runtime.failures import CaseFailures
 from flare23_lib.runtime.progress import progress
 
+if TYPE_CHECKING:
+    from flare23_lib.preprocessing.preprocess import TrainingGrid
+
 log = logging.getLogger(__name__)
 
 COLUMNS = ["case", "image", "label", "labels_present"]
+
+ANNOTATED = "annotated"
+"""The column, for the loss label_sets, of the label values that are annotated in a case."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +39,17 @@ class TrainingCase:
 
     Attributes:
         case: the case.
-        label: the label file to learn from.
+        label: the label to learn from, as its source keeps it; or a completed one.
         label_id: identity of the label: a manual one's content, or a completed one's place in the cache.
+        completion: name of the completion that the label is from; None for a manual one.
+        present: values of the labels that are present in the label file.
     """
 
     case: Case
-    label: Path
+    label: LabelFiles | Path
     label_id: str
+    completion: str | None = None
+    present: tuple[int, ...] = ()
 
 
 def training_set(results: Results, settings: TrainingSet) -> list[TrainingCase]:
@@ -63,13 +75,14 @@ def select_cases(
         results: the results folder.
         cases: the cohort's usable training cases.
         settings: as `training_set`.
-        completed: by completion, rows with `case`, `file` and, if the case is not to be learned from, `left_out`.
+        completed: by completion, rows with `case`, `file`, `labels_present` and, if the case is not to be learned
+            from, `left_out`.
     """
     usable = {case.case: case for case in cases}
     chosen = [
-        TrainingCase(case, Path(case.label), case.label_id)
+        TrainingCase(case, label, case.label_id, present=tuple(case.labels_present))
         for case in usable.values()
-        if case.category in settings.manual_labels and case.label
+        if case.category in settings.manual_labels and (label := case.label_files) is not None
     ]
     for completion in settings.label_completions:
         for row in completed[completion]:
@@ -78,7 +91,9 @@ def select_cases(
                     f"{row['case']} of completion {completion} is no usable training case; make {results.cases} again"
                 )
             if not row["left_out"]:
-                chosen.append(TrainingCase(usable[row["case"]], results.root / row["file"], row["file"]))
+                present = tuple(map(int, row["labels_present"].split()))
+                label = results.root / row["file"]
+                chosen.append(TrainingCase(usable[row["case"]], label, row["file"], completion, present))
     return sorted(chosen, key=lambda item: item.case.case)
 
 
@@ -90,7 +105,7 @@ def no_case(model: str, results: Results) -> TrainingError:
     )
 
 
-def label_file(results: Results, case: TrainingCase) -> Path:
+def label_file(results: Results, case: TrainingCase) -> LabelFiles | Path:
     """Return the label file to read; StoreError if it is a completed one and missing."""
     return results.file(case.label_id) if case.label_id.startswith("store/") else case.label
 
@@ -106,7 +121,8 @@ def image_entry(results: Results, settings: PreprocessingSettings, case: Case) -
 def label_entry(results: Results, settings: PreprocessingSettings, case: TrainingCase) -> Entry:
     """Return the entry of a case's preprocessed label."""
     shaping = settings.to_json()
-    key = {name: shaping[name] for name in ("spacing", "orientation", "label_values")}
+    names = ("spacing", "orientation", "label_values", "label_factor")
+    key = {name: shaping[name] for name in names if name in shaping}
     folder = results.cache("preprocessed_labels", {"version": versions.PREPROCESSED_LABEL, **key})
     return folder.entry(case.case.case, {"label": case.label_id, "image_spacing": list(case.case.spacing or ())})
 
@@ -118,13 +134,35 @@ def shard_entries(results: Results, settings: PreprocessingSettings, shard: Shar
     return images + [label_entry(results, settings, case) for case in cases]
 
 
-def record_row(results: Results, case: str, image: Entry, label: Entry) -> dict[str, str]:
+def record_row(results: Results, settings: PreprocessingSettings, case: TrainingCase) -> dict[str, str]:
     """Return the part of a case's record that is known before it is made."""
-    return {
-        "case": case,
-        "image": results.relative(image.file(".b2nd")),
-        "label": results.relative(label.file(".b2nd")),
+    row = {
+        "case": case.case.case,
+        "image": results.relative(image_entry(results, settings, case.case).file(".b2nd")),
+        "label": results.relative(label_entry(results, settings, case).file(".b2nd")),
     }
+    if settings.label_sets is not None:
+        row[ANNOTATED] = " ".join(map(str, annotated_in(results, settings, settings.label_sets, case)))
+    return row
+
+
+def annotated_in(results: Results, settings: PreprocessingSettings, sets: LabelSets, case: TrainingCase) -> list[int]:
+    """Return the values of the labels that are annotated in a case: a voxel without them is known to have none.
+
+    In a manual label these are those that its category states, else its source, else those that are present. In a
+    completed label also the classes that one of its teachers has learned, and those that are present.
+
+    Raises:
+        StoreError: the bundle of a teacher is missing.
+    """
+    if case.completion is None:
+        annotated = sets.manual_labels[case.case.category]
+        return sorted(annotated_of(case.case) if annotated == "present" else annotated)
+    known = {*case.present, *annotated_of(case.case)}
+    for teacher in sets.label_completions[case.completion]:
+        description = read_json(results.model_file(teacher))
+        known |= {label["value"] for label in description["labels"] if label["name"] not in description["unseen"]}
+    return [value for value in settings.label_values if value in known]
 
 
 def preprocess(
@@ -154,10 +192,10 @@ def preprocess(
             metadata, new_label = label.load_or_make(shard, partial(_make_label, results, settings, patch_size, case))
             made += new_image + new_label
             present = " ".join(map(str, metadata["results"]["labels_present"]))
-            rows.append({**record_row(results, case.case.case, image, label), "labels_present": present})
+            rows.append({**record_row(results, settings, case), "labels_present": present})
     failures.raise_any()
     log.info("%d cases, %d files made, the others existed", len(cases), made)
-    write_record(output, COLUMNS, rows)
+    write_record(output, COLUMNS if settings.label_sets is None else [*COLUMNS, ANNOTATED], rows)
 
 
 def _make_image(
@@ -168,7 +206,7 @@ def _make_image(
 
     source, output = Path(case.case.image), entry.file(".b2nd")
     intensity = Intensity(**dict(measured(settings.intensity)))
-    info = preprocess_image(source, output, settings.spacing, settings.orientation, intensity, patch_size)
+    info = preprocess_image(source, output, _grid(settings, patch_size), intensity)
     return entry.save([".b2nd"], info)
 
 
@@ -177,16 +215,14 @@ def _make_label(
 ) -> Metadata:
     from flare23_lib.preprocessing.preprocess import preprocess_labels
 
-    indices = preprocess_labels(
-        label_file(results, case),
-        entry.file(".b2nd"),
-        entry.file(".pkl"),
-        settings.spacing,
-        settings.orientation,
-        settings.label_values,
-        patch_size,
-        case.case.spacing,
-    )
+    grid, source = _grid(settings, patch_size), label_file(results, case)
+    indices = preprocess_labels(source, entry.file(".b2nd"), grid, settings.label_values, case.case.spacing)
     values = settings.label_values
     present = [values[index - 1] for index in indices if index <= len(values)]
     return entry.save([".b2nd", ".pkl"], {"labels_present": present, "ignored": len(present) < len(indices)})
+
+
+def _grid(settings: PreprocessingSettings, patch_size: Sequence[int]) -> TrainingGrid:
+    from flare23_lib.preprocessing.preprocess import TrainingGrid
+
+    return TrainingGrid(settings.spacing, settings.orientation, patch_size, settings.label_factor or (1, 1, 1))

@@ -40,22 +40,13 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequ
     )
 
 
-def resample_image(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Resample a (z, y, x) or (c, z, y, x) tensor to a spatial shape; returns float32."""
-    if tuple(image.shape[-3:]) == tuple(shape):
-        return image.float()
-    channels = image.float().reshape(1, -1, *image.shape[-3:])
-    resampled = F.interpolate(channels, size=tuple(shape), mode="trilinear", align_corners=False)
-    return resampled.reshape(*image.shape[:-3], *shape)
-
-
 @dataclass(frozen=True)
 class Axis:
     """Where the voxels of a resampled axis lie between those of the source axis.
 
     Attributes:
         lower: index of the source voxel below each target voxel.
-        upper: index of the source voxel above it; the same at the ends, where there is none.
+        upper: index of the source voxel above it; the same at the ends.
         weight: how far it is from the lower to the upper one, float32.
     """
 
@@ -94,8 +85,8 @@ def prepare_image(
 ) -> torch.Tensor:
     """Normalize an image and resample it, a few slices at a time.
 
-    Equals `resample_image(intensity.normalize(image), shape)` up to float rounding, without a float copy of the whole
-    image.
+    Equals `F.interpolate(intensity.normalize(image), shape, mode="trilinear")` up to float rounding, without a float
+    copy of the whole image.
 
     Args:
         array: (z, y, x) in HU, of any type of number, contiguous or not.
@@ -144,8 +135,8 @@ def _slabs(source: Sequence[int], shape: Sequence[int], slab_bytes: int) -> Iter
 def resample_labels(labels: torch.Tensor, shape: Sequence[int], slab_bytes: int = SLAB_BYTES) -> torch.Tensor:
     """Resample a (z, y, x) uint8 label map: each label's mask trilinearly, then the strongest label.
 
-    The lowest label wins a tie. A label is only looked at where it is, and a few slices at a time, so that it takes
-    little memory beside the two label maps, whatever the number of labels.
+    The lowest label wins a tie. A label is only computed where it is, and a few slices at a time, so that it takes
+    little memory in addition to the two label maps, for any number of labels.
     """
     if tuple(labels.shape) == tuple(shape):
         return labels
@@ -154,6 +145,52 @@ def resample_labels(labels: torch.Tensor, shape: Sequence[int], slab_bytes: int 
     for start, stop in _slabs(labels.shape, shape, slab_bytes):
         first, last = int(axes[0].lower[start]), int(axes[0].upper[stop - 1])
         _vote(labels[first : last + 1], [axes[0].part(start, stop, first), *axes[1:]], result[start:stop])
+    return result
+
+
+def area_matrix(source: int, target: int) -> torch.Tensor:
+    """Return the averaging along an axis as a matrix: how much of each target voxel each source voxel covers.
+
+    Args:
+        source: number of source voxels.
+        target: number of target voxels, which have the same extent in all.
+
+    Returns:
+        float32 (target, source); rows sum to 1.
+    """
+    edges = torch.arange(target + 1, dtype=torch.float64) * source / target
+    lower, upper = edges[:-1, None], edges[1:, None]
+    place = torch.arange(source, dtype=torch.float64)
+    covered = (torch.minimum(upper, place + 1) - torch.maximum(lower, place)).clamp(min=0)
+    return (covered * target / source).float()
+
+
+def area_shares(mask: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Return which share of each voxel of another grid is marked.
+
+    Where the grid is finer than the mask's, a share is that of the source voxels that the voxel lies in.
+
+    Args:
+        mask: (z, y, x) bool.
+        shape: (z, y, x) of the grid, which has the same extent.
+
+    Returns:
+        float32 of the shape, from 0 to 1.
+    """
+    result = torch.zeros(tuple(shape))
+    box, parts = [], []
+    for axis, (source, target) in enumerate(zip(mask.shape, shape, strict=True)):
+        marked = mask.any(dim=tuple(other for other in range(3) if other != axis)).nonzero()
+        if not len(marked):
+            return result
+        matrix = area_matrix(source, target)
+        inside = slice(int(marked[0]), int(marked[-1]) + 1)
+        reached = matrix[:, inside].any(1).nonzero()
+        box.append(slice(int(reached[0]), int(reached[-1]) + 1))
+        parts.append(matrix[box[-1], inside])
+        mask = mask.narrow(axis, inside.start, inside.stop - inside.start)
+    shares = parts[1] @ (mask.float() @ parts[2].T)
+    result[tuple(box)] = (parts[0] @ shares.flatten(1)).view(-1, *shares.shape[1:])
     return result
 
 
@@ -167,7 +204,7 @@ def _vote(source: torch.Tensor, axes: Sequence[Axis], result: torch.Tensor) -> N
         mask = source == value
         # Background outside of what any label reaches is settled already.
         box = labeled if value == 0 else _reach(mask, axes)
-        if box is None:  # so small that it lies between the voxels that are looked at
+        if box is None:  # so small that no target voxel samples it
             continue
         share = _share(mask, axes, box)
         stronger = share > best[box]

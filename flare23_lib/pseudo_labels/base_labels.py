@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from flare23_lib.cache.results import Results
-from flare23_lib.dataset.cases import Case
+from flare23_lib.dataset.cases import Case, annotated_of
 from flare23_lib.errors import StoreError
 from flare23_lib.io.tables import read_csv
 
@@ -31,7 +31,8 @@ def annotated_labels(
     """Return the label values that count as annotated in a case.
 
     Args:
-        annotated: these values, or those that are present.
+        annotated: these values; or "present": what its source states, and of a base what is present in it; where the
+            source leaves it open, what is present (`annotated_of`).
         case: the case.
         bases: `base_rows`.
 
@@ -41,5 +42,5 @@ def annotated_labels(
     if annotated != "present":
         return list(annotated)
     if bases:
-        return [int(value) for value in base_of(case, bases)["labels_present"].split()]
-    return case.labels_present
+        return sorted({*map(int, base_of(case, bases)["labels_present"].split()), *(case.annotated or ())})
+    return annotated_of(case)

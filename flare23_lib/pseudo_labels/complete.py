@@ -19,13 +19,15 @@ from flare23_lib.config.models import OLD_NAMES
 from flare23_lib.config.settings import CompletionSettings
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import MergeError, StoreError
-from flare23_lib.inference.segment_cases import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
+from flare23_lib.inference.segmentations import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
+from flare23_lib.io.label_maps import LabelFiles, read_label_map
+from flare23_lib.io.label_tables import label_table, write_label_tables
 from flare23_lib.io.nifti import Volume, read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.pseudo_labels import selection, small_components
 from flare23_lib.pseudo_labels.base_labels import annotated_labels, base_of, base_rows
-from flare23_lib.pseudo_labels.merge import OUTCOMES, Rules, Votes, check_geometry, merge
+from flare23_lib.pseudo_labels.merge import OUTCOMES, MergeRules, Votes, check_geometry, merge
 from flare23_lib.runtime.failures import CaseFailures
 from flare23_lib.runtime.progress import progress
 
@@ -78,7 +80,10 @@ def completed_entry(
         StoreError: the case is not among them.
     """
     original = base_of(case, bases)["file"] if bases else case.label_id
-    return folder.entry(case.case, {"image": case.image_id, "original": original, "prediction": prediction})
+    inputs: dict[str, Any] = {"image": case.image_id, "original": original, "prediction": prediction}
+    if case.annotated is not None:
+        inputs["annotated"] = list(case.annotated)
+    return folder.entry(case.case, inputs)
 
 
 def shard_entries(job: CompletionJob, shard: Shard) -> list[tuple[Case, Entry]]:
@@ -188,20 +193,22 @@ def _change(
 
 def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[str, str]], entry: Entry) -> Metadata:
     results, settings = job.results, job.settings
-    original = results.file(bases[case.case]["file"]) if bases else case.label
+    original = results.file(bases[case.case]["file"]) if bases else case.label_files
     annotated = annotated_labels(settings.annotated, case, bases)
     prediction = results.file(entry.inputs["prediction"])
     predicted = read_labels(prediction)
     originals = _originals(case, original, predicted, prediction)
     spacing = predicted.geometry.spacing
     least = {int(value): volume for value, volume in settings.min_component_ml.items()}
-    labels, specks = small_components.drop_specks(predicted.array, least, spacing)
-    rules = Rules.of(settings, tumors=settings.tumor_values)
+    labels, specks = small_components.remove_small_components(predicted.array, least, spacing)
+    rules = MergeRules.of(settings, tumors=settings.tumor_values)
     next_class = None
     if rules.conflict_policy == "next_class":  # where no class is annotated none is dropped
         next_class = labels
         if annotated:
-            next_class, _ = small_components.drop_specks(_beside(prediction, RUNNER_UP_LABELS), least, spacing)
+            next_class, _ = small_components.remove_small_components(
+                _beside(prediction, RUNNER_UP_LABELS), least, spacing
+            )
     votes = None
     if rules.need_votes:
         passes = results.metadata(entry.inputs["prediction"])["passes"]
@@ -225,15 +232,15 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
     return entry.save([LABELS], measures)
 
 
-def _originals(case: Case, original: str | Path | None, predicted: Volume, prediction: Path) -> np.ndarray:
+def _originals(case: Case, original: LabelFiles | Path | None, predicted: Volume, prediction: Path) -> np.ndarray:
     """Read the original labels; none where there is no file. MergeError if they do not lie on the prediction."""
     if original is None:
         return np.zeros_like(predicted.array, dtype=np.uint8)
-    volume = read_labels(original)
+    volume = read_label_map(original)
     try:
         check_geometry(volume.geometry, predicted.geometry)
     except MergeError as error:
-        raise MergeError(f"{case.case}: {original} and {prediction}: {error}") from error
+        raise MergeError(f"{case.case}: {case.label} and {prediction}: {error}") from error
     return volume.array
 
 
@@ -300,6 +307,7 @@ def collect_completed(job: CompletionJob, shards: int, output: Path, confusion: 
     for row in rows:
         row["left_out"] = "yes" if row["case"] in excluded else ""
     _write_confusion(job, rows, confusion)
+    write_label_tables(output.parent, label_table(job.label_names, job.settings.label_values))
     write_csv(output, ["case", "file", "left_out", *columns_of(job.label_names)[2:]], rows)
     for outcome in OUTCOMES[1:]:
         total = sum(int(value) for row in rows for name, value in row.items() if name.startswith(f"{outcome}_"))

@@ -18,7 +18,7 @@ from flare23_lib.config.models import MergePolicy
 from flare23_lib.errors import MergeError
 from flare23_lib.io.nifti import Geometry
 from flare23_lib.labels import IGNORE_VALUE
-from flare23_lib.pseudo_labels.tumors import judge_tumors
+from flare23_lib.pseudo_labels.tumors import find_tumors
 
 OUTCOMES = ("agreed", "kept", "dropped", "taken", "tumor_inside", "unmarked_tumor", "unsure")
 """What can become of a voxel with an original or a predicted label, or an unsure prediction; see `merge`."""
@@ -27,8 +27,8 @@ BACKGROUND = len(OUTCOMES)
 """Code, beside the outcomes' places, of a voxel that neither side labels."""
 
 
-class Rules(MergePolicy):
-    """A policy, and the label values that are tumors."""
+class MergeRules(MergePolicy):
+    """A merge policy, and the label values that are tumors."""
 
     tumors: Annotated[tuple[int, ...], Strict(False)] = ()
 
@@ -68,7 +68,7 @@ def merge(
     original: np.ndarray,
     predicted: np.ndarray,
     annotated: Collection[int],
-    rules: Rules,
+    rules: MergeRules,
     next_class: np.ndarray | None = None,
     votes: Votes | None = None,
 ) -> Merged:
@@ -78,12 +78,12 @@ def merge(
 
     - *agreed*, *kept*: the voxel has an original label; it keeps it, whether the prediction agrees or not.
     - *dropped*: no original label, and the prediction is of a class that is annotated in this case, hence known not
-      to be there; `Rules.conflict_policy` decides.
+      to be there; `MergeRules.conflict_policy` decides.
     - *taken*: no original label, and the prediction is of a class that is not annotated.
     - *tumor_inside*: a tumor is predicted inside an annotated organ, of a class that is not annotated in this case;
-      `Rules.tumor_inside_organs` decides.
+      `MergeRules.tumor_inside_organs` decides.
     - *unmarked_tumor*: a tumor of an annotated class is predicted apart from all marked ones, and
-      `Rules.unmarked_tumors` says that this is not simply kept or dropped.
+      `MergeRules.unmarked_tumors` says that this is not simply kept or dropped.
     - *unsure*: no original label, what is left to take is background or a prediction, and too few passes agree.
 
     Args:
@@ -128,7 +128,7 @@ def merge(
             unsure = (votes.count[z] < least) & open_outcomes[pair]
             _move(totals, places, pair[unsure], "unsure", pair[unsure] & 255)
             labels[z][unsure] = IGNORE_VALUE
-    _judge(labels, totals, outcomes, places, original, predicted, annotated, rules, votes)
+    _apply_tumor_policies(labels, totals, outcomes, places, original, predicted, annotated, rules, votes)
     np.add.at(totals.reshape(-1), places, pairs)
     counts = {
         outcome: {int(value): int(row[value]) for value in np.flatnonzero(row)}
@@ -148,7 +148,7 @@ def _pairs(original: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return original.astype(np.uint16) << 8 | predicted
 
 
-def _tables(annotated: Collection[int], rules: Rules) -> tuple[np.ndarray, np.ndarray]:
+def _tables(annotated: Collection[int], rules: MergeRules) -> tuple[np.ndarray, np.ndarray]:
     """Return the outcome and the label of each pair, (65536,); a pair is 256 * original + predicted."""
     original, predicted = np.divmod(np.arange(1 << 16), 256)
     has_original = original != 0
@@ -187,7 +187,7 @@ def _move(totals: np.ndarray, places: np.ndarray, pairs: np.ndarray, outcome: st
     totals -= np.bincount(places[pairs], minlength=totals.size).reshape(totals.shape)
 
 
-def _judge(
+def _apply_tumor_policies(
     labels: np.ndarray,
     totals: np.ndarray,
     outcomes: np.ndarray,
@@ -195,15 +195,15 @@ def _judge(
     original: np.ndarray,
     predicted: np.ndarray,
     annotated: Collection[int],
-    rules: Rules,
+    rules: MergeRules,
     votes: Votes | None,
 ) -> None:
-    """Decide what is decided tumor by tumor, in place."""
+    """Apply the policies that decide tumor by tumor, in place."""
     agreement, passes = (None, 1) if votes is None else (votes.count, votes.passes)
 
     def tumors(values: Collection[int], marked: np.ndarray | None, rule: str) -> Iterator[tuple[np.ndarray, bool]]:
         """Give the voxels of each predicted tumor of some classes, and whether it is one."""
-        for tumor in judge_tumors(_among(values)[predicted], marked, agreement, passes):
+        for tumor in find_tumors(_among(values)[predicted], marked, agreement, passes):
             yield (
                 tumor.voxels,
                 rule == "tumor" or (rule == "if_sure" and (tumor.certainty or 0.0) >= rules.min_tumor_agreement),

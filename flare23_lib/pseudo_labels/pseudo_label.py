@@ -8,7 +8,7 @@ from flare23_lib.cache.entries import Metadata, Shard
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.settings import PseudoLabelSettings
 from flare23_lib.dataset.cases import usable_cases
-from flare23_lib.inference.segment_cases import ModelUse, Wanted, model_description, segment_cases
+from flare23_lib.inference.segmentations import ModelUse, Wanted, model_description, segment_missing
 from flare23_lib.pseudo_labels import selection
 from flare23_lib.pseudo_labels.base_labels import annotated_labels, base_rows
 
@@ -33,7 +33,7 @@ def pseudo_label(
     """
     wanted = category_shard(results, settings, base, shard)
     lock_name = f"{settings.category}-{shard}"  # other completions of the category share its segmentations
-    made = segment_cases(results, teacher, wanted, settings.votes, lock_name)
+    made = segment_missing(results, teacher, wanted, settings.votes, lock_name)
     labels = model_description(results, teacher.name)["labels"][1:]
     names = {str(label["value"]): label["name"] for label in labels}
     rows = []

@@ -25,7 +25,7 @@ def box_of(mask: np.ndarray, margin: int = 0) -> Slices | None:
     return as_triple(sides)
 
 
-def drop_specks(
+def remove_small_components(
     labels: np.ndarray, least_volume_ml: Mapping[int, float], spacing: Sequence[float]
 ) -> tuple[np.ndarray, dict[int, int]]:
     """Make background of components below their class's volume.

@@ -24,7 +24,7 @@ class PredictedTumor:
     certainty: float | None
 
 
-def judge_tumors(
+def find_tumors(
     predicted: np.ndarray, marked: np.ndarray | None = None, agreement: np.ndarray | None = None, passes: int = 1
 ) -> Iterator[PredictedTumor]:
     """Give the predicted tumors that touch no marked one.

@@ -9,8 +9,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flare23_lib.evaluation.statistics import METRICS
-from flare23_lib.report.colors import label_colors
+from flare23_lib.colors import label_colors
+from flare23_lib.evaluation.tables import METRICS
 from flare23_lib.report.style import INK, PALE_INK, STYLE, dress, save_figure, words
 
 

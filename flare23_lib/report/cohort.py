@@ -10,8 +10,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from flare23_lib.colors import label_colors
 from flare23_lib.dataset.summary import ALL
-from flare23_lib.report.colors import label_colors
 from flare23_lib.report.style import GRID, INK, PALE_INK, STYLE, dress, save_figure, words
 
 SETS_SHOWN = 5

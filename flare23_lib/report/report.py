@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
+
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, read_cases
-from flare23_lib.io.nifti import read_labels, read_volume
+from flare23_lib.io.label_maps import read_label_map
+from flare23_lib.io.nifti import read_volume
 from flare23_lib.io.orientation import Orientation
-from flare23_lib.labels import LabelMap, take_ignored
+from flare23_lib.labels import IGNORE_VALUE, LabelMap
 from flare23_lib.report import sections
 from flare23_lib.report.page import Block, Picture, Section, ViewerBlock, Words, write_page
 from flare23_lib.report.provenance import provenance
@@ -151,10 +154,10 @@ def _draw_cases(
 def read_case(scored: ScoredCase, labels: LabelMap) -> ViewerCase:
     """Read a case's image, reference and prediction."""
     image = read_volume(scored.case.image)
-    reference, prediction = (read_labels(path).array for path in (scored.case.label, scored.prediction))
-    if (ignored := take_ignored(reference)) is not None:
-        prediction[ignored] = 0
-    reference, prediction = labels.to_indices(reference), labels.to_indices(prediction)
+    reference, prediction = (read_label_map(label).array for label in (scored.case.label_files, scored.prediction))
+    reference, prediction = (
+        labels.to_indices(np.where(array == IGNORE_VALUE, 0, array)) for array in (reference, prediction)
+    )
     return ViewerCase(scored.case.case, scored.score, image.array, reference, prediction, image.geometry)
 
 

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from flare23_lib.evaluation.statistics import METRICS, ORGANS
-from flare23_lib.report.colors import model_colors
+from flare23_lib.colors import model_colors
+from flare23_lib.evaluation.tables import METRICS, ORGANS
 from flare23_lib.report.style import INK, PALE_INK, STYLE, dress, save_figure, words
 
 NO_VALUE = "no value"

@@ -241,7 +241,7 @@ def paper_table(run: Run, name: str) -> list[Block]:
 
 
 def read_markdown(text: str) -> Grid:
-    """Read a table back that `formats.to_markdown` wrote."""
+    """Read a table back that `PaperTable.to_markdown` wrote."""
     lines = [line for line in text.splitlines() if line.strip()]
     table = [line for line in lines if line.startswith("|")]
     cells = [[cell.strip().replace("\0", "|") for cell in _split(line)] for line in table]

@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from flare23_lib.report.colors import label_colors
+from flare23_lib.colors import label_colors
 from flare23_lib.report.style import INK, STYLE, save_figure, words
 
 WINDOW_HU = (-160.0, 240.0)

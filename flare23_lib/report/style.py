@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.optimize import isotonic_regression
 
 from flare23_lib.io import atomic
 
@@ -71,6 +70,8 @@ def apart(places: Sequence[float], steps: Sequence[float]) -> np.ndarray:
         places: in ascending order, at least one.
         steps: distances of neighbors, one fewer.
     """
+    from scipy.optimize import isotonic_regression
+
     offsets = np.cumsum([0.0, *steps])
     return isotonic_regression(np.asarray(places) - offsets).x + offsets
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from flare23_lib.report.colors import label_colors
+from flare23_lib.colors import label_colors
 from flare23_lib.report.style import INK, PALE_INK, STYLE, apart, dress, save_figure, words
 
 _CLASS = "pseudo_dice_"

@@ -17,10 +17,10 @@ import numpy as np
 from isal import igzip
 from scipy import ndimage
 
+from flare23_lib.colors import label_colors
 from flare23_lib.io import atomic
 from flare23_lib.io.nifti import Geometry, header_for
 from flare23_lib.labels import LabelMap
-from flare23_lib.report.colors import label_colors
 from flare23_lib.report.slices import windowed
 from flare23_lib.report.style import words
 

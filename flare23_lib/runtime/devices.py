@@ -1,4 +1,4 @@
-"""Which device networks run on: its name in the configuration and on the command line, and what PyTorch has of it."""
+"""Which device networks run on: its name in the configuration and on the command line, and PyTorch's device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEVERAL = ("auto", "cuda", "cpu")
 
 
 def check_name(device: str) -> str:
-    """Return the name of a device; ConfigError if it is none of `NAMES`."""
+    """Return the name of a device; ConfigError if it is not one of `NAMES`."""
     if not re.fullmatch(PATTERN, device):
         raise ConfigError(f"device: {device!r} is not {NAMES}")
     return device
@@ -37,7 +37,7 @@ def choose(device: str, claimed: int = 0) -> torch.device:
             named by its number is taken without a claim, so that it stays the one that was meant.
 
     Raises:
-        ConfigError: there is no such device here, or it is one and several are claimed.
+        ConfigError: there is no such device, or it is a single one and several are claimed.
     """
     import torch
 
@@ -55,10 +55,10 @@ def choose(device: str, claimed: int = 0) -> torch.device:
         log.info("runs on CPU with %d threads", torch.get_num_threads())
         return torch.device("cpu")
     if not count:
-        raise ConfigError(f"device: {device} was asked for, and PyTorch sees no GPU; use cpu or auto")
+        raise ConfigError(f"device: {device} was requested, and PyTorch finds no GPU; use cpu or auto")
     chosen = torch.device("cuda" if device == "auto" else device)
     if (chosen.index or 0) >= count:
-        raise ConfigError(f"device: {device} was asked for, and the last GPU that PyTorch sees is cuda:{count - 1}")
+        raise ConfigError(f"device: {device} was requested, and the last GPU that PyTorch finds is cuda:{count - 1}")
     log.info("runs on %s", torch.cuda.get_device_name(chosen))
     return chosen
 
@@ -66,14 +66,14 @@ def choose(device: str, claimed: int = 0) -> torch.device:
 def _check_mps() -> None:
     """Raise ConfigError if PyTorch has no Metal here, or computes with it what the CPU does not.
 
-    macOS 26.2 gives wrong 3-D convolutions without an error (PyTorch's issue 197114), and nobody would see it in a
-    segmentation's log.
+    macOS 26.2 gives wrong 3-D convolutions without an error (PyTorch's issue 197114), which no log of a
+    segmentation would show.
     """
     import torch
     import torch.nn.functional as F
 
     if not torch.backends.mps.is_available():
-        raise ConfigError("device: mps was asked for, and PyTorch has no Metal here; use cpu or auto")
+        raise ConfigError("device: mps was requested, and PyTorch has no Metal here; use cpu or auto")
     random = torch.Generator().manual_seed(0)
     for channels in (1, 16, 32):
         image = torch.randn(1, channels, 8, 8, 8, generator=random)

@@ -1,4 +1,4 @@
-"""GPUs that the jobs of one machine divide among themselves."""
+"""GPUs divided among the jobs of one machine."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def visible_gpus() -> list[str]:
         pynvml.nvmlInit()
         handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
         return [uuid.decode() if isinstance(uuid, bytes) else uuid for uuid in map(pynvml.nvmlDeviceGetUUID, handles)]
-    except Exception as error:  # no library, no driver, or a GPU that fell off: PyTorch will say what it sees
+    except Exception as error:  # no library, no driver, or a GPU that fell off: PyTorch reports what it finds
         log.debug("GPUs are not counted: %s", error)
         return []
 

@@ -1,4 +1,4 @@
-"""What this machine has, where the operating system tells it."""
+"""Cores, memory and CPU of this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def available_memory() -> int:
     """Return the bytes of memory that processes can still get without swapping.
 
     Raises:
-        ConfigError: neither the kernel (`/proc/meminfo`, on Linux) nor psutil, if it is installed, tells it.
+        ConfigError: neither the kernel (`/proc/meminfo`, on Linux) nor psutil, if it is installed, reports it.
     """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
@@ -28,7 +28,7 @@ def available_memory() -> int:
         try:
             import psutil
         except ImportError as error:
-            raise ConfigError("how much memory is free is not known here; give a limit, or install psutil") from error
+            raise ConfigError("the free memory is not known here; give a limit, or install psutil") from error
         return psutil.virtual_memory().available
     return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
 

@@ -1,8 +1,8 @@
 """What a device computes in: 16 bit where its instructions do, float32 elsewhere.
 
-`auto` is what settings, fingerprints and bundles hold: it stands for "16 bit or better", whatever the device makes of
-it. A cohort finished on two kinds of machines is so one result, and nothing is computed twice; what each case was
-computed in is in its metadata.
+`auto` is what settings, fingerprints and bundles hold: it stands for "16 bit or better", on any
+device. So a cohort finished on two kinds of machines is one result, and nothing is computed twice; the precision of
+each case is in its metadata.
 """
 
 from __future__ import annotations

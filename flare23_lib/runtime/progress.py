@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LOG_SECONDS = 60.0
-"""Least time between two log lines."""
+"""Shortest time between two log lines."""
 
 
 class Bar(contextlib.AbstractContextManager):
@@ -70,7 +70,7 @@ class Bar(contextlib.AbstractContextManager):
 
         Args:
             size: its bytes, if those are counted.
-            note: what is shown beside.
+            note: what is shown in addition.
         """
         self._done += 1
         self._reached += size
@@ -113,7 +113,7 @@ def progress(
 
 
 def duration(seconds: float) -> str:
-    """Say a duration in words: `40 s`, `12 min`, `3 h 20 min`."""
+    """Format a duration: `40 s`, `12 min`, `3 h 20 min`."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"

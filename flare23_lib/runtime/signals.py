@@ -1,4 +1,4 @@
-"""Signals that ask a job to stop, and the line that answers them at once.
+"""Signals that ask a job to stop, and the log line that answers them at once.
 
 Python calls the handler of a signal in the main thread, between two of its instructions. A backward pass is one
 instruction, and took 35 s for a batch of STU-Net-S on two busy cores. So a thread of its own gives the answer.
@@ -25,7 +25,7 @@ STOPPING = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 """A scheduler's end, the user's Ctrl-C, and the warnings that a scheduler can be asked to send before its time limit
-(which Windows has not)."""
+(which Windows lacks)."""
 
 
 class StoppedError(FlareError):
@@ -33,7 +33,7 @@ class StoppedError(FlareError):
 
     def __init__(self, number: int, place: str = "") -> None:
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {name}{place}; the state is saved, and the next start goes on from there")
+        super().__init__(f"stopped by {name}{place}; the state is saved, and the next start resumes from it")
         self.exit_code = 128 + number
 
 
@@ -138,5 +138,5 @@ def ended_at_once() -> Iterator[None]:
 
 
 def stopped_by(number: int) -> str:
-    """Return the line that says which signal ended a command."""
+    """Return the message that names the signal that ended a command."""
     return f"stopped by {signal.Signals(number).name}"

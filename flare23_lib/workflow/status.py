@@ -12,9 +12,10 @@ from flare23_lib.config import Config
 from flare23_lib.config.models import Intensity
 from flare23_lib.config.settings import CompletionSettings, PreprocessingSettings, TrainingSettings
 from flare23_lib.dataset.discover import find, notices
-from flare23_lib.dataset.scan import Survey, survey_found
-from flare23_lib.evaluation.measure_efficiency import measured_folders
-from flare23_lib.inference.segment_cases import LABELS, Wanted, model_digest, segmentation_entry, segmentation_folder
+from flare23_lib.dataset.scan import CohortScan, scan_found
+from flare23_lib.errors import StoreError
+from flare23_lib.evaluation.efficiency import measured_folders
+from flare23_lib.inference.segmentations import LABELS, Wanted, model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.nnunet.checkpoints import mark
 from flare23_lib.nnunet.initial_weights import digest_of, with_digest
 from flare23_lib.nnunet.train import describe
@@ -63,14 +64,14 @@ class Plan:
     """What the configuration and the cohort ask for.
 
     Attributes:
-        survey: the cohort as it is now.
+        scan: the cohort as it is now.
         steps: in order.
         used: metadata files of the cache's entries that belong to the configuration.
         used_folders: folders of trainings and of measurements that belong to it.
         notices: what the configuration asks for and the cohort's folders do not have.
     """
 
-    survey: Survey
+    scan: CohortScan
     steps: list[Step] = field(default_factory=list)
     used: set[Path] = field(default_factory=set)
     used_folders: set[Path] = field(default_factory=set)
@@ -90,21 +91,21 @@ class Plan:
 def make_plan(config: Config, processes: int = 1) -> Plan:
     """Compare the configuration with the cache. New files of the cohort are read (and remembered)."""
     results, cohort = Results(Path(config.results)), Path(config.cohort)
-    found = find(cohort, config.layout)
-    survey = survey_found(found, config.cohort_settings(), results.scan_memory, processes)
-    plan = _Planner(config, results, survey).run()
-    plan.notices += notices(found, cohort, config.layout, config.evaluated)
+    found = find(cohort, config.sources)
+    scan = scan_found(found, config.cohort_settings(), results.scan_memory, processes)
+    plan = _Planner(config, results, scan).run()
+    plan.notices += notices(found, config.sources, config.validation is not None, config.evaluated)
     return plan
 
 
 class _Planner:
     """Goes through completions and models in order; what a missing result would decide is None."""
 
-    def __init__(self, config: Config, results: Results, survey: Survey) -> None:
+    def __init__(self, config: Config, results: Results, scan: CohortScan) -> None:
         self.config = config
         self.results = results
-        self.plan = Plan(survey)
-        self.cases = [case for case in survey.cases if case.usable]
+        self.plan = Plan(scan)
+        self.cases = [case for case in scan.cases if case.usable]
         self.digests: dict[str, str | None] = {}
         self.weights: dict[str, str] = {}
         self.completed: dict[str, Rows | None] = {}
@@ -143,9 +144,12 @@ class _Planner:
     def _training_job(self, name: str) -> TrainingJob | str:
         """Return a model's training; a text if a result that decides it does not exist yet."""
         settings = self.config.preprocessing_settings(name)
-        rows = {completion: self.completed[completion] for completion in settings.label_completions}
-        if None in rows.values():
-            return "its labels are still to be made"
+        rows = {}
+        for completion in settings.label_completions:
+            completed = self.completed[completion]
+            if completed is None:
+                return "its labels are still to be made"
+            rows[completion] = completed
         training = [case for case in self.cases if case.split == "training"]
         cases = select_cases(self.results, training, settings, rows)
         if not cases:
@@ -160,10 +164,13 @@ class _Planner:
         found = [self._load(entry) for entry in labels]
         made = sum(bool(self._load(image)) and label is not None for image, label in zip(images, found, strict=True))
         self.plan.steps.append(Step("preprocessing", name, len(cases), len(cases) - made))
+        try:
+            rows_made = [record_row(self.results, settings, case) for case in cases]
+        except StoreError:
+            return "the bundle of a teacher of its labels is still to be written"
         table = [
-            record_row(self.results, case.case.case, image, label)
-            | {"labels_present": " ".join(map(str, metadata["results"]["labels_present"])) if metadata else ""}
-            for case, image, label, metadata in zip(cases, images, labels, found, strict=True)
+            row | {"labels_present": " ".join(map(str, metadata["results"]["labels_present"])) if metadata else ""}
+            for row, metadata in zip(rows_made, found, strict=True)
         ]
         source = self.config.model(name).pretrained_model
         if source is not None and source not in self.weights:
@@ -186,7 +193,7 @@ class _Planner:
         if done:
             sha256 = done["results"]["weights_sha256"]
             inference = self.config.inference_settings(job.model)
-            model = describe(job.model, job.settings, inference, job.label_names, [], sha256, {})
+            model = describe(job.model, job.settings, inference, job.label_names, sha256)
             self.weights[job.model], self.digests[job.model] = sha256, model_digest(model.to_json())
             preprocessed = not self.plan.steps[-1].to_do
             never = f"; never saw {', '.join(job.unseen)}" if job.unseen and preprocessed else ""
@@ -265,7 +272,8 @@ class _Planner:
             ]
             loaded = [self._load(entry) for entry in entries]
             found = [None if metadata is None else metadata["results"]["change"] for metadata in loaded]
-        return None if None in found else {row["case"]: change for row, change in zip(rows, found, strict=True)}
+        changes = {row["case"]: change for row, change in zip(rows, found, strict=True) if change is not None}
+        return changes if len(changes) == len(found) else None
 
 
 def format_plan(plan: Plan) -> str:

@@ -9,7 +9,8 @@ from places import REPOSITORY
 
 from flare23_lib.config import Config
 from flare23_lib.config.load import merge
-from flare23_lib.dataset.scan import Survey, survey
+from flare23_lib.config.old_layout import sources_of
+from flare23_lib.dataset.scan import CohortScan, scan_cohort
 from flare23_lib.io import nifti
 
 RECIPE = REPOSITORY / "config.yaml"
@@ -19,6 +20,11 @@ SETTINGS = Config.load([RECIPE]).cohort_settings()
 def changed(settings, **changes):
     """Return a stage's settings with changes, tables merged."""
     return type(settings).from_json(merge(settings.to_json(by_alias=False), changes))
+
+
+def laid_out(**layout):
+    """Return the recipe's settings with the sources that an old layout stands for; FLARE23's where it has no key."""
+    return type(SETTINGS).of(SETTINGS, sources=sources_of(layout))
 
 
 AFFINE = np.diag([-2.0, -2.0, 5.0, 1.0])
@@ -40,7 +46,7 @@ def label_array(*values: int) -> np.ndarray:
 
 
 class Cohort:
-    """A cohort in a folder: `image` and `label` add files, `survey` looks at them."""
+    """A cohort in a folder: `image` and `label` add files, `scan` looks at them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -61,8 +67,8 @@ class Cohort:
         write(self.label_path(case, folder), label_array(*values), **options)
         return self.label_path(case, folder)
 
-    def survey(self, processes: int = 1) -> Survey:
-        return survey(self.root, self.settings, self.memory, processes)
+    def scan(self, processes: int = 1) -> CohortScan:
+        return scan_cohort(self.root, self.settings, self.memory, processes)
 
 
 def small_cohort(root: Path) -> Cohort:

@@ -11,7 +11,7 @@ from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.dataset.summary import ALL
-from flare23_lib.evaluation.evaluate_model import evaluate
+from flare23_lib.evaluation.evaluate import evaluate
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import header_for, write_volume
 from flare23_lib.io.tables import write_csv

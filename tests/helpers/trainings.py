@@ -13,6 +13,7 @@ from places import REPOSITORY
 from flare23_lib.cache.entries import Shard, fingerprint
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
+from flare23_lib.config.load import merge
 from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.io import nifti
@@ -69,12 +70,13 @@ def write_case(folder: Path, number: int, healthy: bool = False) -> Case:
     )  # fmt: skip
 
 
-def prepare(folder: Path, cases: int = 3, healthy: int = 0) -> Results:
-    """Write a few cases, the last ones healthy, preprocessed; return the results folder."""
+def prepare(folder: Path, cases: int = 3, healthy: int = 0, **training) -> Results:
+    """Write a few cases, the last ones healthy, preprocessed for a protocol; return the results folder."""
     results = Results(folder / "results")
     made = [write_case(folder, number, number >= cases - healthy) for number in range(cases)]
     write_cases(results.cases, made)
-    settings = Config.load([REPOSITORY / "config.yaml"], CHANGES).preprocessing_settings(MODEL)
+    protocol = {"model_defaults": {"training": training}}
+    settings = Config.load([REPOSITORY / "config.yaml"], merge(CHANGES, protocol)).preprocessing_settings(MODEL)
     shard = Shard(0, 1)
     preprocess(results, settings, [8, 16, 16], shard, results.shard("preprocessed", MODEL, shard))
     return results

@@ -36,7 +36,7 @@ from flare23_lib.estimate import (
     window_count,
     window_macs,
 )
-from flare23_lib.inference.segment_cases import model_digest, segmentation_folder
+from flare23_lib.inference.segmentations import model_digest, segmentation_folder
 from flare23_lib.inference.windows import pad_to_patch, window_slices, window_starts
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.tables import read_csv
@@ -98,7 +98,7 @@ CASES = [
 
 def tiny_config(**overrides):
     recipe = yaml.safe_load(RECIPE.read_text())
-    shared = {key: recipe[key] for key in ("cohort", "results", "labels", "categories")}
+    shared = {key: recipe[key] for key in ("cohort", "results", "sources", "labels", "categories")}
     return Config.check(shared | TINY | overrides)
 
 
@@ -128,7 +128,7 @@ def gb(**amounts):
     ],
 )
 def test_work_and_size_are_those_of_the_network_itself(spec):
-    network, classes, patch = Architecture.from_spec(spec), 5, (8, 16, 16)
+    network, classes, patch = Architecture.of(**spec), 5, (8, 16, 16)
     model = STUNet(1, classes, **network.to_json())
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
@@ -142,7 +142,7 @@ def test_a_networks_work_is_what_one_counts_by_hand():
 
 
 def test_the_networks_of_the_paper_have_their_published_sizes():
-    counted = [parameters(Architecture.from_spec({"name": f"stunet_{name}"}), 105) for name in ("base", "large")]
+    counted = [parameters(Architecture.named(f"stunet_{name}"), 105) for name in ("base", "large")]
     assert counted == [58_262_669, 440_302_605]
 
 
@@ -179,7 +179,7 @@ def test_a_tiny_run_costs_what_one_counts_by_hand():
     assert (trained.cases, trained.windows) == (3, 0)
     assert trained.gpu_hours == pytest.approx(gpu)
     assert trained.core_hours == pytest.approx(TRAINING_CORES * gpu)
-    numbers = parameters(Architecture.from_spec({**MODEL["network"], "strides": MODEL["strides"]}), 15)
+    numbers = parameters(Architecture.of(**MODEL["network"], strides=MODEL["strides"]), 15)
     assert trained.disk_gb == pytest.approx(4 * numbers * 4 / 1e9)
 
     predicted = found["predictions", "student"]
@@ -348,7 +348,7 @@ class Earlier:
                   "settings": settings.to_json()}  # fmt: skip
         write_json(self.results.training(model), record | changes)
         described = train.describe(model, settings, self.config.inference_settings(model),
-                                      self.config.label_map.names, [], "0" * 64, {})  # fmt: skip
+                                      self.config.label_map.names, "0" * 64)  # fmt: skip
         write_json(self.results.model_file(model), described.to_json())
 
     def segmented(self, model, name, seconds):

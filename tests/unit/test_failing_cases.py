@@ -16,7 +16,7 @@ from flare23_lib.config.settings import InferenceSettings
 from flare23_lib.dataset.cases import Case, read_cases, write_cases
 from flare23_lib.errors import CasesFailedError
 from flare23_lib.inference.bundle import write_bundle
-from flare23_lib.inference.segment_cases import LABELS, ModelUse, predict_validation
+from flare23_lib.inference.segmentations import LABELS, ModelUse, predict_validation
 from flare23_lib.io import nifti
 from flare23_lib.io.nifti import header_for, read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv

@@ -22,16 +22,14 @@ def name_of(path):
 MODULES = {name_of(path): path for path in LIBRARY.rglob("*.py")}
 
 
-def imported_names(node):
-    """The names that a module imports anywhere in it, but for those that only type checkers import."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            yield child.module
-            yield from (f"{child.module}.{alias.name}" for alias in child.names)
-        elif not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
-            yield from imported_names(child)
+def imported_names(tree):
+    """The names that a module imports anywhere in it, also for type checkers only."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def imports_of(module):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from flare23_lib import versions
-from flare23_lib.dataset.image_info import read_facts
+from flare23_lib.dataset.image_info import read_info
 from flare23_lib.inference.bundle import Bundle, Model, ModelLabel
 from flare23_lib.inference.engine import Engine
 from flare23_lib.io import nifti
@@ -15,14 +15,15 @@ from flare23_lib.io.nifti import Geometry, Volume
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.preprocessing.intensity import draw_foreground, pool
-from flare23_lib.preprocessing.preprocess import preprocess_image, preprocess_labels
+from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_image, preprocess_labels
 from flare23_lib.preprocessing.resampling import Intensity
 from flare23_lib.pseudo_labels import merge, selection, small_components
-from flare23_lib.pseudo_labels.merge import Rules
+from flare23_lib.pseudo_labels.merge import MergeRules
 
 INTENSITY = Intensity(low=-200, high=300, mean=40, std=100)
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
 SHAPE = (12, 20, 24)
+GRID = TrainingGrid((6, 3, 3), "canonical", (8, 8, 8))
 
 
 def wave(shape, speed):
@@ -41,7 +42,7 @@ def test_preprocessed_images(tmp_path):
 
     array = (600 * wave(SHAPE, 0.5)).astype(np.int16)
     nifti.write_volume(tmp_path / "i.nii.gz", array, volume(array).header)
-    preprocess_image(tmp_path / "i.nii.gz", tmp_path / "i.b2nd", (6, 3, 3), "canonical", INTENSITY, (8, 8, 8))
+    preprocess_image(tmp_path / "i.nii.gz", tmp_path / "i.b2nd", GRID, INTENSITY)
     made = blosc2.open(str(tmp_path / "i.b2nd"), mode="r")[:]
     assert versions.PREPROCESSED_IMAGE == 2
     assert made.shape == (1, 10, 13, 16)
@@ -56,8 +57,7 @@ def test_preprocessed_labels(tmp_path):
 
     labels = np.digitize(wave(SHAPE, 0.5), [-0.4, 0, 0.4]).astype(np.uint8)
     nifti.write_volume(tmp_path / "l.nii.gz", labels, volume(labels).header)
-    paths = tmp_path / "l.nii.gz", tmp_path / "l.b2nd", tmp_path / "l.pkl"
-    preprocess_labels(*paths, (6, 3, 3), "canonical", [1, 2, 3], (8, 8, 8))
+    preprocess_labels(tmp_path / "l.nii.gz", tmp_path / "l.b2nd", GRID, [1, 2, 3])
     made = blosc2.open(str(tmp_path / "l.b2nd"), mode="r")[:]
     assert versions.PREPROCESSED_LABEL == 4
     assert np.bincount(made.ravel()).tolist() == GOLDEN_LABELS
@@ -88,7 +88,7 @@ def test_segmentations():
         orientation="canonical", mirror_axes=(0, 1, 2),
         labels=tuple(ModelLabel(name, value) for value, name in enumerate(["background", "a", "b", "c"])),
     )  # fmt: skip
-    engine = Engine(Bundle(model, weights), step=0.5, tta=True, precision="float32")
+    engine = Engine(Bundle(model, weights).with_inference(step=0.5, tta=True, precision="float32"))
     made = engine.segment(volume((600 * wave(SHAPE, 0.5)).astype(np.int16)), exclude=[1])
     assert versions.SEGMENTATION == 4
     # Rounding differs between processors: a voxel on the border of two classes may go either way.
@@ -103,7 +103,7 @@ GOLDEN_ALTERNATIVE = [5362, 0, 295, 103]
 def test_merges():
     original = np.digitize(wave(SHAPE, 0.5), [0.2, 0.6]).astype(np.uint8)
     predicted = np.digitize(wave(SHAPE, 0.6), [-0.4, 0, 0.4]).astype(np.uint8)
-    rules = Rules(
+    rules = MergeRules(
         tumors=[3],
         conflict_policy="ignore",
         tumor_inside_organs="if_sure",
@@ -118,7 +118,7 @@ def test_merges():
 
 def test_specks_and_changes():
     labels = np.digitize(wave(SHAPE, 0.5), [0.2, 0.9]).astype(np.uint8)
-    made, dropped = small_components.drop_specks(labels, {1: 0.05, 2: 0.2}, (5.0, 2.0, 2.0))
+    made, dropped = small_components.remove_small_components(labels, {1: 0.05, 2: 0.2}, (5.0, 2.0, 2.0))
     assert (versions.SPECKS, versions.CHANGE) == (2, 1)
     assert (dropped, round(selection.change_between(labels, made, [1, 2]), 6)) == GOLDEN_RELIABILITY
 
@@ -130,10 +130,10 @@ GOLDEN_MERGE = {0: 587, 1: 794, 2: 1923, 3: 232, 255: 2224}
 def test_scans(tmp_path):
     array = np.digitize(wave(SHAPE, 0.5), [0.2, 0.6]).astype(np.uint8)
     nifti.write_volume(tmp_path / "l.nii.gz", array, volume(array).header)
-    facts = read_facts(tmp_path / "l.nii.gz", is_label=True)
+    info = read_info(tmp_path / "l.nii.gz", is_label=True)
     assert versions.SCAN == 5
-    assert (facts.shape, facts.spacing, facts.low, facts.high) == (SHAPE, (5.0, 2.0, 2.0), 0.0, 2.0)
-    assert (facts.content, facts.voxels) == GOLDEN_SCAN
+    assert (info.shape, info.spacing, info.low, info.high) == (SHAPE, (5.0, 2.0, 2.0), 0.0, 2.0)
+    assert (info.content, info.voxels) == GOLDEN_SCAN
 
 
 GOLDEN_SCAN = ("ef672ec56b8e081d", {1: 1042, 2: 517})

@@ -57,6 +57,19 @@ def test_every_training_case_is_completed_and_every_validation_case_predicted(fi
     assert [row["case"] for row in predicted] == [case.case for case in cases if case.split == "validation"]
 
 
+def test_labels_have_names_for_viewers_and_models_a_card(finished_chain):
+    results = finished_chain / "results"
+    for folder in (*(results / "completed_labels").iterdir(), *(results / "predictions").iterdir()):
+        assert read_csv(folder / "labels.csv")[0]["Name"] == "liver"
+        assert "1 liver" in (folder / "labels.ctbl").read_text()
+    description = read_json(results / "models" / "student" / "model.json")
+    assert description["labels"][1]["tolerance_mm"] == 5
+    assert sum(description["training_images"]["axes"].values()) == description["provenance"]["trained_on_cases"]
+    assert description["training_images"]["lowest"][0] < -900
+    card = (results / "models" / "student" / "README.md").read_text()
+    assert "| liver | " in card.split("## Scores")[1]
+
+
 def test_a_completed_label_lies_on_its_image_to_the_last_bit(finished_chain):
     for name, case, row in completions(finished_chain):
         label = finished_chain / "results/completed_labels" / name / f"{case.case}.nii.gz"
@@ -282,8 +295,8 @@ def test_a_changed_merge_rule_segments_nothing_again(chain, tmp_path):
 @pytest.fixture
 def renamed(tmp_path):
     """A configuration in which a label has another name."""
-    labels = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["labels"]
-    next(label for label in labels if label["name"] == "gallbladder")["name"] = "bile_sac"
+    recipe = (REPOSITORY / "config.yaml").read_text().replace("gallbladder", "bile_sac")
+    labels = yaml.safe_load(recipe)["labels"]
     path = tmp_path / "renamed.yaml"
     path.write_text(CHAIN.read_text() + yaml.safe_dump({"labels": labels}))
     return path

@@ -156,19 +156,15 @@ def leave_out_by(name):
         ({"layout": {"prefixes": {"elsewhere": "e"}}}, "layout.prefixes: there is no folder 'elsewhere'"),
         (
             {"layout": {"validation_labels": ["labels", "validation"], "image_suffix": ".nii.gz"}},
-            "layout.validation_labels: 'validation' and the images' 'validation' share files",
-        ),
-        (
-            {"layout": {"training_labels": ["imagesTr2200/labels/"], "image_suffix": ".nii.gz"}},
-            "layout.training_labels: 'imagesTr2200/labels/' and the images' 'imagesTr2200' share files",
+            "sources.cohort.validation_labels: 'validation/**/{case}.nii.gz' are images, too",
         ),
         (
             {"layout": {"unlabeled_images": ["labelsTr2200"], "image_suffix": ".nii.gz"}},
-            "layout.training_labels: 'labelsTr2200' and the images' 'labelsTr2200' share files",
+            "sources.cohort.labels: 'labelsTr2200/**/{case}.nii.gz' are images, too",
         ),
-        ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is kept"),
-        ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is kept"),
-        ({"labels": [{"name": "background", "value": 1, "tolerance_mm": 1}]}, "'background' is kept"),
+        ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is reserved"),
+        ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is reserved"),
+        ({"labels": [{"name": "background", "value": 1, "tolerance_mm": 1}]}, "'background' is reserved"),
         ({"models": {"student": {"trainning": {}}}}, "trainning"),
         (
             {"models": {"student": {"network": "unet"}}},
@@ -359,13 +355,12 @@ def test_the_recipe_has_the_papers_values():
 
 def test_the_example_of_the_documentation_is_valid():
     text = (REPOSITORY / "docs/your_cohort.md").read_text()
-    example = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
-    config = load(**example)
-    assert list(config.models) == ["organ_teacher", "tumor_teacher", "student"]
-    assert config.label_map.values == [6, 1, 20]
-    by_folder = yaml.safe_load(text.split("```yaml")[2].split("```")[0])
-    gone = {"completions": dict.fromkeys(example["completions"]), "models": {"tumor_teacher": None}}
-    assert load(**merge(merge(example, gone), by_folder)).completions.keys() == {"a"}
+    blocks = [yaml.safe_load(block.split("```")[0]) for block in text.split("```yaml")[1:]]
+    config = load(**merge(blocks[0], blocks[2]))
+    assert list(config.models) == ["organ_teacher", "student"]
+    assert list(config.sources) == ["lits", "kits", "total", "more"]
+    assert list(config.completions) == ["unlabeled", "lits", "kits", "total"]
+    assert config.sources["kits"].targets == ["right_kidney", "left_kidney", "tumor", "ignore"]
 
 
 def test_old_names_of_keys_are_read_and_named_in_one_line(caplog):
@@ -456,3 +451,57 @@ def test_the_schema_takes_the_recipe_and_refuses_what_is_wrong(changes, place):
     values = prepared(merge(read_yaml(RECIPE), changes))
     errors = list(jsonschema.Draft202012Validator(read_yaml(REPOSITORY / "config.schema.yaml")).iter_errors(values))
     assert [list(error.absolute_path) for error in errors] == ([] if place is None else [place])
+
+
+def test_a_smoke_run_shrinks_the_users_own_configuration(tmp_path):
+    own = {
+        "results": "/disk/results",
+        "models": {
+            "organ_teacher": {"pretrained": "weights.model", "gpus": 1},
+            "student": {"pretrained": {"model": "organ_teacher"}, "network": "stunet_large"},
+            "student_2200": None,
+        },
+        "evaluation": {"compare": [], "efficiency_cases": 20},
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    config = Config.load([RECIPE, tmp_path / "own.yaml"], {"smoke": "true"})
+    assert config.results == "/disk/smoke/results"
+    assert {model.network for model in config.models.values()} == {"stunet_tiny"}
+    assert {model.training.epochs for model in config.models.values()} == {2}
+    assert config.models["organ_teacher"].pretrained is None
+    assert config.models["student"].pretrained_model == "organ_teacher"
+    assert config.models["organ_teacher"].inference.tta  # the rest stays
+    assert config.scan.cases_per_category == 4
+    assert config.evaluation.efficiency_cases == 1
+    assert Config.load([RECIPE, tmp_path / "own.yaml"], {"smoke": "false"}).results == "/disk/results"
+    with pytest.raises(ConfigError, match="smoke: 'maybe' is neither true nor false"):
+        Config.load([RECIPE], {"smoke": "maybe"})
+
+
+def test_a_pattern_without_quotes_is_named(tmp_path):
+    (tmp_path / "own.yaml").write_text("sources:\n  own: {images: {case}.nii.gz}\n")
+    with pytest.raises(ConfigError, match=r"patterns with \{ need quotes"):
+        Config.load([RECIPE, tmp_path / "own.yaml"])
+
+
+def test_a_file_that_stands_alone_inherits_nothing(tmp_path):
+    own = {
+        "recipe": "none",
+        "cohort": "data",
+        "labels": [{"name": "liver", "value": 1, "tolerance_mm": 5}],
+        "sources": {"own": {"images": "images/{case}.nii.gz", "labels": "labels/{case}.nii.gz"}},
+        "categories": [{"name": "own", "sources": ["own"]}],
+        "models": {
+            "student": {
+                "network": "stunet_tiny",
+                "train_on": {"manual_labels": ["own"]},
+                "patch_size": [32, 48, 48],
+                "spacing": [6, 5, 5],
+                "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
+                "intensity": "measure",
+            }
+        },
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    config = Config.load([RECIPE, tmp_path / "own.yaml"])
+    assert (list(config.models), list(config.sources), config.completions) == (["student"], ["own"], {})

@@ -14,7 +14,7 @@ from flare23_lib.cache.entries import fingerprint
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case
-from flare23_lib.inference.segment_cases import segmentation_folder
+from flare23_lib.inference.segmentations import segmentation_folder
 from flare23_lib.nnunet.training_job import TrainingJob
 from flare23_lib.preprocessing import preprocess_cases
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase
@@ -38,8 +38,11 @@ ROWS = [{"case": "a", "image": "store/x", "label": "store/y"}]
 
 
 def fingerprints(config: Config) -> dict[str, str]:
-    """Return the fingerprints of settings files, of folders of the store, and of a case's files in them."""
-    found = {"cohort settings": fingerprint(config.cohort_settings().to_json())}
+    """Return the fingerprints of settings, of folders of the store, and of a case's files in them.
+
+    Those of the scan are not among them: it has no folder of its own, and keeps what it read by file.
+    """
+    found = {}
     for model in config.models:
         settings = config.preprocessing_settings(model)
         images = preprocess_cases.image_entry(RESULTS, settings, CASE)

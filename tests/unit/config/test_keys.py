@@ -15,7 +15,7 @@ from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.config.models import MergePolicy
 from flare23_lib.dataset.cases import Case
-from flare23_lib.inference.segment_cases import model_digest, segmentation_entry, segmentation_folder
+from flare23_lib.inference.segmentations import model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.nnunet.training_job import TrainingJob
 from flare23_lib.preprocessing import fit_intensity, preprocess_cases
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase

@@ -1,9 +1,10 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cohorts import SETTINGS, changed, label_array, small_cohort, write
+from cohorts import SETTINGS, changed, label_array, laid_out, small_cohort, write
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
@@ -14,9 +15,9 @@ from flare23_lib.dataset.cases import Case, read_cases, usable_cases, write_case
 from flare23_lib.dataset.categories import categorise, fits
 from flare23_lib.dataset.discover import find
 from flare23_lib.dataset.image_info import value_counts
-from flare23_lib.dataset.read_files import Task, scan
-from flare23_lib.dataset.scan import survey
-from flare23_lib.dataset.summary import write_survey
+from flare23_lib.dataset.read_files import Task, read_files
+from flare23_lib.dataset.scan import scan_cohort
+from flare23_lib.dataset.summary import write_scan
 from flare23_lib.errors import CohortError
 from flare23_lib.preprocessing.preprocess_cases import training_set
 
@@ -24,7 +25,7 @@ CATEGORIES = [category.to_json() for category in SETTINGS.categories]
 
 
 def test_cases_are_found_paired_and_categorised(cohort):
-    found = cohort.survey()
+    found = cohort.scan()
     assert [(case.case, case.split, case.category) for case in found.cases] == [
         ("a", "training", "tumor"),
         ("b", "training", "all_organs"),
@@ -32,11 +33,11 @@ def test_cases_are_found_paired_and_categorised(cohort):
         ("d", "training", "unlabeled"),
         ("v", "validation", ""),
     ]
-    assert found.faults == []
+    assert found.issues == []
 
 
 def test_a_case_survives_the_table(cohort, tmp_path):
-    cases = cohort.survey().cases
+    cases = cohort.scan().cases
     write_cases(tmp_path / "cases.csv", cases)
     assert read_cases(tmp_path / "cases.csv") == cases
 
@@ -44,7 +45,7 @@ def test_a_case_survives_the_table(cohort, tmp_path):
 def test_the_tables_count_cases_and_label_sets(cohort, tmp_path):
     cohort.image("a2")
     cohort.label("a2", 14)
-    write_survey(cohort.survey(), tmp_path)
+    write_scan(cohort.scan(), tmp_path)
     text = (tmp_path / "categories.csv").read_text()
     assert "training,tumor,all,2,0,240" in text
     assert "training,tumor,1 14,1,0,120" in text
@@ -53,47 +54,57 @@ def test_the_tables_count_cases_and_label_sets(cohort, tmp_path):
 
 def test_an_id_in_two_folders_is_quarantined(cohort):
     cohort.image("a", folder="unlabelTr1800")
-    assert [case.case for case in cohort.survey().quarantined] == ["a"]
+    assert [case.case for case in cohort.scan().quarantined] == ["a"]
 
 
 def test_a_label_set_that_fits_no_category_is_refused_by_name(cohort):
     kept = [category.to_json() for category in SETTINGS.categories if category.name != "five_organs"]
     settings = changed(SETTINGS, categories=kept)
-    found = survey(cohort.root, settings, cohort.memory)
-    assert [(fault.case, fault.kind) for fault in found.faults] == [("c", "no_category")]
+    found = scan_cohort(cohort.root, settings, cohort.memory)
+    assert [(issue.case, issue.kind) for issue in found.issues] == [("c", "no_category")]
 
 
 def test_a_second_scan_reads_only_what_is_new(cohort, caplog):
-    cohort.survey()
+    cohort.scan()
     cohort.image("e", folder="unlabeledTr1800")
     caplog.set_level("INFO")
-    cohort.survey()
+    cohort.scan()
     assert "10 files, 1 of them new" in caplog.text
 
 
+def test_a_scan_of_version_0_1_is_remembered(cohort, caplog):
+    cohort.scan()
+    text = cohort.memory.read_text()
+    assert '"issue": ""' in text
+    cohort.memory.write_text(re.sub(r'"issue"', '"fault"', re.sub(r', "mapped": false, "overlaps": 0', "", text)))
+    caplog.set_level("INFO")
+    cohort.scan()
+    assert "9 files, 0 of them new" in caplog.text
+
+
 def test_a_scan_that_was_killed_in_a_line_goes_on(cohort):
-    first = cohort.survey()
+    first = cohort.scan()
     text = cohort.memory.read_text()
     cohort.memory.write_text(text[: len(text) // 2])
-    assert cohort.survey().cases == first.cases
-    assert cohort.survey().cases == first.cases
+    assert cohort.scan().cases == first.cases
+    assert cohort.scan().cases == first.cases
 
 
 def test_the_memory_forgets_files_that_are_long_gone(cohort):
     for number in range(20):
         cohort.image(f"e{number}", folder="unlabeledTr1800")
-    cohort.survey()
+    cohort.scan()
     for number in range(20):
         cohort.image_path(f"e{number}", "unlabeledTr1800").unlink()
-    cohort.survey()
+    cohort.scan()
     remembered = [json.loads(line) for line in cohort.memory.read_text().splitlines()]
-    assert len(remembered) == len(find(cohort.root, SETTINGS.layout).files())
+    assert len(remembered) == len(find(cohort.root, SETTINGS.sources).files())
 
 
 def test_parallel_scans_see_the_same(cohort):
-    found = find(cohort.root, SETTINGS.layout)
+    found = find(cohort.root, SETTINGS.sources)
     tasks = [Task(path, "labels" in str(path) or "-gt" in str(path)) for path in found.files()]
-    assert scan(tasks, cohort.root / "one.jsonl", 1) == scan(tasks, cohort.root / "two.jsonl", 2)
+    assert read_files(tasks, cohort.root / "one.jsonl", 1) == read_files(tasks, cohort.root / "two.jsonl", 2)
 
 
 def test_a_scan_of_headers_reads_no_voxel_of_an_image(cohort):
@@ -102,8 +113,8 @@ def test_a_scan_of_headers_reads_no_voxel_of_an_image(cohort):
     write(path, np.random.default_rng(0).integers(-1000, 500, (40, 50, 60)).astype(np.int16))
     raw = path.read_bytes()
     path.write_bytes(raw[:-30] + bytes(22) + raw[-8:])
-    assert survey(cohort.root, settings, cohort.memory).faults == []
-    assert [fault.kind for fault in cohort.survey().faults] == ["truncated_gzip"]
+    assert scan_cohort(cohort.root, settings, cohort.memory).issues == []
+    assert [issue.kind for issue in cohort.scan().issues] == ["truncated_gzip"]
 
 
 def test_voxels_are_counted_across_blocks(tmp_path):
@@ -112,8 +123,8 @@ def test_voxels_are_counted_across_blocks(tmp_path):
     array[39, 199, 190:] = 7
     write(tmp_path / "label.nii.gz", array)
     task = Task(tmp_path / "label.nii.gz", True)
-    facts = scan([task], tmp_path / "memory.jsonl")[task.path]
-    assert facts.voxels == {3: 20 * 150 * 200 - 10, 7: 10}
+    info = read_files([task], tmp_path / "memory.jsonl")[task]
+    assert info.voxels == {3: 20 * 150 * 200 - 10, 7: 10}
 
 
 def test_values_are_counted_as_numpy_counts_them():
@@ -144,10 +155,10 @@ def test_the_first_category_that_fits_counts(present, name):
 def test_a_category_may_be_that_of_a_folder(cohort):
     cohort.image("e", folder="other")
     cohort.label("e", 5)
-    folders = [*SETTINGS.layout.training_images, "other"]
+    folders = ["imagesTr2200", "other"]
     categories = [{"name": "source", "folders": ["other"]}, *CATEGORIES]
-    cohort.settings = changed(SETTINGS, layout={"training_images": folders}, categories=categories)
-    found = {case.case: case.category for case in cohort.survey().cases}
+    cohort.settings = changed(laid_out(training_images=folders), categories=categories)
+    found = {case.case: case.category for case in cohort.scan().cases}
     assert found == {"a": "tumor", "b": "all_organs", "c": "five_organs", "d": "unlabeled", "e": "source", "v": ""}
 
 
@@ -158,7 +169,7 @@ def test_a_category_may_be_a_part_of_all_cases(cohort):
         cohort.label(name, 14)
     parts = [{"name": f"tumor_{part}", "contains_any": ["tumor"], "subset": f"{part}/2"} for part in (0, 1)]
     cohort.settings = changed(SETTINGS, categories=[*parts, *CATEGORIES[1:]])
-    found = {case.case: case.category for case in cohort.survey().cases}
+    found = {case.case: case.category for case in cohort.scan().cases}
     halves = [{name for name in names if found[name] == f"tumor_{part}"} for part in (0, 1)]
     assert halves[0] | halves[1] == set(names)
     assert min(map(len, halves)) >= 12
@@ -234,10 +245,10 @@ def test_a_completed_label_of_a_validation_case_stops_the_run(tmp_path):
 
 def test_an_empty_validation_label_counts_as_none_if_that_is_wanted(tmp_path):
     cohort = small_cohort(tmp_path)
-    label = next(case.label for case in cohort.survey().cases if case.split == "validation")
+    label = next(case.label for case in cohort.scan().cases if case.split == "validation")
     write(Path(label), 0 * label_array(1))
     settings = changed(SETTINGS, quality_issues={"empty_label": "unlabeled"})
-    found = survey(cohort.root, settings, tmp_path / "memory.jsonl")
+    found = scan_cohort(cohort.root, settings, tmp_path / "memory.jsonl")
     case = next(case for case in found.cases if case.split == "validation")
     assert (case.label, case.label_id, case.status) == (None, "", "warned")
 
@@ -247,12 +258,11 @@ def test_an_empty_label_may_say_that_nothing_was_found(cohort):
     for path in (cohort.label("e"), cohort.label_path("v", "validation-gt"), cohort.label_path("a")):
         write(path, 0 * label_array(1))
     cohort.settings = changed(
-        SETTINGS,
-        layout={"training_images": [*SETTINGS.layout.training_images, "controls"]},
+        laid_out(training_images=["imagesTr2200", "controls"]),
         categories=[*CATEGORIES, {"name": "healthy", "folders": ["controls"]}],
         quality_issues={"empty_label": "warn"},
     )
-    found = {case.case: case for case in cohort.survey().cases}
+    found = {case.case: case for case in cohort.scan().cases}
     assert (found["e"].category, found["e"].status, found["e"].label) == (
         "healthy",
         "warned",
@@ -263,7 +273,7 @@ def test_an_empty_label_may_say_that_nothing_was_found(cohort):
 
 
 def test_a_damaged_table_of_cases_is_named(cohort, tmp_path):
-    write_cases(tmp_path / "cases.csv", cohort.survey().cases)
+    write_cases(tmp_path / "cases.csv", cohort.scan().cases)
     text = (tmp_path / "cases.csv").read_text()
     (tmp_path / "cases.csv").write_text(text.replace(",4,5,6,", ",4,x,6,"))
     with pytest.raises(CohortError, match=r"cases\.csv: is damaged"):

@@ -15,10 +15,10 @@ from cohorts import AFFINE, SETTINGS, SHAPE, changed, image_array, label_array, 
 from places import REPOSITORY
 
 from flare23_lib.config.models import QualityIssues
-from flare23_lib.dataset.image_info import read_facts
+from flare23_lib.dataset.image_info import read_info
 from flare23_lib.dataset.quality import QUARANTINE
-from flare23_lib.dataset.scan import survey
-from flare23_lib.dataset.summary import write_survey
+from flare23_lib.dataset.scan import scan_cohort
+from flare23_lib.dataset.summary import write_scan
 from flare23_lib.errors import ImageError
 from flare23_lib.io.nifti import read_labels
 from flare23_lib.io.tables import read_csv
@@ -234,21 +234,23 @@ FAULTS = [
 @pytest.mark.parametrize(("kind", "spoil"), [row[1:] for row in FAULTS], ids=[row[0] for row in FAULTS])
 def test_a_fault_is_found_and_named_and_its_neighbors_stay(cohort, kind, spoil):
     spoil(cohort)
-    found = cohort.survey()
-    assert [(fault.case, fault.kind) for fault in found.faults] == [("a", kind)]
-    fault = found.faults[0]
-    assert fault.severity == dict(SETTINGS.quality_issues)[kind]
-    assert Path(fault.file).name.startswith("a")
-    assert fault.message
-    assert fault.remedy
+    found = cohort.scan()
+    assert [(issue.case, issue.kind) for issue in found.issues] == [("a", kind)]
+    issue = found.issues[0]
+    assert issue.severity == dict(SETTINGS.quality_issues)[kind]
+    assert Path(issue.file).name.startswith("a")
+    assert issue.message
+    assert issue.remedy
     assert [case.case for case in found.cases if case.usable and case.case != "a"] == ["b", "c", "d", "v"]
     known = [case for case in found.cases if case.case == "a"]
-    assert all(case.usable != (fault.severity == QUARANTINE) for case in known)
+    assert all(case.usable != (issue.severity == QUARANTINE) for case in known)
 
 
 def test_every_kind_of_fault_is_made_by_a_test():
-    elsewhere = {"cannot_be_read", "duplicate_image", "validation_image_in_training", "other_file_name",
-                 "too_large", "resliced_copy", "name_too_long"}  # fmt: skip
+    elsewhere = {
+        "cannot_be_read", "duplicate_image", "validation_image_in_training", "other_file_name", "overlapping_masks",
+        "unclear_sides", "unlike_other_sources", "too_large", "resliced_copy", "name_too_long",
+    }  # fmt: skip
     assert {kind for _, kind, _ in FAULTS} | elsewhere == set(QualityIssues.model_fields)
 
 
@@ -260,9 +262,9 @@ def test_every_flipped_bit_of_a_stream_is_found_unless_the_content_is_the_same(c
         changed = bytearray(raw)
         changed[place // 8] ^= 1 << place % 8
         image(cohort).write_bytes(changed)
-        facts = read_facts(image(cohort), False)
-        if facts.fault:
-            assert facts.fault in ("corrupt_gzip", "truncated_gzip", "not_nifti", "trailing_data"), place
+        info = read_info(image(cohort), False)
+        if info.issue:
+            assert info.issue in ("corrupt_gzip", "truncated_gzip", "not_nifti", "trailing_data"), place
             found += 1
         else:
             assert gzip.decompress(changed) == whole, place
@@ -275,7 +277,7 @@ def test_every_flipped_bit_of_a_stream_is_found_unless_the_content_is_the_same(c
 )
 def test_a_label_within_a_hundredth_of_a_voxel_lies_on_its_image(cohort, affine):
     cohort.label("a", 1, 14, affine=affine)
-    assert cohort.survey().faults == []
+    assert cohort.scan().issues == []
 
 
 def test_geometries_are_compared_at_the_corners_where_a_small_turn_is_large(cohort):
@@ -283,14 +285,14 @@ def test_geometries_are_compared_at_the_corners_where_a_small_turn_is_large(coho
     shape = (4, 512, 512)
     write(image(cohort), np.random.default_rng(0).integers(-1000, 500, shape).astype(np.int16))
     write(label(cohort), np.ones(shape, np.uint8), turned)
-    (fault,) = [fault for fault in cohort.survey().faults if fault.kind != "qform_sform_disagree"]
+    (fault,) = [fault for fault in cohort.scan().issues if fault.kind != "qform_sform_disagree"]
     assert fault.kind == "affine_mismatch"
     assert "0.325 voxels" in fault.message  # 511 * sqrt(2) * 0.0009 mm of 2 mm
 
 
 def test_rescaled_labels_are_read_as_the_scan_counts_them(cohort):
     save_rescaled(cohort, np.uint8)
-    case = cohort.survey().cases[0]
+    case = cohort.scan().cases[0]
     assert case.voxels == {3: 1, 13: 1}
     assert sorted(np.unique(read_labels(label(cohort)).array).tolist()) == [0, 3, 13]
 
@@ -298,7 +300,7 @@ def test_rescaled_labels_are_read_as_the_scan_counts_them(cohort):
 def test_values_between_whole_numbers_are_no_rounding_however_small_the_slope(cohort):
     write(label(cohort), np.arange(120, dtype=np.uint8).reshape(SHAPE))
     change_header(label(cohort), scl_slope=0.05, scl_inter=0)
-    (fault,) = cohort.survey().faults
+    (fault,) = cohort.scan().issues
     assert fault.kind == "fractional_label_values"
     assert "scl_slope" in fault.message
     with pytest.raises(ImageError, match="whole"):
@@ -308,8 +310,8 @@ def test_values_between_whole_numbers_are_no_rounding_however_small_the_slope(co
 @pytest.mark.parametrize("dtype", [np.int64, np.float64, np.float32, np.uint16, np.int8])
 def test_labels_of_any_type_with_whole_values_are_accepted(cohort, dtype):
     write(label(cohort), label_array(1, 14).astype(dtype))
-    found = cohort.survey()
-    assert found.faults == []
+    found = cohort.scan()
+    assert found.issues == []
     assert found.cases[0].voxels == {1: 1, 14: 1}
 
 
@@ -318,14 +320,14 @@ def test_labels_of_the_other_byte_order_are_accepted(cohort, dtype):
     header = nib.Nifti1Header(endianness=">")
     nib.save(nib.Nifti1Image(label_array(1, 14).T.astype(dtype), AFFINE, header), label(cohort))
     assert nib.load(label(cohort)).header.endianness == ">"
-    found = cohort.survey()
-    assert found.faults == []
+    found = cohort.scan()
+    assert found.issues == []
     assert found.cases[0].voxels == {1: 1, 14: 1}
 
 
 def test_scaled_labels_count_with_their_scaled_values(cohort):
     save_scaled(cohort)
-    assert cohort.survey().cases[0].voxels == {2: 1, 14: 1}
+    assert cohort.scan().cases[0].voxels == {2: 1, 14: 1}
 
 
 @contextlib.contextmanager
@@ -349,8 +351,8 @@ def test_a_file_without_read_permission_is_named(cohort):
         shutil.copy(image(cohort), open_to_all)
         secret.chmod(0)
         with as_another_user():
-            seen = [read_facts(path, False) for path in (secret, open_to_all)]
-    assert [(facts.fault, facts.error) for facts in seen] == [
+            seen = [read_info(path, False) for path in (secret, open_to_all)]
+    assert [(info.issue, info.error) for info in seen] == [
         ("cannot_be_read", "cannot be read (Permission denied)"),
         ("", ""),
     ]
@@ -359,30 +361,30 @@ def test_a_file_without_read_permission_is_named(cohort):
 def test_a_file_that_became_readable_is_read_again(cohort):
     image(cohort).rename(cohort.root / "away")
     image(cohort).symlink_to(cohort.root / "nowhere")
-    assert [fault.kind for fault in cohort.survey().faults] == ["cannot_be_read"]
+    assert [issue.kind for issue in cohort.scan().issues] == ["cannot_be_read"]
     image(cohort).unlink()
     (cohort.root / "away").rename(image(cohort))
-    assert cohort.survey().faults == []
+    assert cohort.scan().issues == []
 
 
 def test_one_image_under_two_ids_is_found_however_it_is_compressed(cohort):
     raw = gzip.decompress(image(cohort).read_bytes())
     cohort.image_path("e", "unlabelTr1800").parent.mkdir()
     cohort.image_path("e", "unlabelTr1800").write_bytes(gzip.compress(raw, compresslevel=0))
-    found = cohort.survey().faults
-    assert [(fault.case, fault.kind, fault.severity) for fault in found] == [("e", "duplicate_image", "warn")]
+    found = cohort.scan().issues
+    assert [(issue.case, issue.kind, issue.severity) for issue in found] == [("e", "duplicate_image", "warn")]
     assert "a" in found[0].message.split()
     header = changed(SETTINGS, scan={"check_images": "header"})
-    assert [fault.kind for fault in survey(cohort.root, header, cohort.memory).faults] == ["duplicate_image"]
+    assert [issue.kind for issue in scan_cohort(cohort.root, header, cohort.memory).issues] == ["duplicate_image"]
     label(cohort).unlink()  # one of the two is left out: the other counts once
-    assert [(fault.case, fault.kind) for fault in cohort.survey().faults] == [("a", "image_without_label")]
+    assert [(issue.case, issue.kind) for issue in cohort.scan().issues] == [("a", "image_without_label")]
 
 
 def test_a_validation_image_never_trains(cohort):
     shutil.copy(cohort.image_path("v", "validation"), cohort.image_path("d", "unlabeledTr1800"))
     shutil.copy(cohort.image_path("v", "validation"), cohort.image_path("e", "unlabeledTr1800"))
-    found = cohort.survey()
-    kinds = {(fault.case, fault.kind) for fault in found.faults}
+    found = cohort.scan()
+    kinds = {(issue.case, issue.kind) for issue in found.issues}
     assert {(case, "validation_image_in_training") for case in "de"} <= kinds
     assert [case.case for case in found.quarantined] == ["d", "e"]
 
@@ -391,7 +393,7 @@ def test_the_distance_between_two_forms_is_in_millimeters_whatever_the_header_co
     meters = {"xyzt_units": 1, "pixdim": [1, 0.002, 0.002, 0.005, 0, 0, 0, 0], "srow_x": [-0.002, 0, 0, 0],
               "srow_y": [0, -0.002, 0, 0], "srow_z": [0, 0, 0.005, 0]}  # fmt: skip
     change_both(cohort, **meters, qoffset_x=0.04)
-    assert read_facts(image(cohort), is_label=False).forms_apart == pytest.approx(40)
+    assert read_info(image(cohort), is_label=False).forms_apart == pytest.approx(40)
 
 
 def test_images_without_content_are_no_duplicates_of_each_other(cohort):
@@ -399,8 +401,8 @@ def test_images_without_content_are_no_duplicates_of_each_other(cohort):
     for case in ("e", "f"):
         cohort.image(case, folder="unlabeledTr1800")
         write(cohort.image_path(case, "unlabeledTr1800"), np.full(SHAPE, -1000, np.int16))
-    found = survey(cohort.root, lenient, cohort.memory)
-    assert [(fault.case, fault.kind) for fault in found.faults] == [("e", "constant_image"), ("f", "constant_image")]
+    found = scan_cohort(cohort.root, lenient, cohort.memory)
+    assert [(issue.case, issue.kind) for issue in found.issues] == [("e", "constant_image"), ("f", "constant_image")]
 
 
 @pytest.mark.parametrize(("kind", "spoil"), [("empty_label", lambda c: c.label("a")),
@@ -408,8 +410,8 @@ def test_images_without_content_are_no_duplicates_of_each_other(cohort):
 def test_a_case_without_labeled_voxels_can_count_as_unlabeled(cohort, kind, spoil):
     spoil(cohort)
     cohort.settings = changed(SETTINGS, quality_issues={kind: "unlabeled"})
-    found = cohort.survey()
-    assert [(fault.kind, fault.severity) for fault in found.faults] == [(kind, "unlabeled")]
+    found = cohort.scan()
+    assert [(issue.kind, issue.severity) for issue in found.issues] == [(kind, "unlabeled")]
     case = found.cases[0]
     assert (case.category, case.label, case.label_id, case.status) == ("unlabeled", None, "", "warned")
 
@@ -417,14 +419,14 @@ def test_a_case_without_labeled_voxels_can_count_as_unlabeled(cohort, kind, spoi
 def test_a_severity_can_be_configured(cohort):
     write(image(cohort), np.full(SHAPE, -1000, np.int16))
     cohort.settings = changed(SETTINGS, quality_issues={"constant_image": "warn"})
-    assert cohort.survey().quarantined == []
+    assert cohort.scan().quarantined == []
 
 
 def test_faults_are_written_with_file_reason_and_remedy(cohort, tmp_path):
     cohort.label("a", 1, 77)
     save_sheared(cohort, 0.5)
     cohort.label("b", 1, 77)
-    write_survey(cohort.survey(), tmp_path / "tables")
+    write_scan(cohort.scan(), tmp_path / "tables")
     quarantine, warnings = (read_csv(tmp_path / "tables" / name) for name in ("quarantine.csv", "warnings.csv"))
     assert [(row["case"], row["kind"]) for row in quarantine] == [("b", "unknown_label_values")]
     assert [(row["case"], row["kind"]) for row in warnings] == [("a", "sheared_axes")]

@@ -14,7 +14,7 @@ import pytest
 from cohorts import SETTINGS, write
 from places import SHARED
 
-from flare23_lib.dataset.scan import survey
+from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.dataset.summary import ALL, category_rows
 
 ALL_ORGANS = frozenset(range(1, 14))
@@ -59,8 +59,8 @@ def write_cohort(root, sets, images):
 
 def categories(root, memory):
     """Return how many training cases each category has, and each of its sets of labels."""
-    found = survey(root, SETTINGS, memory, processes=2)
-    assert found.faults == []
+    found = scan_cohort(root, SETTINGS, memory, processes=2)
+    assert found.issues == []
     rows = [row for row in category_rows(found) if row["split"] == "training"]
     assert sum(row["quarantined"] for row in rows) == 0
     return {(row["category"], row["labels_present"]): row["cases"] for row in rows}

@@ -9,8 +9,9 @@ from flare23_lib.cache.results import Results
 from flare23_lib.config.models import InferenceSettings
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.errors import EvaluationError
-from flare23_lib.evaluation import measure_efficiency
+from flare23_lib.evaluation import efficiency
 from flare23_lib.inference.bundle import write_bundle
+from flare23_lib.inference.segmentations import ModelUse
 from flare23_lib.io.tables import read_csv
 from flare23_lib.workflow.verify import records, verify
 
@@ -37,17 +38,17 @@ def results(tmp_path, monkeypatch):
     write_bundle(results.bundle("student"), bundle.model, bundle.state_dict)
     calls = tmp_path / "calls"
 
-    def command(bundle, image, device, threads, precision):
+    def command(bundle, image, model):
         return [sys.executable, "-c", PREDICTION, str(image), str(calls)]
 
-    monkeypatch.setattr(measure_efficiency, "predict_command", command)
+    monkeypatch.setattr(efficiency, "predict_command", command)
     return results
 
 
 def measure(results, cases=2, threads=2, inference=None):
     output = results.root / "evaluation" / "student" / "efficiency.csv"
     inference = inference or InferenceSettings(tile_step_size=0.8, precision="float32")
-    measure_efficiency.measure(results, "student", inference, cases, "cpu", threads, output)
+    efficiency.measure(results, ModelUse("student", inference, "cpu", threads), cases, output)
     return read_csv(output)
 
 
@@ -120,4 +121,6 @@ def test_the_prediction_is_the_command_line_of_a_person(tmp_path):
 
 
 def efficiency_command(bundle):
-    return measure_efficiency.predict_command(bundle, "x.nii.gz", "cpu", 2, "float32")
+    return efficiency.predict_command(
+        bundle, "x.nii.gz", ModelUse("student", InferenceSettings(precision="float32"), "cpu", 2)
+    )

@@ -8,18 +8,23 @@ from places import REPOSITORY
 
 from flare23_lib.config import Config
 from flare23_lib.errors import ConfigError
-from flare23_lib.evaluation import paper
 from flare23_lib.evaluation.cases import Scoring
-from flare23_lib.evaluation.efficiency import COLUMNS
-from flare23_lib.evaluation.formats import Table, to_latex, to_markdown, write_formats
-from flare23_lib.evaluation.paper_tables import Evaluated, make_tables, table_names
-from flare23_lib.evaluation.tables import summarize, write_metrics, write_summary, write_table
+from flare23_lib.evaluation.paper_tables import (
+    PUBLISHED,
+    PUBLISHED_ORGANS,
+    Evaluated,
+    PaperTable,
+    make_tables,
+    table_names,
+)
+from flare23_lib.evaluation.tables import summarize, write_table
 from flare23_lib.io.tables import read_csv
 from flare23_lib.labels import Label, LabelMap
 
 FLARE = LabelMap(
-    (*(Label(name, value) for value, name in enumerate(paper.ORGANS, start=1)), Label("tumor", 14, kind="tumor"))
+    (*(Label(name, value) for value, name in enumerate(PUBLISHED_ORGANS, start=1)), Label("tumor", 14, kind="tumor"))
 )
+LOADS = ["MaxGPU_Mem", "AUC_GPU_Time", "GPU_Area", "RAM_Area", "CPU_Area", "GPU"]
 OTHER = LabelMap((Label("heart", 1), Label("lung", 2)))
 
 
@@ -39,8 +44,8 @@ def evaluated(name, score, labels, folder, efficiency=(), cases=4, unseen=()):
             row |= {f"{label}_DSC": value, f"{label}_NSD": None if value is None else value + 0.1}
         rows.append(row)
     table = pd.DataFrame(rows)
-    write_metrics(folder / name / "metrics.csv", table)
-    write_summary(folder / name / "summary.csv", summarize(table, labels, unseen))
+    write_table(folder / name / "metrics.csv", table.round(4))
+    write_table(folder / name / "summary.csv", summarize(table, labels, unseen))
     if efficiency:
         write_table(folder / name / "efficiency.csv", pd.DataFrame(efficiency))
     return Evaluated.read(folder / name, measured=bool(efficiency))
@@ -48,7 +53,7 @@ def evaluated(name, score, labels, folder, efficiency=(), cases=4, unseen=()):
 
 def taken(name, seconds, gpu=None):
     """A row of efficiency.csv."""
-    row = dict.fromkeys(COLUMNS, "") | {"Name": name, "Time": str(seconds), "MaxRAM": "900.5", "Cores": "2"}
+    row = dict.fromkeys(LOADS, "") | {"Name": name, "Time": str(seconds), "MaxRAM": "900.5", "Cores": "2"}
     if gpu:
         row |= {"MaxGPU_Mem": "2900", "AUC_GPU_Time": "15000", "GPU_Area": "15500", "GPU": gpu}
     return row
@@ -115,7 +120,7 @@ def test_table_9_sets_ours_beside_the_published_results(tmp_path):
         6.5,
     )
     assert math.isnan(ours["GPU area, official sum, MB s"])  # not every case has one
-    assert len(table.values) == 1 + len(paper.RESULTS)
+    assert len(table.values) == 1 + len(PUBLISHED["results"])
 
 
 def test_other_cohorts_have_their_tables_without_the_paper_s_figures(tmp_path):
@@ -123,7 +128,7 @@ def test_other_cohorts_have_their_tables_without_the_paper_s_figures(tmp_path):
     tables = tables_of([model], OTHER)
     assert list(tables) == ["table6", "table8"]
     assert tables["table6"].values["class"].tolist() == ["heart", "lung", "organs"]
-    texts = " ".join(to_markdown(table) for table in tables.values())
+    texts = " ".join(table.to_markdown() for table in tables.values())
     assert "paper" not in texts
     assert "tumor" not in texts
 
@@ -167,19 +172,19 @@ def test_other_rules_than_the_challenges_are_noted_where_published_figures_stand
 
 def test_the_published_classes_are_those_of_the_recipe():
     labels = Config.load([REPOSITORY / "config.yaml"]).label_map
-    assert {label.name: label.tolerance_mm for label in labels.labels} == paper.TOLERANCES_MM
-    assert paper.organs_match(labels)
-    assert paper.tumor_matches(labels)
+    assert {label.name: label.tolerance_mm for label in labels.labels} == PUBLISHED["tolerances_mm"]
+    assert "table9" in table_names(labels, [], measured=False)
+    assert [label.name for label in labels.tumors] == ["tumor"]
 
 
 def test_a_table_is_written_in_three_formats(tmp_path):
     values = pd.DataFrame([{"a": 1, "b": None}])
-    table = Table("t", "A & B", values, pd.DataFrame([["x|y^~", "1 ± 2"]], columns=["a_1", "b %"]), ["A note."])
-    write_formats(tmp_path, table)
+    table = PaperTable("A & B", values, pd.DataFrame([["x|y^~", "1 ± 2"]], columns=["a_1", "b %"]), ["A note."])
+    table.write(tmp_path / "t")
     assert read_csv(tmp_path / "t.csv") == [{"a": "1", "b": ""}]
-    assert to_markdown(table).splitlines()[2:5] == ["| a_1 | b % |", "| --- | ---: |", "| x\\|y^~ | 1 ± 2 |"]
+    assert table.to_markdown().splitlines()[2:5] == ["| a_1 | b % |", "| --- | ---: |", "| x\\|y^~ | 1 ± 2 |"]
     latex = Path(tmp_path / "t.tex").read_text()
-    assert latex == to_latex(table)
+    assert latex == table.to_latex()
     assert r"a\_1 & b \% \\" in latex
     assert r"x|y\^{}\~{} & 1 $\pm$ 2 \\" in latex
     assert r"\caption{A \& B. A note.}" in latex

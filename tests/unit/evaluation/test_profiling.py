@@ -12,7 +12,7 @@ from machines import PATIENCE
 from flare23_lib import cli
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation import profiling
-from flare23_lib.evaluation.efficiency import COLUMNS, OFFICIAL_COLUMNS, add_measurement, efficiency_row
+from flare23_lib.evaluation.efficiency import add_measurement, efficiency_row
 from flare23_lib.evaluation.profiling import find_gpu, poll, profile_command
 from flare23_lib.io.tables import read_csv
 
@@ -111,12 +111,16 @@ def test_a_command_that_ends_at_once_has_a_row():
     assert (row["Time"], row["MaxRAM"], row["RAM_Area"], row["MaxCPU_Utilization"]) == (0, 7, 0, 0)
 
 
-def test_the_table_begins_with_the_challenge_s_columns_and_names_the_backend():
-    assert COLUMNS[:8] == OFFICIAL_COLUMNS
-    assert OFFICIAL_COLUMNS == (
+def test_the_table_begins_with_the_challenge_s_columns_and_names_the_backend(tmp_path):
+    profile = recorded(2.5, ramp)
+    row = efficiency_row("a", profile, GPU, cores=2)
+    header = add_measurement(tmp_path, row, profile).read_text().splitlines()[0].split(",")
+    assert header[:8] == [
         "Name", "Time", "MaxGPU_Mem", "AUC_GPU_Time", "MaxCPU_Utilization", "AUC_CPU_Time", "MaxRAM", "AUC_RAM_Time",
-    )  # fmt: skip
-    row = efficiency_row("a", recorded(2.5, ramp), GPU, cores=2)
+    ]  # fmt: skip
+    assert header[8:] == [
+        "GPU_Area", "CPU_Area", "RAM_Area", "GPU_Before", "GPU_Backend", "RAM_Backend", "GPU", "Cores", "file",
+    ]  # fmt: skip
     assert (row["Time"], row["MaxGPU_Mem"], row["GPU_Area"]) == (2.5, 2000, 3500)
     assert (row["GPU_Backend"], row["GPU"], row["GPU_Before"]) == ("nvml", "fake GPU", 0)
 

@@ -7,7 +7,8 @@ from cohorts import changed
 from reports import configuration, finished_run
 
 from flare23_lib.errors import StoreError
-from flare23_lib.evaluation.evaluate_model import evaluate, write_tables
+from flare23_lib.evaluation.evaluate import evaluate
+from flare23_lib.evaluation.paper_tables import write_tables
 from flare23_lib.io.atomic import write_text
 from flare23_lib.io.tables import read_csv
 

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flare23_lib.evaluation import statistics
-from flare23_lib.evaluation.statistics import compare, mean_intervals
-from flare23_lib.evaluation.tables import summarize
+from flare23_lib.evaluation import tables
+from flare23_lib.evaluation.tables import compare, mean_intervals, summarize
 from flare23_lib.labels import Label, LabelMap
 
 LABELS = LabelMap((Label("liver", 1), Label("spleen", 3), Label("tumor", 14, kind="tumor")))
@@ -49,7 +48,7 @@ def test_the_same_table_has_the_same_interval_and_chunks_do_not_matter(monkeypat
     values = np.random.default_rng(1).random((30, 3))
     first = mean_intervals(pd.DataFrame(values), [0, 1])
     assert mean_intervals(pd.DataFrame(values), [0, 1]).equals(first)
-    monkeypatch.setattr(statistics, "_CHUNK", 900)
+    monkeypatch.setattr(tables, "_CHUNK", 900)
     assert mean_intervals(pd.DataFrame(values), [0, 1]).to_numpy() == pytest.approx(first.to_numpy(), abs=1e-12)
 
 

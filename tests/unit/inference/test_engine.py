@@ -59,7 +59,7 @@ def nnunets_labels(bundle, volume, mirroring):
 @pytest.mark.parametrize("mirroring", [False, True])
 def test_labels_are_those_of_nnunets_own_predictor(mirroring):
     bundle, volume = a_bundle(), a_volume((19, 33, 37))
-    labels = Engine(bundle, step=0.5, tta=mirroring).segment(volume).labels
+    labels = Engine(bundle.with_inference(step=0.5, tta=mirroring)).segment(volume).labels
     # Random weights leave many near-ties, and nnU-Net sums in float16: worst at an image's corners, where the
     # Gaussian weights are near 0. The next test takes float16 out.
     assert (labels == nnunets_labels(bundle, volume, mirroring)).mean() >= 0.998
@@ -74,7 +74,7 @@ def test_labels_are_those_of_nnunet_to_the_voxel_if_it_sums_in_float32(monkeypat
     monkeypatch.setattr(predict_from_raw_data, "compute_gaussian", functools.partial(weights, dtype=torch.float32))
     monkeypatch.setattr(torch, "half", torch.float32)
     bundle, volume = a_bundle(), a_volume(shape)
-    labels = Engine(bundle, step=0.5, tta=mirroring).segment(volume).labels
+    labels = Engine(bundle.with_inference(step=0.5, tta=mirroring)).segment(volume).labels
     assert (labels != nnunets_labels(bundle, volume, mirroring)).sum() <= 1
 
 
@@ -91,7 +91,7 @@ def reoriented(volume, codes):
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 def test_a_canonical_model_gives_the_same_labels_however_the_image_is_stored(codes):
-    engine = Engine(a_bundle(orientation="canonical", spacing=(2.0, 1.5, 1.0)), tta=False)
+    engine = Engine(a_bundle(orientation="canonical", spacing=(2.0, 1.5, 1.0)).with_inference(tta=False))
     affine = np.array([[-0.9, 0, 0, 30], [0, 1.1, 0, -20], [0, 0, 2.5, 7], [0, 0, 0, 1]])
     volume = a_volume(affine=affine)
     turned = reoriented(volume, codes)
@@ -125,7 +125,7 @@ def whole_logits(engine, image):
     padded, box = pad_to_patch(image, PATCH)
     weights, coverage = importance_map(PATCH), torch.zeros(padded.shape)
     total = torch.zeros((len(engine.model.labels), *padded.shape))
-    for slab in all_windows(padded.shape, PATCH, engine.step):
+    for slab in all_windows(padded.shape, PATCH, engine.model.inference.step):
         for window in slab.windows:
             coverage[window] += weights
             for flip in engine.flips:
@@ -138,7 +138,7 @@ def whole_logits(engine, image):
 @pytest.mark.parametrize(("spacing", "shape"), [((2.0, 2.0, 2.0), (13, 41, 37)), ((0.4, 1.5, 0.8), (9, 30, 20))])
 @pytest.mark.parametrize("tta", [False, True])
 def test_labels_are_those_of_interpolating_the_whole_images_logits(spacing, shape, tta):
-    engine = Engine(a_bundle(spacing=spacing), tta=tta)
+    engine = Engine(a_bundle(spacing=spacing).with_inference(tta=tta))
     volume = a_volume(shape)
     result = engine.segment(volume, exclude={2})
     assert result.labels.shape == shape
@@ -153,7 +153,7 @@ def test_labels_are_those_of_interpolating_the_whole_images_logits(spacing, shap
 
 @pytest.mark.parametrize("shape", [(3, 20, 20), (8, 5, 30), (1, 1, 1), (7, 15, 15)])
 def test_an_image_smaller_than_the_patch_is_segmented_whole(shape):
-    assert Engine(a_bundle(), tta=True).segment(a_volume(shape)).labels.shape == shape
+    assert Engine(a_bundle().with_inference(tta=True)).segment(a_volume(shape)).labels.shape == shape
 
 
 def test_an_excluded_class_does_not_win_in_the_alternative():
@@ -172,12 +172,13 @@ def test_an_excluded_class_does_not_win_in_the_alternative():
 def test_a_class_that_the_model_never_saw_is_never_the_answer(precision):
     bundle = a_bundle(values=(0, 20, 3, 7))
     unseen = replace(bundle, model=replace(bundle.model, unseen=("label_20",)))
-    expected = Engine(bundle, precision=precision).segment(a_volume(), exclude={20}).runner_up_labels
-    result = Engine(unseen, precision=precision, tta=True).segment(a_volume(), count_votes=True)
+    expected = Engine(bundle.with_inference(precision=precision)).segment(a_volume(), exclude={20}).runner_up_labels
+    result = Engine(unseen.with_inference(precision=precision, tta=True)).segment(a_volume(), count_votes=True)
     assert not (result.labels == 20).any()
-    assert np.array_equal(Engine(unseen, precision=precision).segment(a_volume()).labels, expected)
+    assert np.array_equal(Engine(unseen.with_inference(precision=precision)).segment(a_volume()).labels, expected)
     assert np.array_equal(
-        Engine(bundle, precision=precision).segment(a_volume(), exclude={20}).runner_up_labels, expected
+        Engine(bundle.with_inference(precision=precision)).segment(a_volume(), exclude={20}).runner_up_labels,
+        expected,
     )
 
 
@@ -192,7 +193,7 @@ def test_excluding_everything_is_refused():
 
 
 def test_a_result_repeats_to_the_bit():
-    engine = Engine(a_bundle(), tta=True)
+    engine = Engine(a_bundle().with_inference(tta=True))
     first, second = engine.segment(a_volume()), engine.segment(a_volume())
     assert np.array_equal(first.labels, second.labels)
     assert first.tta_agreement == second.tta_agreement
@@ -204,7 +205,7 @@ def whole(request):
     volume, bundle = a_volume((27, 37, 30)), a_bundle(spacing=(1.3, 1.0, 0.7), mirror_axes=(0, 2))
 
     def segment():
-        engine = Engine(bundle, tta=True, windows=request.param, precision="float32")
+        engine = Engine(bundle.with_inference(tta=True, windows=request.param, precision="float32"))
         return engine.segment(volume, exclude={2})
 
     return segment, segment()
@@ -225,9 +226,15 @@ def test_how_the_work_is_cut_does_not_matter(monkeypatch, whole, change):
 @needs_bfloat16
 def test_bfloat16_gives_nearly_the_same_labels():
     full, half = (
-        Engine(a_bundle(), precision=precision).segment(a_volume()).labels for precision in ("float32", "bfloat16")
+        Engine(a_bundle().with_inference(precision=precision)).segment(a_volume()).labels
+        for precision in ("float32", "bfloat16")
     )
     assert (full == half).mean() > 0.9
+
+
+def used(engine):
+    options = engine.model.inference
+    return options.step, options.tta, options.windows, engine.precision
 
 
 def test_the_models_defaults_hold_unless_others_are_asked_for():
@@ -235,9 +242,9 @@ def test_the_models_defaults_hold_unless_others_are_asked_for():
     bundle = a_bundle(inference=defaults)
     engine = Engine(bundle)
     fastest = inference_precision("auto", torch.device("cpu"))
-    assert (engine.step, engine.tta, engine.windows, engine.precision) == (0.8, True, "center_first", fastest)
-    engine = Engine(bundle, step=0.5, tta=False, windows="all", precision="float32")
-    assert (engine.step, engine.tta, engine.windows, engine.precision) == (0.5, False, "all", "float32")
+    assert used(engine) == (0.8, True, "center_first", fastest)
+    engine = Engine(bundle.with_inference(step=0.5, tta=False, windows="all", precision="float32"))
+    assert used(engine) == (0.5, False, "all", "float32")
 
 
 def test_every_phase_is_timed():
@@ -265,8 +272,8 @@ def test_agreement_is_the_mean_dice_of_the_passes_that_count():
 
 
 def test_agreement_is_given_by_label_name_and_only_with_mirroring():
-    assert Engine(a_bundle(), tta=False).segment(a_volume()).tta_agreement == {}
-    agreement = Engine(a_bundle(values=(0, 20, 3, 7)), tta=True).segment(a_volume()).tta_agreement
+    assert Engine(a_bundle().with_inference(tta=False)).segment(a_volume()).tta_agreement == {}
+    agreement = Engine(a_bundle(values=(0, 20, 3, 7)).with_inference(tta=True)).segment(a_volume()).tta_agreement
     assert list(agreement) == ["label_20", "label_3", "label_7"]
     assert all(score is None or 0 <= score <= 1 for score in agreement.values())
     assert any(score for score in agreement.values())
@@ -274,7 +281,7 @@ def test_agreement_is_given_by_label_name_and_only_with_mirroring():
 
 def test_votes_count_the_passes_that_say_what_their_mean_says(monkeypatch):
     # The volume has the model's resolution, so the passes' labels can be had one by one.
-    engine, volume = Engine(a_bundle(), tta=True), a_volume()
+    engine, volume = Engine(a_bundle().with_inference(tta=True)), a_volume()
     flips = engine.flips
     result = engine.segment(volume, count_votes=True)
     assert np.array_equal(engine.segment(volume).labels, result.labels)
@@ -302,7 +309,7 @@ def test_votes_are_taken_from_the_nearest_voxel():
 
 def test_votes_without_mirroring_are_refused():
     with pytest.raises(ConfigError, match="votes"):
-        Engine(a_bundle(), tta=False).segment(a_volume(), count_votes=True)
+        Engine(a_bundle().with_inference(tta=False)).segment(a_volume(), count_votes=True)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -325,7 +332,7 @@ def test_stored_integers_are_read_like_floats():
 )
 def test_an_option_out_of_range_is_refused(options):
     with pytest.raises(ConfigError):
-        Engine(a_bundle(), **options)
+        Engine(a_bundle().with_inference(**options))
 
 
 def test_a_model_of_several_channels_is_refused():
@@ -346,7 +353,7 @@ class Probe:
 
 
 def a_probed_engine(spacing=1.0, **options):
-    engine = Engine(a_bundle(spacing=(spacing,) * 3), step=1, **options)
+    engine = Engine(a_bundle(spacing=(spacing,) * 3).with_inference(step=1, **options))
     engine._network = Probe()
     return engine
 
@@ -383,7 +390,7 @@ def test_an_image_without_a_body_is_computed_whole_and_the_log_says_so(caplog):
     volume = volume_of(np.full((8, 40, 40), -1000, np.int16), np.eye(4))
     with caplog.at_level(logging.INFO):
         result = a_probed_engine(windows="body").segment(volume)
-    assert "there is no body" in caplog.text
+    assert "all of it is computed" in caplog.text
     assert result.windows == 9
 
 

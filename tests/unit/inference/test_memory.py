@@ -25,7 +25,7 @@ def a_model(name="stunet_base", patch=(48, 128, 160)):
     strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
     labels = tuple(ModelLabel(f"label_{value}", value) for value in range(15))
     return Model(
-        name="m", network=Architecture.from_spec({"name": name, "strides": strides}), patch_size=patch,
+        name="m", network=Architecture.named(name, strides), patch_size=patch,
         spacing=(2.5, 1.5, 1.5), intensity=Intensity(-970, 279, 80, 141), orientation="stored", labels=labels,
     )  # fmt: skip
 
@@ -33,7 +33,7 @@ def a_model(name="stunet_base", patch=(48, 128, 160)):
 @pytest.mark.parametrize("name", ["stunet_tiny", "stunet_small", "stunet_base", "stunet_large"])
 def test_the_weights_are_counted(name):
     strides = None if name == "stunet_tiny" else a_model().network.strides
-    architecture = Architecture.from_spec({"name": name, **({"strides": strides} if strides else {})})
+    architecture = Architecture.named(name, strides)
     with torch.device("meta"):
         network = STUNet(1, 15, **architecture.to_json())
     true = sum(4 * parameter.numel() for parameter in network.parameters())
@@ -79,7 +79,7 @@ def test_a_limit_that_cannot_be_kept_is_refused_with_what_is_needed():
         plan(a_model(), "float32", CPU, LARGEST, Limits(host=1000))
     with pytest.raises(ImageError, match=r"MB on the GPU, the limit is 800 \(--gpu-memory\)"):
         plan(a_model(), "float16", GPU, LARGEST, Limits(gpu=800, host=16000))
-    with pytest.raises(ConfigError, match="no limit"):
+    with pytest.raises(ConfigError, match="is not a limit"):
         Limits(host=0)
 
 
@@ -112,7 +112,7 @@ def test_without_a_limit_what_the_machine_has_is_one():
 
 
 def rolling(depth, passes=1):
-    return LogitAccumulator(importance_map((4, 3, 3)), (0, 5), (0, 3), depth, 2, passes, CPU)
+    return LogitAccumulator(importance_map((4, 3, 3)), (slice(0, depth), slice(0, 5), slice(0, 3)), 2, passes)
 
 
 def window(start, value, row=0):
@@ -161,7 +161,8 @@ def test_the_memory_of_the_sums_is_what_was_counted():
         "import torch, resource; from flare23_lib.inference.logit_accumulator import LogitAccumulator;"
         "from flare23_lib.inference.windows import importance_map;"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024; before = peak();"
-        f"sums = LogitAccumulator(importance_map({patch}), (0, 200), (0, 200), 99, 15, 4, torch.device('cpu'));"
+        "region = slice(0, 99), slice(0, 200), slice(0, 200);"
+        f"sums = LogitAccumulator(importance_map({patch}), region, 15, 4);"
         "sums.open(0); [b.fill_(1) for b in sums._buffers]; sums.open(12); print(peak() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

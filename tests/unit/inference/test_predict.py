@@ -3,23 +3,22 @@ import logging
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from engines import a_bundle, a_volume
 
-from flare23_lib.cache.entries import CacheFolder, Shard
-from flare23_lib.dataset.cases import Case
+from flare23_lib.cache.entries import Shard
 from flare23_lib.errors import ImageError
-from flare23_lib.inference import segment_cases
 from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.engine import Engine
-from flare23_lib.inference.image_files import HOST_BASE, Reader, find_cases
+from flare23_lib.inference.image_files import HOST_BASE, find_cases
 from flare23_lib.inference.memory import Limits
 from flare23_lib.inference.predict import predict
+from flare23_lib.inference.read_ahead import Reader
+from flare23_lib.inference.segment_cases import segment_cases
 from flare23_lib.inference.timing import PHASES
 from flare23_lib.io.nifti import read_volume, write_volume
 
@@ -155,11 +154,11 @@ def test_a_link_that_leads_nowhere_is_a_fault_and_a_name_in_capitals_is_told(ima
     (images / "CASE_3.NII.GZ").write_bytes(b"")
     faults = run(images, tmp_path / "labels")
     assert [fault.case for fault in faults] == ["gone"]
-    assert "CASE_3.NII.GZ: is passed over" in caplog.text
+    assert "CASE_3.NII.GZ: is skipped" in caplog.text
 
 
 def test_inputs_that_are_not_there_are_refused_in_one_line(tmp_path):
-    with pytest.raises(ImageError, match="there is no such file or folder"):
+    with pytest.raises(ImageError, match="no such file or folder"):
         run(tmp_path / "nothing", tmp_path / "labels")
     with pytest.raises(ImageError, match="holds no"):
         run(tmp_path, tmp_path / "labels")
@@ -264,7 +263,7 @@ def test_the_command_line_predicts_without_nnunet_simpleitk_and_pandas(images, t
     write_bundle(tmp_path / "model", bundle.model, bundle.state_dict)
     code = (
         "import sys; from flare23_lib.cli import main; code = main(sys.argv[1:]);"
-        "heavy = ('nnunetv2', 'SimpleITK', 'pandas');"
+        "heavy = ('nnunetv2', 'SimpleITK', 'pandas', 'pydicom', 'highdicom', 'matplotlib');"
         "print([name for name in heavy if name in sys.modules]); sys.exit(code)"
     )
     command = ["predict", "--model", "model", "--input", "images", "--output", "out", "--timings", "t.csv",
@@ -273,7 +272,8 @@ def test_the_command_line_predicts_without_nnunet_simpleitk_and_pandas(images, t
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case_1.nii.gz", "case_2.nii.gz"]
+    names = ["labels.csv", "labels.ctbl", "labels.itksnap.txt"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case_1.nii.gz", "case_2.nii.gz", *names]
     broken = images / "case_1_0000.nii.gz"
     broken.write_bytes(broken.read_bytes()[:-20])
     done = subprocess.run([*command, "--overwrite"], cwd=tmp_path, capture_output=True, text=True)
@@ -281,35 +281,25 @@ def test_the_command_line_predicts_without_nnunet_simpleitk_and_pandas(images, t
     assert "case_1_0000.nii.gz" in done.stderr
 
 
-def an_entry(**inputs):
-    return CacheFolder(Path("segmentations")).entry("case", inputs)
-
-
-def test_the_stage_reads_one_image_ahead_and_keeps_their_order(images, monkeypatch):
-    begun = []
-    monkeypatch.setattr(segment_cases, "read_volume", lambda path: (begun.append(path), read_volume(path))[1])
-    paths = [str(images / f"case_{number}_0000.nii.gz") for number in (2, 1, 2)]
-    wanted = [(Case("case", path, None, "training", {}), an_entry(exclude=[])) for path in paths]
-    volumes = segment_cases._read_ahead(an_engine(limits=Limits(host=8000)), wanted)
-    first = next(volumes)
-    assert begun in (paths[:1], paths[:2])  # the second is left to a thread
-    assert [image().array.sum() for image in (first, *volumes)] == [read_volume(path).array.sum() for path in paths]
-    assert begun == paths
-
-
-def test_the_stage_reads_no_image_ahead_for_which_there_is_no_memory(images, monkeypatch):
-    engine = an_engine()
-    paths = [str(images / f"case_{number}_0000.nii.gz") for number in (1, 2)]
-    wanted = [(Case("case", path, None, "training", {}), an_entry(exclude=[1], votes=True)) for path in paths]
-    volume = read_volume(paths[0])
-    least = engine.plan(volume.geometry, volume.array.nbytes, [1], True).host
-    begun = []
-    submit = ThreadPoolExecutor.submit
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", lambda *work: (begun.append(work), submit(*work))[1])
-    for room, ahead in ((volume.array.nbytes - 1, 0), (volume.array.nbytes, 1)):
+def test_runner_up_labels_and_vote_counts_take_memory_while_they_are_written(images, tmp_path, monkeypatch):
+    engine = an_engine(limits=Limits(host=8000))
+    engine.model = replace(engine.model, inference=replace(engine.model.inference, tta=True))
+    cases = [replace(case, exclude=(1,), count_votes=True) for case in find_cases(images, tmp_path / "labels")]
+    volume = read_volume(cases[0].image)
+    least = engine.plan(volume.geometry, volume.array.nbytes, (1,), True).host
+    infer = engine.infer
+    # Three label maps, and two copies of the last one.
+    for room, expected in ((5 * volume.array.size, True), (5 * volume.array.size - 1, False)):
         engine.limits = Mock(wraps=Limits(host=8000), host_bytes=lambda room=room: least + room)
-        assert len(list(segment_cases._read_ahead(engine, wanted))) == 2
-        assert len(begun) == ahead
+        reader, written = Reader(cases, overwrite=True), []
+        began = []
+        monkeypatch.setattr(
+            engine, "infer", lambda one, began=began, reader=reader: (began.append(reader.started(1)), infer(one))[1]
+        )
+        outcomes = list(segment_cases(engine, reader, lambda case, made, header, to=written: to.append(made)))
+        assert [outcome.error for outcome in outcomes] == [None, None]
+        assert began[0] is expected
+        assert all(one.runner_up_labels is not None and one.tta_vote_count is not None for one in written)
 
 
 def test_the_first_case_is_read_early_only_within_the_limit(images, tmp_path):

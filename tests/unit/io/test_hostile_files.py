@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from flare23_lib.dataset.image_info import read_facts
+from flare23_lib.dataset.image_info import read_info
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
 from flare23_lib.io.identity import file_identity
@@ -64,7 +64,7 @@ def cheap(seconds=2.0, memory=24 * MB):
 
 def looked_at(path):
     """What each way of reading says of a file: the scan's two, a whole read, the labels', the header's."""
-    lines = [read_facts(path, is_label, header_only).error for is_label in (0, 1) for header_only in (0, 1)]
+    lines = [read_info(path, is_label, header_only).error for is_label in (0, 1) for header_only in (0, 1)]
     for read in (nifti.read_volume, nifti.read_labels, nifti.read_geometry):
         try:
             read(path)
@@ -111,10 +111,10 @@ def test_more_voxels_than_any_ct_has_are_refused(tmp_path):
         file.write(header((2048, 2048, 2049), np.uint8))
         file.truncate(352 + 2048 * 2048 * 2049)  # sparse: nothing is on the disk
     with cheap():
-        facts = read_facts(path, False)
+        info = read_info(path, False)
         with pytest.raises(ImageError, match="voxels"):
             nifti.read_volume(path)
-    assert (facts.fault, facts.error) == ("too_large", "has 8.6e+09 voxels (2048, 2048, 2049)")
+    assert (info.issue, info.error) == ("too_large", "has 8.6e+09 voxels (2048, 2048, 2049)")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_more_voxels_than_any_ct_has_are_refused(tmp_path):
         (gzip.compress(header() + bytes(128)), "gzip within gzip"),
         (
             header(offset=0) + bytes(4 + 128),
-            "holds more data than its header says; it says that they begin at byte 0",
+            "holds more data than its header states; it states that they begin at byte 0",
         ),
     ],
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cohorts import SETTINGS, changed, small_cohort
 
-from flare23_lib.dataset.scan import survey
+from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.errors import ImageError
 from flare23_lib.io.identity import file_identity
 from flare23_lib.io.nifti import header_for
@@ -88,7 +88,7 @@ def test_two_images_of_blocks_are_no_duplicates(tmp_path, check_images):
     for seed, name in ((1, "e"), (2, "f")):
         cohort.image_path(name, "unlabeledTr1800").write_bytes(blocks(raw_image(seed), 4000))
     settings = changed(SETTINGS, scan={"check_images": check_images})
-    assert survey(cohort.root, settings, cohort.memory).faults == []
+    assert scan_cohort(cohort.root, settings, cohort.memory).issues == []
 
 
 def test_a_label_of_blocks_that_changed_is_another_label(tmp_path):
@@ -96,11 +96,11 @@ def test_a_label_of_blocks_that_changed_is_another_label(tmp_path):
     path = cohort.label_path("a")
     plain = gzip.decompress(path.read_bytes())
     path.write_bytes(blocks(plain, 360))
-    before = cohort.survey().cases[0]
+    before = cohort.scan().cases[0]
     edited = bytearray(plain)
     edited[352] = 2
     path.write_bytes(blocks(bytes(edited), 360))
     os.utime(path, ns=(1, 1))
-    after = cohort.survey().cases[0]
+    after = cohort.scan().cases[0]
     assert (before.labels_present, after.labels_present) == ([1, 14], [2, 14])
     assert before.label_id != after.label_id

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from flare23_lib.errors import ImageError
-from flare23_lib.inference.image_files import held_bytes
 from flare23_lib.io import nifti
 from flare23_lib.io.identity import file_identity
+from flare23_lib.io.images import held_bytes
 from flare23_lib.io.orientation import Orientation
 
 AFFINE = np.array([[-0.8, 0, 0, 100.5], [0, -0.7, 0, 90.25], [0, 0, 2.5, -400.125], [0, 0, 0, 1]])

@@ -5,12 +5,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flare23_lib.errors import ConfigError
 from flare23_lib.networks import NETWORKS, Architecture
-from flare23_lib.networks.stunet import STUNet, Upsample, build
+from flare23_lib.networks.stunet import STUNet, Upsample
 
 
 def on_meta(name, num_classes):
     with torch.device("meta"):
-        return build({"name": name}, num_classes)
+        return STUNet(1, num_classes, **Architecture.named(name).to_json())
 
 
 def small(pools=((2, 2, 2), (2, 2, 2)), **kwargs):
@@ -153,7 +153,7 @@ def test_a_block_adds_its_input():
 def test_the_network_builds_from_plans_as_nnunet_does_it():
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-    kwargs = Architecture.from_spec({"name": "stunet_tiny"}).to_json()
+    kwargs = Architecture.named("stunet_tiny").to_json()
     network = get_network_from_plans(
         "flare23_lib.networks.stunet.STUNet", kwargs, [], 1, 15, allow_init=True, deep_supervision=True
     )
@@ -169,15 +169,10 @@ def test_every_network_of_the_table_builds(name):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({"name": "stunet_medium"}, "stunet_medium"),
-        ({"name": "stunet_tiny", "widths": [8, 16]}, "not both"),
-        ({"widths": [8, 16]}, "depth and widths"),
-        ({}, "depth and widths"),
-        ({"name": "stunet_tiny", "kernels": 3}, "kernels"),
-        ({"name": "stunet_tiny", "strides": [[1, 1, 1]]}, "1 entries"),
-        ({"name": "stunet_tiny", "strides": [[2, 2, 2]] * 4}, "first stage"),
-        ({"name": "stunet_tiny", "strides": [[2, 2]] * 3}, "z, y, x"),
-        ({"name": "stunet_tiny", "strides": 2}, "z, y, x"),
+        ({"depth": 1, "widths": [8] * 4, "strides": [[1, 1, 1]]}, "1 entries"),
+        ({"depth": 1, "widths": [8] * 4, "strides": [[2, 2, 2]] * 4}, "first stage"),
+        ({"depth": 1, "widths": [8] * 4, "strides": [[2, 2]] * 3}, "z, y, x"),
+        ({"depth": 1, "widths": [8] * 4, "strides": 2}, "z, y, x"),
         ({"depth": [1, 1], "widths": [8, 16, 32]}, "stages"),
         ({"depth": 0, "widths": [8, 16]}, "depth"),
         ({"depth": 1, "widths": [8, 16.5]}, "widths"),
@@ -185,6 +180,6 @@ def test_every_network_of_the_table_builds(name):
         ({"depth": 1, "widths": [8, 16], "kernel_sizes": [[2, 3, 3], [3, 3, 3]]}, "odd"),
     ],
 )
-def test_a_specification_that_makes_no_network_is_refused(spec, words):
+def test_values_that_make_no_network_are_refused(spec, words):
     with pytest.raises(ConfigError, match=words):
-        build(spec, 2)
+        STUNet(1, 2, **spec)

@@ -17,7 +17,7 @@ from flare23_lib.io import nifti
 from flare23_lib.nnunet.plans import CONFIGURATION, dataset_json, plans
 from flare23_lib.nnunet.sampling import Rounds
 from flare23_lib.preprocessing.locations import class_locations
-from flare23_lib.preprocessing.preprocess import link_dataset, preprocess_image, preprocess_labels
+from flare23_lib.preprocessing.preprocess import TrainingGrid, link_dataset, preprocess_image, preprocess_labels
 from flare23_lib.preprocessing.resampling import Intensity
 
 INTENSITY = Intensity(low=-100, high=200, mean=50, std=75)
@@ -45,12 +45,12 @@ def load(path):
 def test_an_image_is_normalized_then_resampled_as_nnunet_does_with_torch(case):
     folder, image, _ = case
     target = folder / "image.b2nd"
-    facts = preprocess_image(folder / "image.nii.gz", target, (5, 3, 3), "stored", INTENSITY, PATCH)
+    facts = preprocess_image(folder / "image.nii.gz", target, TrainingGrid((5, 3, 3), "stored", PATCH), INTENSITY)
     normalized = (np.clip(image.astype(np.float32), -100, 200) - 50) / 75
     expected = resample_torch_fornnunet(
         normalized[None], [10, 16, 20], (5, 2, 2), (5, 3, 3), is_seg=False, force_separate_z=False
     )
-    assert facts == {"shape": [10, 24, 30], "spacing": [5.0, 2.0, 2.0], "axis_codes": "RAS"}
+    assert facts == {"shape": [10, 24, 30], "spacing": [5.0, 2.0, 2.0]}
     assert load(target).shape == (1, 10, 16, 20)
     assert np.abs(load(target) - expected).max() < 1e-5
 
@@ -58,13 +58,7 @@ def test_an_image_is_normalized_then_resampled_as_nnunet_does_with_torch(case):
 def test_labels_become_indices_with_the_places_of_each_class(case):
     folder, _, labels = case
     seen = preprocess_labels(
-        folder / "labels.nii.gz",
-        folder / "l.b2nd",
-        folder / "l.pkl",
-        (5, 2, 2),
-        "stored",
-        [3, 7, 20],
-        PATCH,
+        folder / "labels.nii.gz", folder / "l.b2nd", TrainingGrid((5, 2, 2), "stored", PATCH), [3, 7, 20]
     )
     assert seen == [1, 3, 4]  # the last stands for voxels to ignore
     result = load(folder / "l.b2nd")[0]
@@ -82,11 +76,9 @@ def test_labels_get_their_images_shape_even_if_their_own_spacing_is_a_little_off
     folder, _, labels = case
     affine = np.diag([2.0007, 2.0007, 5.0, 1.0])  # within the tolerance; 24 rows of it would round to one more
     nifti.write_volume(folder / "off.nii.gz", labels, nifti.header_for(labels.shape, affine, labels.dtype))
-    target = (5, 48 / 29.499, 2)
-    preprocess_image(folder / "image.nii.gz", folder / "i.b2nd", target, "stored", INTENSITY, PATCH)
-    preprocess_labels(
-        folder / "off.nii.gz", folder / "l.b2nd", folder / "l.pkl", target, "stored", [3, 20], PATCH, (5, 2, 2)
-    )
+    grid = TrainingGrid((5, 48 / 29.499, 2), "stored", PATCH)
+    preprocess_image(folder / "image.nii.gz", folder / "i.b2nd", grid, INTENSITY)
+    preprocess_labels(folder / "off.nii.gz", folder / "l.b2nd", grid, [3, 20], (5, 2, 2))
     assert load(folder / "l.b2nd").shape == load(folder / "i.b2nd").shape == (1, 10, 29, 30)
 
 
@@ -119,9 +111,7 @@ def test_at_least_one_percent_of_a_large_class_is_kept():
 def test_a_value_outside_the_map_is_refused(case):
     folder, _, _ = case
     with pytest.raises(ImageError, match="not in the label map"):
-        preprocess_labels(
-            folder / "labels.nii.gz", folder / "l.b2nd", folder / "l.pkl", (5, 2, 2), "stored", [3], PATCH
-        )
+        preprocess_labels(folder / "labels.nii.gz", folder / "l.b2nd", TrainingGrid((5, 2, 2), "stored", PATCH), [3])
 
 
 def test_canonical_cases_do_not_depend_on_how_they_are_stored(case):
@@ -132,8 +122,9 @@ def test_canonical_cases_do_not_depend_on_how_they_are_stored(case):
     nifti.write_volume(
         folder / "flipped.nii.gz", image[:, :, ::-1].copy(), nifti.header_for(image.shape, flipped, image.dtype)
     )
+    grid = TrainingGrid((5, 3, 3), "canonical", PATCH)
     for name in ("image", "flipped"):
-        preprocess_image(folder / f"{name}.nii.gz", folder / f"{name}.b2nd", (5, 3, 3), "canonical", INTENSITY, PATCH)
+        preprocess_image(folder / f"{name}.nii.gz", folder / f"{name}.b2nd", grid, INTENSITY)
     assert np.array_equal(load(folder / "image.b2nd"), load(folder / "flipped.b2nd"))
 
 

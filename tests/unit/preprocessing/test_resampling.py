@@ -7,7 +7,6 @@ from flare23_lib.preprocessing.resampling import (
     Axis,
     Intensity,
     prepare_image,
-    resample_image,
     resample_labels,
     resampled_shape,
 )
@@ -25,7 +24,7 @@ def test_intensity_is_clipped_and_normalized():
 
 def test_a_linear_ramp_stays_one():
     ramp = torch.arange(8.0).expand(4, 4, 8).contiguous()
-    doubled = resample_image(ramp, (4, 4, 16))
+    doubled = prepare_image(ramp.numpy(), Intensity(0, 8, 0, 1), (4, 4, 16))
     assert torch.allclose(doubled[0, 0, 1:-1], torch.arange(16.0)[1:-1] / 2 - 0.25)
 
 

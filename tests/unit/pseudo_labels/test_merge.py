@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import arrays
 from flare23_lib.errors import MergeError
 from flare23_lib.io.nifti import Geometry
 from flare23_lib.labels import IGNORE_VALUE
-from flare23_lib.pseudo_labels.merge import OUTCOMES, Rules, Votes, check_geometry, merge
+from flare23_lib.pseudo_labels.merge import OUTCOMES, MergeRules, Votes, check_geometry, merge
 
 TUMOR = 5
 VALUES = [0, 1, 2, 3, 4, TUMOR]
@@ -20,7 +20,7 @@ def row(*values):
 
 def merged(original, predicted, annotated, next_class=None, votes=None, **rules):
     votes = None if votes is None else Votes(votes, 8)
-    result = merge(original, predicted, annotated, Rules(tumors=(TUMOR,), **rules), next_class, votes)
+    result = merge(original, predicted, annotated, MergeRules(tumors=(TUMOR,), **rules), next_class, votes)
     assert result.background + sum(sum(rows.values()) for rows in result.counts.values()) == original.size
     return result.labels.ravel().tolist()
 
@@ -61,7 +61,7 @@ def test_a_tumor_predicted_where_a_first_look_said_ignore_stays_ignored(option):
 
 
 def test_a_tumor_that_touches_a_marked_one_of_another_class_is_marked():
-    rules = Rules(tumors=(4, TUMOR), unmarked_tumors="tumor")
+    rules = MergeRules(tumors=(4, TUMOR), unmarked_tumors="tumor")
     touching = merge(row(4, 0, 0, 0), row(4, TUMOR, 0, 0), [4, TUMOR], rules)
     assert touching.labels.ravel().tolist() == [4, 0, 0, 0]
     listed = merge(row(4, 0, 0, 0), row(4, TUMOR, 0, 0), [TUMOR], rules)  # annotated need not list the other
@@ -77,7 +77,7 @@ def test_where_tumors_are_annotated_none_is_added_inside_organs():
 
 
 def test_the_outcomes_are_counted_by_class():
-    result = merge(row(1, 1, 1, 0, 0, 0), row(1, 2, TUMOR, 1, 3, 0), [1], Rules(tumors=(TUMOR,)))
+    result = merge(row(1, 1, 1, 0, 0, 0), row(1, 2, TUMOR, 1, 3, 0), [1], MergeRules(tumors=(TUMOR,)))
     assert result.counts == {
         "agreed": {1: 1},
         "kept": {1: 1},
@@ -132,23 +132,23 @@ def test_unannotated_voxels_on_which_the_passes_disagree_are_ignored():
 
 def test_rules_that_ask_for_votes_are_refused_without():
     with pytest.raises(MergeError, match="votes"):
-        merge(row(1), row(1), [1], Rules(tumors=(TUMOR,), min_agreement=0.5))
+        merge(row(1), row(1), [1], MergeRules(tumors=(TUMOR,), min_agreement=0.5))
 
 
 @pytest.mark.parametrize("rule", ["conflict_policy", "tumor_inside_organs", "unmarked_tumors"])
 def test_a_rule_that_is_none_is_refused(rule):
     with pytest.raises(ValueError, match=rule):
-        Rules(**{rule: "sometimes"})
+        MergeRules(**{rule: "sometimes"})
 
 
 def test_other_shapes_are_refused():
     with pytest.raises(MergeError, match="prediction"):
-        merge(row(1, 2), row(1), [1], Rules())
+        merge(row(1, 2), row(1), [1], MergeRules())
 
 
 def test_next_class_without_the_next_classes_is_refused():
     with pytest.raises(MergeError, match="next_class"):
-        merge(row(1), row(1), [1], Rules(conflict_policy="next_class"))
+        merge(row(1), row(1), [1], MergeRules(conflict_policy="next_class"))
 
 
 @pytest.mark.parametrize("change", ["shift", "flip", "shape"])
@@ -172,7 +172,7 @@ originals = arrays(np.uint8, (3, 4, 5), elements=st.sampled_from(ORIGINALS))
 counts = arrays(np.uint8, (3, 4, 5), elements=st.integers(1, 8))
 subsets = st.sets(st.sampled_from(VALUES[1:]))
 rules = st.builds(
-    Rules,
+    MergeRules,
     tumors=st.just((TUMOR,)),
     conflict_policy=st.sampled_from(["background", "next_class", "ignore"]),
     tumor_inside_organs=st.sampled_from(["keep_organ", "ignore", "tumor", "if_sure"]),
@@ -267,14 +267,14 @@ def test_the_counts_add_up_to_the_volume(original, predicted, extra, chosen, cou
 
 @given(originals, volumes, subsets)
 def test_merging_again_changes_nothing(original, predicted, extra):
-    annotated, once = run(original, predicted, extra, Rules(tumors=(TUMOR,)))
-    twice = merge(once.labels, predicted, annotated, Rules(tumors=(TUMOR,)))
+    annotated, once = run(original, predicted, extra, MergeRules(tumors=(TUMOR,)))
+    twice = merge(once.labels, predicted, annotated, MergeRules(tumors=(TUMOR,)))
     assert np.array_equal(once.labels, twice.labels)
 
 
 def test_tumors_of_two_classes_are_judged_each_by_its_own_rule():
     other = 6
-    rules = Rules(
+    rules = MergeRules(
         tumors=(TUMOR, other),
         tumor_inside_organs="if_sure",
         unmarked_tumors="if_sure",

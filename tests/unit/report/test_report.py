@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from flare23_lib.colors import LABEL_COLORS, MODEL_COLORS, label_colors, model_colors
 from flare23_lib.evaluation.tables import ORGANS, UNSEEN
-from flare23_lib.report.colors import LABEL_COLORS, MODEL_COLORS, label_colors, model_colors
 from flare23_lib.report.scores import NO_VALUE, draw_scores, read_scores
 
 SVG = "{http://www.w3.org/2000/svg}"

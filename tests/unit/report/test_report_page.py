@@ -13,9 +13,9 @@ import pytest
 from places import REPOSITORY
 from reports import SHAPE, SPACING, configuration, finished_run, report_of, stand_in
 
+from flare23_lib.colors import label_colors
 from flare23_lib.errors import FlareError
 from flare23_lib.io.tables import write_csv
-from flare23_lib.report.colors import label_colors
 from flare23_lib.report.report import spread
 from flare23_lib.report.sections import read_markdown
 from flare23_lib.report.slices import ERROR_COLOR, overlaid, telling_slice

@@ -16,7 +16,7 @@ from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.errors import ConfigError
 from flare23_lib.inference.bundle import write_bundle
-from flare23_lib.inference.segment_cases import ModelUse, predict_validation
+from flare23_lib.inference.segmentations import ModelUse, predict_validation
 from flare23_lib.io.nifti import write_volume
 from flare23_lib.io.tables import read_csv
 from flare23_lib.runtime import precision

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from flare23_lib.pseudo_labels.selection import change_between, change_between_passes, most_changed
-from flare23_lib.pseudo_labels.small_components import drop_specks
+from flare23_lib.pseudo_labels.small_components import remove_small_components
 
 
 def specked():
@@ -16,7 +16,7 @@ def specked():
 
 def test_components_below_a_volume_are_dropped_class_by_class():
     labels = specked()
-    result, dropped = drop_specks(labels, {1: 0.1, 3: 5.0}, spacing=(5.0, 2.0, 2.0))
+    result, dropped = remove_small_components(labels, {1: 0.1, 3: 5.0}, spacing=(5.0, 2.0, 2.0))
     expected = labels.copy()
     expected[5, 7, 9] = 0
     assert np.array_equal(result, expected)
@@ -25,22 +25,22 @@ def test_components_below_a_volume_are_dropped_class_by_class():
 
 
 def test_a_component_of_just_the_volume_stays():
-    result, dropped = drop_specks(specked(), {2: 0.04}, spacing=(5.0, 2.0, 2.0))
+    result, dropped = remove_small_components(specked(), {2: 0.04}, spacing=(5.0, 2.0, 2.0))
     assert dropped == {}
     assert (result == 2).sum() == 2
-    assert drop_specks(specked(), {2: 0.0401}, spacing=(5.0, 2.0, 2.0))[1] == {2: 2}
+    assert remove_small_components(specked(), {2: 0.0401}, spacing=(5.0, 2.0, 2.0))[1] == {2: 2}
 
 
 def test_a_voxels_volume_is_the_product_of_all_three_spacings():
     labels = np.zeros((3, 3, 3), np.uint8)
     labels[1, 1, 1] = 1
-    assert drop_specks(labels, {1: 0.031}, spacing=(5.0, 2.0, 3.0))[1] == {1: 1}
-    assert drop_specks(labels, {1: 0.029}, spacing=(5.0, 2.0, 3.0))[1] == {}
+    assert remove_small_components(labels, {1: 0.031}, spacing=(5.0, 2.0, 3.0))[1] == {1: 1}
+    assert remove_small_components(labels, {1: 0.029}, spacing=(5.0, 2.0, 3.0))[1] == {}
 
 
 def test_nothing_is_dropped_without_volumes():
     labels = specked()
-    result, dropped = drop_specks(labels, {}, (1, 1, 1))
+    result, dropped = remove_small_components(labels, {}, (1, 1, 1))
     assert result is labels
     assert not dropped
 

@@ -1,0 +1,93 @@
+"""Configurations up to version 0.1, which have `layout` (folders and suffixes) in the place of `sources`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from flare23_lib.config.load import explain, merge
+from flare23_lib.config.models import Identifier, Names, Table
+from flare23_lib.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+SOURCE = "cohort"
+"""Name of the source that a layout becomes; its cases have no prefix, as before."""
+
+Suffix = Annotated[str, Field(pattern=r"\.nii(\.gz)?$")]
+
+
+class Layout(Table):
+    """Folders, searched with their subfolders, and suffixes of file names; the defaults are FLARE23's."""
+
+    training_images: Names = ("imagesTr2200",)
+    training_labels: Names = ("labelsTr2200",)
+    unlabeled_images: Names = ("unlabelTr1800", "unlabeledTr1800")
+    validation_images: Names = ("validation",)
+    validation_labels: Names = ("validation-gt", "val-gt-50cases-for-sanity-check")
+    prefixes: dict[str, Identifier] = Field(default_factory=dict)
+    image_suffix: Suffix = "_0000.nii.gz"
+    label_suffix: Suffix = ".nii.gz"
+
+
+KEYS = {
+    "training_images": "images",
+    "training_labels": "labels",
+    "unlabeled_images": "unlabeled_images",
+    "validation_images": "validation_images",
+    "validation_labels": "validation_labels",
+}
+"""Key of a layout -> of a source."""
+
+
+def with_sources(layers: Sequence[Mapping]) -> list[dict]:
+    """Return files, the recipe first, with `sources` in the place of `layout`, with a notice in the log.
+
+    Raises:
+        ConfigError: a layout is wrong, or there are both.
+    """
+    recipe, *given = map(dict, layers)
+    layouts = [layer.pop("layout") for layer in (recipe, *given) if "layout" in layer]
+    if not layouts:
+        return [recipe, *given]
+    if any("sources" in layer for layer in given):
+        raise ConfigError("layout: is the old form of `sources`, which is given too; keep `sources`")
+    log.warning(
+        "configuration: `layout` is now `sources`, patterns of file names (docs/your_cohort.md); the next release "
+        "will not read it"
+    )
+    recipe["sources"] = sources_of(reduce(merge, [_table(layout) for layout in layouts]))
+    return [recipe, *given]
+
+
+def _table(layout: Any) -> Mapping:
+    if not isinstance(layout, Mapping | None):
+        raise ConfigError(f"layout: {layout!r} is not of type 'object'")
+    return {key: value for key, value in (layout or {}).items() if value is not None}
+
+
+def sources_of(values: Mapping) -> dict[str, dict]:
+    """Return the sources that a layout stands for: one, and one more for each prefix; ConfigError if it is wrong."""
+    try:
+        layout = Layout.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"layout.{explain(error)}") from error
+    folders = [folder for key in KEYS for folder in getattr(layout, key)]
+    for folder in layout.prefixes:
+        if folder not in folders:
+            raise ConfigError(f"layout.prefixes: there is no folder {folder!r}; there are {', '.join(folders)}")
+    sources: dict[str, dict] = {}
+    for key, name in KEYS.items():
+        suffix = layout.image_suffix if key.endswith("images") else layout.label_suffix
+        for folder in getattr(layout, key):
+            prefix = layout.prefixes.get(folder)
+            source = sources.setdefault(prefix or SOURCE, {} if prefix else {"prefix": ""})
+            pattern = f"{folder.rstrip('/') or '/'}/**/{{case}}{suffix}".removeprefix("./")
+            patterns = source.setdefault(name, [])
+            if pattern not in patterns:  # one folder in several spellings
+                patterns.append(pattern)
+    return sources

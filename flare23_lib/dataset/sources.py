@@ -1,0 +1,91 @@
+"""What a source's labels mean: its table of values, and which labels were looked for in a case."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flare23_lib.config.models import BACKGROUND, IGNORE, NameOrSides, Sides, Source, ValidationDraw
+from flare23_lib.dataset.discover import SourceFiles
+from flare23_lib.io.label_maps import LabelFiles, Target, ValueTable
+from flare23_lib.labels import IGNORE_VALUE, LabelMap
+
+
+@dataclass(frozen=True)
+class SourceLabels:
+    """How the labels of a source are read.
+
+    Attributes:
+        table: what its values stand for; None for our own values.
+        annotated: our values that were looked for in every case; "present" if only those that occur in a case are
+            known; None if the configuration leaves it open.
+    """
+
+    table: ValueTable | None = None
+    annotated: tuple[int, ...] | Literal["present"] | None = None
+
+    @classmethod
+    def of(cls, source: Source, labels: LabelMap) -> SourceLabels:
+        """Return how a source of the configuration is read."""
+        if not source.values:
+            table = None
+        else:
+            table = ValueTable({name: _target(target, labels) for name, target in source.values.items()})
+        if source.stated is None or source.stated == "present":
+            return cls(table, source.stated)
+        return cls(table, tuple(label.value for label in labels.labels if label.name in source.stated))
+
+    @property
+    def mapping(self) -> str:
+        """The table as text (`Case.mapping`); empty for our own values."""
+        return self.table.text if self.table else ""
+
+    def mapping_to_read(self, label: Path) -> str:
+        """Return what reading a file depends on: the table, where counts of the source's values do not suffice."""
+        needed = self.table is not None and (self.table.has_sides or LabelFiles(label).has_masks)
+        return self.mapping if needed else ""
+
+    def label_id(self, identity: str) -> str:
+        """Return what tells a label in our values from another, from the identity of its file."""
+        return f"{identity}-{self.table.digest}" if self.table and identity else identity
+
+    def annotated_in(self, present: Iterable[int], masks: Collection[str] | None) -> tuple[int, ...] | None:
+        """Return our values that were looked for in a case; None if the configuration leaves it open.
+
+        Args:
+            present: our values that occur in it.
+            masks: names of the masks that are there; None where the label is one file.
+        """
+        if self.annotated == "present":
+            return tuple(sorted(present))
+        if self.annotated is None or self.table is None or masks is None:
+            return self.annotated
+        there = {value for name in masks for value in _values(self.table.targets.get(name, 0))}
+        return tuple(value for value in self.annotated if value in there)
+
+
+def _target(target: NameOrSides, labels: LabelMap) -> Target:
+    if isinstance(target, Sides):
+        right, left = map(labels.value_of, target.sides)
+        return right, left
+    others: dict[str, int] = {IGNORE: IGNORE_VALUE, BACKGROUND: 0}
+    return others[target] if target in others else labels.value_of(target)
+
+
+def _values(target: Target) -> tuple[int, ...]:
+    return target if isinstance(target, tuple) else (target,)
+
+
+def drawn_for_validation(files: SourceFiles, draw: ValidationDraw | None) -> set[str]:
+    """Return the labeled cases of a source that are drawn for validation, by their names alone."""
+    if draw is None or (draw.sources and files.name not in draw.sources):
+        return set()
+    labeled = sorted(set(files.images) & set(files.labels), key=lambda case: _lot(case, draw.seed))
+    return set(labeled[: max(1, round(draw.share * len(labeled)))])
+
+
+def _lot(case: str, seed: int) -> str:
+    return hashlib.sha256(f"validation {seed}: {case}".encode()).hexdigest()

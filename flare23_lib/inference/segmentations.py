@@ -1,0 +1,220 @@
+"""Cases segmented by a model of the workflow: predictions of validation cases, and the input of pseudo-labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flare23_lib import versions
+from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, Shard, fingerprint
+from flare23_lib.cache.results import Results, collect, write_record
+from flare23_lib.config.settings import InferenceSettings
+from flare23_lib.dataset.cases import Case, usable_cases
+from flare23_lib.inference.image_files import PredictionCase
+from flare23_lib.inference.outputs import describe_bundle
+from flare23_lib.inference.read_ahead import Reader
+from flare23_lib.inference.segment_cases import segment_cases
+from flare23_lib.io.atomic import read_json
+from flare23_lib.io.label_tables import write_label_tables
+from flare23_lib.io.nifti import write_volume
+from flare23_lib.io.tables import write_csv
+from flare23_lib.runtime.failures import CaseFailures
+from flare23_lib.runtime.progress import progress
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+    from flare23_lib.inference.engine import Engine, Segmentation
+
+log = logging.getLogger(__name__)
+
+LABELS = ".nii.gz"
+RUNNER_UP_LABELS = ".next.nii.gz"
+TTA_VOTE_COUNT = ".votes.nii.gz"
+
+
+def model_digest(description: Mapping[str, Any]) -> str:
+    """Return a model's fingerprint, of the digest of its weights and all that shapes its results.
+
+    Its name, its labels' names, where it comes from and how it is used by default are not part of it; nor are the
+    classes it never saw and what its training images were like, which follow from the training that the weights come
+    from.
+
+    Args:
+        description: the content of model.json.
+    """
+    values = [label["value"] for label in description["labels"]]
+    unshaping = dict.fromkeys(("name", "inference", "provenance", "unseen"))
+    shaping = {key: value for key, value in description.items() if key != "training_images"}
+    return fingerprint({**shaping, **unshaping, "labels": values})
+
+
+def segmentation_folder(results: Results, digest: str, inference: InferenceSettings) -> CacheFolder:
+    """Return the folder of a model's segmentations with these settings."""
+    key = {"version": versions.SEGMENTATION, "model": digest, "inference": inference.to_json()}
+    return results.cache("segmentations", key)
+
+
+def segmentation_entry(folder: CacheFolder, case: Case, exclude: Collection[int] = (), votes: bool = False) -> Entry:
+    """Return the entry of a case's segmentation.
+
+    Args:
+        folder: of the model and its settings.
+        case: the case.
+        exclude: label values without which the runner-up labels are made.
+        votes: whether the votes of the mirrored passes are kept.
+    """
+    inputs: dict[str, Any] = {"image": case.image_id, "exclude": sorted(exclude)}
+    if votes:
+        inputs["votes"] = True
+    return folder.entry(case.case, inputs)
+
+
+@dataclass(frozen=True)
+class ModelUse:
+    """A model of the workflow and how it is used.
+
+    Attributes:
+        name: of the model.
+        inference: how it segments.
+        device: as `devices.choose`.
+        threads: CPU threads.
+    """
+
+    name: str
+    inference: InferenceSettings
+    device: str = "auto"
+    threads: int = 1
+
+
+Wanted = Sequence[tuple[Case, Collection[int]]]
+"""Cases, each with the label values without which its runner-up labels are made."""
+
+
+def segmentation_entries(
+    results: Results, model: str, inference: InferenceSettings, wanted: Wanted, votes: bool
+) -> list[Entry]:
+    """Return the entries of a model's segmentations; StoreError if the model has no bundle."""
+    folder = segmentation_folder(results, model_digest(model_description(results, model)), inference)
+    return [segmentation_entry(folder, case, exclude, votes) for case, exclude in wanted]
+
+
+def predict_validation(results: Results, model: ModelUse, shard: Shard, output: Path) -> None:
+    """Segment the validation cases of a shard, and write its record."""
+    wanted = validation_shard(results, shard)
+    made = segment_missing(results, model, wanted, False, f"validation-{shard}")
+    write_record(output, ["case", "file"], [row for row, _ in made])
+
+
+def validation_shard(results: Results, shard: Shard) -> Wanted:
+    """Return the validation cases of a shard."""
+    return [(case, ()) for case in usable_cases(results.cases, "validation") if case.case in shard]
+
+
+def segment_missing(
+    results: Results, model: ModelUse, wanted: Wanted, votes: bool, lock_name: str
+) -> list[tuple[dict[str, str], Metadata]]:
+    """Segment what is missing; returns each case's `case` and `file`, and its metadata.
+
+    Args:
+        results: the results folder.
+        model: the model.
+        wanted: cases.
+        votes: whether the votes of the mirrored passes are counted.
+        lock_name: of the lock that is held meanwhile.
+
+    Raises:
+        CasesFailedError: the other cases are done.
+    """
+    entries = segmentation_entries(results, model.name, model.inference, wanted, votes)
+    if not entries:
+        return []
+    with entries[0].folder.create().lock(lock_name):
+        found = [entry.load() for entry in entries]
+        missing = [index for index, metadata in enumerate(found) if metadata is None]
+        log.info("%d cases, %d of them to be segmented", len(entries), len(missing))
+        if missing:
+            engine = _engine(results, model)
+            cases = [_case_to_segment(wanted[index][0], entries[index]) for index in missing]
+            save = partial(_save, engine, {case: entries[index] for case, index in zip(cases, missing, strict=True)})
+            outcomes = progress(segment_cases(engine, Reader(cases, overwrite=True), save), total=len(cases))
+            failures = CaseFailures(len(entries))
+            for index, outcome in zip(missing, outcomes, strict=True):
+                with failures.case(outcome.case.name, str(outcome.case.image)):
+                    if outcome.error is not None:
+                        raise outcome.error
+                    log.info("%s in %.1f s", outcome.case.name, sum(outcome.seconds.values()))
+                    found[index] = entries[index].metadata()
+            failures.raise_any()
+    rows = [{"case": case.case, "file": results.relative(entry.file(LABELS))}
+            for (case, _), entry in zip(wanted, entries, strict=True)]  # fmt: skip
+    return list(zip(rows, filter(None, found), strict=True))
+
+
+def _case_to_segment(case: Case, entry: Entry) -> PredictionCase:
+    inputs = entry.inputs
+    image, labels = Path(case.image), entry.file(LABELS)
+    return PredictionCase(case.case, image, labels, tuple(inputs["exclude"]), inputs.get("votes", False))
+
+
+def _save(
+    engine: Engine,
+    entries: Mapping[PredictionCase, Entry],
+    case: PredictionCase,
+    segmentation: Segmentation,
+    header: nib.Nifti1Header,
+) -> None:
+    """Write a segmentation, and the metadata of its entry last."""
+    entry = entries[case]
+    volumes = {
+        RUNNER_UP_LABELS: segmentation.runner_up_labels,
+        TTA_VOTE_COUNT: segmentation.tta_vote_count,
+        LABELS: segmentation.labels,
+    }
+    written = {suffix: volume for suffix, volume in volumes.items() if volume is not None}
+    for suffix, volume in written.items():
+        write_volume(entry.file(suffix), volume, header)
+    values = {label.name: str(label.value) for label in engine.model.labels}
+    entry.save(
+        written,
+        {
+            "agreement": {values[name]: score for name, score in segmentation.tta_agreement.items()},
+            "passes": segmentation.passes,
+            "precision": engine.precision,
+            "timings": segmentation.timings,
+        },
+    )
+
+
+def model_description(results: Results, model: str) -> dict[str, Any]:
+    """Return the content of a model's model.json; StoreError if it is missing."""
+    return read_json(results.model_file(model))
+
+
+def _engine(results: Results, model: ModelUse) -> Engine:
+    import torch
+
+    from flare23_lib.inference.bundle import load_bundle
+    from flare23_lib.inference.engine import Engine
+    from flare23_lib.runtime.devices import choose
+
+    torch.set_num_threads(max(1, model.threads))
+    bundle = load_bundle(results.bundle(model.name))
+    return Engine(bundle.with_inference(**model.inference.to_json()), choose(model.device, claimed=1))
+
+
+def collect_predictions(results: Results, model: str, shards: int, output: Path) -> None:
+    """Check that every validation case is predicted, list the files and link them by plain names.
+
+    Raises:
+        StoreError: a case is in no shard's record.
+    """
+    cases = [case.case for case in usable_cases(results.cases, "validation")]
+    rows = collect(results, "predictions", model, shards, cases)
+    _, table = describe_bundle(results.bundle(model))
+    write_label_tables(output.parent, table)
+    write_csv(output, ["case", "file"], [{"case": row["case"], "file": row["file"]} for row in rows])

@@ -1,0 +1,69 @@
+"""Patterns of file names: `{case}` stands for a case's name, `{mask}` for that of a file per class.
+
+`{case:EXPRESSION}` takes only names that a regular expression matches, such as `{case:amos_0[0-4]\\d+}`.
+
+`*` and `?` match within a name of a file or folder, `**/` any folders in between, and everything else itself. A
+pattern begins with the names of the folders that are listed: `Task03_Liver/imagesTr/{case}.nii.gz`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+CASE, MASK, ANY_FOLDERS = "{case", "{mask}", "**/"
+
+_SPECIAL = re.compile(r"(\*\*/|\*|\?|\{case(?::[^{}]*)?\}|\{mask\})")
+_MEANING = {ANY_FOLDERS: "(?:[^/]+/)*", "*": "[^/]*", "?": "[^/]"}
+
+
+@dataclass(frozen=True)
+class FilePattern:
+    """A pattern, in two parts.
+
+    Attributes:
+        folder: what comes before the first part of the path that has a wildcard or a place for a name; may be empty.
+        rest: what follows it.
+    """
+
+    folder: str
+    rest: str
+
+    @classmethod
+    def parse(cls, text: str) -> FilePattern:
+        """Divide a pattern into its folder and the rest; the last part of the path always belongs to the rest."""
+        parts = text.split("/")
+        fixed = next((index for index, part in enumerate(parts[:-1]) if _SPECIAL.search(part) or part == "**"), None)
+        cut = len(parts) - 1 if fixed is None else fixed
+        return cls("/".join(parts[:cut]) or ("/" if cut and not parts[0] else ""), "/".join(parts[cut:]))
+
+    @property
+    def weight(self) -> int:
+        """Characters that stand for themselves in the rest; of two patterns the one with more of them is closer."""
+        return len(_SPECIAL.sub("", self.rest))
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the case's name is in the name of the file, rather than that of a folder only."""
+        return CASE in self.rest.rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str | None:
+        """What follows the case's name in the file's name, if nothing precedes it; None otherwise."""
+        start, *rest = _SPECIAL.split(self.rest.rpartition("/")[2])
+        return rest[1] if not start and len(rest) == 2 and rest[0].startswith(CASE) else None
+
+    @cached_property
+    def expression(self) -> re.Pattern[str]:
+        """What matches the path of a file below `folder`, with groups `case` and `mask`."""
+        seen: set[str] = set()
+        found = []
+        for part in _SPECIAL.split(self.rest):
+            if part == MASK or part.startswith(CASE):
+                name, _, matched = part[1:-1].partition(":")
+                found.append(f"(?P={name})" if name in seen else f"(?P<{name}>{matched or '[^/]+'})")
+                seen.add(name)
+            else:
+                found.append(_MEANING.get(part) or re.escape(part))
+        return re.compile("".join(found))

@@ -1,0 +1,119 @@
+"""Patches whose labels are finer than their images: how they are stored, and augmented like the image.
+
+The labels of a case lie on a grid with a whole number of voxels in each voxel of the image, its factor (z, y, x). For
+nnU-Net's data loader, which cuts images and labels alike, they are channels of the image's grid: the voxels within a
+voxel, in the order of (z, y, x).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, SegOnlyTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+
+
+def unpacked(channels: torch.Tensor, factor: Sequence[int]) -> torch.Tensor:
+    """Return labels on their fine grid, (1, z, y, x), out of channels of the coarse one.
+
+    Args:
+        channels: (voxels within a voxel, z, y, x), as `preprocessing.preprocess.packed` makes them.
+        factor: (z, y, x).
+    """
+    parts = channels.reshape(*factor, *channels.shape[1:]).permute(3, 0, 4, 1, 5, 2)
+    return parts.reshape(1, *(size * one for size, one in zip(channels.shape[1:], factor, strict=True)))
+
+
+def refined(grid: torch.Tensor, factor: Sequence[int]) -> torch.Tensor:
+    """Return where the voxels of a finer patch are taken from.
+
+    Args:
+        grid: (*patch, axes), where those of the patch are taken from, in the coordinates of torch's `grid_sample`,
+            which are those of the finer labels, too.
+        factor: of each axis of the patch.
+
+    Returns:
+        (*patch times factor, axes): linearly between those of the patch, and beyond the outermost ones.
+    """
+    fine = grid
+    for axis, one in enumerate(factor):
+        if one == 1:
+            continue
+        size = fine.shape[axis]
+        ends = [fine.narrow(axis, place, 1) for place in (0, min(1, size - 1), max(0, size - 2), size - 1)]
+        fine = torch.cat([2 * ends[0] - ends[1], fine, 2 * ends[3] - ends[2]], axis)
+        position = (torch.arange(size * one) + 0.5) / one + 0.5
+        lower = position.long()
+        share = (position - lower).view([-1 if other == axis else 1 for other in range(fine.ndim)])
+        fine = torch.lerp(fine.index_select(axis, lower), fine.index_select(axis, lower + 1), share)
+    return fine
+
+
+class Unpack(SegOnlyTransform):
+    """Lays labels out on their fine grid."""
+
+    def __init__(self, factor: Sequence[int]) -> None:
+        super().__init__()
+        self.factor = tuple(factor)
+
+    def _apply_to_segmentation(self, segmentation: torch.Tensor, **params: Any) -> torch.Tensor:
+        return unpacked(segmentation, self.factor)
+
+
+class FineSpatialTransform(BasicTransform):
+    """A spatial transform of the image, and the same of finer labels.
+
+    Args:
+        transform: the transform of a patch of as many axes as the factor has.
+        factor: of each axis.
+    """
+
+    def __init__(self, transform: SpatialTransform, factor: Sequence[int]) -> None:
+        super().__init__()
+        self.transform = transform
+        self.factor = tuple(factor)
+
+    def get_parameters(self, **data_dict: Any) -> dict:
+        """Draw the parameters of the transform."""
+        return self.transform.get_parameters(**data_dict)
+
+    def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
+        return self.transform._apply_to_image(img, **params)
+
+    def _apply_to_segmentation(self, segmentation: torch.Tensor, **params: Any) -> torch.Tensor:
+        fine = copy.copy(self.transform)
+        sizes, centers = self.transform.patch_size, params["center_location_in_pixels"]
+        fine.patch_size = tuple(int(size) * one for size, one in zip(sizes, self.factor, strict=True))
+        starts = [math.floor(center) - size // 2 for center, size in zip(centers, sizes, strict=True)]
+        places = zip(starts, fine.patch_size, self.factor, strict=True)
+        params = params | {"center_location_in_pixels": [start * one + size // 2 for start, size, one in places]}
+        if params["grid"] is not None:
+            params["grid"] = refined(params["grid"], self.factor)
+        return fine._apply_to_segmentation(segmentation, **params)
+
+
+def with_fine_labels(transforms: ComposeTransforms, factor: Sequence[int]) -> ComposeTransforms:
+    """Return transforms of patches that start from packed labels and keep them as fine as they are.
+
+    Args:
+        transforms: nnU-Net's, without the scales of deep supervision.
+        factor: (z, y, x).
+    """
+    changed: list[BasicTransform] = [Unpack(factor)]
+    for transform in transforms.transforms:
+        if isinstance(transform, SpatialTransform):
+            changed.append(FineSpatialTransform(transform, tuple(factor)[-len(transform.patch_size) :]))
+        else:
+            changed.append(transform)
+    return ComposeTransforms(changed)
+
+
+def raised_logits(logits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Return logits (b, classes, z, y, x) on a finer grid, as the inference engine interpolates them."""
+    return F.interpolate(logits.float(), size=tuple(shape), mode="trilinear", align_corners=False)

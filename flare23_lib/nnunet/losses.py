@@ -1,0 +1,212 @@
+"""Losses that learn from what was annotated.
+
+Each case has its annotated classes; what was not annotated may be anywhere. So a voxel's label stands for a set of
+classes that it can be, its admissible set. The loss asks that one of them is predicted and does not care which: sums
+of probabilities, exact, in float32. Where everything was annotated it equals nnU-Net's loss.
+
+A loss is computed from sums over voxels, so that volumes can be taken in parts and processes can share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+SMOOTH = 1e-5
+"""Added to the soft Dice's numerator and denominator; nnU-Net's."""
+
+
+def admissible_sets(
+    annotated: Collection[int], classes: int, hidden_in: Mapping[int, Collection[int]] | None = None
+) -> torch.Tensor:
+    """Return which classes a voxel of each label can be, in a case.
+
+    Args:
+        annotated: indices of the classes that were annotated in the case.
+        classes: classes of the network, background (index 0) included.
+        hidden_in: class -> the classes whose annotations may cover it where it is not annotated itself, as those of
+            organs cover tumors.
+
+    Returns:
+        bool (classes + 1, classes), a row per label: an unlabeled voxel can be background or of any class that was
+        not annotated; one of a class that class, or one that the annotation covers; one of the last label, voxels to
+        ignore, anything.
+    """
+    missing = [index for index in range(1, classes) if index not in annotated]
+    sets = torch.eye(classes + 1, classes, dtype=torch.bool)
+    sets[0, missing] = True
+    for index in missing:
+        sets[list((hidden_in or {}).get(index, ())), index] = True
+    sets[classes] = True
+    return sets
+
+
+def allowed_classes(labels: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
+    """Return which classes each voxel can be.
+
+    Args:
+        labels: (b, 1, z, y, x) label indices.
+        sets: bool (b, classes + 1, classes), `admissible_sets` of each case, on the CPU as everywhere here.
+
+    Returns:
+        bool (b, classes, z, y, x), on the labels' device.
+    """
+    rows = sets.to(labels.device, non_blocking=True)
+    return torch.stack([row.T[:, label[0].long()] for row, label in zip(rows, labels, strict=True)])
+
+
+# Sums over voxels: one tensor of the cross-entropy, the voxels of which something is known, and for each foreground
+# class the probability found at its voxels, that found elsewhere, and the number of its voxels.
+
+
+def sums_of_labels(logits: torch.Tensor, labels: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
+    """Return the sums of a batch with a label per voxel.
+
+    Args:
+        logits: (b, classes, z, y, x), of any floating-point type.
+        labels: (b, 1, z, y, x) label indices.
+        sets: bool (b, classes + 1, classes), `admissible_sets` of each case.
+
+    Returns:
+        (2 + 3 * (classes - 1),), float32 or of more digits.
+    """
+    log_probabilities = _log_softmax(logits)
+    allowed = allowed_classes(labels, sets)
+    known = ~allowed.all(1)
+    log_sums = log_probabilities.masked_fill(~allowed, -torch.inf).logsumexp(1)
+    entropy = torch.where(known, -log_sums, 0).sum()
+    probabilities, sums = log_probabilities[:, 1:].exp(), log_sums.exp()
+    places = [labels[:, 0] == index for index in range(1, logits.shape[1])]
+    found = torch.stack([torch.where(place, sums, 0).sum() for place in places])
+    elsewhere = torch.where(allowed[:, 1:], 0, probabilities).sum((0, 2, 3, 4))
+    sizes = torch.stack([place.sum() for place in places])
+    return _joined(entropy, known.sum(), found, elsewhere, sizes)
+
+
+def sums_of_shares(logits: torch.Tensor, shares: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
+    """Return the sums of a batch whose voxels have several labels, each in a share of the voxel.
+
+    Cross-entropy is the mean over the labels. Of Dice's products of probability and label the smaller of the two is
+    taken instead, which is the same where a voxel has one label, and else largest where the two are equal.
+
+    Args:
+        logits: (b, classes, z, y, x), of any floating-point type.
+        shares: float (b, classes + 1, z, y, x), the share of each label; the last of voxels to ignore.
+        sets: bool (b, classes + 1, classes), `admissible_sets` of each case.
+
+    Returns:
+        As `sums_of_labels`.
+    """
+    classes = logits.shape[1]
+    log_probabilities = _log_softmax(logits)
+    shares = shares.to(log_probabilities.dtype)
+    log_sums = torch.stack([_log_sum(log_probabilities, sets[:, index]) for index in range(classes)], 1)
+    entropy = -(shares[:, :classes] * log_sums).sum()
+    outside = torch.einsum("bkzyx,bkc->bczyx", shares, (~sets[:, :, 1:]).to(shares))
+    labeled = shares[:, 1:classes]
+    elsewhere = log_probabilities[:, 1:].exp() * outside
+    predicted = elsewhere + log_sums[:, 1:].exp() * labeled
+    found = torch.minimum(predicted, labeled).sum((0, 2, 3, 4))
+    every = predicted.sum((0, 2, 3, 4))
+    voxels = (shares.sum((2, 3, 4)) * (~sets.all(2)).to(shares)).sum()
+    return _joined(entropy, voxels, found, every - found, labeled.sum((0, 2, 3, 4)))
+
+
+def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
+
+
+def _log_sum(log_probabilities: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of the probability of some classes, bool (b, classes) for each case: (b, z, y, x)."""
+    if (allowed == allowed[0]).all() and allowed[0].sum() == 1:
+        return log_probabilities[:, int(allowed[0].nonzero())]
+    excluded = (~allowed[:, :, None, None, None]).to(log_probabilities.device)
+    return log_probabilities.masked_fill(excluded, -torch.inf).logsumexp(1)
+
+
+def _joined(entropy: torch.Tensor, voxels: torch.Tensor, *by_class: torch.Tensor) -> torch.Tensor:
+    return torch.cat([part.to(entropy.dtype) for part in (entropy[None], voxels[None], *by_class)])
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over the processes of a training, also for gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum."""
+        total = tensor.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the sum of the gradients: every process computes the whole loss, and DDP takes their mean."""
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+def loss_of_sums(total: torch.Tensor, sets: torch.Tensor, several: bool) -> torch.Tensor:
+    """Return cross-entropy minus soft Dice.
+
+    Cross-entropy is the mean over the voxels of which something is known. Soft Dice is over the whole batch, as
+    nnU-Net's, for the foreground classes that are annotated in one of its cases.
+
+    Args:
+        total: sums of the batch.
+        sets: bool (b, classes + 1, classes), `admissible_sets` of each case.
+        several: whether processes share the batch; sums are then over all of them.
+    """
+    total = torch.cat([total, (~sets[:, 0, 1:]).sum(0).to(total)])
+    if several:
+        total = SumOverProcesses.apply(total)
+    entropy, voxels = total[0], total[1]
+    found, elsewhere, sizes, annotated = total[2:].view(4, -1)
+    dice = (2 * found + SMOOTH) / (found + elsewhere + sizes + SMOOTH)
+    used = annotated > 0
+    return entropy / voxels.clamp(min=1) - (dice * used).sum() / used.sum().clamp(min=1)
+
+
+class LabelSetLoss(nn.Module):
+    """Cross-entropy and soft Dice of the classes that a voxel can be.
+
+    Where an annotation may cover other classes its voxels count with the sum of the probabilities. Soft Dice takes
+    the voxels in which it is known whether they are of a class.
+
+    Args:
+        several: whether processes share the batch.
+    """
+
+    def __init__(self, several: bool = False) -> None:
+        super().__init__()
+        self.several = several
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
+        """Return the loss; arguments as `sums_of_labels`."""
+        return loss_of_sums(sums_of_labels(logits, labels, sets), sets, self.several)
+
+
+def count_voxels(logits: torch.Tensor, labels: torch.Tensor, sets: torch.Tensor) -> np.ndarray:
+    """Count voxels by class, of those of which it is known whether they are of the class.
+
+    Args:
+        logits: (b, classes, z, y, x).
+        labels: (b, 1, z, y, x) label indices.
+        sets: bool (b, classes + 1, classes), `admissible_sets` of each case.
+
+    Returns:
+        (3, classes - 1), background left out: voxels found, found wrongly, and missed.
+    """
+    predicted = logits.argmax(1, keepdim=True)
+    allowed = allowed_classes(labels, sets)
+    right = allowed.gather(1, predicted)[:, 0]
+    counts = []
+    for index in range(1, logits.shape[1]):
+        place = labels[:, 0] == index
+        wrongly = (predicted[:, 0] == index) & ~allowed[:, index]
+        counts.append([(place & right).sum(), wrongly.sum(), (place & ~right).sum()])
+    return np.array([[int(count) for count in row] for row in counts]).T

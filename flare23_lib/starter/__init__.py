@@ -1,0 +1,1 @@
+"""`flare23 init`: from folders to a configuration that stands alone and runs."""

@@ -1,0 +1,35 @@
+"""Folders as users have them: a few small CTs with labels."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from cohorts import write
+
+SHAPE = (10, 24, 30)
+AFFINE = np.diag([-5.0, -5.0, 5.0, 1.0])
+LIVER, RIGHT, LEFT = np.s_[2:8, 4:14, 1:12], np.s_[2:6, 15:19, 4:8], np.s_[2:6, 15:19, 22:26]
+
+
+def ct(seed):
+    image = np.random.default_rng(seed).normal(30, 20, SHAPE)
+    image[0], image[-1, -1, -1] = -1000, 900
+    return image.astype(np.int16)
+
+
+def labels(**boxes):
+    array = np.zeros(SHAPE, np.uint8)
+    for value, box in boxes.items():
+        array[box] = int(value.removeprefix("v"))
+    return array
+
+
+def decathlon(folder, cases=6):
+    """A folder in the form of the Medical Segmentation Decathlon."""
+    for number in range(cases):
+        write(folder / f"imagesTr/own_{number:03d}.nii.gz", ct(number), AFFINE)
+        write(folder / f"labelsTr/own_{number:03d}.nii.gz", labels(v1=LIVER, v2=RIGHT), AFFINE)
+    table = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver", "2": "kidney_right"}}
+    (folder / "dataset.json").write_text(json.dumps(table))
+    return folder

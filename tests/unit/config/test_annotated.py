@@ -1,0 +1,79 @@
+"""What was annotated in which category: stated in the configuration, and compared where a loss depends on it."""
+
+import pytest
+from cohorts import RECIPE
+
+from flare23_lib.config import Config
+from flare23_lib.config.load import merge, read_yaml
+from flare23_lib.errors import ConfigError
+
+LISTS = {
+    "a": {"name": "a", "folders": ["imagesTr2200"]},
+    "b": {"name": "b", "subset": "0/2"},
+    "c": {"name": "c", "contains_all": ["liver", "spleen"]},
+    "d": {"name": "d", "contains_any": ["tumor"]},
+}
+
+
+def config(*names, **annotated):
+    """The recipe with other categories, one model and no completion; the model learns from all categories."""
+    categories = [LISTS[name] | ({"annotated": annotated[name]} if name in annotated else {}) for name in names]
+    changes = {
+        "categories": categories,
+        "completions": dict.fromkeys(["tumor", "all_organs", "five_organs", "unlabeled"]),
+        "models": dict.fromkeys(["tumor_teacher", "student", "student_2200"])
+        | {"organ_teacher": {"train_on": {"manual_labels": list(names)}}},
+        "evaluation": {"compare": []},
+    }
+    return Config.check(merge(read_yaml(RECIPE), changes))
+
+
+@pytest.mark.parametrize(
+    ("names", "annotated", "message"),
+    [
+        ("cd", {}, r"'c' \(liver, spleen\) and 'd' \(tumor\) have different"),
+        ("ab", {"a": ["liver"], "b": ["liver", "spleen"]}, r"'a' \(liver\) and 'b' \(liver, spleen\)"),
+        ("ab", {"a": ["liver"]}, r"'a' \(liver\) and 'b' \(not stated\)"),
+        ("a", {"a": "present"}, "cases of 'a' have different labels annotated"),
+        ("cd", {"c": ["liver", "tumor"]}, "have different labels annotated"),
+    ],
+)
+def test_a_model_that_would_take_unannotated_labels_for_background_is_refused_in_one_line(names, annotated, message):
+    with pytest.raises(ConfigError, match=message) as refusal:
+        config(*names, **annotated)
+    assert "\n" not in str(refusal.value)
+    assert str(refusal.value).startswith("models.organ_teacher.train_on.manual_labels: ")
+
+
+@pytest.mark.parametrize(
+    ("names", "annotated"),
+    [
+        ("d", {}),
+        ("ab", {}),
+        ("ab", {"a": ["liver", "spleen"], "b": ["spleen", "liver"]}),
+        ("ac", {"a": ["liver", "spleen"]}),
+        ("cd", {"c": ["liver", "tumor"], "d": ["liver", "tumor"]}),
+    ],
+)
+def test_categories_that_were_annotated_alike_can_be_learned_from_together(names, annotated):
+    assert config(*names, **annotated).models["organ_teacher"].train_on.manual_labels == tuple(names)
+
+
+def test_only_what_is_learned_from_is_compared():
+    assert Config.check(read_yaml(RECIPE)), "five_organs and tumor are annotated differently, and are completed"
+
+
+@pytest.mark.parametrize(("labels", "message"), [(["heart"], "there is no label 'heart'"), ([1], "string")])
+def test_annotated_labels_are_labels(labels, message):
+    with pytest.raises(ConfigError, match=message):
+        config("a", a=labels)
+
+
+def test_a_category_is_the_same_whatever_was_annotated():
+    one, two = config("a"), config("a", a=["liver"])
+    assert one.cohort_settings() == two.cohort_settings()
+
+
+def test_annotated_labels_alone_are_no_condition():
+    with pytest.raises(ConfigError, match="has no condition"):
+        Config.check(merge(read_yaml(RECIPE), {"categories": [{"name": "a", "annotated": ["liver"]}]}))

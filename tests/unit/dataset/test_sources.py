@@ -1,0 +1,389 @@
+"""Sources of any layout, with numbers of their own: seven small cohorts in one, and tables that are wrong."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from cohorts import write
+from places import REPOSITORY
+
+from flare23_lib.config import Config
+from flare23_lib.config.load import merge
+from flare23_lib.config.settings import CohortSettings
+from flare23_lib.dataset.cases import annotated_of, read_cases
+from flare23_lib.dataset.scan import scan_cohort
+from flare23_lib.dataset.summary import format_scan, write_scan
+from flare23_lib.errors import ConfigError, ImageError
+from flare23_lib.io.label_maps import ValueTable, read_label_map, right_side
+from flare23_lib.io.tables import read_csv
+
+RECIPE = REPOSITORY / "config.yaml"
+PRESETS = REPOSITORY / "presets" / "sources"
+NAMES = ("btcv", "amos", "kits", "lits", "msd_pancreas", "abdomenct1k", "totalsegmentator")
+SHAPE = (10, 24, 30)
+AFFINE = np.diag([-5.0, -5.0, 5.0, 1.0])  # x falls towards the right side: its voxels come first
+LABELS = Config.load([RECIPE]).label_map
+BOXES = {
+    "liver": np.s_[2:8, 4:14, 1:12],
+    "right_kidney": np.s_[2:6, 15:19, 4:8],
+    "left_kidney": np.s_[2:6, 15:19, 22:26],
+    "spleen": np.s_[3:7, 8:14, 24:29],
+    "pancreas": np.s_[3:5, 10:12, 13:20],
+    "tumor": np.s_[4:6, 6:9, 3:6],
+}
+HU = {"liver": 110, "right_kidney": 190, "left_kidney": 190, "spleen": 130, "pancreas": 100, "tumor": 60}
+FILES = {
+    "btcv": ("RawData/Training/img/img{}.nii.gz", "RawData/Training/label/label{}.nii.gz"),
+    "amos": ("amos22/imagesTr/amos_0{}.nii.gz", "amos22/labelsTr/amos_0{}.nii.gz"),
+    "kits": ("kits23/dataset/case_{}/imaging.nii.gz", "kits23/dataset/case_{}/segmentation.nii.gz"),
+    "lits": ("Task03_Liver/imagesTr/liver_{}.nii.gz", "Task03_Liver/labelsTr/liver_{}.nii.gz"),
+    "msd_pancreas": ("Task07_Pancreas/imagesTr/pancreas_{}.nii.gz", "Task07_Pancreas/labelsTr/pancreas_{}.nii.gz"),
+    "abdomenct1k": ("AbdomenCT-1K-ImagePart1/Case_{}_0000.nii.gz", "Mask/Case_{}.nii.gz"),
+    "totalsegmentator": (
+        "Totalsegmentator_dataset_v201/s{}/ct.nii.gz",
+        "Totalsegmentator_dataset_v201/s{}/segmentations/{{mask}}.nii.gz",
+    ),
+}
+
+
+def preset(name):
+    return yaml.safe_load((PRESETS / f"{name}.yaml").read_text())["sources"][name]
+
+
+def settings(**changes) -> CohortSettings:
+    """Return the settings of the seven presets in one configuration, with a category for each source."""
+    values = merge(
+        yaml.safe_load(RECIPE.read_text()),
+        {
+            "sources": {"flare23": None, **{name: preset(name) for name in NAMES}},
+            "categories": [{"name": name, "sources": [name]} for name in NAMES],
+            "labels": [label for label in yaml.safe_load(RECIPE.read_text())["labels"] if label["name"] in USED],
+            "completions": None,
+            "models": {name: None for name in ("organ_teacher", "tumor_teacher", "student_2200")}
+            | {"student": {"train_on": {"label_completions": [], "manual_labels": list(NAMES)}}},
+            "model_defaults": {"training": {"loss": "label_sets"}},
+            "evaluation": {"compare": []},
+        },
+    )
+    return Config.check(merge(values, changes)).cohort_settings()
+
+
+USED = ("liver", "right_kidney", "left_kidney", "spleen", "pancreas", "tumor", "aorta", "inferior_vena_cava",
+        "right_adrenal_gland", "left_adrenal_gland", "gallbladder", "esophagus", "stomach", "duodenum")  # fmt: skip
+
+
+def truth(seed: int) -> np.ndarray:
+    """Return a body in our values."""
+    array = np.zeros(SHAPE, np.uint8)
+    for name, box in BOXES.items():
+        array[box] = LABELS.value_of(name)
+    array[1, seed % 5, :] = 0
+    return array
+
+
+def ct(array: np.ndarray, seed: int) -> np.ndarray:
+    image = np.random.default_rng(seed).normal(30, 20, SHAPE)
+    for name, value in HU.items():
+        image[array == LABELS.value_of(name)] += value - 30
+    image[0] = -1000
+    image[-1, -1, -1] = 900
+    return image.astype(np.int16)
+
+
+def in_numbers_of(source: dict, array: np.ndarray) -> np.ndarray:
+    """Return a body in a source's numbers; what it does not label is background."""
+    stored = np.zeros(SHAPE, np.uint8)
+    for value, target in source["values"].items():
+        for name in target["sides"] if isinstance(target, dict) else [target]:
+            if name in LABELS.names:
+                stored[array == LABELS.value_of(name)] = value
+    return stored
+
+
+def write_case(root, name: str, number: int, seed: int) -> None:
+    """Write a case of a source in its layout and numbers."""
+    image, label = (root / pattern.format(f"{number:03d}") for pattern in FILES[name])
+    array, source = truth(seed), preset(name)
+    write(image, ct(array, seed), AFFINE)
+    if "masks" not in source:
+        write(label, in_numbers_of(source, array), AFFINE)
+        return
+    for mask, target in source["values"].items():
+        marked = (array == LABELS.value_of(target)).astype(np.uint8)
+        write(label.with_name(label.name.replace("{mask}", mask)), marked, AFFINE)
+    write(label.with_name("skull.nii.gz"), np.ones(SHAPE, np.uint8), AFFINE)
+
+
+@pytest.fixture(scope="module")
+def seven(tmp_path_factory):
+    """Three cases of each of seven presets, beside each other."""
+    root = tmp_path_factory.mktemp("seven")
+    for index, name in enumerate(NAMES):
+        for number in range(1, 4):
+            write_case(root, name, number, 10 * index + number)
+    write(root / FILES["amos"][0].format("510"), ct(truth(0), 99), AFFINE)  # MR
+    return root
+
+
+@pytest.fixture
+def cohort(seven, tmp_path):
+    """A copy that may be changed, and a function that scans it."""
+    root = tmp_path / "cohort"
+    shutil.copytree(seven, root)
+    return root
+
+
+def scan(root, tmp_path, **changes):
+    return scan_cohort(root, settings(**changes), tmp_path / "memory.jsonl")
+
+
+def expected(name: str, seed: int) -> np.ndarray:
+    source, array = preset(name), truth(seed)
+    held = {target for value in source["values"].values() for target in
+            (value["sides"] if isinstance(value, dict) else [value])}  # fmt: skip
+    return np.where(np.isin(array, [LABELS.value_of(one) for one in held & set(LABELS.names)]), array, 0)
+
+
+def test_seven_sources_give_the_same_labels_in_our_values(seven, tmp_path):
+    found = scan(seven, tmp_path)
+    issues = [issue for issue in found.issues if issue.kind != "other_file_name"]
+    assert issues == []
+    assert len(found.cases) == 21
+    names = {case.case: case for case in found.cases}
+    assert {"btcv_001", "amos_0001", "kits_case_001", "lits_liver_001", "totalsegmentator_s001"} <= set(names)
+    for index, name in enumerate(NAMES):
+        cases = [case for case in found.cases if case.source == name]
+        assert [case.category for case in cases] == [name] * 3
+        for number, case in enumerate(cases, start=1):
+            labels = read_label_map(case.label_files)
+            assert np.array_equal(labels.array, expected(name, 10 * index + number)), case.case
+            counts = {value: int((labels.array == value).sum()) for value in case.labels_present}
+            assert case.voxels == counts
+    assert [(issue.kind, issue.file.rpartition("/")[2]) for issue in found.issues] == [
+        ("other_file_name", "amos_0510.nii.gz")
+    ]
+
+
+def test_what_was_looked_for_is_known_of_each_case(seven, tmp_path):
+    cases = {case.case: case for case in scan(seven, tmp_path).cases}
+    lits = [LABELS.value_of("liver"), LABELS.value_of("tumor")]
+    assert annotated_of(cases["lits_liver_001"]) == sorted(lits)
+    gallbladder = LABELS.value_of("gallbladder")  # in no body
+    assert gallbladder in annotated_of(cases["btcv_001"])
+    assert gallbladder not in cases["btcv_001"].labels_present
+    present = scan(seven, tmp_path, sources={"btcv": {"annotated": "present"}}).cases
+    assert gallbladder not in annotated_of(next(case for case in present if case.case == "btcv_001"))
+
+
+def test_a_mask_that_is_not_there_was_not_looked_for(cohort, tmp_path):
+    (cohort / "Totalsegmentator_dataset_v201/s001/segmentations/spleen.nii.gz").unlink()
+    cases = {case.case: case for case in scan(cohort, tmp_path).cases}
+    spleen = LABELS.value_of("spleen")
+    assert [spleen in annotated_of(cases[f"totalsegmentator_s00{number}"]) for number in (1, 2)] == [False, True]
+
+
+def test_tables_count_the_cases_of_each_source(seven, tmp_path):
+    found = scan(seven, tmp_path)
+    write_scan(found, tmp_path / "out")
+    assert read_cases(tmp_path / "out/cases.csv") == found.cases
+    rows = {(row["source"], row["label"]): row for row in read_csv(tmp_path / "out/sources.csv")}
+    assert rows["kits", "right_kidney"]["cases"] == "3"
+    assert float(rows["kits", "right_kidney"]["ml"]) == 4 * 4 * 4 * 0.125
+    assert float(rows["kits", "right_kidney"]["right_mm"]) > 0 > float(rows["kits", "left_kidney"]["right_mm"])
+    assert "kits                       3            0" in format_scan(found)
+
+
+def test_swapped_numbers_are_warned_of_by_both_names(cohort, tmp_path):
+    for number in range(1, 4):
+        path = cohort / FILES["btcv"][1].format(f"{number:03d}")
+        array = read_label_map(path).array.copy()
+        spleen, liver = array == 1, array == 6
+        array[spleen], array[liver] = 6, 1
+        write(path, array, AFFINE)
+    found = scan(cohort, tmp_path)
+    warned = {
+        issue.message.partition(":")[0]: issue for issue in found.issues if issue.kind == "unlike_other_sources"
+    }
+    assert set(warned) == {"liver", "spleen"}
+    assert warned["liver"].file == "sources.btcv"
+    assert "in btcv" in warned["liver"].message
+    assert "in lits" in warned["liver"].message
+    assert all(case.usable for case in found.cases)
+
+
+def test_right_and_left_that_are_swapped_are_warned_of(cohort, tmp_path):
+    swapped = {"btcv": {"values": {"2": "left_kidney", "3": "right_kidney"}}}
+    found = scan(cohort, tmp_path, sources=swapped)
+    messages = [issue.message for issue in found.issues if issue.kind == "unlike_other_sources"]
+    assert any(line.startswith("right_kidney: 45 mm to the left of the center in btcv") for line in messages)
+
+
+def test_a_value_that_the_table_lacks_is_named_with_its_source(cohort, tmp_path):
+    path = cohort / FILES["lits"][1].format("002")
+    array = read_label_map(path).array.copy()
+    array[0, 0, 0] = 9
+    write(path, array, AFFINE)
+    found = scan(cohort, tmp_path)
+    assert [case.case for case in found.quarantined] == ["lits_liver_002"]
+    issue = next(issue for issue in found.issues if issue.case == "lits_liver_002")
+    assert issue.kind == "unknown_label_values"
+    assert issue.message == "has the values 9, which are not in the `values` of its source"
+    with pytest.raises(ImageError, match="has the values 9"):
+        read_label_map(next(case for case in found.cases if case.case == "lits_liver_002").label_files)
+
+
+def test_masks_that_overlap_are_counted_and_the_later_row_wins(cohort, tmp_path):
+    folder = cohort / "Totalsegmentator_dataset_v201/s001/segmentations"
+    spleen = read_label_map(folder / "spleen.nii.gz").array.copy()
+    spleen[BOXES["liver"]][0, 0, :5] = 1
+    write(folder / "spleen.nii.gz", spleen, AFFINE)
+    found = scan(cohort, tmp_path)
+    issue = next(issue for issue in found.issues if issue.case == "totalsegmentator_s001")
+    assert (issue.kind, issue.severity, issue.message) == (
+        "overlapping_masks", "warn", "its masks overlap in 5 voxels",
+    )  # fmt: skip
+    case = next(case for case in found.cases if case.case == "totalsegmentator_s001")
+    labels = read_label_map(case.label_files).array
+    assert (labels[BOXES["liver"]][0, 0, :5] == LABELS.value_of("spleen")).all()
+
+
+def test_masks_of_another_shape_are_refused(cohort, tmp_path):
+    write(cohort / "Totalsegmentator_dataset_v201/s001/segmentations/spleen.nii.gz", np.ones((3, 4, 5), np.uint8))
+    found = scan(cohort, tmp_path)
+    assert [(issue.case, issue.kind) for issue in found.issues if issue.case] == [
+        ("totalsegmentator_s001", "shape_mismatch")
+    ]
+
+
+def test_a_horseshoe_kidney_has_no_sides(cohort, tmp_path):
+    path = cohort / FILES["kits"][1].format("003")
+    array = read_label_map(path).array.copy()
+    array[3, 16, 6:25] = 1
+    write(path, array, AFFINE)
+    found = scan(cohort, tmp_path)
+    issue = next(issue for issue in found.issues if issue.case == "kits_case_003")
+    assert issue.kind == "unclear_sides"
+    assert issue.message == "value 1 has a component that lies across the middle of the image"
+    assert [case.case for case in found.quarantined] == ["kits_case_003"]
+
+
+def test_sides_follow_the_world_and_not_the_axes():
+    mask = np.zeros(SHAPE, bool)
+    mask[2:6, 15:19, 4:8] = mask[2:6, 15:19, 22:26] = True
+    mask[8, 2, 5] = True
+    for sign in (-1, 1):
+        right = right_side(mask, np.diag([5.0 * sign, -5.0, 5.0, 1.0]))
+        assert right[4, 16, 5] == right[8, 2, 5] == (sign < 0)
+        assert right[4, 16, 24] == (sign > 0)
+        assert not (right & ~mask).any()
+    turned = np.array([[0, 0, 5.0, 0], [0, 5.0, 0, 0], [-5.0, 0, 0, 0], [0, 0, 0, 1]])  # z is the patient's x
+    assert right_side(np.moveaxis(mask, 2, 0), turned)[24, 4, 16]
+
+
+def test_two_kidneys_on_one_side_of_a_cropped_image_have_no_sides():
+    mask = np.zeros((6, 10, 60), bool)
+    mask[2:4, 4:8, 2:6] = mask[2:4, 4:8, 20:24] = True
+    with pytest.raises(ImageError, match="90 mm apart on one side"):
+        right_side(mask, AFFINE)
+
+
+def test_a_changed_table_changes_the_labels_of_its_source_alone(seven, tmp_path):
+    before = {case.case: case.label_id for case in scan(seven, tmp_path).cases}
+    changed = scan(seven, tmp_path, sources={"lits": {"values": {"2": "ignore"}}})
+    after = {case.case: case.label_id for case in changed.cases}
+    assert {name for name in after if after[name] != before[name]} == {
+        f"lits_liver_00{number}" for number in (1, 2, 3)
+    }
+    labels = read_label_map(changed.cases[[case.case for case in changed.cases].index("lits_liver_001")].label_files)
+    assert set(np.unique(labels.array)) == {0, LABELS.value_of("liver"), 255}
+
+
+def test_a_changed_table_reads_no_file_again(seven, tmp_path, caplog):
+    scan(seven, tmp_path)
+    caplog.set_level("INFO")
+    scan(seven, tmp_path, sources={"lits": {"values": {"2": "background"}}})
+    assert "42 files, 0 of them new or changed" in caplog.text
+
+
+def test_labeled_cases_are_drawn_for_validation(seven, tmp_path):
+    def drawn(**draw):
+        return {case.case for case in scan(seven, tmp_path, validation=draw).cases if case.split == "validation"}
+
+    first = drawn(share=0.3)
+    assert len(first) == 7  # one of three, of each source
+    assert drawn(share=0.3) == first
+    assert {case for case in first if case.startswith("lits")} == drawn(share=0.3, sources=["lits"])
+    assert any(drawn(share=0.3, seed=seed) != first for seed in range(1, 4))
+    assert len(drawn(share=0.67)) == 14
+
+
+def test_a_pattern_may_end_in_any_suffix(tmp_path):
+    array = truth(1)
+    for name in ("a.nii.gz", "b.nii"):
+        write(tmp_path / "images" / name, ct(array, ord(name[0])), AFFINE)
+        write(tmp_path / "labels" / name, (array == 1).astype(np.uint8), AFFINE)
+    sources = {"own": {"images": "images/{case}.nii*", "labels": "labels/{case}.nii*", "values": {1: "liver"}}}
+    categories = [{"name": "own", "sources": ["own"]}]
+    own = settings().model_copy(update={})
+    values = own.to_json(by_alias=False) | {"sources": sources, "categories": categories}
+    found = scan_cohort(tmp_path, CohortSettings.from_json(values), tmp_path / "memory.jsonl")
+    assert [case.case for case in found.cases] == ["own_a", "own_b"]
+    assert found.issues == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"values": {"1": "lever"}}, "sources.lits.values: there is no label 'lever'"),
+        ({"values": {"0": "liver"}}, "sources.lits.values: '0' is not a whole number above 0"),
+        ({"values": {"1": {"sides": ["liver", "liver"]}}}, "has an entry twice"),
+        ({"annotated": ["spleen"]}, "sources.lits.annotated: there is no label of `values` 'spleen'"),
+        ({"masks": "{case}/{mask}.nii.gz"}, "sources.lits.masks: are in place of `labels`"),
+        ({"labels": "{case}/{mask}.nii.gz"}, "sources.lits.labels: '{case}/{mask}.nii.gz': {mask} is for `masks`"),
+        ({"images": "imagesTr/volume.nii.gz"}, "is not a pattern such as"),
+        ({"images": []}, "sources.lits: has no images"),
+        ({"images": "{case:[}.nii.gz"}, "is no regular expression"),
+        ({"labels": "Task03_Liver/imagesTr/{case}.nii.gz"}, "are images, too"),
+    ],
+)
+def test_wrong_sources_are_refused_by_key(change, message):
+    with pytest.raises(ConfigError) as refused:
+        settings(sources={"lits": change})
+    assert message in str(refused.value)
+    assert str(refused.value).startswith("sources.lits")
+
+
+def test_a_label_that_no_source_annotates_is_refused_by_name():
+    only = {name: None for name in NAMES if name not in ("lits", "kits")}
+    with pytest.raises(ConfigError, match=r"labels\[2\]: 'spleen' is annotated in no source; nothing can learn it"):
+        settings(sources=only)
+
+
+def test_sources_that_labeled_different_things_need_a_loss_that_knows_it():
+    ordinary = {"model_defaults": {"training": {"loss": "nnunet"}}}
+    with pytest.raises(ConfigError, match=r"'btcv' .* and 'amos' .* have different labels annotated"):
+        settings(**ordinary)
+    alike = {"models": {"student": {"train_on": {"manual_labels": ["kits", "lits"]}}}}
+    only_tumors = {"sources": {name: {"annotated": ["tumor"]} for name in ("kits", "lits")}}
+    settings(**ordinary, **alike, **only_tumors)
+
+
+def test_every_preset_fits_the_labels_of_the_recipe():
+    for path in sorted(PRESETS.glob("*.yaml")):
+        config = Config.load([RECIPE, path], {"model_defaults": {"training": {"loss": "label_sets"}}})
+        assert config.sources[path.stem].targets
+    assert {path.stem for path in PRESETS.glob("*.yaml")} == {*NAMES, "word", "flare23"}
+
+
+def test_a_value_may_be_null_and_nothing_else_is_lost_by_it():
+    values = settings(sources={"lits": {"values": {"2": None}}}).sources["lits"].values
+    assert dict(values) == {"1": "liver", "2": "background"}
+
+
+def test_a_table_survives_as_text():
+    table = ValueTable({"1": (2, 13), "2": 14, "3": 255, "spleen a": 3})
+    assert ValueTable.parse(table.text) == table
+    assert ValueTable.parse("") is None

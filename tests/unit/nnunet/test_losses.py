@@ -1,0 +1,173 @@
+"""The label set loss: nnU-Net's where everything was annotated, and indifferent to what was not."""
+
+import socket
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from hypothesis import given
+from hypothesis import strategies as st
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, allowed_classes, count_voxels
+
+CLASSES = 5
+IGNORE = CLASSES
+SHAPE = (2, 1, 3, 4, 5)
+HIDDEN_IN = {4: [1, 2]}
+ANNOTATED = st.lists(st.sets(st.integers(1, CLASSES - 1)), min_size=2, max_size=2)
+SEEDS = st.integers(0, 2**31)
+
+
+def batch(seed, annotated, ignore=True, hidden_in=HIDDEN_IN):
+    """Logits, labels as those cases would have them, and the cases' admissible sets."""
+    random = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn((2, CLASSES, *SHAPE[2:]), generator=random)
+    labels = torch.randint(0, CLASSES + ignore, SHAPE, generator=random)
+    for case, found in enumerate(annotated):
+        for label in set(range(1, CLASSES)) - set(found):
+            labels[case][labels[case] == label] = 0
+    return logits, labels, torch.stack([admissible_sets(found, CLASSES, hidden_in) for found in annotated])
+
+
+def nnunet_loss(ignore_label):
+    settings = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    return DC_and_CE_loss(settings, {}, ignore_label=ignore_label, dice_class=MemoryEfficientSoftDiceLoss)
+
+
+def test_a_voxel_can_be_what_was_not_annotated():
+    sets = admissible_sets([1, 2], CLASSES, HIDDEN_IN)
+    names = [set(row.nonzero().flatten().tolist()) for row in sets]
+    assert names == [{0, 3, 4}, {1, 4}, {2, 4}, {3}, {4}, {0, 1, 2, 3, 4}]
+    assert admissible_sets([1, 2, 4], CLASSES, HIDDEN_IN)[:CLASSES].sum() == CLASSES + 1
+
+
+@pytest.mark.parametrize("ignore", [False, True])
+@given(seed=SEEDS)
+def test_with_everything_annotated_it_is_nnunets_loss(seed, ignore):
+    logits, labels, sets = batch(seed, [range(1, CLASSES)] * 2, ignore)
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    loss, expected = LabelSetLoss()(ours, labels, sets), nnunet_loss(IGNORE if ignore else None)(theirs, labels)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=0)
+
+
+@given(SEEDS, ANNOTATED, st.floats(-100, 100))
+def test_a_constant_added_to_all_logits_changes_nothing(seed, annotated, constant):
+    logits, labels, sets = batch(seed, annotated)
+    moved, loss = (LabelSetLoss()(logits.double() + added, labels, sets) for added in (constant, 0))
+    assert float(moved) == pytest.approx(float(loss), abs=1e-9)
+
+
+@given(SEEDS, st.permutations([0, 3, 4]))
+def test_classes_that_were_not_annotated_are_interchangeable(seed, order):
+    logits, labels, sets = batch(seed, [{1, 2}] * 2, hidden_in={})
+    permuted = logits.clone()
+    permuted[:, [0, 3, 4]] = logits[:, order]
+    assert not torch.equal(permuted, logits) or order == [0, 3, 4]
+    loss = float(LabelSetLoss()(logits, labels, sets))
+    assert float(LabelSetLoss()(permuted, labels, sets)) == pytest.approx(loss, abs=1e-6)
+
+
+@given(SEEDS, ANNOTATED)
+def test_gradients_are_those_of_finite_differences(seed, annotated):
+    logits, labels, sets = batch(seed, annotated)
+    logits = logits.double().requires_grad_()
+    loss = LabelSetLoss()(logits, labels, sets)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    random = np.random.default_rng(seed)
+    with torch.no_grad():
+        for _ in range(8):
+            place = tuple(int(random.integers(size)) for size in logits.shape)
+            step = torch.zeros_like(logits)
+            step[place] = 1e-5
+            difference = LabelSetLoss()(logits + step, labels, sets) - LabelSetLoss()(logits - step, labels, sets)
+            assert float(gradient[place]) == pytest.approx(float(difference) / 2e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@given(seed=SEEDS, annotated=ANNOTATED)
+def test_logits_of_16_bits_give_nearly_the_same_loss(kind, seed, annotated):
+    logits, labels, sets = batch(seed, annotated)
+    loss = LabelSetLoss()(logits.to(kind), labels, sets)
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(float(LabelSetLoss()(logits, labels, sets)), abs=1e-2)
+
+
+def test_the_marginal_probability_is_that_of_all_admissible_classes():
+    logits, labels, sets = batch(0, [{1}, {1, 2}], ignore=False)
+    probabilities, allowed = logits.softmax(1), allowed_classes(labels, sets)
+    expected = -(probabilities * allowed).sum(1).log().mean()
+    elsewhere, place = probabilities * ~allowed, labels[:, 0]
+    dice = []
+    for index in (1, 2):  # annotated in a case of the batch
+        found = (probabilities * allowed).sum(1)[place == index].sum()
+        dice.append((2 * found + 1e-5) / (found + elsewhere[:, index].sum() + (place == index).sum() + 1e-5))
+    loss = LabelSetLoss()(logits, labels, sets)
+    assert float(loss) == pytest.approx(float(expected - torch.stack(dice).mean()), abs=1e-6)
+
+
+def test_a_batch_without_anything_known_costs_nothing():
+    logits, labels, sets = batch(0, [set(), set()])
+    logits.requires_grad_()
+    loss = LabelSetLoss()(logits, torch.full_like(labels, IGNORE), sets)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not logits.grad.any()
+
+
+def test_a_class_that_one_case_lacks_is_learned_from_the_other_alone():
+    logits, labels, sets = batch(3, [{1, 2, 3, 4}, {1}], ignore=False)
+    labels[1] = 0
+    logits.requires_grad_()
+    LabelSetLoss()(logits, labels, sets).backward()
+    unknown = logits.grad[1, 2:]
+    assert (unknown < 0).all(), "an unlabeled voxel may well be of the classes that were not annotated"
+    assert (logits.grad[1, 1] > 0).all()
+
+
+def test_voxels_count_for_the_classes_of_which_something_is_known():
+    logits, labels, sets = batch(1, [{1, 2, 3, 4}, {1}], ignore=False)
+    found, wrongly, missed = count_voxels(logits, labels, sets)
+    predicted, true = logits.argmax(1), labels[:, 0]
+    hidden = (true == 1) & (predicted == 4)  # where 4 was not annotated, an annotation of 1 may cover it
+    hidden[0] = False
+    for index in range(1, CLASSES):
+        right = (true == index) & ((predicted == index) | hidden)
+        wrong = (true != index) & (predicted == index) & ~hidden
+        if index != 1:
+            wrong[1] &= true[1] != 0
+        assert found[index - 1] == right.sum()
+        assert missed[index - 1] == ((true == index) & ~right).sum()
+        assert wrongly[index - 1] == wrong.sum()
+
+
+def process(rank, port, results):
+    """Compute the loss and the gradient of one of two processes' halves of a batch."""
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    half = [tensor[rank : rank + 1] for tensor in batch(5, [{1, 2}, {1, 3, 4}])]
+    logits = half[0].clone().requires_grad_()
+    loss = LabelSetLoss(several=True)(logits, *half[1:])
+    loss.backward()
+    torch.save((loss.detach(), logits.grad), f"{results}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(process, (port, str(tmp_path)), 2)
+    logits, labels, sets = batch(5, [{1, 2}, {1, 3, 4}])
+    logits.requires_grad_()
+    loss = LabelSetLoss()(logits, labels, sets)
+    loss.backward()
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for rank, (one, gradient) in enumerate(parts):
+        assert float(one) == pytest.approx(float(loss.detach()), abs=1e-6)
+        torch.testing.assert_close(gradient[0] / 2, logits.grad[rank], msg="DDP takes the mean over processes")

@@ -1,0 +1,213 @@
+"""`flare23 init`: folders of several forms become configurations that are checked and run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from cohorts import write
+from conftest import flare23
+from folders import AFFINE, LEFT, LIVER, RIGHT, ct, decathlon, labels
+from places import REPOSITORY
+
+from flare23_lib.config import Config
+from flare23_lib.dataset.scan import scan_cohort
+from flare23_lib.errors import CohortError
+from flare23_lib.starter.init import init
+from flare23_lib.starter.planner import plan_network
+from flare23_lib.starter.recognize import identifier, names_of_values, recognize
+
+RECIPE = REPOSITORY / "config.yaml"
+PRESETS = REPOSITORY / "presets" / "sources"
+
+
+def keys(folder):
+    found = recognize(folder, PRESETS)
+    return found.name, found.keys
+
+
+def test_a_decathlon_task_becomes_a_configuration_that_stands_alone(tmp_path):
+    config = init([decathlon(tmp_path / "Task99_Own")], RECIPE, tmp_path / "mine.yaml", gpu_gb=8)
+    text = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    assert text["recipe"] == "none"
+    assert [(label.name, label.value, label.tolerance_mm) for label in config.labels] == [
+        ("liver", 1, 5),
+        ("right_kidney", 2, 3),
+    ]
+    assert config.sources["task99_own"].images == ("imagesTr/{case}.nii.gz",)
+    student = config.models["student"]
+    assert student.orientation == "canonical"
+    assert student.training.mirror_axes == (0, 1)
+    assert student.spacing == (5, 5, 5)
+    assert student.train_on.manual_labels == ("task99_own",)
+    found = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl")
+    assert [case.split for case in found.cases].count("validation") == 1
+    assert found.issues == []
+
+
+def test_what_init_read_is_not_read_again(tmp_path, caplog):
+    config = init([decathlon(tmp_path / "Task99_Own")], RECIPE, tmp_path / "mine.yaml", gpu_gb=8)
+    caplog.set_level("INFO")
+    memory = tmp_path / "mine_results/store/scan/files.jsonl"
+    settings = config.cohort_settings()
+    scan_cohort(config.cohort, settings.model_copy(update={"scan": settings.scan}), memory)
+    assert "12 files, 6 of them new or changed" in caplog.text  # the images, of which only headers were read
+
+
+def test_nnunets_names_are_known(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"own/imagesTr/case_{number}_0000.nii.gz", ct(number), AFFINE)
+        write(tmp_path / f"own/labelsTr/case_{number}.nii.gz", labels(v1=LIVER), AFFINE)
+    (tmp_path / "own/dataset.json").write_text(json.dumps({"labels": {"background": 0, "Liver": 1}}))
+    name, found = keys(tmp_path / "own")
+    assert (name, found) == ("own", {"images": "imagesTr/{case}_0000.nii.gz", "labels": "labelsTr/{case}.nii.gz"})
+    assert names_of_values(tmp_path / "own") == {1: "liver"}
+
+
+def test_images_and_labels_beside_each_other_are_told_apart_by_content(tmp_path):
+    for number in range(8, 12):
+        write(tmp_path / f"volume-{number}.nii", ct(number), AFFINE)
+        write(tmp_path / f"segmentation-{number}.nii", labels(v1=LIVER), AFFINE)
+    for number in range(20, 23):
+        write(tmp_path / f"more/volume-{number}.nii", ct(number), AFFINE)
+    assert keys(tmp_path)[1] == {
+        "images": "volume-{case}.nii",
+        "labels": "segmentation-{case}.nii",
+        "unlabeled_images": ["more/volume-{case}.nii"],
+    }
+
+
+def test_a_folder_per_case_with_masks_is_known(tmp_path):
+    for name in ("anna", "bert", "carl"):
+        write(tmp_path / f"{name}/ct.nii.gz", ct(len(name) + ord(name[0])), AFFINE)
+        for mask, box in (("Liver", LIVER), ("kidney_left", LEFT)):
+            write(tmp_path / f"{name}/seg/{mask}.nii.gz", labels(v1=box), AFFINE)
+    found = keys(tmp_path)[1]
+    assert found["images"] == "{case}/ct.nii.gz"
+    assert found["masks"] == "{case}/seg/{mask}.nii.gz"
+    assert found["values"] == {"Liver": "liver", "kidney_left": "left_kidney"}
+
+
+def test_names_without_numbers_are_paired(tmp_path):
+    for name in ("anna", "bert"):
+        write(tmp_path / f"img/{name}_ct.nii.gz", ct(ord(name[0])), AFFINE)
+        write(tmp_path / f"gt/{name}_seg.nii.gz", labels(v3=LIVER), AFFINE)
+    assert keys(tmp_path)[1] == {"images": "img/{case}_ct.nii.gz", "labels": "gt/{case}_seg.nii.gz"}
+
+
+def test_known_layouts_take_their_presets(tmp_path):
+    for number in range(2):
+        write(tmp_path / f"kits23/dataset/case_{number}/imaging.nii.gz", ct(number), AFFINE)
+        write(tmp_path / f"kits23/dataset/case_{number}/segmentation.nii.gz", labels(v1=RIGHT), AFFINE)
+    name, found = keys(tmp_path / "kits23")
+    assert name == "kits"
+    assert found["values"][1] == {"sides": ["right_kidney", "left_kidney"]}
+
+
+def test_several_folders_become_sources_with_one_map_of_labels(tmp_path):
+    decathlon(tmp_path / "Task99_Own")
+    for number in range(4):
+        write(tmp_path / f"clinic/img/{number}.nii.gz", ct(50 + number), AFFINE)
+        write(tmp_path / f"clinic/seg/{number}.nii.gz", labels(v1=RIGHT, v5=LIVER), AFFINE)
+        write(tmp_path / f"clinic/seg/{number}.nii.gz", labels(v1=RIGHT, v5=LEFT), AFFINE)
+        write(tmp_path / f"more/{number}.nii.gz", ct(90 + number), AFFINE)
+    (tmp_path / "clinic/labels.csv").write_text("value;name\n1;kidneys\n5;cancer\n")
+    config = init([tmp_path / name for name in ("Task99_Own", "clinic", "more")], RECIPE, tmp_path / "m.yaml", 8)
+    assert {label.name: label.value for label in config.labels} == {
+        "liver": 1, "right_kidney": 2, "left_kidney": 3, "tumor": 4,
+    }  # fmt: skip
+    assert config.labels[3].hidden_in == ("liver", "right_kidney", "left_kidney")
+    clinic = config.sources["clinic"]
+    assert clinic.images == ("clinic/img/{case}.nii.gz",)
+    assert clinic.targets == ["right_kidney", "left_kidney", "tumor"]
+    assert not config.sources["more"].has_labels
+    assert {model.training.loss for model in config.models.values()} == {"label_sets"}
+    assert set(config.completions) == {"task99_own", "clinic", "unlabeled"}
+    assert config.models["student"].train_on.label_completions == ("task99_own", "clinic", "unlabeled")
+
+
+def test_values_that_no_table_names_get_names_to_be_replaced(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"own/img/{number}.nii.gz", ct(number), AFFINE)
+        write(tmp_path / f"own/seg/{number}.nii.gz", labels(v7=LIVER), AFFINE)
+    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    assert [(label.name, label.value) for label in config.labels] == [("label_7", 7)]
+    assert "# no table names label_7: write what they are" in (tmp_path / "m.yaml").read_text()
+
+
+def test_values_without_names_are_not_the_same_in_two_sources(tmp_path):
+    for source, box in (("one", LIVER), ("two", RIGHT)):
+        for number in range(3):
+            write(tmp_path / f"{source}/img/{number}.nii.gz", ct(number + ord(source[0])), AFFINE)
+            write(tmp_path / f"{source}/seg/{number}.nii.gz", labels(v1=box), AFFINE)
+    config = init([tmp_path / "one", tmp_path / "two"], RECIPE, tmp_path / "m.yaml", 8)
+    assert [label.name for label in config.labels] == ["one_label_1", "two_label_1"]
+
+
+def test_names_of_files_that_have_the_sources_name_get_no_prefix(tmp_path):
+    decathlon(tmp_path / "own")
+    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    cases = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases
+    assert [case.case for case in cases] == [f"own_{number:03d}" for number in range(6)]
+
+
+def test_a_label_that_is_seldom_there_is_asked_about(tmp_path):
+    for number in range(4):
+        write(tmp_path / f"own/img/{number}.nii.gz", ct(number), AFFINE)
+        boxes = {"v1": LIVER} | ({"v2": LEFT} if number == 0 else {})
+        write(tmp_path / f"own/seg/{number}.nii.gz", labels(**boxes), AFFINE)
+    init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    assert "in fewer than 4 cases: label_2 (1)" in (tmp_path / "m.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("1 255 0 0 1 1 1 \"Right Kidney\"\n0 0 0 0 0 0 0 \"Clear Label\"\n", "labels.txt"),
+        ("1,right kidney\n", "labels.csv"),
+        ("\ufeffvalue;name\n1;kidney_right\n", "labels.csv"),
+    ],
+)  # fmt: skip
+def test_tables_of_other_programs_name_values(tmp_path, text, name):
+    (tmp_path / name).write_text(text)
+    assert names_of_values(tmp_path) == {1: "right_kidney"}
+
+
+def test_names_are_made_fit_for_the_configuration():
+    given = ("Gall Bladder", "kidney_left", "arota", "3rd rib", "prostate/uterus", "Cancer")
+    assert [identifier(name) for name in given] == [
+        "gallbladder", "left_kidney", "aorta", "label_3rd_rib", "prostate_uterus", "tumor",
+    ]  # fmt: skip
+
+
+def test_the_planner_has_larger_patches_for_larger_gpus():
+    shapes, spacings = [(200, 512, 512)] * 20, [(2.5, 0.8, 0.8)] * 20
+    small, large = (plan_network(shapes, spacings, 2, gpu_gb) for gpu_gb in (8, 24))
+    assert np.prod(large.patch_size) > 2 * np.prod(small.patch_size)
+    assert small.spacing == (2.5, 0.8, 0.8)
+    assert small.network == "stunet_base"
+    assert len(small.strides) == 6
+
+
+def test_folders_without_images_or_labels_are_refused(tmp_path):
+    with pytest.raises(CohortError, match="there is no folder"):
+        recognize(tmp_path / "lost")
+    with pytest.raises(CohortError, match="holds no NIfTI file"):
+        recognize(tmp_path)
+    write(tmp_path / "one/1.nii.gz", ct(1), AFFINE)
+    with pytest.raises(CohortError, match="no image has a label"):
+        init([tmp_path / "one"], RECIPE, tmp_path / "m.yaml", 8)
+
+
+def test_the_command_writes_no_file_over_another(tmp_path):
+    decathlon(tmp_path / "Task99_Own")
+    options = ("init", "Task99_Own", "--base-config", str(RECIPE), "--processes", "1")
+    done = flare23(tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    assert "mine.yaml: 2 labels from task99_own (2 values)" in done.stdout
+    assert Config.load([tmp_path / "mine.yaml"]).evaluated == ["student"]
+    again = flare23(tmp_path, *options)
+    assert again.returncode == 1
+    assert "mine.yaml: is there" in again.stderr

@@ -1,0 +1,110 @@
+"""What later stages make of a source: its labels in our values, and what was looked for in it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cohorts import write
+from places import REPOSITORY
+
+from flare23_lib.cache.results import Results
+from flare23_lib.config import Config
+from flare23_lib.config.settings import LabelSets
+from flare23_lib.dataset.cases import Case
+from flare23_lib.evaluation.cases import Pair, Scoring, score_cases
+from flare23_lib.io.label_maps import LabelFiles, ValueTable
+from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_labels
+from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_in
+from flare23_lib.pseudo_labels.base_labels import annotated_labels
+from flare23_lib.pseudo_labels.complete import completed_entry, completion_folder
+
+CONFIG = Config.load([REPOSITORY / "config.yaml"])
+LABELS = CONFIG.label_map
+TABLE = ValueTable({"6": 1, "1": 3, "9": 255}).text
+SHAPE = (6, 8, 10)
+BOX, OTHER, THIRD = np.s_[1:4, 2:6, 1:5], np.s_[1:4, 2:6, 6:9], np.s_[4:6, 1:3, 1:3]
+
+
+def volume(**boxes):
+    array = np.zeros(SHAPE, np.uint8)
+    for value, box in boxes.items():
+        array[box] = int(value.removeprefix("v"))
+    return array
+
+
+def case(annotated=None, **options):
+    return Case("lits_1", "i.nii.gz", "l.nii.gz", "training", {1: 5, 3: 2}, label_id="id", image_id="image",
+                spacing=(5.0, 2.0, 2.0), annotated=annotated, **options)  # fmt: skip
+
+
+def test_a_label_in_other_numbers_is_preprocessed_as_one_in_ours(tmp_path):
+    write(tmp_path / "theirs.nii.gz", volume(v6=BOX, v1=OTHER))
+    write(tmp_path / "ours.nii.gz", volume(v1=BOX, v3=OTHER))
+    made = []
+    for name, label in (("a", LabelFiles(tmp_path / "theirs.nii.gz", TABLE)), ("b", tmp_path / "ours.nii.gz")):
+        files = [tmp_path / f"{name}{suffix}" for suffix in (".b2nd", ".pkl")]
+        grid = TrainingGrid((5, 2, 2), "canonical", (4, 8, 8))
+        present = preprocess_labels(label, files[0], grid, LABELS.values)
+        made.append((present, *(file.read_bytes() for file in files)))
+    assert made[0] == made[1]
+    assert made[0][0] == [1, 3]
+
+
+def test_a_class_that_was_not_looked_for_is_not_scored(tmp_path):
+    write(tmp_path / "reference.nii.gz", volume(v6=BOX))
+    write(tmp_path / "prediction.nii.gz", volume(v1=BOX, v4=OTHER))
+    reference = LabelFiles(tmp_path / "reference.nii.gz", TABLE)
+    pairs = [Pair("c", reference, tmp_path / "prediction.nii.gz", annotated) for annotated in ((1, 3), (1, 4), None)]
+    one, two, every = score_cases(pairs, Scoring(LABELS, mode="plain"))
+    assert [one.scores[name].dsc for name in ("liver", "spleen")] == [1, 1]
+    assert math.isnan(one.scores["pancreas"].dsc)
+    assert two.scores["pancreas"].dsc == every.scores["pancreas"].dsc == 0
+    assert math.isnan(two.scores["spleen"].dsc)
+
+
+def test_ignored_voxels_do_not_count_in_scores(tmp_path):
+    write(tmp_path / "reference.nii.gz", volume(v6=BOX, v9=OTHER))
+    write(tmp_path / "prediction.nii.gz", volume(v1=BOX, v3=OTHER))
+    pair = Pair("c", LabelFiles(tmp_path / "reference.nii.gz", TABLE), tmp_path / "prediction.nii.gz")
+    scores = score_cases([pair], Scoring(LABELS, mode="plain"))[0]
+    assert scores.status == "ok"
+    assert (scores.scores["liver"].dsc, scores.scores["spleen"].dsc) == (1, 1)
+
+
+def test_completions_do_not_extend_what_was_looked_for():
+    assert annotated_labels("present", case(), {}) == [1, 3]
+    assert annotated_labels("present", case((1, 3, 14)), {}) == [1, 3, 14]
+    assert annotated_labels([4], case((1, 3, 14)), {}) == [4]
+    bases = {"lits_1": {"labels_present": "1 3 4"}}
+    assert annotated_labels("present", case((1, 3, 14)), bases) == [1, 3, 4, 14]
+    assert annotated_labels("present", case(), bases) == [1, 3, 4]
+
+
+def test_what_was_looked_for_is_part_of_a_completed_labels_identity():
+    folder = completion_folder(Results(Path("results")), CONFIG.completion_settings("tumor"))
+    names = {completed_entry(folder, case(annotated), "store/p", {}).name for annotated in (None, (1, 3), (1, 3, 14))}
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize(
+    ("stated", "category", "known"),
+    [((1, 3, 14), "present", [1, 3, 14]), (None, "present", [1, 3]), ((1, 3, 14), (1, 4), [1, 4])],
+)
+def test_training_learns_from_what_was_looked_for(stated, category, known):
+    sets = LabelSets(manual_labels={"lits": category}, label_completions={})
+    chosen = replace(case(stated), category="lits")
+    item = TrainingCase(chosen, Path("l.nii.gz"), "id", present=(1, 3))
+    settings = CONFIG.preprocessing_settings("student")
+    assert annotated_in(Results(Path("results")), settings, sets, item) == known
+
+
+def test_a_model_whose_labels_ignore_voxels_has_nnunets_ignore_label():
+    values = {str(value): name for name, value in zip(LABELS.names, LABELS.values, strict=True)}
+    for target, expected in (("tumor", False), ("ignore", True)):
+        source = {"values": {**values, "15": target}}
+        config = Config.load([REPOSITORY / "config.yaml"], {"sources": {"flare23": source}})
+        assert config.training_settings("organ_teacher").ignore_label == expected
