@@ -33,6 +33,9 @@ except FlareError as error:
 # Rules call `flare23`; it lies beside the interpreter that runs Snakemake, on the PATH or not.
 environ["PATH"] = f"{Path(sys.executable).parent}{pathsep}{environ['PATH']}"
 
+# A notebook's own backend, which it hands to the commands that it starts, cannot draw here.
+environ["MPLBACKEND"] = "agg"
+
 # Conda environments install the library from here (envs/workflow.post-deploy.sh).
 environ["FLARE23_REPOSITORY"] = str(workflow.basedir)
 

@@ -7,6 +7,7 @@ the case out.) A case without a usable reference has a status and no scores.
 
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
 from collections.abc import Sequence
@@ -19,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from flare23_lib.cache.results import REMEDY
 from flare23_lib.config.models import Evaluation
 from flare23_lib.config.settings import EvaluationSettings
-from flare23_lib.errors import EvaluationError, FlareError
+from flare23_lib.errors import EvaluationError, FlareError, ImageError, StoreError
 from flare23_lib.evaluation.details import Details, measure_details
 from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD, Score, as_uint8, check_mode, score_case, values_in
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
@@ -37,6 +39,12 @@ BYTES_PER_VOXEL = 8
 
 PROCESS_MB = 150
 """Memory of a scoring process before it has read anything."""
+
+FILE_ERRORS = (
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
+    errno.EINVAL,
+)  # fmt: skip
+"""Errors of the operating system that are faults of a file."""
 
 EMPTY = Score(dsc=math.nan, nsd=math.nan)
 """Score of a cell that stays empty."""
@@ -55,6 +63,7 @@ class Scoring:
         with_details: measure distances, volumes and tumors too (see `details`).
         unseen: names of classes that the model never saw in training; their cells stay empty.
         processes: maximum number of cases scored at once.
+        stored_predictions: the predictions are files of the cache: one that cannot be read ends the evaluation.
         memory_mb: limit for all processes together in MB of 2**20 bytes, None for no limit; fewer
             processes run if the largest case needs it.
 
@@ -71,6 +80,7 @@ class Scoring:
     unseen: Sequence[str] = ()
     processes: int = 1
     memory_mb: float | None = None
+    stored_predictions: bool = False
 
     def __post_init__(self) -> None:
         check_mode(self.mode)
@@ -175,6 +185,7 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
         volume.array[ignored] = 0
         reference = as_uint8(volume.array, labels, "reference")
     except (FlareError, OSError) as error:
+        _raise_read_error(error)
         return CaseScores(pair.case, dict.fromkeys(labels.names, EMPTY), f"no usable reference: {_line(error)}")
     spacing = volume.geometry.spacing
     try:
@@ -183,6 +194,9 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
         scores = score_case(reference, prediction, spacing, labels, scoring.mode, scoring.min_dsc_for_nsd)
         status = OK
     except (FlareError, OSError) as error:
+        _raise_read_error(error)
+        if scoring.stored_predictions and isinstance(error, (ImageError, OSError)):
+            raise StoreError(f"{error}; {REMEDY}") from error
         scores, status = dict.fromkeys(labels.names, Score(dsc=0.0, nsd=0.0)), _line(error)
         prediction = np.broadcast_to(np.uint8(0), reference.shape)
     scored = scoring.seen if pair.annotated is None else scoring.seen.restricted(pair.annotated)
@@ -193,6 +207,13 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
         details = measure_details(pair.case, reference, prediction, spacing, scored)
     cells = {name: score if name in scored.names else EMPTY for name, score in scores.items()}
     return CaseScores(pair.case, cells, status, details)
+
+
+def _raise_read_error(error: Exception) -> None:
+    """Raise EvaluationError for an error of the disk or the network, which is no fault of the file."""
+    cause = error.__cause__ if isinstance(error, ImageError) else error
+    if isinstance(cause, OSError) and cause.errno not in (None, *FILE_ERRORS):
+        raise EvaluationError(f"{error}; nothing is scored") from error
 
 
 def _read_prediction(pair: Pair, expected: Geometry) -> np.ndarray:

@@ -51,7 +51,8 @@ def evaluate(
         raise EvaluationError(f"no validation case has a label (see {results.cases}); {model} needs evaluate: false")
     unseen = read_training(results, model)["labels_unseen"]
     scoring = Scoring.from_settings(settings, label_map(settings.labels), unseen)
-    evaluate_cases(pairs, replace(scoring, processes=processes, memory_mb=memory_mb), output)
+    scoring = replace(scoring, processes=processes, memory_mb=memory_mb, stored_predictions=True)
+    evaluate_cases(pairs, scoring, output)
     log.info("%s on %d validation cases\n%s", model, len(pairs), format_summary(output / "summary.csv"))
 
 

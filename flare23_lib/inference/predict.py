@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 
-from flare23_lib.errors import FlareError, with_path
+from flare23_lib.errors import one_line
 from flare23_lib.inference.engine import Engine, Segmentation
 from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.inference.read_ahead import Reader
@@ -69,7 +69,7 @@ def predict(
             log.warning("%s: %s: %s", place, case.image, warning)
         if outcome.error is not None:
             log.debug("%s", case.image, exc_info=outcome.error)
-            failed.append(FailedCase(case.name, case.image, _one_line(case.image, outcome.error)))
+            failed.append(FailedCase(case.name, case.image, one_line(case.image, outcome.error)))
             log.error("%s: %s", place, failed[-1].message)
         elif outcome.kept:
             log.info("%s: %s exists already", place, case.labels)
@@ -99,10 +99,5 @@ def _complete(reader: Reader, outcome: Outcome) -> None:
 def _report(outcome: Outcome) -> CaseReport:
     case, error = outcome.case, outcome.error
     seconds = {name: round(value, 3) for name, value in outcome.seconds.items()}
-    message = None if error is None else _one_line(case.image, error)
+    message = None if error is None else one_line(case.image, error)
     return CaseReport(case.name, str(case.image), str(case.labels), seconds, outcome.warnings, message)
-
-
-def _one_line(path: Image, error: Exception) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
-    return with_path(path, text if isinstance(error, FlareError) else f"{type(error).__name__}: {text}")

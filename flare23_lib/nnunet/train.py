@@ -7,22 +7,23 @@ import logging
 import platform
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from flare23_lib import __version__
 from flare23_lib.cache.entries import Metadata
-from flare23_lib.cache.results import Results, read_training
+from flare23_lib.cache.results import REMEDY, Results, read_training
 from flare23_lib.choices import WEIGHTS_FILE
 from flare23_lib.config.models import measured
 from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.dataset.read_files import remembered
-from flare23_lib.errors import TrainingError
+from flare23_lib.errors import StoreError, TrainingError
 from flare23_lib.inference.bundle import (
     InferenceDefaults,
     Model,
@@ -37,11 +38,15 @@ from flare23_lib.io.locks import lock
 from flare23_lib.labels import Label
 from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.initial_weights import TABLE, InitialWeights, publish
+from flare23_lib.nnunet.pretrained import read_weights
 from flare23_lib.nnunet.retry_state import attempt
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
 from flare23_lib.preprocessing.preprocess_cases import no_case
 from flare23_lib.preprocessing.resampling import Intensity
 from flare23_lib.runtime.signals import StoppedError
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +162,10 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: InitialWeights | N
     link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, job.results.root, rows)
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
     plans = nnunet_plans.plans(job.settings)
-    dataset = nnunet_plans.dataset_json(list(job.names.values()), job.settings.ignore_label, rows, job.unseen)
+    # Labels of users may hold voxels to ignore without a word of it in the configuration.
+    ignored = any(job.results.metadata(row["label"]).get("ignored") for row in rows)
+    has_ignore_label = job.settings.ignore_label or ignored
+    dataset = nnunet_plans.dataset_json(list(job.names.values()), has_ignore_label, rows, job.unseen)
     if job.settings.training.loss == "label_sets":
         dataset["annotated"] = annotated_classes(job.settings.label_values, rows)
     device = choose(runtime.device, claimed=runtime.gpus)
@@ -261,6 +269,18 @@ def export(
         provenance=provenance,
         training_images=TrainingImages.from_json(images) if images else None,
     )
-    write_bundle(output, description, load_file(results.file(record["weights"])))
+    write_bundle(output, description, _trained_weights(results, record))
     # For use with nnU-Net: a link to its model folder, in the record's folder.
-    link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)
+    try:
+        link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)
+    except StoreError as error:  # no job reads it
+        log.warning("%s", error)
+
+
+def _trained_weights(results: Results, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Read the weights of a finished training; StoreError if they are not as they were written."""
+    path = results.file(record["weights"])
+    weights = read_weights(path)
+    if file_sha256(path) != record["weights_sha256"]:
+        raise StoreError(f"{path} is damaged (its SHA-256 differs from the record's); {REMEDY}")
+    return weights

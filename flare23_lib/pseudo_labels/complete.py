@@ -28,6 +28,7 @@ from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.pseudo_labels import selection, small_components
 from flare23_lib.pseudo_labels.base_labels import annotated_labels, base_of, base_rows
 from flare23_lib.pseudo_labels.merge import OUTCOMES, MergeRules, Votes, check_geometry, merge
+from flare23_lib.runtime.failures import CaseFailures
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -119,8 +120,8 @@ def complete(job: CompletionJob, shard: Shard, output: Path) -> None:
     """Merge manual labels and pseudo-labels of a shard's cases, and write its record.
 
     Raises:
-        MergeError: label and prediction are of different geometry.
-        StoreError: a pseudo-label is in no record, or missing.
+        CasesFailedError: the other cases are done, and the record is not written.
+        StoreError: a pseudo-label is in no record.
     """
     results, settings = job.results, job.settings
     entries = shard_entries(job, shard)
@@ -129,14 +130,19 @@ def complete(job: CompletionJob, shard: Shard, output: Path) -> None:
     compared = compared_rows(results, settings)
     rows = []
     made = 0
+    failures = CaseFailures(len(entries))
     for case, entry in progress(entries):
-        metadata, new = entry.load_or_make(f"{job.name}-{shard}", partial(_complete_case, job, case, bases))
-        made += new
-        row = _row(job, case, entry, metadata["results"])
-        agreement = {name: _number(agreements[case.case].get(f"agreement_{name}", "")) for name in job.label_names}
-        row["agreement"] = _mean_agreement(agreement)
-        row["change"] = _change(job, case, row["file"], agreement, compared)
-        rows.append(row)
+        with failures.case(case.case, case.label or case.image):
+            metadata, new = entry.load_or_make(f"{job.name}-{shard}", partial(_complete_case, job, case, bases))
+            made += new
+            row = _row(job, case, entry, metadata["results"])
+            agreement = {
+                name: _number(agreements[case.case].get(f"agreement_{name}", "")) for name in job.label_names
+            }
+            row["agreement"] = _mean_agreement(agreement)
+            row["change"] = _change(job, case, row["file"], agreement, compared)
+            rows.append(row)
+    failures.raise_any()
     log.info("%s: %d cases, %d of them merged now", job.name, len(entries), made)
     write_record(output, columns_of(job.label_names), rows)
 

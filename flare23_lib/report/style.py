@@ -17,7 +17,22 @@ from matplotlib.figure import Figure
 
 from flare23_lib.io import atomic
 
+NO_STYLE = (
+    "backend",
+    "interactive",
+    "toolbar",
+    "timezone",
+    "tk.",
+    "webagg.",
+    "date.epoch",
+    "docstring.",
+    "savefig.d",
+)
+"""Beginnings of the names of matplotlib's settings that are no matter of looks."""
+
 STYLE: dict[Any, Any] = {
+    # Nothing of a user's matplotlibrc, such as LaTeX, which a node may lack.
+    **{name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(NO_STYLE)},
     "svg.fonttype": "none",
     "svg.hashsalt": "flare23",
     "font.family": "sans-serif",

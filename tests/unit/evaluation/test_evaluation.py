@@ -1,7 +1,10 @@
 import csv
+import errno
 import gzip
 import math
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -155,13 +158,47 @@ def test_too_little_memory_is_no_fault_of_the_case(folders, monkeypatch, step):
         evaluate_folders(predictions, references, output, Scoring(LABELS, with_details=True))
 
 
-def test_a_prediction_whose_header_asks_for_any_amount_of_memory_has_another_geometry(folders):
+def test_a_prediction_whose_header_asks_for_any_amount_of_memory_is_only_broken(folders):
     predictions, references, output = folders
     content = bytearray(gzip.decompress((predictions / "case_1.nii.gz").read_bytes()))
     content[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
     (predictions / "case_1.nii.gz").write_bytes(gzip.compress(bytes(content)))
     report = evaluate_folders(predictions, references, output, SCORING)
-    assert "another geometry than the reference: shape" in table(report.metrics)[0]["status"]
+    assert "holds fewer voxels than its header states" in table(report.metrics)[0]["status"]
+
+
+@pytest.mark.parametrize("side", ["predictions", "references"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_an_error_of_the_disk_or_the_network_ends_the_evaluation(folders, monkeypatch, side, number):
+    predictions, references, output = folders
+    broken, opened = str(folders[side == "references"] / "case_2.nii.gz"), Path.open
+
+    def open_or_fail(path, *arguments, **options):
+        if str(path) == broken:
+            raise OSError(number, os.strerror(number), broken)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_or_fail)
+    with pytest.raises(EvaluationError, match=rf"case_2.nii.gz: cannot be read \({os.strerror(number)}\); nothing"):
+        evaluate_folders(predictions, references, output, SCORING)
+    assert not (output / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_voxels_to_ignore_in_a_reference_are_left_out(folders, dtype):
+    predictions, references, output = folders
+    before = table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    array, guess = organs(2).astype(dtype), organs(2).copy()
+    array[:1] = 255
+    guess[:1] = 1
+    save(references / "case_2.nii.gz", array)
+    save(predictions / "case_2.nii.gz", guess)
+    with_ignored = table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    array[:1] = guess[:1] = 0
+    save(references / "case_2.nii.gz", array)
+    save(predictions / "case_2.nii.gz", guess)
+    assert with_ignored == table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    assert [row["status"] for row in with_ignored] == [row["status"] for row in before]
 
 
 def test_files_that_are_not_compressed_are_scored_too_and_two_for_a_case_refused(folders):

@@ -14,6 +14,7 @@ from trainings import MODEL, NAMES, command, prepare
 
 from flare23_lib.cli import main
 from flare23_lib.config.models import InferenceSettings
+from flare23_lib.errors import BundleError, StoreError
 from flare23_lib.inference.bundle import load_bundle
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.tables import write_csv
@@ -24,6 +25,7 @@ from flare23_lib.nnunet.trainer import FlareTrainer
 from flare23_lib.report.model_card import write_model_card
 
 PATCH = (8, 16, 16)
+LABELS_OF_MODEL = [Label(name, value) for value, name in enumerate(NAMES, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +34,41 @@ def trained(tmp_path_factory):
     done = processes.run(command(results, epochs=1))
     assert done.returncode == 0, done.stderr
     inference = InferenceSettings(windows="all", precision="float32")
-    labels = [Label(name, value) for value, name in enumerate(NAMES, 1)]
-    export(results, MODEL, inference, labels, results.bundle(MODEL))
+
+    export(results, MODEL, inference, LABELS_OF_MODEL, results.bundle(MODEL))
     return results, results.training(MODEL).with_name("nnunet")
+
+
+def export_again(results, output):
+    export(results, MODEL, InferenceSettings(windows="all", precision="float32"), LABELS_OF_MODEL, output)
+
+
+def test_weights_with_a_flipped_bit_make_no_bundle(trained, tmp_path):
+    results, _ = trained
+    weights = results.file(read_json(results.training(MODEL))["weights"])
+    whole = weights.read_bytes()
+    try:
+        for place in (3, 100, len(whole) // 2, len(whole) - 20):
+            weights.write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :])
+            with pytest.raises((StoreError, BundleError), match=weights.name):
+                export_again(results, tmp_path / "bundle")
+            assert not (tmp_path / "bundle").exists()
+    finally:
+        weights.write_bytes(whole)
+
+
+def test_a_folder_where_the_link_belongs_is_reported_and_the_bundle_is_written(trained, tmp_path, caplog):
+    results, link = trained
+    target = link.readlink()
+    link.unlink()
+    link.mkdir()
+    try:
+        export_again(results, tmp_path / "bundle")
+        assert "is a folder where a link belongs: were the results copied with links followed?" in caplog.text
+        load_bundle(tmp_path / "bundle")
+    finally:
+        link.rmdir()
+        link.symlink_to(target)
 
 
 def external_trainer(name):
