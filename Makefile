@@ -9,7 +9,7 @@ CORES ?= 2
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[workflow,slurm,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[workflow,dicom,slurm,test]'
 	touch $@
 
 ## The whole method on synthetic CTs: minutes on a processor.

@@ -7,4 +7,5 @@ exec flare23 predict \
   --model "${FLARE23_MODEL:-/workspace/model}" \
   --input "${FLARE23_INPUTS:-/workspace/inputs}" \
   --output "${FLARE23_OUTPUTS:-/workspace/outputs}" \
+  --no-label-files \
   "$@"

@@ -12,6 +12,7 @@ LabelKind = Literal["organ", "tumor"]
 Scored = Literal["volume", "reference_slices"]
 EvaluationMode = Literal["flare23", "plain"]
 References = Literal["complete", "partial"]
+OutputType = Literal["nifti", "dicom-seg", "rtstruct"]
 
 MODEL_FILE = "model.json"
 """Describes the model in a bundle's folder."""

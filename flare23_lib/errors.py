@@ -17,6 +17,20 @@ def with_path(path: object, error: object) -> str:
     return text if text.startswith(str(path)) else f"{path}: {text}"
 
 
+def one_line(path: object, error: BaseException) -> str:
+    """Return what an error says in one line, with the file that it is about in front.
+
+    Errors that are not ours have the name of their type in front, those of the operating system their own file.
+    """
+    text = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+        return text if error.filename is not None else f"{path}: {text}"
+    if not isinstance(error, FlareError):
+        text = f"{type(error).__name__}: {text}"
+    return text if text.startswith(str(path)) else f"{path}: {text}"
+
+
 class ConfigError(FlareError):
     """The configuration is wrong; the message names the key."""
 
@@ -39,6 +53,14 @@ class CohortError(FlareError):
 
 class StoreError(FlareError):
     """Something that the store should hold is gone or broken."""
+
+
+class LockError(StoreError):
+    """A file cannot be locked, because its file system has no locks."""
+
+
+class CasesFailedError(FlareError):
+    """Cases of a job failed; the others are done."""
 
 
 class TrainingError(FlareError):

@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from functools import cache
 from os import environ, pathsep
 from pathlib import Path
@@ -32,6 +33,9 @@ except FlareError as error:
 # Rules call `flare23`; it lies beside the interpreter that runs Snakemake, on the PATH or not.
 environ["PATH"] = f"{Path(sys.executable).parent}{pathsep}{environ['PATH']}"
 
+# A notebook's own backend, which it hands to the commands that it starts, cannot draw here.
+environ["MPLBACKEND"] = "agg"
+
 # Conda environments install the library from here (envs/workflow.post-deploy.sh).
 environ["FLARE23_REPOSITORY"] = str(workflow.basedir)
 
@@ -41,6 +45,7 @@ DEVICE = CONFIG.device
 CHECKPOINT_MINUTES = CONFIG.checkpoint_interval_minutes
 RETRIES = CONFIG.max_training_restarts
 LABEL_NAMES = CONFIG.label_map.names
+LABELS = [asdict(label) for label in CONFIG.label_map.labels]
 MEASURED = CONFIG.evaluated if CONFIG.evaluation.efficiency_cases else []
 TABLES = table_names(CONFIG.label_map, CONFIG.evaluation.compare, bool(MEASURED))
 DETAILS = detail_tables(CONFIG.label_map) if CONFIG.evaluation.details else []

@@ -1,8 +1,8 @@
 # Evaluation: a model's predictions of the labeled validation cases, scored.
 #
 # Takes predictions/{model}/predictions.csv; gives evaluation/{model}/metrics.csv (a row per case, the challenge's
-# columns), summary.csv (a row per class) and, if so configured, efficiency.csv (what single cases took) and the tables
-# of details; from all models, evaluation/tables/: the paper's tables as CSV, Markdown and LaTeX.
+# columns), summary.csv (a row per class) and, if so configured, efficiency.csv (time and memory of single cases) and
+# the tables of details; from all models, evaluation/tables/: the paper's tables as CSV, Markdown and LaTeX.
 
 
 rule evaluate:
@@ -123,7 +123,7 @@ rule paper_tables:
 
 
 rule efficiency:
-    """What the inference of all evaluated models takes, if `evaluation.efficiency_cases` says so."""
+    """Time and memory of all evaluated models' inference, if `evaluation.efficiency_cases` is set."""
     input:
         expand(f"{R}/evaluation/{{model}}/efficiency.csv", model=MEASURED),
 

@@ -8,6 +8,44 @@ VIEWER = [f"{workflow.basedir}/vendor/niivue/{name}" for name in ("niivue.js", "
 HAS_VIEWER = all(Path(file).exists() for file in VIEWER)
 
 
+rule model_card:
+    """Write a model's card: labels, cases, scores, intended use."""
+    input:
+        description=f"{R}/models/{{model}}/model.json",
+        record=f"{R}/training/{{model}}/training.json",
+        summary=lambda wildcards: expand(
+            f"{R}/evaluation/{wildcards.model}/summary.csv" if wildcards.model in CONFIG.evaluated else []
+        ),
+    output:
+        card=f"{R}/models/{{model}}/README.md",
+    log:
+        f"{R}/logs/model_card/{{model}}.log",
+    benchmark:
+        f"{R}/benchmarks/model_card/{{model}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=scale_with_attempt(2000),
+        runtime=scale_with_attempt(10),
+    params:
+        results=results,
+        settings=settings(about=CONFIG.model_card),
+    shell:
+        "flare23 stage model-card"
+        " --results {params.results:q}"
+        " --model {wildcards.model}"
+        " --settings {params.settings:q}"
+        " --output {output.card:q}"
+        " > {log:q} 2>&1"
+
+
+rule model_cards:
+    """The cards of all models."""
+    input:
+        expand(f"{R}/models/{{model}}/README.md", model=CONFIG.models),
+
+
 rule cohort_figure:
     """Draw the categories of the cohort and the labels present in them."""
     input:
@@ -122,6 +160,7 @@ rule score_figure:
     """Draw the scores of the evaluated models by class."""
     input:
         summaries=expand(f"{R}/evaluation/{{model}}/summary.csv", model=CONFIG.evaluated),
+        metrics=expand(f"{R}/evaluation/{{model}}/metrics.csv", model=CONFIG.evaluated),
     output:
         figure=report(
             f"{R}/report/figures/scores.svg",

@@ -148,7 +148,7 @@ rule bundle:
         runtime=scale_with_attempt(10),
     params:
         results=results,
-        settings=settings(inference=of_model(CONFIG.inference_settings), label_names=LABEL_NAMES),
+        settings=settings(inference=of_model(CONFIG.inference_settings), labels=LABELS),
     shell:
         "flare23 stage export"
         " --results {params.results:q}"

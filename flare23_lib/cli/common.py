@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,11 @@ from flare23_lib.runtime.devices import check_name
 from flare23_lib.runtime.machine import available_cores
 
 Commands = argparse._SubParsersAction
+
+log = logging.getLogger(__name__)
+
+RECIPE = Path(__file__).parent.parent / "config" / "recipe.yaml"
+"""The repository's config.yaml, as a part of the package."""
 
 
 def command(commands: Commands, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
@@ -67,13 +73,19 @@ def load_config(args: argparse.Namespace):
     from flare23_lib.config import Config
     from flare23_lib.config.load import parse_overrides
 
-    return Config.load([args.base_config, *(args.configfile or [])], parse_overrides(args.config or []))
+    base = args.base_config
+    if base is None:
+        base = Path("config.yaml")
+        if not base.exists():
+            base = RECIPE
+            log.info("there is no config.yaml here: the recipe for FLARE23 is used")
+    return Config.load([base, *(args.configfile or [])], parse_overrides(args.config or []))
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the configuration."""
-    parser.add_argument("--base-config", type=Path, default=Path("config.yaml"), metavar="FILE",
-                        help="the recipe (default: config.yaml)")  # fmt: skip
+    parser.add_argument("--base-config", type=Path, metavar="FILE",
+                        help="the recipe (default: config.yaml or, without one, that for FLARE23)")  # fmt: skip
     parser.add_argument("--configfile", type=Path, nargs="+", metavar="FILE",
                         help="what differs from it, as for snakemake")  # fmt: skip
     parser.add_argument("--config", nargs="+", metavar="KEY=VALUE", help="single values, as for snakemake")

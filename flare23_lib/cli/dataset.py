@@ -1,4 +1,4 @@
-"""Commands about the cohort: `categorise`, `phantoms`, `status`, `estimate`."""
+"""Commands about the cohort: `import-dicom`, `categorise`, `phantoms`, `status`, `estimate`."""
 
 from __future__ import annotations
 
@@ -54,15 +54,28 @@ def _init(args: argparse.Namespace) -> int:
     return 0
 
 
+def _import_dicom(args: argparse.Namespace) -> int:
+    from flare23_lib.dataset.import_dicom import NameTable, import_dicom
+
+    names = NameTable.read(args.names) if args.names else None
+    done = import_dicom(args.input, args.output, names, args.irregular)
+    labeled = sum(bool(row["label"]) for row in done.rows)
+    print(f"{len(done.rows) - done.problems} of {len(done.rows)} series imported, {labeled} with labels")
+    for name, count in sorted(done.unmatched.items()):
+        print(f"no value for {name!r}, in {count} annotations")
+    print(f"{args.output / 'sources.csv'} lists them, with {done.problems} problems")
+    return 1 if done.problems else 0
+
+
 def _phantoms(args: argparse.Namespace) -> int:
-    from flare23_lib.phantom import write_cohort
+    from flare23_lib.phantom import PhantomLayout, write_cohort
 
     write_cohort(
         args.output,
         cases=args.cases,
         validation=args.validation,
         seed=args.seed,
-        coarseness=args.coarseness,
+        layout=PhantomLayout(coarseness=args.coarseness),
         processes=args.processes,
     )
     print(f"{args.output}: {args.cases} training and {args.validation} validation phantoms")
@@ -110,6 +123,14 @@ def register(commands: Commands) -> None:
     parser.add_argument("--base-config", type=Path, default=Path("config.yaml"), metavar="FILE",
                         help="the recipe; presets of known sources lie beside it")  # fmt: skip
     add_processes(parser)
+
+    parser = command(commands, "import-dicom", _import_dicom, "write DICOM series and annotations as NIfTI")
+    parser.add_argument("--input", type=Path, required=True, help="folder or zip archive with DICOM files")
+    parser.add_argument("--output", type=output_folder, required=True, help="folder for images, labels and tables")
+    parser.add_argument("--names", type=Path, metavar="FILE",
+                        help="CSV: name, value, aliases of annotated structures (default: images only)")  # fmt: skip
+    parser.add_argument("--irregular", choices=["refuse", "resample"], default="refuse",
+                        help="slices that are not equally spaced (default: %(default)s)")  # fmt: skip
 
     parser = command(commands, "categorise", _categorise, "find, check and categorise the cases of a cohort")
     parser.add_argument("--images", type=Path, required=True, help="folder of the labeled images")

@@ -25,12 +25,14 @@ def _evaluate(args: argparse.Namespace) -> int:
     from flare23_lib.evaluation.cases import Scoring
     from flare23_lib.evaluation.evaluate import evaluate_folders
     from flare23_lib.evaluation.tables import format_summary
+    from flare23_lib.inference.outputs import bundle_label_map
 
     config = load_config(args)
     references = None if args.partial is None else "partial" if args.partial else "complete"
     given = {"mode": args.mode, "details": args.details, "references": references}
+    labels, unseen = bundle_label_map(args.model) if args.model else (config.label_map, ())
     settings = Evaluation.of(config.evaluation, **{key: value for key, value in given.items() if value is not None})
-    scoring = Scoring.from_settings(settings, config.label_map)
+    scoring = Scoring.from_settings(settings, labels, unseen)
     scoring = replace(scoring, processes=args.processes, memory_mb=args.memory)
     folders = args.predictions, args.references, args.output
     report = evaluate_folders(*folders, scoring, next(iter(config.sources.values())).label_suffix)
@@ -76,19 +78,22 @@ def register(commands: Commands) -> None:
     parser.add_argument("--predictions", type=Path, required=True)
     parser.add_argument("--references", type=Path, required=True)
     parser.add_argument("--output", type=output_folder, required=True, help="folder for metrics.csv and summary.csv")
+    parser.add_argument("--model", type=Path,
+                        help="bundle that gives names, tolerances and rules of the labels (default: the "
+                        "configuration)")  # fmt: skip
     parser.add_argument("--mode", choices=["flare23", "plain"],
                         help="the challenge's rules, or whole volumes (default: the configuration's)")  # fmt: skip
     parser.add_argument("--details", action=argparse.BooleanOptionalAction,
                         help="tables of HD95, volumes and found tumors (default: the configuration's)")  # fmt: skip
     parser.add_argument("--partial", action=argparse.BooleanOptionalAction,
-                        help="references hold only what was labeled: a class that one does not hold is not scored in "
+                        help="references hold only what was labeled: a class is not scored where the reference lacks "
                         "it (default: the configuration's)")  # fmt: skip
     parser.add_argument("--memory", type=at_least(1), metavar="MB",
-                        help="what all processes may take together (default: no limit)")  # fmt: skip
+                        help="memory limit for all processes together (default: none)")  # fmt: skip
     add_config(parser)
     add_processes(parser)
 
-    parser = command(commands, "measure", _measure, "measure time, memory and processor use of one command")
+    parser = command(commands, "measure", _measure, "measure time, memory and CPU use of one command")
     parser.add_argument("--output", type=output_folder, required=True, help="folder for efficiency.csv and curves/")
     parser.add_argument("--name", help="the row's name, such as a case's (default: the program's)")
     parser.add_argument("--gpu", type=at_least(0), metavar="N",

@@ -83,11 +83,13 @@ def _stage_train(args: argparse.Namespace) -> int:
 
 def _stage_export(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import InferenceSettings
+    from flare23_lib.labels import Label
     from flare23_lib.nnunet.train import export
 
     parts = args.settings
     inference = InferenceSettings.from_json(parts["inference"])
-    export(_results(args), args.model, inference, parts["label_names"], args.output.parent)
+    labels = [Label(**row) for row in parts["labels"]]
+    export(_results(args), args.model, inference, labels, args.output.parent)
     return 0
 
 
@@ -163,6 +165,13 @@ def _stage_measure_efficiency(args: argparse.Namespace) -> int:
     return 0
 
 
+def _stage_model_card(args: argparse.Namespace) -> int:
+    from flare23_lib.report.model_card import write_model_card
+
+    write_model_card(_results(args), args.model, args.settings["about"], args.output)
+    return 0
+
+
 def _stage_paper_tables(args: argparse.Namespace) -> int:
     from flare23_lib.config.settings import TablesSettings
     from flare23_lib.evaluation.paper_tables import write_tables
@@ -173,7 +182,7 @@ def _stage_paper_tables(args: argparse.Namespace) -> int:
 
 def _stage_report(args: argparse.Namespace) -> int:
     from flare23_lib.config import Config
-    from flare23_lib.report.report import write_report
+    from flare23_lib.report.page import write_report
 
     write_report(_results(args), Config.from_json(args.settings["settings"]), args.viewer, args.output)
     return 0
@@ -250,6 +259,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("--memory", type=float, help="MB that all processes may take together")
     stage("measure-efficiency", _stage_measure_efficiency, "measure a model's inference case by case", "--model",
           "--settings", "--device", "--threads")  # fmt: skip
+    stage("model-card", _stage_model_card, "write what a model is and how it scored", "--model", "--settings")
     stage("paper-tables", _stage_paper_tables, "set out scores as in the paper's tables", "--settings")
     parser = stage("report", _stage_report, "make the page of the run", "--settings")
     parser.add_argument("--viewer", type=Path, help="folder of the viewing library, if it was fetched")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import datetime
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -104,14 +105,16 @@ def read_yaml(path: Path) -> dict:
     """Read a YAML file that holds a table; ConfigError if it cannot be read, or a table in it has a key twice."""
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        _plain(content)  # a RecursionError where a list or table holds itself
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    except Exception as error:  # not only YAML's own ones: 2024-02-30 looks like a date, 0x like a number
+        hint = "; patterns with { need quotes" if "{case" in str(error) else ""
+        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())}){hint}") from error
     if not isinstance(content, dict | None):
         raise ConfigError(f"{path}: should hold keys and values")
     return content or {}
@@ -238,7 +241,11 @@ def _wrong_type(value: Any, expected: str) -> str:
         if number == value:  # quoted; but within a table that is how Snakemake's --config reads every number
             return f"{value!r} is a text, not a number (a table with numbers belongs into a file, not into --config)"
         return f"{value!r} is a text in YAML, not a number; write {number}"
-    return f"{value!r} is not of type {expected!r}"
+    message = f"{value!r} is not of type {expected!r}"
+    if expected == "string" and isinstance(value, bool | int | float | datetime.date):
+        what = {bool: "no, yes, on and off as truth values", int: "it as a number", float: "it as a number"}
+        return f"{message}: YAML reads {what.get(type(value), 'it as a date')}; write it in quotes"
+    return message
 
 
 def _as_number(text: str, expected: str) -> str | None:

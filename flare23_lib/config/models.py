@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -142,7 +143,24 @@ def _word_or(group: str) -> Discriminator:
     )
 
 
+def _path(text: str) -> str:
+    """Replace `~` as shells do; names of variables are refused: a folder of that name would be made."""
+    if "$" in text:
+        message = "{text} is taken as it is, $NAME is not replaced; write the path out"
+        raise PydanticCustomError("variable", message, {"text": repr(text)})
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+def _results_path(text: str) -> str:
+    """Refuse braces, in which Snakemake looks for names of wildcards."""
+    if "{" in text or "}" in text:
+        message = "{text} has braces, which Snakemake takes for wildcards; give a folder without"
+        raise PydanticCustomError("braces", message, {"text": repr(text)})
+    return text
+
+
 Text = Annotated[str, Field(min_length=1)]
+PathText = Annotated[Text, AfterValidator(_path)]
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 Pattern = Annotated[str, Field(pattern=FILE_PATTERN)]
 Natural = Annotated[int, Field(ge=0)]
@@ -339,12 +357,16 @@ QuarantineOrWarn = Literal["quarantine", "warn"]
 WarnOrQuarantine = Literal["warn", "quarantine"]
 
 
-def _quarantine(remedy: str) -> Any:
-    return Field("quarantine", description=remedy)
+def _quarantine(remedy: str, **options: Any) -> Any:
+    return Field("quarantine", description=remedy, **options)
 
 
-def _warn(remedy: str) -> Any:
-    return Field("warn", description=remedy)
+def _warn(remedy: str, **options: Any) -> Any:
+    return Field("warn", description=remedy, **options)
+
+
+LATER_QUARANTINE, LATER_WARN = ({"exclude_if": severity.__eq__} for severity in ("quarantine", "warn"))
+"""Of kinds that came after version 0.1: at its default such a kind is left out of fingerprints."""
 
 
 class QualityIssues(Table):
@@ -362,7 +384,11 @@ class QualityIssues(Table):
     unsupported_type: Quarantine = _quarantine("export one number per voxel")
     bad_spacing: Quarantine = _quarantine("convert it from the source again")
     singular_axes: Quarantine = _quarantine("convert it from the source again")
+    too_large: Quarantine = _quarantine("crop it, or resample it to larger voxels", **LATER_QUARANTINE)
     # the header is doubtful
+    implausible_size: QuarantineOrWarn = _quarantine(
+        "look up its true spacing and unit of length", **LATER_QUARANTINE
+    )
     placeholder_spacing: WarnOrQuarantine = _warn("look up the true spacing")
     sheared_axes: WarnOrQuarantine = _warn("resample it to right angles, or accept it")
     strongly_sheared_axes: QuarantineOrWarn = _quarantine("resample it to right angles")
@@ -385,7 +411,10 @@ class QualityIssues(Table):
     unclear_sides: Quarantine = _quarantine("label right and left apart in it, or leave the case out")
     overlapping_masks: WarnOrQuarantine = _warn("check the order of `values`: the later mask has these voxels")
     scaled_label: WarnOrQuarantine = _warn(
-        "export it without scl_slope: programs that pass over the scaling see other values"
+        "save it from an integer array, without scl_slope: programs that pass over the scaling see other values"
+    )
+    ignored_voxels: WarnOrQuarantine = _warn(
+        "nothing, if 255 marks what nobody was sure of; else map the value", **LATER_WARN
     )
     empty_label: Literal["quarantine", "unlabeled", "warn"] = _quarantine(
         "remove it if nobody labeled the case; else `quality_issues: {empty_label: warn}`"
@@ -394,7 +423,15 @@ class QualityIssues(Table):
     shape_mismatch: Quarantine = _quarantine("find the label's true image, or export it again")
     orientation_mismatch: Quarantine = _quarantine("export the label on its image: axes are flipped or swapped")
     affine_mismatch: Quarantine = _quarantine("export the label on its image")
+    rounded_affine: WarnOrQuarantine = _warn(
+        "nothing, if rounding explains it; else export the label on its image", **LATER_WARN
+    )
     # the cases do not belong together
+    name_too_long: Quarantine = _quarantine("shorten its name: files are named after it", **LATER_QUARANTINE)
+    resliced_copy: WarnOrQuarantine = _warn(
+        "drop the plain one, whose slices are not equally far apart, or accept that the patient counts twice",
+        **LATER_WARN,
+    )
     duplicate_case: Quarantine = _quarantine("keep one of them, rename one, or make two sources of them")
     duplicate_image: WarnOrQuarantine = _warn("keep one of them, or accept that it counts twice")
     validation_image_in_training: QuarantineOrWarn = _quarantine("take it out of one of the two")
@@ -638,7 +675,7 @@ class PretrainedModel(Table):
 
 
 FileOrModel = Annotated[
-    Annotated[Text, Tag(": nor a table")] | Annotated[PretrainedModel, Tag(":a table")], _word_or("a table")
+    Annotated[PathText, Tag(": nor a table")] | Annotated[PretrainedModel, Tag(":a table")], _word_or("a table")
 ]
 
 
@@ -697,14 +734,28 @@ class Report(Table):
     """A result of benchmarks/inference.py, whose phases are shown beside nnU-Net's; empty for none."""
 
 
+class ModelCard(Table):
+    """What the card of each model says beside what is known of it."""
+
+    license: Text = "not stated; ask those who trained the model"
+    """Under which the weights may be used."""
+    intended_use: Text = "Research on segmentation of CT images."
+    """What the models are for."""
+    contact: Text = "not stated"
+    """Who answers for them."""
+
+
+ShardCount = Annotated[int, Field(ge=1, le=10_000)]
+
+
 class Shards(Table):
     """Jobs per stage."""
 
-    preprocessing: Count = 8
+    preprocessing: ShardCount = 8
     """For each training set."""
-    pseudo_labels: Count = 16
+    pseudo_labels: ShardCount = 16
     """For each completion."""
-    predictions: Count = 4
+    predictions: ShardCount = 4
     """For each evaluated model."""
 
 
@@ -716,9 +767,9 @@ class Configuration(Table):
     smoke: bool = Field(False, exclude_if=lambda value: not value)
     """Run the configuration with tiny networks on a few cases, into a folder `smoke` beside the results: does
     everything run?"""
-    cohort: Text
+    cohort: PathText
     """Folder of the cohort; the sources' patterns begin here, unless they are absolute."""
-    results: Text = "results"
+    results: Annotated[PathText, AfterValidator(_results_path)] = "results"
     """Folder of everything that is written."""
     sources: dict[Identifier, Source] = Field(min_length=1)
     """Where the cases come from, and what each source's label files mean."""
@@ -743,6 +794,8 @@ class Configuration(Table):
     """How the models with `evaluate: true` are scored."""
     report: Report = Report()
     """The page of the run (docs/report.md)."""
+    model_card: ModelCard = ModelCard()
+    """`models/{model}/README.md` (docs/predict.md)."""
     shards: Shards = Shards()
     """Jobs per stage."""
     device: str = Field("auto", pattern=devices.PATTERN)

@@ -35,7 +35,7 @@ class Case:
         shape: (z, y, x); None if the header could not be read.
         spacing: (z, y, x) in mm; None likewise.
         status: "ok", "warned" or "quarantined".
-        image_id: identity of the image's content (`images.file_identity`).
+        image_id: identity of the image's content (`io.identity.file_identity`).
         label_id: identity of the label's content in our values, or empty.
         source: name of its source.
         annotated: label values that were looked for in it, sorted; None if the configuration leaves it open.

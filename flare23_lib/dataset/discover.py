@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import unicodedata
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +14,8 @@ from pathlib import Path
 from flare23_lib.config.models import PATTERN_KEYS, Source
 from flare23_lib.errors import CohortError
 from flare23_lib.io.patterns import MASK, FilePattern
+
+log = logging.getLogger(__name__)
 
 OF_RELEASES = ({"unlabelTr1800", "unlabeledTr1800"}, {"validation-gt", "val-gt-50cases-for-sanity-check"})
 """Names that one and the same folder has in releases of FLARE23's data."""
@@ -79,19 +83,52 @@ def place_of(root: Path, folder: str) -> Path:
 
 
 def files_below(folder: str) -> list[str]:
-    """Return the paths of all files below a folder, hidden files and folders left out."""
-    found = []
+    """Return the paths of all files below a folder, hidden files and folders left out.
+
+    Links to folders are followed last, and only to folders that were not listed before: each file is found once, and
+    a link to a folder around it ends there.
+    """
+    found: list[str] = []
+    links: list[str] = []
     pending = [folder]
-    while pending:
-        with os.scandir(pending.pop()) as entries:
+    listed: set[tuple[int, int]] = set()
+    while pending or links:
+        place = (pending or links).pop()
+        status = Path(place).stat()
+        if (status.st_dev, status.st_ino) in listed:
+            log.warning("%s: leads to %s, which is listed already; passed over", place, os.path.realpath(place))
+            continue
+        listed.add((status.st_dev, status.st_ino))
+        with os.scandir(place) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
-                    pending.append(entry.path)
+                if _is_folder(entry):
+                    (links if entry.is_symlink() else pending).append(entry.path)
                 else:
                     found.append(entry.path.replace(os.sep, "/").removeprefix("./"))
     return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: a file that cannot be read
+        return False
+
+
+def _distinct(files: list[Path]) -> list[Path]:
+    """Return files without those that are links to another one of them."""
+    if len(files) == 1:
+        return files
+    seen: dict[object, Path] = {}
+    for file in sorted(files, key=lambda file: (file.is_symlink(), file)):
+        try:
+            status = file.stat()
+            seen.setdefault((status.st_dev, status.st_ino), file)
+        except OSError:
+            seen.setdefault(file, file)
+    return sorted(seen.values())
 
 
 def _is_nifti(file: str) -> bool:
@@ -216,10 +253,13 @@ def _source_files(
             path = of_mask.get(Path(file))
         elif one.key in ("images", "unlabeled_images"):
             folders[Path(file)] = one.place
-        if path is not None and path not in groups[one.key][prefix + case]:
-            groups[one.key][prefix + case].append(path)
+        # One name can be written in composed or decomposed letters; on the screen they look the same.
+        paths = groups[one.key][unicodedata.normalize("NFC", prefix + case)]
+        if path is not None and path not in paths:
+            paths.append(path)
     plain = {
-        key: dict(sorted((case, paths) for case, paths in group.items() if paths)) for key, group in groups.items()
+        key: dict(sorted((case, _distinct(paths)) for case, paths in group.items() if paths))
+        for key, group in groups.items()
     }
     plain["labels"] |= plain.pop("masks")
     if not source.has_labels:

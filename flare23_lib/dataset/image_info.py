@@ -13,12 +13,10 @@ from isal import isal_zlib
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
+from flare23_lib.io.identity import file_identity, identity_of
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import Geometry, Stream, with_qfac
 from flare23_lib.labels import IGNORE_VALUE
-
-BLOCK_BYTES = 1 << 20
-"""Voxels are looked at in blocks of this size: they stay in the CPU's cache, and memory is bounded."""
 
 OLD_NAMES = {"fault": "issue"}
 
@@ -31,7 +29,7 @@ class ImageInfo:
     """What one file holds.
 
     Attributes:
-        identity: of its content (`nifti.file_identity`).
+        identity: of its content (`io.identity.file_identity`).
         issue: kind of the issue that makes it unreadable, or empty; most other fields are then empty too.
         error: what is wrong, one line, or empty.
         shape: (z, y, x).
@@ -42,11 +40,12 @@ class ImageInfo:
         millimeters: of the header's unit of length; 1 where it gives none.
         forms_apart: largest distance in mm between where qform and sform put a corner; 0 unless both are given.
         scaled: whether the header scales the stored values (scl_slope, scl_inter).
+        off_whole: largest distance of a label value from the whole number that is taken for it.
         content: checksum of the voxels as stored; empty if they were not read.
         low: lowest voxel value; None if the voxels were not read.
         high: highest voxel value, likewise.
         finite: whether all voxels that were read are.
-        whole: whether all values of a label map are whole numbers.
+        whole: whether all values of a label map are whole numbers (within `nifti.label_tolerance`).
         voxels: voxels per value other than 0, for labels; None if a value is not whole or there are too many.
         mapped: whether these are our values, rather than the source's.
         overlaps: voxels that several masks of a case marked.
@@ -63,6 +62,7 @@ class ImageInfo:
     millimeters: float = 1.0
     forms_apart: float = 0.0
     scaled: bool = False
+    off_whole: float = 0.0
     content: str = ""
     low: float | None = None
     high: float | None = None
@@ -106,10 +106,10 @@ def read_info(path: Path, is_label: bool, header_only: bool = False, mapping: st
     try:
         if mapping:
             return _read_mapped(LabelFiles(path, mapping))
-        identity = nifti.file_identity(path)
         with nifti.open_volume(path) as stream:
             info = header_info(stream)
             seen = {} if header_only else _read_voxels(stream, is_label)
+        identity = identity_of(path, stream.inflated_length)
     except ImageError as error:
         return ImageInfo(issue=error.kind, error=str(error).removeprefix(f"{path}: "))
     return replace(info, identity=identity, **seen)
@@ -119,11 +119,9 @@ def _read_mapped(label: LabelFiles) -> ImageInfo:
     """Read a label as later stages do, and count the voxels of our values."""
     labels = read_label_map(label)
     masks = label.mask_files() if label.has_masks else {}
-    identities = [f"{name} {nifti.file_identity(path)}" for name, path in masks.items()]
-    if masks:
-        identity = hashlib.sha256("\n".join(identities).encode()).hexdigest()[:24]
-    else:
-        identity = nifti.file_identity(label.path)
+    identities = [f"{name} {file_identity(path)}" for name, path in masks.items()]
+    digest = hashlib.sha256("\n".join(identities).encode()).hexdigest()[:24]
+    identity = digest if masks else file_identity(label.path)
     with nifti.open_volume(next(iter(masks.values()), label.path)) as stream:
         info = header_info(stream)
     counts = {int(value): count for value, count in value_counts(labels.array).items()}
@@ -167,8 +165,8 @@ def _forms_apart(header: nib.Nifti1Header, geometry: Geometry) -> float:
 def _read_voxels(stream: Stream, is_label: bool) -> dict:
     """Read to the end of the file, and return what the voxels are."""
     dtype = stream.dtype
-    missing = int(np.prod(stream.shape)) * dtype.itemsize
-    block = bytearray(min(BLOCK_BYTES, missing))
+    missing = stream.voxel_bytes
+    block = bytearray(min(nifti.BLOCK_BYTES, missing))  # stays in the cache, and memory is bounded
     crc, adler = 0, 1
     ends: list[float] = []
     counts: dict[float, int] | None = {} if is_label else None
@@ -188,14 +186,16 @@ def _read_voxels(stream: Stream, is_label: bool) -> dict:
     slope, intercept = stream.scaling
     low, high = sorted(end * slope + intercept for end in ends)
     finite = bool(np.isfinite([low, high]).all())
-    whole, voxels = _label_voxels(counts, slope, intercept) if counts and finite else (finite, None)
+    off_whole, voxels = _label_voxels(counts, slope, intercept) if counts and finite else (0.0, None)
+    whole = finite and off_whole <= nifti.label_tolerance(slope)
     return {
         "content": f"{crc:08x}{adler:08x}",
         "low": low if finite else None,
         "high": high if finite else None,
         "finite": finite,
         "whole": whole,
-        "voxels": voxels,
+        "off_whole": off_whole,
+        "voxels": voxels if whole else None,
     }
 
 
@@ -221,12 +221,12 @@ def _added(counts: dict[float, int], more: dict[float, int]) -> dict[float, int]
     return counts if len(counts) <= MOST_VALUES else None
 
 
-def _label_voxels(counts: dict[float, int], slope: float, intercept: float) -> tuple[bool, dict[int, int] | None]:
-    """Return whether all values are whole, and if so the voxels per value other than 0."""
+def _label_voxels(counts: dict[float, int], slope: float, intercept: float) -> tuple[float, dict[int, int]]:
+    """Return how far values are off whole numbers at most, and the voxels per whole number other than 0."""
     voxels: dict[int, int] = {}
+    off_whole = 0.0
     for stored, count in counts.items():
         value = stored * slope + intercept
-        if value != round(value):
-            return False, None
+        off_whole = max(off_whole, abs(value - round(value)))
         voxels[round(value)] = voxels.get(round(value), 0) + count
-    return True, {value: count for value, count in voxels.items() if value}
+    return off_whole, {value: count for value, count in voxels.items() if value}

@@ -9,7 +9,7 @@ import numpy as np
 
 from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.io.label_maps import ValueTable, unknown_values
-from flare23_lib.labels import LabelMap
+from flare23_lib.labels import IGNORE_VALUE, LabelMap
 
 QUARANTINE, WARN, UNLABELED = "quarantine", "warn", "unlabeled"
 """Severities: the case is left out; it is only listed; it counts as a case without a label."""
@@ -22,6 +22,24 @@ FORMS_TOLERANCE_MM = 0.1
 
 SCALE_TOLERANCE = 1e-3
 """Relative difference of pixdim and the length of the affine's columns from which they are reported."""
+
+CT_LARGEST_VALUE = 1e5
+"""No HU is further from 0; metal reaches some 30,000."""
+
+SPACING_LIMITS_MM = (0.01, 100.0)
+"""No CT of a body has voxels smaller or larger than this along an axis."""
+
+MIN_EXTENT_MM = 10.0
+"""A CT of a body is at least this long along its longest axis."""
+
+MAX_EXTENTS_MM = (2500.0, 1200.0)
+"""No CT of a body is longer than this along its longest axis (a body) and its second longest (a field of view)."""
+
+ROUNDING_VOXELS = 0.01
+"""Affines of image and label that put the corners further apart than this are reported."""
+
+MAX_NAME_BYTES = 215
+"""Longest name of a case in bytes: files of the store are named after it and add up to 40 of 255."""
 
 CT_HIGHEST_LOW, CT_LOWEST_HIGH = -100.0, 100.0
 """In a CT in HU some voxel is below the one (air is -1000, fat about -100) and some above the other (bone)."""
@@ -95,6 +113,8 @@ def file_issues(info: ImageInfo, has_twin: bool, shear_limit: float) -> Iterator
 
 def image_issues(info: ImageInfo) -> Iterator[Finding]:
     """Yield what is wrong with a readable file as a CT."""
+    if size := implausible_size(info):
+        yield "implausible_size", size
     if info.spacing == (1.0, 1.0, 1.0):
         yield "placeholder_spacing", "the spacing is 1x1x1 mm, likely a placeholder"
     if not info.finite:
@@ -103,8 +123,21 @@ def image_issues(info: ImageInfo) -> Iterator[Finding]:
         return
     if info.low == info.high:
         yield "constant_image", f"every voxel is {info.low:g}"
-    elif info.low > CT_HIGHEST_LOW or info.high < CT_LOWEST_HIGH:
+    elif info.low > CT_HIGHEST_LOW or info.high < CT_LOWEST_HIGH or max(-info.low, info.high) > CT_LARGEST_VALUE:
         yield "not_hounsfield", f"values from {info.low:g} to {info.high:g} cannot be a CT's in HU"
+
+
+def implausible_size(info: ImageInfo) -> str | None:
+    """Return why a volume is too small or too large for a CT of a body; None if it is not."""
+    geometry = info.geometry
+    spacing, shape = geometry.spacing, geometry.shape
+    extents = sorted((count * size for count, size in zip(shape, spacing, strict=True)), reverse=True)
+    low, high = SPACING_LIMITS_MM
+    too_long = any(extent > limit for extent, limit in zip(extents, MAX_EXTENTS_MM, strict=False))
+    if low <= min(spacing) and max(spacing) <= high and extents[0] >= MIN_EXTENT_MM and not too_long:
+        return None
+    extent = _millimeters(count * size for count, size in zip(shape, spacing, strict=True))
+    return f"a voxel of {_millimeters(spacing)} and a volume of {extent} (z, y, x) are no CT's of a body"
 
 
 def label_issues(info: ImageInfo, labels: LabelMap, table: ValueTable | None = None) -> Iterator[Finding]:
@@ -119,20 +152,28 @@ def label_issues(info: ImageInfo, labels: LabelMap, table: ValueTable | None = N
         if info.whole:
             yield "unknown_label_values", "has more different values than any label map"
         else:
-            yield "fractional_label_values", "has values that are not whole numbers"
+            cause = ", which scl_slope and scl_inter make of the stored ones" if info.scaled else ""
+            yield "fractional_label_values", f"has values that are not whole numbers{cause}"
         return
-    if info.scaled:
-        yield "scaled_label", "scl_slope or scl_inter change its values"
+    cause = "scl_slope or scl_inter change its values" if info.scaled else ""
+    if info.off_whole:
+        off = f"its values are up to {info.off_whole:.2g} off whole numbers, which are taken"
+        yield "scaled_label", f"{cause}: {off}" if cause else off
+    elif cause:
+        yield "scaled_label", cause
     if info.overlaps:
         yield "overlapping_masks", f"its masks overlap in {info.overlaps} voxels"
-    if not info.voxels:
+    ignored = info.voxels.get(IGNORE_VALUE, 0)
+    if len(info.voxels) == bool(ignored):
         yield "empty_label", "has no labeled voxel"
+    elif ignored:
+        yield "ignored_voxels", f"{ignored} voxels have the value 255: training and scores pass over them"
     if info.mapped:
         return
     negative = [value for value in info.voxels if value < 0]
     if negative:
         yield "negative_label_values", f"has the values {_listed(negative)}"
-    positive = [value for value in info.voxels if value > 0]
+    positive = [value for value in info.voxels if value > 0 and value != IGNORE_VALUE]
     if table is None and (unknown := [value for value in positive if value not in labels.values]):
         yield "unknown_label_values", f"has the values {_listed(unknown)}, which are not in `labels`"
     if table is not None and (unknown := table.unknown(positive)):
@@ -143,6 +184,8 @@ def pair_issues(image: ImageInfo, label: ImageInfo) -> Iterator[Finding]:
     """Yield how a readable label does not lie on its readable image."""
     difference = image.geometry.difference(label.geometry)
     if difference is None:
+        if difference := image.geometry.difference(label.geometry, ROUNDING_VOXELS):
+            yield "rounded_affine", f"does not lie exactly on its image: {difference}"
         return
     if image.shape != label.shape:
         yield "shape_mismatch", f"does not lie on its image: {difference}"

@@ -89,6 +89,11 @@ def _remembered(memory: Path) -> dict[Key, ImageInfo]:
     return known
 
 
+def remembered(memory: Path) -> dict[Path, ImageInfo]:
+    """Return what the memory holds of each image or label, whether or not the file has changed since."""
+    return {Path(key.path): info for key, info in _remembered(memory).items()}
+
+
 def read_files(tasks: Sequence[Task], memory: Path, processes: int = 1) -> dict[Task, ImageInfo]:
     """Read files that are new or changed and take the rest from memory.
 

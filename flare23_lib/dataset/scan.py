@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ from flare23_lib.dataset.quality import QUARANTINE, UNLABELED, Finding, QualityI
 from flare23_lib.dataset.read_files import Task, read_files
 from flare23_lib.dataset.sources import SourceLabels, drawn_for_validation
 from flare23_lib.io.label_maps import LabelFiles
+
+RESLICED = re.compile(r"(.+?)(?:_Tilt|_Eq)+_?[0-9]*")
+"""Names of the volumes that dcm2niix writes beside one with unequal distances of slices or a tilted gantry."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,7 @@ class _Scanner:
         """Look for what only shows when all cases are known."""
         self._same_ids()
         self._same_images()
+        self._resliced()
         for file in self.found.others:
             self.issue("", file, "other_file_name", "is named neither like an image nor like a label")
 
@@ -196,6 +201,9 @@ class _Scanner:
             if len(paths) > 1:
                 others = ", ".join(map(str, paths[1:]))
                 self.issue(name, paths[0], "duplicate_case", f"lies also at {others}")
+        if len(name.encode()) > quality.MAX_NAME_BYTES:
+            message = f"its name has {len(name.encode())} bytes, more than {quality.MAX_NAME_BYTES}"
+            self.issue(name, images[0], "name_too_long", message)
         image = self.infos[self._image_task(images[0])]
         self._look_at_file(name, images[0], image)
         header_kinds = {issue.kind for issue in self.issues[name]}
@@ -256,6 +264,14 @@ class _Scanner:
         for name, cases in by_id.items():
             for other in cases[1:]:
                 self.issue(name, other.image, "duplicate_case", f"the id is also that of {cases[0].image}")
+
+    def _resliced(self) -> None:
+        names = {case.case: case for case in self.cases}
+        for name in sorted(names):
+            match = RESLICED.fullmatch(name)
+            if match and (plain := names.get(match.group(1))):
+                message = f"{name} is a copy of it, resliced by dcm2niix: this one's geometry is not what it says"
+                self.issue(plain.case, plain.image, "resliced_copy", message)
 
     def _same_images(self) -> None:
         """Compare contents: voxels where they were read, else the checksum and length of the inflated file."""

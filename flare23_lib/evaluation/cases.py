@@ -7,6 +7,7 @@ the case out.) A case without a usable reference has a status and no scores.
 
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
 from collections.abc import Sequence
@@ -19,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from flare23_lib.cache.results import REMEDY
 from flare23_lib.config.models import Evaluation
 from flare23_lib.config.settings import EvaluationSettings
-from flare23_lib.errors import EvaluationError, FlareError
+from flare23_lib.errors import EvaluationError, FlareError, ImageError, StoreError
 from flare23_lib.evaluation.details import Details, measure_details
 from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD, Score, as_uint8, check_mode, score_case, values_in
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
@@ -33,10 +35,16 @@ OK = "ok"
 """Status of a case that was scored."""
 
 BYTES_PER_VOXEL = 8
-"""Memory that scoring takes for a voxel, without the two files as stored (benchmarks/evaluation.py)."""
+"""Memory for scoring a voxel, without the two files as stored (benchmarks/evaluation.py)."""
 
 PROCESS_MB = 150
-"""Memory that a scoring process takes before it has read anything."""
+"""Memory of a scoring process before it has read anything."""
+
+FILE_ERRORS = (
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
+    errno.EINVAL,
+)  # fmt: skip
+"""Errors of the operating system that are faults of a file."""
 
 EMPTY = Score(dsc=math.nan, nsd=math.nan)
 """Score of a cell that stays empty."""
@@ -55,8 +63,9 @@ class Scoring:
         with_details: measure distances, volumes and tumors too (see `details`).
         unseen: names of classes that the model never saw in training; their cells stay empty.
         processes: maximum number of cases scored at once.
-        memory_mb: memory in MB of 2**20 bytes that the processes may take together; fewer of them
-            run if the largest case needs it. None for no limit.
+        stored_predictions: the predictions are files of the cache: one that cannot be read ends the evaluation.
+        memory_mb: limit for all processes together in MB of 2**20 bytes, None for no limit; fewer
+            processes run if the largest case needs it.
 
     Raises:
         ConfigError: `unseen` names a label that is not in the map.
@@ -71,6 +80,7 @@ class Scoring:
     unseen: Sequence[str] = ()
     processes: int = 1
     memory_mb: float | None = None
+    stored_predictions: bool = False
 
     def __post_init__(self) -> None:
         check_mode(self.mode)
@@ -140,7 +150,7 @@ def score_cases(pairs: Sequence[Pair], scoring: Scoring) -> list[CaseScores]:
 
 
 def affordable_processes(pairs: Sequence[Pair], scoring: Scoring) -> int:
-    """Return how many processes fit into the memory, at least one: each may meet the largest case."""
+    """Return how many processes fit into the memory, 1 or more: each may score the largest case."""
     processes = min(scoring.processes, len(pairs))
     if scoring.memory_mb is not None and processes > 1:
         largest = PROCESS_MB + max(map(_needed_mb, pairs))
@@ -149,7 +159,7 @@ def affordable_processes(pairs: Sequence[Pair], scoring: Scoring) -> int:
 
 
 def _needed_mb(pair: Pair) -> float:
-    """Return what a case takes by the headers of its files; broken ones, which are named later, take nothing."""
+    """Return the memory of a case by the headers of its files; 0 for broken ones, which are named later."""
     total = 0.0
     reference = pair.reference.path if isinstance(pair.reference, LabelFiles) else pair.reference
     for path in filter(None, (reference, pair.prediction)):
@@ -175,6 +185,7 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
         volume.array[ignored] = 0
         reference = as_uint8(volume.array, labels, "reference")
     except (FlareError, OSError) as error:
+        _raise_read_error(error)
         return CaseScores(pair.case, dict.fromkeys(labels.names, EMPTY), f"no usable reference: {_line(error)}")
     spacing = volume.geometry.spacing
     try:
@@ -183,6 +194,9 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
         scores = score_case(reference, prediction, spacing, labels, scoring.mode, scoring.min_dsc_for_nsd)
         status = OK
     except (FlareError, OSError) as error:
+        _raise_read_error(error)
+        if scoring.stored_predictions and isinstance(error, (ImageError, OSError)):
+            raise StoreError(f"{error}; {REMEDY}") from error
         scores, status = dict.fromkeys(labels.names, Score(dsc=0.0, nsd=0.0)), _line(error)
         prediction = np.broadcast_to(np.uint8(0), reference.shape)
     scored = scoring.seen if pair.annotated is None else scoring.seen.restricted(pair.annotated)
@@ -195,6 +209,13 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
     return CaseScores(pair.case, cells, status, details)
 
 
+def _raise_read_error(error: Exception) -> None:
+    """Raise EvaluationError for an error of the disk or the network, which is no fault of the file."""
+    cause = error.__cause__ if isinstance(error, ImageError) else error
+    if isinstance(cause, OSError) and cause.errno not in (None, *FILE_ERRORS):
+        raise EvaluationError(f"{error}; nothing is scored") from error
+
+
 def _read_prediction(pair: Pair, expected: Geometry) -> np.ndarray:
     """Return the prediction's values; EvaluationError if it is missing or has another geometry."""
     if pair.prediction is None:
@@ -202,7 +223,7 @@ def _read_prediction(pair: Pair, expected: Geometry) -> np.ndarray:
     with open_volume(pair.prediction) as stream:  # a broken header may ask for any amount of memory
         geometry = stream.geometry()
     if difference := geometry.difference(expected):
-        raise EvaluationError(f"the prediction lies elsewhere than the reference: {difference}")
+        raise EvaluationError(f"the prediction has another geometry than the reference: {difference}")
     return read_labels(pair.prediction).array
 
 

@@ -36,7 +36,7 @@ SIZES = {
 """Diameters of the rows of detection.csv. RECIST 1.1 calls a lesion measurable from 10 mm on."""
 
 PERCENT = 95.0
-"""Share of a surface's area that lies within the robust Hausdorff distance."""
+"""Share of a surface's area within the robust Hausdorff distance."""
 
 Row = dict[str, Any]
 
@@ -55,7 +55,8 @@ def measure_details(
     """Measure one case; the volumes are of the same shape and hold only values of the label map."""
     volumes = [volume.astype(np.uint8, copy=False) for volume in (reference, prediction)]
     # by slice: bincount widens what it counts to 8 bytes
-    counts = [sum(np.bincount(page.ravel(), minlength=256) for page in volume) for volume in volumes]
+    none = np.zeros(256, dtype=np.int64)
+    counts = [sum((np.bincount(page.ravel(), minlength=256) for page in volume), none) for volume in volumes]
     shared = [label for label in labels.labels if all(count[label.value] for count in counts)]
     robust = hausdorff(*volumes, spacing, shared)
     details = Details([], [])
@@ -76,8 +77,8 @@ def hausdorff(
 ) -> dict[str, float]:
     """Return the robust Hausdorff distance in mm of the labels that both volumes hold.
 
-    It is the smallest distance within which 95 % of the area of each surface lies from the other;
-    the larger one of the two directions.
+    It is the smallest distance from the other surface within which 95 % of a surface's area is; the
+    larger one of the two directions.
     """
     from scipy.spatial import cKDTree
 
@@ -95,7 +96,7 @@ def hausdorff(
 
 
 def _area_percentile(distances: np.ndarray, areas: np.ndarray) -> float:
-    """Return the distance within which `PERCENT` of the area lies."""
+    """Return the distance within which `PERCENT` of the area is."""
     order = np.argsort(distances, kind="stable")
     reached = np.cumsum(areas[order]) / areas.sum()
     place = int(np.searchsorted(reached, PERCENT / 100))
@@ -105,8 +106,8 @@ def _area_percentile(distances: np.ndarray, areas: np.ndarray) -> float:
 def tumor_components(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, float, float]) -> list[Row]:
     """Return the tumors of both sides, component by component; voxels that touch at a corner are connected.
 
-    A component of the reference is `found` if a predicted voxel lies in it, otherwise `missed`; one
-    of the prediction is `hit` if a voxel of the reference lies in it, otherwise `false`. `overlap`
+    A component of the reference is `found` if it contains a predicted voxel, otherwise `missed`; one
+    of the prediction is `hit` if it contains a voxel of the reference, otherwise `false`. `overlap`
     is the share of its voxels that the other side holds, so that a stricter rule can be applied to
     the table. `diameter_mm` is that of the sphere of the same volume. Both masks are bool.
     """

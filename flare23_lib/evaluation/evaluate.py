@@ -51,7 +51,8 @@ def evaluate(
         raise EvaluationError(f"no validation case has a label (see {results.cases}); {model} needs evaluate: false")
     unseen = read_training(results, model)["labels_unseen"]
     scoring = Scoring.from_settings(settings, label_map(settings.labels), unseen)
-    evaluate_cases(pairs, replace(scoring, processes=processes, memory_mb=memory_mb), output)
+    scoring = replace(scoring, processes=processes, memory_mb=memory_mb, stored_predictions=True)
+    evaluate_cases(pairs, scoring, output)
     log.info("%s on %d validation cases\n%s", model, len(pairs), format_summary(output / "summary.csv"))
 
 
@@ -140,9 +141,13 @@ def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path
     """
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: there is no such folder of {kind}s")
-    named = {path: stem(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    named: dict[Path, str | None] = {
+        path: stem(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")
+    }
     if suffix is not None and suffix not in SUFFIXES:
-        own = {path: path.name.removesuffix(suffix) for path in named if path.name.endswith(suffix)}
+        own: dict[Path, str | None] = {
+            path: path.name.removesuffix(suffix) for path in named if path.name.endswith(suffix)
+        }
         others = [path.name for path, case in named.items() if case and path not in own]
         if own and others:
             shown = ", ".join(others[:5])
@@ -153,6 +158,6 @@ def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path
         if not case:
             continue
         if case in files:
-            raise EvaluationError(f"{path}: {files[case].name} lies beside it; keep one of the two {kind}s")
+            raise EvaluationError(f"{path}: {files[case].name} is a {kind} of the same case; keep one of the two")
         files[case] = path
     return dict(sorted(files.items()))

@@ -126,14 +126,7 @@ def table_names(labels: LabelMap, pairs: Sequence[Sequence[str]], measured: bool
 def make_tables(
     models: Sequence[Evaluated], scoring: Scoring, pairs: Sequence[Sequence[str]], shapes: Mapping[str, str]
 ) -> dict[str, PaperTable]:
-    """Return the tables of `table_names`.
-
-    Args:
-        models: the evaluated models.
-        scoring: how they were scored.
-        pairs: names of models to compare.
-        shapes: the size of each case as text.
-    """
+    """Return the tables of `table_names`; `shapes` has the size of each case as text."""
     tables = {"table6": _table6(models, scoring)}
     if pairs:
         tables["table7"] = _table7(models, scoring.labels, pairs)
@@ -244,7 +237,9 @@ def _table7(models: Sequence[Evaluated], labels: LabelMap, pairs: Sequence[Seque
             for name, side in zip(names, ("first", "second"), strict=True):
                 text[f"{name} {metric}"] = percent[f"{metric}_{side}"].map(_fixed)
             numbers = percent[[f"{metric}_{column}" for column in ("difference", "low", "high")]]
-            text[f"difference {metric}"] = [_with_interval(*row, sign="+") for row in numbers.to_numpy()]
+            text[f"difference {metric}"] = [
+                _with_interval(mean, low, high, sign="+") for mean, low, high in numbers.to_numpy()
+            ]
         shown.append(text)
     notes = ["Percent; differences are paired by case, with the 95 % interval of their mean."]
     notes += _unseen(by_name[name] for name in dict.fromkeys(name for pair in pairs for name in pair))

@@ -3,10 +3,10 @@
 Arrays are (z, y, x) volumes of file values, spacings are (z, y, x) in mm. The metric is the surface
 Dice at a tolerance of Nikolov et al., "Deep learning to achieve clinically applicable segmentation
 of head and neck anatomy for radiotherapy" (arXiv:1809.04430): the share of both surfaces' area that
-lies within the tolerance of the other surface.
+is within the tolerance of the other surface.
 
 A surface consists of *surfels*. Every block of 2x2x2 voxels that a structure fills in part is one
-surfel. It lies at the block's center, and its area is that of the marching-cubes surface inside the
+surfel. It is at the block's center, and its area is that of the marching-cubes surface inside the
 block. The surfel's *code* states which of the block's eight voxels belong to the structure:
 bit 4*dz + 2*dy + dx stands for the voxel at (dz, dy, dx). Beyond the volume's border there is
 background.
@@ -42,7 +42,7 @@ A piece is given by the absolute values of its normal along (z, y, x), whose len
 block of unit voxels. The surface runs through the middles of the block's edges that join an inner
 and an outer corner. A lone corner has a triangle, two corners have a rectangle, an L has a triangle
 and a trapezoid, a face has a square, and a corner with its three neighbors has a regular hexagon.
-A winding chain has six edge middles that lie in no plane. Other triangles over these points have
+A winding chain has six edge middles that are in no common plane. Other triangles over these points have
 other areas; these are the ones of the published metric.
 """
 
@@ -160,7 +160,7 @@ def find_surfels(volume: np.ndarray, labels: Sequence[Label], regions: Mapping[s
         start, stop = regions[label.name]
         own = np.flatnonzero((columns == column) & (planes > start) & (planes < stop))
         parts = [(planes[own], blocks[own], codes[own])]
-        # at a region's ends half of each block lies outside and counts as background
+        # at a region's ends half of each block is outside and counts as background
         for plane, inside, shift in ((start, start, 4), (stop, stop - 1, 0)):
             page = np.pad(volume[inside] == label.value, 1).ravel().view(np.uint8)
             end = page[: -row - 1] | page[1:-row] << 1 | page[row:-1] << 2 | page[row + 1 :] << 3
@@ -202,8 +202,8 @@ def _blocks_between_slices(
             corners = [side[mixed + step] for side in (below[0], page) for step in corner_steps]
             for corner, value in enumerate(corners):
                 code |= bits[corner].take(value, axis=0)
-            block, column = np.nonzero(code)
-            found.append((np.full(len(block), z), mixed[block], column.astype(np.uint8), code[block, column]))
+            block, place = np.nonzero(code)
+            found.append((np.full(len(block), z), mixed[block], place.astype(np.uint8), code[block, place]))
         below = page, low, high
     planes, blocks, columns, codes = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     return planes, blocks, columns, codes

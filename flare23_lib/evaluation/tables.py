@@ -21,6 +21,7 @@ import pandas as pd
 from flare23_lib.errors import StoreError
 from flare23_lib.evaluation.cases import CaseScores
 from flare23_lib.io.atomic import atomic_path
+from flare23_lib.io.tables import ENCODING, check_columns
 from flare23_lib.labels import LabelMap
 
 METRICS = ("DSC", "NSD")
@@ -59,11 +60,13 @@ def read_table(path: Path) -> pd.DataFrame:
         StoreError: the file is missing, or it is not a table.
     """
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=[""])
+        options = {"keep_default_na": False, "na_values": [""], "encoding": ENCODING}
+        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), **options)
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing; make it with the workflow first") from error
     except ValueError as error:  # also those of pandas, and bytes that are not text
         raise StoreError(f"{path} is not a CSV table") from error
+    check_columns(path, list(table.columns))
     return table.fillna(dict.fromkeys(_TEXT, ""))
 
 

@@ -18,10 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from flare23_lib.axes import Spacing, Triple, as_triple
-from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE, OrientationMode, Precision, Windows
+from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE, LabelKind, OrientationMode, Precision, Scored, Windows
 from flare23_lib.errors import BundleError, ConfigError
 from flare23_lib.inference.image_files import model_file
+from flare23_lib.inference.training_images import TrainingImages
+from flare23_lib.io.anatomy import is_tumor
 from flare23_lib.io.atomic import atomic_path, write_json
+from flare23_lib.io.label_tables import Structure, label_table
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
@@ -36,10 +39,30 @@ ORIENTATIONS, WINDOWS, PRECISIONS = get_args(OrientationMode), get_args(Windows)
 
 @dataclass(frozen=True)
 class ModelLabel:
-    """One class of a model: its name and the value that files hold for it (background: 0)."""
+    """One class of a model.
+
+    Attributes:
+        name: of the class.
+        value: that files hold for it (background: 0).
+        kind: "organ" or "tumor"; None in bundles that do not say.
+        tolerance_mm: of the normalized surface Dice; None likewise.
+        scored: where it is scored (`labels.Label`); None likewise.
+    """
 
     name: str
     value: int
+    kind: LabelKind | None = None
+    tolerance_mm: float | None = None
+    scored: Scored | None = None
+
+    @property
+    def is_tumor(self) -> bool:
+        """Whether it is a tumor; by its name if the bundle does not say."""
+        return is_tumor(self.name, self.kind)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row of model.json; what the bundle does not say is left out."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -87,6 +110,7 @@ class Model:
         inference: how the model is run by default.
         weights: the weights' file; None until the bundle is written.
         provenance: where the model comes from; free, must fit JSON.
+        training_images: what the images were like that it learned from; None in bundles that do not say.
 
     Raises:
         BundleError: the values contradict one another or are out of range.
@@ -106,6 +130,7 @@ class Model:
     inference: InferenceDefaults = InferenceDefaults()
     weights: Weights | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    training_images: TrainingImages | None = None
 
     def __post_init__(self) -> None:
         fault = _fault_of(self)
@@ -122,6 +147,12 @@ class Model:
         """The classes' file values in order, 0 first."""
         return [label.value for label in self.labels]
 
+    @property
+    def label_table(self) -> tuple[Structure, ...]:
+        """The labels without background, with the colors of figures and pages."""
+        tumors = [label.name for label in self.labels[1:] if label.is_tumor]
+        return label_table(self.names[1:], self.values[1:], tumors)
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of model.json."""
         return {
@@ -134,12 +165,13 @@ class Model:
             "intensity": asdict(self.intensity),
             "orientation": self.orientation,
             "axes": self.axes,
-            "labels": [asdict(label) for label in self.labels],
+            "labels": [label.to_json() for label in self.labels],
             "unseen": list(self.unseen),
             "mirror_axes": list(self.mirror_axes),
             "inference": asdict(self.inference),
             "weights": asdict(self.weights) if self.weights else None,
             "provenance": dict(self.provenance),
+            **({"training_images": self.training_images.to_json()} if self.training_images else {}),
         }
 
     @classmethod
@@ -169,18 +201,14 @@ class Model:
                 inference=InferenceDefaults(**content["inference"]),
                 weights=Weights(**content["weights"]) if content["weights"] else None,
                 provenance=content.get("provenance", {}),
+                training_images=TrainingImages.from_json(images)
+                if (images := content.get("training_images"))
+                else None,
             )
         except KeyError as error:
             raise BundleError(f"has no {error.args[0]!r}") from error
         except (ConfigError, TypeError, ValueError) as error:
             raise BundleError(f"cannot be used ({error})") from error
-
-
-def _triple(content: Mapping[str, Any], key: str) -> tuple[Any, Any, Any]:
-    try:
-        return as_triple(content[key])
-    except ValueError as error:
-        raise BundleError(f"{key} {content[key]!r} cannot be") from error
 
 
 def _fault_of(model: Model) -> str | None:

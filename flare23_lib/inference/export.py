@@ -40,6 +40,8 @@ def network_of(weights: Mapping[str, torch.Tensor], strides: list[list[int]]) ->
         kernels.append(list(weights[name].shape[2:]))
     if not widths:
         raise BundleError("the weights are not those of a STU-Net")
+    if (channels := weights["conv_blocks_context.0.0.conv1.weight"].shape[1]) != 1:
+        raise BundleError(f"the network takes {channels} channels, bundles 1")
     return Architecture.of(depth, widths, strides, kernels)
 
 
@@ -67,6 +69,11 @@ def export_checkpoint(
     """
     content = read_checkpoint(checkpoint)
     weights = checkpoint_weights(content, checkpoint)
+    if "init_args" not in content:
+        raise BundleError(
+            f"{checkpoint}: is a checkpoint without plans, as of nnU-Net 1; `models.NAME.pretrained` takes its "
+            "weights, `flare23 export` cannot know spacing and labels"
+        )
     try:
         arguments = content["init_args"]
         plans, dataset = arguments["plans"], arguments["dataset_json"]
@@ -116,6 +123,8 @@ def _warn_of_resampling(checkpoint: Path, configuration: Mapping[str, Any]) -> N
 
 def _configuration(plans: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Return a configuration of plans with what it inherits."""
+    if name not in plans["configurations"]:
+        raise BundleError(f"its plans have no configuration {name}, only {', '.join(plans['configurations'])}")
     configuration = plans["configurations"][name]
     if "inherits_from" in configuration:
         return {**_configuration(plans, configuration["inherits_from"]), **configuration}
@@ -124,6 +133,9 @@ def _configuration(plans: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _labels(names: Mapping[str, int], values: list[int] | None) -> tuple[ModelLabel, ...]:
     """Return the classes in index order; plans of ours name the values that stand for them in files."""
+    regions = [name for name, index in names.items() if not isinstance(index, int)]
+    if regions:
+        raise BundleError(f"its labels are regions ({', '.join(regions)}); bundles know one class per voxel")
     classes = sorted((index, name) for name, index in names.items() if name != "ignore")
     if [index for index, _ in classes] != list(range(len(classes))):
         raise ValueError("labels are not numbered from 0 without gaps")

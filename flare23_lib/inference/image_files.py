@@ -1,4 +1,4 @@
-"""Which images are segmented, where their labels are written, and reading ahead.
+"""Which images are segmented, where their labels go, and reading them ahead.
 
 This module imports no torch: the first image is read while torch is being imported.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,12 @@ from flare23_lib.choices import MODEL_FILE
 from flare23_lib.dataset.image_info import header_info
 from flare23_lib.dataset.quality import file_issues, image_issues
 from flare23_lib.errors import BundleError, ImageError
-from flare23_lib.io.nifti import SUFFIXES, Stream, Volume, open_volume, read_geometry, read_volume, stem
+from flare23_lib.io.images import IMAGE_SUFFIXES, Image, image_stem, read_header
+from flare23_lib.io.label_tables import read_label_table
+from flare23_lib.io.nifti import Stream, Volume, read_volume, stem
+
+if TYPE_CHECKING:
+    from flare23_lib.io.dicom import Irregular, Series
 
 log = logging.getLogger(__name__)
 
@@ -40,196 +45,187 @@ def model_file(bundle: Path) -> Path:
     """Return the path of a bundle's description; BundleError if it is not there."""
     path = bundle / MODEL_FILE
     if not path.is_file():
-        raise BundleError(f"{path}: is missing; {bundle} is not a model bundle")
+        raise BundleError(f"{path}: is missing; {bundle} is no model bundle")
     return path
 
 
 @dataclass(frozen=True)
 class PredictionCase:
-    """An image to segment and where its labels are written.
+    """An image to segment and where its labels go.
 
     Attributes:
         name: of the case.
-        image: its file.
-        labels: the file of its labels.
+        image: its file, or its series of DICOM files.
+        labels: the NIfTI file of its labels; files of other kinds are named after it.
         exclude: label values without which its runner-up labels are made.
         count_votes: whether the votes of the mirrored passes are counted.
     """
 
     name: str
-    image: Path
+    image: Image
     labels: Path
     exclude: tuple[int, ...] = ()
     count_votes: bool = False
 
-
-Check = Callable[[PredictionCase], object]
-"""Raises an error if a case must not be read."""
-
-
-@dataclass
-class Reading:
-    """A case that was read, or that has labels already.
-
-    Attributes:
-        volume: the image; None if complete labels of the case exist.
-        seconds: how long reading took.
-        warnings: its quality issues, a line each.
-    """
-
-    volume: Volume | None
-    seconds: float
-    warnings: tuple[str, ...] = ()
-
-    def release(self) -> None:
-        """Release the image's memory."""
-        self.volume = None
+    def beside(self, suffix: str) -> Path:
+        """Return the file beside the labels that has another suffix, such as `.seg.dcm`."""
+        return self.labels.with_name((stem(self.labels) or self.labels.name) + suffix)
 
 
 def case_name(path: Path) -> str | None:
-    """Return the name of an image's case, `X` for `X_0000.nii.gz`; None if the file is not NIfTI by its name."""
-    name = stem(path)
+    """Return the name of an image's case, `X` for `X_0000.nii.gz`; None if the name is not that of an image file."""
+    name = image_stem(path)
     return None if name is None else name.removesuffix(CHANNEL_SUFFIX)
 
 
-def find_cases(inputs: Path, output: Path, shard: Shard | None = None) -> list[PredictionCase]:
+@dataclass(frozen=True)
+class SeriesChoice:
+    """What is done with DICOM series.
+
+    Attributes:
+        wanted: "all", a number of the list or a Series Instance UID; None if there must be one.
+        irregular: "refuse", or "resample" for slices that are not equally spaced.
+    """
+
+    wanted: str | None = None
+    irregular: Irregular = "refuse"
+
+
+def find_cases(
+    inputs: Path, output: Path, shard: Shard | None = None, choice: SeriesChoice | None = None
+) -> list[PredictionCase]:
     """List the images of a file or folder, sorted, with the file for each one's labels.
 
     Args:
-        inputs: a NIfTI file, or a folder whose `*.nii.gz` and `*.nii` are taken, broken links among them;
-            hidden files are not, and one whose suffix is in capitals is skipped with a warning.
-        output: a folder; for a single file it may be a NIfTI file's name.
+        inputs: an image file (NIfTI, NRRD, MetaImage, GIPL), or a folder of them, links among them even if they lead
+            nowhere; hidden ones are not taken, and one whose name ends so in capitals is passed over with a warning.
+            Or a DICOM file, a zip archive, or a folder without image files: the DICOM series in it.
+        output: a folder; for a single image it may be a NIfTI file's name.
         shard: only the cases whose name hashes to it; None for all.
+        choice: which DICOM series are taken.
 
     Raises:
         ImageError: nothing there, two images for one name, or labels that would replace their image.
     """
-    if inputs.is_dir():
-        files = [path for path in sorted(inputs.iterdir()) if not path.name.startswith(".") and not path.is_dir()]
-        images = {path: name for path in files if (name := case_name(path))}
-        for path in files:
-            if path.name.lower().endswith(SUFFIXES) and path not in images:
-                log.warning("%s: is skipped; the names of images end in .nii.gz or .nii", path)
-        if not images:
-            raise ImageError(f"{inputs}: the folder holds no *.nii.gz or *.nii")
-    elif inputs.is_file():
-        if not (name := case_name(inputs)):
-            raise ImageError(f"{inputs}: is not named *.nii.gz or *.nii")
-        images = {inputs: name}
-    else:
+    pairs: list[tuple[str, Image]]
+    if not inputs.exists():
         raise ImageError(f"{inputs}: no such file or folder")
-    if case_name(output) and not output.is_dir():
-        if inputs.is_dir():
-            raise ImageError(f"{output}: must be a folder, as {inputs} is one")
-        cases = [PredictionCase(name, inputs, output) for name in images.values()]
+    files = _image_files(inputs) if inputs.is_dir() else [inputs] if case_name(inputs) else []
+    if not files and (inputs.is_dir() or _may_be_dicom(inputs)):
+        choice = choice or SeriesChoice()
+        pairs = list(find_series_at(inputs, choice.wanted, choice.irregular).items())
+    elif files:
+        pairs = [(name, path) for path in files if (name := case_name(path))]
     else:
-        cases = [PredictionCase(name, image, output / f"{name}.nii.gz") for image, name in images.items()]
+        raise ImageError(f"{inputs}: is no DICOM, and is not named {', '.join('*' + end for end in IMAGE_SUFFIXES)}")
+    if stem(output) and not output.is_dir():
+        if len(pairs) > 1 or (inputs.is_dir() and files):
+            raise ImageError(f"{output}: must be a folder, as {inputs} is one")
+        cases = [PredictionCase(name, image, output) for name, image in pairs]
+    else:
+        cases = [PredictionCase(name, image, output / f"{name}.nii.gz") for name, image in pairs]
     if inputs.is_dir() and output.is_dir() and output.samefile(inputs):
         raise ImageError(f"{output}: holds the images; give another folder for the labels")
     _refuse_collisions(cases)
     return [case for case in cases if shard is None or case.name in shard]
 
 
+def _image_files(folder: Path) -> list[Path]:
+    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and not path.is_dir()]
+    images = [path for path in files if case_name(path)]
+    for path in files:
+        if path.name.lower().endswith(IMAGE_SUFFIXES) and path not in images:
+            log.warning("%s: is skipped; the names of images end in small letters", path)
+    return images
+
+
+def _may_be_dicom(path: Path) -> bool:
+    """Tell by its first bytes whether a file is DICOM or a zip archive."""
+    with path.open("rb") as handle:
+        start = handle.read(132)
+    return start[:4] == b"PK\3\4" or start[128:] == b"DICM" or start[:2] in (b"\x02\0", b"\x08\0")
+
+
+def find_series_at(inputs: Path, wanted: str | None, irregular: Irregular) -> dict[str, Series]:
+    """Return the wanted DICOM series below a folder, in an archive or in a file, by case name.
+
+    A folder with one volume gives its name to the case; of several each has its series' number (or, if two have the
+    same, the number in the list) behind it, however many are wanted.
+
+    Args:
+        inputs: the folder, archive or file.
+        wanted: see `SeriesChoice`.
+        irregular: see `SeriesChoice`.
+
+    Raises:
+        ImageError: as `choose_series`, or pydicom is not installed.
+    """
+    try:
+        from flare23_lib.io.dicom_choice import choose_series
+        from flare23_lib.io.dicom_search import find_series
+    except ModuleNotFoundError as error:
+        raise ImageError(
+            f"{inputs}: holds no image files, and for DICOM {error.name} is missing (pip install '.[dicom]')"
+        ) from error
+
+    found = find_series(inputs)
+    chosen = choose_series(found, inputs, wanted)
+    volumes = [series for series in found.series if series.is_volume]
+    place = inputs.resolve()
+    name = place.name if place.is_dir() else place.stem
+    numbers = [series.number for series in volumes]
+    distinct = all(numbers) and len(set(numbers)) == len(numbers)
+    images = {}
+    for index, series in enumerate(volumes, 1):
+        if series in chosen:
+            ending = "" if len(volumes) == 1 else f"_{series.number if distinct else index}"
+            images[name + ending] = replace(series, irregular=irregular)
+    return images
+
+
 def _refuse_collisions(cases: Iterable[PredictionCase]) -> None:
-    taken: dict[Path, Path] = {}
+    taken: dict[Path, Image] = {}
     for case in cases:
-        if case.labels.exists() and case.labels.samefile(case.image):
+        if isinstance(case.image, Path) and case.labels.exists() and case.labels.samefile(case.image):
             raise ImageError(f"{case.image}: its labels would replace it; give another output folder")
         if case.labels in taken:
             raise ImageError(f"{case.image}: would give the same {case.labels.name} as {taken[case.labels]}")
         taken[case.labels] = case.image
 
 
-def is_done(case: PredictionCase) -> bool:
-    """Return whether a case's labels exist, are complete and have the geometry of its image.
+def labels_there(case: PredictionCase, names: Mapping[int, str] | None = None) -> Volume | None:
+    """Return a case's labels if they are there, read to their end and lie on its image; else None.
+
+    Args:
+        case: the case.
+        names: label value -> name, as the file's own table should have them if it has one; None for any.
 
     Raises:
-        ImageError: the file is an image of its own, which is replaced only on request.
+        ImageError: the file is an image of its own or holds other labels, and is not to be replaced unasked.
     """
     try:
-        labels, image = read_volume(case.labels), read_geometry(case.image)
+        labels, (image, _) = read_volume(case.labels), read_header(case.image)
     except ImageError:
-        return False
+        return None
     if labels.array.dtype != np.uint8:
         raise ImageError(
             f"{case.labels}: exists and holds {labels.array.dtype} voxels, not labels; give another output, or "
             "replace it with --overwrite"
         )
-    return labels.geometry.difference(image) is None
+    table = read_label_table(case.labels)
+    if table and names is not None and table != names:
+        raise ImageError(
+            f"{case.labels}: exists and holds other labels ({', '.join(table.values())}); give another output, or "
+            "replace it with --overwrite"
+        )
+    return labels if labels.geometry.difference(image) is None else None
 
 
-def held_bytes(stream: Stream) -> int:
-    """Return how much memory an image takes while it is read; a scaled one is held as stored and as float64."""
-    return (stream.dtype.itemsize + (0 if stream.scaling == (1, 0) else 8)) * math.prod(stream.shape)
-
-
-def image_warnings(path: Path, volume: Volume) -> tuple[str, ...]:
-    """Return the quality issues that the scan of a cohort would report of an image, a line each."""
-    with open_volume(path) as stream:
-        info = header_info(stream)
+def image_warnings(image: Image, volume: Volume) -> tuple[str, ...]:
+    """Return what the scan of a cohort would report of an image that was read, a line each."""
+    info = header_info(Stream(Path(str(image)), volume.header, BytesIO()))
     if volume.array.size:
         info = replace(info, low=float(volume.array.min()), high=float(volume.array.max()))
     found = (*file_issues(info, has_twin=False, shear_limit=math.inf), *image_issues(info))
-    return tuple(message for _, message in found)
-
-
-class Reader:
-    """Reads cases one by one in a thread, each when it is asked for.
-
-    Args:
-        cases: in the order in which they are wanted.
-        overwrite: read also those with complete labels.
-    """
-
-    def __init__(self, cases: Sequence[PredictionCase], overwrite: bool = False) -> None:
-        self.cases = cases
-        self._overwrite = overwrite
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reader")
-        self._started: dict[int, Future[Reading]] = {}
-
-    def start(self, index: int, check: Check | None = None) -> None:
-        """Begin to read a case, unless it was begun or does not exist.
-
-        Args:
-            index: of the case.
-            check: raises an error if it must not be read; called if it has no complete labels.
-        """
-        if index < len(self.cases) and index not in self._started:
-            self._started[index] = self._thread.submit(self._read, self.cases[index], check)
-
-    def start_early(self, limit: int) -> None:
-        """Begin to read the first case if that alone stays within a limit of memory, in bytes.
-
-        Whether it can be computed within the limit is only known with the model.
-        """
-        if self.cases:
-            try:
-                with open_volume(self.cases[0].image) as stream:
-                    fits = HOST_BASE + held_bytes(stream) <= limit
-            except Exception:  # errors are reported when it is its turn
-                return
-            if fits:
-                self.start(0)
-
-    def started(self, index: int) -> bool:
-        """Return whether a case is read or being read."""
-        return index in self._started
-
-    def get(self, index: int, check: Check | None = None) -> Reading:
-        """Return a case, once; raises what reading or checking it raised. Arguments as `start`."""
-        self.start(index, check)
-        return self._started.pop(index).result()
-
-    def close(self) -> None:
-        """Cancel what has not begun."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _read(self, case: PredictionCase, check: Check | None) -> Reading:
-        started = time.perf_counter()
-        done = not self._overwrite and is_done(case)
-        if done:
-            return Reading(None, time.perf_counter() - started)
-        if check is not None:
-            check(case)
-        volume = read_volume(case.image)
-        return Reading(volume, time.perf_counter() - started, image_warnings(case.image, volume))
+    own = () if isinstance(image, Path) else image.warnings()
+    return (*own, *(message for _, message in found))

@@ -14,8 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flare23_lib.inference.image_files import WRITING, PredictionCase, Reader, Reading, held_bytes
-from flare23_lib.io.nifti import open_volume
+from flare23_lib.inference.image_files import WRITING, PredictionCase
+from flare23_lib.inference.outputs import Outputs
+from flare23_lib.inference.read_ahead import Reader, Reading
+from flare23_lib.inference.training_images import unlike_training
+from flare23_lib.io.images import read_header
+from flare23_lib.io.nifti import Volume
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -35,13 +39,15 @@ class Outcome:
     Attributes:
         case: the case.
         kept: its labels existed already and are complete.
+        labels: those, if other files are to be made of them.
         seconds: by phase: read, resample, windows, labels, write.
-        warnings: see `image_warnings`.
+        warnings: see `image_warnings` and `unlike_training`.
         error: why it could not be segmented; None if it was.
     """
 
     case: PredictionCase
     kept: bool = False
+    labels: Volume | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     error: Exception | None = None
@@ -64,8 +70,11 @@ def segment_cases(engine: Engine, reader: Reader, write: Write) -> Iterator[Outc
             outcome, segmented = Outcome(case), None
             try:
                 reading = reader.get(index, functools.partial(_check_memory, engine))
-                outcome.kept, outcome.warnings = reading.volume is None, reading.warnings
-                if not outcome.kept:
+                outcome.kept, outcome.labels = reading.volume is None, reading.labels
+                if reading.volume is not None:
+                    model = engine.model
+                    unlike = unlike_training(model.training_images, model.orientation, reading.volume)
+                    outcome.warnings = (*reading.warnings, *unlike)
                     outcome.seconds["read"] = reading.seconds
                     segmented = _segment(engine, reader, index, reading, held)
             except Exception as error:  # whatever is wrong with it
@@ -76,10 +85,9 @@ def segment_cases(engine: Engine, reader: Reader, write: Write) -> Iterator[Outc
             if segmented is None:
                 yield outcome
                 continue
-            segmentation, header, ahead = segmented
+            segmentation, header, ahead, held = segmented
             outcome.seconds |= segmentation.timings
             writing = outcome, writer.submit(_timed, write, case, segmentation, header)
-            held = _written_bytes(case, segmentation.labels.size)
             del segmented, segmentation
             if not ahead:
                 yield _finished(*writing)
@@ -99,16 +107,16 @@ def _finished(outcome: Outcome, writing: Future[float]) -> Outcome:
 
 def _segment(
     engine: Engine, reader: Reader, index: int, reading: Reading, held: int
-) -> tuple[Segmentation, nib.Nifti1Header, bool]:
+) -> tuple[Segmentation, nib.Nifti1Header, bool, int]:
     """Compute a case, reading the next one if there is memory for both (and the `held` bytes of the last one).
 
     Returns:
-        The result, the image's header, and whether the next case is being read.
+        The result, the image's header, whether the next case is being read, and the bytes that writing this takes.
     """
     case, volume = reader.cases[index], reading.volume
     if volume is None:
         raise ValueError(f"{case.name} was not read")
-    header, written = volume.header, _written_bytes(case, volume.array.size)
+    header, written = volume.header, _written_bytes(case, volume, reader.outputs)
     ahead = False
     if index + 1 < len(reader.cases):
         plan = engine.plan(volume.geometry, volume.array.nbytes, case.exclude, case.count_votes)
@@ -119,7 +127,7 @@ def _segment(
     # From here on only the resampled image is needed.
     reading.release()
     del volume
-    return engine.infer(prepared), header, ahead
+    return engine.infer(prepared), header, ahead, written
 
 
 def can_prefetch(engine: Engine, taken: int, following: PredictionCase, written: int) -> bool:
@@ -132,23 +140,23 @@ def can_prefetch(engine: Engine, taken: int, following: PredictionCase, written:
         written: bytes that this case takes while the next one is computed.
     """
     try:
-        with open_volume(following.image) as stream:
-            geometry, size = stream.geometry(), held_bytes(stream)
+        geometry, size = read_header(following.image)
         after = engine.plan(geometry, size, following.exclude, following.count_votes).host + written
     except Exception:  # whatever is wrong with it is reported when it is its turn
         return False
     return max(taken + size, after) <= engine.limits.host_bytes()
 
 
-def _written_bytes(case: PredictionCase, voxels: int) -> int:
-    """Return what a case's label maps take while they are being written."""
-    return (1 + bool(case.exclude) + case.count_votes + WRITING) * voxels
+def _written_bytes(case: PredictionCase, volume: Volume, outputs: Outputs) -> int:
+    """Return what a case's label maps take while they are being written, and what is made of them."""
+    voxels = volume.array.size
+    maps = (1 + bool(case.exclude) + case.count_votes + WRITING) * voxels
+    return maps + outputs.bytes(voxels, volume.array.nbytes)
 
 
 def _check_memory(engine: Engine, case: PredictionCase) -> None:
     """Check by its header that an image can be segmented within the limits; ImageError if not."""
-    with open_volume(case.image) as stream:
-        engine.plan(stream.geometry(), held_bytes(stream), case.exclude, case.count_votes)
+    engine.plan(*read_header(case.image), case.exclude, case.count_votes)
 
 
 def _timed(write: Write, case: PredictionCase, segmentation: Segmentation, header: nib.Nifti1Header) -> float:

@@ -14,12 +14,15 @@ from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, Shard, finge
 from flare23_lib.cache.results import Results, collect, write_record
 from flare23_lib.config.settings import InferenceSettings
 from flare23_lib.dataset.cases import Case, usable_cases
-from flare23_lib.errors import ImageError, with_path
-from flare23_lib.inference.image_files import PredictionCase, Reader
+from flare23_lib.inference.image_files import PredictionCase
+from flare23_lib.inference.outputs import describe_bundle
+from flare23_lib.inference.read_ahead import Reader
 from flare23_lib.inference.segment_cases import segment_cases
 from flare23_lib.io.atomic import read_json
+from flare23_lib.io.label_tables import write_label_tables
 from flare23_lib.io.nifti import write_volume
 from flare23_lib.io.tables import write_csv
+from flare23_lib.runtime.failures import CaseFailures
 from flare23_lib.runtime.progress import progress
 
 if TYPE_CHECKING:
@@ -38,14 +41,16 @@ def model_digest(description: Mapping[str, Any]) -> str:
     """Return a model's fingerprint, of the digest of its weights and all that shapes its results.
 
     Its name, its labels' names, where it comes from and how it is used by default are not part of it; nor are the
-    classes it never saw, which follow from the training that the weights come from.
+    classes it never saw and what its training images were like, which follow from the training that the weights come
+    from.
 
     Args:
         description: the content of model.json.
     """
     values = [label["value"] for label in description["labels"]]
     unshaping = dict.fromkeys(("name", "inference", "provenance", "unseen"))
-    return fingerprint({**description, **unshaping, "labels": values})
+    shaping = {key: value for key, value in description.items() if key != "training_images"}
+    return fingerprint({**shaping, **unshaping, "labels": values})
 
 
 def segmentation_folder(results: Results, digest: str, inference: InferenceSettings) -> CacheFolder:
@@ -123,7 +128,7 @@ def segment_missing(
         lock_name: of the lock that is held meanwhile.
 
     Raises:
-        ImageError: a case cannot be segmented.
+        CasesFailedError: the other cases are done.
     """
     entries = segmentation_entries(results, model.name, model.inference, wanted, votes)
     if not entries:
@@ -137,13 +142,14 @@ def segment_missing(
             cases = [_case_to_segment(wanted[index][0], entries[index]) for index in missing]
             save = partial(_save, engine, {case: entries[index] for case, index in zip(cases, missing, strict=True)})
             outcomes = progress(segment_cases(engine, Reader(cases, overwrite=True), save), total=len(cases))
+            failures = CaseFailures(len(entries))
             for index, outcome in zip(missing, outcomes, strict=True):
-                if isinstance(outcome.error, ImageError):
-                    raise ImageError(with_path(outcome.case.image, outcome.error), outcome.error.kind)
-                if outcome.error is not None:
-                    raise outcome.error
-                log.info("%s in %.1f s", outcome.case.name, sum(outcome.seconds.values()))
-                found[index] = entries[index].metadata()
+                with failures.case(outcome.case.name, str(outcome.case.image)):
+                    if outcome.error is not None:
+                        raise outcome.error
+                    log.info("%s in %.1f s", outcome.case.name, sum(outcome.seconds.values()))
+                    found[index] = entries[index].metadata()
+            failures.raise_any()
     rows = [{"case": case.case, "file": results.relative(entry.file(LABELS))}
             for (case, _), entry in zip(wanted, entries, strict=True)]  # fmt: skip
     return list(zip(rows, filter(None, found), strict=True))
@@ -209,4 +215,6 @@ def collect_predictions(results: Results, model: str, shards: int, output: Path)
     """
     cases = [case.case for case in usable_cases(results.cases, "validation")]
     rows = collect(results, "predictions", model, shards, cases)
+    _, table = describe_bundle(results.bundle(model))
+    write_label_tables(output.parent, table)
     write_csv(output, ["case", "file"], [{"case": row["case"], "file": row["file"]} for row in rows])

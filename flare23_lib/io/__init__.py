@@ -1,1 +1,1 @@
-"""Files: NIfTI images and label maps, atomic writes, locks, tables."""
+"""Files: NIfTI and DICOM images, label maps and their names, atomic writes, locks, tables."""

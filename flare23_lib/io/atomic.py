@@ -22,25 +22,47 @@ TEMPORARY_MARK = ".partial-"
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; on success it is synced and renamed into place, else removed.
 
-    The temporary name keeps the file's suffixes, so that writers that look at them do the right thing.
+    The temporary name keeps the file's suffixes, so that writers that look at them do the right thing, and fits
+    wherever the file's own does. An error of the operating system names the file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY_MARK, suffix="-" + path.name, dir=path.parent)
-    os.close(handle)
+    with about_path(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY_MARK, suffix="-" + _ending(path), dir=path.parent)
+        os.close(handle)
     temporary = Path(name)
     _unfinished.add(temporary)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:  # Windows syncs only what may be written
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        with about_path(path):
+            yield temporary
+            with temporary.open("rb+") as file:  # Windows syncs only what may be written
+                os.fsync(file.fileno())
+            with contextlib.suppress(OSError):  # some file systems have no permissions to set
+                temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error counts; what is left is removed by the next start
+            temporary.unlink(missing_ok=True)
         raise
     finally:
         _unfinished.discard(temporary)
+
+
+def _ending(path: Path) -> str:
+    """Return the end of a file's name for its temporary name: a whole name may leave no room for the mark."""
+    return path.name if len(path.name) <= 20 else path.name[-20:]
+
+
+@contextlib.contextmanager
+def about_path(path: Path) -> Iterator[None]:
+    """Give errors of the operating system that name no file, or a temporary one, the path that is written."""
+    try:
+        yield
+    except OSError as error:
+        named = Path(os.fsdecode(error.filename)).name if isinstance(error.filename, (str, bytes)) else ""
+        if error.errno is not None and (not named or named.startswith(TEMPORARY_MARK)):
+            error.filename = str(path)
+        raise
 
 
 _unfinished: set[Path] = set()
@@ -108,6 +130,14 @@ def link_to(link: Path, target: Path) -> None:
     if link.is_symlink() and link.readlink() == relative:
         return
     link.parent.mkdir(parents=True, exist_ok=True)
-    temporary = link.with_name(f"{TEMPORARY_MARK}{secrets.token_hex(8)}-{link.name}")
-    temporary.symlink_to(relative)
-    temporary.replace(link)
+    temporary = link.with_name(f"{TEMPORARY_MARK}{secrets.token_hex(8)}-{_ending(link)}")
+    with about_path(link):
+        temporary.symlink_to(relative)
+        try:
+            temporary.replace(link)
+        except IsADirectoryError as error:
+            raise StoreError(
+                f"{link} is a folder where a link belongs: were the results copied with links followed? Delete it"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from flare23_lib.errors import StoreError
+from flare23_lib.errors import LockError
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def try_lock(path: Path) -> IO[str] | None:
         lock is held already.
 
     Raises:
-        StoreError: the file system has no locks.
+        LockError: the file system has no locks.
     """
     with contextlib.ExitStack() as stack:
         handle = stack.enter_context(path.open("a"))
@@ -77,7 +77,10 @@ def _lock_open(handle: IO[str]) -> bool:
     try:
         return filelock.lock_descriptor(handle.fileno(), blocking=False)
     except OSError as error:
-        raise StoreError(f"{handle.name}: its file system has no file locks ({error.strerror})") from error
+        raise LockError(
+            f"{handle.name}: its file system has no file locks (flock: {error.strerror}); put `results` on another "
+            "one, or have it mounted with flock"
+        ) from error
 
 
 @functools.cache

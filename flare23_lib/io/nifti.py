@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
+import math
 import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +26,8 @@ from isal import igzip, isal_zlib
 from flare23_lib.axes import Spacing, Triple, as_triple
 from flare23_lib.errors import ImageError
 from flare23_lib.io.atomic import atomic_path
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii")
 
@@ -36,6 +40,27 @@ BROKEN_GZIP: tuple[type[Exception], ...] = (
 
 MAX_EXTENSION_BYTES = 1 << 30
 """Bytes before the voxels, beyond which a header's offset counts as broken."""
+
+MAX_KEPT_EXTENSION_BYTES = 1 << 24
+"""Longest header extensions that are kept."""
+
+MAX_VOXELS = 1 << 33
+"""Voxels of the largest volume that is read (2048 x 2048 x 2048); FLARE23's largest CT has 0.8 % of them."""
+
+MAX_DEFLATE_RATIO = 1032
+"""Bytes that one byte of a gzip stream can become."""
+
+BLOCK_BYTES = 1 << 20
+"""Bytes that are read at a time where only their number or checksum matters."""
+
+GEOMETRY_TOLERANCE = 0.1
+"""Geometries that put a corner of the volume further apart than this, in voxels, are different."""
+
+LABEL_TOLERANCE = 1e-3
+"""Label values this far from a whole number count as that number."""
+
+MAX_LABEL_SLOPE = 0.1
+"""Largest scl_slope whose rounding of label values is undone (`label_tolerance`)."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +82,29 @@ class Geometry:
         """Directions of the x, y and z axes, such as `LPS`."""
         return "".join(code or "?" for code in nib.aff2axcodes(self.affine))
 
-    def difference(self, other: Geometry, tolerance: float = 1e-3) -> str | None:
-        """Return how two geometries differ, or None if they agree within a tolerance in mm."""
+    def difference(self, other: Geometry, tolerance: float = GEOMETRY_TOLERANCE) -> str | None:
+        """Return how two geometries differ, or None if voxels lie on voxels.
+
+        Args:
+            other: the geometry to compare with.
+            tolerance: largest distance, in voxels, between the places of a corner of the volume.
+        """
         if self.shape != other.shape:
             return f"shape {self.shape} against {other.shape}"
-        if not np.allclose(self.affine, other.affine, atol=tolerance, rtol=0):
-            if not np.allclose(self.affine[:3, :3], other.affine[:3, :3], atol=tolerance, rtol=0):
-                return f"axes {describe_axes(self)} against {describe_axes(other)}"
-            return f"origin {self.affine[:3, 3].tolist()} against {other.affine[:3, 3].tolist()}"
-        return None
+        distances = self.corner_distances(other)
+        if (distance := distances.max()) <= tolerance:
+            return None
+        if np.ptp(distances) < distance / 2:
+            what = f"origin {self.affine[:3, 3].tolist()} against {other.affine[:3, 3].tolist()}"
+        else:
+            what = f"axes {describe_axes(self)} against {describe_axes(other)}"
+        return f"{what}, a corner is {distance:.3g} voxels off"
+
+    def corner_distances(self, other: Geometry) -> np.ndarray:
+        """Return how far apart two geometries put each corner of this volume, in voxels of this one; (8,)."""
+        corners = np.array(np.meshgrid(*[(0, size - 1) for size in self.shape[::-1]])).reshape(3, -1)
+        apart = np.linalg.solve(self.affine, other.affine - self.affine)[:3]
+        return np.linalg.norm(apart[:, :3] @ corners + apart[:, 3:], axis=0)
 
 
 @dataclass(frozen=True)
@@ -75,6 +114,11 @@ class Volume:
     array: np.ndarray
     geometry: Geometry
     header: nib.Nifti1Header
+
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """Slope and intercept that were applied; (1, 0) where the header gives none."""
+        return scaling_of(self.header)
 
 
 def stem(path: Path) -> str | None:
@@ -97,11 +141,13 @@ class Stream:
         path: of the file.
         header: as it is stored; nothing in it is repaired.
         handle: the inflated bytes; at the end of a gzip stream its CRC and length are checked.
+        extensions: the bytes between header and voxels, unparsed.
     """
 
     path: Path
     header: nib.Nifti1Header
     handle: io.BufferedIOBase
+    extensions: bytes = b""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -114,15 +160,36 @@ class Stream:
         return self.header.get_data_dtype()
 
     @property
+    def is_gzip(self) -> bool:
+        """Whether the file is compressed."""
+        return isinstance(self.handle, igzip.IGzipFile)
+
+    @property
+    def offset(self) -> int:
+        """Bytes before the first voxel."""
+        return max(self.header.sizeof_hdr, int(self.header["vox_offset"]))
+
+    @property
+    def voxel_bytes(self) -> int:
+        """Bytes that the voxels take by the header."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def inflated_length(self) -> int | None:
+        """Bytes that the gzip stream holds by the header; None if the file is not compressed."""
+        return self.offset + self.voxel_bytes if self.is_gzip else None
+
+    @property
     def scaling(self) -> tuple[float, float]:
         """Slope and intercept; (1, 0) where the header gives none."""
-        slope, intercept = self.header.get_slope_inter()
-        return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
+        return scaling_of(self.header)
 
     def geometry(self) -> Geometry:
         """Check and return the geometry; ImageError if the volume is not 3-D or has no place in the world."""
         if len(self.shape) != 3:
             raise ImageError(f"{self.path}: is {len(self.shape)}-D {self.shape[::-1]}, not a 3-D volume", "not_3d")
+        if math.prod(self.shape) > MAX_VOXELS:
+            raise ImageError(f"{self.path}: has {math.prod(self.shape):.2g} voxels {self.shape[::-1]}", "too_large")
         unit = millimeters(self.header)
         spacing = as_triple(float(zoom) * unit for zoom in self.header["pixdim"][3:0:-1])
         if not all(np.isfinite(spacing)) or min(spacing) <= 0:
@@ -150,10 +217,21 @@ class Stream:
     def finish(self, missing: int = 0) -> None:
         """Check that the file ends here; ImageError if bytes are missing, left over, or not what was written."""
         if missing:
-            raise ImageError(f"{self.path}: holds fewer voxels than its header states", "wrong_length")
+            raise self._wrong_length("fewer voxels")
         with self._guard():
             if self.handle.read(1):
-                raise ImageError(f"{self.path}: holds more data than its header states", "wrong_length")
+                raise self._wrong_length("more data")
+
+    def check_size(self) -> None:
+        """Check, without reading on, that the file is large enough for its voxels; ImageError if it cannot be."""
+        stored = os.fstat(self.handle.fileno()).st_size
+        if self.offset + self.voxel_bytes > stored * (MAX_DEFLATE_RATIO if self.is_gzip else 1):
+            raise self._wrong_length("fewer voxels")
+
+    def _wrong_length(self, what: str) -> ImageError:
+        start = float(self.header["vox_offset"])
+        hint = f"; it states that they begin at byte {start:g}" if start < self.header.sizeof_hdr else ""
+        return ImageError(f"{self.path}: holds {what} than its header states{hint}", "wrong_length")
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -181,9 +259,9 @@ def _other_data_follow(path: Path) -> bool:
     stream = zlib.decompressobj(wbits=31)
     with path.open("rb") as handle:
         try:
-            while not stream.eof and (block := handle.read(1 << 20)):
-                stream.decompress(block)
-        except zlib.error:
+            while not stream.eof and (block := stream.unconsumed_tail or handle.read(BLOCK_BYTES)):
+                stream.decompress(block, BLOCK_BYTES)
+        except (zlib.error, OSError):
             return False
         rest = stream.unused_data + handle.read(2)
     return stream.eof and not rest.startswith(b"\x1f\x8b")
@@ -209,11 +287,23 @@ def open_volume(path: str | Path) -> Iterator[Stream]:
         elif path.name.endswith(".gz"):
             raise ImageError(f"{path}: is not gzip, though its name ends in .gz", "not_nifti")
         stream = Stream(path, _read_header(path, handle), handle)
-        yield stream
+        stream.check_size()
+        with _reading(path):
+            extensions = _read_extensions(handle, stream.offset - stream.header.sizeof_hdr)
+        yield replace(stream, extensions=extensions)
+
+
+def _read_extensions(handle: io.BufferedIOBase, length: int) -> bytes:
+    """Return the bytes up to the first voxel; what is too long for extensions is passed over in small blocks."""
+    if length <= MAX_KEPT_EXTENSION_BYTES:
+        return handle.read(length)
+    while length > 0 and (block := handle.read(min(length, BLOCK_BYTES))):
+        length -= len(block)
+    return b""
 
 
 def _read_header(path: Path, handle: io.BufferedIOBase) -> nib.Nifti1Header:
-    """Read the header and go to the first voxel."""
+    """Read the header."""
     with _reading(path):
         size = handle.read(4)
         kind = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
@@ -221,7 +311,8 @@ def _read_header(path: Path, handle: io.BufferedIOBase) -> nib.Nifti1Header:
             if len(size) == 4 and (length := struct.unpack(order + "i", size)[0]) in kind:
                 break
         else:
-            raise ImageError(f"{path}: is not NIfTI (its first bytes are no NIfTI header's)", "not_nifti")
+            what = "it is gzip within gzip" if size[:2] == b"\x1f\x8b" else "its first bytes are no NIfTI header's"
+            raise ImageError(f"{path}: is not NIfTI ({what})", "not_nifti")
         head = size + handle.read(length - 4)
         if len(head) < length:
             raise ImageError(f"{path}: is not NIfTI (it ends within the header)", "not_nifti")
@@ -243,8 +334,13 @@ def _read_header(path: Path, handle: io.BufferedIOBase) -> nib.Nifti1Header:
         offset = float(header["vox_offset"])
         if not 0 <= offset <= MAX_EXTENSION_BYTES:
             raise ImageError(f"{path}: is not NIfTI (its voxels begin at byte {offset:g})", "not_nifti")
-        handle.read(max(0, int(offset) - length))
     return header
+
+
+def scaling_of(header: nib.Nifti1Header) -> tuple[float, float]:
+    """Return a header's slope and intercept; (1, 0) where it gives none."""
+    slope, intercept = header.get_slope_inter()
+    return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
 
 
 def millimeters(header: nib.Nifti1Header) -> float:
@@ -292,6 +388,8 @@ def _scaled(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 def read_labels(path: str | Path) -> Volume:
     """Read a label map; values stored as floats are accepted when they are whole numbers.
 
+    So are those that scaling has moved off whole numbers by less than `label_tolerance`; a warning is logged.
+
     Returns:
         A volume with an integer array (uint8 if the values allow it, otherwise int64).
 
@@ -304,13 +402,26 @@ def read_labels(path: str | Path) -> Volume:
         if not np.isfinite(array).all():
             raise ImageError(f"{path}: has NaN or infinite label values", "fractional_label_values")
         whole = np.rint(array)
-        if not np.array_equal(whole, array):
+        off = float(np.abs(array - whole).max()) if array.size else 0.0
+        if off > label_tolerance(volume.scaling[0]):
             raise ImageError(f"{path}: label values are not whole numbers", "fractional_label_values")
+        if off:
+            log.warning("%s: label values are up to %.2g off whole numbers, which are taken", path, off)
         array = whole
     if array.dtype != np.uint8:
         low, high = (array.min(), array.max()) if array.size else (0, 0)
         array = array.astype(np.uint8 if low >= 0 and high <= 255 else np.int64)
     return Volume(array=array, geometry=volume.geometry, header=volume.header)
+
+
+def label_tolerance(slope: float) -> float:
+    """Return how far from a whole number a label value may be that was stored under a header's scl_slope.
+
+    A program that saves labels from floats under an integer header chooses a slope that spreads them over the whole
+    range of the type, such as 14 / 255 for uint8: each value comes back within half a slope. With slopes up to
+    `MAX_LABEL_SLOPE` the whole number that is meant is beyond doubt, as values between whole numbers lie further off.
+    """
+    return max(LABEL_TOLERANCE, 0.501 * abs(slope) if abs(slope) <= MAX_LABEL_SLOPE else 0.0)
 
 
 def read_geometry(path: str | Path) -> Geometry:
@@ -319,11 +430,20 @@ def read_geometry(path: str | Path) -> Geometry:
         return stream.geometry()
 
 
-def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header) -> None:
+def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, extension: bytes = b"") -> None:
     """Write an array (z, y, x) under the geometry of a header, atomically; the same input gives the same bytes.
 
     The header's shape, data type, scaling and display range are set for the array; the rest, both affines
     among it, stays as it was read, to the bit.
+
+    Args:
+        path: .nii or .nii.gz.
+        array: the voxels.
+        header: gives the geometry.
+        extension: bytes between header and voxels, such as those of `label_tables.header_extension`.
+
+    Raises:
+        ImageError: the array's shape is not the header's.
     """
     path = Path(path)
     header = header.copy()
@@ -332,14 +452,14 @@ def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header) 
     header.set_data_dtype(array.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    header["vox_offset"] = header.sizeof_hdr + 4 if header.sizeof_hdr == 540 else 352
+    offset = header.sizeof_hdr + max(4, len(extension))
+    header["vox_offset"] = offset
     header["magic"] = header["magic"] if header.sizeof_hdr == 540 else b"n+1"
     expected = tuple(header.get_data_shape()[::-1])
     if array.shape != expected:
         raise ImageError(f"{path}: an array of shape {array.shape} does not fit the header's {expected}")
-    offset = int(header["vox_offset"])
     stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    raw = header.binaryblock.ljust(offset, b"\0") + stored.tobytes()
+    raw = (header.binaryblock + extension).ljust(offset, b"\0") + stored.tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(igzip.compress(raw, compresslevel=1, mtime=0) if path.name.endswith(".gz") else raw)
@@ -353,27 +473,3 @@ def header_for(shape: tuple[int, int, int], affine: np.ndarray, dtype: np.dtype)
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     return image.header
-
-
-def file_identity(path: str | Path) -> str:
-    """Return the identity of a user's file: its size and gzip trailer (CRC, length).
-
-    A file that is not gzip, or whose last gzip member is empty (bgzip), is identified by its size and the CRC of its
-    bytes. Never by its path or time.
-    """
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as handle:
-            if handle.read(2) == b"\x1f\x8b" and size >= 18:
-                handle.seek(-8, os.SEEK_END)
-                trailer = handle.read(8)
-                if any(trailer[4:]):
-                    return f"{size}-{trailer.hex()}"
-            handle.seek(0)
-            crc = 0
-            while block := handle.read(1 << 22):
-                crc = isal_zlib.crc32(block, crc)
-            return f"{size}-{crc:08x}"
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})", "cannot_be_read") from error

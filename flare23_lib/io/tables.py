@@ -11,6 +11,15 @@ from typing import Any
 from flare23_lib.errors import StoreError
 from flare23_lib.io.atomic import write_text
 
+ENCODING = "utf-8-sig"
+"""With or without the mark that spreadsheets put in front of UTF-8."""
+
+
+def check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Raise StoreError if a table's columns are separated by something else than commas."""
+    if len(columns) == 1 and ";" in columns[0]:
+        raise StoreError(f"{path}: has semicolons between its columns; save it with commas (and decimal points)")
+
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a CSV file atomically; None becomes an empty cell."""
@@ -22,11 +31,17 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[s
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """Read a CSV file as a list of rows of strings; StoreError if it is missing, cannot be read or is none."""
+    """Read a CSV file as a list of rows of strings.
+
+    Raises:
+        StoreError: it is missing, cannot be read, is no CSV, or has semicolons for commas.
+    """
     path = Path(path)
     try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            return list(csv.DictReader(handle))
+        with path.open(newline="", encoding=ENCODING) as handle:
+            reader = csv.DictReader(handle)
+            check_columns(path, reader.fieldnames or ())
+            return list(reader)
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing; make it with the workflow first") from error
     except OSError as error:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flare23_lib.axes import Spacing, Triple
 from flare23_lib.config.models import measured
 from flare23_lib.config.settings import TrainingSettings
+from flare23_lib.networks import Architecture
+from flare23_lib.preprocessing.resampling import Intensity
 
 DATASET_NAME = "Dataset001_CT"
 PLANS_NAME = "plans"
@@ -49,18 +52,45 @@ def plans(settings: TrainingSettings) -> dict[str, Any]:
         settings: what shapes the weights, with the intensity as numbers; `label_values`, `orientation` and the
             protocol are carried along.
     """
-    intensity, patch_size, spacing = measured(settings.intensity), list(settings.patch_size), list(settings.spacing)
-    resample = {"is_seg": False, "force_separate_z": False}
     indices = {value: index for index, value in enumerate(settings.label_values, start=1)}
     hidden_in = {
         str(indices[int(value)]): [indices[other] for other in others]
         for value, others in (settings.hidden_in or {}).items()
     }
     return {
+        **network_plans(
+            settings.patch_size,
+            settings.spacing,
+            Intensity(**dict(measured(settings.intensity))),
+            settings.network,
+            settings.training.batch_size,
+        ),
+        # Ours, in addition to nnU-Net's own entries: what its trainer and an export of its checkpoint need to know.
+        "training": settings.training.to_json(),
+        "label_values": list(settings.label_values),
+        "orientation": settings.orientation,
+        **({"hidden_in": hidden_in} if hidden_in else {}),
+    }
+
+
+def network_plans(
+    patch_size: Triple, spacing: Spacing, intensity: Intensity, network: Architecture, batch_size: int
+) -> dict[str, Any]:
+    """Return nnU-Net's own entries of plans for one configuration.
+
+    Args:
+        patch_size: (z, y, x).
+        spacing: that the network sees, (z, y, x) in mm.
+        intensity: how HU are normalized.
+        network: of the STU-Net family.
+        batch_size: of a training.
+    """
+    resample = {"is_seg": False, "force_separate_z": False}
+    return {
         "dataset_name": DATASET_NAME,
         "plans_name": PLANS_NAME,
-        "original_median_spacing_after_transp": spacing,
-        "original_median_shape_after_transp": patch_size,
+        "original_median_spacing_after_transp": list(spacing),
+        "original_median_shape_after_transp": list(patch_size),
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
@@ -74,19 +104,14 @@ def plans(settings: TrainingSettings) -> dict[str, Any]:
                 "std": intensity.std,
             }
         },
-        # Ours, in addition to nnU-Net's own entries: what its trainer and an export of its checkpoint need to know.
-        "training": settings.training.to_json(),
-        "label_values": list(settings.label_values),
-        "orientation": settings.orientation,
-        **({"hidden_in": hidden_in} if hidden_in else {}),
         "configurations": {
             CONFIGURATION: {
                 "data_identifier": DATA_IDENTIFIER,
                 "preprocessor_name": "DefaultPreprocessor",
-                "batch_size": settings.training.batch_size,
-                "patch_size": patch_size,
-                "median_image_size_in_voxels": patch_size,
-                "spacing": spacing,
+                "batch_size": batch_size,
+                "patch_size": list(patch_size),
+                "median_image_size_in_voxels": list(patch_size),
+                "spacing": list(spacing),
                 "normalization_schemes": ["CTNormalization"],
                 "use_mask_for_norm": [False],
                 "resampling_fn_data": "resample_torch_fornnunet",
@@ -98,7 +123,7 @@ def plans(settings: TrainingSettings) -> dict[str, Any]:
                 "batch_dice": True,
                 "architecture": {
                     "network_class_name": NETWORK_CLASS,
-                    "arch_kwargs": settings.network.to_json(),
+                    "arch_kwargs": network.to_json(),
                     "_kw_requires_import": [],
                 },
             }

@@ -6,20 +6,24 @@ import contextlib
 import logging
 import platform
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file, save_file
+import numpy as np
+from safetensors.torch import save_file
 
 from flare23_lib import __version__
 from flare23_lib.cache.entries import Metadata
-from flare23_lib.cache.results import Results, read_training
+from flare23_lib.cache.results import REMEDY, Results, read_training
 from flare23_lib.choices import WEIGHTS_FILE
 from flare23_lib.config.models import measured
 from flare23_lib.config.settings import InferenceSettings, TrainingSettings
 from flare23_lib.dataset.cases import read_cases
-from flare23_lib.errors import TrainingError
+from flare23_lib.dataset.read_files import remembered
+from flare23_lib.errors import StoreError, TrainingError
 from flare23_lib.inference.bundle import (
     InferenceDefaults,
     Model,
@@ -28,15 +32,21 @@ from flare23_lib.inference.bundle import (
     file_sha256,
     write_bundle,
 )
+from flare23_lib.inference.training_images import TrainingImages, summarize
 from flare23_lib.io.atomic import atomic_path, link_to, remove_partial, write_json
 from flare23_lib.io.locks import lock
+from flare23_lib.labels import Label
 from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.initial_weights import TABLE, InitialWeights, publish
+from flare23_lib.nnunet.pretrained import read_weights
 from flare23_lib.nnunet.retry_state import attempt
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
 from flare23_lib.preprocessing.preprocess_cases import no_case
 from flare23_lib.preprocessing.resampling import Intensity
 from flare23_lib.runtime.signals import StoppedError
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +104,29 @@ def train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None, o
             "cases": len(job.rows),
             "labels_seen": [job.names[value] for value in job.seen],
             "labels_unseen": job.unseen,
+            "sources": _sources(job),
+            "training_images": images.to_json() if (images := _training_images(job)) else None,
             **metadata["results"],
             "settings": job.settings.to_json(),
         },
+    )
+
+
+def _sources(job: TrainingJob) -> dict[str, int]:
+    """Return the cases of a training by the source that they come from."""
+    sources = {case.case: case.source for case in read_cases(job.results.cases)}
+    return dict(sorted(Counter(sources.get(row["case"], "") for row in job.rows).items()))
+
+
+def _training_images(job: TrainingJob) -> TrainingImages | None:
+    """Return what the scan of the cohort remembers of the images of a training; None if it remembers none."""
+    known = remembered(job.results.scan_memory)
+    paths = {case.case: Path(case.image) for case in read_cases(job.results.cases)}
+    facts = [known[path] for row in job.rows if (path := paths.get(row["case"])) in known]
+    return summarize(
+        (np.array(one.affine).reshape(4, 4), one.shape, one.spacing, one.low, one.high)
+        for one in facts
+        if one.shape is not None and one.spacing is not None
     )
 
 
@@ -132,7 +162,10 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: InitialWeights | N
     link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, job.results.root, rows)
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})
     plans = nnunet_plans.plans(job.settings)
-    dataset = nnunet_plans.dataset_json(list(job.names.values()), job.settings.ignore_label, rows, job.unseen)
+    # Labels of users may hold voxels to ignore without a word of it in the configuration.
+    ignored = any(job.results.metadata(row["label"]).get("ignored") for row in rows)
+    has_ignore_label = job.settings.ignore_label or ignored
+    dataset = nnunet_plans.dataset_json(list(job.names.values()), has_ignore_label, rows, job.unseen)
     if job.settings.training.loss == "label_sets":
         dataset["annotated"] = annotated_classes(job.settings.label_values, rows)
     device = choose(runtime.device, claimed=runtime.gpus)
@@ -194,11 +227,15 @@ def describe(
     )
 
 
+def _model_label(label: Label) -> ModelLabel:
+    return ModelLabel(label.name, label.value, label.kind, label.tolerance_mm, label.scored)
+
+
 def export(
     results: Results,
     model: str,
     inference: InferenceSettings,
-    label_names: Sequence[str],
+    labels: Sequence[Label],
     output: Path,
 ) -> None:
     """Write a trained model's bundle: model.safetensors and model.json.
@@ -207,7 +244,7 @@ def export(
         results: the results folder.
         model: its name.
         inference: how the model is used by default.
-        label_names: names of the labels in order.
+        labels: the label map, in order.
         output: the bundle's folder.
     """
     record = read_training(results, model)
@@ -221,10 +258,29 @@ def export(
         model,
         TrainingSettings.from_json(record["settings"]),
         inference,
-        label_names,
+        [label.name for label in labels],
         record["weights_sha256"],
     )
-    description = replace(description, unseen=tuple(record["labels_unseen"]), provenance=provenance)
-    write_bundle(output, description, load_file(results.file(record["weights"])))
+    images = record.get("training_images")
+    description = replace(
+        description,
+        labels=(description.labels[0], *map(_model_label, labels)),
+        unseen=tuple(record["labels_unseen"]),
+        provenance=provenance,
+        training_images=TrainingImages.from_json(images) if images else None,
+    )
+    write_bundle(output, description, _trained_weights(results, record))
     # For use with nnU-Net: a link to its model folder, in the record's folder.
-    link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)
+    try:
+        link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)
+    except StoreError as error:  # no job reads it
+        log.warning("%s", error)
+
+
+def _trained_weights(results: Results, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Read the weights of a finished training; StoreError if they are not as they were written."""
+    path = results.file(record["weights"])
+    weights = read_weights(path)
+    if file_sha256(path) != record["weights_sha256"]:
+        raise StoreError(f"{path} is damaged (its SHA-256 differs from the record's); {REMEDY}")
+    return weights

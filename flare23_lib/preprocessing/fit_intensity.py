@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,12 +18,13 @@ from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, fingerprint
 from flare23_lib.cache.results import Results
 from flare23_lib.config.models import Intensity
 from flare23_lib.config.settings import PreprocessingSettings, TrainingSet, TrainingSettings
-from flare23_lib.errors import ConfigError, TrainingError
+from flare23_lib.errors import ConfigError, TrainingError, one_line
 from flare23_lib.io.atomic import atomic_path, read_json, write_json
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import read_volume
 from flare23_lib.preprocessing.intensity import SAMPLES, draw_foreground, pool
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, label_file, no_case, training_set
+from flare23_lib.runtime.failures import CaseFailures, concerns_all
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -78,15 +81,36 @@ def measure(results: Results, model: str, settings: TrainingSet, processes: int,
 
 
 def _draw_all(results: Results, cases: Sequence[tuple[TrainingCase, Entry]], processes: int) -> None:
+    """Draw from cases; CasesFailedError if one fails, TrainingError if a process is killed."""
     tasks = [(Path(case.case.image), label_file(results, case), entry) for case, entry in cases]
-    if processes <= 1 or len(tasks) < 2:
-        for _ in progress(map(_draw, tasks), total=len(tasks)):
-            pass
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=context) as pool_of_processes:
-        for _ in progress(pool_of_processes.map(_draw, tasks), total=len(tasks)):
-            pass
+    failures = CaseFailures(len(tasks))
+    with contextlib.ExitStack() as stack:
+        drawn: Iterable[str | None] = map(_draw_case, tasks)
+        if processes > 1 and len(tasks) > 1:
+            context = multiprocessing.get_context("spawn")
+            pool_of_processes = ProcessPoolExecutor(min(processes, len(tasks)), mp_context=context)
+            drawn = stack.enter_context(pool_of_processes).map(_draw_case, tasks)
+        try:
+            for (case, _), line in zip(cases, progress(drawn, total=len(tasks)), strict=True):
+                if line:
+                    failures.add(case.case.case, line)
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a measuring process was killed, probably because memory ran out; what was measured is kept, "
+                "use fewer processes"
+            ) from error
+    failures.raise_any()
+
+
+def _draw_case(task: tuple[Path, LabelFiles | Path, Entry]) -> str | None:
+    """Draw from a case and return None, or one line why it failed."""
+    try:
+        _draw(task)
+    except Exception as error:
+        if concerns_all(error):
+            raise
+        return one_line(task[0], error)
+    return None
 
 
 def _draw(task: tuple[Path, LabelFiles | Path, Entry]) -> None:

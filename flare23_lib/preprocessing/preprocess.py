@@ -5,6 +5,7 @@ An image is made once for a spacing, orientation and intensity, however many mod
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from flare23_lib.errors import ImageError
 from flare23_lib.io.atomic import atomic_path, link_to
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
-from flare23_lib.io.nifti import read_volume
+from flare23_lib.io.nifti import MAX_VOXELS, read_volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.labels import label_indices
 from flare23_lib.preprocessing.locations import class_locations
@@ -28,15 +29,11 @@ from flare23_lib.preprocessing.resampling import Intensity, prepare_image, resam
 def _save(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
     """Save (c, z, y, x) for access patch by patch."""
     blocks, chunks = comp_blosc2_params(array.shape, tuple(patch_size), array.itemsize)
+    compressed = blosc2.asarray(
+        np.ascontiguousarray(array), blocks=blocks, chunks=chunks, cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5}
+    )
     with atomic_path(path) as temporary:
-        temporary.unlink()  # blosc2 makes the file itself
-        blosc2.asarray(
-            np.ascontiguousarray(array),
-            urlpath=str(temporary),
-            blocks=blocks,
-            chunks=chunks,
-            cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5},
-        )
+        temporary.write_bytes(compressed.to_cframe())  # blosc2 itself passes over failed writes
 
 
 @dataclass(frozen=True)
@@ -75,6 +72,10 @@ def preprocess_image(source: Path, target: Path, grid: TrainingGrid, intensity: 
         raise ImageError(f"{source}: has NaN or infinite voxels")
     source_spacing = turn.spacing(volume.geometry.spacing)
     shape = resampled_shape(array.shape, source_spacing, grid.spacing)
+    if math.prod(shape) > MAX_VOXELS:
+        raise ImageError(
+            f"{source}: would have {math.prod(shape):.2g} voxels {shape} (z, y, x) at the model's spacing"
+        )
     image = prepare_image(array, intensity, shape)
     _save(target, image.numpy()[None], grid.patch_size)
     return {"shape": list(array.shape), "spacing": list(source_spacing)}
@@ -100,7 +101,7 @@ def preprocess_labels(
             within the tolerance and so give another shape.
 
     Returns:
-        The indices that have voxels, without background and ignored ones.
+        The indices that have voxels, without background; the last one may be that of voxels to ignore.
     """
     volume = read_label_map(source)
     turn = Orientation.of(volume.geometry.affine, grid.orientation)
@@ -118,7 +119,9 @@ def preprocess_labels(
     with atomic_path(target.with_suffix(".pkl")) as temporary:
         temporary.write_bytes(pickle.dumps({"class_locations": locations, "spacing": list(grid.spacing)}))
     _save(target, packed(labels, grid.label_factor).astype(np.int16), grid.patch_size)
-    return [index for index in classes if len(locations[index])]
+    ignored = len(classes) + 1
+    present = [index for index in classes if len(locations[index])]
+    return [*present, ignored] if (labels == ignored).any() else present
 
 
 def packed(labels: np.ndarray, factor: Sequence[int]) -> np.ndarray:

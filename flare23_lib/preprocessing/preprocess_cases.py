@@ -19,6 +19,7 @@ from flare23_lib.errors import CohortError, TrainingError
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.tables import read_csv
+from flare23_lib.runtime.failures import CaseFailures
 from flare23_lib.runtime.progress import progress
 
 if TYPE_CHECKING:
@@ -175,18 +176,24 @@ def preprocess(
         patch_size: (z, y, x); determines the chunks of the files.
         shard: which cases.
         output: the record.
+
+    Raises:
+        CasesFailedError: the other cases are done, and the record is not written.
     """
     cases = [case for case in training_set(results, settings) if case.case.case in shard]
     rows = []
     made = 0
+    failures = CaseFailures(len(cases))
     for case in progress(cases):
         log.debug("%s", case.case.case)
-        image, label = image_entry(results, settings, case.case), label_entry(results, settings, case)
-        _, new_image = image.load_or_make(shard, partial(_make_image, settings, patch_size, case))
-        metadata, new_label = label.load_or_make(shard, partial(_make_label, results, settings, patch_size, case))
-        made += new_image + new_label
-        present = " ".join(map(str, metadata["results"]["labels_present"]))
-        rows.append({**record_row(results, settings, case), "labels_present": present})
+        with failures.case(case.case.case, case.case.image):
+            image, label = image_entry(results, settings, case.case), label_entry(results, settings, case)
+            _, new_image = image.load_or_make(shard, partial(_make_image, settings, patch_size, case))
+            metadata, new_label = label.load_or_make(shard, partial(_make_label, results, settings, patch_size, case))
+            made += new_image + new_label
+            present = " ".join(map(str, metadata["results"]["labels_present"]))
+            rows.append({**record_row(results, settings, case), "labels_present": present})
+    failures.raise_any()
     log.info("%d cases, %d files made, the others existed", len(cases), made)
     write_record(output, COLUMNS if settings.label_sets is None else [*COLUMNS, ANNOTATED], rows)
 
@@ -210,7 +217,9 @@ def _make_label(
 
     grid, source = _grid(settings, patch_size), label_file(results, case)
     indices = preprocess_labels(source, entry.file(".b2nd"), grid, settings.label_values, case.case.spacing)
-    return entry.save([".b2nd", ".pkl"], {"labels_present": [settings.label_values[index - 1] for index in indices]})
+    values = settings.label_values
+    present = [values[index - 1] for index in indices if index <= len(values)]
+    return entry.save([".b2nd", ".pkl"], {"labels_present": present, "ignored": len(present) < len(indices)})
 
 
 def _grid(settings: PreprocessingSettings, patch_size: Sequence[int]) -> TrainingGrid:

@@ -21,12 +21,14 @@ from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import MergeError, StoreError
 from flare23_lib.inference.segmentations import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
+from flare23_lib.io.label_tables import label_table, write_label_tables
 from flare23_lib.io.nifti import Volume, read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.pseudo_labels import selection, small_components
 from flare23_lib.pseudo_labels.base_labels import annotated_labels, base_of, base_rows
 from flare23_lib.pseudo_labels.merge import OUTCOMES, MergeRules, Votes, check_geometry, merge
+from flare23_lib.runtime.failures import CaseFailures
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -118,8 +120,8 @@ def complete(job: CompletionJob, shard: Shard, output: Path) -> None:
     """Merge manual labels and pseudo-labels of a shard's cases, and write its record.
 
     Raises:
-        MergeError: label and prediction are of different geometry.
-        StoreError: a pseudo-label is in no record, or missing.
+        CasesFailedError: the other cases are done, and the record is not written.
+        StoreError: a pseudo-label is in no record.
     """
     results, settings = job.results, job.settings
     entries = shard_entries(job, shard)
@@ -128,14 +130,19 @@ def complete(job: CompletionJob, shard: Shard, output: Path) -> None:
     compared = compared_rows(results, settings)
     rows = []
     made = 0
+    failures = CaseFailures(len(entries))
     for case, entry in progress(entries):
-        metadata, new = entry.load_or_make(f"{job.name}-{shard}", partial(_complete_case, job, case, bases))
-        made += new
-        row = _row(job, case, entry, metadata["results"])
-        agreement = {name: _number(agreements[case.case].get(f"agreement_{name}", "")) for name in job.label_names}
-        row["agreement"] = _mean_agreement(agreement)
-        row["change"] = _change(job, case, row["file"], agreement, compared)
-        rows.append(row)
+        with failures.case(case.case, case.label or case.image):
+            metadata, new = entry.load_or_make(f"{job.name}-{shard}", partial(_complete_case, job, case, bases))
+            made += new
+            row = _row(job, case, entry, metadata["results"])
+            agreement = {
+                name: _number(agreements[case.case].get(f"agreement_{name}", "")) for name in job.label_names
+            }
+            row["agreement"] = _mean_agreement(agreement)
+            row["change"] = _change(job, case, row["file"], agreement, compared)
+            rows.append(row)
+    failures.raise_any()
     log.info("%s: %d cases, %d of them merged now", job.name, len(entries), made)
     write_record(output, columns_of(job.label_names), rows)
 
@@ -300,6 +307,7 @@ def collect_completed(job: CompletionJob, shards: int, output: Path, confusion: 
     for row in rows:
         row["left_out"] = "yes" if row["case"] in excluded else ""
     _write_confusion(job, rows, confusion)
+    write_label_tables(output.parent, label_table(job.label_names, job.settings.label_values))
     write_csv(output, ["case", "file", "left_out", *columns_of(job.label_names)[2:]], rows)
     for outcome in OUTCOMES[1:]:
         total = sum(int(value) for row in rows for name, value in row.items() if name.startswith(f"{outcome}_"))

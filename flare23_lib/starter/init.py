@@ -108,6 +108,9 @@ def _inspect(cohort: Path, sources: Sequence[FolderSource], memory: Path, proces
         name = source.name if names[source.name] == 1 else f"{source.name}_{names[source.name]}"
         keys = {key: _below(cohort, source.root, value) for key, value in source.keys.items()}
         files = find(cohort, {name: _bare(keys)}).sources[0]
+        if "prefix" not in keys and all(case.startswith(f"{name}_{name}") for case in _cases(files)):
+            keys["prefix"] = ""  # the names of the files have it
+            files = find(cohort, {name: _bare(keys)}).sources[0]
         inspected.append(Inspected(source, keys, files))
     images = {
         one.files.name: _tasks(one.files.images, one.files.unlabeled_images, is_label=False) for one in inspected
@@ -121,6 +124,10 @@ def _inspect(cohort: Path, sources: Sequence[FolderSource], memory: Path, proces
         _add_values(one, [infos[task] for task in labels[name]], several=len(sources) > 1)
         log.info("%s: %d labeled images, %d without labels", name, one.labeled, len(one.files.unlabeled_images))
     return inspected
+
+
+def _cases(files: SourceFiles) -> list[str]:
+    return [*files.images, *files.unlabeled_images]
 
 
 def _below(cohort: Path, root: Path, value: Any) -> Any:

@@ -98,7 +98,7 @@ CASES = [
 
 def tiny_config(**overrides):
     recipe = yaml.safe_load(RECIPE.read_text())
-    shared = {key: recipe[key] for key in ("cohort", "results", "labels", "categories")}
+    shared = {key: recipe[key] for key in ("cohort", "results", "sources", "labels", "categories")}
     return Config.check(shared | TINY | overrides)
 
 

@@ -17,7 +17,7 @@ from flare23_lib.config.settings import LabelSets
 from flare23_lib.dataset.cases import Case
 from flare23_lib.evaluation.cases import Pair, Scoring, score_cases
 from flare23_lib.io.label_maps import LabelFiles, ValueTable
-from flare23_lib.preprocessing.preprocess import preprocess_labels
+from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_labels
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_in
 from flare23_lib.pseudo_labels.base_labels import annotated_labels
 from flare23_lib.pseudo_labels.complete import completed_entry, completion_folder
@@ -47,7 +47,8 @@ def test_a_label_in_other_numbers_is_preprocessed_as_one_in_ours(tmp_path):
     made = []
     for name, label in (("a", LabelFiles(tmp_path / "theirs.nii.gz", TABLE)), ("b", tmp_path / "ours.nii.gz")):
         files = [tmp_path / f"{name}{suffix}" for suffix in (".b2nd", ".pkl")]
-        present = preprocess_labels(label, *files, (5, 2, 2), "canonical", LABELS.values, (4, 8, 8))
+        grid = TrainingGrid((5, 2, 2), "canonical", (4, 8, 8))
+        present = preprocess_labels(label, files[0], grid, LABELS.values)
         made.append((present, *(file.read_bytes() for file in files)))
     assert made[0] == made[1]
     assert made[0][0] == [1, 3]

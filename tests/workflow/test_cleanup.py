@@ -147,7 +147,7 @@ def test_what_records_list_stays_while_cases_are_not_there(chain):
     elsewhere = chain / "elsewhere"
     (chain / "cohort/unlabelTr1800").rename(elsewhere)
     done = clean(chain, "--yes")
-    assert "layout.unlabeled_images: there is no folder" in done.stdout
+    assert "sources.flare23.unlabeled_images: there is no folder" in done.stdout
     assert before - files(chain) == set()
     assert "there is no folder" in flare23(chain, "status", *CONFIGURATION).stdout
 

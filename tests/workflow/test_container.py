@@ -16,7 +16,7 @@ from places import REPOSITORY
 
 from flare23_lib.io.nifti import read_labels
 
-TRAINING = ("nnunetv2", "snakemake", "scipy", "matplotlib", "pandas", "torchvision")
+TRAINING = ("nnunetv2", "snakemake", "torchvision")
 
 
 def steps():
@@ -127,7 +127,7 @@ def test_the_contract_takes_the_challenges_folders_unless_told_otherwise(tmp_pat
     )
     assert done.stdout.split() == [
         "predict", "--model", "/workspace/model", "--input", "/workspace/inputs", "--output", "/workspace/outputs",
-        "--tta",
+        "--no-label-files", "--tta",
     ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from places import REPOSITORY
 
 from flare23_lib import cli
 from flare23_lib.config import Config
+from flare23_lib.dataset.cases import read_cases
 from flare23_lib.io import nifti
 from flare23_lib.io.tables import read_csv
 
@@ -42,15 +43,23 @@ def test_categorise_works_outside_the_workflow(folders):
     }
 
 
-def test_categorise_refuses_prefixes_of_folders_that_it_is_not_given(folders):
-    (folders / "mine.yaml").write_text("layout: {prefixes: {imagesTr2200: a_}}\n")
-    done = flare23(
-        folders, "categorise", "--images", "images", "--labels", "labels", "--output", "out",
-        "--base-config", str(REPOSITORY / "config.yaml"), "--configfile", "mine.yaml",
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "layout.prefixes" in done.stderr
-    assert not (folders / "out").exists()
+def test_categorise_reads_the_numbers_of_a_source(folders):
+    (folders / "mine.yaml").write_text(
+        'sources: {other: {images: "x/{case}_0000.nii.gz", labels: "x/{case}.nii.gz",'
+        " values: {1: spleen, 2: liver, 3: liver, 14: tumor}}}\n"
+        "model_defaults: {training: {loss: label_sets}}\n"
+    )
+    command = [
+        "categorise", "--images", "images", "--labels", "labels", "--output", "out", "--processes", "1",
+        "--base-config", str(REPOSITORY / "config.yaml"), "--configfile", "mine.yaml", "--source",
+    ]  # fmt: skip
+    done = flare23(folders, *command, "other")
+    assert done.returncode == 0, done.stderr
+    cases = {case.case: case for case in read_cases(folders / "out/cases.csv")}
+    assert {name: case.labels_present for name, case in cases.items()} == {"other_one": [3, 14], "other_two": [1]}
+    refused = flare23(folders, *command, "lost")
+    assert refused.returncode == 1
+    assert "--source: there is no source 'lost'; there are flare23, other" in refused.stderr
 
 
 def test_evaluate_scores_two_folders(folders):
@@ -87,7 +96,7 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path):
     done = flare23(tmp_path, "predict", "--model", "nowhere", "--input", "x", "--output", "y")
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if line.startswith("flare23: ")] == [
-        "flare23: nowhere/model.json: is missing; nowhere is not a model bundle"
+        "flare23: nowhere/model.json: is missing; nowhere is no model bundle"
     ]
     assert "Traceback" not in done.stderr
 

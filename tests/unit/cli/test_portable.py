@@ -73,7 +73,8 @@ def test_a_model_is_exported_predicts_is_scored_and_ranked(folder):
     flare23(folder, "export", "--checkpoint", "checkpoint.pth", "--output", "model")
     flare23(folder, "predict", "--model", "model", "--input", "images", "--output", "predicted", "--precision",
             "float32", "--timings", "timings.csv")  # fmt: skip
-    assert [read_volume(path).array.shape for path in sorted((folder / "predicted").iterdir())] == [(10, 12, 12)] * 4
+    predicted = sorted((folder / "predicted").glob("*.nii.gz"))
+    assert [read_volume(path).array.shape for path in predicted] == [(10, 12, 12)] * 4
     for predictions in ("predicted", "labels"):
         done = flare23(folder, "evaluate", "--predictions", predictions, "--references", "labels", "--output",
                        f"scores/{predictions}", "--processes", "2", *CONFIGURATION)  # fmt: skip

@@ -162,9 +162,9 @@ def leave_out_by(name):
             {"layout": {"unlabeled_images": ["labelsTr2200"], "image_suffix": ".nii.gz"}},
             "sources.cohort.labels: 'labelsTr2200/**/{case}.nii.gz' are images, too",
         ),
-        ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is kept"),
-        ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is kept"),
-        ({"labels": [{"name": "background", "value": 1, "tolerance_mm": 1}]}, "'background' is kept"),
+        ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is reserved"),
+        ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is reserved"),
+        ({"labels": [{"name": "background", "value": 1, "tolerance_mm": 1}]}, "'background' is reserved"),
         ({"models": {"student": {"trainning": {}}}}, "trainning"),
         (
             {"models": {"student": {"network": "unet"}}},
@@ -355,13 +355,12 @@ def test_the_recipe_has_the_papers_values():
 
 def test_the_example_of_the_documentation_is_valid():
     text = (REPOSITORY / "docs/your_cohort.md").read_text()
-    example = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
-    config = load(**example)
-    assert list(config.models) == ["organ_teacher", "tumor_teacher", "student"]
-    assert config.label_map.values == [6, 1, 20]
-    by_folder = yaml.safe_load(text.split("```yaml")[2].split("```")[0])
-    gone = {"completions": dict.fromkeys(example["completions"]), "models": {"tumor_teacher": None}}
-    assert load(**merge(merge(example, gone), by_folder)).completions.keys() == {"a"}
+    blocks = [yaml.safe_load(block.split("```")[0]) for block in text.split("```yaml")[1:]]
+    config = load(**merge(blocks[0], blocks[2]))
+    assert list(config.models) == ["organ_teacher", "student"]
+    assert list(config.sources) == ["lits", "kits", "total", "more"]
+    assert list(config.completions) == ["unlabeled", "lits", "kits", "total"]
+    assert config.sources["kits"].targets == ["right_kidney", "left_kidney", "tumor", "ignore"]
 
 
 def test_old_names_of_keys_are_read_and_named_in_one_line(caplog):
@@ -477,6 +476,12 @@ def test_a_smoke_run_shrinks_the_users_own_configuration(tmp_path):
     assert Config.load([RECIPE, tmp_path / "own.yaml"], {"smoke": "false"}).results == "/disk/results"
     with pytest.raises(ConfigError, match="smoke: 'maybe' is neither true nor false"):
         Config.load([RECIPE], {"smoke": "maybe"})
+
+
+def test_a_pattern_without_quotes_is_named(tmp_path):
+    (tmp_path / "own.yaml").write_text("sources:\n  own: {images: {case}.nii.gz}\n")
+    with pytest.raises(ConfigError, match=r"patterns with \{ need quotes"):
+        Config.load([RECIPE, tmp_path / "own.yaml"])
 
 
 def test_a_file_that_stands_alone_inherits_nothing(tmp_path):

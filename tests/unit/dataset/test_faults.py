@@ -19,6 +19,8 @@ from flare23_lib.dataset.image_info import read_info
 from flare23_lib.dataset.quality import QUARANTINE
 from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.dataset.summary import write_scan
+from flare23_lib.errors import ImageError
+from flare23_lib.io.nifti import read_labels
 from flare23_lib.io.tables import read_csv
 
 
@@ -83,6 +85,36 @@ def save_sheared(cohort, degrees):
         nib.save(volume, path)
 
 
+def save_pair(cohort, shape, spacing):
+    """An image and a label of some shape (z, y, x) and spacing (x, y, z) in mm."""
+    affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
+    write(image(cohort), np.random.default_rng(0).integers(-1000, 500, shape).astype(np.int16), affine)
+    labels = np.zeros(shape, np.uint8)
+    labels.ravel()[:2] = 1, 14
+    write(label(cohort), labels, affine)
+
+
+def save_rescaled(cohort, dtype, slope=None, inter=0):
+    """Labels as nibabel saves floats under an integer header: spread over the range of the type."""
+    write(label(cohort), label_array(3, 13).astype(dtype))
+    old = nib.load(label(cohort))
+    nib.save(nib.Nifti1Image(old.get_fdata(), old.affine, old.header), label(cohort))
+    back = nib.load(label(cohort))
+    assert back.dataobj.slope != 1
+    assert back.get_fdata().max() != 13 or back.get_fdata().T.ravel()[0] != 3
+
+
+def write_header(path, dim, datatype=4, bitpix=16):
+    """A NIfTI-2 header alone, which claims any size, and a few voxels."""
+    header = nib.Nifti2Header()
+    header["dim"] = [3, *dim, 1, 1, 1, 1]
+    header["datatype"], header["bitpix"] = datatype, bitpix
+    header["vox_offset"], header["sform_code"] = 544, 1
+    header["pixdim"][1:4] = 1
+    header["srow_x"], header["srow_y"], header["srow_z"] = np.eye(4)[:3]
+    path.write_bytes(gzip.compress(header.binaryblock.ljust(544, b"\0") + bytes(1000)))
+
+
 def save_scaled(cohort):
     write(label(cohort), label_array(1, 7))
     change_header(label(cohort), scl_slope=2, scl_inter=0)
@@ -101,7 +133,9 @@ def with_nan():
 
 
 FLIPPED = np.diag([-2.0, 2.0, 5.0, 1.0])
-MOVED = AFFINE + np.array([[0, 0, 0, 3], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+MOVED_BY_ONE = np.array([[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+MOVED = AFFINE + 3 * MOVED_BY_ONE
+TURNED = np.array([[0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 FAULTS = [
@@ -127,7 +161,15 @@ FAULTS = [
     ("zero spacing", "bad_spacing", lambda c: change_header(image(c), pixdim=[1, 2, 0, 5, 0, 0, 0, 0])),
     ("negative spacing", "bad_spacing", lambda c: change_header(image(c), pixdim=[1, 2, 2, -5, 0, 0, 0, 0])),
     ("NaN spacing", "bad_spacing", lambda c: change_header(image(c), pixdim=[1, np.nan, 2, 5, 0, 0, 0, 0])),
-    ("placeholder spacing", "placeholder_spacing", lambda c: save_both(c, np.diag([-1.0, -1.0, 1.0, 1.0]))),
+    ("2^63 voxels along an axis", "wrong_length", lambda c: write_header(image(c), (2**63 - 1, 2, 2))),
+    ("a product beyond 64 bits", "wrong_length", lambda c: write_header(label(c), (2**32, 2**32, 2), 2, 8)),
+    ("10^12 voxels", "wrong_length", lambda c: write_header(image(c), (10**4, 10**4, 10**4))),
+    ("placeholder spacing", "placeholder_spacing", lambda c: save_pair(c, (24, 5, 6), (1, 1, 1))),
+    ("meters for millimeters", "implausible_size", lambda c: save_pair(c, (24, 48, 48), (8000, 8000, 10000))),
+    ("a field of view of 2.4 m", "implausible_size", lambda c: save_pair(c, (4, 8, 8), (300, 300, 400))),
+    ("slices within 24 nm", "implausible_size", lambda c: save_pair(c, (24, 8, 8), (8, 8, 1e-6))),
+    ("1 mm in all", "implausible_size", lambda c: save_pair(c, (24, 48, 48), (0.02, 0.02, 0.02))),
+    ("a long and a wide body", "implausible_size", lambda c: save_pair(c, (30, 13, 30), (100, 100, 90))),
     ("singular direction", "singular_axes", lambda c: change_header(image(c), srow_y=[0, 0, 0, 0])),
     ("direction that is NaN", "singular_axes", lambda c: change_header(image(c), srow_x=[np.nan, 0, 0, 0])),
     ("a little sheared", "sheared_axes", lambda c: save_sheared(c, 0.5)),
@@ -155,6 +197,17 @@ FAULTS = [
      lambda c: write(label(c), np.where(label_array(1) == 1, np.nan, 0).astype(np.float32))),
     ("labels scaled to halves", "fractional_label_values",
      lambda c: change_header(label(c), scl_slope=0.5, scl_inter=0)),
+    ("labels rescaled to uint8", "scaled_label", lambda c: save_rescaled(c, np.uint8)),
+    ("labels rescaled to int16", "scaled_label", lambda c: save_rescaled(c, np.int16)),
+    ("labels rescaled to uint16", "scaled_label", lambda c: save_rescaled(c, np.uint16)),
+    ("labels a little off", "scaled_label",
+     lambda c: write(label(c), label_array(1, 14).astype(np.float32) * np.float32(1.00002))),
+    ("labels off by more", "fractional_label_values",
+     lambda c: write(label(c), label_array(1, 14).astype(np.float32) * np.float32(1.002))),
+    ("255 for doubtful voxels", "ignored_voxels", lambda c: c.label("a", 1, 14, 255)),
+    ("255 in many bytes", "ignored_voxels",
+     lambda c: write(label(c), np.where(label_array(1, 9) == 9, 255, label_array(1, 9)).astype(np.int32))),
+    ("nothing but 255", "empty_label", lambda c: c.label("a", 255)),
     ("negative labels", "negative_label_values", lambda c: write(label(c), -label_array(1).astype(np.int16))),
     ("value out of the map", "unknown_label_values", lambda c: c.label("a", 1, 77)),
     ("a CT as its label", "unknown_label_values", save_large_with_many_values),
@@ -164,6 +217,11 @@ FAULTS = [
     ("flipped axis", "orientation_mismatch", lambda c: c.label("a", 1, 14, affine=FLIPPED)),
     ("moved", "affine_mismatch", lambda c: c.label("a", 1, 14, affine=MOVED)),
     ("other spacing", "affine_mismatch", lambda c: c.label("a", 1, 14, affine=np.diag([-2.0, -2.0, 6.0, 1.0]))),
+    ("an origin a twentieth of a voxel off", "rounded_affine",
+     lambda c: c.label("a", 1, 14, affine=AFFINE + MOVED_BY_ONE * 0.1)),
+    ("axes rounded to 2 decimals", "rounded_affine", lambda c: c.label("a", 1, 14, affine=AFFINE + TURNED * 0.006)),
+    ("axes turned by a third of a voxel at the corner", "affine_mismatch",
+     lambda c: c.label("a", 1, 14, affine=AFFINE + TURNED * 0.12)),
     ("twice in the labeled folders", "duplicate_case", lambda c: c.image("a", folder="imagesTr2200/again")),
     ("in two kinds of folders", "duplicate_case", lambda c: c.image("a", folder="unlabelTr1800")),
     ("label twice", "duplicate_case", lambda c: c.label("a", 1, folder="labelsTr2200/again")),
@@ -191,7 +249,7 @@ def test_a_fault_is_found_and_named_and_its_neighbors_stay(cohort, kind, spoil):
 def test_every_kind_of_fault_is_made_by_a_test():
     elsewhere = {
         "cannot_be_read", "duplicate_image", "validation_image_in_training", "other_file_name", "overlapping_masks",
-        "unclear_sides", "unlike_other_sources",
+        "unclear_sides", "unlike_other_sources", "too_large", "resliced_copy", "name_too_long",
     }  # fmt: skip
     assert {kind for _, kind, _ in FAULTS} | elsewhere == set(QualityIssues.model_fields)
 
@@ -211,6 +269,42 @@ def test_every_flipped_bit_of_a_stream_is_found_unless_the_content_is_the_same(c
         else:
             assert gzip.decompress(changed) == whole, place
     assert found > 7 * len(raw)
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [np.round(AFFINE, 6), AFFINE + MOVED_BY_ONE * 0.0011, AFFINE + MOVED_BY_ONE * 0.01, AFFINE + TURNED * 0.0009],
+)
+def test_a_label_within_a_hundredth_of_a_voxel_lies_on_its_image(cohort, affine):
+    cohort.label("a", 1, 14, affine=affine)
+    assert cohort.scan().issues == []
+
+
+def test_geometries_are_compared_at_the_corners_where_a_small_turn_is_large(cohort):
+    turned = AFFINE + TURNED * 0.0009
+    shape = (4, 512, 512)
+    write(image(cohort), np.random.default_rng(0).integers(-1000, 500, shape).astype(np.int16))
+    write(label(cohort), np.ones(shape, np.uint8), turned)
+    (fault,) = [fault for fault in cohort.scan().issues if fault.kind != "qform_sform_disagree"]
+    assert fault.kind == "affine_mismatch"
+    assert "0.325 voxels" in fault.message  # 511 * sqrt(2) * 0.0009 mm of 2 mm
+
+
+def test_rescaled_labels_are_read_as_the_scan_counts_them(cohort):
+    save_rescaled(cohort, np.uint8)
+    case = cohort.scan().cases[0]
+    assert case.voxels == {3: 1, 13: 1}
+    assert sorted(np.unique(read_labels(label(cohort)).array).tolist()) == [0, 3, 13]
+
+
+def test_values_between_whole_numbers_are_no_rounding_however_small_the_slope(cohort):
+    write(label(cohort), np.arange(120, dtype=np.uint8).reshape(SHAPE))
+    change_header(label(cohort), scl_slope=0.05, scl_inter=0)
+    (fault,) = cohort.scan().issues
+    assert fault.kind == "fractional_label_values"
+    assert "scl_slope" in fault.message
+    with pytest.raises(ImageError, match="whole"):
+        read_labels(label(cohort))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float64, np.float32, np.uint16, np.int8])

@@ -1,7 +1,10 @@
 import csv
+import errno
 import gzip
 import math
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -104,7 +107,7 @@ def test_every_broken_case_is_named_and_the_others_keep_their_scores(folders, ca
 
     reasons = {row["Name"]: row["status"] for row in after}
     assert reasons["case_1"] == "the prediction is missing"
-    assert "lies elsewhere" in reasons["case_2"]
+    assert "has another geometry" in reasons["case_2"]
     assert "cut short" in reasons["case_3"]
     assert reasons["case_4"] == "the prediction holds values that are not in the label map: 9"
     assert reasons["case_5"] == "the prediction holds values that are not in the label map: 1003"
@@ -144,7 +147,7 @@ def test_a_reference_with_unknown_values_is_named_even_if_the_prediction_is_miss
 
 
 @pytest.mark.parametrize("step", ["read_labels", "score_case", "measure_details"])
-def test_want_of_memory_is_no_fault_of_the_case(folders, monkeypatch, step):
+def test_too_little_memory_is_no_fault_of_the_case(folders, monkeypatch, step):
     predictions, references, output = folders
 
     def no_memory(*arguments):
@@ -155,13 +158,47 @@ def test_want_of_memory_is_no_fault_of_the_case(folders, monkeypatch, step):
         evaluate_folders(predictions, references, output, Scoring(LABELS, with_details=True))
 
 
-def test_a_prediction_whose_header_asks_for_any_amount_of_memory_is_only_elsewhere(folders):
+def test_a_prediction_whose_header_asks_for_any_amount_of_memory_is_only_broken(folders):
     predictions, references, output = folders
     content = bytearray(gzip.decompress((predictions / "case_1.nii.gz").read_bytes()))
     content[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
     (predictions / "case_1.nii.gz").write_bytes(gzip.compress(bytes(content)))
     report = evaluate_folders(predictions, references, output, SCORING)
-    assert "lies elsewhere than the reference: shape" in table(report.metrics)[0]["status"]
+    assert "holds fewer voxels than its header states" in table(report.metrics)[0]["status"]
+
+
+@pytest.mark.parametrize("side", ["predictions", "references"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_an_error_of_the_disk_or_the_network_ends_the_evaluation(folders, monkeypatch, side, number):
+    predictions, references, output = folders
+    broken, opened = str(folders[side == "references"] / "case_2.nii.gz"), Path.open
+
+    def open_or_fail(path, *arguments, **options):
+        if str(path) == broken:
+            raise OSError(number, os.strerror(number), broken)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_or_fail)
+    with pytest.raises(EvaluationError, match=rf"case_2.nii.gz: cannot be read \({os.strerror(number)}\); nothing"):
+        evaluate_folders(predictions, references, output, SCORING)
+    assert not (output / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_voxels_to_ignore_in_a_reference_are_left_out(folders, dtype):
+    predictions, references, output = folders
+    before = table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    array, guess = organs(2).astype(dtype), organs(2).copy()
+    array[:1] = 255
+    guess[:1] = 1
+    save(references / "case_2.nii.gz", array)
+    save(predictions / "case_2.nii.gz", guess)
+    with_ignored = table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    array[:1] = guess[:1] = 0
+    save(references / "case_2.nii.gz", array)
+    save(predictions / "case_2.nii.gz", guess)
+    assert with_ignored == table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    assert [row["status"] for row in with_ignored] == [row["status"] for row in before]
 
 
 def test_files_that_are_not_compressed_are_scored_too_and_two_for_a_case_refused(folders):
@@ -169,7 +206,7 @@ def test_files_that_are_not_compressed_are_scored_too_and_two_for_a_case_refused
     before = table(evaluate_folders(predictions, references, output, SCORING).metrics)
     packed = predictions / "case_1.nii.gz"
     (predictions / "case_1.nii").write_bytes(gzip.decompress(packed.read_bytes()))
-    with pytest.raises(EvaluationError, match=r"case_1\.nii lies beside it|case_1\.nii\.gz lies beside it"):
+    with pytest.raises(EvaluationError, match=r"case_1\.nii(\.gz)? is a prediction of the same case"):
         evaluate_folders(predictions, references, output, SCORING)
     packed.unlink()
     assert table(evaluate_folders(predictions, references, output, SCORING).metrics) == before

@@ -49,6 +49,19 @@ def test_a_prediction_that_got_lost_is_not_scored_as_zero(run, fault):
         scored(results, config)
 
 
+@pytest.mark.parametrize("place", [1, 40, -30])
+def test_a_prediction_with_a_flipped_bit_is_not_scored(run, place):
+    results, config = run
+    before = (results.root / "evaluation" / "student" / "metrics.csv").read_bytes()
+    file = results.file(read_csv(results.collected("predictions", "student"))[0]["file"])
+    content = bytearray(file.read_bytes())
+    content[place] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(StoreError, match=f"{file.name}: .* run `flare23 verify`"):
+        scored(results, config)
+    assert (results.root / "evaluation" / "student" / "metrics.csv").read_bytes() == before
+
+
 def test_a_prediction_that_no_record_has_is_named(run):
     results, config = run
     table = results.collected("predictions", "student")

@@ -248,6 +248,40 @@ def test_a_checkpoint_becomes_a_bundle(tmp_path, caplog):
     assert load_bundle(tmp_path / "other").model.unseen == ("tumor",)
 
 
+def without_plans(content):
+    content["state_dict"] = content.pop("network_weights")
+    del content["init_args"]
+
+
+def with_regions(content):
+    content["init_args"]["dataset_json"]["labels"] = {"background": 0, "kidney_and_tumor": [1, 2], "tumor": 2}
+
+
+def with_two_channels(content):
+    name = "conv_blocks_context.0.0.conv1.weight"
+    content["network_weights"][name] = content["network_weights"][name].repeat(1, 2, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_plans, r"is a checkpoint without plans, as of nnU-Net 1; `models.NAME.pretrained` takes"),
+        (with_regions, r"its labels are regions \(kidney_and_tumor\); bundles know one class per voxel"),
+        (lambda content: content["init_args"].update(configuration="3d_cascade_fullres"),
+         r"its plans have no configuration 3d_cascade_fullres, only base, 3d"),
+        (with_two_channels, "the network takes 2 channels, bundles 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_refused_with_the_cause(tmp_path, change, words):
+    path = a_checkpoint(tmp_path / "x.pth")
+    content = torch.load(path, weights_only=False)
+    change(content)
+    torch.save(content, path)
+    with pytest.raises(BundleError, match=words) as caught:
+        export_checkpoint(path, tmp_path / "bundle", "student")
+    assert str(caught.value).startswith(str(path))
+
+
 def test_a_checkpoint_that_was_normalized_otherwise_is_refused(tmp_path):
     checkpoint = a_checkpoint(tmp_path / "x.pth", normalization_schemes=["ZScoreNormalization"])
     with pytest.raises(BundleError, match="normalize by ZScoreNormalization"):

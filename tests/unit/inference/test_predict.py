@@ -14,9 +14,10 @@ from flare23_lib.cache.entries import Shard
 from flare23_lib.errors import ImageError
 from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.engine import Engine
-from flare23_lib.inference.image_files import HOST_BASE, Reader, find_cases
+from flare23_lib.inference.image_files import HOST_BASE, find_cases
 from flare23_lib.inference.memory import Limits
 from flare23_lib.inference.predict import predict
+from flare23_lib.inference.read_ahead import Reader
 from flare23_lib.inference.segment_cases import segment_cases
 from flare23_lib.inference.timing import PHASES
 from flare23_lib.io.nifti import read_volume, write_volume
@@ -262,7 +263,7 @@ def test_the_command_line_predicts_without_nnunet_simpleitk_and_pandas(images, t
     write_bundle(tmp_path / "model", bundle.model, bundle.state_dict)
     code = (
         "import sys; from flare23_lib.cli import main; code = main(sys.argv[1:]);"
-        "heavy = ('nnunetv2', 'SimpleITK', 'pandas');"
+        "heavy = ('nnunetv2', 'SimpleITK', 'pandas', 'pydicom', 'highdicom', 'matplotlib');"
         "print([name for name in heavy if name in sys.modules]); sys.exit(code)"
     )
     command = ["predict", "--model", "model", "--input", "images", "--output", "out", "--timings", "t.csv",
@@ -271,7 +272,8 @@ def test_the_command_line_predicts_without_nnunet_simpleitk_and_pandas(images, t
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case_1.nii.gz", "case_2.nii.gz"]
+    names = ["labels.csv", "labels.ctbl", "labels.itksnap.txt"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case_1.nii.gz", "case_2.nii.gz", *names]
     broken = images / "case_1_0000.nii.gz"
     broken.write_bytes(broken.read_bytes()[:-20])
     done = subprocess.run([*command, "--overwrite"], cwd=tmp_path, capture_output=True, text=True)

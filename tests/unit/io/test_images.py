@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from flare23_lib.errors import ImageError
-from flare23_lib.inference.image_files import held_bytes
 from flare23_lib.io import nifti
+from flare23_lib.io.identity import file_identity
+from flare23_lib.io.images import held_bytes
 from flare23_lib.io.orientation import Orientation
 
 AFFINE = np.array([[-0.8, 0, 0, 100.5], [0, -0.7, 0, 90.25], [0, 0, 2.5, -400.125], [0, 0, 0, 1]])
@@ -168,10 +169,10 @@ def test_an_identity_follows_the_content_and_not_the_name(image, tmp_path):
     header = nifti.read_volume(path).header
     copy = tmp_path / "copy.nii.gz"
     copy.write_bytes(path.read_bytes())
-    assert nifti.file_identity(copy) == nifti.file_identity(path)
+    assert file_identity(copy) == file_identity(path)
     array[0, 0, 0] += 1
     nifti.write_volume(copy, array, header)
-    assert nifti.file_identity(copy) != nifti.file_identity(path)
+    assert file_identity(copy) != file_identity(path)
 
 
 def world_point(array, affine):

@@ -146,6 +146,13 @@ def test_values_without_names_are_not_the_same_in_two_sources(tmp_path):
     assert [label.name for label in config.labels] == ["one_label_1", "two_label_1"]
 
 
+def test_names_of_files_that_have_the_sources_name_get_no_prefix(tmp_path):
+    decathlon(tmp_path / "own")
+    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    cases = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases
+    assert [case.case for case in cases] == [f"own_{number:03d}" for number in range(6)]
+
+
 def test_a_label_that_is_seldom_there_is_asked_about(tmp_path):
     for number in range(4):
         write(tmp_path / f"own/img/{number}.nii.gz", ct(number), AFFINE)
@@ -166,6 +173,12 @@ def test_a_label_that_is_seldom_there_is_asked_about(tmp_path):
 def test_tables_of_other_programs_name_values(tmp_path, text, name):
     (tmp_path / name).write_text(text)
     assert names_of_values(tmp_path) == {1: "right_kidney"}
+
+
+def test_a_list_of_patients_names_no_values(tmp_path):
+    (tmp_path / "cases.csv").write_text("case,age\nanna,1\nbert,2\n")
+    (tmp_path / "version.json").write_text('{"version": 1}')
+    assert names_of_values(tmp_path) == {}
 
 
 def test_names_are_made_fit_for_the_configuration():

@@ -1,0 +1,189 @@
+"""DICOM series of a clinic as a cohort: images and annotations as NIfTI, with a table of where they come from.
+
+Cases are named after a hash of their Series Instance UID: stable when more series are imported, and nobody's name.
+Annotations are segmentations (SEG) and structure sets (RTSTRUCT) that refer to a series. A table of names gives their
+structures values; a name that is not in it is listed, never guessed.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from flare23_lib.errors import CohortError, ImageError
+from flare23_lib.io.dicom import Irregular, Series
+from flare23_lib.io.dicom_search import Annotation, Found, find_series
+from flare23_lib.io.dicom_seg import Segment, read_seg
+from flare23_lib.io.label_tables import Structure, header_extension, label_table
+from flare23_lib.io.nifti import Volume, write_volume
+from flare23_lib.io.rtstruct import read_rtstruct
+from flare23_lib.io.tables import write_csv
+from flare23_lib.runtime.progress import progress
+
+log = logging.getLogger(__name__)
+
+COLUMNS = [
+    "case", "image", "label", "patient", "study", "series", "number", "description", "slices", "annotations",
+    "structures", "tiny_contours", "overlapping_voxels", "warnings", "problem",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NameTable:
+    """Which value a structure's name stands for.
+
+    Attributes:
+        table: the labels.
+        values: normalized name or alias -> value.
+    """
+
+    table: tuple[Structure, ...]
+    values: Mapping[str, int]
+
+    @classmethod
+    def read(cls, path: Path) -> NameTable:
+        """Read a CSV with the columns `name`, `value` and `aliases` (separated by semicolons; may be missing).
+
+        Raises:
+            CohortError: it cannot be read, a value is no number from 1 to 254, or a name stands for two values.
+        """
+        try:
+            with path.open(encoding="utf-8", newline="") as handle:
+                rows = list(csv.DictReader(handle))
+            names, numbers = [row["name"].strip() for row in rows], [int(row["value"]) for row in rows]
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CohortError(f"{path}: is no table of the columns name, value and aliases ({error})") from error
+        values: dict[str, int] = {}
+        for row, name, value in zip(rows, names, numbers, strict=True):
+            if not 1 <= value <= 254:
+                raise CohortError(f"{path}: the value {value} of {name} is not from 1 to 254")
+            for text in (name, *(row.get("aliases") or "").split(";")):
+                key = normalized(text)
+                if key and values.setdefault(key, value) != value:
+                    raise CohortError(f"{path}: {text.strip()!r} stands for {values[key]} and for {value}")
+        return cls(label_table(names, numbers), values)
+
+
+def normalized(name: str) -> str:
+    """Return a name in small letters, with single spaces for whatever is no letter or digit."""
+    return " ".join(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+@dataclass(frozen=True)
+class Import:
+    """What an import did.
+
+    Attributes:
+        rows: of sources.csv.
+        unmatched: names of structures that are not in the table -> annotations that hold them.
+    """
+
+    rows: list[dict[str, object]]
+    unmatched: Mapping[str, int]
+
+    @property
+    def problems(self) -> int:
+        """How many series or annotations could not be imported."""
+        return sum(bool(row["problem"]) for row in self.rows)
+
+
+def import_dicom(
+    inputs: Path, output: Path, names: NameTable | None = None, irregular: Irregular = "refuse"
+) -> Import:
+    """Write every CT volume below a folder as NIfTI, and its annotations as label maps.
+
+    Writes `images/{case}_0000.nii.gz`, `labels/{case}.nii.gz`, `sources.csv` (a row for each series, with what could
+    not be read) and `unmatched_names.csv`. Images that are there are not written again.
+
+    Args:
+        inputs: folder or zip archive.
+        output: folder.
+        names: values of annotated structures; None for images alone, with all names listed as unmatched.
+        irregular: "refuse" or "resample" for slices that are not equally spaced.
+
+    Raises:
+        ImageError: there are no CT volumes.
+    """
+    found = find_series(inputs)
+    volumes = [replace(series, irregular=irregular) for series in found.series if series.is_volume]
+    if not volumes:
+        raise ImageError(f"{inputs}: holds no CT series")
+    unmatched: Counter[str] = Counter()
+    rows = [_import_series(series, found, output, names, unmatched) for series in progress(volumes)]
+    known = {series.uid for series in volumes}
+    for annotation in found.annotations:
+        if not known & set(annotation.series):
+            rows.append({"annotations": str(annotation.file), "problem": "refers to no CT series that was found"})
+    rows = [dict.fromkeys(COLUMNS, "") | row for row in rows]
+    write_csv(output / "sources.csv", COLUMNS, rows)
+    table = [{"name": name, "annotations": count} for name, count in sorted(unmatched.items())]
+    write_csv(output / "unmatched_names.csv", ["name", "annotations"], table)
+    return Import(rows, dict(unmatched))
+
+
+def case_of(series: Series) -> str:
+    """Return the name of a series' case; parts of one series, of different orientation or matrix, differ."""
+    text = f"{series.uid} {series.orientation} {series.matrix}"
+    return "ct_" + hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _import_series(
+    series: Series, found: Found, output: Path, names: NameTable | None, unmatched: Counter[str]
+) -> dict[str, object]:
+    case = case_of(series)
+    image, label = output / "images" / f"{case}_0000.nii.gz", output / "labels" / f"{case}.nii.gz"
+    annotations = [one for one in found.annotations if series.uid in one.series]
+    row: dict[str, object] = {
+        "case": case, "patient": series.patient, "study": series.study, "series": series.uid,
+        "number": series.number, "description": series.description, "slices": len(series.frames),
+        "annotations": "; ".join(str(one.file) for one in annotations),
+    }  # fmt: skip
+    try:
+        volume = series.read()
+        if not image.exists():
+            write_volume(image, volume.array, volume.header)
+        row["image"] = str(image.relative_to(output))
+        row["warnings"] = "; ".join(series.warnings())
+        segments = [segment for one in annotations for segment in _segments(one, series)]
+        for segment in segments:
+            if names is None or normalized(segment.name) not in names.values:
+                unmatched[segment.name] += 1
+        if names is not None and segments:
+            row |= _write_labels(label, volume, segments, names)
+            row["label"] = str(label.relative_to(output))
+    except ImageError as error:
+        row["problem"] = str(error)
+        log.error("%s", error)
+    return row
+
+
+def _segments(annotation: Annotation, series: Series) -> list[Segment]:
+    read = read_seg if annotation.modality == "SEG" else read_rtstruct
+    return read(annotation.file, series)
+
+
+def _write_labels(path: Path, volume: Volume, segments: Sequence[Segment], names: NameTable) -> dict[str, object]:
+    """Write the structures that the table names, later rows of it over earlier ones; returns what the row says."""
+    labels = np.zeros(volume.array.shape, np.uint8)
+    written, tiny, overlap = [], 0, 0
+    for structure in names.table:
+        for segment in segments:
+            if names.values.get(normalized(segment.name)) != structure.value:
+                continue
+            if segment.mask.shape != labels.shape:
+                raise ImageError(f"{segment.name}: cannot lie on a series that was interpolated")
+            under = labels[segment.mask]
+            overlap += int(np.count_nonzero((under != 0) & (under != structure.value)))
+            labels[segment.mask] = structure.value
+            written.append(segment.name)
+            tiny += segment.tiny
+    write_volume(path, labels, volume.header, header_extension(names.table))
+    return {"structures": "; ".join(written), "tiny_contours": tiny, "overlapping_voxels": overlap}

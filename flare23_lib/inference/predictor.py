@@ -1,0 +1,238 @@
+"""A model in Python: `Predictor("model")("ct.nii.gz")`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Union, cast
+
+import nibabel as nib
+import numpy as np
+
+from flare23_lib.axes import as_triple
+from flare23_lib.choices import Precision, Windows
+from flare23_lib.errors import ImageError
+from flare23_lib.inference.bundle import load_bundle
+from flare23_lib.inference.engine import Engine
+from flare23_lib.inference.image_files import find_series_at, image_warnings
+from flare23_lib.inference.memory import Limits
+from flare23_lib.inference.outputs import chosen_labels
+from flare23_lib.inference.training_images import unlike_training
+from flare23_lib.io.images import ITK_SUFFIXES, Image, image_stem, read_image
+from flare23_lib.io.label_tables import Structure, header_extension
+from flare23_lib.io.nifti import SUFFIXES, Geometry, Volume, header_for, write_volume
+from flare23_lib.runtime.devices import choose
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+    from flare23_lib.inference.label_statistics import LabelStatistics
+    from flare23_lib.io.dicom import Irregular, Series
+
+ImageLike = Union[str, Path, nib.spatialimages.SpatialImage, "SimpleITK.Image", np.ndarray, Volume]
+"""What a `Predictor` segments."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Labels of one image.
+
+    Attributes:
+        labels: uint8 label values in the image's own voxels, (z, y, x) as SimpleITK orders them; `labels.T` is
+            nibabel's order.
+        names: label value -> name.
+        affine: 4x4, voxel (x, y, z) to RAS+ mm, as nibabel's.
+        warnings: what makes the image no sound CT, a line each.
+        seconds: by phase.
+        image: that was segmented.
+    """
+
+    labels: np.ndarray
+    names: dict[int, str]
+    affine: np.ndarray
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+    image: Volume = field(repr=False)
+    _table: tuple[Structure, ...] = field(repr=False)
+    _series: Series | None = field(repr=False, default=None)
+    _model: str = field(repr=False, default="")
+
+    def mask(self, name: str) -> np.ndarray:
+        """Return the voxels of a structure by its name, bool (z, y, x); KeyError if the model has no such label."""
+        values = {name: value for value, name in self.names.items()}
+        return self.labels == values[name]
+
+    def statistics(self) -> list[LabelStatistics]:
+        """Measure volume and intensities of each structure."""
+        from flare23_lib.inference.label_statistics import measure_labels
+
+        return measure_labels(self.labels, self.image, self._table)
+
+    def to_nibabel(self) -> nib.Nifti1Image:
+        """Return the labels as a nibabel image (x, y, z)."""
+        return nib.Nifti1Image(self.labels.T, self.affine)
+
+    def to_simpleitk(self) -> SimpleITK.Image:
+        """Return the labels as a SimpleITK image; ImageError for a tilted stack, which it cannot express."""
+        from flare23_lib.io.itk import itk_of_volume
+
+        return itk_of_volume(self.labels, self.affine)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the labels: NIfTI with the label names, a format of SimpleITK, or (from DICOM) a DICOM segmentation.
+
+        Args:
+            path: its suffix chooses the format: .nii.gz, .nii, .nrrd, .mha and the like, or .dcm.
+
+        Returns:
+            The path.
+
+        Raises:
+            ImageError: the suffix is another, or DICOM is wanted of an image that was none.
+        """
+        path = Path(path)
+        if path.name.endswith(SUFFIXES):
+            write_volume(path, self.labels, self.image.header, header_extension(self._table))
+        elif path.name.endswith(ITK_SUFFIXES):
+            import SimpleITK
+
+            SimpleITK.WriteImage(self.to_simpleitk(), str(path), useCompression=True)
+        elif path.name.endswith(".dcm") and self._series is not None:
+            from flare23_lib.io.dicom_seg import write_seg
+
+            write_seg(path, self._series, self.labels, self._table, self._model)
+        else:
+            formats = ", ".join((*SUFFIXES, *ITK_SUFFIXES))
+            raise ImageError(f"{path}: labels are saved as {formats} or, of DICOM series, .dcm")
+        return path
+
+
+class Predictor:
+    """Segments CTs with one model, which is loaded once.
+
+    Example:
+        >>> from flare23_lib import Predictor
+        >>> prediction = Predictor("results/models/student")("ct.nii.gz")
+        >>> prediction.save("labels.nii.gz")
+
+    Args:
+        model: folder of the bundle.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
+        step: distance of windows in patch sizes; None for the model's.
+        tta: average over mirrored passes; None for the model's.
+        precision: "auto", "float32", "bfloat16" or "float16".
+        windows: "all", "body" or "center_first"; None for the model's.
+        limits: of memory; None for those of `flare23 predict`.
+
+    Raises:
+        BundleError: the model cannot be loaded.
+        ConfigError: there is no such device, or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        device: str = "auto",
+        *,
+        step: float | None = None,
+        tta: bool | None = None,
+        precision: Precision = "auto",
+        windows: Windows | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        limits = limits or Limits(gpu=4000, host=8000)
+        bundle = load_bundle(model).with_inference(step, tta, windows, precision)
+        self.engine = Engine(bundle, choose(device), limits)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Label value -> name of the model's labels."""
+        return {structure.value: structure.name for structure in self.engine.model.label_table}
+
+    def __call__(
+        self,
+        image: ImageLike,
+        affine: np.ndarray | None = None,
+        *,
+        labels_only: Sequence[str] = (),
+        series: str | None = None,
+        irregular: Irregular = "refuse",
+    ) -> Prediction:
+        """Segment an image in HU.
+
+        Args:
+            image: a path (NIfTI, NRRD, MetaImage; a DICOM file, folder or zip), a nibabel or SimpleITK image, or an
+                array (z, y, x) with its affine.
+            affine: 4x4, voxel (x, y, z) to RAS+ mm; for an array only.
+            labels_only: names of the labels that are kept; all if there are none.
+            series: number or UID of the DICOM series, if there are several.
+            irregular: "refuse", or "resample" for DICOM slices that are not equally spaced.
+
+        Raises:
+            ImageError: the image cannot be read or is no CT, or several DICOM series were found.
+            ConfigError: there is no such label.
+            TypeError: an array without an affine, or something else that is no image.
+        """
+        model = self.engine.model
+        table = chosen_labels(model.label_table, labels_only)
+        source = _find(image, series, irregular) if isinstance(image, str | Path) else None
+        volume = read_image(source) if source is not None else _volume_of(image, affine)
+        segmentation = self.engine.segment(volume)
+        kept = np.zeros(256, np.uint8)
+        values = [structure.value for structure in table]
+        kept[values] = values
+        return Prediction(
+            labels=kept[segmentation.labels],
+            names={structure.value: structure.name for structure in table},
+            affine=volume.geometry.affine,
+            warnings=(
+                *image_warnings(source if source is not None else Path("image"), volume),
+                *unlike_training(model.training_images, model.orientation, volume),
+            ),
+            seconds=segmentation.timings,
+            image=volume,
+            _table=table,
+            _series=None if source is None or isinstance(source, Path) else source,
+            _model=model.name,
+        )
+
+
+def _find(path: str | Path, wanted: str | None, irregular: Irregular) -> Image:
+    """Return the image file or the one DICOM series at a path; ImageError if there are several."""
+    path = Path(path)
+    if path.is_file() and image_stem(path):
+        return path
+    found = list(find_series_at(path, wanted, irregular).values())
+    if len(found) > 1:
+        raise ImageError(f"{path}: a Predictor segments one series at a time; give its number or UID")
+    return found[0]
+
+
+def _volume_of(image: ImageLike, affine: np.ndarray | None) -> Volume:
+    """Return an image in memory as a volume."""
+    if isinstance(image, Volume):
+        return image
+    if isinstance(image, np.ndarray):
+        if affine is None:
+            raise TypeError("an array needs its affine: predictor(array, affine), the array (z, y, x)")
+        return _with_header(image, np.asarray(affine, float))
+    if isinstance(image, nib.spatialimages.SpatialImage):
+        volume = _with_header(np.asanyarray(image.dataobj).T, image.affine)
+        if isinstance(image.header, nib.Nifti1Header):  # its bits are kept, as those of a file
+            zooms = as_triple(float(zoom) for zoom in image.header.get_zooms()[::-1])
+            return Volume(volume.array, Geometry(volume.geometry.shape, image.affine, zooms), image.header)
+        return volume
+    if type(image).__module__.split(".")[0] == "SimpleITK":
+        from flare23_lib.io.itk import volume_of_itk
+
+        return volume_of_itk(cast("SimpleITK.Image", image))
+    raise TypeError(f"{type(image).__name__} is no image: give a path, a nibabel or SimpleITK image, or an array")
+
+
+def _with_header(array: np.ndarray, affine: np.ndarray) -> Volume:
+    if array.ndim != 3 or affine.shape != (4, 4):
+        raise ImageError(f"an array of shape {array.shape} with an affine of shape {affine.shape} is no 3-D image")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
+    geometry = Geometry(as_triple(array.shape), affine, as_triple(map(float, spacing)))
+    return Volume(array, geometry, header_for(array.shape, affine, array.dtype))

@@ -1,0 +1,112 @@
+"""What a model's training images were like, and what makes another image unlike them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from flare23_lib.axes import Spacing
+from flare23_lib.io.nifti import Geometry, Volume
+
+AIR_HU = -500.0
+"""An image without values below this has no air, unless it was windowed."""
+
+BONE_HU = 1000.0
+
+MARGIN_HU = 100.0
+"""How much less far than in any training image an image's values may reach."""
+
+MIN_WINDOW_HU = 100.0
+"""Windows are wider."""
+
+SHARE_AT_LIMIT = 0.001
+"""More voxels at the highest value are cut off there."""
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """What the images were like that a model learned from.
+
+    Attributes:
+        axes: axis codes such as "LPS" -> images.
+        lowest: smallest and largest of the images' lowest values, in HU; None if voxels were not read.
+        highest: likewise of their highest values.
+    """
+
+    axes: Mapping[str, int]
+    lowest: tuple[float, float] | None = None
+    highest: tuple[float, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for `from_json`."""
+        return {**asdict(self), "axes": dict(self.axes)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> TrainingImages:
+        """Read what `to_json` gave; TypeError, ValueError or KeyError if it is something else."""
+        low, high = (content.get(name) for name in ("lowest", "highest"))
+        axes = {str(code): int(count) for code, count in content["axes"].items()}
+        return cls(axes, _pair(low), _pair(high))
+
+
+def _pair(values: Iterable[float] | None) -> tuple[float, float] | None:
+    if values is None:
+        return None
+    low, high = (float(value) for value in values)
+    return low, high
+
+
+def summarize(
+    images: Iterable[tuple[np.ndarray, tuple[int, int, int], Spacing, float | None, float | None]],
+) -> TrainingImages | None:
+    """Summarize images, each with affine, shape and spacing (z, y, x), lowest and highest value; None without any."""
+    axes: dict[str, int] = {}
+    lows: list[float] = []
+    highs: list[float] = []
+    for affine, shape, spacing, low, high in images:
+        code = Geometry(shape, affine, spacing).axis_codes
+        axes[code] = axes.get(code, 0) + 1
+        if low is not None and high is not None:
+            lows.append(low)
+            highs.append(high)
+    if not axes:
+        return None
+    known = bool(lows)
+    return TrainingImages(
+        dict(sorted(axes.items())),
+        (min(lows), max(lows)) if known else None,
+        (min(highs), max(highs)) if known else None,
+    )
+
+
+def unlike_training(trained: TrainingImages | None, orientation: str, volume: Volume) -> tuple[str, ...]:
+    """Return what makes an image unlike those that a model learned from, a line each.
+
+    Args:
+        trained: of the model; None if it does not say.
+        orientation: of the model; axes matter only if they are taken as stored.
+        volume: the image in HU.
+    """
+    found = []
+    codes = volume.geometry.axis_codes
+    if trained and orientation == "stored" and codes not in trained.axes:
+        known = ", ".join(trained.axes)
+        found.append(f"its axes are {codes}; the model takes axes as stored, and its training images have {known}")
+    if not volume.array.size:
+        return tuple(found)
+    low, high = float(volume.array.min()), float(volume.array.max())
+    if low > AIR_HU and high < BONE_HU and high - low > MIN_WINDOW_HU:
+        share = float((volume.array == high).mean())
+        if share > SHARE_AT_LIMIT:
+            found.append(f"{share:.1%} of its voxels have the highest value, {high:g}: it seems windowed")
+    if trained is None or trained.lowest is None or trained.highest is None:
+        return tuple(found)
+    if low > trained.lowest[1] + MARGIN_HU or high < trained.highest[0] - MARGIN_HU:
+        found.append(
+            f"its values go from {low:g} to {high:g} HU; in every training image they begin at or below "
+            f"{trained.lowest[1]:g} and end at or above {trained.highest[0]:g}"
+        )
+    return tuple(found)

@@ -1,0 +1,229 @@
+"""A CT series in DICOM files: checked slice by slice, read as a volume.
+
+Positions and directions are DICOM's (LPS, mm, order x, y, z); volumes are (z, y, x) with nibabel's affines (RAS+), as
+everywhere else. Slices ascend along the normal of their plane. Frames of a multi-frame file count as slices.
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import pydicom
+
+from flare23_lib.axes import as_triple
+from flare23_lib.errors import ImageError
+from flare23_lib.io.nifti import Geometry, Volume, header_for
+from flare23_lib.io.slices import SliceGrid, grid_of, resampled_along_normal
+
+log = logging.getLogger(__name__)
+
+Irregular = Literal["refuse", "resample"]
+
+MIN_SLICES = 3
+"""What has fewer is a localizer or a single image, no volume."""
+
+
+@dataclass(frozen=True, order=True)
+class DicomFile:
+    """A file in a folder, or a member of a zip archive."""
+
+    path: Path
+    member: str = ""
+
+    def open(self) -> BinaryIO:
+        """Open it for reading; a member of an archive is inflated into memory."""
+        if not self.member:
+            return self.path.open("rb")
+        with zipfile.ZipFile(self.path) as archive:
+            return BytesIO(archive.read(self.member))
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.member}" if self.member else str(self.path)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One slice of a series.
+
+    Attributes:
+        file: that holds it.
+        index: of the frame in the file, from 0.
+        uid: SOP Instance UID of the file.
+        number: Instance Number, and the frame's where the file has several; for messages.
+        position: center of the first voxel, LPS in mm.
+        slope, intercept: from stored values to HU.
+    """
+
+    file: DicomFile
+    index: int
+    uid: str
+    number: str
+    position: tuple[float, float, float]
+    slope: float
+    intercept: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """Slices of one series that share orientation, matrix and pixel spacing, ascending along their normal.
+
+    Attributes:
+        root: the folder, archive or file that was searched.
+        uid: Series Instance UID.
+        study, patient: Study Instance UID and Patient ID.
+        number, description: of the series, as the scanner gave them.
+        modality: such as CT.
+        is_localizer: by ImageType.
+        orientation: directions of increasing column (x) and row (y), LPS.
+        matrix: rows, columns.
+        pixel_spacing: between rows and between columns, mm.
+        frames: the slices.
+        irregular: what is done if they are not equally spaced.
+    """
+
+    root: Path
+    uid: str
+    study: str
+    patient: str
+    number: str
+    description: str
+    modality: str
+    is_localizer: bool
+    orientation: tuple[tuple[float, float, float], tuple[float, float, float]]
+    matrix: tuple[int, int]
+    pixel_spacing: tuple[float, float]
+    frames: tuple[Frame, ...]
+    irregular: Irregular = "refuse"
+
+    def __str__(self) -> str:
+        return f"{self.root} (series {self.number or self.uid})"
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether it can be a CT volume."""
+        return self.modality == "CT" and not self.is_localizer and len(self.frames) >= MIN_SLICES
+
+    @property
+    def normal(self) -> np.ndarray:
+        """Direction along which slices ascend, LPS."""
+        return np.cross(*self.orientation)
+
+    @property
+    def files(self) -> list[DicomFile]:
+        """Its files in the order of the slices, each once."""
+        return list(dict.fromkeys(frame.file for frame in self.frames))
+
+    @property
+    def whole_numbers(self) -> bool:
+        """Whether all HU are whole numbers by slope and intercept."""
+        return all(frame.slope.is_integer() and frame.intercept.is_integer() for frame in self.frames)
+
+    @property
+    def distance(self) -> float:
+        """Median distance of neighboring slices along the normal, mm."""
+        return float(np.median(np.diff([np.dot(frame.position, self.normal) for frame in self.frames])))
+
+    def grid(self) -> SliceGrid:
+        """Check the slices' positions and return the grid they lie on; ImageError that names the fault."""
+        names = [f"instance {frame.number}" for frame in self.frames]
+        try:
+            return grid_of(np.array([frame.position for frame in self.frames]), self.normal, names, self.irregular)
+        except ImageError as error:
+            raise ImageError(f"{self}: {error}") from error
+
+    def geometry(self) -> Geometry:
+        """Return shape, affine and spacing without reading voxels; ImageError as `grid`."""
+        grid = self.grid()
+        return _geometry((grid.count, *self.matrix), self._affine(grid))
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that the volume takes while it is read."""
+        return (2 if self.whole_numbers else 4) * int(np.prod(self.geometry().shape))
+
+    def read(self) -> Volume:
+        """Read the volume in HU: int16 where that holds all values exactly, else float32.
+
+        Raises:
+            ImageError: slices are missing, doubled or irregular, or a file cannot be decoded.
+        """
+        grid = self.grid()
+        array = _read_frames(self)
+        if grid.is_resampled:
+            array = resampled_along_normal(array, grid)
+        affine = self._affine(grid)
+        header = header_for(array.shape, affine, array.dtype)
+        if grid.tilt_degrees:
+            log.warning(
+                "%s: the gantry was tilted by %.1f degrees; the affine keeps the shear", self, grid.tilt_degrees
+            )
+            header.set_qform(None, 0)  # a quaternion has no shear
+        return Volume(array, _geometry(array.shape, affine), header)
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what makes a volume doubtful that can be read, a line each."""
+        grid, found = self.grid(), []
+        if grid.tilt_degrees:
+            found.append(f"the gantry was tilted by {grid.tilt_degrees:.1f} degrees; the affine is sheared")
+        if grid.is_resampled:
+            found.append(f"its {len(self.frames)} slices were interpolated to {grid.count} equally spaced ones")
+        return tuple(found)
+
+    def _affine(self, grid: SliceGrid) -> np.ndarray:
+        affine = np.eye(4)
+        affine[:3, 0] = np.multiply(self.orientation[0], self.pixel_spacing[1])
+        affine[:3, 1] = np.multiply(self.orientation[1], self.pixel_spacing[0])
+        affine[:3, 2] = grid.step
+        affine[:3, 3] = grid.origin
+        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def _geometry(shape: Sequence[int], affine: np.ndarray) -> Geometry:
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
+    return Geometry(as_triple(map(int, shape)), affine, as_triple(map(float, spacing)))
+
+
+def _read_frames(series: Series) -> np.ndarray:
+    """Read HU, (slices, rows, columns)."""
+    array = np.empty((len(series.frames), *series.matrix), np.int16 if series.whole_numbers else np.float32)
+    limits = np.iinfo(np.int16)
+    held: tuple[DicomFile, np.ndarray] | None = None
+    for place, frame in enumerate(series.frames):
+        if held is None or held[0] != frame.file:
+            held = frame.file, _stored_frames(frame.file)
+        stored = held[1][frame.index]
+        if stored.shape != series.matrix:
+            raise ImageError(f"{frame.file}: decodes to {stored.shape}, its header says {series.matrix}")
+        if array.dtype == np.float32:
+            array[place] = stored * np.float64(frame.slope) + frame.intercept
+            continue
+        values = stored.astype(np.int64) * int(frame.slope) + int(frame.intercept)
+        if array.dtype == np.int16 and (values.min() < limits.min or values.max() > limits.max):
+            array = array.astype(np.int32)
+        array[place] = values
+    return array
+
+
+def _stored_frames(file: DicomFile) -> np.ndarray:
+    """Decode a file's frames, (frames, rows, columns)."""
+    try:
+        with file.open() as handle:
+            dataset = pydicom.dcmread(handle, force=True)
+            if dataset.get("SamplesPerPixel", 1) != 1 or dataset.get("PhotometricInterpretation") != "MONOCHROME2":
+                raise ImageError(f"{file}: is {dataset.get('PhotometricInterpretation')}, no CT image")
+            if "TransferSyntaxUID" not in dataset.file_meta:
+                dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+            pixels = dataset.pixel_array
+    except ImageError:
+        raise
+    except Exception as error:  # codecs fail in many ways
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ImageError(f"{file}: its pixels cannot be decoded ({reason})") from error
+    return pixels if pixels.ndim == 3 else pixels[None]

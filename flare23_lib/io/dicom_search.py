@@ -1,0 +1,225 @@
+"""The series in a folder of DICOM files or an archive: files by their content, slices by what their headers say."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from flare23_lib.errors import ImageError
+from flare23_lib.io.dicom import DicomFile, Frame, Series
+
+SAME_DIRECTION = 1e-3
+"""Largest difference of direction cosines within one volume."""
+
+TAGS = [
+    "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID",
+    "Modality", "ImageType", "SeriesNumber", "SeriesDescription", "InstanceNumber", "NumberOfFrames", "Rows",
+    "Columns",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
+    "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SpecificCharacterSet",
+]  # fmt: skip
+"""What the search reads of a file."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A segmentation or structure set, and the series (by UID) that it refers to."""
+
+    file: DicomFile
+    modality: str
+    series: tuple[str, ...]
+
+
+@dataclass
+class Found:
+    """What a search found: series, annotations of series, and files that are neither with the reason."""
+
+    series: list[Series] = field(default_factory=list)
+    annotations: list[Annotation] = field(default_factory=list)
+    passed_over: dict[str, int] = field(default_factory=dict)
+
+    def pass_over(self, reason: str) -> None:
+        """Count a file that is no slice."""
+        self.passed_over[reason] = self.passed_over.get(reason, 0) + 1
+
+
+def holds_dicom(path: Path) -> bool:
+    """Tell whether a file is DICOM by its content."""
+    try:
+        with path.open("rb") as handle:
+            return is_dicom(handle)
+    except OSError:
+        return False
+
+
+def is_dicom(handle: BinaryIO) -> bool:
+    """Tell by its first bytes whether a file is DICOM; one without a preamble begins with group 2 or 8."""
+    start = handle.read(132)
+    handle.seek(0)
+    return start[128:] == b"DICM" or (start[:2] in (b"\x02\0", b"\x08\0") and start[4:6].isalpha())
+
+
+def files_of(root: Path) -> Iterator[DicomFile]:
+    """Give all files of a folder and its subfolders, of a zip archive, or the file itself; no hidden ones."""
+    if root.is_dir():
+        for path in sorted(root.rglob("*")):
+            hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+            if path.is_file() and not hidden:
+                yield from files_of(path)
+    elif zipfile.is_zipfile(root):
+        with zipfile.ZipFile(root) as archive:
+            for member in sorted(archive.namelist()):
+                name = Path(member).name
+                if not member.endswith("/") and not name.startswith(".") and "__MACOSX" not in Path(member).parts:
+                    yield DicomFile(root, member)
+    else:
+        yield DicomFile(root)
+
+
+def find_series(root: Path) -> Found:
+    """Group the DICOM images below a folder, in a zip archive or in a file into series.
+
+    Files are known by their content, whatever their names. Slices are grouped by Series Instance UID, then by
+    orientation, matrix and pixel spacing. A file that is there twice (same SOP Instance UID) counts once.
+
+    Raises:
+        ImageError: nothing there, or a file cannot be read.
+    """
+    if not root.exists():
+        raise ImageError(f"{root}: there is no such file or folder")
+    found, seen = Found(), set()
+    groups: dict[str, list[_Group]] = {}
+    for file in files_of(root):
+        try:
+            with file.open() as handle:
+                if not is_dicom(handle):
+                    found.pass_over("no DICOM file")
+                    continue
+                dataset = pydicom.dcmread(handle, stop_before_pixels=True, specific_tags=TAGS, force=True)
+        except (OSError, zipfile.BadZipFile, InvalidDicomError, EOFError, ValueError) as error:
+            raise ImageError(f"{file}: cannot be read ({error})") from error
+        if dataset.get("Modality") in ("SEG", "RTSTRUCT"):
+            found.annotations.append(Annotation(file, str(dataset.Modality), tuple(_referenced_series(dataset))))
+        elif dataset.get("Rows") is None:
+            found.pass_over(f"no image ({dataset.get('Modality', 'no modality')})")
+        elif dataset.get("SOPInstanceUID") in seen:
+            found.pass_over("a second copy of an image")
+        else:
+            seen.add(dataset.get("SOPInstanceUID"))
+            _group(groups, file, dataset, found)
+    found.series = sorted(
+        (_series(root, group) for groups_of_series in groups.values() for group in groups_of_series),
+        key=lambda series: (series.patient, series.study, _as_number(series.number), series.uid, -len(series.frames)),
+    )
+    return found
+
+
+def _referenced_series(dataset: Dataset) -> Iterator[str]:
+    """Give the UIDs of the series that a segmentation or structure set refers to."""
+    for series in dataset.get("ReferencedSeriesSequence", []):
+        yield str(series.SeriesInstanceUID)
+    for frame in dataset.get("ReferencedFrameOfReferenceSequence", []):
+        for study in frame.get("RTReferencedStudySequence", []):
+            for series in study.get("RTReferencedSeriesSequence", []):
+                yield str(series.SeriesInstanceUID)
+
+
+@dataclass
+class _Group:
+    dataset: Dataset
+    orientation: np.ndarray
+    spacing: tuple[float, float]
+    frames: list[Frame] = field(default_factory=list)
+
+
+def _group(groups: dict[str, list[_Group]], file: DicomFile, dataset: Dataset, found: Found) -> None:
+    """Put the frames of a file into the groups they belong to."""
+    for index in range(int(dataset.get("NumberOfFrames") or 1)):
+        try:
+            position, orientation, spacing, slope, intercept = _plane(dataset, index)
+        except (AttributeError, IndexError, TypeError, ValueError):
+            found.pass_over(f"an image without position ({dataset.get('Modality', 'no modality')})")
+            return
+        several = groups.setdefault(str(dataset.get("SeriesInstanceUID", "")), [])
+        for group in several:
+            same = np.abs(group.orientation - orientation).max() < SAME_DIRECTION
+            if same and _shape(group.dataset) == _shape(dataset) and np.allclose(group.spacing, spacing, rtol=1e-4):
+                break
+        else:
+            group = _Group(dataset, orientation, spacing)
+            several.append(group)
+        number = str(dataset.get("InstanceNumber", "?")) + (
+            f" frame {index + 1}" if "NumberOfFrames" in dataset else ""
+        )
+        uid = str(dataset.get("SOPInstanceUID", ""))
+        group.frames.append(Frame(file, index, uid, number, tuple(position), slope, intercept))
+
+
+def _shape(dataset: Dataset) -> tuple[int, int]:
+    return int(dataset.Rows), int(dataset.Columns)
+
+
+def _plane(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray, tuple[float, float], float, float]:
+    """Return position, orientation (2, 3), pixel spacing, slope and intercept of a frame."""
+    position = _item(dataset, index, "PlanePositionSequence").ImagePositionPatient
+    orientation = _item(dataset, index, "PlaneOrientationSequence").ImageOrientationPatient
+    spacing = _item(dataset, index, "PixelMeasuresSequence").PixelSpacing
+    values = _item(dataset, index, "PixelValueTransformationSequence")
+    directions = np.array([float(value) for value in orientation]).reshape(2, 3)
+    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    rows, columns = (float(value) for value in spacing)
+    if not (np.isfinite(directions).all() and min(rows, columns) > 0 and abs(directions[0] @ directions[1]) < 0.01):
+        raise ValueError("no plane")
+    place = np.array([float(value) for value in position]).reshape(3)
+    return (
+        place,
+        directions,
+        (rows, columns),
+        float(values.get("RescaleSlope", 1)),
+        float(values.get("RescaleIntercept", 0)),
+    )
+
+
+def _item(dataset: Dataset, index: int, name: str) -> Dataset:
+    """Return the attributes of a frame that a sequence of a multi-frame file holds, or the file's own."""
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        return dataset
+    own = dataset.PerFrameFunctionalGroupsSequence[index]
+    shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    for groups in (own, shared[0]):
+        if groups.get(name):
+            return groups.get(name)[0]
+    return Dataset()
+
+
+def _series(root: Path, group: _Group) -> Series:
+    dataset, (along_row, along_column) = group.dataset, group.orientation
+    normal = np.cross(along_row, along_column)
+    image_type = dataset.get("ImageType") or []
+    return Series(
+        root=root,
+        uid=str(dataset.get("SeriesInstanceUID", "")),
+        study=str(dataset.get("StudyInstanceUID", "")),
+        patient=str(dataset.get("PatientID", "")),
+        number=str(dataset.get("SeriesNumber") or ""),
+        description=str(dataset.get("SeriesDescription") or ""),
+        modality=str(dataset.get("Modality", "")),
+        is_localizer="LOCALIZER" in image_type,
+        orientation=(tuple(along_row.tolist()), tuple(along_column.tolist())),
+        matrix=_shape(dataset),
+        pixel_spacing=group.spacing,
+        frames=tuple(sorted(group.frames, key=lambda frame: float(np.dot(frame.position, normal)))),
+    )
+
+
+def _as_number(text: str) -> tuple[float, str]:
+    return (float(text), text) if text.lstrip("-").isdigit() else (float("inf"), text)

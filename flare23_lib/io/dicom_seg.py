@@ -1,0 +1,209 @@
+"""DICOM segmentations (SEG): written on the geometry of a CT series, and read back onto it.
+
+Label volumes are (z, y, x), their slices in the order of `Series.frames`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from highdicom.color import CIELabColor
+from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
+from highdicom.sr import CodedConcept
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from flare23_lib import __version__
+from flare23_lib.errors import ImageError
+from flare23_lib.io.anatomy import Code
+from flare23_lib.io.atomic import atomic_path
+from flare23_lib.io.dicom import DicomFile, Frame, Series
+from flare23_lib.io.label_tables import Structure
+
+MANUFACTURER = "flare23"
+SAME_PLACE_MM = 0.01
+SERIES_NUMBER = 1000
+"""Series Number of what is written; viewers list it behind the images."""
+
+
+def concept(code: Code) -> CodedConcept:
+    """Return a code as highdicom wants it."""
+    return CodedConcept(code.value, code.scheme, code.meaning)
+
+
+def source_images(series: Series) -> list[Dataset]:
+    """Return the headers of a series' files in the order of its slices, without pixels."""
+    images: list[Dataset] = []
+    for file in series.files:
+        with file.open() as handle:
+            images.append(pydicom.dcmread(handle, stop_before_pixels=True, force=True))
+    return images
+
+
+def present_structures(labels: np.ndarray, table: Sequence[Structure]) -> list[Structure]:
+    """Return the structures of a table that occur in a label volume (uint8)."""
+    counts = np.bincount(labels.ravel(), minlength=256)
+    return [structure for structure in table if counts[structure.value]]
+
+
+def write_seg(path: Path, series: Series, labels: np.ndarray, table: Sequence[Structure], model: str) -> list[str]:
+    """Write labels as a DICOM segmentation of a series: binary segments with names, SNOMED codes and colors.
+
+    Args:
+        path: of the file.
+        series: that was segmented.
+        labels: uint8 file values, (slices, rows, columns).
+        table: the labels; those that do not occur have no segment.
+        model: name of the model, the algorithm of the segments.
+
+    Returns:
+        The names of the segments in order.
+
+    Raises:
+        ImageError: no structure occurs, or the labels do not lie on the series' slices.
+    """
+    present = present_structures(labels, table)
+    if not present:
+        raise ImageError(f"{path}: no structure was found, and DICOM knows no empty segmentation")
+    check_fit(path, series, labels)
+    numbers = np.zeros(256, np.uint8)
+    numbers[[structure.value for structure in present]] = np.arange(1, len(present) + 1)
+    images = source_images(series)
+    segmentation = hd.seg.Segmentation(
+        source_images=images,
+        pixel_array=_in_order_of_frames(numbers[labels], series),
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[_describe(structure, number, model) for number, structure in enumerate(present, 1)],
+        series_instance_uid=hd.UID(),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=model,
+        software_versions=__version__,
+        device_serial_number="none",
+        content_label="SEGMENTATION",
+        content_description=f"labels of {model}"[:64],
+        series_description=f"Segmentation ({model})"[:64],
+    )
+    with atomic_path(path) as temporary:
+        segmentation.save_as(temporary)
+    return [structure.name for structure in present]
+
+
+def check_fit(path: Path, series: Series, labels: np.ndarray) -> None:
+    """Raise ImageError unless a label volume has a slice for each of a series'."""
+    if labels.shape != (len(series.frames), *series.matrix):
+        raise ImageError(
+            f"{path}: labels of shape {labels.shape} do not lie on the {len(series.frames)} slices of the series "
+            "(a series that was interpolated has no DICOM output)"
+        )
+
+
+def _in_order_of_frames(labels: np.ndarray, series: Series) -> np.ndarray:
+    """Return labels in the order in which highdicom sees the source's frames."""
+    if len(series.files) > 1:
+        return labels
+    ordered = np.empty_like(labels)
+    for place, frame in enumerate(series.frames):
+        ordered[frame.index] = labels[place]
+    return ordered
+
+
+def _describe(structure: Structure, number: int, model: str) -> SegmentDescription:
+    anatomy = structure.anatomy
+    description = SegmentDescription(
+        segment_number=number,
+        segment_label=structure.name[:64],
+        segmented_property_category=concept(anatomy.category),
+        segmented_property_type=concept(anatomy.type),
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=model[:64], family=codes.DCM.ArtificialIntelligence, version=__version__
+        ),
+        display_color=CIELabColor.from_rgb(*structure.color),
+    )
+    if anatomy.modifier is not None:
+        modifier = [concept(anatomy.modifier)]
+        description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = modifier
+    return description
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A structure that was read from DICOM.
+
+    Attributes:
+        name: as the file has it.
+        code: value of its type's code; empty if there is none.
+        mask: bool, (slices, rows, columns) of the series.
+        tiny: contours that hold no voxel's center.
+    """
+
+    name: str
+    code: str
+    mask: np.ndarray
+    tiny: int = 0
+
+
+def read_seg(file: DicomFile, series: Series) -> list[Segment]:
+    """Read a segmentation onto the slices of its series.
+
+    Raises:
+        ImageError: it is fractional, or lies on another grid than the series.
+    """
+    with file.open() as handle:
+        dataset = pydicom.dcmread(handle, force=True)
+    if dataset.get("SegmentationType") not in ("BINARY", "LABELMAP"):
+        raise ImageError(f"{file}: is a segmentation of type {dataset.get('SegmentationType')}, not binary")
+    pixels = dataset.pixel_array
+    pixels = pixels if pixels.ndim == 3 else pixels[None]
+    shape = (len(series.frames), *series.matrix)
+    masks = {int(item.SegmentNumber): np.zeros(shape, bool) for item in dataset.SegmentSequence}
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    for index, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        place = _slice_of(file, series, groups, shared, pixels.shape[1:])
+        if dataset.SegmentationType == "LABELMAP":
+            for number, mask in masks.items():
+                mask[place] |= pixels[index] == number
+            continue
+        identified = (groups.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence)[0]
+        masks[int(identified.ReferencedSegmentNumber)][place] |= pixels[index] > 0
+    return [
+        Segment(str(item.SegmentLabel), _code_of(item), masks[int(item.SegmentNumber)])
+        for item in dataset.SegmentSequence
+        if item.SegmentNumber != 0  # the background of a label map
+    ]
+
+
+def _code_of(item: Dataset) -> str:
+    types = item.get("SegmentedPropertyTypeCodeSequence")
+    return str(types[0].get("CodeValue", "")) if types else ""
+
+
+def _slice_of(file: DicomFile, series: Series, groups: Dataset, shared: Dataset, shape: tuple[int, ...]) -> int:
+    """Return which slice of a series a frame of a segmentation lies on."""
+    plane = (groups.get("PlaneOrientationSequence") or shared.PlaneOrientationSequence)[0]
+    position = np.array((groups.get("PlanePositionSequence") or shared.PlanePositionSequence)[0].ImagePositionPatient)
+    orientation = np.array(plane.ImageOrientationPatient, float).reshape(2, 3)
+    distances = [float(np.linalg.norm(position.astype(float) - frame.position)) for frame in series.frames]
+    nearest = int(np.argmin(distances))
+    turned = np.abs(orientation - np.array(series.orientation)).max() > 1e-3
+    if turned or shape != series.matrix or distances[nearest] > SAME_PLACE_MM:
+        raise ImageError(f"{file}: lies on another grid than {series}")
+    return nearest
+
+
+def frame_reference(frame: Frame, sop_class: str) -> Dataset:
+    """Return an item that refers to a slice."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = sop_class
+    item.ReferencedSOPInstanceUID = frame.uid
+    if "frame" in frame.number:
+        item.ReferencedFrameNumber = frame.index + 1
+    return item

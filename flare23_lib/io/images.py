@@ -1,0 +1,61 @@
+"""An image of any format that is read: NIfTI, NRRD, MetaImage and GIPL files, and series of DICOM files.
+
+SimpleITK and pydicom are imported only for their formats.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+from flare23_lib.io.nifti import SUFFIXES, Geometry, Stream, Volume, open_volume, read_volume
+
+if TYPE_CHECKING:
+    from flare23_lib.io.dicom import Series
+
+Image = Union[Path, "Series"]
+"""A file, or a series of DICOM files."""
+
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".gipl.gz")
+
+IMAGE_SUFFIXES = (*SUFFIXES, *ITK_SUFFIXES)
+
+
+def image_stem(path: Path) -> str | None:
+    """Return a file's name without the suffix of a known image format; None if it has none."""
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if path.name.endswith(suffix)), None)
+    return None if suffix is None else path.name.removesuffix(suffix)
+
+
+def is_nifti(image: Image) -> bool:
+    """Tell whether an image is a NIfTI file by its name."""
+    return isinstance(image, Path) and image.name.endswith(SUFFIXES)
+
+
+def read_image(image: Image) -> Volume:
+    """Read an image in HU; ImageError if it is missing, broken, or no 3-D volume."""
+    if not isinstance(image, Path):
+        return image.read()
+    if is_nifti(image):
+        return read_volume(image)
+    from flare23_lib.io.itk import read_itk
+
+    return read_itk(image)
+
+
+def read_header(image: Image) -> tuple[Geometry, int]:
+    """Return an image's geometry and the bytes it takes while it is read; errors as `read_image`."""
+    if not isinstance(image, Path):
+        return image.geometry(), image.held_bytes
+    if is_nifti(image):
+        with open_volume(image) as stream:
+            return stream.geometry(), held_bytes(stream)
+    from flare23_lib.io.itk import read_itk_geometry
+
+    return read_itk_geometry(image)
+
+
+def held_bytes(stream: Stream) -> int:
+    """Return how much memory a NIfTI file takes while it is read; a scaled one is held as stored and as float64."""
+    return (stream.dtype.itemsize + (0 if stream.scaling == (1, 0) else 8)) * math.prod(stream.shape)

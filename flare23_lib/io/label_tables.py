@@ -1,0 +1,174 @@
+"""Names of label values: in the header of a NIfTI file, and in the files that viewers read beside it.
+
+| file | read by |
+|---|---|
+| the NIfTI header's extension (XML as Caret's) | TotalSegmentator's reader, nibabel as text, `read_label_table` |
+| `labels.csv` | 3D Slicer 5.8 and newer, as a color table with terminology; any table program |
+| `labels.ctbl` | 3D Slicer, as a color table |
+| `labels.itksnap.txt` | ITK-SNAP: Segmentation, Import Label Descriptions |
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from flare23_lib.colors import label_colors
+from flare23_lib.errors import ImageError
+from flare23_lib.io.anatomy import Anatomy, codes_of, is_tumor
+from flare23_lib.io.atomic import write_text
+from flare23_lib.io.nifti import open_volume
+from flare23_lib.io.tables import write_csv
+
+EXTENSION_CODE = 0
+"""NIFTI_ECODE_IGNORE, as TotalSegmentator marks its table; nibabel's `get_content` raises for Caret's own code."""
+
+CARET_CODE = 30
+
+STEM = "labels"
+
+_CODES = ("Category", "Type", "TypeModifier")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A row of a label table.
+
+    Attributes:
+        name: as the model or configuration names it.
+        value: the integer in label files, 1 to 254.
+        color: red, green, blue, 0 to 255.
+        is_tumor: whether connected components are counted, and which category of codes an unknown name has.
+    """
+
+    name: str
+    value: int
+    color: tuple[int, int, int]
+    is_tumor: bool = False
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Its codes."""
+        return codes_of(self.name, self.is_tumor)
+
+
+def label_table(
+    names: Sequence[str], values: Sequence[int], tumors: Iterable[str] | None = None
+) -> tuple[Structure, ...]:
+    """Return the table of labels in the order of a label map, with the colors of figures and pages.
+
+    Args:
+        names: of the labels.
+        values: that files hold for them.
+        tumors: which of them are tumors; None to tell by their names.
+    """
+    colors = label_colors(names)
+    tumors = [name for name in names if is_tumor(name)] if tumors is None else set(tumors)
+    return tuple(
+        Structure(name, int(value), rgb_of(colors[name]), name in tumors)
+        for name, value in zip(names, values, strict=True)
+    )
+
+
+def rgb_of(color: str) -> tuple[int, int, int]:
+    """Return red, green and blue of a color such as `#ff7711`."""
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+def write_label_tables(folder: Path, table: Sequence[Structure], stem: str = STEM) -> None:
+    """Write the files that give label values names and colors in 3D Slicer, ITK-SNAP and table programs.
+
+    Args:
+        folder: gets `{stem}.csv`, `{stem}.ctbl` and `{stem}.itksnap.txt`.
+        table: the labels.
+        stem: of the files' names.
+    """
+    parts = [f"{column}_{part}" for column in _CODES for part in ("CodingScheme", "CodeValue", "CodeMeaning")]
+    columns = ["LabelValue", "Name", "Color_R", "Color_G", "Color_B", "Color_A", *parts]
+    write_csv(folder / f"{stem}.csv", columns, [_slicer_row(structure) for structure in table])
+    write_text(folder / f"{stem}.ctbl", _slicer_colors(table))
+    write_text(folder / f"{stem}.itksnap.txt", _itksnap_labels(table))
+
+
+def _slicer_row(structure: Structure) -> dict[str, str | int]:
+    red, green, blue = structure.color
+    row: dict[str, str | int] = {
+        "LabelValue": structure.value, "Name": structure.name,
+        "Color_R": red, "Color_G": green, "Color_B": blue, "Color_A": 255,
+    }  # fmt: skip
+    anatomy = structure.anatomy
+    for column, code in zip(_CODES, (anatomy.category, anatomy.type, anatomy.modifier), strict=True):
+        if code is not None:
+            row |= {
+                f"{column}_CodingScheme": code.scheme,
+                f"{column}_CodeValue": code.value,
+                f"{column}_CodeMeaning": code.meaning,
+            }
+    return row
+
+
+def _slicer_colors(table: Sequence[Structure]) -> str:
+    """Return a 3D Slicer color table: index, name without spaces, red, green, blue, opacity."""
+    rows = [(0, "background", 0, 0, 0, 0)]
+    rows += [(row.value, re.sub(r"\s+", "_", row.name), *row.color, 255) for row in table]
+    lines = ["# Color table file", f"# {len(rows)} values", *(" ".join(map(str, row)) for row in sorted(rows))]
+    return "\n".join(lines) + "\n"
+
+
+def _itksnap_labels(table: Sequence[Structure]) -> str:
+    """Return ITK-SNAP's label descriptions: index, red, green, blue, opacity, visible, mesh visible, name."""
+    lines = ["# ITK-SnAP Label Description File", "# IDX -R- -G- -B- -A- VIS MSH LABEL"]
+    lines.append('    0     0    0    0        0  0  0    "Clear Label"')
+    for row in sorted(table, key=lambda row: row.value):
+        red, green, blue = row.color
+        name = row.name.replace('"', "'")
+        lines.append(f'{row.value:5d} {red:5d} {green:4d} {blue:4d}        1  1  1    "{name}"')
+    return "\n".join(lines) + "\n"
+
+
+def header_extension(table: Sequence[Structure]) -> bytes:
+    """Return the bytes that follow a NIfTI header: the flag of extensions, and one extension with the table."""
+    root = ElementTree.Element("CaretExtension")
+    information = ElementTree.SubElement(root, "VolumeInformation", Index="0")
+    rows = ElementTree.SubElement(information, "LabelTable")
+    for row in table:
+        red, green, blue = (f"{part / 255:.6f}" for part in row.color)
+        label = ElementTree.SubElement(rows, "Label", Key=str(row.value), Red=red, Green=green, Blue=blue, Alpha="1")
+        label.text = row.name
+    ElementTree.SubElement(information, "VolumeType").text = "Label"
+    content = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    size = -(-(8 + len(content)) // 16) * 16
+    return b"\1\0\0\0" + struct.pack("<ii", size, EXTENSION_CODE) + content.ljust(size - 8, b"\0")
+
+
+def read_label_table(path: str | Path) -> dict[int, str]:
+    """Return value -> name from a NIfTI file's header extension; empty if there is no label table.
+
+    Raises:
+        ImageError: the file is no NIfTI, or its table is no such XML.
+    """
+    path = Path(path)
+    with open_volume(path) as stream:
+        content = stream.extensions
+    order = "<" if stream.header.endianness == "<" else ">"
+    start = 4
+    while content[:1] not in (b"", b"\0") and start + 8 <= len(content):
+        size, code = struct.unpack_from(order + "ii", content, start)
+        if size < 16:
+            break
+        if code in (EXTENSION_CODE, CARET_CODE) and b"<LabelTable" in content[start : start + size]:
+            return _names_in(path, content[start + 8 : start + size])
+        start += size
+    return {}
+
+
+def _names_in(path: Path, content: bytes) -> dict[int, str]:
+    try:
+        root = ElementTree.fromstring(content.rstrip(b"\0").decode("utf-8"))
+        return {int(label.attrib["Key"]): label.text or "" for label in root.iter("Label")}
+    except (ElementTree.ParseError, KeyError, ValueError) as error:
+        raise ImageError(f"{path}: the label table in its header cannot be read ({error})") from error

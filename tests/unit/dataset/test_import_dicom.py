@@ -1,0 +1,94 @@
+"""A clinic's DICOM folder becomes images and labels, with a table of sources; names are matched, never guessed."""
+
+import numpy as np
+import pytest
+from dicoms import a_series, an_image, save
+
+from flare23_lib.cli import main
+from flare23_lib.dataset.import_dicom import NameTable, case_of
+from flare23_lib.errors import CohortError
+from flare23_lib.io.dicom_search import find_series
+from flare23_lib.io.dicom_seg import write_seg
+from flare23_lib.io.label_tables import label_table, read_label_table
+from flare23_lib.io.nifti import read_volume
+from flare23_lib.io.rtstruct import write_rtstruct
+from flare23_lib.io.tables import read_csv
+
+NAMES = "name,value,aliases\nliver,1,Leber;HEPAR 2\nright_kidney,2,\ntumor,14,GTV\n"
+
+
+@pytest.fixture
+def clinic(tmp_path):
+    """Three series: one with a SEG, one with an RTSTRUCT, one with a gap; and a SEG without its series."""
+    root = tmp_path / "clinic"
+    labels = np.zeros((6, 20, 24), np.uint8)
+    labels[1:5, 2:12, 3:15], labels[2:4, 5:8, 6:10], labels[3, 6, 7] = 1, 0, 14
+    table = label_table(["LEBER", "unknown thing"], [1, 14])
+    for name, write in (("a", write_seg), ("b", write_rtstruct), ("lost", write_seg)):
+        folder = save(root / name, a_series(an_image(seed=ord(name[0]))))
+        (series,) = find_series(folder).series
+        write(root / "annotations" / f"{name}.dcm", series, labels, table, "clinic")
+    for path in (root / "lost").iterdir():
+        path.unlink()
+    slices = a_series(an_image((10, 20, 24)))
+    save(root / "gap", slices[:4] + slices[5:])
+    (tmp_path / "names.csv").write_text(NAMES)
+    return root, labels
+
+
+def run(root, output, *options):
+    return main(["import-dicom", "--input", str(root), "--output", str(output), *map(str, options)])
+
+
+def test_series_and_annotations_become_a_cohort(clinic, tmp_path, capsys):
+    root, labels = clinic
+    output = tmp_path / "cohort"
+    assert run(root, output, "--names", tmp_path / "names.csv") == 1  # a gap, and an annotation without its series
+    said = capsys.readouterr().out
+    assert "2 of 4 series imported, 2 with labels" in said
+    assert "no value for 'unknown thing', in 2 annotations" in said
+    rows = read_csv(output / "sources.csv")
+    problems = [row["problem"] for row in rows if row["problem"]]
+    assert len(problems) == 2
+    assert any("1 slices are missing between instance 4" in text for text in problems)
+    assert "refers to no CT series that was found" in problems
+    assert read_csv(output / "unmatched_names.csv") == [{"name": "unknown thing", "annotations": "2"}]
+    for name in ("a", "b"):
+        (series,) = find_series(root / name).series
+        case = case_of(series)
+        (row,) = [row for row in rows if row["case"] == case]
+        assert (row["series"], row["patient"], row["structures"]) == (series.uid, "P1", "LEBER")
+        made = read_volume(output / row["label"])
+        assert np.array_equal(made.array, labels == 1)
+        assert read_label_table(output / row["label"]) == {1: "liver", 2: "right_kidney", 14: "tumor"}
+        image = read_volume(output / "images" / f"{case}_0000.nii.gz")
+        assert np.array_equal(image.array, an_image(seed=ord(name)))
+        assert made.geometry.difference(image.geometry) is None
+
+
+def test_without_a_table_names_are_listed_and_none_is_guessed(clinic, tmp_path):
+    run(clinic[0], tmp_path / "cohort")
+    assert not (tmp_path / "cohort" / "labels").exists()
+    names = {row["name"] for row in read_csv(tmp_path / "cohort" / "unmatched_names.csv")}
+    assert names == {"LEBER", "unknown thing"}
+
+
+def test_a_table_of_names_is_checked(tmp_path):
+    path = tmp_path / "names.csv"
+    path.write_text(NAMES)
+    assert NameTable.read(path).values == {
+        "liver": 1,
+        "leber": 1,
+        "hepar 2": 1,
+        "right kidney": 2,
+        "tumor": 14,
+        "gtv": 14,
+    }
+    for text, message in (
+        ("name,value\nliver,300\n", "the value 300 of liver"),
+        ("name,value,aliases\nliver,1,x\nspleen,3,X\n", "'X' stands for 1 and for 3"),
+        ("label\nliver\n", "no table of the columns"),
+    ):
+        path.write_text(text)
+        with pytest.raises(CohortError, match=message):
+            NameTable.read(path)

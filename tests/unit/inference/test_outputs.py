@@ -1,0 +1,242 @@
+"""What `flare23 predict` and `statistics` write: names, numbers, pictures, DICOM, each as asked for."""
+
+import csv
+import json
+import shutil
+
+import matplotlib.image
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+from dicoms import OBLIQUE, a_series, an_image, new_uids, save
+from engines import a_bundle, a_volume, volume_of
+from scipy import ndimage
+
+from flare23_lib.cli import main
+from flare23_lib.inference.bundle import ModelLabel, write_bundle
+from flare23_lib.inference.label_statistics import measure_labels
+from flare23_lib.io.dicom import DicomFile
+from flare23_lib.io.dicom_choice import choose_series
+from flare23_lib.io.dicom_search import find_series
+from flare23_lib.io.dicom_seg import read_seg
+from flare23_lib.io.itk import itk_of_volume, read_itk, read_itk_geometry
+from flare23_lib.io.label_tables import label_table, read_label_table
+from flare23_lib.io.nifti import read_geometry, read_volume, write_volume
+from flare23_lib.io.rtstruct import read_rtstruct
+from flare23_lib.report.preview import draw_preview, fullest
+
+NAMES = ("background", "liver", "right_kidney", "tumor")
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A bundle of an untrained network, which finds something of everything."""
+    labels = tuple(ModelLabel(name, value) for name, value in zip(NAMES, (0, 1, 2, 14), strict=True))
+    bundle = a_bundle((0, 1, 2, 14), labels=labels, spacing=(2.5, 0.8, 0.7), orientation="canonical")
+    write_bundle(tmp_path / "model", bundle.model, bundle.state_dict)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def ct(tmp_path):
+    """A folder with an oblique DICOM series."""
+    return save(tmp_path / "dicom" / "patient", a_series(an_image((8, 20, 24)), OBLIQUE))
+
+
+def predict(model, inputs, output, *options):
+    arguments = ["--model", str(model), "--input", str(inputs), "--output", str(output), *map(str, options)]
+    return main(["predict", *arguments, "--precision", "float32", "--windows", "all"])
+
+
+def test_a_dicom_series_gets_the_labels_of_its_nifti_file(model, ct, tmp_path):
+    (series,) = choose_series(find_series(ct), ct, None)
+    volume = series.read()
+    write_volume(tmp_path / "nifti" / "ct_0000.nii.gz", volume.array, volume.header)
+    assert predict(model, tmp_path / "nifti", tmp_path / "from_nifti") == 0
+    assert predict(model, ct, tmp_path / "from_dicom") == 0
+    expected = read_volume(tmp_path / "from_nifti" / "ct.nii.gz")
+    labels = read_volume(tmp_path / "from_dicom" / "patient.nii.gz")
+    assert np.array_equal(labels.array, expected.array)
+    assert labels.geometry.difference(expected.geometry) is None
+    assert len(np.unique(labels.array)) > 2
+    assert read_label_table(tmp_path / "from_dicom/patient.nii.gz") == {1: "liver", 2: "right_kidney", 14: "tumor"}
+
+
+def test_everything_at_once_from_dicom(model, ct, tmp_path):
+    output = tmp_path / "out"
+    options = ["--output-type", "nifti", "dicom-seg", "rtstruct", "--per-class", "--statistics", "--preview"]
+    assert predict(model, ct, output, *options, "--run-report", tmp_path / "run.json") == 0
+    labels = read_volume(output / "patient.nii.gz").array
+    (series,) = choose_series(find_series(ct), ct, None)
+    for read, name in ((read_seg, "patient.seg.dcm"), (read_rtstruct, "patient.rtstruct.dcm")):
+        segments = {segment.name: segment.mask for segment in read(DicomFile(output / name), series)}
+        assert set(segments) == set(NAMES[1:])
+        assert np.array_equal(segments["tumor"], labels == 14)
+    for name, value in zip(NAMES[1:], (1, 2, 14), strict=True):
+        assert np.array_equal(read_volume(output / "patient" / f"{name}.nii.gz").array, labels == value)
+    assert matplotlib.image.imread(output / "patient.png").shape[2] == 4
+    with (output / "statistics.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["label"] for row in rows] == list(NAMES[1:])
+    assert int(rows[2]["voxels"]) == (labels == 14).sum()
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["model"]["name"] == "tiny"
+    assert len(report["model"]["weights_sha256"]) == 64
+    (case,) = report["cases"]
+    assert case["case"] == "patient"
+    assert case["error"] is None
+    assert {"read", "resample", "windows", "labels", "write"} <= set(case["seconds"])
+
+
+def test_what_is_missing_is_made_from_the_labels_that_are_there(model, ct, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    assert predict(model, ct, output) == 0
+    labels = read_volume(output / "patient.nii.gz").array
+    monkeypatch.setattr("flare23_lib.inference.engine.Engine.infer", None)  # no second segmentation
+    assert predict(model, ct, output, "--output-type", "nifti", "dicom-seg", "--statistics") == 0
+    (series,) = choose_series(find_series(ct), ct, None)
+    segments = read_seg(DicomFile(output / "patient.seg.dcm"), series)
+    assert np.array_equal(segments[0].mask, labels == 1)
+    assert (output / "statistics.csv").exists()
+
+
+def test_without_nifti_only_dicom_is_written(model, ct, tmp_path):
+    assert predict(model, ct, tmp_path / "out", "--output-type", "dicom-seg") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["patient.seg.dcm"]
+
+
+def test_chosen_labels_are_those_of_the_whole_run(model, ct, tmp_path, capsys):
+    assert predict(model, ct, tmp_path / "all") == 0
+    assert predict(model, ct, tmp_path / "some", "--labels-only", "tumor", "liver") == 0
+    whole, some = (read_volume(tmp_path / name / "patient.nii.gz").array for name in ("all", "some"))
+    assert np.array_equal(some, np.where(np.isin(whole, [1, 14]), whole, 0))
+    assert read_label_table(tmp_path / "some" / "patient.nii.gz") == {1: "liver", 14: "tumor"}
+    assert (tmp_path / "some" / "labels.ctbl").read_text().count("\n") == 5
+    assert predict(model, ct, tmp_path / "some", "--labels-only", "spleen") == 1
+    assert "no label 'spleen'; the labels are liver, right_kidney, tumor" in capsys.readouterr().err
+
+
+def test_labels_of_another_choice_are_not_taken_for_those_asked_for(model, ct, tmp_path, caplog):
+    assert predict(model, ct, tmp_path / "out", "--labels-only", "liver") == 0
+    assert predict(model, ct, tmp_path / "out") == 1
+    assert "holds other labels (liver); give another output, or replace it with --overwrite" in caplog.text
+    assert predict(model, ct, tmp_path / "out", "--overwrite") == 0
+
+
+def test_several_series_are_listed_or_all_segmented_under_their_numbers(model, tmp_path, capsys):
+    study = new_uids()[0]
+    for number in (3, 7):
+        slices = a_series(an_image((8, 20, 24), number), uids=(study, *new_uids()[1:]), SeriesNumber=number)
+        save(tmp_path / "scan", slices, f"{number}-{{}}")
+    assert predict(model, tmp_path / "scan", tmp_path / "out") == 1
+    assert "2 CT series; choose with --series" in capsys.readouterr().err
+    assert predict(model, tmp_path / "scan", tmp_path / "out", "--series", "2") == 0
+    assert predict(model, tmp_path / "scan", tmp_path / "out", "--series", "all") == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["scan_3.nii.gz", "scan_7.nii.gz"]
+
+
+def test_a_zip_and_a_single_output_file(model, ct, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "ct"), "zip", ct)
+    assert predict(model, archive, tmp_path / "seg.nii.gz") == 0
+    assert (tmp_path / "seg.nii.gz").exists()
+    assert (tmp_path / "seg.labels.csv").exists()
+    assert not (tmp_path / "labels.csv").exists()
+
+
+def test_a_gap_is_named_and_interpolated_on_request(model, tmp_path, caplog, capsys):
+    slices = a_series(an_image((12, 20, 24)))
+    save(tmp_path / "gap", slices[:6] + slices[7:])
+    assert predict(model, tmp_path / "gap", tmp_path / "out") == 1
+    assert "1 slices are missing between instance 6" in caplog.text
+    assert predict(model, tmp_path / "gap", tmp_path / "out", "--irregular", "resample") == 0
+    assert read_geometry(tmp_path / "out" / "gap.nii.gz").shape == (12, 20, 24)
+    assert "its 11 slices were interpolated to 12" in caplog.text
+
+
+def test_dicom_output_of_a_nifti_file_is_refused(model, tmp_path, capsys):
+    volume = a_volume((8, 20, 24), dtype=np.int16)
+    write_volume(tmp_path / "in" / "x.nii.gz", volume.array, volume.header)
+    assert predict(model, tmp_path / "in", tmp_path / "out", "--output-type", "dicom-seg") == 1
+    assert "is no DICOM series" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd"])
+def test_other_formats_are_segmented_as_nifti(model, tmp_path, suffix):
+    affine = np.diag([-0.7, -0.8, 2.5, 1])
+    affine[:3, 3] = (40, 30, -20)
+    volume = volume_of(a_volume((8, 20, 24), dtype=np.int16).array, affine)
+    (tmp_path / "itk").mkdir()
+    SimpleITK.WriteImage(itk_of_volume(volume.array, affine), tmp_path / "itk" / f"x{suffix}")
+    write_volume(tmp_path / "nifti" / "x.nii.gz", volume.array, volume.header)
+    read, (geometry, size) = (f(tmp_path / "itk" / f"x{suffix}") for f in (read_itk, read_itk_geometry))
+    assert np.array_equal(read.array, volume.array)
+    assert geometry.difference(read.geometry) is None
+    assert size == volume.array.nbytes
+    for folder in ("itk", "nifti"):
+        assert predict(model, tmp_path / folder, tmp_path / f"{folder}_out") == 0
+    one, other = (read_volume(tmp_path / f"{folder}_out" / "x.nii.gz") for folder in ("itk", "nifti"))
+    assert np.array_equal(one.array, other.array)
+    assert one.geometry.difference(other.geometry) is None
+
+
+def statistics_case():
+    rng = np.random.default_rng(0)
+    image = rng.integers(-200, 300, (10, 30, 40)).astype(np.int16)
+    labels = np.zeros(image.shape, np.uint8)
+    labels[2:6, 4:12, 0:9] = 1
+    labels[3, 5, 5] = labels[4, 6, 6] = labels[8, 20, 20] = 14  # two that touch at a corner, and one more
+    affine = np.diag([0.7, 0.8, 2.5, 1.0])
+    affine[1, 2] = 0.5  # sheared: a voxel's volume is the determinant
+    return volume_of(image, affine), labels
+
+
+def test_statistics_are_those_of_numpy():
+    volume, labels = statistics_case()
+    table = label_table(["liver", "spleen", "tumor"], [1, 3, 14], ["tumor"])
+    liver, spleen, tumor = measure_labels(labels, volume, table)
+    values = volume.array[labels == 1]
+    assert liver.voxels == values.size
+    assert liver.volume_ml == pytest.approx(values.size * 0.7 * 0.8 * 2.5 / 1000, abs=1e-4)
+    assert liver.hu_mean == pytest.approx(values.mean(), abs=0.01)
+    assert liver.hu_sd == pytest.approx(values.std(ddof=1), abs=0.01)
+    assert liver.hu_median == np.median(values)
+    assert (liver.touches_border, liver.components) == (True, None)
+    assert (spleen.voxels, spleen.volume_ml, spleen.hu_mean, spleen.hu_median) == (0, 0, None, None)
+    assert tumor.components == ndimage.label(labels == 14, np.ones((3, 3, 3)))[1] == 2
+    assert not tumor.touches_border
+
+
+def test_statistics_of_files_name_labels_by_the_files_or_the_model(model, tmp_path, capsys):
+    volume, labels = statistics_case()
+    header = volume.header
+    write_volume(tmp_path / "images" / "x_0000.nii.gz", volume.array, header)
+    write_volume(tmp_path / "labels" / "x.nii.gz", labels, header)
+    command = ["statistics"]
+    for name in ("labels", "images", "output"):
+        command += [f"--{name}", str(tmp_path / name)]
+    assert main(command) == 0
+    rows = json.loads((tmp_path / "output" / "x.statistics.json").read_text())["labels"]
+    assert [row["label"] for row in rows] == ["1", "14"]
+    assert main([*command, "--model", str(model)]) == 0
+    with (tmp_path / "output" / "statistics.csv").open() as handle:
+        assert [row["label"] for row in csv.DictReader(handle)] == ["liver", "right_kidney", "tumor"]
+    write_volume(tmp_path / "labels" / "x.nii.gz", labels[:-1], nib.Nifti1Image(labels[:-1].T, np.eye(4)).header)
+    assert main(command) == 1
+    assert "0 of 1 cases measured" in capsys.readouterr().out
+
+
+def test_a_preview_shows_where_most_was_found(tmp_path):
+    labels = np.zeros((6, 8, 10), np.uint8)
+    labels[2, 1, 1], labels[2, 2, 2], labels[4] = 1, 2, 1
+    assert fullest(labels, 0) == 2
+    assert fullest(np.zeros_like(labels), 1) == 4
+    volume = volume_of(np.zeros(labels.shape, np.int16), np.diag([-1, -1, 2.0, 1]))
+    table = label_table(["liver", "spleen"], [1, 2])
+    for name, shown in (("some", labels), ("none", np.zeros_like(labels))):
+        draw_preview(tmp_path / f"{name}.png", name, volume, shown, table)
+    some, none = (matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("some", "none"))
+    color = np.array(table[0].color) / 255 * 0.55  # over a gray of 0.4
+    orange = np.abs(some[..., :3] - color - 0.45 * 0.4).max(axis=-1) < 0.02
+    assert orange.sum() > 100
+    assert not (np.abs(none[..., :3] - color - 0.45 * 0.4).max(axis=-1) < 0.02).any()

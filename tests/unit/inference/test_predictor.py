@@ -1,0 +1,140 @@
+"""A model called from Python: every kind of image gives the labels that the command line gives."""
+
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+from dicoms import a_series, affine_of, an_image, new_uids, save
+from engines import a_bundle
+
+import flare23_lib
+from flare23_lib import Predictor
+from flare23_lib.cli import main
+from flare23_lib.errors import ConfigError, ImageError
+from flare23_lib.inference.bundle import ModelLabel, write_bundle
+from flare23_lib.io.dicom import DicomFile
+from flare23_lib.io.dicom_choice import choose_series
+from flare23_lib.io.dicom_search import find_series
+from flare23_lib.io.dicom_seg import read_seg
+from flare23_lib.io.itk import itk_of_volume
+from flare23_lib.io.label_tables import read_label_table
+from flare23_lib.io.nifti import header_for, read_volume, write_volume
+
+NAMES = {1: "liver", 2: "right_kidney", 14: "tumor"}
+IMAGE, AFFINE = an_image((8, 20, 24)), affine_of()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    labels = (ModelLabel("background", 0), *(ModelLabel(name, value) for value, name in NAMES.items()))
+    bundle = a_bundle((0, *NAMES), labels=labels, spacing=(2.5, 0.8, 0.7), orientation="canonical")
+    folder = tmp_path_factory.mktemp("model")
+    write_bundle(folder, bundle.model, bundle.state_dict)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The same CT as NIfTI, NRRD and DICOM."""
+    folder = tmp_path_factory.mktemp("files")
+    write_volume(folder / "ct.nii.gz", IMAGE, header_for(IMAGE.shape, AFFINE, IMAGE.dtype))
+    SimpleITK.WriteImage(itk_of_volume(IMAGE, AFFINE), folder / "ct.nrrd")
+    save(folder / "dicom", a_series(IMAGE))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(model):
+    return Predictor(model, "cpu", precision="float32", windows="all")
+
+
+@pytest.fixture(scope="module")
+def expected(model, files, tmp_path_factory):
+    output = tmp_path_factory.mktemp("out") / "labels.nii.gz"
+    options = ["--model", model, "--input", files / "ct.nii.gz", "--output", output]
+    assert main(["predict", *map(str, options), "--precision", "float32", "--windows", "all"]) == 0
+    return read_volume(output).array
+
+
+KINDS = {
+    "NIfTI path": lambda files: (files / "ct.nii.gz",),
+    "text": lambda files: (str(files / "ct.nii.gz"),),
+    "NRRD path": lambda files: (files / "ct.nrrd",),
+    "DICOM folder": lambda files: (files / "dicom",),
+    "nibabel": lambda files: (nib.load(files / "ct.nii.gz"),),
+    "nibabel in memory": lambda files: (nib.Nifti1Image(IMAGE.T, AFFINE),),
+    "nibabel of another format": lambda files: (nib.Nifti2Image(IMAGE.T, AFFINE),),
+    "SimpleITK": lambda files: (SimpleITK.ReadImage(files / "ct.nii.gz"),),
+    "array and affine": lambda files: (IMAGE, AFFINE),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_every_kind_of_image_gives_the_labels_of_the_command_line(predictor, files, expected, kind):
+    prediction = predictor(*kind(files))
+    assert np.array_equal(prediction.labels, expected)
+    assert np.allclose(prediction.affine, AFFINE, atol=1e-5)
+    assert prediction.names == predictor.names == NAMES
+
+
+def test_a_prediction_is_measured_and_saved_in_any_format(predictor, files, expected, tmp_path):
+    prediction = predictor(files / "dicom")
+    assert [row.label for row in prediction.statistics()] == list(NAMES.values())
+    assert prediction.statistics()[2].voxels == prediction.mask("tumor").sum() == (expected == 14).sum()
+    for name in ("a.nii.gz", "a.nrrd", "a.mha", "a.dcm"):
+        assert prediction.save(tmp_path / name) == tmp_path / name
+    assert np.array_equal(read_volume(tmp_path / "a.nii.gz").array, expected)
+    assert read_label_table(tmp_path / "a.nii.gz") == NAMES
+    for name in ("a.nrrd", "a.mha"):
+        image = SimpleITK.ReadImage(tmp_path / name)
+        assert np.array_equal(SimpleITK.GetArrayFromImage(image), expected)
+        assert np.allclose(image.GetOrigin(), (-10, -20, 30), atol=1e-4)
+    (series,) = choose_series(find_series(files / "dicom"), files, None)
+    segments = {one.name: one.mask for one in read_seg(DicomFile(tmp_path / "a.dcm"), series)}
+    assert np.array_equal(segments["liver"], expected == 1)
+    assert np.array_equal(np.asarray(prediction.to_nibabel().dataobj).T, expected)
+    with pytest.raises(ImageError, match="labels are saved as"):
+        predictor(files / "ct.nii.gz").save(tmp_path / "b.dcm")
+
+
+def test_labels_can_be_chosen(predictor, files, expected):
+    prediction = predictor(files / "ct.nii.gz", labels_only=["liver"])
+    assert np.array_equal(prediction.labels, np.where(expected == 1, 1, 0))
+    assert prediction.names == {1: "liver"}
+    with pytest.raises(ConfigError, match="no label 'spleen'"):
+        predictor(files / "ct.nii.gz", labels_only=["spleen"])
+
+
+def test_what_is_no_image_is_refused(predictor, tmp_path):
+    with pytest.raises(TypeError, match="needs its affine"):
+        predictor(IMAGE)
+    with pytest.raises(TypeError, match="list is no image"):
+        predictor([1, 2])
+    with pytest.raises(ImageError, match="no 3-D image"):
+        predictor(IMAGE[0], AFFINE)
+    with pytest.raises(ImageError, match="no such file"):
+        predictor(tmp_path / "nowhere")
+    study = new_uids()[0]
+    for number in (1, 2):
+        save(tmp_path / "two", a_series(IMAGE, uids=(study, *new_uids()[1:])), f"{number}-{{}}")
+    with pytest.raises(ImageError, match="2 CT series"):
+        predictor(tmp_path / "two")
+    with pytest.raises(ImageError, match="one series at a time"):
+        predictor(tmp_path / "two", series="all")
+    assert predictor(tmp_path / "two", series="2").labels.shape == IMAGE.shape
+
+
+def test_a_script_needs_no_guard_and_the_import_is_light(model, files, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nimport flare23_lib\nassert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+        "from flare23_lib import Predictor\n"
+        f"print(Predictor({str(model)!r}, 'cpu')({str(files / 'ct.nii.gz')!r}).labels.shape)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(8, 20, 24)", done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = flare23_lib.Nothing

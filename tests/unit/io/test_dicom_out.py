@@ -1,0 +1,145 @@
+"""Segmentations and structure sets read back equal, by our readers and by others."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from dicoms import AXIAL, OBLIQUE, SAGITTAL, a_series, an_image, enhanced, save
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from flare23_lib.errors import ImageError
+from flare23_lib.io.dicom import DicomFile
+from flare23_lib.io.dicom_choice import choose_series
+from flare23_lib.io.dicom_search import find_series
+from flare23_lib.io.dicom_seg import read_seg, write_seg
+from flare23_lib.io.label_tables import label_table
+from flare23_lib.io.rtstruct import filled, outlines, read_rtstruct, write_rtstruct
+
+TABLE = label_table(["liver", "right_kidney", "spleen", "tumor"], [1, 2, 5, 14], ["tumor"])
+
+
+def labels_of(shape):
+    """Blocks with a hole, single voxels, voxels that touch at corners, at the border of the image."""
+    labels = np.zeros(shape, np.uint8)
+    labels[1:5, 2:12, 3:15] = 1
+    labels[2:4, 5:8, 6:10] = 0
+    labels[3, 6, 7] = 14
+    labels[0, 0, 0] = labels[-1, -1, -1] = 5
+    labels[2, 15, 17] = labels[2, 16, 18] = 5
+    return labels
+
+
+def a_case(folder, orientation=AXIAL, multi_frame=False, **options):
+    slices = a_series(an_image(), orientation, **options)
+    save(folder, [enhanced(slices[::-1])] if multi_frame else slices[::-1])
+    (series,) = choose_series(find_series(folder), folder, None)
+    return series, labels_of((6, 20, 24))
+
+
+CASES = {
+    "axial": {}, "sagittal": {"orientation": SAGITTAL}, "oblique": {"orientation": OBLIQUE}, "tilted": {"tilt": 0.9},
+    "multi-frame": {"multi_frame": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("write", "read"), [(write_seg, read_seg), (write_rtstruct, read_rtstruct)])
+def test_what_is_written_reads_back_equal(tmp_path, write, read, options):
+    series, labels = a_case(tmp_path / "ct", **options)
+    names = write(tmp_path / "out.dcm", series, labels, TABLE, "student")
+    assert names == ["liver", "spleen", "tumor"]  # no right kidney occurs
+    segments = read(DicomFile(tmp_path / "out.dcm"), series)
+    assert [segment.name for segment in segments] == names
+    for segment, value in zip(segments, (1, 5, 14), strict=True):
+        assert np.array_equal(segment.mask, labels == value), segment.name
+
+
+def test_highdicom_reads_the_segmentation_with_codes_and_colors(tmp_path):
+    series, labels = a_case(tmp_path / "ct")
+    labels[4, 1:3, 1:3] = 2
+    write_seg(tmp_path / "seg.dcm", series, labels, TABLE, "student")
+    segmentation = highdicom.seg.segread(tmp_path / "seg.dcm")
+    volume = segmentation.get_volume(combine_segments=True).flip_spatial(0)  # highdicom's slices descend
+    assert np.array_equal(volume.array, np.searchsorted([0, 1, 2, 5, 14], labels))
+    affine = np.diag([-1, -1, 1, 1]) @ volume.affine[:, [2, 1, 0, 3]]
+    assert np.allclose(affine, series.geometry().affine, atol=1e-5)
+    kidney = segmentation.get_segment_description(2)
+    assert kidney.segmented_property_type.value == "64033007"
+    assert (
+        kidney.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning
+        == "Right"
+    )
+    assert kidney.algorithm_identification.name == "student"
+    shown = highdicom.color.CIELabColor.from_dicom_value(kidney.RecommendedDisplayCIELabValue).to_rgb()
+    assert np.abs(np.subtract(shown, TABLE[1].color)).max() <= 2
+    assert segmentation.PatientID == "P1"
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, OBLIQUE], ids=["axial", "oblique"])
+def test_dcmqi_reads_the_segmentation(tmp_path, orientation):
+    series, labels = a_case(tmp_path / "ct", orientation)
+    write_seg(tmp_path / "seg.dcm", series, labels, TABLE, "student")
+    (tmp_path / "read").mkdir()
+    program = Path(sys.executable).with_name("segimage2itkimage")
+    places = ["--inputDICOM", tmp_path / "seg.dcm", "--outputDirectory", tmp_path / "read"]
+    done = subprocess.run([program, *places, "-t", "nrrd"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    meta = json.loads((tmp_path / "read" / "meta.json").read_text())
+    found = {one["SegmentLabel"]: one for group in meta["segmentAttributes"] for one in group}
+    assert found["liver"]["SegmentedPropertyTypeCodeSequence"]["CodeValue"] == "10200004"
+    affine = series.geometry().affine
+    for name, value in (("liver", 1), ("spleen", 5), ("tumor", 14)):
+        image = SimpleITK.ReadImage(tmp_path / "read" / f"{found[name]['labelID']}.nrrd")
+        voxels = np.argwhere(SimpleITK.GetArrayFromImage(image))[:, ::-1]
+        places = [image.TransformIndexToPhysicalPoint(voxel.tolist()) for voxel in voxels]
+        expected = np.argwhere(labels == value)[:, ::-1] @ affine[:3, :3].T + affine[:3, 3]
+        assert np.allclose(np.sort(np.array(places) * [-1, -1, 1], axis=0), np.sort(expected, axis=0), atol=1e-3)
+
+
+def test_nothing_found_and_interpolated_series_are_refused(tmp_path):
+    series, labels = a_case(tmp_path / "ct")
+    for write in (write_seg, write_rtstruct):
+        with pytest.raises(ImageError, match="no structure was found"):
+            write(tmp_path / "out.dcm", series, np.zeros_like(labels), TABLE, "student")
+        with pytest.raises(ImageError, match="do not lie on the 6 slices"):
+            write(tmp_path / "out.dcm", series, labels[:5], TABLE, "student")
+    assert not (tmp_path / "out.dcm").exists()
+
+
+def test_a_segmentation_of_another_series_is_refused(tmp_path):
+    series, labels = a_case(tmp_path / "ct")
+    other, _ = a_case(tmp_path / "other", origin=(-10, -20, 31))
+    write_seg(tmp_path / "seg.dcm", series, labels, TABLE, "student")
+    with pytest.raises(ImageError, match="another grid"):
+        read_seg(DicomFile(tmp_path / "seg.dcm"), other)
+
+
+def test_contours_between_slices_are_refused_and_tiny_ones_counted(tmp_path):
+    series, labels = a_case(tmp_path / "ct")
+    write_rtstruct(tmp_path / "rt.dcm", series, labels, TABLE, "student")
+    dataset = pydicom.dcmread(tmp_path / "rt.dcm")
+    contour = dataset.ROIContourSequence[0].ContourSequence[0]
+    x, y, z = np.add(np.array(contour.ContourData, float)[:3], [0.1, 0.1, 0])
+    contour.ContourData = [x, y, z, x + 0.05, y, z, x, y + 0.05, z]
+    dataset.save_as(tmp_path / "tiny.dcm")
+    assert read_rtstruct(DicomFile(tmp_path / "tiny.dcm"), series)[0].tiny == 1
+    contour.ContourData = [x, y, z + 50, x + 0.05, y, z + 50, x, y + 0.05, z + 50]
+    dataset.save_as(tmp_path / "off.dcm")
+    with pytest.raises(ImageError, match=r"liver has a contour at .* in no plane"):
+        read_rtstruct(DicomFile(tmp_path / "off.dcm"), series)
+
+
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_any_plane_survives_its_outlines(mask):
+    contours = list(outlines(mask))
+    assert np.array_equal(filled(contours, mask.shape), mask)
+    rounded = [np.round(points, 4) for points in contours]
+    assert np.array_equal(filled(rounded, mask.shape), mask)

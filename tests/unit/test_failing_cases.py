@@ -1,0 +1,155 @@
+"""One case that fails in a shard stops no other: the stages that go case by case."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trainings
+from engines import a_bundle, a_volume
+from places import REPOSITORY
+
+from flare23_lib.cache.entries import Shard
+from flare23_lib.cache.results import Results
+from flare23_lib.config import Config
+from flare23_lib.config.settings import InferenceSettings
+from flare23_lib.dataset.cases import Case, read_cases, write_cases
+from flare23_lib.errors import CasesFailedError
+from flare23_lib.inference.bundle import write_bundle
+from flare23_lib.inference.segmentations import LABELS, ModelUse, predict_validation
+from flare23_lib.io import nifti
+from flare23_lib.io.nifti import header_for, read_labels, write_volume
+from flare23_lib.io.tables import read_csv, write_csv
+from flare23_lib.preprocessing.fit_intensity import measure
+from flare23_lib.preprocessing.preprocess_cases import preprocess
+from flare23_lib.pseudo_labels.complete import CompletionJob, complete
+
+SHARD = Shard(0, 1)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def huge_spacing(path):
+    """Make each voxel 8 m long: the image would fill any memory at the model's spacing."""
+    header, raw = nifti.read_volume(path).header, nifti.read_volume(path).array
+    header["pixdim"][1:4] *= 4000
+    header.set_sform(np.diag([-8000.0, -8000.0, 12000.0, 1.0]), code=1)
+    write_volume(path, raw, header)
+
+
+def bomb(path):
+    """Make the file a header that claims what no memory holds."""
+    header = nifti.read_volume(path).header.copy()
+    header["dim"][1:4] = 32767
+    path.write_bytes(gzip.compress(header.binaryblock.ljust(352, b"\0") + bytes(10000)))
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Four training cases, nothing made of them yet."""
+    results = Results(tmp_path / "results")
+    write_cases(results.cases, [trainings.write_case(tmp_path, number) for number in range(4)])
+    return results
+
+
+def settings():
+    return Config.load([REPOSITORY / "config.yaml"], trainings.CHANGES)
+
+
+def image_of(results, number):
+    return Path(read_cases(results.cases)[number].image)
+
+
+@pytest.mark.parametrize("spoil", [cut, bomb, lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+def test_preprocessing_names_a_failing_case_and_does_the_others(cohort, caplog, spoil):
+    spoil(image_of(cohort, 1))
+    record = cohort.shard("preprocessed", trainings.MODEL, SHARD)
+    with pytest.raises(CasesFailedError, match=r"1 of 4 cases failed \(case1\)"):
+        preprocess(cohort, settings().preprocessing_settings(trainings.MODEL), [8, 16, 16], SHARD, record)
+    assert [message for message in caplog.messages if message.startswith("case1: ")] != []
+    assert not record.exists()
+    assert len(list(cohort.root.glob("store/preprocessed_images/*/case*.b2nd"))) == 3
+    trainings.write_case(cohort.root.parent, 1)
+    preprocess(cohort, settings().preprocessing_settings(trainings.MODEL), [8, 16, 16], SHARD, record)
+    assert [row["case"] for row in read_csv(record)] == ["case0", "case1", "case2", "case3"]
+
+
+def test_a_case_of_absurd_spacing_is_named_and_the_others_are_done(cohort):
+    huge_spacing(image_of(cohort, 2))
+    record = cohort.shard("preprocessed", trainings.MODEL, SHARD)
+    with pytest.raises(
+        CasesFailedError, match=r"case2.*image2.nii.gz: would have .* voxels .* at the model's spacing"
+    ):
+        preprocess(cohort, settings().preprocessing_settings(trainings.MODEL), [8, 16, 16], SHARD, record)
+    assert len(list(cohort.root.glob("store/preprocessed_images/*/case*.b2nd"))) == 3
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_measuring_intensities_names_a_failing_case(cohort, processes):
+    cut(image_of(cohort, 1))
+    with pytest.raises(CasesFailedError, match=r"1 of 4 cases failed \(case1\).*image1.nii.gz: the gzip stream"):
+        measure(cohort, "student", settings().intensity_settings(trainings.MODEL), processes, cohort.root / "i.json")
+    assert len(list(cohort.root.glob("store/intensities/*/case*.npy"))) == 3
+
+
+@pytest.mark.parametrize("broken", [[0], [1], [0, 1], [3], [0, 2, 3]])
+def test_segmenting_names_failing_cases_and_does_the_others(tmp_path, broken):
+    results = Results(tmp_path / "results")
+    bundle = a_bundle(orientation="canonical")
+    write_bundle(results.bundle("student"), bundle.model, bundle.state_dict)
+    cases = []
+    for number in range(4):
+        volume, path = a_volume((12, 24, 24), seed=number, dtype=np.int16), tmp_path / f"{number}.nii.gz"
+        write_volume(path, volume.array, volume.header)
+        if number in broken:
+            cut(path)
+        cases.append(Case(f"case{number}", str(path), None, "validation", {}, image_id=f"i{number}"))
+    write_cases(results.cases, cases)
+    inference = InferenceSettings.from_json({"step": 0.5, "tta": False, "windows": "all", "precision": "float32"})
+    record = results.shard("predictions", "student", SHARD)
+    with pytest.raises(CasesFailedError, match=f"{len(broken)} of 4 cases failed"):
+        predict_validation(results, ModelUse("student", inference, "cpu"), SHARD, record)
+    assert not record.exists()
+    assert len(list(results.root.glob("store/segmentations/*/case*.nii.gz"))) == 4 - len(broken)
+
+
+def test_completing_names_a_failing_case_and_does_the_others(tmp_path):
+    results = Results(tmp_path / "results")
+    config = Config.load([REPOSITORY / "config.yaml"])
+    shape, affine = (4, 6, 6), np.diag([10.0, 10.0, 10.0, 1.0])
+    array = np.ones(shape, np.uint8)
+    store = results.cache("segmentations", {"made": "by hand"}).create()
+    cases, rows = [], []
+    for number in range(3):
+        label, entry = tmp_path / f"label{number}.nii.gz", store.entry(f"case{number}", {})
+        write_volume(label, array, header_for(shape, affine, array.dtype))
+        write_volume(entry.file(LABELS), array, header_for(shape, affine, array.dtype))
+        entry.save([LABELS], {"passes": 1})
+        cases.append(
+            Case(f"case{number}", "a", str(label), "training", {1: 9}, "tumor", shape, (10.0,) * 3, label_id="l")
+        )
+        rows.append({"case": f"case{number}", "file": results.relative(entry.file(LABELS))})
+    cut(tmp_path / "label1.nii.gz")
+    write_cases(results.cases, cases)
+    write_csv(results.shard("pseudo_labels", "tumor", SHARD), ["case", "file"], rows)
+    output = results.shard("completed_labels", "tumor", SHARD)
+    job = CompletionJob(results, "tumor", None, config.completion_settings("tumor"), config.label_map.names)
+    with pytest.raises(CasesFailedError, match=r"1 of 3 cases failed \(case1\).*label1.nii.gz: the gzip stream"):
+        complete(job, SHARD, output)
+    assert not output.exists()
+    assert len(list(results.root.glob("store/completed_labels/*/case*.nii.gz"))) == 2
+
+
+def test_voxels_to_ignore_in_a_users_label_reach_the_training(cohort):
+    """Without a word of it in the configuration: nnU-Net's dataset.json gets its ignore label."""
+    case = read_cases(cohort.cases)[0]
+    volume = read_labels(case.label)
+    volume.array[:2] = 255
+    write_volume(case.label, volume.array, volume.header)
+    record = cohort.shard("preprocessed", trainings.MODEL, SHARD)
+    preprocess(cohort, settings().preprocessing_settings(trainings.MODEL), [8, 16, 16], SHARD, record)
+    rows = read_csv(record)
+    assert [cohort.metadata(row["label"])["ignored"] for row in rows] == [True, False, False, False]
+    assert "255" not in rows[0]["labels_present"].split()
