@@ -55,17 +55,11 @@ def test_an_error_about_another_file_keeps_its_name(tmp_path):
     assert caught.value.filename == str(tmp_path / "source")
 
 
-def test_the_command_line_names_the_file_on_a_full_disk(tmp_path, failing, capsys):
+def test_the_command_line_names_the_file_on_a_full_disk(tmp_path, failing, capsys, monkeypatch):
     failing("fsync", errno.ENOSPC)
+    collect = "flare23_lib.inference.segmentations.collect_predictions"
+    monkeypatch.setattr(collect, lambda results, model, shards, output: write_csv(output, ["case"], []))
     output = tmp_path / "results" / "predictions" / "m" / "predictions.csv"
-    cases = tmp_path / "results" / "cohort" / "cases.csv"
-    cases.parent.mkdir(parents=True)
-    from flare23_lib.dataset.cases import COLUMNS
-
-    cases.write_text(",".join(COLUMNS) + "\n")
-    shard = tmp_path / "results" / "predictions" / "m" / "0-of-1.csv"
-    shard.parent.mkdir(parents=True)
-    shard.write_text("case,file\n")
     command = ["stage", "gather-predictions", "--results", str(tmp_path / "results"), "--model", "m", "--shards", "1"]
     assert main([*command, "--output", str(output)]) == 1
     assert capsys.readouterr().err == f"flare23: {output}: No space left on device\n"
