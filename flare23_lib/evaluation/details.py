@@ -53,7 +53,7 @@ def measure_details(
     case: str, reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, float, float], labels: LabelMap
 ) -> Details:
     """Measure one case; the volumes are of the same shape and hold only values of the label map."""
-    volumes = [volume.astype(np.uint8, copy=False) for volume in (reference, prediction)]
+    volumes = reference.astype(np.uint8, copy=False), prediction.astype(np.uint8, copy=False)
     # by slice: bincount widens what it counts to 8 bytes
     none = np.zeros(256, dtype=np.int64)
     counts = [sum((np.bincount(page.ravel(), minlength=256) for page in volume), none) for volume in volumes]
@@ -67,7 +67,7 @@ def measure_details(
         names = DETAIL_TABLES["distances.csv"]
         details.distances.append(dict(zip(names, [case, label.name, *rounded], strict=True)))
         if label.kind == "tumor":
-            found = tumor_components(*(volume == label.value for volume in volumes), spacing)
+            found = tumor_components(volumes[0] == label.value, volumes[1] == label.value, spacing)
             details.tumors.extend({"Name": case, "class": label.name, **component} for component in found)
     return details
 
