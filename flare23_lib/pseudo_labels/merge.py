@@ -128,7 +128,8 @@ def merge(
             unsure = (votes.count[z] < least) & open_outcomes[pair]
             _move(totals, places, pair[unsure], "unsure", pair[unsure] & 255)
             labels[z][unsure] = IGNORE_VALUE
-    _apply_tumor_policies(labels, totals, outcomes, places, original, predicted, annotated, rules, votes)
+    inputs = _Inputs(original, predicted, annotated, rules, votes)
+    _apply_tumor_policies(inputs, labels, totals, outcomes, places)
     np.add.at(totals.reshape(-1), places, pairs)
     counts = {
         outcome: {int(value): int(row[value]) for value in np.flatnonzero(row)}
@@ -187,18 +188,20 @@ def _move(totals: np.ndarray, places: np.ndarray, pairs: np.ndarray, outcome: st
     totals -= np.bincount(places[pairs], minlength=totals.size).reshape(totals.shape)
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    original: np.ndarray
+    predicted: np.ndarray
+    annotated: Collection[int]
+    rules: MergeRules
+    votes: Votes | None
+
+
 def _apply_tumor_policies(
-    labels: np.ndarray,
-    totals: np.ndarray,
-    outcomes: np.ndarray,
-    places: np.ndarray,
-    original: np.ndarray,
-    predicted: np.ndarray,
-    annotated: Collection[int],
-    rules: MergeRules,
-    votes: Votes | None,
+    inputs: _Inputs, labels: np.ndarray, totals: np.ndarray, outcomes: np.ndarray, places: np.ndarray
 ) -> None:
     """Apply the policies that decide tumor by tumor, in place."""
+    original, predicted, rules, votes = inputs.original, inputs.predicted, inputs.rules, inputs.votes
     agreement, passes = (None, 1) if votes is None else (votes.count, votes.passes)
 
     def tumors(values: Collection[int], marked: np.ndarray | None, rule: str) -> Iterator[tuple[np.ndarray, bool]]:
@@ -209,7 +212,7 @@ def _apply_tumor_policies(
                 rule == "tumor" or (rule == "if_sure" and (tumor.certainty or 0.0) >= rules.min_tumor_agreement),
             )
 
-    annotated_tumors = set(rules.tumors) & set(annotated)
+    annotated_tumors = set(rules.tumors) & set(inputs.annotated)
     if annotated_tumors and rules.unmarked_tumors != "keep_original":
         for voxels, is_one in tumors(annotated_tumors, _among(rules.tumors)[original], rules.unmarked_tumors):
             place = tuple(voxels.T)
