@@ -2,7 +2,7 @@
 
 What a run makes is said by the configuration's tables `completions` and `models`; the order follows from them.
 Targets: `all` (the default), `cohort`, `estimate`, `teachers`, `pseudo_labels`, `models`, `efficiency`, `evaluation`,
-`report`, or any file.
+`report`, `model_cards`, or any file.
 """
 
 from snakemake.utils import min_version

@@ -35,7 +35,7 @@ from flare23_lib.io.locks import lock
 from flare23_lib.io.nifti import header_for, read_volume, write_volume
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
-from flare23_lib.phantom import FLARE23_VALUES, Variation, draw
+from flare23_lib.phantom import FLARE23_VALUES, Variation, draw_phantom
 from flare23_lib.preprocessing.resampling import Intensity, prepare_image
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def _draw_case(path: Path, coarseness: float) -> None:
         shift=(8.0, 8.0), size=(1.12, 1.13), proportion=0.0, fat=(16.0, 17.0),
     )  # fmt: skip
     rng = np.random.default_rng(1)
-    image, _, _ = draw(rng, tumors=True, flipped=True, variation=variation)
+    image = draw_phantom(rng, tumors=True, flipped=True, variation=variation).image
     fine = ndimage.zoom(image.astype(np.float32), 2, order=1, grid_mode=True, mode="nearest")[
         tuple(map(slice, shape))
     ]
@@ -156,7 +156,8 @@ def training_phantom(recipe: Recipe, index: int) -> tuple[np.ndarray, np.ndarray
     depth, side = recipe.spacing[:2]
     variation = Variation(z_spacings=(depth,), plane_spacings=(side,), size=(0.9, 1.2))
     rng = np.random.default_rng([7, index])
-    image, labels, _ = draw(rng, tumors=index % 2 == 0, flipped=True, variation=variation)
+    phantom = draw_phantom(rng, tumors=index % 2 == 0, flipped=True, variation=variation)
+    image, labels = phantom.image, phantom.labels
     margins = np.array([(0, 0), *rng.integers(0, int(recipe.margin_mm / side) + 1, (2, 2))])
     margins[:, 1] += np.maximum(0, recipe.crop - margins.sum(1) - image.shape)
     return np.pad(image, margins, constant_values=-1000), np.pad(labels, margins)

@@ -44,7 +44,7 @@ from flare23_lib.inference.network import DTYPES
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import Geometry, Volume, header_for, read_volume
 from flare23_lib.io.orientation import Orientation
-from flare23_lib.phantom import FLARE23_VALUES, draw
+from flare23_lib.phantom import FLARE23_VALUES, draw_phantom
 from flare23_lib.runtime.precision import inference_precision
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,8 @@ def phantoms(count: int, coarseness: float) -> Iterator[tuple[str, Volume]]:
     """Draw phantoms."""
     for index in range(count):
         rng = np.random.default_rng([99, index])
-        array, _, affine = draw(rng, tumors=True, flipped=index % 2 == 1, coarseness=coarseness)
+        phantom = draw_phantom(rng, tumors=True, flipped=index % 2 == 1, coarseness=coarseness)
+        array, affine = phantom.image, phantom.affine
         header = header_for(array.shape, affine, array.dtype)
         yield f"phantom {index}", Volume(array, Geometry(array.shape, affine, header.get_zooms()[::-1]), header)
 

@@ -49,13 +49,13 @@ KINDS = tuple("all_organs" if index in FULLY_LABELED else OTHER_KINDS[index % 4]
 """The kinds in turn; the 25th labeled phantom has the first one's. Beside the fully labeled ones that makes 11 with
 nothing but tumors labeled, 5 with tumors and five organs, 5 with five organs."""
 
-LAYOUT = PhantomLayout(kinds=KINDS)
-
 VARIATION = Variation(
     plane_view=(400.0, 500.0), size=(0.75, 1.2), proportion=0.12, tilt=(8.0, 8.0, 15.0), fat=(3.0, 36.0),
     bends=((80.0, 7.0), (36.0, 2.2)), phase=(0.0, 1.0), organ_hu=18.0, noise_hu=(8.0, 30.0),
 )  # fmt: skip
 """Bodies and scans that differ more than the demo's."""
+
+LAYOUT = PhantomLayout(kinds=KINDS, variation=VARIATION)
 
 SEEDS = (3, 4, 5)
 """None of them was run before the freeze."""
@@ -73,7 +73,7 @@ def make_cohorts(folder: Path, seed: int) -> tuple[Path, Path]:
     partial, whole = folder / "cohort", folder / "cohort_truth"
     if not (whole / "done").exists():
         processes = len(os.sched_getaffinity(0))
-        write_cohort(partial, CASES, VALIDATION, seed, layout=LAYOUT, processes=processes, variation=VARIATION)
+        write_cohort(partial, CASES, VALIDATION, seed, layout=LAYOUT, processes=processes)
         images = [*(partial / Path(LAYOUT.images).parent).iterdir()]
         images += (partial / Path(LAYOUT.unlabeled_images).parent).iterdir()
         for part, files in (

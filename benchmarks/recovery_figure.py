@@ -15,9 +15,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flare23_lib.colors import MODEL_COLORS
 from flare23_lib.io.atomic import read_json
-from flare23_lib.report.style import INK, PALE_INK, STYLE, save_figure
+from flare23_lib.report.style import INK, MODEL_COLORS, PALE_INK, STYLE, save_figure
 
 ARMS = {
     "labeled_only": "L: fully labeled cases alone",

@@ -26,8 +26,8 @@ from flare23_lib.evaluation.evaluate import evaluate_cases
 from flare23_lib.io.atomic import write_json, write_text
 from flare23_lib.io.nifti import header_for, write_volume
 from flare23_lib.io.tables import write_csv
-from flare23_lib.phantom import draw
-from flare23_lib.report.report import write_report
+from flare23_lib.phantom import draw_phantom
+from flare23_lib.report.page import write_report
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHAPE, SPACING = (110, 512, 512), (2.5, 0.8, 0.8)
@@ -43,8 +43,8 @@ def make_run(folder: Path, config: Config, number: int) -> Results:
     """Write the results folder of a run with so many validation cases."""
     results = Results(folder / "results")
     rng = np.random.default_rng(0)
-    image, labels, _ = draw(rng, tumors=True)
-    image, labels = enlarged(image), enlarged(labels)
+    phantom = draw_phantom(rng, tumors=True)
+    image, labels = enlarged(phantom.image), enlarged(phantom.labels)
     image = (image + rng.normal(0, 12, image.shape)).astype(np.int16)
     affine = np.diag([*SPACING[::-1], 1.0])
     paths = {"image": folder / "image.nii.gz", "label": folder / "label.nii.gz"}

@@ -38,7 +38,7 @@ from flare23_lib.dataset.summary import write_scan
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.tables import read_csv
 from flare23_lib.nnunet.checkpoints import FINAL, LATEST
-from flare23_lib.phantom import write_cohort
+from flare23_lib.phantom import PhantomLayout, write_cohort
 from flare23_lib.preprocessing.preprocess_cases import preprocess
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -58,7 +58,7 @@ def configuration(args: argparse.Namespace) -> Config:
 def prepare(folder: Path, config: Config) -> Results:
     """Write a cohort of phantoms and preprocess the model's cases; return the results folder."""
     results, shard = Results(folder / "results"), Shard(0, 1)
-    write_cohort(folder / "cohort", cases=12, validation=0, coarseness=2)
+    write_cohort(folder / "cohort", cases=12, validation=0, layout=PhantomLayout(coarseness=2))
     scan = scan_cohort(folder / "cohort", config.cohort_settings(), results.scan_memory)
     write_scan(scan, results.cases.parent)
     settings = config.preprocessing_settings(MODEL)

@@ -10,7 +10,6 @@ Bytes are measured on the CTs of a cohort in FLARE23's layout, since noise decid
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from flare23_lib.io.nifti import header_for, read_geometry, read_labels, read_vo
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.size import forward_macs
 from flare23_lib.networks.stunet import STUNet
-from flare23_lib.phantom import VARIATION, draw
+from flare23_lib.phantom import Variation, draw_phantom
 from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_image, preprocess_labels
 from flare23_lib.preprocessing.resampling import Intensity, resampled_shape
 from flare23_lib.pseudo_labels.merge import MergeRules, merge
@@ -60,11 +59,11 @@ def cpu_seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
 def write_case(folder: Path) -> tuple[Path, Path]:
     """Draw a CT of `SHAPE` and its labels, and return the two files."""
     (plane, slices), (step, *_) = (SPACING[2], SHAPE[0]), SPACING
-    variation = dataclasses.replace(
-        VARIATION, plane_spacings=(plane,), z_spacings=(step,),
-        plane_view=(SHAPE[2] * plane,) * 2, z_view=(slices * step,) * 2,
-    )  # fmt: skip
-    image, labels, affine = draw(np.random.default_rng(0), tumors=True, variation=variation)
+    variation = Variation(
+        plane_spacings=(plane,), z_spacings=(step,), plane_view=(SHAPE[2] * plane,) * 2, z_view=(slices * step,) * 2
+    )
+    phantom = draw_phantom(np.random.default_rng(0), tumors=True, variation=variation)
+    image, labels, affine = phantom.image, phantom.labels, phantom.affine
     assert image.shape == SHAPE, image.shape
     paths = folder / "ct_0000.nii.gz", folder / "ct.nii.gz"
     for path, array in zip(paths, (image, labels), strict=True):

@@ -22,7 +22,7 @@ from flare23_lib.inference.bundle import load_bundle
 from flare23_lib.inference.engine import Engine
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import Geometry, Volume, header_for
-from flare23_lib.phantom import FLARE23_VALUES, draw
+from flare23_lib.phantom import FLARE23_VALUES, draw_phantom
 
 TUMOR = FLARE23_VALUES["tumor"]
 
@@ -35,7 +35,8 @@ STEPS = (0.8, 0.5, 0.25)
 
 def wide_phantom(index: int) -> tuple[Volume, np.ndarray]:
     """Draw a phantom in a wide field of view; returns it and its truth."""
-    array, truth, affine = draw(np.random.default_rng([77, index]), tumors=True, coarseness=0.5)
+    phantom = draw_phantom(np.random.default_rng([77, index]), tumors=True, coarseness=0.5)
+    array, truth, affine = phantom.image, phantom.labels, phantom.affine
     spacing = np.abs(np.diag(affine)[:3])[::-1]
     pad = [(0, 0), *((round(MARGIN_MM / side),) * 2 for side in spacing[1:])]
     array = np.pad(array, pad, constant_values=-1000)

@@ -1,15 +1,16 @@
 """What a run costs, before it starts: the amount of work in each stage divided by a throughput. No image is read.
 
-Amounts follow from the configuration and from the cases' shapes and spacings. Figures of CPU and disk are those of
-`benchmarks/results/throughput.json`, figures of GPUs follow from published training times, and an earlier run can
-replace those of its networks. docs/estimate.md lists sources and assumptions.
+Amounts follow from the configuration and from the cases' shapes and spacings. Throughputs of CPUs and sizes on disk
+are those of `benchmarks/results/throughput.json`, those of GPUs follow from published training times, and an earlier
+run can replace those of its networks. docs/estimate.md lists sources and assumptions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,6 @@ from flare23_lib.dataset.cases import Case, read_cases
 from flare23_lib.errors import ConfigError
 from flare23_lib.inference.segmentations import model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.io import atomic
-from flare23_lib.networks import Architecture
 from flare23_lib.networks.size import forward_macs, parameters
 
 CORE, GPU, DISK = "core_hours", "gpu_hours", "disk_gb"
@@ -76,10 +76,34 @@ windows: over whole images, an upper bound where only windows over the body are 
 once per mirrored pass. core_hours: with the cores that a GPU job holds. disk_gb: 10^9 bytes, without the cohort."""
 
 
-def sizes_of_cases(cases: Sequence[Case]) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Stage:
+    """A row of the estimate, before it is turned into costs."""
+
+    name: str
+    of: str  # the model or completion
+    cases: pd.DataFrame  # their sizes (`SIZES`)
+    amounts: Mapping[str, float]  # by name in the figures
+    windows: int = 0
+    held: float = 0.0  # cores that each GPU needs while it works
+
+    def cost(self, figures: Figures) -> dict[str, object]:
+        """Return the row: the amounts divided by throughputs, or multiplied by sizes on disk."""
+        costs, speed = {DISK: 0.0, GPU: 0.0, CORE: 0.0}, ""
+        for key, amount in self.amounts.items():
+            resource, figure = figures[key]
+            costs[resource] += amount * figure / 1e9 if resource == DISK else amount / figure / 3600
+            if key not in FIGURES or key.startswith(("cpu", "gpu")):
+                speed = f"{figure / 1e12:.3g} TMAC/s {'assumed' if key in FIGURES else 'measured'}"
+        costs[CORE] += costs[GPU] * self.held
+        cases = round(self.cases["number"].sum())
+        return {"stage": self.name, "of": self.of, "cases": cases, "windows": self.windows, **costs, "speed": speed}
+
+
+def sizes_of_cases(cases: Iterable[Case]) -> pd.DataFrame:
     """Return the sizes (`SIZES`) of cases.csv's cases, without those that are quarantined."""
     rows = [
-        (case.category or case.split, bool(case.label), 1, *case.shape, *case.spacing)
+        (case.category or case.split, bool(case.label), 1, *(case.shape or ()), *(case.spacing or ()))
         for case in cases
         if case.usable and case.shape and case.spacing
     ]
@@ -103,157 +127,129 @@ def estimate(config: Config, sizes: pd.DataFrame, figures: Figures = FIGURES) ->
     """Return what a run costs that starts from nothing: a row per stage in the order of the workflow, the total last.
 
     Args:
-        config: the configuration.
+        config: the configuration; ConfigError if it does not have the category of a case.
         sizes: `sizes_of_cases` or `flare23_sizes`.
         figures: `FIGURES`, or with those of `measured_figures`.
 
     Returns:
         A table with stage, of (model or completion), cases, windows, disk_gb, gpu_hours, core_hours, and speed: that
         of the stage's network, assumed or measured.
-
-    Raises:
-        ConfigError: a case is of a category that the configuration does not have.
     """
     names = [*(category.name for category in config.categories), VALIDATION]
     if unknown := set(sizes["group"]) - set(names):
         raise ConfigError(f"categories: there are cases of {', '.join(sorted(unknown))}, but only {', '.join(names)}")
-    table = pd.DataFrame(_Estimate(config, sizes, figures).rows())
+    table = pd.DataFrame([stage.cost(figures) for stage in _stages(config, sizes, figures)])
     total = {"stage": "total", "of": "", "speed": "", **table[["windows", DISK, GPU, CORE]].sum()}
     table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
     return table.astype({"cases": "Int64", "windows": "int64"})
 
 
-class _Estimate:
-    """Goes through models and completions and remembers what is preprocessed already."""
+def _stages(config: Config, sizes: pd.DataFrame, figures: Figures) -> Iterator[Stage]:
+    """Yield the stages in the order of the workflow."""
+    labeled, validation = sizes[sizes["labeled"]], sizes[sizes["group"] == VALIDATION]
+    images = sizes if config.scan.check_images == "full" else sizes[:0]
+    yield Stage("scan", "", sizes, {"scan_images": _voxels(images), "scan_labels": _voxels(labeled)})
+    preprocessed: set[tuple] = set()
+    for table, name in config.order():
+        if table == "completions":
+            completion = config.completion(name)
+            cases = sizes[sizes["group"] == completion.category]
+            yield _segmentation("pseudo-labels", name, completion.teacher, cases, config, figures)
+            continue
+        yield _preprocessing(config, name, sizes, preprocessed)
+        yield _training(config, name, sizes, figures)
+        if name in config.evaluated:
+            yield _segmentation("predictions", name, name, validation, config, figures)
+            scored = validation[validation["labeled"]]
+            yield Stage("evaluation", name, scored, {"evaluate": _voxels(scored)})
 
-    def __init__(self, config: Config, sizes: pd.DataFrame, figures: Figures) -> None:
-        self.config = config
-        self.sizes = sizes
-        self.figures = figures
-        self.validation = sizes[sizes["group"] == VALIDATION]
-        self.preprocessed: set[tuple] = set()
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        images = self.sizes if self.config.scan.check_images == "full" else self.sizes[:0]
-        labels = self.sizes[self.sizes["labeled"]]
-        yield self._row("scan", "", self.sizes, {"scan_images": _voxels(images), "scan_labels": _voxels(labels)})
-        for table, name in self.config.order():
-            if table == "completions":
-                row = self.config.completion(name)
-                yield self._segmentation("pseudo-labels", name, row.teacher, self._of([row.category]))
-                continue
-            yield self._preprocessing(name)
-            yield self._training(name)
-            if name in self.config.evaluated:
-                yield self._segmentation("predictions", name, name, self.validation)
-                scored = self.validation[self.validation["labeled"]]
-                yield self._row("evaluation", name, scored, {"evaluate": _voxels(scored)})
+def _sources(config: Config, model: str) -> dict[tuple[str, str], str]:
+    """Return what a model learns from: kind and name of the labels -> category."""
+    sources = config.model(model).train_on
+    completed = {("completed", name): config.completion(name).category for name in sources.label_completions}
+    return {("original", name): name for name in sources.manual_labels} | completed
 
-    def _of(self, categories: Sequence[str]) -> pd.DataFrame:
-        return self.sizes[self.sizes["group"].isin(categories)]
 
-    def _sources(self, model: str) -> dict[tuple[str, str], str]:
-        """Return what a model learns from: kind and name of the labels -> category."""
-        sources = self.config.model(model).train_on
-        completed = {("completed", name): self.config.completion(name).category for name in sources.label_completions}
-        return {("original", name): name for name in sources.manual_labels} | completed
+def _preprocessing(config: Config, model: str, sizes: pd.DataFrame, preprocessed: set[tuple]) -> Stage:
+    """Count an image once per spacing, orientation and intensity, labels once per spacing and orientation.
 
-    def _preprocessing(self, model: str) -> dict[str, Any]:
-        """Count an image once per spacing, orientation and intensity, labels once per spacing and orientation."""
-        settings, sources = self.config.preprocessing_settings(model), self._sources(model)
-        spacing, grid = settings.spacing, (*settings.spacing, settings.orientation)
-        factor = settings.label_factor or (1, 1, 1)
-        label_spacing = tuple(size / one for size, one in zip(spacing, factor, strict=True))
-        given = settings.intensity
-        intensity = str(self.config.intensity_settings(model) if given == "measure" else given)
-        image_keys = {(*grid, intensity, category): category for category in sources.values()}
-        label_keys = {(*grid, *factor, *source): category for source, category in sources.items()}
-        images, labels = (
-            self._of([category for key, category in keys.items() if key not in self.preprocessed])
-            for keys in (image_keys, label_keys)
-        )
-        self.preprocessed |= image_keys.keys() | label_keys.keys()
-        amounts = {
-            "preprocess_images_stored": _voxels(images),
-            "preprocess_images_resampled": _voxels(images, spacing),
-            "preprocess_labels_stored": _voxels(labels),
-            "preprocess_labels_resampled": _voxels(labels, label_spacing),
-            "preprocessed_images": _voxels(images, spacing),
-            "preprocessed_labels": _voxels(labels, label_spacing),
-            "locations": labels["number"].sum() * (len(settings.label_values) + 1),  # one more for all together
-        }
-        return self._row("preprocessing", model, self.sizes.loc[images.index.union(labels.index)], amounts)
+    What a model before it has preprocessed is in `preprocessed`, to which this model's images and labels are added.
+    """
+    settings, sources = config.preprocessing_settings(model), _sources(config, model)
+    grid = (*settings.spacing, settings.orientation)
+    factor = settings.label_factor or (1, 1, 1)
+    label_spacing = np.divide(settings.spacing, factor)
+    measured = settings.intensity == "measure"
+    intensity = str(config.intensity_settings(model) if measured else settings.intensity)
+    image_keys = {(*grid, intensity, category): category for category in sources.values()}
+    label_keys = {(*grid, *factor, *source): category for source, category in sources.items()}
+    images, labels = (
+        sizes[sizes["group"].isin([category for key, category in keys.items() if key not in preprocessed])]
+        for keys in (image_keys, label_keys)
+    )
+    preprocessed |= image_keys.keys() | label_keys.keys()
+    amounts = {
+        "preprocess_images_stored": _voxels(images),
+        "preprocess_images_resampled": _voxels(images, settings.spacing),
+        "preprocess_labels_stored": _voxels(labels),
+        "preprocess_labels_resampled": _voxels(labels, label_spacing),
+        "preprocessed_images": _voxels(images, settings.spacing),
+        "preprocessed_labels": _voxels(labels, label_spacing),
+        "locations": labels["number"].sum() * (len(settings.label_values) + 1),  # one more for all together
+    }
+    return Stage("preprocessing", model, sizes.loc[images.index.union(labels.index)], amounts)
 
-    def _training(self, model: str) -> dict[str, Any]:
-        settings, gpus = self.config.training_settings(model), self.config.model(model).gpus
-        training = settings.training
-        amounts = {
-            network_figure(self.figures, self.config, "training", model): training.epochs * epoch_macs(settings),
-            "weights": parameters(*_network(settings)) * NUMBERS_PER_WEIGHT[training.optimizer],
-        }
-        return self._row(
-            "training", model, self._of([*self._sources(model).values()]), amounts, TRAINING_CORES / gpus
-        )
 
-    def _segmentation(self, stage: str, name: str, model: str, cases: pd.DataFrame) -> dict[str, Any]:
-        """Segment cases; pseudo-labels are also merged with the originals, and written a second time."""
-        settings, inference = self.config.training_settings(model), self.config.inference_settings(model)
-        voxels, merged = _voxels(cases), stage == "pseudo-labels"
-        windows = window_count(cases, settings, inference)
-        amounts = {
-            network_figure(self.figures, self.config, "inference", model): windows * window_macs(settings, inference),
-            "segment_files": voxels,
-            "complete": voxels * merged,
-            "written_labels": voxels * (1 + merged),
-        }
-        return self._row(stage, name, cases, amounts, SEGMENTATION_CORES) | {"windows": windows}
+def _training(config: Config, model: str, sizes: pd.DataFrame, figures: Figures) -> Stage:
+    settings = config.training_settings(model)
+    training = settings.training
+    amounts = {
+        network_figure(figures, config, "training", model): training.epochs * epoch_macs(settings),
+        "weights": _parameters(settings) * NUMBERS_PER_WEIGHT[training.optimizer],
+    }
+    cases = sizes[sizes["group"].isin(_sources(config, model).values())]
+    return Stage("training", model, cases, amounts, held=TRAINING_CORES / config.model(model).gpus)
 
-    def _row(
-        self, stage: str, name: str, cases: pd.DataFrame, amounts: Mapping[str, float], held: float = 0
-    ) -> dict[str, Any]:
-        """Return a row: amounts by name in the figures, turned into costs; `held` cores wait for each GPU."""
-        costs, speed = {DISK: 0.0, GPU: 0.0, CORE: 0.0}, ""
-        for key, amount in amounts.items():
-            resource, figure = self.figures[key]
-            costs[resource] += amount * figure / 1e9 if resource == DISK else amount / figure / 3600
-            if key not in FIGURES or key.startswith(("cpu", "gpu")):
-                speed = f"{figure / 1e12:.3g} TMAC/s {'assumed' if key in FIGURES else 'measured'}"
-        costs[CORE] += costs[GPU] * held
-        cases = round(cases["number"].sum())
-        return {"stage": stage, "of": name, "cases": cases, "windows": 0, **costs, "speed": speed}
+
+def _segmentation(stage: str, name: str, model: str, cases: pd.DataFrame, config: Config, figures: Figures) -> Stage:
+    """Segment cases; pseudo-labels are also merged with the originals, and written a second time."""
+    settings, inference = config.training_settings(model), config.inference_settings(model)
+    voxels, merged = _voxels(cases), stage == "pseudo-labels"
+    windows = window_count(cases, settings, inference)
+    amounts = {
+        network_figure(figures, config, "inference", model): windows * window_macs(settings, inference),
+        "segment_files": voxels,
+        "complete": voxels * merged,
+        "written_labels": voxels * (1 + merged),
+    }
+    return Stage(stage, name, cases, amounts, windows, SEGMENTATION_CORES)
 
 
 # Amounts
 
 
-def _voxels(cases: pd.DataFrame, spacing: Sequence[float] | None = None) -> float:
+def _voxels(cases: pd.DataFrame, spacing: Sequence[float] | np.ndarray | None = None) -> float:
     """Return the voxels of all images, as stored or at a spacing (z, y, x) in mm."""
     shapes = cases[SHAPE].to_numpy() if spacing is None else _resampled(cases, spacing)
     return float(shapes.prod(axis=1) @ cases["number"])
 
 
-def _resampled(cases: pd.DataFrame, spacing: Sequence[float]) -> np.ndarray:
+def _resampled(cases: pd.DataFrame, spacing: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the shapes (n, 3) at a spacing (z, y, x) in mm, as `resampling.resampled_shape` rounds them."""
     return np.maximum(1, np.round(cases[SHAPE].to_numpy() * cases[SPACING].to_numpy() / spacing))
 
 
 def window_count(cases: pd.DataFrame, settings: TrainingSettings, inference: InferenceSettings) -> int:
-    """Return how many windows the engine lays over whole images: its grid over the resampled, padded images.
-
-    Args:
-        cases: sizes.
-        settings: those of the model's training.
-        inference: how it is used.
-    """
+    """Return how many windows the engine lays over whole images: its grid over the resampled, padded images."""
     patch = np.array(settings.patch_size)
     rest = np.maximum(_resampled(cases, settings.spacing) - patch, 0)
     return round((np.ceil(rest / (patch * inference.tile_step_size)) + 1).prod(axis=1) @ cases["number"])
 
 
 def window_macs(settings: TrainingSettings, inference: InferenceSettings) -> int:
-    """Return the multiply-accumulates of a window, with TTA of all its mirrored passes; arguments as above."""
-    passes = 2 ** len(settings.training.mirror_axes) if inference.tta else 1
-    return passes * patch_macs(settings)
+    """Return the multiply-accumulates of a window, with TTA of all its mirrored passes."""
+    return patch_macs(settings) * (2 ** len(settings.training.mirror_axes) if inference.tta else 1)
 
 
 def epoch_macs(settings: TrainingSettings) -> int:
@@ -265,13 +261,11 @@ def epoch_macs(settings: TrainingSettings) -> int:
 
 def patch_macs(settings: TrainingSettings) -> int:
     """Return the multiply-accumulates of a forward pass over one patch."""
-    network, classes = _network(settings)
-    return forward_macs(network, settings.patch_size, classes)
+    return forward_macs(settings.network, settings.patch_size, len(settings.label_values) + 1)
 
 
-def _network(settings: TrainingSettings) -> tuple[Architecture, int]:
-    """Return the network and its classes, background included."""
-    return settings.network, len(settings.label_values) + 1
+def _parameters(settings: TrainingSettings) -> int:
+    return parameters(settings.network, len(settings.label_values) + 1)
 
 
 # How fast networks are
@@ -289,8 +283,12 @@ def network_figure(figures: Figures, config: Config, phase: str, model: str) -> 
     float32 = precision == "float32" or (on_cpu and precision in ("mixed", "auto"))
     if on_cpu:
         return f"cpu_{phase}_{'float32' if float32 else '16bit'}"
-    small = parameters(*_network(config.training_settings(model))) <= SMALL_PARAMETERS
+    small = _parameters(config.training_settings(model)) <= SMALL_PARAMETERS
     return "gpu_float32" if float32 else "gpu_16bit_small" if small else "gpu_16bit_large"
+
+
+_speed_key = attrgetter("network", "patch_size", "label_values", "training.batch_size", "training.precision")
+"""What of a model's settings shapes its speed."""
 
 
 def measured_figures(root: Path, config: Config) -> Figures:
@@ -301,11 +299,8 @@ def measured_figures(root: Path, config: Config) -> Figures:
     configuration's inference settings.
 
     Args:
-        root: results folder of the earlier run.
+        root: results folder of the earlier run; StoreError if it has no cohort/cases.csv.
         config: the configuration of the estimate.
-
-    Raises:
-        StoreError: the folder holds no cohort/cases.csv.
     """
     results, figures = Results(root), dict(FIGURES)
     cases = [case for case in read_cases(results.cases) if case.usable]
@@ -313,7 +308,7 @@ def measured_figures(root: Path, config: Config) -> Figures:
         record = atomic.read_json(results.training(model))
         settings, inference = config.training_settings(model), config.inference_settings(model)
         on_cpu, then = record["device"].startswith("cpu"), TrainingSettings.from_json(record["settings"])
-        if on_cpu != (config.device == "cpu") or not _alike(then, settings):
+        if on_cpu != (config.device == "cpu") or _speed_key(then) != _speed_key(settings):
             continue
         resource, workers = (CORE, record["threads"]) if on_cpu else (GPU, record["gpus"])
         speed = epoch_macs(then) / (record["epoch_seconds"] * workers)
@@ -324,23 +319,9 @@ def measured_figures(root: Path, config: Config) -> Figures:
             windows = window_count(sizes_of_cases([case for case, _ in notes]), settings, inference)
             seconds = sum(sum(note["results"]["timings"].values()) for _, note in notes)
             workers = min(SEGMENTATION_CORES, record["threads"]) if on_cpu else 1
-            figures[f"inference of {model}"] = (
-                resource,
-                windows * window_macs(settings, inference) / seconds / workers,
-            )
+            speed = windows * window_macs(settings, inference) / seconds / workers
+            figures[f"inference of {model}"] = resource, speed
     return figures
-
-
-def _alike(one: TrainingSettings, other: TrainingSettings) -> bool:
-    compared = [
-        (settings.network, settings.patch_size, settings.label_values, settings.training.batch_size,
-         settings.training.precision)
-        for settings in (one, other)
-    ]  # fmt: skip
-    return compared[0] == compared[1]
-
-
-# Output
 
 
 def write_estimate(path: Path, table: pd.DataFrame) -> None:

@@ -160,6 +160,7 @@ rule score_figure:
     """Draw the scores of the evaluated models by class."""
     input:
         summaries=expand(f"{R}/evaluation/{{model}}/summary.csv", model=CONFIG.evaluated),
+        metrics=expand(f"{R}/evaluation/{{model}}/metrics.csv", model=CONFIG.evaluated),
     output:
         figure=report(
             f"{R}/report/figures/scores.svg",

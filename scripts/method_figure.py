@@ -6,14 +6,12 @@ Reads `input.categories` (categories.csv) and the tables in `params.settings`; w
 from pathlib import Path
 
 from flare23_lib.config.settings import MethodSettings
-from flare23_lib.io.tables import read_csv
 from flare23_lib.report.method import draw_method, method_graph
+from flare23_lib.report.run import read_table
 
-cases = {
-    row["category"]: int(row["cases"]) - int(row["quarantined"])
-    for row in read_csv(snakemake.input.categories)  # noqa: F821 (Snakemake's)
-    if row["split"] == "training" and row["labels_present"] == "all"
-}
+table = read_table(snakemake.input.categories)  # noqa: F821 (Snakemake's)
+table = table[(table["split"] == "training") & (table["labels_present"] == "all")]
+cases = dict(zip(table["category"], table["cases"].astype(int) - table["quarantined"].astype(int), strict=True))
 settings = MethodSettings.from_json(snakemake.params.settings)  # noqa: F821
 graph = method_graph(settings, cases)
 draw_method(Path(snakemake.output.figure), graph)  # noqa: F821

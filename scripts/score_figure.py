@@ -1,13 +1,16 @@
 """Draw the evaluated models' DSC and NSD by class.
 
-Reads `input.summaries` (summary.csv of each model) and the models' names in `params.models`; writes `output.figure`
-(SVG).
+Reads `input.summaries` and `input.metrics` (summary.csv and metrics.csv of each model) and the models' names in
+`params.models`; writes `output.figure` (SVG).
 """
 
 from pathlib import Path
 
-from flare23_lib.io.tables import read_csv
+from flare23_lib.report.run import read_table
 from flare23_lib.report.scores import draw_scores
 
-summaries = dict(zip(snakemake.params.models, map(read_csv, snakemake.input.summaries), strict=True))  # noqa: F821
-draw_scores(Path(snakemake.output.figure), summaries)  # noqa: F821
+summaries, metrics = (
+    dict(zip(snakemake.params.models, map(read_table, files), strict=True))  # noqa: F821 (Snakemake's)
+    for files in (snakemake.input.summaries, snakemake.input.metrics)  # noqa: F821
+)
+draw_scores(Path(snakemake.output.figure), summaries, metrics)  # noqa: F821

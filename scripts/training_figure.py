@@ -5,8 +5,8 @@ Reads `input.history` (training.csv of the model `wildcards.model`); writes `out
 
 from pathlib import Path
 
-from flare23_lib.io.tables import read_csv
+from flare23_lib.report.run import read_table
 from flare23_lib.report.training import draw_training
 
-rows = read_csv(snakemake.input.history)  # noqa: F821
+rows = read_table(snakemake.input.history)  # noqa: F821
 draw_training(Path(snakemake.output.figure), snakemake.wildcards.model, rows)  # noqa: F821

@@ -128,9 +128,9 @@ def finished_chain(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> 
     folder, error = shared / "chain", shared / "chain.error"
     with FileLock(shared / "chain.lock"):
         if not folder.exists():
-            from flare23_lib.phantom import write_cohort
+            from flare23_lib.phantom import PhantomLayout, write_cohort
 
-            write_cohort(folder / "cohort", cases=6, validation=2, seed=1, coarseness=2.0)
+            write_cohort(folder / "cohort", cases=6, validation=2, seed=1, layout=PhantomLayout(coarseness=2.0))
             done = subprocess.run(
                 snakemake_command("--quiet", "rules"),
                 cwd=folder,

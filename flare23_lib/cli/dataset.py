@@ -68,14 +68,14 @@ def _import_dicom(args: argparse.Namespace) -> int:
 
 
 def _phantoms(args: argparse.Namespace) -> int:
-    from flare23_lib.phantom import write_cohort
+    from flare23_lib.phantom import PhantomLayout, write_cohort
 
     write_cohort(
         args.output,
         cases=args.cases,
         validation=args.validation,
         seed=args.seed,
-        coarseness=args.coarseness,
+        layout=PhantomLayout(coarseness=args.coarseness),
         processes=args.processes,
     )
     print(f"{args.output}: {args.cases} training and {args.validation} validation phantoms")

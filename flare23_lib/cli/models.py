@@ -66,9 +66,9 @@ def _predict(args: argparse.Namespace) -> int:
     engine = Engine(bundle, chosen, Limits(args.gpu_memory, args.memory), args.compile)
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
     reports: list[CaseReport] = []
-    if args.label_files and ("nifti" in outputs.types or outputs.per_class):
-        write_names(cases, args.output, table)
     faults = predict(reader, engine, args.timings, seconds, reports)
+    if args.label_files and len(faults) < len(cases) and ("nifti" in outputs.types or outputs.per_class):
+        write_names(cases, args.output, table)
     if args.statistics and cases:
         from flare23_lib.inference.label_statistics import write_statistics_table
 

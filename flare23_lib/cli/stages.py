@@ -182,7 +182,7 @@ def _stage_paper_tables(args: argparse.Namespace) -> int:
 
 def _stage_report(args: argparse.Namespace) -> int:
     from flare23_lib.config import Config
-    from flare23_lib.report.report import write_report
+    from flare23_lib.report.page import write_report
 
     write_report(_results(args), Config.from_json(args.settings["settings"]), args.viewer, args.output)
     return 0

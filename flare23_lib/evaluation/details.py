@@ -55,9 +55,8 @@ def measure_details(
     """Measure one case; the volumes are of the same shape and hold only values of the label map."""
     volumes = reference.astype(np.uint8, copy=False), prediction.astype(np.uint8, copy=False)
     # by slice: bincount widens what it counts to 8 bytes
-    counts = [
-        sum((np.bincount(page.ravel(), minlength=256) for page in volume), np.zeros(256, int)) for volume in volumes
-    ]
+    none = np.zeros(256, dtype=np.int64)
+    counts = [sum((np.bincount(page.ravel(), minlength=256) for page in volume), none) for volume in volumes]
     shared = [label for label in labels.labels if all(count[label.value] for count in counts)]
     robust = hausdorff(*volumes, spacing, shared)
     details = Details([], [])

@@ -126,14 +126,7 @@ def table_names(labels: LabelMap, pairs: Sequence[Sequence[str]], measured: bool
 def make_tables(
     models: Sequence[Evaluated], scoring: Scoring, pairs: Sequence[Sequence[str]], shapes: Mapping[str, str]
 ) -> dict[str, PaperTable]:
-    """Return the tables of `table_names`.
-
-    Args:
-        models: the evaluated models.
-        scoring: how they were scored.
-        pairs: names of models to compare.
-        shapes: the size of each case as text.
-    """
+    """Return the tables of `table_names`; `shapes` has the size of each case as text."""
     tables = {"table6": _table6(models, scoring)}
     if pairs:
         tables["table7"] = _table7(models, scoring.labels, pairs)

@@ -119,11 +119,9 @@ class Gpu:
 
 
 def find_gpu(index: int | None = None, position: int = 0) -> Gpu | None:
-    """Return a GPU, or None if there is none and no number was given.
+    """Return the GPU of a number of `nvidia-smi`, or else that of a position in CUDA_VISIBLE_DEVICES, if any.
 
-    Args:
-        index: its number as `nvidia-smi` counts; None for one that CUDA_VISIBLE_DEVICES names.
-        position: its place among those, as CUDA counts; without the variable the number itself.
+    Without the variable a position is a number.
 
     Raises:
         EvaluationError: a number was given and there is no such GPU.

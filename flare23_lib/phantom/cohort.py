@@ -1,10 +1,10 @@
-"""A cohort of phantoms, laid out and partially labeled as FLARE23 is, or as another layout says."""
+"""A cohort of phantoms, laid out and partially labeled as FLARE23 is, or in another layout."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,59 +20,55 @@ from flare23_lib.phantom.frame import VARIATION, Variation
 
 log = logging.getLogger(__name__)
 
-MOST_COARSE = 10
-"""Voxels beyond this factor leave nothing of most organs."""
+MAX_COARSENESS = 10
+"""Coarser voxels leave nothing of most organs."""
+
+TUMOR_CHANCE = {"tumor_only": 1.0, "tumor_and_organs": 1.0, "unlabeled": 0.5, "validation": 0.8}
+"""Probability that a case has tumors, by kind; other kinds: 1 if they annotate tumors, else 0."""
+
+GALLBLADDER_REMOVED = 0.1
+"""Probability that a case has no gallbladder; the first case with every organ always has its own."""
+
+MISSED_ORGAN = 0.1
+"""Probability that a tumor case's label lacks one of the organs that it annotates."""
+
+KINDS = (
+    *("tumor_only", "all_organs", "five_organs", "tumor_and_organs"),
+    *("tumor_only", "tumor_and_organs", "all_organs", "five_organs"),
+    *("tumor_only", "tumor_and_organs", "five_organs", "tumor_only"),
+    *("all_organs", "tumor_and_organs", "tumor_only", "five_organs"),
+    *("tumor_and_organs", "tumor_only", "all_organs", "five_organs"),
+)
+ANNOTATED = {
+    "tumor_only": ("tumor",),
+    "tumor_and_organs": ("tumor", *FIVE_ORGANS),
+    "all_organs": ORGANS,
+    "five_organs": FIVE_ORGANS,
+}
 
 
 @dataclass(frozen=True)
 class PhantomLayout:
-    """How a cohort is laid out and labeled: data only, FLARE23's by default.
+    """How a cohort is laid out, labeled and drawn: FLARE23's by default.
 
-    Paths are relative to the cohort's folder; `{number}` is the case's number.
-
-    Attributes:
-        images: images of the labeled training cases.
-        labels: their labels.
-        unlabeled_images: images of the unlabeled training cases.
-        validation_images: images of the validation cases.
-        validation_labels: their labels, complete.
-        truth: complete labels of every training case.
-        first_labeled: number of the first labeled case; the others follow.
-        first_unlabeled: number of the first unlabeled case.
-        first_validation: number of the first validation case.
-        validation_step: distance of the validation cases' numbers.
-        values: structure name to label value; a structure left out is in no label (a tumor's voxels then
-            belong to the organ around them).
-        annotated: kind of case to the names of the structures that its label holds.
-        kinds: kinds of the labeled cases, in turn, over and over.
+    Paths are relative to the cohort's folder; `{number}` is the case's number. A structure without a value is in no
+    label; a tumor then belongs to its organ.
     """
 
-    images: str = "imagesTr2200/FLARE23_{number:04d}_0000.nii.gz"
+    images: str = "imagesTr2200/FLARE23_{number:04d}_0000.nii.gz"  # of the labeled cases, numbered from 1
     labels: str = "labelsTr2200/FLARE23_{number:04d}.nii.gz"
     unlabeled_images: str = "unlabelTr1800/FLARE23_{number:04d}_0000.nii.gz"
     validation_images: str = "validation/FLARE23Ts_{number:04d}_0000.nii.gz"
     validation_labels: str = "validation-gt/FLARE23Ts_{number:04d}.nii.gz"
-    truth: str = "truth/FLARE23_{number:04d}.nii.gz"
-    first_labeled: int = 1
+    truth: str = "truth/FLARE23_{number:04d}.nii.gz"  # complete labels of every training case
     first_unlabeled: int = 2201
     first_validation: int = 1
-    validation_step: int = 2
-    values: Mapping[str, int] = field(default_factory=lambda: dict(FLARE23_VALUES))
-    annotated: Mapping[str, tuple[str, ...]] = field(
-        default_factory=lambda: {
-            "tumor_only": ("tumor",),
-            "tumor_and_organs": ("tumor", *FIVE_ORGANS),
-            "all_organs": ORGANS,
-            "five_organs": FIVE_ORGANS,
-        }
-    )
-    kinds: tuple[str, ...] = (
-        *("tumor_only", "all_organs", "five_organs", "tumor_and_organs"),
-        *("tumor_only", "tumor_and_organs", "all_organs", "five_organs"),
-        *("tumor_only", "tumor_and_organs", "five_organs", "tumor_only"),
-        *("all_organs", "tumor_and_organs", "tumor_only", "five_organs"),
-        *("tumor_and_organs", "tumor_only", "all_organs", "five_organs"),
-    )
+    validation_step: int = 2  # distance of the validation cases' numbers
+    values: Mapping[str, int] = field(default_factory=lambda: FLARE23_VALUES)  # by structure
+    annotated: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: ANNOTATED)  # structures by kind of case
+    kinds: tuple[str, ...] = KINDS  # kinds of the labeled cases, in turn, over and over
+    coarseness: float = 1.0  # factor on the voxel size; 1 gives voxels of 4 to 6 mm by 3 to 4.2 mm
+    variation: Variation = VARIATION  # how much bodies and scans differ
 
 
 @dataclass(frozen=True)
@@ -110,95 +106,13 @@ def plan_cohort(cases: int, validation: int, layout: PhantomLayout) -> list[Plan
         if not set(layout.annotated[kind]) & set(layout.values):
             raise CohortError(f"the layout leaves out every structure that a {kind} case annotates")
     unlabeled = cases * 3 // 8
-    plan = []
-    for index in range(cases - unlabeled):
-        kind = layout.kinds[index % len(layout.kinds)]
-        plan.append(PlannedCase("labeled", index, layout.first_labeled + index, kind))
-    for index in range(unlabeled):
-        plan.append(PlannedCase("unlabeled", index, layout.first_unlabeled + index, "unlabeled"))
-    for index in range(validation):
-        number = layout.first_validation + index * layout.validation_step
-        plan.append(PlannedCase("validation", index, number, "validation"))
-    return plan
-
-
-TUMOR_CHANCE: Mapping[str, float] = {
-    "tumor_only": 1.0,
-    "tumor_and_organs": 1.0,
-    "all_organs": 0.0,
-    "five_organs": 0.0,
-    "unlabeled": 0.5,
-    "validation": 0.8,
-}
-"""Probability that a case has tumors, by kind; kinds of other layouts: 1 if they annotate tumors, else 0."""
-
-GALLBLADDER_REMOVED = 0.1
-"""Probability that a case has no gallbladder; the first case with every organ always has its own."""
-
-MISSED_ORGAN = 0.1
-"""Probability that a tumor case's label lacks one of the organs that it annotates."""
-
-
-def _stored_labels(phantom: Phantom, names: tuple[str, ...], values: Mapping[str, int]) -> np.ndarray:
-    """Return the label file's voxels (uint8) for the structures named."""
-    table = np.zeros(256, dtype=np.uint8)
-    for name in names:
-        if name != "tumor" and name in values:
-            table[FLARE23_VALUES[name]] = values[name]
-    stored = table[phantom.organs]
-    if "tumor" in values:
-        stored[phantom.tumors] = values["tumor"] if "tumor" in names else 0
-    return stored
-
-
-def _annotated_names(rng: np.random.Generator, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what is really marked of the structures a kind annotates: beside tumors, not always every organ."""
-    missed = rng.uniform(size=len(names)) < MISSED_ORGAN
-    if "tumor" not in names:
-        return names
-    return tuple(name for name, gone in zip(names, missed, strict=True) if name == "tumor" or not gone)
-
-
-def _write_case(
-    case: PlannedCase, folder: Path, seed: int, coarseness: float, layout: PhantomLayout, variation: Variation
-) -> None:
-    """Draw a case and write its files."""
-    split = ("labeled", "unlabeled", "validation").index(case.split)
-    choices, content = np.random.default_rng([seed, split, case.index]).spawn(2)
-    names = layout.annotated.get(case.kind, ())
-    chance = TUMOR_CHANCE.get(case.kind, float("tumor" in names))
-    tumors = bool(choices.uniform() < chance)
-    removed = bool(choices.uniform() < GALLBLADDER_REMOVED)
-    first_complete = case.kind == "all_organs" and case.index == layout.kinds.index("all_organs")
-    annotated = _annotated_names(choices, names)
-    phantom = draw_phantom(
-        content,
-        tumors=tumors,
-        gallbladder=first_complete or not removed,
-        flipped=case.index % 2 == 1,
-        coarseness=coarseness,
-        variation=variation,
-    )
-    header = partial(header_for, phantom.image.shape, phantom.affine)
-    truth = _stored_labels(phantom, tuple(FLARE23_VALUES), layout.values)
-    image_pattern, label_pattern = {
-        "labeled": (layout.images, layout.labels),
-        "unlabeled": (layout.unlabeled_images, layout.truth),
-        "validation": (layout.validation_images, layout.validation_labels),
-    }[case.split]
-    label_header = header(np.dtype(np.uint8))
-
-    def target(pattern: str) -> Path:
-        return folder / pattern.format(number=case.number)
-
-    write_volume(target(image_pattern), phantom.image, header(np.dtype(np.int16)))
-    if case.split == "labeled":
-        write_volume(target(label_pattern), _stored_labels(phantom, annotated, layout.values), label_header)
-    if case.split == "validation":
-        write_volume(target(label_pattern), truth, label_header)
-    else:
-        write_volume(target(layout.truth), truth, label_header)
-    log.debug("wrote %s", target(image_pattern))
+    kinds = [layout.kinds[index % len(layout.kinds)] for index in range(cases - unlabeled)]
+    first, step = layout.first_validation, layout.validation_step
+    return [
+        *(PlannedCase("labeled", index, 1 + index, kind) for index, kind in enumerate(kinds)),
+        *(PlannedCase("unlabeled", index, layout.first_unlabeled + index, "unlabeled") for index in range(unlabeled)),
+        *(PlannedCase("validation", index, first + index * step, "validation") for index in range(validation)),
+    ]
 
 
 def write_cohort(
@@ -206,36 +120,30 @@ def write_cohort(
     cases: int = 32,
     validation: int = 6,
     seed: int = 0,
-    coarseness: float = 1.0,
     layout: PhantomLayout | None = None,
     processes: int = 1,
-    variation: Variation = VARIATION,
 ) -> None:
     """Write a cohort of phantoms.
 
-    A case depends only on the seed, its place in its split, the coarseness and the variation: the same call gives the
-    same bytes, whatever the number of processes, and a larger cohort holds the smaller one.
+    A case depends only on the seed, its place in its split and the layout: the same call gives the same bytes,
+    whatever the number of processes, and a larger cohort holds the smaller one.
 
     Args:
         folder: where the layout's folders are made.
         cases: training cases, labeled and unlabeled (see `plan_cohort`).
         validation: validation cases.
         seed: not negative.
-        coarseness: factor on the voxel size; 1 gives voxels of 4 to 6 mm by 3 to 4.2 mm.
-        layout: names, label values and annotations; None for FLARE23's.
+        layout: names, label values, annotations and sizes; None for FLARE23's.
         processes: how many cases are drawn at a time.
-        variation: how much bodies and scans differ.
 
     Raises:
         CohortError: the cohort cannot be planned (see `plan_cohort`), or its voxels would be too coarse to draw.
     """
-    if not 0 < coarseness <= MOST_COARSE:
-        raise CohortError(f"phantoms of coarseness {coarseness:g}: it lies above 0 and up to {MOST_COARSE}")
     layout = layout or PhantomLayout()
+    if not 0 < layout.coarseness <= MAX_COARSENESS:
+        raise CohortError(f"coarseness {layout.coarseness:g} of phantoms is not above 0 and at most {MAX_COARSENESS}")
     plan = plan_cohort(cases, validation, layout)
-    write = partial(
-        _write_case, folder=Path(folder), seed=seed, coarseness=coarseness, layout=layout, variation=variation
-    )
+    write = partial(_write_case, folder=Path(folder), seed=seed, layout=layout)
     if processes == 1:
         for case in plan:
             write(case)
@@ -244,3 +152,51 @@ def write_cohort(
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
             list(pool.map(write, plan))
     log.info("wrote %d training and %d validation phantoms to %s", cases, validation, folder)
+
+
+def _write_case(case: PlannedCase, folder: Path, seed: int, layout: PhantomLayout) -> None:
+    """Draw a case and write its files."""
+    split = ("labeled", "unlabeled", "validation").index(case.split)
+    choices, content = np.random.default_rng([seed, split, case.index]).spawn(2)
+    names = layout.annotated.get(case.kind, ())
+    tumors = choices.uniform() < TUMOR_CHANCE.get(case.kind, float("tumor" in names))
+    removed = choices.uniform() < GALLBLADDER_REMOVED
+    first_complete = case.kind == "all_organs" and case.index == layout.kinds.index("all_organs")
+    missed = choices.uniform(size=len(names)) < MISSED_ORGAN
+    phantom = draw_phantom(
+        content,
+        tumors=tumors,
+        gallbladder=first_complete or not removed,
+        flipped=case.index % 2 == 1,
+        coarseness=layout.coarseness,
+        variation=layout.variation,
+    )
+
+    def write(pattern: str, array: np.ndarray) -> None:
+        header = header_for(array.shape, phantom.affine, array.dtype)
+        write_volume(folder / pattern.format(number=case.number), array, header)
+
+    truth = _label(phantom, FLARE23_VALUES, layout.values)
+    if case.split == "validation":
+        write(layout.validation_images, phantom.image)
+        write(layout.validation_labels, truth)
+    elif case.split == "unlabeled":
+        write(layout.unlabeled_images, phantom.image)
+        write(layout.truth, truth)
+    else:
+        write(layout.images, phantom.image)
+        write(layout.truth, truth)
+        if "tumor" in names:  # in cases with tumors not every organ is marked
+            names = tuple(name for name, left in zip(names, missed, strict=True) if name == "tumor" or not left)
+        write(layout.labels, _label(phantom, names, layout.values))
+
+
+def _label(phantom: Phantom, names: Iterable[str], values: Mapping[str, int]) -> np.ndarray:
+    """Return the voxels (z, y, x) of a label file, uint8, with the structures named."""
+    table = np.zeros(256, dtype=np.uint8)
+    for name in set(names) & set(values) - {"tumor"}:
+        table[FLARE23_VALUES[name]] = values[name]
+    label = table[phantom.organs]
+    if "tumor" in values:
+        label[phantom.tumors] = values["tumor"] if "tumor" in names else 0
+    return label

@@ -1,28 +1,20 @@
 """The configured method as a graph: which model learns from what, whose labels a teacher completes.
 
-The graph has two renderers: Mermaid text for the README, which GitHub draws, and a figure for the report page, which
-has to work offline.
+It is drawn twice: as Mermaid text for the README, which GitHub renders, and as a figure for the page of a run, which
+works offline.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.path import Path as Curve
+from matplotlib.patches import FancyBboxPatch
 
 from flare23_lib.config.settings import MethodSettings
-from flare23_lib.report.style import INK, STYLE, apart, save_figure, words
+from flare23_lib.report.style import INK, display_name, new_figure
 
 COLORS = {
     "category": ("#eef2f6", "#55657a"),
@@ -32,14 +24,8 @@ COLORS = {
 }
 """Fill and outline of a node by its kind. An arrow has the outline color of the node it starts from."""
 
-BOX, GAP, LINE, APART, MARGIN = 1.3, 0.5, 0.16, 0.14, 0.1
-"""Inches: width of a box, distance of columns, height of a line of text, distance of boxes in a column, margin."""
-
-LETTERS = 14
-"""Letters of a name that a box is wide enough for."""
-
-SWEEPS = 24
-"""Passes over the columns that find the heights of the boxes."""
+ROW, BOX, LINE, LETTER, TRACK = 0.66, 0.56, 0.16, 0.082, 0.11
+"""Inches: height of a row, its box and a line of text, width of a letter, distance of the tracks of arrows."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +43,11 @@ class Node:
     cases: int | None
 
     @property
-    def name_lines(self) -> list[str]:
-        """Its name in lines that fit into a box."""
-        return textwrap.wrap(words(self.name), LETTERS)
-
-    @property
     def lines(self) -> list[str]:
-        """All text of its box."""
+        """The text of its box: kind, name, cases; of the evaluation its name alone."""
         if self.cases is None:
-            return self.name_lines
-        return [self.kind, *self.name_lines, f"{self.cases:,} case{'s' * (self.cases != 1)}"]
+            return [display_name(self.name)]
+        return [self.kind, display_name(self.name), f"{self.cases:,} case{'s' * (self.cases != 1)}"]
 
 
 @dataclass(frozen=True)
@@ -127,145 +108,76 @@ def mermaid(graph: Graph) -> str:
     return "\n".join(lines) + "\n"
 
 
-# The figure
-
-
 @dataclass(frozen=True)
-class Lane:
-    """Where arrows of one source pass through a column on their way to a later one."""
+class Layout:
+    """Places (x, y) of the graph's parts, in inches, y upwards."""
 
-    source: Node
-    dashed: bool
-    column: int
-
-
-Slot = Node | Lane
-"""What has a place in a column."""
+    boxes: dict[Node, tuple[float, float]]  # lower left corner of each box, `width` wide and `BOX` high
+    lines: dict[tuple[Node, Node], list[tuple[float, float]]]  # corners of each edge, from source to target
+    width: float
 
 
-def draw_method(path: Path, graph: Graph) -> None:
-    """Write the graph as SVG and PNG; the same graph gives the same bytes.
+def arrange(graph: Graph) -> Layout:
+    """Give each node a row of its own, above and to the left of all that is made from it.
 
-    Args:
-        path: of the SVG.
-        graph: of `method_graph`.
+    A line follows its source's row, and then a track down to its target. No other box is in its way: a row has one
+    box, and tracks are between columns.
     """
-    with matplotlib.rc_context(STYLE):
-        save_figure(path, method_figure(graph))
-
-
-def method_figure(graph: Graph) -> Figure:
-    """Draw the graph: boxes in columns, arrows from left to right.
-
-    A node stands in the last column from which it can reach everything that needs it. An arrow that spans several
-    columns has a lane of its own in those between, so that none runs through a box.
-    """
-    columns, chains = _layers(graph)
-    heights = _heights(columns, chains)
-    lefts = {slot: index * (BOX + GAP) for index, column in enumerate(columns) for slot in column}
-    top = max(height + _size(slot) / 2 for slot, height in heights.items()) + MARGIN
-    bottom = min(height - _size(slot) / 2 for slot, height in heights.items()) - MARGIN
-    right = len(columns) * (BOX + GAP) - GAP
-    figure = Figure(figsize=(right + 2 * MARGIN, top - bottom), facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(-MARGIN, right + MARGIN), ylim=(bottom, top))
-    axes.axis("off")
-    for chain in chains:
-        _draw_arrow(axes, chain, [(lefts[slot], heights[slot]) for slot in chain])
-    for node in graph.nodes:
-        _draw_box(axes, node, lefts[node], heights[node])
-    return figure
-
-
-def _layers(graph: Graph) -> tuple[list[list[Slot]], list[list[Slot]]]:
-    """Return the columns from left to right, and for each edge the slots that it passes, its ends included."""
-    targets = defaultdict(list)
+    targets: dict[Node, list[Node]] = {node: [] for node in graph.nodes}
     for source, target in graph.edges:
         targets[source].append(target)
 
     @cache
-    def distance(node: Node) -> int:
-        return max((1 + distance(target) for target in targets[node]), default=0)
+    def steps(node: Node) -> int:
+        """Return how many edges follow one another from a node on."""
+        return max((1 + steps(target) for target in targets[node]), default=0)
 
-    distances = {node: distance(node) for node in graph.nodes}
-    last = max(distances.values(), default=0)
-    place = {node: last - distances[node] if targets[node] or node.kind != "category" else 0 for node in graph.nodes}
-    chains: list[list[Slot]] = []
+    last = max(map(steps, graph.nodes))
+    columns = {node: last - steps(node) if targets[node] or node.kind != "category" else 0 for node in graph.nodes}
+    rows = sorted(graph.nodes, key=columns.__getitem__)
+    width = 0.2 + LETTER * max(len(line) for node in rows for line in node.lines)
+    boxes: dict[Node, tuple[float, float]] = {}
+    tracks: dict[tuple[Node, bool], float] = {}
+    left = 0.0
+    for index in range(last + 1):
+        members = [node for node in rows if columns[node] == index]
+        ways = {(target, _keeps_labels(source, target)) for source, target in graph.edges if target in members}
+        for way in sorted(ways, key=lambda way: (-rows.index(way[0]), not way[1])):
+            left += TRACK  # the lowest node has the leftmost track, so that these do not cross
+            tracks[way] = left
+        left += 2 * TRACK * bool(ways)
+        boxes |= {node: (left, -ROW * (rows.index(node) + 1)) for node in members}
+        left += width + TRACK
+    lines = {}
     for source, target in graph.edges:
-        between = range(place[source] + 1, place[target])
-        lanes = [Lane(source, _keeps_labels(source, target), column) for column in between]
-        chains.append([source, *lanes, target])
-    lanes = dict.fromkeys(slot for chain in chains for slot in chain[1:-1])
-    columns: list[list[Slot]] = [[node for node in graph.nodes if place[node] == index] for index in range(last + 1)]
-    for lane in lanes:
-        columns[lane.column].append(lane)
-    return columns, chains
+        keeps = _keeps_labels(source, target)
+        track, start = tracks[target, keeps], boxes[source][1] + BOX / 2
+        end = boxes[target][1] + BOX * (0.7 if keeps else 0.4)
+        corners = [(boxes[source][0] + width, start), (track, start), (track, end), (boxes[target][0], end)]
+        lines[source, target] = corners
+    return Layout(boxes, lines, width)
 
 
-def _size(slot: Slot) -> float:
-    """Return the height of a slot in inches."""
-    return LINE * (len(slot.lines) + 0.8) if isinstance(slot, Node) else 0.0
-
-
-def _heights(columns: Sequence[Sequence[Slot]], chains: Sequence[Sequence[Slot]]) -> dict[Slot, float]:
-    """Return the height of each slot's middle in inches.
-
-    Sweeps to the right and to the left order each column by the mean heights of the slots that theirs are joined to
-    (barycenter method; Sugiyama et al. 1981); the last ones look at both sides.
-    """
-    before, after = defaultdict(set), defaultdict(set)
-    for chain in chains:
-        for left, right in pairwise(chain):
-            before[right].add(left)
-            after[left].add(right)
-    heights = {slot: -float(index) for column in columns for index, slot in enumerate(column)}
-    both = {slot: before[slot] | after[slot] for slot in heights}
-    for sweep in range(SWEEPS):
-        near = (before, after)[sweep % 2] if sweep < SWEEPS / 2 else both
-        for column in (columns, columns[::-1])[sweep % 2]:
-            joined = {slot: near[slot] or both[slot] or {slot} for slot in column}
-            wanted = {slot: fmean(heights[other] for other in joined[slot]) for slot in column}
-            heights |= _apart(wanted)
-    return heights
-
-
-def _apart(wanted: Mapping[Slot, float]) -> dict[Slot, float]:
-    """Return the heights nearest to those wanted, in the same order from the top, with which no two slots touch."""
-    slots = sorted(wanted, key=lambda slot: -wanted[slot])
-    steps = [(_size(upper) + _size(lower)) / 2 + APART for upper, lower in pairwise(slots)]
-    places = apart([-wanted[slot] for slot in slots], steps)
-    return dict(zip(slots, map(float, -places), strict=True))
-
-
-def _draw_arrow(axes: Axes, chain: Sequence[Slot], places: Sequence[tuple[float, float]]) -> None:
-    """Draw an edge: a curve across each gap between columns, a straight line along each lane."""
-    points, codes = [(places[0][0] + BOX, places[0][1])], [Curve.MOVETO]
-    for (left, height), (right, goal) in pairwise(places):
-        middle = (left + BOX + right) / 2
-        points += [(middle, height), (middle, goal), (right, goal), (right + BOX, goal)]
-        codes += [Curve.CURVE4] * 3 + [Curve.LINETO]
-    axes.add_patch(
-        FancyArrowPatch(
-            path=Curve(points[:-1], codes[:-1]),
-            arrowstyle="-|>",
-            mutation_scale=9,
-            color=COLORS[chain[0].kind][1],
-            linestyle=":" if _keeps_labels(chain[0], chain[-1]) else "-",
-            linewidth=1.2,
-            shrinkA=0,
-            shrinkB=0,
-        )
-    )
-
-
-def _draw_box(axes: Axes, node: Node, left: float, height: float) -> None:
-    fill, outline = COLORS[node.kind]
-    rounding = 0.12 if node.kind == "model" else 0.02
-    bottom = height - _size(node) / 2
-    axes.add_patch(
-        FancyBboxPatch((left, bottom), BOX, _size(node), boxstyle=f"round,pad=0,rounding_size={rounding}",
-                       facecolor=fill, edgecolor=outline, linewidth=1.2)
-    )  # fmt: skip
-    for index, line in enumerate(node.lines):
-        bold = "bold" if line in node.name_lines else "normal"
-        y = height + LINE * ((len(node.lines) - 1) / 2 - index)
-        axes.text(left + BOX / 2, y, line, ha="center", va="center_baseline", fontsize=9, fontweight=bold, color=INK)
+def draw_method(path: Path, graph: Graph) -> None:
+    """Write the graph as SVG and PNG: lines have the color of the node that they lead to."""
+    layout = arrange(graph)
+    width = max(x for x, _ in layout.boxes.values()) + layout.width + 0.1
+    height = ROW * len(graph.nodes)
+    with new_figure(path, width + 0.1, height + 0.2) as figure:
+        figure.set_layout_engine("none")
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.1, width), ylim=(-height - 0.1, 0.1))
+        axes.axis("off")
+        for (source, target), corners in layout.lines.items():
+            color, style = COLORS[target.kind][1], ":" if _keeps_labels(source, target) else "-"
+            axes.plot(*zip(*corners, strict=True), color=color, linestyle=style, linewidth=1.2)
+            axes.plot(*corners[1], ".", color=color, markersize=5)
+            axes.plot(corners[-1][0] - 0.04, corners[-1][1], ">", color=color, markersize=5)
+        for node, (x, y) in layout.boxes.items():
+            fill, outline = COLORS[node.kind]
+            shape = f"round,pad=0,rounding_size={0.12 if node.kind == 'model' else 0.02}"
+            axes.add_patch(FancyBboxPatch((x, y), layout.width, BOX, shape, facecolor=fill, edgecolor=outline))
+            for index, line in enumerate(node.lines):
+                weight = "bold" if line == display_name(node.name) else "normal"
+                height = y + BOX / 2 + LINE * ((len(node.lines) - 1) / 2 - index)
+                axes.text(x + layout.width / 2, height, line, ha="center", va="center_baseline", fontsize=8.5,
+                          fontweight=weight, color=INK)  # fmt: skip

@@ -1,117 +1,96 @@
-"""The report's page: sections of tables, pictures and words, put into one HTML file that needs nothing else.
+"""The page of a run: one HTML file that needs nothing else, its figures and the cases of its viewer.
 
-Pictures are embedded; a page opens from disk and asks no network for anything.
+Text and order are in `assets/page.html`; pictures are embedded, so that a page opens from disk without a server.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
+import pandas as pd
+import yaml
 
+from flare23_lib.cache.results import Results
+from flare23_lib.colors import label_colors
+from flare23_lib.config import Config
+from flare23_lib.errors import FlareError
+from flare23_lib.evaluation.efficiency import CURVES
 from flare23_lib.io import atomic
+from flare23_lib.report.cases import RankedCase, draw_case, rank_cases, read_case, spread
+from flare23_lib.report.efficiency import draw_memory, draw_phases
+from flare23_lib.report.run import Run, count, read_table, versions
+from flare23_lib.report.style import display_name
+from flare23_lib.report.viewer import write_case
+from flare23_lib.runtime.progress import progress
+
+log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).with_name("assets")
 
-_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+EXTREMES = 2
+"""How many of the best and of the worst cases are pictured."""
+
+BENCHMARK_SIDES = {
+    "nnU-Net": "nnunet",
+    "ours, its windows": "ours_all_windows",
+    "ours, as deployed": "ours_deployed",
+}
+"""Bars of the comparison with nnU-Net -> what `benchmarks/inference.py` calls them."""
 
 
-@dataclass(frozen=True)
-class Words:
-    """A paragraph; `missing` sets it apart as what the run does not have, and why."""
-
-    text: str
-    missing: bool = False
-
-    kind = "words"
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table: column heads, rows of text (the first cell is the row's head), a caption and notes below."""
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-
-    kind = "grid"
-
-    @property
-    def words(self) -> tuple[bool, ...]:
-        """Whether a column holds words, which begin at the left; numbers end at the right."""
-        cells = zip(*self.rows, strict=True) if self.rows else [()] * len(self.header)
-        return tuple(any(cell and cell[0].isalpha() for cell in column) for column in cells)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure's file (SVG or PNG), embedded; `description` is what who cannot see it reads."""
-
-    path: Path
-    description: str
-    caption: str
-
-    kind = "picture"
-
-    @property
-    def source(self) -> str:
-        """The file as a data URI."""
-        content = base64.b64encode(self.path.read_bytes()).decode("ascii")
-        return f"data:{_TYPES[self.path.suffix]};base64,{content}"
-
-
-@dataclass(frozen=True)
-class Folded:
-    """Preformatted text behind a summary line."""
-
-    summary: str
-    text: str
-
-    kind = "folded"
-
-
-@dataclass(frozen=True)
-class ViewerBlock:
-    """The viewer's place on the page: what its script reads.
-
-    Attributes:
-        script: address of the viewing library, relative to the page.
-        license: what it is and its license.
-        content: labels and cases, as `viewer.index` gives them.
-    """
-
-    script: str
-    license: str
-    content: dict
-
-    kind = "viewer"
-
-
-Block = Words | Grid | Picture | Folded | ViewerBlock
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page: its anchor, its title and what is in it."""
-
-    name: str
-    title: str
-    blocks: Sequence[Block] = field(default_factory=tuple)
-
-
-def write_page(path: Path, title: str, summary: Sequence[str], sections: Sequence[Section]) -> None:
-    """Write the page.
+def write_report(results: Results, config: Config, viewer: Path | None, output: Path) -> None:
+    """Write the page, figures beside it in `figures`, and cases in `viewer`.
 
     Args:
-        path: the HTML file.
-        title: its heading.
-        summary: a few lines below it.
-        sections: in order.
+        results: the results folder.
+        config: the configuration.
+        viewer: folder of the viewing library (`make viewer`); None without it.
+        output: the page.
     """
+    run, folder = Run(results, config), output.parent
+    for made_before in (folder / "viewer", folder / "figures" / "cases"):
+        shutil.rmtree(made_before, ignore_errors=True)
+    metrics = {model: run.table("evaluation", model, "metrics.csv") for model in config.evaluated}
+    scored = {model: table for model, table in metrics.items() if table is not None}
+    ranked = _rank(run, *next(iter(scored.items()))) if scored else []
+    pictured = [*ranked[:EXTREMES], *ranked[EXTREMES:][-EXTREMES:]]
+    in_viewer = spread(ranked, config.report.viewer_cases) if viewer else []
+    timings = {model: times for model in config.evaluated if (times := run.mean_timings(model))}
+    if timings:
+        draw_phases(folder / "figures" / "phases.svg", timings)
+    text = (
+        _environment(folder / "figures")
+        .get_template("page.html")
+        .render(
+            run=run,
+            config=config,
+            scored=scored,
+            measured=_draw_memory(run, folder / "figures"),
+            timings=timings,
+            benchmark=_draw_benchmark(config.report.inference_benchmark, folder / "figures"),
+            pictured=pictured,
+            not_shown=len(next(iter(scored.values()), [])) - len(ranked),
+            viewer_cases=_write_cases(run, pictured, in_viewer, folder),
+            viewer_license=_copy_viewer(viewer, folder / "viewer") if viewer else None,
+            labels=[
+                {"name": display_name(name), "color": color}
+                for name, color in label_colors(config.label_map.names).items()
+            ],
+            versions=versions(),
+            configuration=yaml.safe_dump(config.to_json(by_alias=False), sort_keys=False, allow_unicode=True),
+        )
+    )
+    atomic.write_text(output, text)
+    log.info("%s", output)
+
+
+def _environment(figures: Path) -> jinja2.Environment:
+    """Return the templates, which embed pictures from a folder of figures."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
         autoescape=True,
@@ -119,7 +98,79 @@ def write_page(path: Path, title: str, summary: Sequence[str], sections: Sequenc
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "viewer.js"))
-    template = environment.get_template("page.html")
-    text = template.render(title=title, summary=summary, sections=sections, style=style, viewer_script=script)
-    atomic.write_text(path, text)
+
+    def embedded(name: str) -> str | None:
+        """Return a picture as a data URI; None if it is missing."""
+        path, kind = figures / name, {".svg": "svg+xml", ".png": "png"}[Path(name).suffix]
+        if not path.exists():
+            return None
+        return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+    environment.filters |= {"name": display_name, "count": count}
+    environment.globals |= {
+        "embedded": embedded,
+        "asset": lambda name: (ASSETS / name).read_text(encoding="utf-8"),
+    }
+    return environment
+
+
+def _draw_memory(run: Run, figures: Path) -> dict[str, pd.DataFrame]:
+    """Draw the memory of measured cases; return efficiency.csv of each model that has any."""
+    measured = {}
+    for model in run.config.evaluated if run.config.evaluation.efficiency_cases else []:
+        table = run.table("evaluation", model, "efficiency.csv")
+        if table is not None and len(table):
+            folder = run.results.root / "evaluation" / model / CURVES
+            curves = [read_table(folder / f"{name}.csv") for name in table["Name"]]
+            draw_memory(figures / "memory" / f"{model}.svg", model, curves)
+            measured[model] = table
+    return measured
+
+
+def _draw_benchmark(path: str | None, figures: Path) -> Mapping[str, str] | None:
+    """Draw the phases of one case by nnU-Net's predictor and by ours; return what was measured, and how.
+
+    Raises:
+        FlareError: the file is missing, or is not a result of `benchmarks/inference.py`.
+    """
+    if not path:
+        return None
+    found = atomic.read_json(Path(path))
+    try:
+        sides = {name: found[key] for name, key in BENCHMARK_SIDES.items()}
+        draw_phases(figures / "phases_nnunet.svg", {name: side["phases"] for name, side in sides.items()})
+        seconds = "; ".join(f"{name}: {side['seconds']:.1f} s" for name, side in sides.items())
+        network, machine = display_name(found["network"]), found["machine"]["processor"]
+        return {"seconds": seconds, "measured": f"{network} on {found['device']}, {machine}, {found['date']}"}
+    except (KeyError, TypeError) as error:
+        raise FlareError(f"{path} is not a result of benchmarks/inference.py: it has no {error}") from error
+
+
+def _rank(run: Run, model: str, metrics: pd.DataFrame) -> list[RankedCase]:
+    predictions = run.table("predictions", model, "predictions.csv")
+    return [] if predictions is None else rank_cases(run.results, metrics, predictions, run.config.label_map)
+
+
+def _write_cases(
+    run: Run, pictured: Sequence[RankedCase], in_viewer: Sequence[RankedCase], folder: Path
+) -> list[dict[str, str]]:
+    """Read each case once, draw it and write its script; return the viewer's list, the best case first."""
+    labels, entries = run.config.label_map, list[dict[str, str]]()
+    wanted = {case.name: case for case in [*pictured, *in_viewer]}
+    for case in progress(sorted(wanted.values(), key=lambda case: (-case.score, case.name))):
+        volumes = read_case(case, labels)
+        if case in pictured:
+            title = f"{case.name}: mean DSC {case.percent}"
+            draw_case(folder / "figures" / "cases" / f"{case.name}.svg", title, volumes, labels.names)
+        if case in in_viewer:
+            file = f"viewer/cases/{len(entries):03d}.js"
+            write_case(folder / file, case.name, volumes)
+            entries.append({"name": case.name, "score": case.percent, "file": file})
+    return entries
+
+
+def _copy_viewer(library: Path, folder: Path) -> str:
+    """Put the viewing library beside the page; return what it is and its license."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(library / "niivue.js", folder / "niivue.js")
+    return (library / "LICENSE.txt").read_text(encoding="utf-8").splitlines()[0]

@@ -10,12 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from flare23_lib.axes import as_triple
+from flare23_lib.colors import label_colors
 from flare23_lib.io.atomic import atomic_path
 from flare23_lib.io.label_tables import Structure
 from flare23_lib.io.nifti import Volume
 from flare23_lib.io.orientation import Orientation
-from flare23_lib.report.slices import overlaid, windowed
-from flare23_lib.report.style import INK, PALE_INK, STYLE, words
+from flare23_lib.report.cases import overlaid, windowed
+from flare23_lib.report.style import INK, PALE_INK, STYLE, display_name
 
 DPI = 150
 PLANES = {"axial": "R", "coronal": "R", "sagittal": "A"}
@@ -48,7 +50,7 @@ def draw_preview(path: Path, name: str, image: Volume, labels: np.ndarray, table
     indices[[structure.value for structure in table]] = np.arange(1, len(table) + 1)
     gray, marked = turn.forward(image.array), turn.forward(indices[labels])
     spacing = turn.spacing(image.geometry.spacing)
-    names = [structure.name for structure in table]
+    colors = list(label_colors([structure.name for structure in table]).values())
     present = [row for row in table if (labels == row.value).any()]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.8, 8.4), facecolor="white", layout="constrained")
@@ -59,7 +61,7 @@ def draw_preview(path: Path, name: str, image: Volume, labels: np.ndarray, table
             one = windowed(np.take(gray, at, axis)[flip].astype(np.float64))
             found = np.take(marked, at, axis)[flip]
             height, width = (value for other, value in enumerate(spacing) if other != axis)
-            pictures = np.repeat(one[..., None], 3, axis=-1), overlaid(one, found, names)
+            pictures = np.repeat(one[..., None], 3, axis=-1), overlaid(one, found, colors)
             for row, picture in zip(axes, pictures, strict=True):
                 row[axis].imshow(picture, aspect=height / width, interpolation="nearest")
                 row[axis].set_axis_off()
@@ -70,7 +72,7 @@ def draw_preview(path: Path, name: str, image: Volume, labels: np.ndarray, table
         title = name if present else f"{name}: no structure was found"
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
         handles = [
-            Patch(facecolor=tuple(part / 255 for part in row.color), edgecolor=INK, label=words(row.name))
+            Patch(facecolor=as_triple(part / 255 for part in row.color), edgecolor=INK, label=display_name(row.name))
             for row in present
         ]
         figure.legend(handles=handles, loc="outside lower left", ncols=6, fontsize=9, frameon=False, labelcolor=INK)

@@ -1,13 +1,17 @@
-"""What the figures share: fonts, inks, how names are shown, and SVGs whose bytes follow from their content."""
+"""What the figures share: fonts, colors, how names are shown, and SVGs whose bytes follow from their content.
+
+The model colors begin with the blue and the vermilion of Okabe and Ito (2008), continue by the rule of
+`flare23_lib.colors`, and are dark enough for text on white.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -26,7 +30,7 @@ NO_STYLE = (
 )
 """Beginnings of the names of matplotlib's settings that are no matter of looks."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     # Nothing of a user's matplotlibrc, such as LaTeX, which a node may lack.
     **{name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(NO_STYLE)},
     "svg.fonttype": "none",
@@ -39,18 +43,43 @@ STYLE = {
 """For `matplotlib.rc_context`."""
 
 INK, PALE_INK, GRID = "#1d2733", "#5d6876", "#d5dbe1"
-"""Colors of words, of less important words, and of grid lines."""
+"""Colors of text, of less important text, and of grid lines."""
 
-NO_DATE = {"Date": None, "Creator": None}
-"""Metadata for `savefig`: nothing that differs from run to run."""
+MODEL_COLORS = ("#0072b2", "#d55e00", "#4f8a76", "#3b1620", "#1b2fb5", "#0b0b3b")
+"""Colors of models in the order in which a figure names them."""
 
 PNG_DPI = 200
 """Resolution of the PNG beside each SVG."""
 
 
-def words(name: str) -> str:
+def display_name(name: str) -> str:
     """Return a name of the configuration as figures and pages show it."""
     return name.replace("_", " ")
+
+
+@contextmanager
+def new_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Draw a figure in the look of all; at the end it is written as SVG and, beside it, as PNG.
+
+    The same content gives the same bytes.
+
+    Args:
+        path: of the SVG.
+        width: in inches.
+        height: in inches.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+        yield figure
+        save_figure(path, figure)
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure that was drawn under `STYLE` as SVG and, beside it, as PNG."""
+    with atomic.atomic_path(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+    with atomic.atomic_path(path.with_suffix(".png")) as temporary:
+        figure.savefig(temporary, format="png", dpi=PNG_DPI, metadata={"Software": None})
 
 
 def dress(axes: Axes, title: str = "", grid: Literal["x", "both"] | None = "x", ticks: str = INK) -> None:
@@ -61,29 +90,3 @@ def dress(axes: Axes, title: str = "", grid: Literal["x", "both"] | None = "x", 
         axes.grid(axis=grid, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
-
-
-def apart(places: Sequence[float], steps: Sequence[float]) -> np.ndarray:
-    """Return the places nearest to those given (least squares) that keep their order and lie at least steps apart.
-
-    Args:
-        places: in ascending order, at least one.
-        steps: distances of neighbors, one fewer.
-    """
-    from scipy.optimize import isotonic_regression
-
-    offsets = np.cumsum([0.0, *steps])
-    return isotonic_regression(np.asarray(places) - offsets).x + offsets
-
-
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as SVG and, beside it, as PNG; the same content gives the same bytes.
-
-    Args:
-        path: of the SVG.
-        figure: drawn under `STYLE`.
-    """
-    with atomic.atomic_path(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata=NO_DATE)
-    with atomic.atomic_path(path.with_suffix(".png")) as temporary:
-        figure.savefig(temporary, format="png", dpi=PNG_DPI, metadata={"Software": None})

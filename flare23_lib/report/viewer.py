@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import nibabel as nib
 import numpy as np
 from isal import igzip
 from scipy import ndimage
 
-from flare23_lib.colors import label_colors
 from flare23_lib.io import atomic
-from flare23_lib.io.nifti import Geometry, header_for
-from flare23_lib.labels import LabelMap
-from flare23_lib.report.slices import windowed
-from flare23_lib.report.style import words
+from flare23_lib.report.cases import CaseVolumes, windowed
 
 GRAYS = 64
 """Gray values of a shown CT; fewer make smaller files, and 6 HU a step are not seen in this window."""
@@ -30,57 +25,56 @@ GRAYS = 64
 COARSE_MM = 2.0
 """Axes with a finer spacing are halved."""
 
-MOST_VOXELS = 6_000_000
+MAX_VOXELS = 6_000_000
 """Of a shown CT; beyond it the finest axis is thinned further."""
 
 
-@dataclass(frozen=True)
-class ViewerCase:
-    """A case as it is stored: image in HU, reference and prediction as indices, all (z, y, x) of one geometry."""
+def write_case(path: Path, name: str, volumes: CaseVolumes) -> None:
+    """Write a case's script: its name, three volumes, and where the largest error is (x, y, z in mm)."""
+    steps = thinning(volumes.geometry.shape, volumes.geometry.spacing)
+    gray = np.rint(windowed(averaged(volumes.image, steps)) * (GRAYS - 1))
+    thin = tuple(slice(None, None, step) for step in steps)
+    reference, prediction = volumes.reference[thin], volumes.prediction[thin]
+    affine = thinned_affine(volumes.geometry.affine, steps, (0, 0, 0))
+    middle = thinned_affine(volumes.geometry.affine, steps, [(step - 1) / 2 for step in steps])
+    place = largest_error(reference, prediction)
+    content = {
+        "name": name,
+        "grays": GRAYS - 1,
+        "image": _nifti(gray, middle),
+        "reference": _nifti(reference, affine),
+        "prediction": _nifti(prediction, affine),
+        "error": None if place is None else (affine @ [*place[::-1], 1])[:3].round(2).tolist(),
+    }
+    atomic.write_text(path, f"showCase({json.dumps(content, separators=(',', ':'))});\n")
 
-    name: str
-    score: float
-    image: np.ndarray
-    reference: np.ndarray
-    prediction: np.ndarray
-    geometry: Geometry
 
-
-def thinning(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, int, int]:
+def thinning(shape: Sequence[int], spacing: Sequence[float]) -> list[int]:
     """Return how many voxels along (z, y, x) become one."""
-    steps = [
-        2 if millimeters < COARSE_MM and size > 1 else 1 for size, millimeters in zip(shape, spacing, strict=True)
-    ]
-    while np.prod([-(-size // step) for size, step in zip(shape, steps, strict=True)]) > MOST_VOXELS:
-        finest = min(range(3), key=lambda axis: spacing[axis] * steps[axis])
-        steps[finest] += 1
-    return tuple(steps)
+    steps = [2 if mm < COARSE_MM and size > 1 else 1 for size, mm in zip(shape, spacing, strict=True)]
+    while np.prod(np.ceil(np.divide(shape, steps))) > MAX_VOXELS:
+        steps[int(np.argmin(np.multiply(spacing, steps)))] += 1
+    return steps
 
 
 def averaged(image: np.ndarray, steps: Sequence[int]) -> np.ndarray:
     """Return the means of blocks of steps (z, y, x) voxels as float32; what fills no block is left out."""
     sizes = [size // step for size, step in zip(image.shape, steps, strict=True)]
-    cut = image[tuple(slice(size * step) for size, step in zip(sizes, steps, strict=True))]
-    means = np.empty(sizes, dtype=np.float32)
-    for index in range(sizes[0]):
-        slab = cut[index * steps[0] : (index + 1) * steps[0]]
-        blocks = slab.reshape(steps[0], sizes[1], steps[1], sizes[2], steps[2])
-        means[index] = blocks.mean(axis=(0, 2, 4), dtype=np.float32)
-    return means
+    z, y, x = (slice(size * step) for size, step in zip(sizes, steps, strict=True))
+    blocks = image[z, y, x].reshape(sizes[0], steps[0], sizes[1], steps[1], sizes[2], steps[2])
+    return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
 
 
 def thinned_affine(affine: np.ndarray, steps: Sequence[int], offset: Sequence[float]) -> np.ndarray:
-    """Return the affine (x, y, z) of every step-th (z, y, x) voxel from an offset in voxels (z, y, x) on."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.diag(steps[::-1])
+    """Return the affine (x, y, z) of every step-th (z, y, x) voxel, the first at an offset in voxels (z, y, x)."""
+    matrix = np.diag([*steps[::-1], 1.0])
     matrix[:3, 3] = offset[::-1]
     return affine @ matrix
 
 
-def largest_error(reference: np.ndarray, prediction: np.ndarray) -> tuple[int, int, int] | None:
-    """Return a voxel (z, y, x) deep inside the largest connected error; None if there is none."""
-    wrong = reference != prediction
-    components, number = ndimage.label(wrong)
+def largest_error(reference: np.ndarray, prediction: np.ndarray) -> tuple[int, ...] | None:
+    """Return a voxel (z, y, x) deep inside the largest connected error; None without an error."""
+    components, number = ndimage.label(reference != prediction)
     if not number:
         return None
     largest = int(np.argmax(np.bincount(components.ravel())[1:])) + 1
@@ -90,43 +84,7 @@ def largest_error(reference: np.ndarray, prediction: np.ndarray) -> tuple[int, i
     return tuple(int(index) + part.start for index, part in zip(place, box, strict=True))
 
 
-def case_content(case: ViewerCase) -> dict[str, Any]:
-    """Return what a case's script holds: its name, three volumes, and where the largest error is (x, y, z in mm)."""
-    steps = thinning(case.geometry.shape, case.geometry.spacing)
-    gray = np.rint(windowed(averaged(case.image, steps)) * (GRAYS - 1)).astype(np.uint8)
-    middle = [(step - 1) / 2 for step in steps]
-    affine = thinned_affine(case.geometry.affine, steps, (0, 0, 0))
-    thin = tuple(slice(None, None, step) for step in steps)
-    reference, prediction = case.reference[thin], case.prediction[thin]
-    place = largest_error(reference, prediction)
-    return {
-        "name": case.name,
-        "image": _nifti(gray, thinned_affine(case.geometry.affine, steps, middle)),
-        "reference": _nifti(reference, affine),
-        "prediction": _nifti(prediction, affine),
-        "error": None if place is None else (affine @ [*place[::-1], 1])[:3].round(2).tolist(),
-    }
-
-
 def _nifti(array: np.ndarray, affine: np.ndarray) -> str:
     """Return a NIfTI file of bytes, compressed, in base64."""
-    array = np.ascontiguousarray(array, dtype=np.uint8)
-    header = header_for(array.shape, affine, array.dtype)
-    header["vox_offset"] = 352
-    raw = header.binaryblock + bytes(4) + array.tobytes()
-    return base64.b64encode(igzip.compress(raw, compresslevel=3, mtime=0)).decode("ascii")
-
-
-def write_case(path: Path, case: ViewerCase) -> None:
-    """Write a case's script."""
-    atomic.write_text(path, f"showCase({json.dumps(case_content(case), separators=(',', ':'))});\n")
-
-
-def index(labels: LabelMap, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what the page tells the viewer: labels with their colors in order, and cases (name, score, file)."""
-    colors = label_colors(labels.names)
-    return {
-        "labels": [{"name": words(name), "color": colors[name]} for name in labels.names],
-        "grays": GRAYS - 1,
-        "cases": list(cases),
-    }
+    content = nib.Nifti1Image(array.astype(np.uint8).T, affine).to_bytes()
+    return base64.b64encode(igzip.compress(content, compresslevel=3, mtime=0)).decode("ascii")

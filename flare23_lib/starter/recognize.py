@@ -30,6 +30,10 @@ SYNONYMS = {
 """Names in public label tables -> ours."""
 
 
+TABLE = re.compile(r"(label|class|lut|color).*\.(json|csv|tsv|txt)$")
+"""Names of files that may name label values; other tables, such as lists of patients, hold numbers too."""
+
+
 @dataclass(frozen=True)
 class FolderSource:
     """A source as it was recognized, in the form of the configuration.
@@ -228,9 +232,8 @@ def identifier(text: str) -> str:
 
 def names_of_values(folder: Path) -> dict[int, str]:
     """Return names of values from dataset.json, a table of two columns or ITK-SNAP's label file; empty without."""
-    for path in [folder / "dataset.json", *sorted(folder.glob("*.json")), *sorted(folder.glob("*.[ct][sx][vt]"))]:
-        if not path.is_file():
-            continue
+    tables = [path for path in sorted(folder.iterdir()) if TABLE.search(path.name.lower())]
+    for path in [path for path in (folder / "dataset.json", *tables) if path.is_file()]:
         try:
             text = path.read_text(encoding="utf-8-sig")
             found = _from_json(json.loads(text)) if path.suffix == ".json" else _from_table(text)

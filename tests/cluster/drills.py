@@ -31,7 +31,7 @@ from provenance import provenance
 
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.tables import read_csv
-from flare23_lib.phantom import write_cohort
+from flare23_lib.phantom import PhantomLayout, write_cohort
 
 TEACHER = "results/models/organ_teacher/model.json"
 SHARD = "results/pseudo_labels/unlabeled/0-of-1.csv"
@@ -44,7 +44,7 @@ ADDED = 60
 
 def fresh(folder: Path) -> Path:
     """Make a folder with a cohort in it."""
-    write_cohort(folder / "cohort", cases=6, validation=2, seed=1, coarseness=2.0)
+    write_cohort(folder / "cohort", cases=6, validation=2, seed=1, layout=PhantomLayout(coarseness=2.0))
     return folder
 
 

@@ -15,7 +15,7 @@ from flare23_lib.evaluation.evaluate import evaluate
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import header_for, write_volume
 from flare23_lib.io.tables import write_csv
-from flare23_lib.report.report import write_report
+from flare23_lib.report.page import write_report
 
 SHAPE, SPACING = (6, 16, 20), (5.0, 2.0, 2.0)
 FAULT = {"case": "Broken", "file": "broken.nii.gz", "kind": "cannot_be_read", "message": "ends <early>",

@@ -22,7 +22,7 @@ from flare23_lib.dataset.cases import read_cases
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.nifti import read_geometry, read_labels
 from flare23_lib.io.tables import read_csv
-from flare23_lib.phantom import draw
+from flare23_lib.phantom import draw_phantom
 from flare23_lib.pseudo_labels.merge import OUTCOMES
 
 
@@ -132,8 +132,11 @@ def test_a_checkpoint_of_ours_exports_to_the_bundle_that_the_workflow_made(finis
     succeed(flare23(tmp_path, "export", "--checkpoint", str(checkpoint), "--output", "bundle"))
     made = read_json(tmp_path / "bundle/model.json")
     ours = read_json(finished_chain / "results/models/student/model.json")
-    for key in ("network", "patch_size", "spacing", "intensity", "orientation", "labels", "mirror_axes", "weights"):
+    for key in ("network", "patch_size", "spacing", "intensity", "orientation", "mirror_axes", "weights"):
         assert made[key] == ours[key]
+    # How labels are scored is in no checkpoint.
+    made_labels, our_labels = ([(row["name"], row["value"]) for row in one["labels"]] for one in (made, ours))
+    assert made_labels == our_labels
 
 
 def test_predict_gives_what_the_workflow_gave(finished_chain, tmp_path):
@@ -324,7 +327,8 @@ def test_a_label_with_another_name_computes_no_voxel(chain, renamed):
 def test_an_unlabeled_case_added_is_one_case_computed_and_status_knows_beforehand(chain):
     from flare23_lib.io.nifti import header_for, write_volume
 
-    image, _, affine = draw(np.random.default_rng(5), coarseness=2.0)
+    phantom = draw_phantom(np.random.default_rng(5), coarseness=2.0)
+    image, affine = phantom.image, phantom.affine
     path = chain / "cohort/unlabelTr1800/FLARE23_9999_0000.nii.gz"
     write_volume(path, image, header_for(image.shape, affine, image.dtype))
     status = succeed(flare23(chain, "status", *CONFIGURATION))

@@ -23,6 +23,7 @@ OTHER_OPTIONS = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile
 VALUES = {"liver": 50, "spleen": 7, "right_kidney": 21, "left_kidney": 20, "aorta": 200}
 NAMES = {50: "hepar", 7: "lien", 21: "ren_dexter", 20: "ren_sinister", 200: "aorta_abdominalis"}
 LAYOUT = PhantomLayout(
+    coarseness=2.0,
     images="scans/annotated/p{number}_ct.nii.gz",
     labels="annotations/train/p{number}_seg.nii.gz",
     unlabeled_images="scans/plain/p{number}_ct.nii.gz",
@@ -40,7 +41,7 @@ LAYOUT = PhantomLayout(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("other")
-    write_cohort(folder / "cohort", cases=6, validation=2, seed=3, coarseness=2.0, layout=LAYOUT)
+    write_cohort(folder / "cohort", cases=6, validation=2, seed=3, layout=LAYOUT)
     done = run_snakemake(folder, configfile=OTHER)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder

@@ -9,7 +9,7 @@ import yaml
 from places import REPOSITORY
 
 from flare23_lib.io.tables import read_csv
-from flare23_lib.phantom import write_cohort
+from flare23_lib.phantom import PhantomLayout, write_cohort
 
 PROFILE = REPOSITORY / "profiles" / "slurm"
 needs_slurm = pytest.mark.skipif(not slurm.is_up(), reason="no SLURM answers; tests/cluster/slurm.sh up")
@@ -45,7 +45,7 @@ def test_the_stand_in_for_sacct_asks_squeue_about_the_run(tmp_path):
 @pytest.fixture(scope="module")
 def on_slurm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slurm")
-    write_cohort(folder / "cohort", cases=6, validation=2, seed=1, coarseness=2.0)
+    write_cohort(folder / "cohort", cases=6, validation=2, seed=1, layout=PhantomLayout(coarseness=2.0))
     slurm.finish(slurm.start(folder), folder)
     return folder
 

@@ -8,7 +8,7 @@
   let current = null;
   let wanted = null;
 
-  const say = (text) => { element("place").textContent = text; };
+  const print = (text) => { element("place").textContent = text; };
 
   function palette() {
     const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: ["background"] };
@@ -29,7 +29,7 @@
     if (!current || data.values.length < 3) return;
     const [, reference, prediction] = data.values;
     const place = data.mm ? Array.from(data.mm).slice(0, 3).map((value) => value.toFixed(0)).join(", ") : "";
-    say(`${current.name}: reference ${nameOf(reference)}, prediction ${nameOf(prediction)} (${place} mm)`);
+    print(`${current.name}: reference ${nameOf(reference)}, prediction ${nameOf(prediction)} (${place} mm)`);
   }
 
   function applyLayer() {
@@ -56,7 +56,7 @@
     current = null;
     while (viewer.volumes.length) viewer.removeVolumeByIndex(0);
     const image = await niivue.NVImage.loadFromBase64({ base64: item.image, name: "image.nii.gz", colormap: "gray",
-      cal_min: 0, cal_max: content.grays });
+      cal_min: 0, cal_max: item.grays });
     viewer.addVolume(image);
     for (const layer of ["reference", "prediction"]) {
       const volume = await niivue.NVImage.loadFromBase64({ base64: item[layer], name: `${layer}.nii.gz`, opacity: 0 });
@@ -71,17 +71,17 @@
     applyPlanes();
     applyLayer();
     if (item.error) goTo(item.error);
-    say(`${item.name} is shown.`);
+    print(`${item.name} is shown.`);
     document.body.dataset.shown = item.name;
   }
 
   function open(entry) {
     wanted = entry.name;
     if (loaded.has(entry.name)) { show(loaded.get(entry.name)); return; }
-    say(`Loading ${entry.name}.`);
+    print(`Loading ${entry.name}.`);
     const script = document.createElement("script");
     script.src = entry.file;
-    script.onerror = () => say(`${entry.file} is not there: it belongs beside this page.`);
+    script.onerror = () => print(`${entry.file} is missing: it belongs beside this page.`);
     document.head.append(script);
   }
 
@@ -128,7 +128,7 @@
 
   async function start() {
     listCases();
-    if (typeof niivue === "undefined") { say("The viewing library is not beside this page."); return; }
+    if (typeof niivue === "undefined") { print("The viewing library is missing beside this page."); return; }
     const canvas = element("canvas");
     canvas.addEventListener("keydown", keys, true);
     viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], isColorbar: false, show3Dcrosshair: false, dragAndDropEnabled: false,
@@ -137,7 +137,7 @@
     try {
       await viewer.attachToCanvas(canvas);
     } catch (error) {
-      say("This browser has no WebGL 2, which the viewer needs.");
+      print("This browser has no WebGL 2, which the viewer needs.");
       return;
     }
     window.ctViewer = viewer;

@@ -96,7 +96,7 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path):
     done = flare23(tmp_path, "predict", "--model", "nowhere", "--input", "x", "--output", "y")
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if line.startswith("flare23: ")] == [
-        "flare23: nowhere/model.json: is missing; nowhere is not a model bundle"
+        "flare23: nowhere/model.json: is missing; nowhere is no model bundle"
     ]
     assert "Traceback" not in done.stderr
 

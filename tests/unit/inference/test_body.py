@@ -9,7 +9,7 @@ from scipy import ndimage
 from flare23_lib.inference.body_mask import Body, find_body
 from flare23_lib.inference.windows import all_windows, body_windows, center_first_windows
 from flare23_lib.io.nifti import read_volume
-from flare23_lib.phantom import draw
+from flare23_lib.phantom import draw_phantom
 from flare23_lib.preprocessing.resampling import resampled_shape
 
 REAL = SHARED / "real_cohort"
@@ -154,7 +154,8 @@ def skin_and_below(array):
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_nothing_inside_a_phantoms_skin_is_missed_and_windows_are_saved(seed):
-    array, _, affine = draw(np.random.default_rng(seed), tumors=True)
+    phantom = draw_phantom(np.random.default_rng(seed), tumors=True)
+    array, affine = phantom.image, phantom.affine
     seen, (body, image) = windows_over(array, tuple(np.abs(np.diag(affine))[2::-1]))
     assert seen[skin_and_below(array)].all()
     assert body < image

@@ -5,15 +5,23 @@ import pytest
 
 from flare23_lib.errors import CohortError
 from flare23_lib.io.nifti import read_geometry, read_labels, read_volume
-from flare23_lib.phantom import FIVE_ORGANS, FLARE23_VALUES, ORGANS, PhantomLayout, draw, plan_cohort, write_cohort
+from flare23_lib.phantom import (
+    FIVE_ORGANS,
+    FLARE23_VALUES,
+    ORGANS,
+    PhantomLayout,
+    draw_phantom,
+    plan_cohort,
+    write_cohort,
+)
 
-COARSENESS = 1.8
+SMALL = PhantomLayout(coarseness=1.8)
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cohort")
-    write_cohort(folder, cases=8, validation=2, seed=3, coarseness=COARSENESS)
+    write_cohort(folder, cases=8, validation=2, seed=3, layout=SMALL)
     return folder
 
 
@@ -83,12 +91,12 @@ def test_fewer_than_four_cases_are_refused(tmp_path):
 
 
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes(cohort, tmp_path):
-    write_cohort(tmp_path, cases=8, validation=2, seed=3, coarseness=COARSENESS, processes=2)
+    write_cohort(tmp_path, cases=8, validation=2, seed=3, layout=SMALL, processes=2)
     assert contents(tmp_path) == contents(cohort)
 
 
 def test_another_seed_gives_other_images(cohort, tmp_path):
-    write_cohort(tmp_path, cases=4, validation=0, seed=4, coarseness=COARSENESS)
+    write_cohort(tmp_path, cases=4, validation=0, seed=4, layout=SMALL)
     name = "imagesTr2200/FLARE23_0001_0000.nii.gz"
     assert (tmp_path / name).read_bytes() != (cohort / name).read_bytes()
 
@@ -156,8 +164,10 @@ def test_both_directions_are_stored_and_the_liver_is_at_the_patients_right_in_bo
 
 def test_a_flipped_scan_shows_the_same_anatomy_in_the_world():
     arguments = {"tumors": True, "coarseness": 2.0}
-    _, plain, plain_affine = draw(np.random.default_rng(5), **arguments)
-    _, flipped, flipped_affine = draw(np.random.default_rng(5), flipped=True, **arguments)
+    plain_scan = draw_phantom(np.random.default_rng(5), **arguments)
+    flipped_scan = draw_phantom(np.random.default_rng(5), flipped=True, **arguments)
+    plain, plain_affine = plain_scan.labels, plain_scan.affine
+    flipped, flipped_affine = flipped_scan.labels, flipped_scan.affine
     back = flipped[:, ::-1, ::-1]
     organ_voxels = (plain > 0) & (plain < 14) & (back < 14)
     assert (plain[organ_voxels] == back[organ_voxels]).mean() > 0.99
@@ -166,7 +176,8 @@ def test_a_flipped_scan_shows_the_same_anatomy_in_the_world():
 
 
 def test_organs_have_the_hounsfield_units_of_enhanced_ct():
-    image, labels, _ = draw(np.random.default_rng(1), coarseness=1.5)
+    phantom = draw_phantom(np.random.default_rng(1), coarseness=1.5)
+    image, labels = phantom.image, phantom.labels
     assert image.dtype == np.int16
     assert image.min() >= -1024
     assert -1020 < np.median(image[labels.shape[0] // 2, 0]) < -980
@@ -176,14 +187,14 @@ def test_organs_have_the_hounsfield_units_of_enhanced_ct():
 
 
 def test_a_removed_gallbladder_is_absent():
-    _, labels, _ = draw(np.random.default_rng(1), gallbladder=False, coarseness=2.0)
+    labels = draw_phantom(np.random.default_rng(1), gallbladder=False, coarseness=2.0).labels
     assert set(np.unique(labels).tolist()) == values_of(ORGANS) - {FLARE23_VALUES["gallbladder"]} | {0}
 
 
 def test_small_organs_survive_the_coarse_spacing_of_small_networks():
     for seed in range(3):
-        _, labels, affine = draw(np.random.default_rng(seed))
-        voxel = abs(np.linalg.det(affine[:3, :3]))
+        phantom = draw_phantom(np.random.default_rng(seed))
+        labels, voxel = phantom.labels, abs(np.linalg.det(phantom.affine[:3, :3]))
         for name in ORGANS:
             assert np.count_nonzero(labels == FLARE23_VALUES[name]) * voxel > 30 * 6 * 5 * 5, name
 
@@ -202,8 +213,9 @@ def test_someone_elses_cohort_has_its_own_names_and_numbers(cohort, tmp_path):
         values={"liver": 7, "right_kidney": 20, "left_kidney": 21, "tumor": 3},
         annotated={"kidneys": ("right_kidney", "left_kidney"), "lesions": ("tumor", "liver")},
         kinds=("kidneys", "lesions"),
+        coarseness=SMALL.coarseness,
     )
-    write_cohort(tmp_path, cases=4, validation=1, seed=3, coarseness=COARSENESS, layout=layout)
+    write_cohort(tmp_path, cases=4, validation=1, seed=3, layout=layout)
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.gz")} == {
         *(f"{folder}/patient{number}.nii.gz" for folder in ("ct", "masks") for number in (1, 2, 3)),
         *(f"truth/patient{number}.nii.gz" for number in (1, 2, 3, 90)),
@@ -220,8 +232,8 @@ def test_someone_elses_cohort_has_its_own_names_and_numbers(cohort, tmp_path):
 
 def test_tumors_of_a_cohort_that_does_not_know_them_belong_to_their_organ(cohort, tmp_path):
     organs = {name: value for name, value in FLARE23_VALUES.items() if name != "tumor"}
-    layout = PhantomLayout(values=organs, kinds=("all_organs", "five_organs"))
-    write_cohort(tmp_path, cases=4, validation=2, seed=3, coarseness=COARSENESS, layout=layout)
+    layout = PhantomLayout(values=organs, kinds=("all_organs", "five_organs"), coarseness=SMALL.coarseness)
+    write_cohort(tmp_path, cases=4, validation=2, seed=3, layout=layout)
     name = "validation-gt/FLARE23Ts_0001.nii.gz"
     without, with_tumors = read_labels(tmp_path / name).array, read_labels(cohort / name).array
     tumors = with_tumors == FLARE23_VALUES["tumor"]

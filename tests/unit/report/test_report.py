@@ -3,11 +3,13 @@ import re
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from flare23_lib.colors import LABEL_COLORS, MODEL_COLORS, label_colors, model_colors
+from flare23_lib.colors import LABEL_COLORS, label_colors
 from flare23_lib.evaluation.tables import ORGANS, UNSEEN
-from flare23_lib.report.scores import NO_VALUE, draw_scores, read_scores
+from flare23_lib.report.scores import NO_VALUE, draw_scores
+from flare23_lib.report.style import MODEL_COLORS
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -24,9 +26,17 @@ def summary(unseen=(), empty=(), **means):
     return rows
 
 
+CASES = pd.DataFrame({"liver_DSC": ["0.8", "0.9", ""], "liver_NSD": ["0.7", "", "0.9"]})
+
+
+def draw(path, summaries):
+    tables = {model: pd.DataFrame(rows) for model, rows in summaries.items()}
+    draw_scores(path, tables, dict.fromkeys(summaries, CASES))
+
+
 def score_texts(summaries, folder):
     path = folder / "scores.svg"
-    draw_scores(path, summaries)
+    draw(path, summaries)
     return [text.text for text in ElementTree.parse(path).getroot().iter(f"{SVG}text")]
 
 
@@ -43,8 +53,6 @@ def test_a_class_that_a_model_never_saw_is_marked_so_in_both_panels(tmp_path):
 
 def test_empty_and_nan_cells_are_no_value(tmp_path):
     rows = summary(empty=["liver"], tumor=float("nan"))
-    assert read_scores(rows, "DSC")["liver"].value is None
-    assert read_scores(rows, "NSD")["tumor"].value is None
     texts = score_texts({"student": rows}, tmp_path)
     assert texts.count(NO_VALUE) == 4
     assert "nan" not in texts
@@ -71,9 +79,18 @@ def test_tumors_stand_below_the_mean_of_the_organs(tmp_path):
 def test_the_same_summaries_give_the_same_bytes_without_a_date(tmp_path):
     first, second = tmp_path / "a.svg", tmp_path / "b.svg"
     for path in (first, second):
-        draw_scores(path, {"student": summary(), "organ_teacher": summary(unseen=["tumor"])})
+        draw(path, {"student": summary(), "organ_teacher": summary(unseen=["tumor"])})
     assert first.read_bytes() == second.read_bytes()
     assert not re.search(r"\b20\d\d-\d\d-\d\d", first.read_text())
+
+
+def test_single_cases_are_drawn_in_the_color_of_their_model(tmp_path):
+    paths = []
+    for cases in (CASES, CASES[:0]):
+        paths.append(tmp_path / f"{len(cases)}.svg")
+        draw_scores(paths[-1], {"student": pd.DataFrame(summary())}, {"student": cases})
+    with_boxes, without = (path.read_text().count(MODEL_COLORS[0]) for path in paths)
+    assert with_boxes > without > 0
 
 
 # Colors
@@ -114,4 +131,3 @@ def test_a_class_has_the_color_of_its_place_in_the_label_map():
     colors = label_colors(names)
     assert [colors[name] for name in names[:20]] == list(LABEL_COLORS)
     assert colors["organ_20"] == LABEL_COLORS[0]
-    assert model_colors(["student"]) == {"student": MODEL_COLORS[0]}

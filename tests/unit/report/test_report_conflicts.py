@@ -1,6 +1,6 @@
 from xml.etree import ElementTree
 
-import numpy as np
+import pandas as pd
 
 from flare23_lib.report.conflicts import conflict_matrix, draw_conflicts
 
@@ -12,19 +12,21 @@ def row(original, predicted, voxels):
     return {"original": original, "predicted": predicted, "voxels": str(voxels)}
 
 
-ROWS = [
-    row("background", "background", 5_000_000),
-    row("background", "tumor", 1),
-    row("tumor", "liver", 250),
-    row("tumor", "tumor", 750),
-]
+ROWS = pd.DataFrame(
+    [
+        row("background", "background", 5_000_000),
+        row("background", "tumor", 1),
+        row("tumor", "liver", 250),
+        row("tumor", "tumor", 750),
+    ]
+)
 
 
 def test_the_matrix_has_the_classes_that_occur_in_the_order_of_the_label_map():
-    originals, predictions, counts = conflict_matrix(ROWS, NAMES)
-    assert originals == ["background", "tumor"]
-    assert predictions == ["background", "liver", "tumor"]
-    assert np.array_equal(counts, [[5_000_000, 0, 1], [0, 250, 750]])
+    counts = conflict_matrix(ROWS, NAMES)
+    assert list(counts.index) == ["background", "tumor"]
+    assert list(counts.columns) == ["background", "liver", "tumor"]
+    assert counts.to_numpy().tolist() == [[5_000_000, 0, 1], [0, 250, 750]]
 
 
 def test_the_figure_names_classes_counts_and_shares(tmp_path):
@@ -51,5 +53,5 @@ def test_the_same_table_gives_the_same_figure(tmp_path):
 
 
 def test_a_completion_without_cases_is_drawn_too(tmp_path):
-    draw_conflicts(tmp_path / "empty.svg", "completion none", [], NAMES)
+    draw_conflicts(tmp_path / "empty.svg", "completion none", ROWS[:0], NAMES)
     assert "completion none: no cases" in (tmp_path / "empty.svg").read_text()

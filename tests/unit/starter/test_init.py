@@ -175,6 +175,12 @@ def test_tables_of_other_programs_name_values(tmp_path, text, name):
     assert names_of_values(tmp_path) == {1: "right_kidney"}
 
 
+def test_a_list_of_patients_names_no_values(tmp_path):
+    (tmp_path / "cases.csv").write_text("case,age\nanna,1\nbert,2\n")
+    (tmp_path / "version.json").write_text('{"version": 1}')
+    assert names_of_values(tmp_path) == {}
+
+
 def test_names_are_made_fit_for_the_configuration():
     given = ("Gall Bladder", "kidney_left", "arota", "3rd rib", "prostate/uterus", "Cancer")
     assert [identifier(name) for name in given] == [

@@ -1,0 +1,161 @@
+"""The scored validation cases of a model: ranks, volumes, and a picture of each at the slice that shows most.
+
+Arrays are (z, y, x) volumes; labels are indices (0 background, 1 the first label of the map).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch
+
+from flare23_lib.cache.results import Results
+from flare23_lib.colors import label_colors
+from flare23_lib.dataset.cases import Case, read_cases
+from flare23_lib.io.nifti import Geometry, read_labels, read_volume
+from flare23_lib.io.orientation import Orientation
+from flare23_lib.labels import LabelMap
+from flare23_lib.report.style import INK, display_name, new_figure
+
+WINDOW_HU = (-160.0, 240.0)
+"""Abdominal window: center 40, width 400."""
+
+ERROR_COLOR = "#ff00c8"
+
+
+@dataclass(frozen=True)
+class RankedCase:
+    """A validation case, its mean DSC over organs, and the file of its prediction."""
+
+    case: Case
+    score: float
+    prediction: Path
+
+    @property
+    def name(self) -> str:
+        """The case's id."""
+        return self.case.case
+
+    @property
+    def percent(self) -> str:
+        """The score in percent."""
+        return f"{100 * self.score:.2f} %"
+
+
+@dataclass(frozen=True)
+class CaseVolumes:
+    """A case as it is stored: image in HU, reference and prediction as label indices, (z, y, x) of one geometry."""
+
+    image: np.ndarray
+    reference: np.ndarray
+    prediction: np.ndarray
+    geometry: Geometry
+
+
+def rank_cases(
+    results: Results, metrics: pd.DataFrame, predictions: pd.DataFrame, labels: LabelMap
+) -> list[RankedCase]:
+    """Return a model's cases that were scored without error, the best first.
+
+    The score is the mean DSC over the organs, or over all labels where none is an organ.
+
+    Args:
+        results: the results folder.
+        metrics: metrics.csv of the model.
+        predictions: predictions.csv of the model.
+        labels: the label map.
+    """
+    columns = [f"{label.name}_DSC" for label in labels.organs or labels.labels]
+    scores = metrics.set_index("Name")[columns].apply(pd.to_numeric).mean(axis=1)
+    scores = scores[(metrics["status"] == "ok").to_numpy()].dropna()
+    files = dict(zip(predictions["case"], predictions["file"], strict=True))
+    cases = {case.case: case for case in read_cases(results.cases)}
+    ranked = [
+        RankedCase(cases[name], score, results.file(files[name])) for name, score in scores.items() if name in files
+    ]
+    return sorted(ranked, key=lambda case: (-case.score, case.name))
+
+
+def spread(ranked: Sequence[RankedCase], number: int) -> list[RankedCase]:
+    """Return so many cases or fewer, evenly over the ranks; of two and more the best and the worst are among them."""
+    if number <= 0 or not ranked:
+        return []
+    places = np.linspace(0, len(ranked) - 1, min(number, len(ranked)))
+    return [ranked[round(place)] for place in places]
+
+
+def read_case(ranked: RankedCase, labels: LabelMap) -> CaseVolumes:
+    """Read a case's image, reference and prediction."""
+    image = read_volume(ranked.case.image)
+    reference = labels.to_indices(read_labels(str(ranked.case.label)).array)
+    prediction = labels.to_indices(read_labels(ranked.prediction).array)
+    return CaseVolumes(image.array, reference, prediction, image.geometry)
+
+
+def choose_slice(reference: np.ndarray, prediction: np.ndarray) -> int:
+    """Return the slice with the most wrong voxels among those that show nearly all (two fewer) classes at once."""
+    both = zip(reference, prediction, strict=True)
+    classes = np.array([len(np.union1d(np.unique(one), np.unique(other))) for one, other in both])
+    errors = (reference != prediction).sum(axis=(1, 2))
+    return int(np.argmax(np.where(classes >= classes.max() - 2, errors, -1)))
+
+
+def windowed(image: np.ndarray) -> np.ndarray:
+    """Return HU as gray values from 0 to 1 in the abdominal window."""
+    low, high = WINDOW_HU
+    return np.clip((image - low) / (high - low), 0, 1)
+
+
+def overlaid(gray: np.ndarray, labels: np.ndarray, colors: Sequence[str], opacity: float = 0.55) -> np.ndarray:
+    """Return an RGB slice (y, x, 3) with labels, from 1, in their colors over gray values (y, x)."""
+    table = np.array([(0, 0, 0), *map(to_rgb, colors)])
+    picture = np.repeat(gray[..., None], 3, axis=-1)
+    marked = labels > 0
+    picture[marked] = (1 - opacity) * picture[marked] + opacity * table[labels[marked]]
+    return picture
+
+
+def draw_case(path: Path, title: str, volumes: CaseVolumes, names: Sequence[str]) -> None:
+    """Write image, reference, prediction and errors side by side, as SVG and PNG.
+
+    The slice is seen from the feet, front up.
+
+    Args:
+        path: of the SVG.
+        title: of the figure; the slice is added.
+        volumes: the case.
+        names: of the labels in order.
+    """
+    orientation = Orientation.of(volumes.geometry.affine, "canonical")
+    image, *both = map(orientation.forward, (volumes.image, volumes.reference, volumes.prediction))
+    colors = list(label_colors(names).values())
+    place = choose_slice(*both)
+    reference, prediction = both[0][place], both[1][place]
+    plain = windowed(image[place].astype(np.float64))
+    wrong = (reference != prediction).astype(int)
+    panels = {
+        "image": overlaid(plain, np.zeros_like(wrong), []),
+        "reference": overlaid(plain, reference, colors),
+        "prediction": overlaid(plain, prediction, colors),
+        "errors": overlaid(plain, wrong, [ERROR_COLOR], opacity=1),
+    }
+    _, height, width = orientation.spacing(volumes.geometry.spacing)
+    tall = 2.6 * plain.shape[0] * height / (plain.shape[1] * width)
+    with new_figure(path, 10.8, min(tall, 5.0) + 1.0) as figure:
+        for axes, (name, panel) in zip(figure.subplots(1, 4), panels.items(), strict=True):
+            axes.imshow(panel, aspect=height / width, interpolation="nearest")
+            axes.set_title(name, fontsize=10, color=INK)
+            axes.set_axis_off()
+        heading = f"{title}, slice {place + 1} of {len(image)}"
+        figure.suptitle(heading, x=0.01, ha="left", fontsize=11, color=INK)
+        present = np.union1d(np.unique(reference), np.unique(prediction))
+        shown = [(display_name(names[index - 1]), colors[index - 1]) for index in present[present > 0]]
+        handles = [
+            Patch(facecolor=color, edgecolor=INK, label=label) for label, color in [*shown, ("error", ERROR_COLOR)]
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=7, fontsize=8, frameon=False, labelcolor=INK)
