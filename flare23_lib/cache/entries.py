@@ -20,10 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from isal import isal_zlib
+
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.locks import lock
 
 log = logging.getLogger(__name__)
+
+METADATA_KEYS = {"inputs", "files", "results"}
+OWN_CHECKSUM = "checksum"
+"""Key of an entry's metadata: digest of the others."""
+
+BLOCK_BYTES = 1 << 22
 
 MANIFEST = "manifest.json"
 """File of a folder's key."""
@@ -35,6 +43,12 @@ Metadata = dict[str, Any]
 def fingerprint(*parts: Any) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of the parts as canonical JSON (keys sorted)."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _digest(metadata: Mapping[str, Any]) -> str:
+    """Return a digest of metadata that is the same before they are written and after they are read."""
+    text = json.dumps(json.loads(json.dumps(metadata)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -66,12 +80,19 @@ class Shard:
         return f"{self.index}-of-{self.total}"
 
 
-def checksum(path: Path) -> list:
-    """Return a file's size and last 8 bytes (for gzip: CRC and length)."""
+def checksum(path: Path, deep: bool = False) -> list:
+    """Return a file's size and last 8 bytes (for gzip: CRC and length) and, if it is read whole, its CRC."""
     with path.open("rb") as handle:
         size = handle.seek(0, os.SEEK_END)
         handle.seek(max(0, size - 8))
-        return [size, handle.read(8).hex()]
+        found: list = [size, handle.read(8).hex()]
+        if deep:
+            handle.seek(0)
+            crc = 0
+            while block := handle.read(BLOCK_BYTES):
+                crc = isal_zlib.crc32(block, crc)
+            found.append(f"{crc:08x}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -145,28 +166,38 @@ class Entry:
         return metadata if metadata is not None and not self.broken_files(metadata) else None
 
     def metadata(self) -> Metadata | None:
-        """Return the metadata, whether or not the files exist; None without them."""
+        """Return the metadata, whether or not the files exist; None without them, or if a bit of them has changed."""
         try:
-            return json.loads(self.metadata_path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            metadata = json.loads(self.metadata_path.read_text(encoding="utf-8"))
+            own = metadata.pop(OWN_CHECKSUM, None)
+        except (FileNotFoundError, ValueError, AttributeError):
             return None
+        if set(metadata) != METADATA_KEYS or own not in (None, _digest(metadata)):
+            return None
+        return metadata
 
-    def broken_files(self, metadata: Metadata) -> list[Path]:
-        """Return the listed files that are missing or not as they were written."""
+    def broken_files(self, metadata: Metadata, deep: bool = False) -> list[Path]:
+        """Return the listed files that are missing or not as they were written.
+
+        Args:
+            metadata: of the entry.
+            deep: read the files whole; those of version 0.1 have no checksum for that.
+        """
 
         def is_broken(suffix: str, expected: list) -> bool:
             try:
-                return checksum(self.file(suffix)) != expected
+                found = checksum(self.file(suffix), deep=deep and len(expected) > 2)
             except OSError:
                 return True
+            return found != expected[: len(found)]
 
         return [self.file(suffix) for suffix, expected in metadata["files"].items() if is_broken(suffix, expected)]
 
     def save(self, suffixes: Iterable[str], results: Mapping[str, Any]) -> Metadata:
         """Write the metadata of files that are in place, and return them."""
-        files = {suffix: checksum(self.file(suffix)) for suffix in suffixes}
+        files = {suffix: checksum(self.file(suffix), deep=True) for suffix in suffixes}
         metadata = {"inputs": dict(self.inputs), "files": files, "results": dict(results)}
-        write_json(self.metadata_path, metadata)
+        write_json(self.metadata_path, {**metadata, OWN_CHECKSUM: _digest(metadata)})
         return metadata
 
     def load_or_make(self, lock_name: object, make: Callable[[Entry], Metadata]) -> tuple[Metadata, bool]:

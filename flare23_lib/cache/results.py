@@ -15,6 +15,7 @@ from flare23_lib.io.atomic import link_to, read_json
 from flare23_lib.io.tables import read_csv, write_csv
 
 REMEDY = "run `flare23 verify`, then the workflow"
+DEEP_REMEDY = "run `flare23 verify --deep`, then the workflow"
 
 SHARDED = {
     "preprocess": ("preprocessed", "preprocessing"),

@@ -27,7 +27,7 @@ def _existing(config: Config) -> Results:
 def _verify(args: argparse.Namespace) -> int:
     from flare23_lib.workflow.verify import verify
 
-    found = verify(_existing(load_config(args)), args.processes)
+    found = verify(_existing(load_config(args)), args.processes, args.deep)
     for path in found.broken:
         print(f"missing or broken: {path}")
     for path in found.withdrawn:
@@ -67,5 +67,7 @@ def register(commands: Commands) -> None:
         parser = command(commands, name, run, text)
         add_config(parser)
         add_processes(parser)
-        if name == "clean":
+        if name == "verify":
+            parser.add_argument("--deep", action="store_true", help="read files whole: a flipped bit is noticed")
+        else:
             parser.add_argument("--yes", action="store_true", help="delete them")

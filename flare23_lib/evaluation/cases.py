@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flare23_lib.cache.results import REMEDY
+from flare23_lib.cache.results import DEEP_REMEDY
 from flare23_lib.config.models import Evaluation
 from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.errors import EvaluationError, FlareError, ImageError, StoreError
@@ -196,7 +196,7 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
     except (FlareError, OSError) as error:
         _raise_read_error(error)
         if scoring.stored_predictions and isinstance(error, (ImageError, OSError)):
-            raise StoreError(f"{error}; {REMEDY}") from error
+            raise StoreError(f"{error}; {DEEP_REMEDY}") from error
         scores, status = dict.fromkeys(labels.names, Score(dsc=0.0, nsd=0.0)), _line(error)
         prediction = np.broadcast_to(np.uint8(0), reference.shape)
     scored = scoring.seen if pair.annotated is None else scoring.seen.restricted(pair.annotated)

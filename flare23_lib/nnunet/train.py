@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from flare23_lib import __version__
 from flare23_lib.cache.entries import Metadata
-from flare23_lib.cache.results import REMEDY, Results, read_training
+from flare23_lib.cache.results import DEEP_REMEDY, Results, read_training
 from flare23_lib.choices import WEIGHTS_FILE
 from flare23_lib.config.models import measured
 from flare23_lib.config.settings import InferenceSettings, TrainingSettings
@@ -282,5 +282,5 @@ def _trained_weights(results: Results, record: Mapping[str, Any]) -> dict[str, t
     path = results.file(record["weights"])
     weights = read_weights(path)
     if file_sha256(path) != record["weights_sha256"]:
-        raise StoreError(f"{path} is damaged (its SHA-256 differs from the record's); {REMEDY}")
+        raise StoreError(f"{path} is damaged (its SHA-256 differs from the record's); {DEEP_REMEDY}")
     return weights

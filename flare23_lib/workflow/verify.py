@@ -40,12 +40,18 @@ class Verification:
         self.withdrawn.append(path)
 
 
-def verify(results: Results, processes: int = 1) -> Verification:
-    """Check every file that a record lists (size and last bytes), every record and every bundle."""
+def verify(results: Results, processes: int = 1, deep: bool = False) -> Verification:
+    """Check every file that a record lists, every record and every bundle.
+
+    Args:
+        results: the results folder.
+        processes: how many files are checked at once.
+        deep: compare files with their checksums, for which they are read whole; else their sizes and last bytes.
+    """
     found = Verification()
     listed = list(records(results))
     files = list(dict.fromkeys(file for _, listed_here in listed for file in listed_here or ()))
-    faults = dict(zip(files, _check_all(results, files, processes), strict=True))
+    faults = dict(zip(files, _check_all(results, files, processes, deep), strict=True))
     found.broken = list(dict.fromkeys(path for paths in faults.values() for path in paths))
     for record, listed_here in listed:
         if listed_here is None:
@@ -97,8 +103,8 @@ def _verify_bundle(bundle: Path, found: Verification) -> None:
         found.withdraw(bundle / MODEL_FILE)
 
 
-def _check_all(results: Results, files: Sequence[str], processes: int) -> list[list[Path]]:
-    check = partial(_check, results)
+def _check_all(results: Results, files: Sequence[str], processes: int, deep: bool) -> list[list[Path]]:
+    check = partial(_check, results, deep)
     if processes <= 1 or len(files) <= FILES_PER_TASK:
         return list(map(check, files))
     context = multiprocessing.get_context("spawn")
@@ -106,10 +112,10 @@ def _check_all(results: Results, files: Sequence[str], processes: int) -> list[l
         return list(pool.map(check, files, chunksize=FILES_PER_TASK))
 
 
-def _check(results: Results, file: str) -> list[Path]:
+def _check(results: Results, deep: bool, file: str) -> list[Path]:
     """Return what is missing or broken of the entry that a file belongs to."""
     entry, path = results.entry(file), results.root / file
     metadata = entry.metadata()
     if metadata is None:
         return [entry.metadata_path if path.exists() else path]
-    return entry.broken_files(metadata)
+    return entry.broken_files(metadata, deep)

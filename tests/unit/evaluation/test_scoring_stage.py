@@ -57,7 +57,7 @@ def test_a_prediction_with_a_flipped_bit_is_not_scored(run, place):
     content = bytearray(file.read_bytes())
     content[place] ^= 4
     file.write_bytes(content)
-    with pytest.raises(StoreError, match=f"{file.name}: .* run `flare23 verify`"):
+    with pytest.raises(StoreError, match=f"{file.name}: .* run `flare23 verify --deep`"):
         scored(results, config)
     assert (results.root / "evaluation" / "student" / "metrics.csv").read_bytes() == before
 
