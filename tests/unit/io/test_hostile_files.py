@@ -126,6 +126,7 @@ def test_more_voxels_than_any_ct_has_are_refused(tmp_path):
             "holds more data than its header states; it states that they begin at byte 0",
         ),
     ],
+    ids=["gzip within gzip", "no offset"],
 )
 def test_what_went_wrong_is_said_where_it_can_be_known(tmp_path, raw, words):
     path = tmp_path / "x.nii.gz"
