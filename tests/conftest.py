@@ -63,23 +63,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of the finished chain as slow; put one module of them first, then quick tests, the others, drills.
+    """Mark tests of the finished chain as slow, and put them first and drills last: what has no time left is a drill.
 
-    So quick tests run while the chain is made, and what has no time left is a drill. Within these, tests with a time
-    limit of their own, which are long, come last.
+    Within these, tests with a time limit of their own, which are long, come last. While the chain is made, by
+    Snakemake on all cores, the other processes of pytest wait for it.
     """
     drills = {item.module for item in items if item.get_closest_marker("slow")}
     uses = {item.module for item in items if "finished_chain" in item.fixturenames}
     for item in items:
         if "finished_chain" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
-    first = next((item.module for item in items if item.module in uses), None)
     long = {item.module for item in items if item.get_closest_marker("timeout")}
 
     def place(item: pytest.Item) -> tuple[int, bool]:
-        if item.module is first:
-            return 0, False
-        return 2 if item.module in uses else 3 if item.module in drills else 1, item.module in long
+        return 0 if item.module in uses else 2 if item.module in drills else 1, item.module in long
 
     items.sort(key=place)
 

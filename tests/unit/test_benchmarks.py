@@ -3,9 +3,11 @@
 import subprocess
 import sys
 
+import pytest
 from places import REPOSITORY
 
 
+@pytest.mark.slow  # imports everything
 def test_every_benchmark_finds_what_it_imports():
     folder = REPOSITORY / "benchmarks"
     names = sorted(path.stem for path in folder.glob("*.py"))

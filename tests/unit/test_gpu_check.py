@@ -64,6 +64,7 @@ def runs(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.slow  # processes that import torch or wait
 def test_a_part_that_fails_or_runs_out_of_time_leaves_the_others_their_results(gpu, check, tmp_path):
     parts = [gpu.Part(name, 30, f"{name}.py", None) for name in ("bad", "good")]
     check(60).run([gpu.Part("slow", 3, "slow.py", None), *parts], 2)
@@ -85,6 +86,7 @@ def test_what_has_no_time_left_is_left_out(gpu, check, tmp_path):
     assert read_json(tmp_path / "gpu.json")["parts"]["good"] == {"status": "left out", "reason": "no time was left"}
 
 
+@pytest.mark.slow  # processes that import torch or wait
 def test_parts_that_measure_no_speed_run_beside_each_other(gpu, check):
     begun = time.monotonic()
     check(60).run([gpu.Part(name, 3, "slow.py", None) for name in ("one", "two", "three")], 3)
@@ -113,6 +115,7 @@ def test_every_part_has_options_that_its_script_takes(gpu, monkeypatch, tmp_path
     assert len(taken) == sum(command is not None for command in commands) > 6
 
 
+@pytest.mark.slow  # processes that import torch or wait
 def test_nnunet_is_satisfied_with_an_empty_simpleitk(tmp_path):
     (tmp_path / "SimpleITK.py").write_text("")
     code = "import nnunet_side; print(type(nnunet_side.reader_writer()).__name__)"

@@ -69,6 +69,7 @@ def test_the_tests_really_take_away_what_linux_has(tmp_path):
         assert error in done.stderr
 
 
+@pytest.mark.slow  # five commands in processes of their own
 def test_a_model_is_exported_predicts_is_scored_and_ranked(folder):
     flare23(folder, "export", "--checkpoint", "checkpoint.pth", "--output", "model")
     flare23(folder, "predict", "--model", "model", "--input", "images", "--output", "predicted", "--precision",

@@ -75,7 +75,7 @@ def test_the_loss_of_shares_is_smallest_where_the_probabilities_equal_them():
         assert loss(best + 0.1 * torch.randn(best.shape, generator=random)) > loss(best)
 
 
-@pytest.mark.parametrize("slab_bytes", [1, 10**9])
+@pytest.mark.parametrize("slab_bytes", [pytest.param(1, marks=pytest.mark.slow), 10**9])
 @given(seed=SEEDS, annotated=ANNOTATED, factor=FACTORS)
 def test_native_targets_are_those_of_logits_that_are_interpolated_in_full(slab_bytes, seed, annotated, factor):
     logits, labels, sets = batch(seed, annotated, factor)

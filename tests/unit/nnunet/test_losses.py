@@ -82,7 +82,7 @@ def test_gradients_are_those_of_finite_differences(seed, annotated):
     (gradient,) = torch.autograd.grad(loss, logits)
     random = np.random.default_rng(seed)
     with torch.no_grad():
-        for _ in range(8):
+        for _ in range(2):
             place = tuple(int(random.integers(size)) for size in logits.shape)
             step = torch.zeros_like(logits)
             step[place] = 1e-5
@@ -158,6 +158,7 @@ def process(rank, port, results):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow  # two processes import torch
 def test_two_processes_are_one(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -153,6 +153,7 @@ def test_a_signal_saves_in_mid_epoch_and_the_next_start_goes_on_there(results, n
     assert epochs(results) == [1, 2]
 
 
+@pytest.mark.slow  # another training
 def test_a_broken_newest_checkpoint_is_noticed_and_the_one_before_it_used(results):
     long = {"iterations_per_epoch": 100, "epochs": 2}
     process = Command(command(results, checkpoint_minutes=0.001, **long))
@@ -253,6 +254,7 @@ def test_kills_at_random_moments_lose_no_epoch_and_repeat_none(results):
     assert leftovers == []
 
 
+@pytest.mark.slow  # another training
 def test_a_training_goes_on_after_a_label_got_another_name(results):
     long = {"iterations_per_epoch": 1, "epochs": 60, "checkpoint_minutes": 0.0001}
     process = Command(command(results, **long))
