@@ -20,9 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from isal import isal_zlib
-
 from flare23_lib.io.atomic import write_json
+from flare23_lib.io.checksum import crc32_of
 from flare23_lib.io.locks import lock
 
 log = logging.getLogger(__name__)
@@ -30,8 +29,6 @@ log = logging.getLogger(__name__)
 METADATA_KEYS = {"inputs", "files", "results"}
 OWN_CHECKSUM = "checksum"
 """Key of an entry's metadata: digest of the others."""
-
-BLOCK_BYTES = 1 << 22
 
 MANIFEST = "manifest.json"
 """File of a folder's key."""
@@ -87,11 +84,7 @@ def checksum(path: Path, deep: bool = False) -> list:
         handle.seek(max(0, size - 8))
         found: list = [size, handle.read(8).hex()]
         if deep:
-            handle.seek(0)
-            crc = 0
-            while block := handle.read(BLOCK_BYTES):
-                crc = isal_zlib.crc32(block, crc)
-            found.append(f"{crc:08x}")
+            found.append(crc32_of(handle))
         return found
 
 

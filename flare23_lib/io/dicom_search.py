@@ -52,15 +52,6 @@ class Found:
         self.passed_over[reason] = self.passed_over.get(reason, 0) + 1
 
 
-def holds_dicom(path: Path) -> bool:
-    """Tell whether a file is DICOM by its content."""
-    try:
-        with path.open("rb") as handle:
-            return is_dicom(handle)
-    except OSError:
-        return False
-
-
 def is_dicom(handle: BinaryIO) -> bool:
     """Tell by its first bytes whether a file is DICOM; one without a preamble begins with group 2 or 8."""
     start = handle.read(132)

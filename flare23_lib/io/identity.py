@@ -6,10 +6,9 @@ import hashlib
 import os
 from pathlib import Path
 
-from isal import isal_zlib
-
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
+from flare23_lib.io.checksum import crc32_of
 
 
 def file_identity(path: str | Path) -> str:
@@ -44,10 +43,7 @@ def identity_of(path: Path, length: int | None) -> str:
             handle.seek(0)
             if is_gzip:
                 return f"{size}-{hashlib.file_digest(handle, 'sha256').hexdigest()[:32]}"
-            crc = 0
-            while block := handle.read(4 * nifti.BLOCK_BYTES):
-                crc = isal_zlib.crc32(block, crc)
-            return f"{size}-{crc:08x}"
+            return f"{size}-{crc32_of(handle)}"
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})", "cannot_be_read") from error
 
