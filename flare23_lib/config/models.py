@@ -289,7 +289,7 @@ class ValidationDraw(Table):
     """Another seed draws others."""
 
 
-class Label(Table):
+class LabelRow(Table):
     """A structure that can be labeled."""
 
     name: Identifier
@@ -308,7 +308,7 @@ class Label(Table):
     cover tumors; for the loss label_sets."""
 
 
-def label_map(labels: Iterable[Label]) -> LabelMap:
+def label_map(labels: Iterable[LabelRow]) -> LabelMap:
     """Return the label map; ConfigError if two labels share a name or a value, or a name is reserved."""
     return LabelMap(tuple(structures.Label(**dict(label)) for label in labels))
 
@@ -523,7 +523,7 @@ class Network(Table):
     """Channels of each stage."""
 
 
-class Intensity(Table):
+class IntensityValues(Table):
     """Intensity normalization, in HU."""
 
     low: Number
@@ -542,13 +542,13 @@ NetworkOrName = Annotated[
     Field(description="A network of the STU-Net family by name, or blocks and channels of each stage."),
 ]
 IntensityOrMeasure = Annotated[
-    Annotated[Literal["measure"], Tag(": nor a table")] | Annotated[Intensity, Tag(":a table")],
+    Annotated[Literal["measure"], Tag(": nor a table")] | Annotated[IntensityValues, Tag(":a table")],
     _word_or("a table"),
     Field(description="Clipping range, mean and standard deviation in HU, or measure for those of the training set."),
 ]
 
 
-def measured(intensity: Literal["measure"] | Intensity) -> Intensity:
+def measured(intensity: Literal["measure"] | IntensityValues) -> IntensityValues:
     """Return an intensity as numbers; ConfigError for one that is yet to be measured."""
     if isinstance(intensity, str):
         raise ConfigError("intensity: is not measured yet")
@@ -775,7 +775,7 @@ class Configuration(Table):
     """Where the cases come from, and what each source's label files mean."""
     validation: ValidationDraw | None = None
     """Labeled cases that are drawn for validation, beside the sources' `validation_images`."""
-    labels: Annotated[tuple[Label, ...], Strict(False)] = Field(min_length=1, max_length=254)
+    labels: Annotated[tuple[LabelRow, ...], Strict(False)] = Field(min_length=1, max_length=254)
     """Structures that can be labeled."""
     categories: Annotated[tuple[Category, ...], Strict(False)] = Field(min_length=1)
     """Categories of cases. The first match wins, on the labels present in a case, the folder of its image and its

@@ -21,7 +21,7 @@ SOURCE = "cohort"
 Suffix = Annotated[str, Field(pattern=r"\.nii(\.gz)?$")]
 
 
-class Layout(Table):
+class FolderLayout(Table):
     """Folders, searched with their subfolders, and suffixes of file names; the defaults are FLARE23's."""
 
     training_images: Names = ("imagesTr2200",)
@@ -73,7 +73,7 @@ def _table(layout: Any) -> Mapping:
 def sources_of(values: Mapping) -> dict[str, dict]:
     """Return the sources that a layout stands for: one, and one more for each prefix; ConfigError if it is wrong."""
     try:
-        layout = Layout.model_validate(values)
+        layout = FolderLayout.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"layout.{explain(error)}") from error
     folders = [folder for key in KEYS for folder in getattr(layout, key)]

@@ -25,7 +25,7 @@ from flare23_lib.config.models import (
     Configuration,
     InferenceSettings,
     IntensityOrMeasure,
-    Label,
+    LabelRow,
     LeaveOut,
     MergePolicy,
     Millimeters,
@@ -53,8 +53,8 @@ PHASES = ("training", "inference")
 """The tables of a model that name a precision."""
 
 Values = Annotated[tuple[int, ...], Strict(False)]
-"""Label values."""
-Labels = Annotated[tuple[Label, ...], Strict(False)]
+"""LabelRow values."""
+Labels = Annotated[tuple[LabelRow, ...], Strict(False)]
 Made = Annotated[
     Architecture, BeforeValidator(lambda value: Architecture.of(**value) if isinstance(value, dict) else value)
 ]
@@ -311,7 +311,7 @@ class Config(Configuration):
         return CohortSettings.of(self, labels=self._plain_labels, categories=categories)
 
     @property
-    def _plain_labels(self) -> list[Label]:
+    def _plain_labels(self) -> list[LabelRow]:
         """The labels without what only trainings depend on."""
         return [label.model_copy(update={"hidden_in": ()}) for label in self.labels]
 

@@ -56,7 +56,7 @@ class SourceFiles:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFiles:
     """What lies in the folders.
 
     Attributes:
@@ -191,7 +191,7 @@ class _Listing:
             yield self.files[index]
 
 
-def find(cohort: Path, sources: Mapping[str, Source]) -> Found:
+def find(cohort: Path, sources: Mapping[str, Source]) -> FoundFiles:
     """Find the files that fit the sources' patterns.
 
     Args:
@@ -216,7 +216,7 @@ def find(cohort: Path, sources: Mapping[str, Source]) -> Found:
     if not any(source.images or source.unlabeled_images for source in files):
         wanted = [text for source in sources.values() for text in (*source.images, *source.unlabeled_images)]
         raise CohortError(f"{cohort}: no file fits {' or '.join(wanted)}")
-    return Found(cohort, files, frozenset(map(Path, twins)), tuple(map(Path, others)))
+    return FoundFiles(cohort, files, frozenset(map(Path, twins)), tuple(map(Path, others)))
 
 
 def _placed(cohort: Path, source: Source) -> list[_Placed]:
@@ -268,7 +268,7 @@ def _source_files(
     return SourceFiles(name, **plain, folders=folders, masks=dict(masks))
 
 
-def notices(found: Found, sources: Mapping[str, Source], draws: bool, evaluated: Sequence[str]) -> list[str]:
+def notices(found: FoundFiles, sources: Mapping[str, Source], draws: bool, evaluated: Sequence[str]) -> list[str]:
     """Return a line for everything that the configuration asks for and the folders do not have.
 
     Args:
@@ -304,7 +304,7 @@ def notices(found: Found, sources: Mapping[str, Source], draws: bool, evaluated:
     return lines
 
 
-def listing(found: Found) -> list[tuple[str, int, int, int]]:
+def listing(found: FoundFiles) -> list[tuple[str, int, int, int]]:
     """Return (path, size in bytes, modification time in ns, mode) of every file that was found or is reported.
 
     It changes whenever the scan has something new to read, and takes no look into any file.

@@ -20,7 +20,7 @@ import numpy as np
 
 from flare23_lib.errors import CohortError, ImageError
 from flare23_lib.io.dicom import Irregular, Series
-from flare23_lib.io.dicom_search import Annotation, Found, find_series
+from flare23_lib.io.dicom_search import Annotation, DicomSearch, find_series
 from flare23_lib.io.dicom_seg import Segment, read_seg
 from flare23_lib.io.label_tables import Structure, header_extension, label_table
 from flare23_lib.io.nifti import Volume, write_volume
@@ -136,7 +136,7 @@ def case_of(series: Series) -> str:
 
 
 def _import_series(
-    series: Series, found: Found, output: Path, names: NameTable | None, unmatched: Counter[str]
+    series: Series, found: DicomSearch, output: Path, names: NameTable | None, unmatched: Counter[str]
 ) -> dict[str, object]:
     case = case_of(series)
     image, label = output / "images" / f"{case}_0000.nii.gz", output / "labels" / f"{case}.nii.gz"

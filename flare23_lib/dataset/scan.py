@@ -14,7 +14,7 @@ from flare23_lib.config.settings import CohortSettings
 from flare23_lib.dataset import compare_sources, quality
 from flare23_lib.dataset.cases import Case
 from flare23_lib.dataset.categories import categorise
-from flare23_lib.dataset.discover import Files, Found, SourceFiles, find, place_of
+from flare23_lib.dataset.discover import Files, FoundFiles, SourceFiles, find, place_of
 from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.dataset.quality import QUARANTINE, UNLABELED, Finding, QualityIssue
 from flare23_lib.dataset.read_files import Task, read_files
@@ -62,7 +62,7 @@ def scan_cohort(cohort: Path, settings: CohortSettings, memory: Path, processes:
     return scan_found(find(cohort, settings.sources), settings, memory, processes)
 
 
-def scan_found(found: Found, settings: CohortSettings, memory: Path, processes: int = 1) -> CohortScan:
+def scan_found(found: FoundFiles, settings: CohortSettings, memory: Path, processes: int = 1) -> CohortScan:
     """Do as `scan_cohort` for files already found."""
     scanner = _Scanner(found, settings)
     scanner.infos = read_files(list(scanner.tasks()), memory, processes)
@@ -81,7 +81,7 @@ def scan_found(found: Found, settings: CohortSettings, memory: Path, processes: 
 class _Scanner:
     """Looks at case after case, and collects cases and issues."""
 
-    def __init__(self, found: Found, settings: CohortSettings) -> None:
+    def __init__(self, found: FoundFiles, settings: CohortSettings) -> None:
         self.found = found
         self.infos: Mapping[Task, ImageInfo] = {}
         self.labels = label_map(settings.labels)

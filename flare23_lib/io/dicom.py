@@ -49,7 +49,7 @@ class DicomFile:
 
 
 @dataclass(frozen=True)
-class Frame:
+class DicomFrame:
     """One slice of a series.
 
     Attributes:
@@ -99,7 +99,7 @@ class Series:
     orientation: tuple[tuple[float, float, float], tuple[float, float, float]]
     matrix: tuple[int, int]
     pixel_spacing: tuple[float, float]
-    frames: tuple[Frame, ...]
+    frames: tuple[DicomFrame, ...]
     irregular: Irregular = "refuse"
 
     def __str__(self) -> str:

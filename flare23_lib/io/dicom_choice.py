@@ -7,10 +7,10 @@ from pathlib import Path
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io.dicom import MIN_SLICES, Series
-from flare23_lib.io.dicom_search import Found
+from flare23_lib.io.dicom_search import DicomSearch
 
 
-def choose_series(found: Found, root: Path, wanted: str | None) -> list[Series]:
+def choose_series(found: DicomSearch, root: Path, wanted: str | None) -> list[Series]:
     """Return the series to segment.
 
     Args:
@@ -52,7 +52,7 @@ def format_series(series: Sequence[Series]) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
-def _what_else(found: Found) -> str:
+def _what_else(found: DicomSearch) -> str:
     counts: dict[str, int] = dict(found.passed_over)
     if found.annotations:
         counts["segmentation or structure set"] = len(found.annotations)

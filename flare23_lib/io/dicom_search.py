@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from flare23_lib.errors import ImageError
-from flare23_lib.io.dicom import DicomFile, Frame, Series
+from flare23_lib.io.dicom import DicomFile, DicomFrame, Series
 
 SAME_DIRECTION = 1e-3
 """Largest difference of direction cosines within one volume."""
@@ -40,7 +40,7 @@ class Annotation:
 
 
 @dataclass
-class Found:
+class DicomSearch:
     """What a search found: series, annotations of series, and files that are neither with the reason."""
 
     series: list[Series] = field(default_factory=list)
@@ -76,7 +76,7 @@ def files_of(root: Path) -> Iterator[DicomFile]:
         yield DicomFile(root)
 
 
-def find_series(root: Path) -> Found:
+def find_series(root: Path) -> DicomSearch:
     """Group the DICOM images below a folder, in a zip archive or in a file into series.
 
     Files are known by their content, whatever their names. Slices are grouped by Series Instance UID, then by
@@ -87,8 +87,8 @@ def find_series(root: Path) -> Found:
     """
     if not root.exists():
         raise ImageError(f"{root}: there is no such file or folder")
-    found, seen = Found(), set()
-    groups: dict[str, list[_Group]] = {}
+    found, seen = DicomSearch(), set()
+    groups: dict[str, list[_SliceGroup]] = {}
     for file in files_of(root):
         try:
             with file.open() as handle:
@@ -125,14 +125,14 @@ def _referenced_series(dataset: Dataset) -> Iterator[str]:
 
 
 @dataclass
-class _Group:
+class _SliceGroup:
     dataset: Dataset
     orientation: np.ndarray
     spacing: tuple[float, float]
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[DicomFrame] = field(default_factory=list)
 
 
-def _group(groups: dict[str, list[_Group]], file: DicomFile, dataset: Dataset, found: Found) -> None:
+def _group(groups: dict[str, list[_SliceGroup]], file: DicomFile, dataset: Dataset, found: DicomSearch) -> None:
     """Put the frames of a file into the groups they belong to."""
     for index in range(int(dataset.get("NumberOfFrames") or 1)):
         try:
@@ -146,13 +146,13 @@ def _group(groups: dict[str, list[_Group]], file: DicomFile, dataset: Dataset, f
             if same and _shape(group.dataset) == _shape(dataset) and np.allclose(group.spacing, spacing, rtol=1e-4):
                 break
         else:
-            group = _Group(dataset, orientation, spacing)
+            group = _SliceGroup(dataset, orientation, spacing)
             several.append(group)
         number = str(dataset.get("InstanceNumber", "?")) + (
             f" frame {index + 1}" if "NumberOfFrames" in dataset else ""
         )
         uid = str(dataset.get("SOPInstanceUID", ""))
-        group.frames.append(Frame(file, index, uid, number, tuple(position), slope, intercept))
+        group.frames.append(DicomFrame(file, index, uid, number, tuple(position), slope, intercept))
 
 
 def _shape(dataset: Dataset) -> tuple[int, int]:
@@ -192,7 +192,7 @@ def _item(dataset: Dataset, index: int, name: str) -> Dataset:
     return Dataset()
 
 
-def _series(root: Path, group: _Group) -> Series:
+def _series(root: Path, group: _SliceGroup) -> Series:
     dataset, (along_row, along_column) = group.dataset, group.orientation
     normal = np.cross(along_row, along_column)
     image_type = dataset.get("ImageType") or []

@@ -22,7 +22,7 @@ from flare23_lib import __version__
 from flare23_lib.errors import ImageError
 from flare23_lib.io.anatomy import Code
 from flare23_lib.io.atomic import atomic_path
-from flare23_lib.io.dicom import DicomFile, Frame, Series
+from flare23_lib.io.dicom import DicomFile, DicomFrame, Series
 from flare23_lib.io.label_tables import Structure
 
 MANUFACTURER = "flare23"
@@ -199,7 +199,7 @@ def _slice_of(file: DicomFile, series: Series, groups: Dataset, shared: Dataset,
     return nearest
 
 
-def frame_reference(frame: Frame, sop_class: str) -> Dataset:
+def frame_reference(frame: DicomFrame, sop_class: str) -> Dataset:
     """Return an item that refers to a slice."""
     item = Dataset()
     item.ReferencedSOPClassUID = sop_class

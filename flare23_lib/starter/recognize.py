@@ -88,7 +88,7 @@ def _fits(root: Path, folder: Path, keys: Mapping[str, Any]) -> bool:
 
 
 @dataclass
-class _Group:
+class _FileGroup:
     """Files of one form: `pattern` with `{case}`, and the files by case.
 
     In the `short` form what all names begin with is no part of the case.
@@ -149,7 +149,7 @@ def _guess(folder: Path) -> FolderSource:
     return FolderSource(name, keys, folder, remarks=tuple(remarks))
 
 
-def _groups(folder: Path, files: Sequence[Path]) -> Iterator[_Group]:
+def _groups(folder: Path, files: Sequence[Path]) -> Iterator[_FileGroup]:
     """Divide files into groups whose names differ in the case alone: in a folder's name, or in the file's."""
     above: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
     here: dict[tuple[str, str], list[Path]] = defaultdict(list)
@@ -169,7 +169,7 @@ def _groups(folder: Path, files: Sequence[Path]) -> Iterator[_Group]:
             and all(len(cases) > largest[path] for path in cases.values())
         ):
             taken |= set(cases.values())
-            yield _Group(f"{start}{{case}}{rest}", cases)
+            yield _FileGroup(f"{start}{{case}}{rest}", cases)
     singles: dict[str, list[Path]] = defaultdict(list)
     for (start, _), paths in here.items():
         left = [path for path in paths if path not in taken]
@@ -182,7 +182,7 @@ def _groups(folder: Path, files: Sequence[Path]) -> Iterator[_Group]:
             yield _of_names(start, paths)
 
 
-def _of_numbers(start: str, paths: Sequence[Path]) -> _Group:
+def _of_numbers(start: str, paths: Sequence[Path]) -> _FileGroup:
     """Return the group of names that differ in their numbers; numbers that all share are no part of the case."""
     pieces = [re.split(r"(\d+)", path.name) for path in paths]
     varying = [index for index in range(len(pieces[0])) if len({row[index] for row in pieces}) > 1]
@@ -190,10 +190,10 @@ def _of_numbers(start: str, paths: Sequence[Path]) -> _Group:
     suffix, before = "".join(pieces[0][last + 1 :]), "".join(pieces[0][:first])
     whole = {path.name.removesuffix(suffix): path for path in paths}
     short = {case.removeprefix(before): path for case, path in whole.items()}
-    return _Group(f"{start}{{case}}{suffix}", whole, f"{start}{before}{{case}}{suffix}", short)
+    return _FileGroup(f"{start}{{case}}{suffix}", whole, f"{start}{before}{{case}}{suffix}", short)
 
 
-def _of_names(start: str, paths: Sequence[Path]) -> _Group:
+def _of_names(start: str, paths: Sequence[Path]) -> _FileGroup:
     """Return the group of names of any form: they end in the same, from the last `_`, `-` or `.` that they share."""
     names = [path.name for path in paths]
     suffix = next(suffix for suffix in SUFFIXES if names[0].endswith(suffix))
@@ -204,12 +204,12 @@ def _of_names(start: str, paths: Sequence[Path]) -> _Group:
     if len(paths) == 1 and names[0].endswith(f"_0000{suffix}"):  # nnU-Net's channel
         suffix = f"_0000{suffix}"
     cases = {name.removesuffix(suffix): path for name, path in zip(names, paths, strict=True)}
-    return _Group(f"{start}{{case}}{suffix}", cases)
+    return _FileGroup(f"{start}{{case}}{suffix}", cases)
 
 
-def _masks(labels: Sequence[_Group]) -> tuple[str, list[str], set[str]] | None:
+def _masks(labels: Sequence[_FileGroup]) -> tuple[str, list[str], set[str]] | None:
     """Return the pattern of masks, their names and cases, if there are several label files in a folder per case."""
-    folders: dict[str, list[_Group]] = defaultdict(list)
+    folders: dict[str, list[_FileGroup]] = defaultdict(list)
     for group in labels:
         start, _, name = group.pattern.rpartition("/")
         if "{case}" in start and "{case}" not in name:
