@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from flare23_lib.config.load import read_yaml
-from flare23_lib.config.models import Source
-from flare23_lib.dataset.discover import files_below, find
+from flare23_lib.config.models import BACKGROUND, IGNORE, Source
+from flare23_lib.dataset.discover import SourceFiles, files_below, find
 from flare23_lib.dataset.image_info import read_info
 from flare23_lib.errors import CohortError, FlareError
 from flare23_lib.io.nifti import SUFFIXES
@@ -34,23 +34,52 @@ TABLE = re.compile(r"(label|class|lut|color).*\.(json|csv|tsv|txt)$")
 """Names of files that may name label values; other tables, such as lists of patients, hold numbers too."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class FolderSource:
-    """A source as it was recognized, in the form of the configuration.
+    """A source in the form of the configuration, and what is in its files.
 
     Attributes:
         name: of the source.
-        keys: patterns below `root`, and `prefix`, `annotated` or `values` where a preset has them.
         root: the folder that the patterns begin in.
+        keys: patterns, and `prefix`, `annotated` or `values` where a preset has them.
         names: names of values, where a table of the folder has them.
         remarks: what a user should know, one line each.
+        files: its files.
+        targets: labels by value, or by mask.
+        present: cases in which each value occurs.
     """
 
     name: str
-    keys: dict[str, object]
     root: Path
+    keys: dict[str, Any]
     names: Mapping[int, str] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
+    remarks: list[str] = field(default_factory=list)
+    files: SourceFiles = field(default_factory=lambda: SourceFiles(""))
+    targets: dict[str, Any] = field(default_factory=dict)
+    present: Counter[str] = field(default_factory=Counter)
+
+    def find(self, cohort: Path) -> SourceFiles:
+        """Return its files, whatever their values are; CohortError if there are none."""
+        values = dict.fromkeys(map(str, self.keys.get("values") or ()), BACKGROUND)
+        source = Source.model_validate({**self.keys, "values": values, "annotated": None})
+        return find(cohort, {self.name: source}).sources[0]
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels that its values stand for, one for each of them or one for each side."""
+        return [name for target in self.targets.values() for name in labels_of(target)]
+
+    @property
+    def has_unlabeled(self) -> bool:
+        """Whether it has images without labels."""
+        return bool(self.files.unlabeled_images) or not self.targets
+
+
+def labels_of(target: Any) -> list[str]:
+    """Return the labels that a value stands for: one, those of two sides, or none."""
+    if isinstance(target, Mapping):
+        return list(target["sides"])
+    return [] if target in (None, BACKGROUND, IGNORE) else [target]
 
 
 def recognize(folder: Path, presets: Path | None = None) -> FolderSource:
@@ -69,18 +98,18 @@ def recognize(folder: Path, presets: Path | None = None) -> FolderSource:
     for preset in sorted(presets.glob("*.yaml")) if presets else ():
         for name, keys in read_yaml(preset)["sources"].items():
             for root in (folder, folder.parent):
-                if _fits(root, folder, keys):
-                    return FolderSource(name, keys, root, remarks=(f"laid out as presets/sources/{preset.name}",))
-    found = _guess(folder)
-    return replace(found, names=names_of_values(folder))
+                source = FolderSource(name, root, keys, remarks=[f"laid out as presets/sources/{preset.name}"])
+                if _has_labeled_cases(source, folder):
+                    return source
+    source = _guess(folder)
+    source.names = names_of_values(folder)
+    return source
 
 
-def _fits(root: Path, folder: Path, keys: Mapping[str, Any]) -> bool:
-    """Say whether a root has labeled cases in a preset's layout, within a folder of it."""
-    source = Source.model_validate({key: value for key, value in keys.items() if key not in ("values", "annotated")})
-    named = {str(name): "background" for name in keys.get("values") or {}}
+def _has_labeled_cases(source: FolderSource, folder: Path) -> bool:
+    """Say whether a source has labeled cases, all of them within a folder."""
     try:
-        files = find(root, {"preset": Source.of(source, values=named)}).sources[0]
+        files = source.find(source.root)
     except CohortError:
         return False
     paired = [path for case, paths in files.images.items() if case in files.labels for path in paths]
@@ -124,9 +153,8 @@ def _guess(folder: Path) -> FolderSource:
         pattern, names, cases = masks
         image = max(images, key=lambda group: len(set(group.cases) & cases))
         values = {mask: identifier(mask) for mask in names}
-        return FolderSource(name, {"images": image.pattern, "masks": pattern, "values": values}, folder)
-    keys: dict[str, object] = {}
-    remarks = []
+        return FolderSource(name, folder, {"images": image.pattern, "masks": pattern, "values": values})
+    keys: dict[str, Any] = {}
     paired: set[str] = set()
     pairs = [
         (len(set(one[1]) & set(two[1])), one[0], two[0])
@@ -142,11 +170,11 @@ def _guess(folder: Path) -> FolderSource:
         short = any(group.short == image_pattern for group in images if group.short)
         patterns = [(group.short if short else "") or group.pattern for group in others]
         keys["unlabeled_images" if keys else "images"] = patterns
-    remarks += [
+    remarks = [
         f"{group.pattern} are label maps without an image" for group in labels
         if not paired & {group.pattern, group.short}
     ]  # fmt: skip
-    return FolderSource(name, keys, folder, remarks=tuple(remarks))
+    return FolderSource(name, folder, keys, remarks=remarks)
 
 
 def _groups(folder: Path, files: Sequence[Path]) -> Iterator[_FileGroup]:
