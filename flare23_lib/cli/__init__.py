@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for noisy in ("nibabel", "matplotlib", "numexpr", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        return args.run(args)
+        return args.run(args) or 0
     except FlareError as error:
         if args.debug:
             raise
