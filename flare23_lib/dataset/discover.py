@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from flare23_lib.config.models import PATTERN_KEYS, Source
@@ -131,19 +132,6 @@ def _distinct(files: list[Path]) -> list[Path]:
     return sorted(seen.values())
 
 
-def _is_nifti(file: str) -> bool:
-    return file.lower().endswith((".nii", ".nii.gz"))
-
-
-def _check_name(file: str) -> None:
-    """Raise CohortError if a file's name cannot be written into tables."""
-    try:
-        file.encode()
-    except UnicodeEncodeError as error:
-        shown = os.fsencode(file).decode("utf-8", "backslashreplace")
-        raise CohortError(f"{shown}: its name is not UTF-8; rename it") from error
-
-
 @dataclass(frozen=True)
 class _Placed:
     """A pattern of a source, and where its folder lies."""
@@ -164,31 +152,27 @@ class _Placed:
         return len(self.place.parts), self.pattern.weight
 
 
-class _Listing:
-    """The files below the folders of all patterns, each folder listed once. Plain strings: there may be 100,000."""
-
-    def __init__(self, places: set[Path]) -> None:
-        outermost = [place for place in places if not any(other in place.parents for other in places)]
-        files = {file for place in outermost for file in self._files(place)}
-        self.files = sorted(files)
-
-    @staticmethod
-    def _files(place: Path) -> list[str]:
+def _nifti_files(places: set[Path]) -> list[str]:
+    """Return the NIfTI files below folders, sorted, each folder listed once. Plain strings: there may be 100,000."""
+    found: set[str] = set()
+    for place in places:
         try:
-            files = files_below(str(place)) if place.is_dir() else []
+            if not any(other in place.parents for other in places) and place.is_dir():
+                found.update(file for file in files_below(str(place)) if file.lower().endswith((".nii", ".nii.gz")))
         except OSError as error:
             raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-        files = [file for file in files if _is_nifti(file)]
-        for file in files:
-            _check_name(file)
-        return files
+    for file in found:
+        try:
+            file.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(file).decode("utf-8", "backslashreplace")
+            raise CohortError(f"{shown}: its name is not UTF-8; rename it") from error
+    return sorted(found)
 
-    def below(self, start: str) -> Iterator[str]:
-        """Yield the files whose paths begin so, in order."""
-        for index in range(bisect_left(self.files, start), len(self.files)):
-            if not self.files[index].startswith(start):
-                return
-            yield self.files[index]
+
+def _beginning_with(start: str, files: Sequence[str]) -> Iterator[str]:
+    """Return those of sorted files whose paths begin so."""
+    return takewhile(lambda file: file.startswith(start), files[bisect_left(files, start) :])
 
 
 def find(cohort: Path, sources: Mapping[str, Source]) -> FoundFiles:
@@ -205,14 +189,13 @@ def find(cohort: Path, sources: Mapping[str, Source]) -> FoundFiles:
     if not cohort.is_dir():
         raise CohortError(f"cohort: there is no folder {cohort}; give yours with --config cohort=FOLDER")
     placed = {name: _placed(cohort, source) for name, source in sources.items()}
-    listing = _Listing({one.place for patterns in placed.values() for one in patterns})
+    present = _nifti_files({one.place for patterns in placed.values() for one in patterns})
     taken: set[str] = set()
-    files = tuple(_source_files(name, sources[name], patterns, listing, taken) for name, patterns in placed.items())
-    present = set(listing.files)
-    twins = {file for file in taken if file.endswith(".gz") and file.removesuffix(".gz") in present}
+    files = tuple(_source_files(name, sources[name], patterns, present, taken) for name, patterns in placed.items())
+    twins = {file for file in taken if file.endswith(".gz")} & {f"{file}.gz" for file in present}
     known = taken | {twin.removesuffix(".gz") for twin in twins}
     flat = {one.start for patterns in placed.values() for one in patterns if one.pattern.is_flat}
-    others = sorted({file for start in flat for file in listing.below(start)} - known)
+    others = sorted({file for start in flat for file in _beginning_with(start, present)} - known)
     if not any(source.images or source.unlabeled_images for source in files):
         wanted = [text for source in sources.values() for text in (*source.images, *source.unlabeled_images)]
         raise CohortError(f"{cohort}: no file fits {' or '.join(wanted)}")
@@ -225,7 +208,7 @@ def _placed(cohort: Path, source: Source) -> list[_Placed]:
 
 
 def _source_files(
-    name: str, source: Source, patterns: Sequence[_Placed], listing: _Listing, taken: set[str]
+    name: str, source: Source, patterns: Sequence[_Placed], present: Sequence[str], taken: set[str]
 ) -> SourceFiles:
     """Give each file to the closest pattern that fits it, and add it to those that are taken."""
     closest: dict[str, tuple[tuple[int, int], _Placed, str]] = {}
@@ -233,7 +216,7 @@ def _source_files(
     for one in patterns:
         match = one.pattern.expression.fullmatch
         skip = len(one.start)
-        for file in listing.below(one.start):
+        for file in _beginning_with(one.start, present):
             found = match(file, skip)
             if found and (file not in closest or one.closeness > closest[file][0]):
                 closest[file] = (one.closeness, one, found["case"])
@@ -280,18 +263,12 @@ def notices(found: FoundFiles, sources: Mapping[str, Source], draws: bool, evalu
     lines = []
     for name, source in sources.items():
         for key, texts in source.patterns.items():
-            folders = {FilePattern.parse(text).folder: text for text in texts}
-            there = {folder for folder in folders if place_of(found.cohort, folder).is_dir()}
-            listed: set[str] = set()
-            for folder in folders:
-                names = next((names for names in OF_RELEASES if folder in names), {folder})
-                if not there & names and folder not in listed:
-                    words = " or ".join(other for other in folders if other in names)
-                    lines.append(
-                        f"sources.{name}.{key}: there is no folder {words} in {found.cohort}; none of its cases "
-                        "takes part"
-                    )
-                    listed |= names
+            folders = dict.fromkeys(FilePattern.parse(text).folder for text in texts)
+            releases = [next((names for names in OF_RELEASES if folder in names), {folder}) for folder in folders]
+            for folder_names in dict.fromkeys(tuple(one for one in folders if one in names) for names in releases):
+                if not any(place_of(found.cohort, folder).is_dir() for folder in folder_names):
+                    missing = f"there is no folder {' or '.join(folder_names)} in {found.cohort}"
+                    lines.append(f"sources.{name}.{key}: {missing}; none of its cases takes part")
     lines += [
         f"sources.{source.name}: no image fits its patterns; none of its cases takes part"
         for source in found.sources

@@ -44,6 +44,11 @@ class DicomFile:
         with zipfile.ZipFile(self.path) as archive:
             return BytesIO(archive.read(self.member))
 
+    def read(self, without_pixels: bool = False) -> pydicom.Dataset:
+        """Read it whole, or up to its pixels."""
+        with self.open() as handle:
+            return pydicom.dcmread(handle, stop_before_pixels=without_pixels, force=True)
+
     def __str__(self) -> str:
         return f"{self.path}/{self.member}" if self.member else str(self.path)
 
@@ -214,16 +219,32 @@ def _read_frames(series: Series) -> np.ndarray:
 def _stored_frames(file: DicomFile) -> np.ndarray:
     """Decode a file's frames, (frames, rows, columns)."""
     try:
-        with file.open() as handle:
-            dataset = pydicom.dcmread(handle, force=True)
-            if dataset.get("SamplesPerPixel", 1) != 1 or dataset.get("PhotometricInterpretation") != "MONOCHROME2":
-                raise ImageError(f"{file}: is {dataset.get('PhotometricInterpretation')}, no CT image")
-            if "TransferSyntaxUID" not in dataset.file_meta:
-                dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
-            pixels = dataset.pixel_array
+        dataset = file.read()
+        if dataset.get("SamplesPerPixel", 1) != 1 or dataset.get("PhotometricInterpretation") != "MONOCHROME2":
+            raise ImageError(f"{file}: is {dataset.get('PhotometricInterpretation')}, no CT image")
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        return frames_of(dataset)
     except ImageError:
         raise
     except Exception as error:  # codecs fail in many ways
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ImageError(f"{file}: its pixels cannot be decoded ({reason})") from error
+
+
+def frames_of(dataset: pydicom.Dataset) -> np.ndarray:
+    """Return the decoded pixels of an image or segmentation, (frames, rows, columns)."""
+    pixels = dataset.pixel_array
     return pixels if pixels.ndim == 3 else pixels[None]
+
+
+def frame_attributes(dataset: pydicom.Dataset, index: int, name: str) -> pydicom.Dataset:
+    """Return the attributes of a frame that a sequence of a multi-frame file holds, or the file's own."""
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        return dataset
+    own = dataset.PerFrameFunctionalGroupsSequence[index]
+    shared = dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
+    for groups in (own, shared[0]):
+        if groups.get(name):
+            return groups.get(name)[0]
+    return pydicom.Dataset()

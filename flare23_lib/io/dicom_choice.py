@@ -53,12 +53,12 @@ def format_series(series: Sequence[Series]) -> str:
 
 
 def _what_else(found: DicomSearch) -> str:
-    counts: dict[str, int] = dict(found.passed_over)
+    counts = found.passed_over.copy()
     if found.annotations:
         counts["segmentation or structure set"] = len(found.annotations)
     for series in found.series:
         kind = "localizer" if series.modality == "CT" else f"series of modality {series.modality or 'unknown'}"
         if series.modality == "CT" and not series.is_localizer:
             kind = f"CT series of fewer than {MIN_SLICES} slices"
-        counts[kind] = counts.get(kind, 0) + 1
+        counts[kind] += 1
     return ", ".join(f"{count} x {what}" for what, count in counts.items()) or "it is empty"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from flare23_lib.errors import ImageError
-from flare23_lib.io.dicom import DicomFile, DicomFrame, Series
+from flare23_lib.io.dicom import DicomFile, DicomFrame, Series, frame_attributes
 
 SAME_DIRECTION = 1e-3
 """Largest difference of direction cosines within one volume."""
@@ -45,11 +46,7 @@ class DicomSearch:
 
     series: list[Series] = field(default_factory=list)
     annotations: list[Annotation] = field(default_factory=list)
-    passed_over: dict[str, int] = field(default_factory=dict)
-
-    def pass_over(self, reason: str) -> None:
-        """Count a file that is no slice."""
-        self.passed_over[reason] = self.passed_over.get(reason, 0) + 1
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 def is_dicom(handle: BinaryIO) -> bool:
@@ -93,7 +90,7 @@ def find_series(root: Path) -> DicomSearch:
         try:
             with file.open() as handle:
                 if not is_dicom(handle):
-                    found.pass_over("no DICOM file")
+                    found.passed_over["no DICOM file"] += 1
                     continue
                 dataset = pydicom.dcmread(handle, stop_before_pixels=True, specific_tags=TAGS, force=True)
         except (OSError, zipfile.BadZipFile, InvalidDicomError, EOFError, ValueError) as error:
@@ -101,9 +98,9 @@ def find_series(root: Path) -> DicomSearch:
         if dataset.get("Modality") in ("SEG", "RTSTRUCT"):
             found.annotations.append(Annotation(file, str(dataset.Modality), tuple(_referenced_series(dataset))))
         elif dataset.get("Rows") is None:
-            found.pass_over(f"no image ({dataset.get('Modality', 'no modality')})")
+            found.passed_over[f"no image ({dataset.get('Modality', 'no modality')})"] += 1
         elif dataset.get("SOPInstanceUID") in seen:
-            found.pass_over("a second copy of an image")
+            found.passed_over["a second copy of an image"] += 1
         else:
             seen.add(dataset.get("SOPInstanceUID"))
             _group(groups, file, dataset, found)
@@ -138,7 +135,7 @@ def _group(groups: dict[str, list[_SliceGroup]], file: DicomFile, dataset: Datas
         try:
             position, orientation, spacing, slope, intercept = _plane(dataset, index)
         except (AttributeError, IndexError, TypeError, ValueError):
-            found.pass_over(f"an image without position ({dataset.get('Modality', 'no modality')})")
+            found.passed_over[f"an image without position ({dataset.get('Modality', 'no modality')})"] += 1
             return
         several = groups.setdefault(str(dataset.get("SeriesInstanceUID", "")), [])
         for group in several:
@@ -148,9 +145,8 @@ def _group(groups: dict[str, list[_SliceGroup]], file: DicomFile, dataset: Datas
         else:
             group = _SliceGroup(dataset, orientation, spacing)
             several.append(group)
-        number = str(dataset.get("InstanceNumber", "?")) + (
-            f" frame {index + 1}" if "NumberOfFrames" in dataset else ""
-        )
+        number = str(dataset.get("InstanceNumber", "?"))
+        number += f" frame {index + 1}" if "NumberOfFrames" in dataset else ""
         uid = str(dataset.get("SOPInstanceUID", ""))
         group.frames.append(DicomFrame(file, index, uid, number, tuple(position), slope, intercept))
 
@@ -161,35 +157,18 @@ def _shape(dataset: Dataset) -> tuple[int, int]:
 
 def _plane(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray, tuple[float, float], float, float]:
     """Return position, orientation (2, 3), pixel spacing, slope and intercept of a frame."""
-    position = _item(dataset, index, "PlanePositionSequence").ImagePositionPatient
-    orientation = _item(dataset, index, "PlaneOrientationSequence").ImageOrientationPatient
-    spacing = _item(dataset, index, "PixelMeasuresSequence").PixelSpacing
-    values = _item(dataset, index, "PixelValueTransformationSequence")
+    position = frame_attributes(dataset, index, "PlanePositionSequence").ImagePositionPatient
+    orientation = frame_attributes(dataset, index, "PlaneOrientationSequence").ImageOrientationPatient
+    spacing = frame_attributes(dataset, index, "PixelMeasuresSequence").PixelSpacing
+    values = frame_attributes(dataset, index, "PixelValueTransformationSequence")
     directions = np.array([float(value) for value in orientation]).reshape(2, 3)
     directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     rows, columns = (float(value) for value in spacing)
     if not (np.isfinite(directions).all() and min(rows, columns) > 0 and abs(directions[0] @ directions[1]) < 0.01):
         raise ValueError("no plane")
     place = np.array([float(value) for value in position]).reshape(3)
-    return (
-        place,
-        directions,
-        (rows, columns),
-        float(values.get("RescaleSlope", 1)),
-        float(values.get("RescaleIntercept", 0)),
-    )
-
-
-def _item(dataset: Dataset, index: int, name: str) -> Dataset:
-    """Return the attributes of a frame that a sequence of a multi-frame file holds, or the file's own."""
-    if "PerFrameFunctionalGroupsSequence" not in dataset:
-        return dataset
-    own = dataset.PerFrameFunctionalGroupsSequence[index]
-    shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    for groups in (own, shared[0]):
-        if groups.get(name):
-            return groups.get(name)[0]
-    return Dataset()
+    slope, intercept = float(values.get("RescaleSlope", 1)), float(values.get("RescaleIntercept", 0))
+    return place, directions, (rows, columns), slope, intercept
 
 
 def _series(root: Path, group: _SliceGroup) -> Series:
