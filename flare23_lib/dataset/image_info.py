@@ -13,9 +13,10 @@ from isal import isal_zlib
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
+from flare23_lib.io.geometry import Geometry, lengths_at_corners
 from flare23_lib.io.identity import file_identity, identity_of
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
-from flare23_lib.io.nifti import Geometry, Stream, with_qfac
+from flare23_lib.io.nifti import Stream, with_qfac
 from flare23_lib.labels import IGNORE_VALUE
 
 OLD_NAMES = {"fault": "issue"}
@@ -157,9 +158,8 @@ def _forms_apart(header: nib.Nifti1Header, geometry: Geometry) -> float:
         qform = with_qfac(header).get_qform()
     except (nib.spatialimages.HeaderDataError, ValueError):  # a quaternion longer than 1
         return float("inf")
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in geometry.shape[::-1]])).reshape(3, -1)
-    apart = (qform - header.get_sform())[:3]
-    return float(np.linalg.norm(apart[:, :3] @ corners + apart[:, 3:], axis=0).max()) * nifti.millimeters(header)
+    apart = lengths_at_corners(geometry.shape, qform - header.get_sform())
+    return float(apart.max()) * nifti.millimeters(header)
 
 
 def _read_voxels(stream: Stream, is_label: bool) -> dict:

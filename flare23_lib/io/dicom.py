@@ -19,7 +19,8 @@ import pydicom
 
 from flare23_lib.axes import as_triple
 from flare23_lib.errors import ImageError
-from flare23_lib.io.nifti import Geometry, Volume, header_for
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume, header_for
 from flare23_lib.io.slices import SliceGrid, grid_of, resampled_along_normal
 
 log = logging.getLogger(__name__)

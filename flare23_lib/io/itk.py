@@ -9,7 +9,8 @@ import SimpleITK
 
 from flare23_lib.axes import as_triple
 from flare23_lib.errors import ImageError
-from flare23_lib.io.nifti import Geometry, Volume, header_for
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume, header_for
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

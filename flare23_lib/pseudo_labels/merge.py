@@ -16,7 +16,7 @@ from pydantic import Strict
 
 from flare23_lib.config.models import MergePolicy
 from flare23_lib.errors import MergeError
-from flare23_lib.io.nifti import Geometry
+from flare23_lib.io.geometry import Geometry
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.pseudo_labels.tumors import find_tumors
 

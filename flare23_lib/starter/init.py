@@ -20,7 +20,7 @@ from flare23_lib.config.load import read_yaml
 from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.dataset.read_files import Task, read_files
 from flare23_lib.errors import CohortError
-from flare23_lib.io.nifti import Geometry
+from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.starter.planner import plan_network
 from flare23_lib.starter.recognize import FolderSource, labels_of, recognize

@@ -11,7 +11,8 @@ from flare23_lib.dataset.image_info import read_info
 from flare23_lib.inference.bundle import Bundle, Model, ModelLabel
 from flare23_lib.inference.engine import Engine
 from flare23_lib.io import nifti
-from flare23_lib.io.nifti import Geometry, Volume
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.preprocessing.intensity import draw_foreground, pool

@@ -8,6 +8,7 @@ import pytest
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
 from flare23_lib.io.identity import file_identity
+from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.images import held_bytes
 from flare23_lib.io.orientation import Orientation
 
@@ -213,9 +214,9 @@ def test_geometries_that_differ_say_how(image):
     moved = geometry.affine.copy()
     moved[0, 3] += 1
     assert geometry.difference(geometry) is None
-    assert "axes" in geometry.difference(nifti.Geometry(geometry.shape, flipped, geometry.spacing))
-    assert "origin" in geometry.difference(nifti.Geometry(geometry.shape, moved, geometry.spacing))
-    assert "shape" in geometry.difference(nifti.Geometry((1, 2, 3), geometry.affine, geometry.spacing))
+    assert "axes" in geometry.difference(Geometry(geometry.shape, flipped, geometry.spacing))
+    assert "origin" in geometry.difference(Geometry(geometry.shape, moved, geometry.spacing))
+    assert "shape" in geometry.difference(Geometry((1, 2, 3), geometry.affine, geometry.spacing))
 
 
 def _with_header(path, **fields):

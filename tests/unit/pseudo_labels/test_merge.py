@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from flare23_lib.errors import MergeError
-from flare23_lib.io.nifti import Geometry
+from flare23_lib.io.geometry import Geometry
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.pseudo_labels.merge import OUTCOMES, MergeRules, Votes, check_geometry, merge
 
