@@ -7,8 +7,8 @@ import pytest
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
-from flare23_lib.io.identity import file_identity
 from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.identity import file_identity
 from flare23_lib.io.images import held_bytes
 from flare23_lib.io.orientation import Orientation
 
