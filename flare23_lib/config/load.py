@@ -16,7 +16,9 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from flare23_lib.config.models import BACKGROUND, FILE_PATTERN, IDENTIFIER, Configuration, Table
+from flare23_lib.config.cohort_models import BACKGROUND
+from flare23_lib.config.models import Configuration
+from flare23_lib.config.tables import FILE_PATTERN, IDENTIFIER, Table
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime import devices
 
@@ -222,7 +224,7 @@ def _explain(error: ErrorDetails) -> tuple[int, str]:
     if kind == "missing":
         key = place.pop()
         message = f"the key {key!r} is missing" if isinstance(key, str) else f"has {key} entries, too few"
-    elif kind == "literal_error" and str(place[-1]).startswith(": nor"):  # see `models._word_or`
+    elif kind == "literal_error" and str(place[-1]).startswith(": nor"):  # see `tables.word_or`
         words = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
         message = f"{value!r} is {f'none of {words},' if ', ' in words else f'neither {words}'}{str(place[-1])[1:]}"
     elif kind in TYPES:

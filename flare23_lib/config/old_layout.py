@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from flare23_lib.config.load import explain, merge
-from flare23_lib.config.models import Identifier, Names, Table
+from flare23_lib.config.tables import Identifier, Names, Table
 from flare23_lib.errors import ConfigError
 
 log = logging.getLogger(__name__)

@@ -16,35 +16,31 @@ from pydantic import BeforeValidator, Strict, ValidationError
 
 from flare23_lib.choices import WEIGHTS_FILE, EvaluationMode, OrientationMode, References
 from flare23_lib.config.checks import check_consistency, order_of
-from flare23_lib.config.load import explain, merge, prepared, read_yaml, with_new_names
-from flare23_lib.config.models import (
+from flare23_lib.config.cohort_models import (
     IGNORE,
-    OLD_NAMES,
     Category,
-    Completion,
-    Configuration,
-    InferenceSettings,
-    IntensityOrMeasure,
     LabelRow,
-    LeaveOut,
-    MergePolicy,
-    Millimeters,
-    ModelSettings,
-    Names,
-    Positive,
     QualityIssues,
     Scan,
-    Share,
     Source,
-    Table,
-    TrainingProtocol,
-    TrainOn,
     ValidationDraw,
-    Voxels,
     label_map,
 )
+from flare23_lib.config.load import explain, merge, prepared, read_yaml, with_new_names
+from flare23_lib.config.models import Configuration
 from flare23_lib.config.old_layout import with_sources
 from flare23_lib.config.smoke import is_smoke, shrunk
+from flare23_lib.config.tables import OLD_NAMES, Millimeters, Names, Positive, Share, Table, Voxels
+from flare23_lib.config.training_models import (
+    Completion,
+    InferenceSettings,
+    IntensityOrMeasure,
+    LeaveOut,
+    MergePolicy,
+    ModelSettings,
+    TrainingProtocol,
+    TrainOn,
+)
 from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture

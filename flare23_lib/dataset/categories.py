@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from flare23_lib.config.models import Category, subset_of
+from flare23_lib.config.cohort_models import Category, subset_of
 
 
 def part_key(case: str) -> str:

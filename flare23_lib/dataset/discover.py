@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
-from flare23_lib.config.models import PATTERN_KEYS, Source
+from flare23_lib.config.cohort_models import PATTERN_KEYS, Source
 from flare23_lib.errors import CohortError
 from flare23_lib.io.patterns import MASK, FilePattern
 

@@ -66,7 +66,7 @@ class QualityIssue:
     @property
     def remedy(self) -> str:
         """What to do."""
-        from flare23_lib.config.models import QualityIssues  # pydantic, which `flare23 predict` can do without
+        from flare23_lib.config.cohort_models import QualityIssues  # pydantic, which `flare23 predict` can do without
 
         return QualityIssues.model_fields[self.kind].description or ""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from flare23_lib.config.models import label_map
+from flare23_lib.config.cohort_models import label_map
 from flare23_lib.config.settings import CohortSettings
 from flare23_lib.dataset import compare_sources, quality
 from flare23_lib.dataset.cases import Case

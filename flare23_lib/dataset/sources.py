@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flare23_lib.config.models import BACKGROUND, IGNORE, NameOrSides, Sides, Source, ValidationDraw
+from flare23_lib.config.cohort_models import BACKGROUND, IGNORE, NameOrSides, Sides, Source, ValidationDraw
 from flare23_lib.dataset.discover import SourceFiles
 from flare23_lib.io.label_maps import LabelFiles, Target, ValueTable
 from flare23_lib.labels import IGNORE_VALUE, LabelMap

@@ -12,8 +12,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from flare23_lib.config.cohort_models import BACKGROUND, IGNORE, Source
 from flare23_lib.config.load import read_yaml
-from flare23_lib.config.models import BACKGROUND, IGNORE, Source
 from flare23_lib.dataset.discover import SourceFiles, files_below, find
 from flare23_lib.dataset.image_info import read_info
 from flare23_lib.errors import CohortError, FlareError

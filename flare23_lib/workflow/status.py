@@ -9,8 +9,8 @@ from pathlib import Path
 from flare23_lib.cache.entries import Entry, Metadata
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
-from flare23_lib.config.models import IntensityValues
 from flare23_lib.config.settings import CompletionSettings, PreprocessingSettings, TrainingSettings
+from flare23_lib.config.training_models import IntensityValues
 from flare23_lib.dataset.discover import find, notices
 from flare23_lib.dataset.scan import CohortScan, scan_found
 from flare23_lib.errors import StoreError

@@ -9,7 +9,7 @@ from cohorts import SETTINGS, changed, label_array, laid_out, small_cohort, writ
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import checks
-from flare23_lib.config.models import Category, label_map
+from flare23_lib.config.cohort_models import Category, label_map
 from flare23_lib.config.settings import TrainingSet
 from flare23_lib.dataset.cases import Case, read_cases, usable_cases, write_cases
 from flare23_lib.dataset.categories import categorise, fits

@@ -14,7 +14,7 @@ import pytest
 from cohorts import AFFINE, SETTINGS, SHAPE, changed, image_array, label_array, write
 from places import REPOSITORY
 
-from flare23_lib.config.models import QualityIssues
+from flare23_lib.config.cohort_models import QualityIssues
 from flare23_lib.dataset.image_info import read_info
 from flare23_lib.dataset.quality import QUARANTINE
 from flare23_lib.dataset.scan import scan_cohort
