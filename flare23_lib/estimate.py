@@ -17,7 +17,8 @@ import pandas as pd
 
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
-from flare23_lib.config.settings import InferenceSettings, TrainingSettings
+from flare23_lib.config.settings import TrainingSettings
+from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset import flare23
 from flare23_lib.dataset.cases import Case, read_cases
 from flare23_lib.errors import ConfigError

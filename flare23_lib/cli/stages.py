@@ -77,7 +77,7 @@ def _stage_train(args: argparse.Namespace) -> None:
 
 
 def _stage_export(args: argparse.Namespace) -> None:
-    from flare23_lib.config.settings import InferenceSettings
+    from flare23_lib.config.training_models import InferenceSettings
     from flare23_lib.labels import Label
     from flare23_lib.nnunet.train import export
 
@@ -98,7 +98,7 @@ def _stage_pseudo_label(args: argparse.Namespace) -> None:
 
 
 def _model(args: argparse.Namespace, name: str) -> ModelUse:
-    from flare23_lib.config.settings import InferenceSettings
+    from flare23_lib.config.training_models import InferenceSettings
     from flare23_lib.inference.segmentations import ModelUse
 
     return ModelUse(name, InferenceSettings.from_json(args.settings["inference"]), args.device, args.threads)

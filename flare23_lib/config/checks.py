@@ -7,7 +7,7 @@ from collections.abc import Collection
 from itertools import pairwise
 
 from flare23_lib.config.cohort_models import Category, label_map, subset_of
-from flare23_lib.config.load import check_known
+from flare23_lib.config.messages import check_known
 from flare23_lib.config.models import Configuration
 from flare23_lib.config.source_checks import check_sources, stated_labels
 from flare23_lib.config.training_models import PASSES, Completion, MergePolicy, ModelSettings, TrainingProtocol

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    Strict,
-)
+from pydantic import AfterValidator, Field, Strict
 
 from flare23_lib.choices import EvaluationMode, References
 from flare23_lib.config.cohort_models import Category, LabelRow, QualityIssues, Scan, Source, ValidationDraw

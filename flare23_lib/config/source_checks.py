@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from flare23_lib.config.cohort_models import BACKGROUND, IGNORE, Category, Source
-from flare23_lib.config.load import check_known
+from flare23_lib.config.messages import check_known
 from flare23_lib.config.models import Configuration
 from flare23_lib.errors import ConfigError
 from flare23_lib.io.patterns import MASK, FilePattern

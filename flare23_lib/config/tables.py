@@ -39,9 +39,9 @@ OLD_NAMES = {
     "subset": "part",
     "tile_step_size": "step",
 }
-"""Key -> its name up to version 0.1. For one more release, configurations may have the old names
-(`load.with_new_names`). Files of settings and the store's fingerprints keep them: with new names they would be other
-fingerprints, and what a user has computed would be computed again."""
+"""Key -> its name up to version 0.1. For one more release, configurations may have the old names (`old_keys`). Files
+of settings and the store's fingerprints keep them: with new names they would be other fingerprints, and what a user
+has computed would be computed again."""
 
 
 class Table(BaseModel):
@@ -100,7 +100,7 @@ def _unique(values: tuple) -> tuple:
 
 
 def word_or(group: str) -> Discriminator:
-    """Tell a word from a table or a list; the tags are part of the place of an error (`load.explain`)."""
+    """Tell a word from a table or a list; the tags are part of the place of an error (`messages.explain`)."""
     return Discriminator(
         lambda value: f":{group}" if isinstance(value, Mapping | Table | list | tuple) else f": nor {group}"
     )

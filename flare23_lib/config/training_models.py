@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    Strict,
-    Tag,
-)
+from pydantic import Field, Strict, Tag
 
 from flare23_lib.choices import OrientationMode, Precision, Windows
 from flare23_lib.config.tables import (

@@ -1,15 +1,17 @@
-"""Configurations up to version 0.1, which have `layout` (folders and suffixes) in the place of `sources`."""
+"""Configurations up to version 0.1: old names of keys, and `layout` (folders, suffixes) in the place of `sources`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import Field, ValidationError
 
-from flare23_lib.config.load import explain, merge
+from flare23_lib.config.load import merge
+from flare23_lib.config.messages import explain
+from flare23_lib.config.models import Configuration
 from flare23_lib.config.tables import Identifier, Names, Table
 from flare23_lib.errors import ConfigError
 
@@ -34,14 +36,8 @@ class FolderLayout(Table):
     label_suffix: Suffix = ".nii.gz"
 
 
-KEYS = {
-    "training_images": "images",
-    "training_labels": "labels",
-    "unlabeled_images": "unlabeled_images",
-    "validation_images": "validation_images",
-    "validation_labels": "validation_labels",
-}
-"""Key of a layout -> of a source."""
+KEYS = ("training_images", "training_labels", "unlabeled_images", "validation_images", "validation_labels")
+"""Keys of a layout that name folders; those of a source are the same without `training_`."""
 
 
 def with_sources(layers: Sequence[Mapping]) -> list[dict]:
@@ -81,13 +77,62 @@ def sources_of(values: Mapping) -> dict[str, dict]:
         if folder not in folders:
             raise ConfigError(f"layout.prefixes: there is no folder {folder!r}; there are {', '.join(folders)}")
     sources: dict[str, dict] = {}
-    for key, name in KEYS.items():
+    for key in KEYS:
         suffix = layout.image_suffix if key.endswith("images") else layout.label_suffix
         for folder in getattr(layout, key):
             prefix = layout.prefixes.get(folder)
             source = sources.setdefault(prefix or SOURCE, {} if prefix else {"prefix": ""})
             pattern = f"{folder.rstrip('/') or '/'}/**/{{case}}{suffix}".removeprefix("./")
-            patterns = source.setdefault(name, [])
+            patterns = source.setdefault(key.removeprefix("training_"), [])
             if pattern not in patterns:  # one folder in several spellings
                 patterns.append(pattern)
     return sources
+
+
+def with_new_names(layers: Iterable[Mapping]) -> list[dict]:
+    """Return files, and what else is laid over them, with the new names of keys; the log names the old ones.
+
+    Raises:
+        ConfigError: a table has a key by both names.
+    """
+    old: dict[str, str] = {}
+    renamed = [_renamed(layer, Configuration, "", old) for layer in layers]
+    if old:
+        listed = ", ".join(f"{place} is now {name}" for name, place in old.items())
+        log.warning("configuration: old names of keys, which the next release will not read: %s", listed)
+    return renamed
+
+
+def _renamed(values: Any, table: type[Table], place: str, old: dict[str, str]) -> Any:
+    """Rename the keys of a table and of those in it; `old` gets each new name with the first place of the old one."""
+    if not isinstance(values, Mapping):
+        return values
+    renamed = dict(values)
+    for name, field in table.model_fields.items():
+        alias = field.alias or name
+        if alias != name and alias in renamed:
+            if name in renamed:
+                raise ConfigError(f"{place}{name}: is given by its old name {alias}, too")
+            renamed[name] = renamed.pop(alias)
+            old.setdefault(name, place + alias)
+        value = renamed.get(name)
+        for inner in _tables(field.annotation):
+            if isinstance(value, list):
+                renamed[name] = [
+                    _renamed(item, inner, f"{place}{name}[{index}].", old) for index, item in enumerate(value)
+                ]
+            elif get_origin(field.annotation) is dict and isinstance(value, Mapping):
+                renamed[name] = {
+                    key: _renamed(item, inner, f"{place}{name}.{key}.", old) for key, item in value.items()
+                }
+            elif isinstance(value, Mapping):
+                renamed[name] = _renamed(value, inner, f"{place}{name}.", old)
+    return renamed
+
+
+def _tables(annotation: Any) -> Iterator[type[Table]]:
+    """Yield the tables in a type."""
+    if isinstance(annotation, type) and issubclass(annotation, Table):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _tables(part)
