@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flare23_lib.dataset.image_info import ImageInfo
-from flare23_lib.io.label_maps import ValueTable, unknown_values
+from flare23_lib.io.label_maps import ValueTable, listed, unknown_values
 from flare23_lib.labels import IGNORE_VALUE, LabelMap
 
 QUARANTINE, WARN, UNLABELED = "quarantine", "warn", "unlabeled"
@@ -172,10 +172,10 @@ def label_issues(info: ImageInfo, labels: LabelMap, table: ValueTable | None = N
         return
     negative = [value for value in info.voxels if value < 0]
     if negative:
-        yield "negative_label_values", f"has the values {_listed(negative)}"
+        yield "negative_label_values", f"has the values {listed(negative)}"
     positive = [value for value in info.voxels if value > 0 and value != IGNORE_VALUE]
     if table is None and (unknown := [value for value in positive if value not in labels.values]):
-        yield "unknown_label_values", f"has the values {_listed(unknown)}, which are not in `labels`"
+        yield "unknown_label_values", unknown_values(unknown, "`labels`")
     if table is not None and (unknown := table.unknown(positive)):
         yield "unknown_label_values", unknown_values(unknown)
 
@@ -204,7 +204,3 @@ def largest_shear(info: ImageInfo) -> float:
 
 def _millimeters(spacing: Iterable[float]) -> str:
     return "x".join(f"{value:.4g}" for value in spacing) + " mm"
-
-
-def _listed(values: list[int]) -> str:
-    return ", ".join(map(str, values[:5])) + (" and others" if len(values) > 5 else "")

@@ -16,7 +16,7 @@ from flare23_lib.dataset.cases import Case
 from flare23_lib.dataset.categories import categorise
 from flare23_lib.dataset.discover import Files, FoundFiles, SourceFiles, find, place_of
 from flare23_lib.dataset.image_info import ImageInfo
-from flare23_lib.dataset.quality import QUARANTINE, UNLABELED, Finding, QualityIssue
+from flare23_lib.dataset.quality import QUARANTINE, UNLABELED, QualityIssue
 from flare23_lib.dataset.read_files import Task, read_files
 from flare23_lib.dataset.sources import SourceLabels, drawn_for_validation
 from flare23_lib.io.label_maps import LabelFiles
@@ -114,10 +114,6 @@ class _Scanner:
     def issue(self, case: str, file: object, kind: str, message: str) -> None:
         self.issues[case].append(QualityIssue(case, str(file), kind, self.severities[kind], message))
 
-    def findings(self, case: str, file: Path, findings: Iterable[Finding]) -> None:
-        for kind, message in findings:
-            self.issue(case, file, kind, message)
-
     def source(self, files: SourceFiles) -> None:
         """Look at all cases of a source."""
         drawn = drawn_for_validation(files, self.draw)
@@ -208,7 +204,8 @@ class _Scanner:
         self._look_at_file(name, images[0], image)
         header_kinds = {issue.kind for issue in self.issues[name]}
         if not image.error:
-            self.findings(name, images[0], quality.image_issues(image))
+            for kind, message in quality.image_issues(image):
+                self.issue(name, images[0], kind, message)
         case = Case(
             case=name,
             image=str(images[0]),
@@ -231,9 +228,9 @@ class _Scanner:
         self._look_at_file(case.case, path, label, known)
         voxels: dict[int, int] = {}
         if not label.error:
-            self.findings(case.case, path, quality.label_issues(label, self.labels, source.table))
-            if not image.error:
-                self.findings(case.case, path, quality.pair_issues(image, label))
+            pair = () if image.error else quality.pair_issues(image, label)
+            for kind, message in (*quality.label_issues(label, self.labels, source.table), *pair):
+                self.issue(case.case, path, kind, message)
             counts = label.voxels or {}
             counts = counts if label.mapped or source.table is None else source.table.counts(counts)
             voxels = {value: count for value, count in counts.items() if value in self.labels.values}

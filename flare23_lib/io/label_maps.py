@@ -140,10 +140,14 @@ def read_label_map(label: LabelFiles | Path | str) -> LabelVolume:
     return LabelVolume(mapped, volume.geometry, volume.header)
 
 
-def unknown_values(values: list[int]) -> str:
+def unknown_values(values: list[int], place: str = "the `values` of its source") -> str:
     """Return what is wrong with values that a table does not have."""
-    listed = ", ".join(map(str, values[:5])) + (" and others" if len(values) > 5 else "")
-    return f"has the values {listed}, which are not in the `values` of its source"
+    return f"has the values {listed(values)}, which are not in {place}"
+
+
+def listed(values: list[int]) -> str:
+    """Return the first values for a message."""
+    return ", ".join(map(str, values[:5])) + (" and others" if len(values) > 5 else "")
 
 
 def _read_masks(label: LabelFiles, table: ValueTable | None) -> LabelVolume:
