@@ -297,11 +297,7 @@ def measured_figures(root: Path, config: Config) -> Figures:
 
     A model counts if the earlier run trained one of its name with the same network, patch, batch and precision on the
     same kind of device. Training is measured by its median epoch, inference by the cases that were segmented with the
-    configuration's inference settings.
-
-    Args:
-        root: results folder of the earlier run; StoreError if it has no cohort/cases.csv.
-        config: the configuration of the estimate.
+    configuration's inference settings. StoreError if the earlier run's results have no cohort/cases.csv.
     """
     results, figures = Results(root), dict(FIGURES)
     cases = [case for case in read_cases(results.cases) if case.usable]

@@ -22,14 +22,8 @@ RECIPE = Path(__file__).parent.parent / "config" / "recipe.yaml"
 
 
 def command(commands: Commands, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
-    """Add a command.
-
-    Args:
-        commands: that it is added to.
-        name: of the command.
-        run: called with the parsed options; returns the exit code, or None for 0.
-        text: what it does, in one line.
-    """
+    """Add a command with what it does in one line; the function gets the options, and returns the exit code or None
+    for 0."""
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(run=run)
     return parser

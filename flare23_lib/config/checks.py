@@ -285,10 +285,6 @@ def _check_pretrained(key: str, model: ModelSettings, name: str, source: ModelSe
 
 
 def forced_patches(batch_size: int, share: float) -> int:
-    """Return how many patches of a batch are forced onto foreground: nnU-Net rounds the others to whole patches.
-
-    Args:
-        batch_size: patches in a batch.
-        share: of them that should be forced, 0 to 1 (`oversample_foreground`).
-    """
+    """Return how many patches of a batch are forced onto foreground (`oversample_foreground`): nnU-Net rounds the
+    others to whole patches."""
     return batch_size - round(batch_size * (1 - share))

@@ -43,11 +43,7 @@ class Config(Configuration):
 
     @classmethod
     def check(cls, values: Mapping) -> Self:
-        """Check a merged configuration.
-
-        Raises:
-            ConfigError: one line that names the key.
-        """
+        """Check a merged configuration; a ConfigError is one line that names the key."""
         try:
             config = cls.model_validate(prepared(values))
         except ValidationError as error:

@@ -30,12 +30,9 @@ def merge(base: Mapping, update: Mapping) -> dict:
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs as `snakemake --config` takes them.
+    """Read KEY=VALUE pairs as `snakemake --config` takes them; ConfigError for another text.
 
     A value is a number, True or False, or YAML in which all values are texts.
-
-    Raises:
-        ConfigError: a pair is not KEY=VALUE.
     """
     values: dict[str, Any] = {}
     for pair in pairs:

@@ -41,11 +41,8 @@ KEYS = ("training_images", "training_labels", "unlabeled_images", "validation_im
 
 
 def with_sources(layers: Sequence[Mapping]) -> list[dict]:
-    """Return files, the recipe first, with `sources` in the place of `layout`, with a notice in the log.
-
-    Raises:
-        ConfigError: a layout is wrong, or there are both.
-    """
+    """Return files, the recipe first, with `sources` in the place of `layout`, with a notice in the log; ConfigError
+    if a layout is wrong, or there are both."""
     recipe, *given = map(dict, layers)
     layouts = [layer.pop("layout") for layer in (recipe, *given) if "layout" in layer]
     if not layouts:
@@ -91,10 +88,7 @@ def sources_of(values: Mapping) -> dict[str, dict]:
 
 def with_new_names(layers: Iterable[Mapping]) -> list[dict]:
     """Return files, and what else is laid over them, with the new names of keys; the log names the old ones.
-
-    Raises:
-        ConfigError: a table has a key by both names.
-    """
+    ConfigError if a table has a key by both names."""
     old: dict[str, str] = {}
     renamed = [_renamed(layer, Configuration, "", old) for layer in layers]
     if old:

@@ -45,12 +45,8 @@ class CohortSettings(Table):
 
 
 class TrainingSet(Table):
-    """The cases of a model's training set, which are also those that its intensity is measured on.
-
-    Attributes:
-        manual_labels: categories, sorted.
-        label_completions: completions, sorted.
-    """
+    """The cases of a model's training set, on which its intensity is measured, too: categories and completions,
+    sorted."""
 
     manual_labels: Names
     label_completions: Names
@@ -110,7 +106,6 @@ class PseudoLabelSettings(Table):
     """What a completion needs of its teacher; nothing else of a completion segments a case again.
 
     Attributes:
-        category: whose cases are segmented.
         runner_up: whether labels without the annotated classes are needed, too.
         votes: whether the votes of the mirrored passes are needed.
         annotated: label values that count as annotated, or those that are present; None without runner-up labels.
@@ -126,10 +121,8 @@ class CompletionSettings(MergePolicy):
     """What shapes a completion's labels, teacher and base aside.
 
     Attributes:
-        category: whose cases are completed.
         annotated: label values that count as annotated, or those that are present.
         min_component_ml: by label value (as text), the volume below which components are dropped.
-        exclude_most_changed: which cases are not learned from.
         label_values: of all labels, in order.
         tumor_values: of those that are tumors.
     """
@@ -158,13 +151,8 @@ class EvaluationSettings(Table):
 
 
 class TablesSettings(EvaluationSettings):
-    """What the paper's tables are made of.
-
-    Attributes:
-        models: the evaluated models.
-        compare: pairs of models that are compared case by case.
-        measured: whether the inference of single cases is measured.
-    """
+    """What the paper's tables are made of: evaluated models, pairs of them that are compared case by case, and
+    whether the inference of single cases is measured."""
 
     models: Names
     compare: Annotated[tuple[Annotated[tuple[str, str], Strict(False)], ...], Strict(False)]

@@ -40,7 +40,7 @@ def check_sources(config: Configuration) -> None:
 
 def annotated_somewhere(config: Configuration) -> set[str]:
     """Return the labels that a source with labels may hold, as far as the configuration tells."""
-    names = set([label.name for label in config.labels])
+    names = {label.name for label in config.labels}
     found: set[str] = set()
     for source in config.sources.values():
         if source.has_labels:

@@ -81,8 +81,7 @@ class Table(BaseModel):
     def to_json(self, by_alias: bool = True) -> dict[str, Any]:
         """Return the table as plain data, without keys that were not given and have no default.
 
-        Args:
-            by_alias: name keys as in fingerprints (`OLD_NAMES`); otherwise as in the configuration.
+        Keys are named as in fingerprints (`OLD_NAMES`), or as in the configuration.
         """
         return json.loads(json.dumps(self.model_dump(exclude_none=True, by_alias=by_alias)))
 

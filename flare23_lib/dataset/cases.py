@@ -30,18 +30,15 @@ class Case:
     """One case of the cohort.
 
     Attributes:
-        case: its id, unique in the cohort.
-        image: path of the image.
         label: path of the original label, or None.
         split: "training" or "validation".
         voxels: voxels per label value present in the original label.
-        category: name of the category; empty for validation cases and for quarantined ones that have none.
+        category: its name; empty for validation cases and for quarantined ones that have none.
         shape: (z, y, x); None if the header could not be read.
         spacing: (z, y, x) in mm; None likewise.
         status: "ok", "warned" or "quarantined".
         image_id: identity of the image's content (`io.identity.file_identity`).
         label_id: identity of the label's content in our values, or empty.
-        source: name of its source.
         annotated: label values that were looked for in it, sorted; None if the configuration leaves it open.
         mapping: what the values in the label file stand for (`label_maps.ValueTable`); empty for our own.
     """

@@ -27,15 +27,10 @@ Files = Mapping[str, list[Path]]
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The files of a source. Where a label is a file per class, its path holds `{mask}`.
+    """The files of a source by case: images with labels (or that should have them), images without, validation
+    images, and the labels of both. Where a label is a file per class, its path holds `{mask}`.
 
     Attributes:
-        name: of the source.
-        images: images of training cases that have labels, or should.
-        unlabeled_images: images of those that have none.
-        validation_images: images of validation cases.
-        labels: labels of training cases.
-        validation_labels: labels of validation cases.
         folders: the folder of the pattern that a training image was found by.
         masks: by label path with `{mask}`, the files that it stands for.
     """
@@ -61,8 +56,6 @@ class FoundFiles:
     """What lies in the folders.
 
     Attributes:
-        cohort: folder of the cohort.
-        sources: the files of each source.
         twins: files `x.nii.gz` that have an `x.nii` beside them.
         others: NIfTI files beside images or labels that no pattern fits.
     """
@@ -176,15 +169,8 @@ def _beginning_with(start: str, files: Sequence[str]) -> Iterator[str]:
 
 
 def find(cohort: Path, sources: Mapping[str, Source]) -> FoundFiles:
-    """Find the files that fit the sources' patterns.
-
-    Args:
-        cohort: the folder that the patterns begin in.
-        sources: the configuration's `sources`.
-
-    Raises:
-        CohortError: there is no such folder, or no training image in it.
-    """
+    """Find the files that fit the sources' patterns, which begin in the cohort's folder; CohortError if there is no
+    such folder, or no training image in it."""
     cohort = Path(cohort)
     if not cohort.is_dir():
         raise CohortError(f"cohort: there is no folder {cohort}; give yours with --config cohort=FOLDER")

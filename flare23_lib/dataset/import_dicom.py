@@ -38,23 +38,15 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class NameTable:
-    """Which value a structure's name stands for.
-
-    Attributes:
-        table: the labels.
-        values: normalized name or alias -> value.
-    """
+    """Labels, and which value a normalized name or alias stands for."""
 
     table: tuple[Structure, ...]
     values: Mapping[str, int]
 
     @classmethod
     def read(cls, path: Path) -> NameTable:
-        """Read a CSV with the columns `name`, `value` and `aliases` (separated by semicolons; may be missing).
-
-        Raises:
-            CohortError: it cannot be read, a value is no number from 1 to 254, or a name stands for two values.
-        """
+        """Read a CSV with the columns `name`, `value` and `aliases` (separated by semicolons; may be missing);
+        CohortError if it cannot be read, a value is no number from 1 to 254, or a name stands for two values."""
         try:
             with path.open(encoding="utf-8", newline="") as handle:
                 rows = list(csv.DictReader(handle))
@@ -79,12 +71,8 @@ def normalized(name: str) -> str:
 
 @dataclass(frozen=True)
 class Import:
-    """What an import did.
-
-    Attributes:
-        rows: of sources.csv.
-        unmatched: names of structures that are not in the table -> annotations that hold them.
-    """
+    """What an import did: the rows of sources.csv, and the names that are not in the table, with how many annotations
+    have them."""
 
     rows: list[dict[str, object]]
     unmatched: Mapping[str, int]
@@ -98,7 +86,7 @@ class Import:
 def import_dicom(
     inputs: Path, output: Path, names: NameTable | None = None, irregular: Irregular = "refuse"
 ) -> Import:
-    """Write every CT volume below a folder as NIfTI, and its annotations as label maps.
+    """Write every CT volume below a folder as NIfTI, and its annotations as label maps; ImageError if there is none.
 
     Writes `images/{case}_0000.nii.gz`, `labels/{case}.nii.gz`, `sources.csv` (a row for each series, with what could
     not be read) and `unmatched_names.csv`. Images that are there are not written again.
@@ -108,9 +96,6 @@ def import_dicom(
         output: folder.
         names: values of annotated structures; None for images alone, with all names listed as unmatched.
         irregular: "refuse" or "resample" for slices that are not equally spaced.
-
-    Raises:
-        ImageError: there are no CT volumes.
     """
     found = find_series(inputs)
     volumes = [replace(series, irregular=irregular) for series in found.series if series.is_volume]

@@ -47,11 +47,9 @@ CT_HIGHEST_LOW, CT_LOWEST_HIGH = -100.0, 100.0
 
 @dataclass(frozen=True)
 class QualityIssue:
-    """Something wrong with a file.
+    """Something wrong with a file of a case.
 
     Attributes:
-        case: id of its case.
-        file: its path.
         kind: a key of the configuration's `quality_issues`.
         severity: "quarantine", "warn" or "unlabeled".
         message: what is wrong.
@@ -141,13 +139,7 @@ def implausible_size(info: ImageInfo) -> str | None:
 
 
 def label_issues(info: ImageInfo, labels: LabelMap, table: ValueTable | None = None) -> Iterator[Finding]:
-    """Yield what is wrong with a readable file as a label map.
-
-    Args:
-        info: about the file.
-        labels: our labels.
-        table: what the values of its source stand for; None for our own.
-    """
+    """Yield what is wrong with a readable file as a label map, whose values are ours or those of a source's table."""
     if info.voxels is None:
         if info.whole:
             yield "unknown_label_values", "has more different values than any label map"

@@ -90,17 +90,10 @@ def remembered(memory: Path) -> dict[Path, ImageInfo]:
 
 
 def read_files(tasks: Sequence[Task], memory: Path, processes: int = 1) -> dict[Task, ImageInfo]:
-    """Read files that are new or changed and take the rest from memory.
+    """Read files that are new or changed and take the rest from memory, a file that is made if missing.
 
-    A file that could not be read (`cannot_be_read`) is tried again: its permissions may have changed.
-
-    Args:
-        tasks: every file.
-        memory: the file that remembers; made if missing.
-        processes: how many files are read at once.
-
-    Raises:
-        CohortError: a process was killed.
+    A file that could not be read (`cannot_be_read`) is tried again: its permissions may have changed. CohortError if
+    one of the processes is killed.
     """
     memory.parent.mkdir(parents=True, exist_ok=True)
     with lock(memory.with_name(memory.name + ".lock"), lambda: log.info("another scan is running; waiting for it")):
@@ -125,16 +118,13 @@ _UNREAD = ImageInfo(issue="cannot_be_read")
 def in_processes(
     read: Callable[[Item], Result], tasks: Sequence[Item], sizes: Sequence[int], processes: int
 ) -> Iterable[Result]:
-    """Yield results in order, several tasks at a time.
+    """Yield results in order, several tasks at a time; CohortError if a process is killed.
 
     Args:
         read: a function that other processes can import.
         tasks: its arguments.
         sizes: of each task, that progress is counted in, such as bytes.
         processes: how many at once.
-
-    Raises:
-        CohortError: a process was killed.
     """
     if processes <= 1 or len(tasks) < 4:
         yield from progress(map(read, tasks), total=len(tasks), unit="file", sizes=sizes)

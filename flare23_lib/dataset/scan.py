@@ -27,14 +27,8 @@ RESLICED = re.compile(r"(.+?)(?:_Tilt|_Eq)+_?[0-9]*")
 
 @dataclass(frozen=True)
 class CohortScan:
-    """What the cohort holds.
-
-    Attributes:
-        cases: sorted by name.
-        issues: sorted by case.
-        categories: names of all categories.
-        figures: of each label in each source (`compare_sources.rows`); empty with one source.
-    """
+    """What the cohort holds: cases by name, issues by case, names of all categories, and the figures of each label in
+    each source (`compare_sources.rows`), none with one source."""
 
     cases: list[Case]
     issues: list[QualityIssue]
@@ -48,16 +42,13 @@ class CohortScan:
 
 
 def scan_cohort(cohort: Path, settings: CohortSettings, memory: Path, processes: int = 1) -> CohortScan:
-    """Find, read, check and categorise all cases of a cohort.
+    """Find, read, check and categorise all cases of a cohort; errors as `discover.find` and `read_files`.
 
     Args:
         cohort: folder of the cohort.
         settings: `Config.cohort_settings`.
         memory: file in which the scan remembers what it has read.
         processes: how many files are read at once.
-
-    Raises:
-        CohortError: the folders are not there or hold no training image.
     """
     return scan_found(find(cohort, settings.sources), settings, memory, processes)
 

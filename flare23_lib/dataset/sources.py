@@ -16,10 +16,9 @@ from flare23_lib.labels import IGNORE_VALUE, LabelMap
 
 @dataclass(frozen=True)
 class SourceLabels:
-    """How the labels of a source are read.
+    """How the labels of a source are read, by a table of values or as our own.
 
     Attributes:
-        table: what its values stand for; None for our own values.
         annotated: our values that were looked for in every case; "present" if only those that occur in a case are
             known; None if the configuration leaves it open.
     """

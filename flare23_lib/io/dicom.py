@@ -59,7 +59,6 @@ class DicomFrame:
     """One slice of a series.
 
     Attributes:
-        file: that holds it.
         index: of the frame in the file, from 0.
         uid: SOP Instance UID of the file.
         number: Instance Number, and the frame's where the file has several; for messages.
@@ -82,16 +81,11 @@ class Series:
 
     Attributes:
         root: the folder, archive or file that was searched.
-        uid: Series Instance UID.
-        study, patient: Study Instance UID and Patient ID.
-        number, description: of the series, as the scanner gave them.
-        modality: such as CT.
+        uid, study, patient: Series and Study Instance UID, and Patient ID.
         is_localizer: by ImageType.
         orientation: directions of increasing column (x) and row (y), LPS.
         matrix: rows, columns.
         pixel_spacing: between rows and between columns, mm.
-        frames: the slices.
-        irregular: what is done if they are not equally spaced.
     """
 
     root: Path
@@ -155,11 +149,8 @@ class Series:
         return (2 if self.whole_numbers else 4) * int(np.prod(self.geometry().shape))
 
     def read(self) -> Volume:
-        """Read the volume in HU: int16 where that holds all values exactly, else float32.
-
-        Raises:
-            ImageError: slices are missing, doubled or irregular, or a file cannot be decoded.
-        """
+        """Read the volume in HU, int16 where that holds all values exactly, else float32; ImageError if slices are
+        missing, doubled or irregular, or a file cannot be decoded."""
         grid = self.grid()
         array = _read_frames(self)
         if grid.is_resampled:

@@ -77,10 +77,8 @@ def find_series(root: Path) -> DicomSearch:
     """Group the DICOM images below a folder, in a zip archive or in a file into series.
 
     Files are known by their content, whatever their names. Slices are grouped by Series Instance UID, then by
-    orientation, matrix and pixel spacing. A file that is there twice (same SOP Instance UID) counts once.
-
-    Raises:
-        ImageError: nothing there, or a file cannot be read.
+    orientation, matrix and pixel spacing. A file that is there twice (same SOP Instance UID) counts once. ImageError
+    if there is nothing, or a file cannot be read.
     """
     if not root.exists():
         raise ImageError(f"{root}: there is no such file or folder")

@@ -40,8 +40,7 @@ def structures_and_images(
 ) -> tuple[list[Structure], list[Dataset]]:
     """Return the structures that occur in labels, and the headers of a series' files in the order of its slices.
 
-    Raises:
-        ImageError: no structure occurs, or the labels do not lie on the series' slices.
+    ImageError if no structure occurs, or the labels do not lie on the series' slices.
     """
     counts = np.bincount(labels.ravel(), minlength=256)
     present = [structure for structure in table if counts[structure.value]]
@@ -66,10 +65,7 @@ def write_seg(path: Path, series: Series, labels: np.ndarray, table: Sequence[St
         model: name of the model, the algorithm of the segments.
 
     Returns:
-        The names of the segments in order.
-
-    Raises:
-        ImageError: no structure occurs, or the labels do not lie on the series' slices.
+        The names of the segments in order. Errors as `structures_and_images`.
     """
     present, images = structures_and_images(path, series, labels, table)
     numbers = np.zeros(256, np.uint8)
@@ -127,11 +123,9 @@ def _describe(structure: Structure, number: int, model: str) -> SegmentDescripti
 
 @dataclass(frozen=True)
 class Segment:
-    """A structure that was read from DICOM.
+    """A structure that was read from DICOM: its name, and the value of its type's code (or empty).
 
     Attributes:
-        name: as the file has it.
-        code: value of its type's code; empty if there is none.
         mask: bool, (slices, rows, columns) of the series.
         tiny: contours that hold no voxel's center.
     """
@@ -143,11 +137,7 @@ class Segment:
 
 
 def read_seg(file: DicomFile, series: Series) -> list[Segment]:
-    """Read a segmentation onto the slices of its series.
-
-    Raises:
-        ImageError: it is fractional, or lies on another grid than the series.
-    """
+    """Read a segmentation onto the slices of its series; ImageError if it is fractional, or lies on another grid."""
     dataset = file.read()
     if dataset.get("SegmentationType") not in ("BINARY", "LABELMAP"):
         raise ImageError(f"{file}: is a segmentation of type {dataset.get('SegmentationType')}, not binary")

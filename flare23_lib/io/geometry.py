@@ -39,12 +39,8 @@ class Geometry:
         return self.axis_codes + " " + "x".join(f"{value:.4g}" for value in spacing) + " mm"
 
     def difference(self, other: Geometry, tolerance: float = GEOMETRY_TOLERANCE) -> str | None:
-        """Return how two geometries differ, or None if voxels lie on voxels.
-
-        Args:
-            other: the geometry to compare with.
-            tolerance: largest distance, in voxels, between the places of a corner of the volume.
-        """
+        """Return how two geometries differ; None if no corner of the volume is further apart than the tolerance, in
+        voxels."""
         if self.shape != other.shape:
             return f"shape {self.shape} against {other.shape}"
         distances = self.corner_distances(other)

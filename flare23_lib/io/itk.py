@@ -31,11 +31,7 @@ def read_itk_geometry(path: Path) -> tuple[Geometry, int]:
 
 
 def read_itk(path: Path) -> Volume:
-    """Read a 3-D image of one channel.
-
-    Raises:
-        ImageError: it is missing, broken, of another format, or not 3-D.
-    """
+    """Read a 3-D image of one channel; ImageError if it is missing, broken, of another format, or not 3-D."""
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:

@@ -72,12 +72,8 @@ class ValueTable:
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """A case's label as its source keeps it.
-
-    Attributes:
-        path: the file; with `{mask}` in it, as many files as there are masks.
-        mapping: text of the source's `ValueTable`; empty for our own values.
-    """
+    """A case's label as its source keeps it: a path, with `{mask}` in it where there is a file per class, and the
+    text of the source's `ValueTable`, empty for our own values."""
 
     path: Path
     mapping: str = ""
@@ -101,11 +97,7 @@ class LabelFiles:
 
 @dataclass(frozen=True)
 class LabelVolume(Volume):
-    """Labels in our values.
-
-    Attributes:
-        overlaps: voxels that more than one mask marked; the later row of the table has them.
-    """
+    """Labels in our values, and how many voxels more than one mask marked; the later row of the table has them."""
 
     overlaps: int = 0
 
@@ -181,9 +173,8 @@ def _put(mapped: np.ndarray, mask: np.ndarray, target: Target, what: str, volume
 
 
 def right_side(mask: np.ndarray, affine: np.ndarray, what: str = "the structure") -> np.ndarray:
-    """Return the components of a structure that lie on the patient's right side.
-
-    A component belongs to the side of the volume's center on which most of its voxels are.
+    """Return the components of a structure on the patient's right: with most of their voxels on that side of the
+    center.
 
     Args:
         mask: bool (z, y, x), not empty.

@@ -83,11 +83,9 @@ def stem(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Stream:
-    """An open file whose header is read and whose voxels come next.
+    """An open file whose header is read, as it is stored, and whose voxels come next.
 
     Attributes:
-        path: of the file.
-        header: as it is stored; nothing in it is repaired.
         handle: the inflated bytes; at the end of a gzip stream its CRC and length are checked.
         extensions: the bytes between header and voxels, unparsed.
     """
@@ -212,11 +210,8 @@ def _other_data_follow(path: Path) -> bool:
 
 @contextlib.contextmanager
 def open_volume(path: str | Path) -> Iterator[Stream]:
-    """Open a NIfTI file (.nii or .nii.gz, version 1 or 2) and read its header.
-
-    Raises:
-        ImageError: missing, empty, broken, or not NIfTI.
-    """
+    """Open a NIfTI file (.nii or .nii.gz, version 1 or 2) and read its header; ImageError if it is missing, empty,
+    broken, or not NIfTI."""
     path = Path(path)
     with contextlib.ExitStack() as stack:
         with _reading(path):
@@ -329,15 +324,10 @@ def _scaled(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 
 def read_labels(path: str | Path) -> Volume:
-    """Read a label map; values stored as floats are accepted when they are whole numbers.
+    """Read a label map as uint8 if the values allow it, otherwise int64.
 
-    So are those that scaling has moved off whole numbers by less than `label_tolerance`; a warning is logged.
-
-    Returns:
-        A volume with an integer array (uint8 if the values allow it, otherwise int64).
-
-    Raises:
-        ImageError: as `read_volume`, and for values that are not whole or not finite.
+    Values stored as floats are accepted when they are whole numbers, or when scaling has moved them off whole numbers
+    by less than `label_tolerance`, with a warning. ImageError as `read_volume`, and for other values.
     """
     volume = read_volume(path)
     array = volume.array
@@ -381,12 +371,9 @@ def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, 
 
     Args:
         path: .nii or .nii.gz.
-        array: the voxels.
+        array: the voxels; ImageError if their shape is not the header's.
         header: gives the geometry.
         extension: bytes between header and voxels, such as those of `label_tables.header_extension`.
-
-    Raises:
-        ImageError: the array's shape is not the header's.
     """
     path = Path(path)
     header = header.copy()

@@ -168,14 +168,9 @@ def _with_keyholes(outline: np.ndarray, holes: Sequence[np.ndarray]) -> np.ndarr
 
 
 def filled(contours: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Return the voxels whose centers lie in an odd number of contours.
+    """Return the voxels whose centers lie in an odd number of contours, as bool of a shape (rows, columns).
 
-    Args:
-        contours: points (n, 2) of column and row each, closed.
-        shape: rows, columns.
-
-    Returns:
-        bool, (rows, columns).
+    Contours are closed, points (n, 2) of column and row each.
     """
     crossings = np.zeros((shape[0], shape[1] + 1), np.int64)
     for points in contours:
@@ -189,11 +184,8 @@ def filled(contours: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray
 
 
 def read_rtstruct(file: DicomFile, series: Series) -> list[Segment]:
-    """Read the structures of a set that have closed contours onto the slices of a series.
-
-    Raises:
-        ImageError: contours lie outside the series' slices, or in other planes.
-    """
+    """Read the structures of a set that have closed contours onto the slices of a series; ImageError if contours lie
+    in other planes."""
     dataset = file.read()
     names = {int(roi.ROINumber): str(roi.get("ROIName", "")) for roi in dataset.StructureSetROISequence}
     steps = np.array(series.orientation) / np.array([[series.pixel_spacing[1]], [series.pixel_spacing[0]]])

@@ -25,7 +25,6 @@ class SliceGrid:
     Attributes:
         origin: position of the first slice.
         step: from a slice to the next; not along the normal if the stack is tilted.
-        count: of slices.
         tilt_degrees: angle between step and normal; 0 for an upright stack.
         places: where the given slices lie on the grid, in steps, ascending; None if each is at its own.
     """

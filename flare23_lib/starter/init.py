@@ -47,14 +47,11 @@ def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, pro
     Labels are read once: the scan of the run remembers them.
 
     Args:
-        folders: one for each source.
+        folders: one for each source; CohortError if one holds no image, or none of them a label.
         recipe: the recipe, which tolerances of known labels are taken from; presets are looked for beside it.
         output: the file to write.
         gpu_gb: memory of the GPU in GB that the network is planned for.
         processes: how many files are read at once.
-
-    Raises:
-        CohortError: a folder holds no image, or none of them a label.
     """
     presets = recipe.parent / "presets" / "sources"
     sources = [recognize(folder, presets if presets.is_dir() else None) for folder in folders]
@@ -79,8 +76,7 @@ def _inspect(
 ) -> list[tuple[Triple, Spacing]]:
     """Find the files of each source, and read headers of images and the whole of labels.
 
-    Returns:
-        Shape and spacing of each image as a canonical model sees it.
+    Returns shape and spacing of each image as a canonical model sees it.
     """
     names: Counter[str] = Counter()
     for source in sources:

@@ -23,15 +23,8 @@ WIDTHS = (32, 64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """What a model needs of a plan.
-
-    Attributes:
-        patch_size: (z, y, x) in voxels.
-        spacing: (z, y, x) in mm.
-        strides: of each stage, (z, y, x).
-        batch_size: patches.
-        gpu_gb: memory of the GPU that it is made for, in GB.
-    """
+    """What a model needs of a plan: patch size and strides in voxels, spacing in mm, each (z, y, x); and the memory
+    in GB of the GPU that it is made for."""
 
     patch_size: Triple
     spacing: Spacing

@@ -73,12 +73,7 @@ def labels_of(target: Any) -> list[str]:
 def recognize(folder: Path, presets: Path | None = None) -> FolderSource:
     """Look at a folder: is it laid out as a preset, or what else is it?
 
-    Args:
-        folder: of the files.
-        presets: folder of the presets of known sources; None for none.
-
-    Raises:
-        CohortError: the folder is missing, or holds no image.
+    CohortError if it is missing, or holds no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
