@@ -147,7 +147,7 @@ def _differ(label: Label, name: str, one: float, other: float) -> bool:
 def _shown(name: str, value: float, source: str) -> str:
     places = {"right_mm": ("to the right", "to the left"), "front_mm": ("to the front", "to the back")}
     if name in places:
-        return f"{abs(value):.0f} mm {places[name][value < 0]} of the center in {source}"
+        return f"{abs(value):.0f} mm {places[name][int(value < 0)]} of the center in {source}"
     return f"{value:.3g} ml in {source}" if name == "ml" else f"{value:.0f} HU in {source}"
 
 
