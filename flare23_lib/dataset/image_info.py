@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,7 @@ class ImageInfo:
 
     def to_json(self) -> dict:
         """Return plain data for `from_json`."""
-        row = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**row, "voxels": None if self.voxels is None else sorted(self.voxels.items())}
+        return {**vars(self), "voxels": None if self.voxels is None else sorted(self.voxels.items())}
 
     @classmethod
     def from_json(cls, content: dict) -> ImageInfo:
