@@ -145,11 +145,11 @@ def register(commands: Commands) -> None:
     parser.add_argument("--coarseness", type=float, default=1.0, help="factor on the size of voxels")
     add_processes(parser)
 
-    parser = command(commands, "status", _status, "say what the next run of the workflow would compute")
+    parser = command(commands, "status", _status, "list what the next run of the workflow would compute")
     add_config(parser)
     add_processes(parser)
 
-    parser = command(commands, "estimate", _estimate, "say what a run costs before it runs; needs no image")
+    parser = command(commands, "estimate", _estimate, "estimate what a run costs before it runs; needs no image")
     parser.add_argument("--cases", type=Path, metavar="FILE",
                         help="cases.csv of a cohort (default: that of the results, else FLARE23's)")  # fmt: skip
     parser.add_argument("--measured", type=Path, metavar="RESULTS",

@@ -175,7 +175,7 @@ def register(commands: Commands) -> None:
                         help="volume and HU of each label: statistics.csv and a JSON file for each case")  # fmt: skip
     parser.add_argument("--preview", action="store_true", help="an overview of each case as PNG")
     parser.add_argument("--run-report", type=output_file, metavar="FILE",
-                        help="JSON for versions, device, model, and seconds and doubts of each case")  # fmt: skip
+                        help="JSON for versions, device, model, and seconds and warnings of each case")  # fmt: skip
     parser.add_argument("--tta", action=argparse.BooleanOptionalAction, default=None,
                         help="average over mirrored passes (default: the model's)")  # fmt: skip
     parser.add_argument("--step", type=float, help="distance of windows in patch sizes (default: the model's)")
@@ -191,7 +191,7 @@ def register(commands: Commands) -> None:
                         help="limit of the process on the host (default: %(default)s)")  # fmt: skip
     parser.add_argument("--compile", action="store_true",
                         help="compile the network first; pays over many cases, if at all")  # fmt: skip
-    parser.add_argument("--threads", type=at_least(1), help="processor threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads (default: PyTorch's choice)")
     parser.add_argument(
         "--shard",
         type=shard,

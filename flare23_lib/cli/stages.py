@@ -212,7 +212,7 @@ def register(commands: Commands) -> None:
         return parser
 
     stage("cohort", _stage_cohort, "find, check and categorise all cases", "--settings", "--threads")
-    stage("estimate", _stage_estimate, "say what the run costs", "--settings")
+    stage("estimate", _stage_estimate, "estimate what the run costs", "--settings")
     stage("measure-intensity", _stage_measure_intensity, "measure the intensities of a training set", "--model",
           "--settings", "--threads")  # fmt: skip
     stage("preprocess", _stage_preprocess, "prepare training cases", "--settings", "--intensity", "--shard")

@@ -123,7 +123,7 @@ def _check_categories(config: Configuration) -> None:
 
 
 def covers(category: Category, other: Category) -> bool:
-    """Say whether every case that fits another category fits this one, whatever its labels are."""
+    """Return whether every case that fits another category fits this one, whatever its labels are."""
     for one, two in ((category.folders, other.folders), (category.sources, other.sources)):
         if one is not None and not set(two or ["elsewhere"]) <= set(one):
             return False
@@ -143,7 +143,7 @@ def covers(category: Category, other: Category) -> bool:
 
 
 def _is_within(subset: str, other: str) -> bool:
-    """Say whether all cases of a subset are in another one, as those of 1/4 and of 3/4 are in 1/2."""
+    """Return whether all cases of a subset are in another one, as those of 1/4 and of 3/4 are in 1/2."""
     one, two = subset_of(subset), subset_of(other)
     return one.total % two.total == 0 and one.index % two.total == two.index
 

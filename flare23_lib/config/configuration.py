@@ -187,7 +187,7 @@ class Config(Configuration):
         )
 
     def _ignores(self, model: ModelSettings) -> bool:
-        """Say whether a model's labels may hold voxels to be ignored, or are to be treated so."""
+        """Return whether a model's labels may hold voxels to be ignored, or are to be treated so."""
         in_sources = any(IGNORE in source.targets for source in self.sources.values())
         return model.ignore_label == "always" or in_sources or self._may_ignore(model.train_on.label_completions)
 
@@ -196,7 +196,7 @@ class Config(Configuration):
         return {str(one.value): self._values(one.hidden_in) for one in self.labels if one.hidden_in}
 
     def _may_ignore(self, completions: Sequence[str]) -> bool:
-        """Say whether one of the completions, or one that they build on, may mark voxels to be ignored."""
+        """Return whether one of the completions, or one that they build on, may mark voxels to be ignored."""
         tables = [self.completion(name) for name in completions]
         return any(
             table.may_ignore or (table.base is not None and self._may_ignore([table.base])) for table in tables

@@ -48,12 +48,12 @@ def check_known(key: str, names: Collection[str], known: Collection[str], what: 
 
 
 def explain(error: ValidationError) -> str:
-    """Return one line that names the key and says what is wrong: of several errors the one nearest to the top."""
+    """Return one line that names the key and what is wrong: of several errors the one nearest to the top."""
     return min((_explain(details) for details in error.errors(include_url=False)), key=lambda found: found[0])[1]
 
 
 def _explain(error: ErrorDetails) -> tuple[int, str]:
-    """Return how far down an error is, and its line; lists with a wrong entry are said to be too short, too."""
+    """Return how far down an error is, and its line; a list with a wrong entry counts as too short, too."""
     kind, value, place = error["type"], error["input"], list(error["loc"])
     if kind == "missing":
         key = place.pop()

@@ -19,7 +19,7 @@ def fits(
     folders: Collection[str] = (),
     source: str = "",
 ) -> bool:
-    """Say whether a case of a source fits a category.
+    """Return whether a case of a source fits a category.
 
     Args:
         category: its conditions.

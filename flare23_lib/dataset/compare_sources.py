@@ -138,7 +138,7 @@ def differences(figures: pd.DataFrame, labels: LabelMap) -> Iterator[tuple[str, 
 
 
 def _differ(label: Label, name: str, one: float, other: float) -> bool:
-    """Say whether two medians of a label differ by more than the limit; NaN does not."""
+    """Return whether two medians of a label differ by more than the limit; NaN does not."""
     if name == "ml":
         return max(one, other) > (TUMOR_FACTOR if label.kind == "tumor" else VOLUME_FACTOR) * min(one, other)
     return abs(one - other) > (HU_DIFFERENCE if name == "hu" else MM_DIFFERENCE)

@@ -1,4 +1,4 @@
-"""What can be wrong with a file or a case: the kinds, how grave each is, and what to do about it."""
+"""What can be wrong with a file or a case: the kinds, the severity of each, and what to do about it."""
 
 from __future__ import annotations
 

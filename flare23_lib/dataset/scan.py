@@ -146,7 +146,7 @@ class _Scanner:
         return replace(case, label=None, label_id="", annotated=None, mapping="")
 
     def _counts_as_unlabeled(self, name: str) -> bool:
-        """Say whether a case's label is empty and the configuration takes that for none."""
+        """Return whether a case's label is empty and the configuration takes that for none."""
         empty = any(issue.kind == "empty_label" for issue in self.issues[name])
         return empty and self.severities["empty_label"] == UNLABELED
 
@@ -162,8 +162,8 @@ class _Scanner:
         """Return cases, each under its name once, with their status."""
         cases: dict[str, Case] = {}
         for case in self.cases:
-            grave = {issue.severity for issue in self.issues[case.case]}
-            status = "quarantined" if QUARANTINE in grave else "warned" if grave else "ok"
+            severities = {issue.severity for issue in self.issues[case.case]}
+            status = "quarantined" if QUARANTINE in severities else "warned" if severities else "ok"
             cases.setdefault(case.case, replace(case, status=status))
         issues = [issue for found in self.issues.values() for issue in found]
         return CohortScan(

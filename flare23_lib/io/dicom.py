@@ -165,7 +165,7 @@ class Series:
         return Volume(array, _geometry(array.shape, affine), header)
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what makes a volume doubtful that can be read, a line each."""
+        """Return warnings about a volume that can be read, a line each."""
         grid, found = self.grid(), []
         if grid.tilt_degrees:
             found.append(f"the gantry was tilted by {grid.tilt_degrees:.1f} degrees; the affine is sheared")

@@ -1,4 +1,4 @@
-"""Which of the series that a search found are segmented; a list of them for people."""
+"""Which of the series that a search found are segmented; a list of them for users."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def choose_series(found: DicomSearch, root: Path, wanted: str | None) -> list[Se
 
 
 def format_series(series: Sequence[Series]) -> str:
-    """Return a numbered list of series for people."""
+    """Return a numbered list of series for users."""
     rows = [("", "series", "description", "slices", "matrix", "spacing (mm)", "UID")]
     for number, one in enumerate(series, 1):
         columns = "x".join(f"{value:.4g}" for value in (*one.pixel_spacing[::-1], one.distance))

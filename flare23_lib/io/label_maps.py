@@ -113,7 +113,7 @@ def read_label_map(label: LabelFiles | Path | str) -> LabelVolume:
 
     Raises:
         ImageError: as `nifti.read_labels`; a value that the source's table does not have, masks of different
-            geometry, or a structure whose sides cannot be told apart.
+            geometry, or a structure whose sides are unclear.
     """
     if not isinstance(label, LabelFiles):
         label = LabelFiles(Path(label))

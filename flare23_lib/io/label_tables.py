@@ -60,7 +60,7 @@ def label_table(
 ) -> tuple[Structure, ...]:
     """Return the table of labels in the order of a label map, with the colors of figures and pages.
 
-    Tumors are told by their names where they are not given.
+    Where tumors are not given, they are recognized by their names.
     """
     colors = label_colors(names)
     tumors = [name for name in names if is_tumor(name)] if tumors is None else set(tumors)

@@ -86,7 +86,7 @@ def grid_of(positions: np.ndarray, normal: np.ndarray, names: Sequence[str], irr
 
 
 def _gap(distances: np.ndarray, heights: np.ndarray, median: float, names: Sequence[str]) -> str:
-    """Say in a line what is irregular."""
+    """Return in a line what is irregular."""
     at = int(np.argmax(np.abs(distances - median)))
     between = f"between {names[at]} at {heights[at]:.2f} mm and {names[at + 1]} at {heights[at + 1]:.2f} mm"
     steps = distances[at] / median

@@ -90,7 +90,7 @@ def recognize(folder: Path, presets: Path | None = None) -> FolderSource:
 
 
 def _has_labeled_cases(source: FolderSource, folder: Path) -> bool:
-    """Say whether a source has labeled cases, all of them within a folder."""
+    """Return whether a source has labeled cases, all of them within a folder."""
     try:
         files = source.find(source.root)
     except CohortError:
@@ -112,7 +112,7 @@ class _FileGroup:
     short_cases: dict[str, Path] = field(default_factory=dict)
 
     def is_label(self) -> bool:
-        """Say by the content of a file whether these are label maps."""
+        """Return by the content of a file whether these are label maps."""
         info = read_info(next(iter(self.cases.values())), True)
         return info.voxels is not None and len(info.voxels) <= MAX_LABEL_VALUES and min(info.voxels, default=0) >= 0
 
