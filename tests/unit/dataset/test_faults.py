@@ -254,11 +254,12 @@ def test_every_kind_of_fault_is_made_by_a_test():
     assert {kind for _, kind, _ in FAULTS} | elsewhere == set(QualityIssues.model_fields)
 
 
-def test_every_flipped_bit_of_a_stream_is_found_unless_the_content_is_the_same(cohort):
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_flipped_bit_of_a_stream_is_found_unless_the_content_is_the_same(cohort, step):
     raw = image(cohort).read_bytes()
     whole = gzip.decompress(raw)
-    found = 0
-    for place in range(len(raw) * 8):
+    found, places = 0, range(0, len(raw) * 8, step)
+    for place in places:
         changed = bytearray(raw)
         changed[place // 8] ^= 1 << place % 8
         image(cohort).write_bytes(changed)
@@ -268,7 +269,7 @@ def test_every_flipped_bit_of_a_stream_is_found_unless_the_content_is_the_same(c
             found += 1
         else:
             assert gzip.decompress(changed) == whole, place
-    assert found > 7 * len(raw)
+    assert found > 7 / 8 * len(places)
 
 
 @pytest.mark.parametrize(

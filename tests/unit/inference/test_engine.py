@@ -199,7 +199,7 @@ def test_a_result_repeats_to_the_bit():
     assert first.tta_agreement == second.tta_agreement
 
 
-@pytest.fixture(scope="module", params=["all", "center_first"])
+@pytest.fixture(scope="module", params=["all", pytest.param("center_first", marks=pytest.mark.slow)])
 def whole(request):
     """A function that segments a volume, and what it gives if the work is not cut."""
     volume, bundle = a_volume((27, 37, 30)), a_bundle(spacing=(1.3, 1.0, 0.7), mirror_axes=(0, 2))

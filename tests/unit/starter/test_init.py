@@ -189,6 +189,7 @@ def test_names_are_made_fit_for_the_configuration():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_planner_has_larger_patches_for_larger_gpus():
     shapes, spacings = [(200, 512, 512)] * 20, [(2.5, 0.8, 0.8)] * 20
     small, large = (plan_network(shapes, spacings, 2, gpu_gb) for gpu_gb in (8, 24))
