@@ -192,15 +192,10 @@ def register(commands: Commands) -> None:
     parser.add_argument("--compile", action="store_true",
                         help="compile the network first; pays over many cases, if at all")  # fmt: skip
     parser.add_argument("--threads", type=at_least(1), help="CPU threads (default: PyTorch's choice)")
-    parser.add_argument(
-        "--shard",
-        type=shard,
-        metavar="I/N",
-        help="only part I (from 0) of N parts of a folder, by a hash of names",
-    )
-    parser.add_argument(
-        "--timings", type=output_file, metavar="FILE", help="CSV for the seconds per phase of each case"
-    )
+    parser.add_argument("--shard", type=shard, metavar="I/N",
+                        help="only part I (from 0) of N parts of a folder, by a hash of names")  # fmt: skip
+    parser.add_argument("--timings", type=output_file, metavar="FILE",
+                        help="CSV for the seconds per phase of each case")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="segment again what is there already")
 
     parser = command(commands, "statistics", _statistics, "measure volume and HU of each label")

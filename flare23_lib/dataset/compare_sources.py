@@ -44,12 +44,9 @@ COLUMNS = ["source", "label", "cases", "ml", *SEEN]
 
 
 def figures_of(cases: Sequence[Case], memory: Path, processes: int = 1) -> pd.DataFrame:
-    """Return the figures of each source and label.
+    """Return the figures of each source and label of a cohort; quarantined cases do not count.
 
-    Args:
-        cases: of the cohort; quarantined ones do not count.
-        memory: file that remembers what was read of which image and label; made if missing.
-        processes: how many cases are read at once.
+    What is read of an image and its label is remembered in the file `memory`, which is made if missing.
 
     Returns:
         A row for each source and label value: cases that hold it, and the medians over them of its volume (ml), its

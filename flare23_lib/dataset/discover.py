@@ -53,12 +53,8 @@ class SourceFiles:
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """What lies in the folders.
-
-    Attributes:
-        twins: files `x.nii.gz` that have an `x.nii` beside them.
-        others: NIfTI files beside images or labels that no pattern fits.
-    """
+    """What lies in the cohort's folder: the files of each source, files `x.nii.gz` that have an `x.nii` beside them
+    (twins), and NIfTI files beside images or labels that no pattern fits."""
 
     cohort: Path
     sources: tuple[SourceFiles, ...] = ()
@@ -240,11 +236,7 @@ def _source_files(
 def notices(found: FoundFiles, sources: Mapping[str, Source], draws: bool, evaluated: Sequence[str]) -> list[str]:
     """Return a line for everything that the configuration asks for and the folders do not have.
 
-    Args:
-        found: what `find` found.
-        sources: the configuration's `sources`.
-        draws: whether validation cases are drawn.
-        evaluated: names of the models that are to be evaluated.
+    `draws` states whether validation cases are drawn, `evaluated` names the models that are to be evaluated.
     """
     lines = []
     for name, source in sources.items():

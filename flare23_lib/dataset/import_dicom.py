@@ -86,16 +86,12 @@ class Import:
 def import_dicom(
     inputs: Path, output: Path, names: NameTable | None = None, irregular: Irregular = "refuse"
 ) -> Import:
-    """Write every CT volume below a folder as NIfTI, and its annotations as label maps; ImageError if there is none.
+    """Write every CT volume in a folder or archive as NIfTI, and its annotations as label maps; ImageError if there
+    is none.
 
     Writes `images/{case}_0000.nii.gz`, `labels/{case}.nii.gz`, `sources.csv` (a row for each series, with what could
-    not be read) and `unmatched_names.csv`. Images that are there are not written again.
-
-    Args:
-        inputs: folder or zip archive.
-        output: folder.
-        names: values of annotated structures; None for images alone, with all names listed as unmatched.
-        irregular: "refuse" or "resample" for slices that are not equally spaced.
+    not be read) and `unmatched_names.csv`. Images that are there are not written again. Without a table of names only
+    images are written, and all names are listed as unmatched.
     """
     found = find_series(inputs)
     volumes = [replace(series, irregular=irregular) for series in found.series if series.is_volume]

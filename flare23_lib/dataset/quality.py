@@ -76,10 +76,8 @@ Finding = tuple[str, str]
 def file_issues(info: ImageInfo, has_twin: bool, shear_limit: float) -> Iterator[Finding]:
     """Yield what is wrong with a file whatever it holds.
 
-    Args:
-        info: about the file.
-        has_twin: `x.nii` lies beside `x.nii.gz`.
-        shear_limit: axes further from right angles, in degrees, are strongly sheared.
+    `has_twin`: `x.nii` lies beside `x.nii.gz`; axes further from right angles than the limit, in degrees, are
+    strongly sheared.
     """
     if has_twin:
         yield "uncompressed_twin", "a file of the same name without .gz lies beside it"

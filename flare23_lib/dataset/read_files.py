@@ -120,11 +120,7 @@ def in_processes(
 ) -> Iterable[Result]:
     """Yield results in order, several tasks at a time; CohortError if a process is killed.
 
-    Args:
-        read: a function that other processes can import.
-        tasks: its arguments.
-        sizes: of each task, that progress is counted in, such as bytes.
-        processes: how many at once.
+    Other processes import the function; `sizes` of the tasks, such as bytes, are what progress is counted in.
     """
     if processes <= 1 or len(tasks) < 4:
         yield from progress(map(read, tasks), total=len(tasks), unit="file", sizes=sizes)

@@ -44,11 +44,7 @@ class CohortScan:
 def scan_cohort(cohort: Path, settings: CohortSettings, memory: Path, processes: int = 1) -> CohortScan:
     """Find, read, check and categorise all cases of a cohort; errors as `discover.find` and `read_files`.
 
-    Args:
-        cohort: folder of the cohort.
-        settings: `Config.cohort_settings`.
-        memory: file in which the scan remembers what it has read.
-        processes: how many files are read at once.
+    `memory` is the file in which the scan remembers what it has read.
     """
     return scan_found(find(cohort, settings.sources), settings, memory, processes)
 

@@ -55,9 +55,7 @@ class SourceLabels:
     def annotated_in(self, present: Iterable[int], masks: Collection[str] | None) -> tuple[int, ...] | None:
         """Return our values that were looked for in a case; None if the configuration leaves it open.
 
-        Args:
-            present: our values that occur in it.
-            masks: names of the masks that are there; None where the label is one file.
+        `present` occur in it; `masks` are the names of those that are there, None where the label is one file.
         """
         if self.annotated == "present":
             return tuple(sorted(present))

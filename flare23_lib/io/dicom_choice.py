@@ -13,10 +13,7 @@ from flare23_lib.io.dicom_search import DicomSearch
 def choose_series(found: DicomSearch, root: Path, wanted: str | None) -> list[Series]:
     """Return the series to segment; ImageError for no CT volume, several of them and no choice, or no such series.
 
-    Args:
-        found: by `find_series`.
-        root: what was searched, for messages.
-        wanted: "all", a Series Instance UID, or a number of the list that the error shows; None if there must be one.
+    `wanted` is "all", a Series Instance UID, or a number of the list that the error shows; None if there must be one.
     """
     volumes = [series for series in found.series if series.is_volume]
     if not volumes:

@@ -103,10 +103,7 @@ class LabelVolume(Volume):
 
 
 def read_label_map(label: LabelFiles | Path | str) -> LabelVolume:
-    """Read a case's labels in our values.
-
-    Args:
-        label: a file of our own values, or a case's label as its source keeps it (`Case.label_files`).
+    """Read a case's labels in our values, from a file of them or as its source keeps them (`Case.label_files`).
 
     Returns:
         An integer array (z, y, x) with the geometry and header of the file, or of the first mask.

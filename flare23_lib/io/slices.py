@@ -45,8 +45,8 @@ def grid_of(positions: np.ndarray, normal: np.ndarray, names: Sequence[str], irr
     """Return the grid on which slices lie.
 
     Args:
-        positions: of the slices, ascending along the normal.
-        normal: of their planes, of length 1.
+        positions: of the slices, ascending along the normal of their planes, which has length 1.
+        normal: likewise.
         names: of the slices, for messages.
         irregular: "refuse", or "resample" for a grid of the median distance between the first and the last slice.
 

@@ -42,12 +42,13 @@ OFTEN = 0.9
 
 
 def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, processes: int = 1) -> Config:
-    """Look at folders and write a configuration that stands alone; it is checked, and returned.
+    """Look at folders, one for each source, and write a configuration that stands alone; it is checked, and returned.
 
-    Labels are read once: the scan of the run remembers them.
+    Labels are read once: the scan of the run remembers them. CohortError if a folder holds no image, or none of them
+    a label.
 
     Args:
-        folders: one for each source; CohortError if one holds no image, or none of them a label.
+        folders: one for each source.
         recipe: the recipe, which tolerances of known labels are taken from; presets are looked for beside it.
         output: the file to write.
         gpu_gb: memory of the GPU in GB that the network is planned for.

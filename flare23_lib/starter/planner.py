@@ -43,11 +43,7 @@ class NetworkPlan:
 def plan_network(shapes: Sequence[Triple], spacings: Sequence[Spacing], labels: int, gpu_gb: float) -> NetworkPlan:
     """Ask nnU-Net's planner; it plans its own U-Net, whose size STU-Net's base network is close to.
 
-    Args:
-        shapes: of the images, (z, y, x), as the network sees their axes.
-        spacings: likewise, in mm.
-        labels: their number.
-        gpu_gb: memory of the GPU in GB.
+    Shapes in voxels and spacings in mm are those of the images, (z, y, x), as the network sees their axes.
     """
     from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner as planning
     from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape

@@ -27,12 +27,10 @@ class FolderSource:
     """A source in the form of the configuration, and what is in its files.
 
     Attributes:
-        name: of the source.
         root: the folder that the patterns begin in.
         keys: patterns, and `prefix`, `annotated` or `values` where a preset has them.
         names: names of values, where a table of the folder has them.
         remarks: what a user should know, one line each.
-        files: its files.
         targets: labels by value, or by mask.
         present: cases in which each value occurs.
     """
@@ -71,10 +69,8 @@ def labels_of(target: Any) -> list[str]:
 
 
 def recognize(folder: Path, presets: Path | None = None) -> FolderSource:
-    """Look at a folder: is it laid out as a preset, or what else is it?
-
-    CohortError if it is missing, or holds no image.
-    """
+    """Look at a folder: is it laid out as a preset, or what else is it? CohortError if it is missing, or holds no
+    image."""
     folder = Path(folder)
     if not folder.is_dir():
         raise CohortError(f"there is no folder {folder}")

@@ -65,15 +65,8 @@ def configuration_text(
     sources: Sequence[FolderSource],
     plan: NetworkPlan,
 ) -> str:
-    """Return the text of a configuration.
-
-    Args:
-        cohort: folder that patterns begin in.
-        results: folder of the results.
-        labels: rows of `labels`.
-        sources: with their files, and what their values stand for.
-        plan: of the network.
-    """
+    """Return the text of a configuration for a cohort's folder, rows of `labels`, sources with their files, and a
+    plan."""
     labeled = [source for source in sources if source.targets]
     every = {row["name"] for row in labels}
     is_partial = any(set(source.labels) != every or source.keys.get("annotated") for source in labeled)
