@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, Self
@@ -10,25 +10,13 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from flare23_lib.choices import WEIGHTS_FILE
+from flare23_lib.config import settings as stages
 from flare23_lib.config.checks import check_consistency, order_of
 from flare23_lib.config.cohort_models import IGNORE, LabelRow, label_map
 from flare23_lib.config.load import merge, prepared, read_yaml
 from flare23_lib.config.messages import check_known, explain
 from flare23_lib.config.models import Configuration
 from flare23_lib.config.old_keys import with_new_names, with_sources
-from flare23_lib.config.settings import (
-    CohortSettings,
-    CompletionSettings,
-    EvaluationSettings,
-    LabelSets,
-    MethodModel,
-    MethodSettings,
-    PreprocessingSettings,
-    PseudoLabelSettings,
-    TablesSettings,
-    TrainingSet,
-    TrainingSettings,
-)
 from flare23_lib.config.smoke import is_smoke, shrunk
 from flare23_lib.config.training_models import Completion, InferenceSettings, ModelSettings
 from flare23_lib.errors import ConfigError
@@ -123,27 +111,27 @@ class Config(Configuration):
             except ConfigError as error:
                 raise ConfigError(f"{key}.{error}") from error
 
-    def cohort_settings(self) -> CohortSettings:
+    def cohort_settings(self) -> stages.CohortSettings:
         """Return what shapes cases.csv, the cohort's folder aside."""
         categories = [category.conditions for category in self.categories]
-        return CohortSettings.of(self, labels=self._plain_labels, categories=categories)
+        return stages.CohortSettings.of(self, labels=self._plain_labels, categories=categories)
 
     @property
     def _plain_labels(self) -> list[LabelRow]:
         """The labels without what only trainings depend on."""
         return [label.model_copy(update={"hidden_in": ()}) for label in self.labels]
 
-    def intensity_settings(self, model: str) -> TrainingSet:
+    def intensity_settings(self, model: str) -> stages.TrainingSet:
         """Return which cases a model's intensity is measured on."""
         train_on = self.model(model).train_on
-        return TrainingSet(
+        return stages.TrainingSet(
             manual_labels=tuple(sorted(train_on.manual_labels)),
             label_completions=tuple(sorted(train_on.label_completions)),
         )
 
-    def preprocessing_settings(self, model: str) -> PreprocessingSettings:
+    def preprocessing_settings(self, model: str) -> stages.PreprocessingSettings:
         """Return what shapes a model's preprocessed cases, and which cases they are."""
-        return PreprocessingSettings.of(
+        return stages.PreprocessingSettings.of(
             self.intensity_settings(model),
             self.model(model),
             label_values=self.label_map.values,
@@ -151,66 +139,60 @@ class Config(Configuration):
             label_factor=self.model(model).training.label_factor,
         )
 
-    def _label_sets(self, model: str) -> LabelSets | None:
+    def _label_sets(self, model: str) -> stages.LabelSets | None:
         """Return where the annotated labels of a model's cases follow from; None for a loss that does not ask."""
         table = self.model(model)
         if table.training.loss != "label_sets":
             return None
         categories = [one for one in self.categories if one.name in table.train_on.manual_labels]
-        return LabelSets(
+        return stages.LabelSets(
             manual_labels={
                 one.name: "present" if one.annotated in (None, "present") else self._values(one.annotated)
                 for one in categories
             },
-            label_completions={name: self._teachers(name) for name in sorted(table.train_on.label_completions)},
+            label_completions={
+                name: tuple(sorted({one.teacher for one in self._with_bases(name)}))
+                for name in sorted(table.train_on.label_completions)
+            },
         )
 
     def _values(self, names: Iterable[str]) -> tuple[int, ...]:
         """Return the values of labels, sorted."""
         return tuple(sorted(map(self.label_map.value_of, names)))
 
-    def _teachers(self, completion: str) -> tuple[str, ...]:
-        """Return the teachers of a completion and of those that it builds on."""
-        table = self.completion(completion)
-        return tuple(sorted({table.teacher, *(self._teachers(table.base) if table.base else ())}))
+    def _with_bases(self, completion: str) -> Iterator[Completion]:
+        """Yield a completion and those that it builds on."""
+        name: str | None = completion
+        while name is not None:
+            table = self.completion(name)
+            yield table
+            name = table.base
 
-    def training_settings(self, model: str) -> TrainingSettings:
+    def training_settings(self, model: str) -> stages.TrainingSettings:
         """Return what shapes a model's weights, its data aside."""
         table = self.model(model)
-        return TrainingSettings.of(
+        completions = [one for name in table.train_on.label_completions for one in self._with_bases(name)]
+        hidden_in = {str(one.value): self._values(one.hidden_in) for one in self.labels if one.hidden_in}
+        return stages.TrainingSettings.of(
             table,
             network=table.architecture,
             label_values=self.label_map.values,
-            ignore_label=self._ignores(table),
+            ignore_label=table.ignore_label == "always"
+            or any(IGNORE in source.targets for source in self.sources.values())
+            or any(one.may_ignore for one in completions),
             pretrained=None,
-            hidden_in=self._hidden_in() if table.training.loss == "label_sets" else None,
-        )
-
-    def _ignores(self, model: ModelSettings) -> bool:
-        """Return whether a model's labels may hold voxels to be ignored, or are to be treated so."""
-        in_sources = any(IGNORE in source.targets for source in self.sources.values())
-        return model.ignore_label == "always" or in_sources or self._may_ignore(model.train_on.label_completions)
-
-    def _hidden_in(self) -> dict[str, tuple[int, ...]]:
-        """Return by label value the values of the labels that cover it where it is not annotated."""
-        return {str(one.value): self._values(one.hidden_in) for one in self.labels if one.hidden_in}
-
-    def _may_ignore(self, completions: Sequence[str]) -> bool:
-        """Return whether one of the completions, or one that they build on, may mark voxels to be ignored."""
-        tables = [self.completion(name) for name in completions]
-        return any(
-            table.may_ignore or (table.base is not None and self._may_ignore([table.base])) for table in tables
+            hidden_in=hidden_in if table.training.loss == "label_sets" else None,
         )
 
     def inference_settings(self, model: str) -> InferenceSettings:
         """Return how a model is used: in the workflow, and as the default of its bundle."""
         return self.model(model).inference
 
-    def completion_settings(self, completion: str) -> CompletionSettings:
+    def completion_settings(self, completion: str) -> stages.CompletionSettings:
         """Return what shapes a completion's labels, teacher and base aside."""
         table, value_of = self.completion(completion), self.label_map.value_of
         annotated = table.annotated
-        return CompletionSettings.of(
+        return stages.CompletionSettings.of(
             table,
             annotated=annotated if annotated == "present" else self._values(annotated),
             min_component_ml={str(value_of(label)): volume for label, volume in table.min_component_ml.items()},
@@ -218,27 +200,29 @@ class Config(Configuration):
             tumor_values=[label.value for label in self.label_map.tumors],
         )
 
-    def pseudo_label_settings(self, completion: str) -> PseudoLabelSettings:
+    def pseudo_label_settings(self, completion: str) -> stages.PseudoLabelSettings:
         """Return what a completion needs of its teacher."""
         settings = self.completion_settings(completion)
         runner_up = settings.conflict_policy == "next_class"
-        return PseudoLabelSettings(
+        return stages.PseudoLabelSettings(
             category=settings.category,
             runner_up=runner_up,
             annotated=settings.annotated if runner_up else None,
             votes=settings.need_votes,
         )
 
-    def evaluation_settings(self) -> EvaluationSettings:
+    def evaluation_settings(self) -> stages.EvaluationSettings:
         """Return how predictions are scored."""
-        return EvaluationSettings.of(self.evaluation, labels=self._plain_labels)
+        return stages.EvaluationSettings.of(self.evaluation, labels=self._plain_labels)
 
-    def tables_settings(self) -> TablesSettings:
+    def tables_settings(self) -> stages.TablesSettings:
         """Return what the paper's tables are made of."""
         measured = self.evaluation.efficiency_cases > 0
         labels = self._plain_labels
-        return TablesSettings.of(self.evaluation, labels=labels, models=self.evaluated, measured=measured)
+        return stages.TablesSettings.of(self.evaluation, labels=labels, models=self.evaluated, measured=measured)
 
-    def method_settings(self) -> MethodSettings:
+    def method_settings(self) -> stages.MethodSettings:
         """Return what the drawing of the method is made of."""
-        return MethodSettings.of(self, models={name: MethodModel.of(model) for name, model in self.models.items()})
+        return stages.MethodSettings.of(
+            self, models={name: stages.MethodModel.of(model) for name, model in self.models.items()}
+        )
