@@ -35,11 +35,6 @@ class CohortScan:
     categories: list[str]
     figures: Sequence[dict] = ()
 
-    @property
-    def quarantined(self) -> list[Case]:
-        """The cases that are left out."""
-        return [case for case in self.cases if not case.usable]
-
 
 def scan_cohort(cohort: Path, settings: CohortSettings, memory: Path, processes: int = 1) -> CohortScan:
     """Find, read, check and categorise all cases of a cohort; errors as `discover.find` and `read_files`.
@@ -70,17 +65,13 @@ class _Scanner:
 
     def __init__(self, found: FoundFiles, settings: CohortSettings) -> None:
         self.found = found
+        self.settings = settings
         self.infos: Mapping[Task, ImageInfo] = {}
         self.labels = label_map(settings.labels)
         self.sources = {name: SourceLabels.of(source, self.labels) for name, source in settings.sources.items()}
-        self.draw = settings.validation
-        self.categories = settings.categories
         folders = {name for category in settings.categories for name in category.folders or ()}
         self.folders = {name: place_of(found.cohort, name) for name in sorted(folders)}
         self.severities: dict[str, str] = dict(settings.quality_issues)
-        self.shear_limit = settings.scan.shear_limit_degrees
-        self.few = settings.scan.cases_per_category
-        self.header_only = settings.scan.check_images == "header"
         self.cases: list[Case] = []
         self.issues: dict[str, list[QualityIssue]] = defaultdict(list)
 
@@ -93,7 +84,7 @@ class _Scanner:
                 yield from (self._label_task(files.name, path) for paths in labels.values() for path in paths)
 
     def _image_task(self, path: Path) -> Task:
-        return Task(path, False, self.header_only)
+        return Task(path, False, self.settings.scan.check_images == "header")
 
     def _label_task(self, source: str, path: Path) -> Task:
         return Task(path, True, mapping=self.sources[source].mapping_to_read(path))
@@ -103,7 +94,7 @@ class _Scanner:
 
     def source(self, files: SourceFiles) -> None:
         """Look at all cases of a source."""
-        drawn = drawn_for_validation(files, self.draw)
+        drawn = drawn_for_validation(files, self.settings.validation)
         for name, paths in files.images.items():
             label = files.labels.get(name, [])
             if not label:
@@ -124,7 +115,7 @@ class _Scanner:
         present = None if case.label is None or empty else set(map(self.labels.name_of, case.voxels))
         place = files.folders[Path(case.image)]
         folders = [name for name, folder in self.folders.items() if folder == place]
-        category = categorise(case.case, present, self.categories, folders, files.name)
+        category = categorise(case.case, present, self.settings.categories, folders, files.name)
         if category is not None:
             return replace(case if not empty else self._without_label(case), category=category.name)
         if not any(issue.severity == QUARANTINE for issue in self.issues[case.case]):
@@ -165,16 +156,21 @@ class _Scanner:
         return CohortScan(
             sorted(self._few(cases.values()), key=lambda case: case.case),
             sorted(issues, key=lambda issue: (issue.case, issue.file, issue.kind)),
-            [category.name for category in self.categories],
+            [category.name for category in self.settings.categories],
         )
 
     def _few(self, cases: Iterable[Case]) -> Iterable[Case]:
         """Return the cases that take part in a trial: usable ones, the same at every scan; all if it is none."""
-        if self.few is None:
+        few = self.settings.scan.cases_per_category
+        if few is None:
             return cases
         groups: dict[tuple[str, ...], list[Case]] = defaultdict(list)
         for case in sorted(cases, key=lambda case: sha256(case.case.encode()).hexdigest()):
-            if case.usable and len(group := groups[case.source, case.split, case.category]) < self.few:
+            if (
+                case.usable
+                and len(group := groups[case.source, case.split, case.category])
+                < self.settings.scan.cases_per_category
+            ):
                 group.append(case)
         return [case for group in groups.values() for case in group]
 
@@ -233,7 +229,9 @@ class _Scanner:
 
     def _look_at_file(self, name: str, path: Path, info: ImageInfo, known: Collection[str] = ()) -> None:
         """Look at a file as such. What is known of a case's image is not listed for its label again."""
-        for kind, message in quality.file_issues(info, path in self.found.twins, self.shear_limit):
+        for kind, message in quality.file_issues(
+            info, path in self.found.twins, self.settings.scan.shear_limit_degrees
+        ):
             if info.issue or kind not in known:
                 self.issue(name, path, kind, message)
 

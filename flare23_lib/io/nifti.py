@@ -357,12 +357,6 @@ def label_tolerance(slope: float) -> float:
     return max(LABEL_TOLERANCE, 0.501 * abs(slope) if abs(slope) <= MAX_LABEL_SLOPE else 0.0)
 
 
-def read_geometry(path: str | Path) -> Geometry:
-    """Read only the header; ImageError as `read_volume` (the voxels are not read)."""
-    with open_volume(path) as stream:
-        return stream.geometry()
-
-
 def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, extension: bytes = b"") -> None:
     """Write an array (z, y, x) under the geometry of a header, atomically; the same input gives the same bytes.
 

@@ -54,7 +54,7 @@ def test_the_tables_count_cases_and_label_sets(cohort, tmp_path):
 
 def test_an_id_in_two_folders_is_quarantined(cohort):
     cohort.image("a", folder="unlabelTr1800")
-    assert [case.case for case in cohort.scan().quarantined] == ["a"]
+    assert [case.case for case in cohort.scan().cases if not case.usable] == ["a"]
 
 
 def test_a_label_set_that_fits_no_category_is_refused_by_name(cohort):
