@@ -166,11 +166,7 @@ class _Scanner:
             return cases
         groups: dict[tuple[str, ...], list[Case]] = defaultdict(list)
         for case in sorted(cases, key=lambda case: sha256(case.case.encode()).hexdigest()):
-            if (
-                case.usable
-                and len(group := groups[case.source, case.split, case.category])
-                < self.settings.scan.cases_per_category
-            ):
+            if case.usable and len(group := groups[case.source, case.split, case.category]) < few:
                 group.append(case)
         return [case for group in groups.values() for case in group]
 
