@@ -20,7 +20,7 @@ from flare23_lib.config import Config
 from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset import flare23
-from flare23_lib.dataset.cases import Case, read_cases
+from flare23_lib.dataset.cases import SHAPE, SPACING, Case, read_cases
 from flare23_lib.errors import ConfigError
 from flare23_lib.inference.segmentations import model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.io import atomic
@@ -68,7 +68,6 @@ TRAINING_PASSES = 3
 NUMBERS_PER_WEIGHT = {"sgd": 4, "adamw": 5}
 """Numbers on disk: a weight in checkpoint, store and bundle, and the optimizer's one or two moments."""
 
-SHAPE, SPACING = ["slices", "rows", "columns"], ["spacing_z", "spacing_y", "spacing_x"]
 SIZES = ["group", "labeled", "number", *SHAPE, *SPACING]
 """Columns of a table of sizes: category or "validation", number of cases of this size, voxels, mm."""
 

@@ -11,7 +11,7 @@ from flare23_lib.errors import CohortError
 from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.tables import read_csv, write_csv
 
-SHAPE, SPACING = ("slices", "rows", "columns"), ("spacing_z", "spacing_y", "spacing_x")
+SHAPE, SPACING = ["slices", "rows", "columns"], ["spacing_z", "spacing_y", "spacing_x"]
 
 COLUMNS = [
     "case", "image", "label", "split", "labels_present", "category", *SHAPE, *SPACING, "voxels", "status",

@@ -150,13 +150,14 @@ def _nifti_files(places: set[Path]) -> list[str]:
                 found.update(file for file in files_below(str(place)) if file.lower().endswith((".nii", ".nii.gz")))
         except OSError as error:
             raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-    for file in found:
+    files = sorted(found)
+    for file in files:
         try:
             file.encode()
         except UnicodeEncodeError as error:
             shown = os.fsencode(file).decode("utf-8", "backslashreplace")
             raise CohortError(f"{shown}: its name is not UTF-8; rename it") from error
-    return sorted(found)
+    return files
 
 
 def _beginning_with(start: str, files: Sequence[str]) -> Iterator[str]:

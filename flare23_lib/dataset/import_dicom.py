@@ -20,7 +20,7 @@ import numpy as np
 
 from flare23_lib.errors import CohortError, ImageError
 from flare23_lib.io.dicom import Irregular, Series
-from flare23_lib.io.dicom_search import Annotation, DicomSearch, find_series
+from flare23_lib.io.dicom_search import DicomSearch, find_series
 from flare23_lib.io.dicom_seg import Segment, read_seg
 from flare23_lib.io.label_tables import Structure, header_extension, label_table
 from flare23_lib.io.nifti import Volume, write_volume
@@ -34,6 +34,8 @@ COLUMNS = [
     "case", "image", "label", "patient", "study", "series", "number", "description", "slices", "annotations",
     "structures", "tiny_contours", "overlapping_voxels", "warnings", "problem",
 ]  # fmt: skip
+
+READERS = {"SEG": read_seg, "RTSTRUCT": read_rtstruct}
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _import_series(
             write_volume(image, volume.array, volume.header)
         row["image"] = str(image.relative_to(output))
         row["warnings"] = "; ".join(series.warnings())
-        segments = [segment for one in annotations for segment in _segments(one, series)]
+        segments = [segment for one in annotations for segment in READERS[one.modality](one.file, series)]
         for segment in segments:
             if names is None or normalized(segment.name) not in names.values:
                 unmatched[segment.name] += 1
@@ -144,11 +146,6 @@ def _import_series(
         row["problem"] = str(error)
         log.error("%s", error)
     return row
-
-
-def _segments(annotation: Annotation, series: Series) -> list[Segment]:
-    read = read_seg if annotation.modality == "SEG" else read_rtstruct
-    return read(annotation.file, series)
 
 
 def _write_labels(path: Path, volume: Volume, segments: Sequence[Segment], names: NameTable) -> dict[str, object]:

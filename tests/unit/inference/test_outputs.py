@@ -17,8 +17,7 @@ from flare23_lib.cli import main
 from flare23_lib.inference.bundle import ModelLabel, write_bundle
 from flare23_lib.inference.label_statistics import measure_labels
 from flare23_lib.io.dicom import DicomFile
-from flare23_lib.io.dicom_choice import choose_series
-from flare23_lib.io.dicom_search import find_series
+from flare23_lib.io.dicom_search import choose_series, find_series
 from flare23_lib.io.dicom_seg import read_seg
 from flare23_lib.io.itk import itk_of_volume, read_itk, read_itk_geometry
 from flare23_lib.io.label_tables import label_table, read_label_table
