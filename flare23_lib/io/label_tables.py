@@ -78,27 +78,18 @@ def rgb_of(color: str) -> tuple[int, int, int]:
 def write_label_tables(folder: Path, table: Sequence[Structure], stem: str = STEM) -> None:
     """Write `{stem}.csv`, `{stem}.ctbl` and `{stem}.itksnap.txt`, which give label values names and colors in 3D
     Slicer, ITK-SNAP and table programs."""
-    parts = [f"{column}_{part}" for column in _CODES for part in ("CodingScheme", "CodeValue", "CodeMeaning")]
-    columns = ["LabelValue", "Name", "Color_R", "Color_G", "Color_B", "Color_A", *parts]
-    write_csv(folder / f"{stem}.csv", columns, [_slicer_row(structure) for structure in table])
+    codes = [f"{column}_{part}" for column in _CODES for part in ("CodingScheme", "CodeValue", "CodeMeaning")]
+    columns = ["LabelValue", "Name", "Color_R", "Color_G", "Color_B", "Color_A", *codes]
+    write_csv(folder / f"{stem}.csv", columns, [dict(zip(columns, _slicer_row(row), strict=True)) for row in table])
     write_text(folder / f"{stem}.ctbl", _slicer_colors(table))
     write_text(folder / f"{stem}.itksnap.txt", _itksnap_labels(table))
 
 
-def _slicer_row(structure: Structure) -> dict[str, str | int]:
-    red, green, blue = structure.color
-    row: dict[str, str | int] = {
-        "LabelValue": structure.value, "Name": structure.name,
-        "Color_R": red, "Color_G": green, "Color_B": blue, "Color_A": 255,
-    }  # fmt: skip
+def _slicer_row(structure: Structure) -> list[str | int]:
+    row: list[str | int] = [structure.value, structure.name, *structure.color, 255]
     anatomy = structure.anatomy
-    for column, code in zip(_CODES, (anatomy.category, anatomy.type, anatomy.modifier), strict=True):
-        if code is not None:
-            row |= {
-                f"{column}_CodingScheme": code.scheme,
-                f"{column}_CodeValue": code.value,
-                f"{column}_CodeMeaning": code.meaning,
-            }
+    for code in (anatomy.category, anatomy.type, anatomy.modifier):
+        row += ["", "", ""] if code is None else [code.scheme, code.value, code.meaning]
     return row
 
 
