@@ -19,8 +19,8 @@ from flare23_lib import __version__
 from flare23_lib.cache.entries import Metadata
 from flare23_lib.cache.results import DEEP_REMEDY, Results, read_training
 from flare23_lib.choices import WEIGHTS_FILE
-from flare23_lib.config.models import measured
-from flare23_lib.config.settings import InferenceSettings, TrainingSettings
+from flare23_lib.config.settings import TrainingSettings
+from flare23_lib.config.training_models import InferenceSettings, measured
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.dataset.read_files import remembered
 from flare23_lib.errors import StoreError, TrainingError

@@ -43,7 +43,7 @@ def test_partial_labels_of_seven_sources_become_a_student_and_scores(tmp_path):
     assert not any(len(annotated_of(case)) == len(LABELS.names) for case in cases.values())
     completed = 0
     for name in NAMES:
-        for row in read_csv(results / "completed_labels" / name / "cases.csv"):
+        for row in read_csv(results / "completed_labels" / name / "conflicts.csv"):
             completed += 1
             labels = read_label_map(results / "completed_labels" / name / f"{row['case']}.nii.gz").array
             original = expected(name, 10 * NAMES.index(name) + int(row["case"][-1]))

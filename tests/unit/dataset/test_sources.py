@@ -141,7 +141,7 @@ def test_a_value_that_the_table_lacks_is_named_with_its_source(cohort, tmp_path)
     array[0, 0, 0] = 9
     write(path, array, AFFINE)
     found = scan(cohort, tmp_path)
-    assert [case.case for case in found.quarantined] == ["lits_liver_002"]
+    assert [case.case for case in found.cases if not case.usable] == ["lits_liver_002"]
     issue = next(issue for issue in found.issues if issue.case == "lits_liver_002")
     assert issue.kind == "unknown_label_values"
     assert issue.message == "has the values 9, which are not in the `values` of its source"
@@ -181,7 +181,7 @@ def test_a_horseshoe_kidney_has_no_sides(cohort, tmp_path):
     issue = next(issue for issue in found.issues if issue.case == "kits_case_003")
     assert issue.kind == "unclear_sides"
     assert issue.message == "value 1 has a component that lies across the middle of the image"
-    assert [case.case for case in found.quarantined] == ["kits_case_003"]
+    assert [case.case for case in found.cases if not case.usable] == ["kits_case_003"]
 
 
 def test_sides_follow_the_world_and_not_the_axes():
