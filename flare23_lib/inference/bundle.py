@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from flare23_lib.axes import Spacing, Triple, as_triple
 from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE, LabelKind, OrientationMode, Precision, Scored, Windows
@@ -28,6 +28,7 @@ from flare23_lib.io.label_tables import Structure, label_table
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
+from flare23_lib.networks.weight_files import save_weights
 from flare23_lib.preprocessing.resampling import Intensity
 
 FORMAT = 1
@@ -329,9 +330,8 @@ def write_bundle(folder: str | Path, model: Model, state_dict: Mapping[str, torc
     fault = _misfit(model, state_dict)
     if fault:
         raise BundleError(f"{folder}: {fault}")
-    tensors = {name: state_dict[name].detach().cpu().contiguous() for name in sorted(state_dict)}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file(tensors, temporary)
+        save_weights(temporary, state_dict)
         digest = file_sha256(temporary)
     model = replace(model, weights=Weights(WEIGHTS_FILE, digest))
     write_json(folder / MODEL_FILE, model.to_json())
