@@ -23,7 +23,7 @@ from flare23_lib.errors import BundleError, ConfigError
 from flare23_lib.inference.image_files import model_file
 from flare23_lib.inference.training_images import TrainingImages
 from flare23_lib.io.anatomy import is_tumor
-from flare23_lib.io.atomic import atomic_path, write_json
+from flare23_lib.io.atomic import about_path, atomic_path, write_json
 from flare23_lib.io.label_tables import Structure, label_table
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.networks import Architecture
@@ -378,5 +378,5 @@ def _read_model(path: Path) -> Model:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as handle:
+    with about_path(path), path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -18,6 +18,9 @@ DTYPES = {
     torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 
+BUFFER_BYTES = 1 << 20
+"""PyTorch writes an archive in many small parts."""
+
 
 def save_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors as a safetensors file, one by one, so that no second copy of them all is in memory.
@@ -36,7 +39,7 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
+    with path.open("wb", BUFFER_BYTES) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             file.write(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -44,7 +47,7 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint as `torch.save` does; OSError if it cannot be written."""
-    with path.open("wb") as file:
+    with path.open("wb", BUFFER_BYTES) as file:
         try:
             torch.save(dict(content), file)
         except RuntimeError as error:  # its archive cannot be ended after a write that failed
