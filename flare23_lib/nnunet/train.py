@@ -18,19 +18,13 @@ from flare23_lib import __version__
 from flare23_lib.cache.entries import Metadata
 from flare23_lib.cache.results import DEEP_REMEDY, Results, read_training
 from flare23_lib.choices import WEIGHTS_FILE
-from flare23_lib.config.models import measured
-from flare23_lib.config.settings import InferenceSettings, TrainingSettings
+from flare23_lib.config.settings import TrainingSettings
+from flare23_lib.config.training_models import InferenceSettings, measured
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.dataset.read_files import remembered
 from flare23_lib.errors import StoreError, TrainingError
-from flare23_lib.inference.bundle import (
-    InferenceDefaults,
-    Model,
-    ModelLabel,
-    Weights,
-    file_sha256,
-    write_bundle,
-)
+from flare23_lib.inference.bundle import file_sha256, write_bundle
+from flare23_lib.inference.model import InferenceDefaults, Model, ModelLabel, Weights
 from flare23_lib.inference.training_images import TrainingImages, summarize
 from flare23_lib.io.atomic import about_path, atomic_path, link_to, remove_partial, write_json
 from flare23_lib.io.locks import lock
@@ -41,8 +35,8 @@ from flare23_lib.nnunet.initial_weights import TABLE, InitialWeights, publish
 from flare23_lib.nnunet.pretrained import read_weights
 from flare23_lib.nnunet.retry_state import attempt
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
+from flare23_lib.preprocessing.intensity import Intensity
 from flare23_lib.preprocessing.preprocess_cases import no_case
-from flare23_lib.preprocessing.resampling import Intensity
 from flare23_lib.runtime.signals import StoppedError
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Calls of the operating system that fail, or end the process, at the N-th of them.
 
-`Shim` replaces what Python code calls: `open` (with writes and reads of its files) and the functions of `os` below, for
-paths within one folder. It does not see
+`Shim` replaces what Python code calls: `open` (with writes and reads of its files) and the functions of `os` below,
+for paths within one folder. It does not see
 
 - files that compiled code opens itself: reading safetensors and blosc2 (both map files into memory), SimpleITK. Those
   are written through Python's files;
@@ -26,8 +26,19 @@ from typing import Any, Literal
 
 Kind = Literal["write", "read"]
 
-MUTATING = ("mkdir", "rmdir", "rename", "replace", "link", "symlink", "unlink", "remove", "chmod", "truncate", "fsync",
-            "sendfile")  # fmt: skip
+MUTATING = (
+    "mkdir",
+    "rmdir",
+    "rename",
+    "replace",
+    "link",
+    "symlink",
+    "unlink",
+    "remove",
+    "chmod",
+    "truncate",
+    "fsync",
+)
 READING = ("listdir", "scandir", "readlink")
 ERRORS = {"write": errno.ENOSPC, "read": errno.EIO}
 DESCRIPTOR_CALLS = ("fsync", "sendfile", "write", "read")
@@ -62,7 +73,7 @@ class Shim:
     def install(self) -> None:
         """Replace the functions, until the process ends."""
         builtins.open = io.open = self._open
-        for kind, names in (("write", MUTATING), ("read", READING), ("write", ["open"])):
+        for kind, names in (("write", (*MUTATING, "sendfile", "open")), ("read", READING)):
             for name in names:
                 setattr(os, name, self._wrapped(kind, name, getattr(os, name)))
 
@@ -72,7 +83,7 @@ class Shim:
             path = self._readlink(f"/proc/self/fd/{place}") if isinstance(place, int) else os.fsdecode(place)
         except (OSError, TypeError):
             return None
-        path = os.path.abspath(path)
+        path = os.path.abspath(path)  # noqa: PTH100 (links are not followed)
         return path if path.startswith(self.folder + os.sep) else None
 
     def call(self, kind: Kind, name: str, path: str, half: Callable[[], object] = lambda: None) -> None:
@@ -94,7 +105,7 @@ class Shim:
 
         def called(*arguments, **options):
             given = arguments[place] if len(arguments) > place else "."
-            relative = options.get("dir_fd") is not None and not os.path.isabs(given)
+            relative = options.get("dir_fd") is not None and not Path(given).is_absolute()
             path = self.watches(options["dir_fd"] if relative else given)
             if path is not None:
                 reads = name == "open" and not arguments[1] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)

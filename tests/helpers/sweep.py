@@ -1,7 +1,6 @@
 """The jobs of a tiny workflow, each with a fault at one of its calls, and again without.
 
-Trials are forked from one process that has imported everything and computed nothing. `python tests/helpers/sweep.py`
-sweeps all of it (or the named stages) and prints the table of docs/store.md.
+Trials are forked from one process that has imported everything and computed nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import os
 import pkgutil
 import shutil
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -195,7 +193,7 @@ def broken_entries(results: Path) -> list[str]:
 
     broken = []
     for path in (results / "store").rglob("*.json"):
-        if METADATA_KEYS <= set(json.loads(path.read_text())):
+        if set(json.loads(path.read_text())) >= METADATA_KEYS:
             entry = Entry(CacheFolder(path.parent), path.stem)
             metadata = entry.metadata()
             if metadata is None or entry.broken_files(metadata, deep=True):
@@ -354,20 +352,3 @@ def sweep_all(folder: Path, choose: Callable[[str, list[Fault]], Sequence[Fault]
     """Sweep the stages with chosen faults of each."""
     made = Sweep(folder)
     return [made.sweep(stage, choose(stage.name, made.faults(stage))) for stage in made.stages]
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as temporary:
-        wanted = sys.argv[1:]
-        made = Sweep(Path(temporary))
-        tallies = []
-        for stage in made.stages:
-            print(
-                stage.name,
-                {kind: len([c for c in made.calls[stage.name] if c[0] == kind]) for kind in ("write", "read")},
-                flush=True,
-            )
-            if not wanted or stage.name in wanted:
-                tallies.append(made.sweep(stage, made.faults(stage)))
-                print("\n".join(tallies[-1].failures), flush=True)
-        print(table(tallies))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from bundles import some_weights
 from processes import CONTEXT
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 
-from flare23_lib.networks.weight_files import DTYPES, save_checkpoint, save_weights
+from flare23_lib.networks.weight_files import save_checkpoint, save_weights
 
 LIMIT = 20_000
 """Bytes after which a file cannot grow, as on a full disk."""
@@ -18,23 +18,9 @@ LIMIT = 20_000
 def test_weights_are_the_bytes_that_safetensors_writes(tmp_path):
     weights = some_weights() | {"größe": torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1), "": torch.tensor(1.5)}
     save_weights(tmp_path / "model.safetensors", weights)
-    expected = save({name: tensor.contiguous() for name, tensor in weights.items()})
-    assert (tmp_path / "model.safetensors").read_bytes() == expected
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_tensors_of_any_type_come_back_beside_others(tmp_path, dtype):
-    tensors = {
-        "b": torch.tensor([[0, 1, 1]]).to(dtype),
-        "a": torch.tensor([0.5]),
-        "none": torch.zeros(0, dtype=dtype),
-    }
-    save_weights(tmp_path / "x", tensors)
-    found = load_file(tmp_path / "x")
-    assert found.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "expected")
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
+    assert load_file(tmp_path / "model.safetensors").keys() == weights.keys()
 
 
 def write_past_the_limit(save_file, path):
