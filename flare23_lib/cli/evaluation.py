@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
+from flare23_lib.choices import EvaluationMode
 from flare23_lib.cli.common import (
     Commands,
     add_config,
@@ -62,7 +64,7 @@ def _measure(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rank(args: argparse.Namespace) -> int:
+def _rank(args: argparse.Namespace) -> None:
     from flare23_lib.evaluation.ranking import format_ranking, rank_folders
     from flare23_lib.evaluation.tables import write_table
 
@@ -70,7 +72,6 @@ def _rank(args: argparse.Namespace) -> int:
     write_table(args.output, ranking.table)
     print(format_ranking(ranking))
     print(f"{args.output} is written")
-    return 0
 
 
 def register(commands: Commands) -> None:
@@ -82,7 +83,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("--model", type=Path,
                         help="bundle that gives names, tolerances and rules of the labels (default: the "
                         "configuration)")  # fmt: skip
-    parser.add_argument("--mode", choices=["flare23", "plain"],
+    parser.add_argument("--mode", choices=get_args(EvaluationMode),
                         help="the challenge's rules, or whole volumes (default: the configuration's)")  # fmt: skip
     parser.add_argument("--details", action=argparse.BooleanOptionalAction,
                         help="tables of HD95, volumes and found tumors (default: the configuration's)")  # fmt: skip

@@ -20,7 +20,7 @@ import numpy as np
 
 from flare23_lib.errors import CohortError, ImageError
 from flare23_lib.io.dicom import Irregular, Series
-from flare23_lib.io.dicom_search import Annotation, Found, find_series
+from flare23_lib.io.dicom_search import DicomSearch, find_series
 from flare23_lib.io.dicom_seg import Segment, read_seg
 from flare23_lib.io.label_tables import Structure, header_extension, label_table
 from flare23_lib.io.nifti import Volume, write_volume
@@ -35,26 +35,20 @@ COLUMNS = [
     "structures", "tiny_contours", "overlapping_voxels", "warnings", "problem",
 ]  # fmt: skip
 
+READERS = {"SEG": read_seg, "RTSTRUCT": read_rtstruct}
+
 
 @dataclass(frozen=True)
 class NameTable:
-    """Which value a structure's name stands for.
-
-    Attributes:
-        table: the labels.
-        values: normalized name or alias -> value.
-    """
+    """Labels, and which value a normalized name or alias stands for."""
 
     table: tuple[Structure, ...]
     values: Mapping[str, int]
 
     @classmethod
     def read(cls, path: Path) -> NameTable:
-        """Read a CSV with the columns `name`, `value` and `aliases` (separated by semicolons; may be missing).
-
-        Raises:
-            CohortError: it cannot be read, a value is no number from 1 to 254, or a name stands for two values.
-        """
+        """Read a CSV with the columns `name`, `value` and `aliases` (separated by semicolons; may be missing);
+        CohortError if it cannot be read, a value is no number from 1 to 254, or a name stands for two values."""
         try:
             with path.open(encoding="utf-8", newline="") as handle:
                 rows = list(csv.DictReader(handle))
@@ -79,12 +73,8 @@ def normalized(name: str) -> str:
 
 @dataclass(frozen=True)
 class Import:
-    """What an import did.
-
-    Attributes:
-        rows: of sources.csv.
-        unmatched: names of structures that are not in the table -> annotations that hold them.
-    """
+    """What an import did: the rows of sources.csv, and the names that are not in the table, with how many annotations
+    have them."""
 
     rows: list[dict[str, object]]
     unmatched: Mapping[str, int]
@@ -98,19 +88,12 @@ class Import:
 def import_dicom(
     inputs: Path, output: Path, names: NameTable | None = None, irregular: Irregular = "refuse"
 ) -> Import:
-    """Write every CT volume below a folder as NIfTI, and its annotations as label maps.
+    """Write every CT volume in a folder or archive as NIfTI, and its annotations as label maps; ImageError if there
+    is none.
 
     Writes `images/{case}_0000.nii.gz`, `labels/{case}.nii.gz`, `sources.csv` (a row for each series, with what could
-    not be read) and `unmatched_names.csv`. Images that are there are not written again.
-
-    Args:
-        inputs: folder or zip archive.
-        output: folder.
-        names: values of annotated structures; None for images alone, with all names listed as unmatched.
-        irregular: "refuse" or "resample" for slices that are not equally spaced.
-
-    Raises:
-        ImageError: there are no CT volumes.
+    not be read) and `unmatched_names.csv`. Images that are there are not written again. Without a table of names only
+    images are written, and all names are listed as unmatched.
     """
     found = find_series(inputs)
     volumes = [replace(series, irregular=irregular) for series in found.series if series.is_volume]
@@ -136,7 +119,7 @@ def case_of(series: Series) -> str:
 
 
 def _import_series(
-    series: Series, found: Found, output: Path, names: NameTable | None, unmatched: Counter[str]
+    series: Series, found: DicomSearch, output: Path, names: NameTable | None, unmatched: Counter[str]
 ) -> dict[str, object]:
     case = case_of(series)
     image, label = output / "images" / f"{case}_0000.nii.gz", output / "labels" / f"{case}.nii.gz"
@@ -152,7 +135,7 @@ def _import_series(
             write_volume(image, volume.array, volume.header)
         row["image"] = str(image.relative_to(output))
         row["warnings"] = "; ".join(series.warnings())
-        segments = [segment for one in annotations for segment in _segments(one, series)]
+        segments = [segment for one in annotations for segment in READERS[one.modality](one.file, series)]
         for segment in segments:
             if names is None or normalized(segment.name) not in names.values:
                 unmatched[segment.name] += 1
@@ -163,11 +146,6 @@ def _import_series(
         row["problem"] = str(error)
         log.error("%s", error)
     return row
-
-
-def _segments(annotation: Annotation, series: Series) -> list[Segment]:
-    read = read_seg if annotation.modality == "SEG" else read_rtstruct
-    return read(annotation.file, series)
 
 
 def _write_labels(path: Path, volume: Volume, segments: Sequence[Segment], names: NameTable) -> dict[str, object]:

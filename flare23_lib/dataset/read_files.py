@@ -50,19 +50,13 @@ class Task(NamedTuple):
         return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=-1)
 
 
-class Key(NamedTuple):
-    """What a remembered line holds for: a file as it was, read in one way."""
-
-    path: str
-    is_label: bool
-    header_only: bool
-    size: int
-    mtime: int
-    mapping: str = ""
+Key = tuple[str, bool, bool, int, int, str]
+"""What a remembered line holds for: a file as it was, read in one way. Path, is_label, header_only, size and time
+(`Task.status`), mapping."""
 
 
 def _key(task: Task) -> Key:
-    return Key(str(task.path), task.is_label, task.header_only, *task.status(), task.mapping)
+    return str(task.path), task.is_label, task.header_only, *task.status(), task.mapping
 
 
 def _read(task: Task) -> ImageInfo:
@@ -70,7 +64,7 @@ def _read(task: Task) -> ImageInfo:
 
 
 def _line(key: Key, info: ImageInfo) -> str:
-    parts = key if key.mapping else key[:-1]  # lines that any version of the program reads
+    parts = key if key[-1] else key[:-1]  # lines that any version of the program reads
     return json.dumps([versions.SCAN, *parts, info.to_json()])
 
 
@@ -81,9 +75,10 @@ def _remembered(memory: Path) -> dict[Key, ImageInfo]:
         with memory.open(encoding="utf-8") as handle:
             for line in handle:
                 try:
-                    version, *key, info = json.loads(line)
+                    version, path, is_label, header_only, size, mtime, *mapping, info = json.loads(line)
                     if version == versions.SCAN:
-                        known[Key(*key)] = ImageInfo.from_json(info)
+                        key = path, is_label, header_only, size, mtime, "".join(mapping)
+                        known[key] = ImageInfo.from_json(info)
                 except (ValueError, TypeError, KeyError):
                     continue
     return known
@@ -91,21 +86,14 @@ def _remembered(memory: Path) -> dict[Key, ImageInfo]:
 
 def remembered(memory: Path) -> dict[Path, ImageInfo]:
     """Return what the memory holds of each image or label, whether or not the file has changed since."""
-    return {Path(key.path): info for key, info in _remembered(memory).items()}
+    return {Path(key[0]): info for key, info in _remembered(memory).items()}
 
 
 def read_files(tasks: Sequence[Task], memory: Path, processes: int = 1) -> dict[Task, ImageInfo]:
-    """Read files that are new or changed and take the rest from memory.
+    """Read files that are new or changed and take the rest from memory, a file that is made if missing.
 
-    A file that could not be read (`cannot_be_read`) is tried again: its permissions may have changed.
-
-    Args:
-        tasks: every file.
-        memory: the file that remembers; made if missing.
-        processes: how many files are read at once.
-
-    Raises:
-        CohortError: a process was killed.
+    A file that could not be read (`cannot_be_read`) is tried again: its permissions may have changed. CohortError if
+    one of the processes is killed.
     """
     memory.parent.mkdir(parents=True, exist_ok=True)
     with lock(memory.with_name(memory.name + ".lock"), lambda: log.info("another scan is running; waiting for it")):
@@ -113,7 +101,7 @@ def read_files(tasks: Sequence[Task], memory: Path, processes: int = 1) -> dict[
         keys = {task: _key(task) for task in tasks}
         fresh = [task for task, key in keys.items() if known.get(key, _UNREAD).issue == "cannot_be_read"]
         log.info("%d files, %d of them new or changed", len(tasks), len(fresh))
-        sizes = [max(0, keys[task].size) for task in fresh]
+        sizes = [max(0, keys[task][3]) for task in fresh]
         with memory.open("a", encoding="utf-8") as handle:
             for task, info in zip(fresh, in_processes(_read, fresh, sizes, processes), strict=True):
                 known[keys[task]] = info
@@ -130,16 +118,9 @@ _UNREAD = ImageInfo(issue="cannot_be_read")
 def in_processes(
     read: Callable[[Item], Result], tasks: Sequence[Item], sizes: Sequence[int], processes: int
 ) -> Iterable[Result]:
-    """Yield results in order, several tasks at a time.
+    """Yield results in order, several tasks at a time; CohortError if a process is killed.
 
-    Args:
-        read: a function that other processes can import.
-        tasks: its arguments.
-        sizes: of each task, that progress is counted in, such as bytes.
-        processes: how many at once.
-
-    Raises:
-        CohortError: a process was killed.
+    Other processes import the function; `sizes` of the tasks, such as bytes, are what progress is counted in.
     """
     if processes <= 1 or len(tasks) < 4:
         yield from progress(map(read, tasks), total=len(tasks), unit="file", sizes=sizes)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE
 from flare23_lib.errors import BundleError, ConfigError
 from flare23_lib.inference.model import InferenceDefaults, Model, Weights, read_model
 from flare23_lib.io.atomic import atomic_path, write_json
 from flare23_lib.networks.stunet import STUNet, empty_network
+from flare23_lib.networks.weight_files import save_weights
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,8 @@ def write_bundle(folder: str | Path, model: Model, state_dict: Mapping[str, torc
     """
     folder = Path(folder)
     _check_weights(folder, model, state_dict)
-    tensors = {name: state_dict[name].detach().cpu().contiguous() for name in sorted(state_dict)}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file(tensors, temporary)
+        save_weights(temporary, state_dict)
         digest = file_sha256(temporary)
     model = replace(model, weights=Weights(WEIGHTS_FILE, digest))
     write_json(folder / MODEL_FILE, model.to_json())

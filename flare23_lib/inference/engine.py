@@ -31,7 +31,8 @@ from flare23_lib.inference.windows import (
     center_first_windows,
     pad_to_patch,
 )
-from flare23_lib.io.nifti import Geometry, Volume
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.preprocessing.resampling import prepare_image, resampled_shape
 from flare23_lib.runtime.precision import inference_precision

@@ -138,8 +138,7 @@ def find_series_at(inputs: Path, wanted: str | None, irregular: Irregular) -> di
         ImageError: as `choose_series`, or pydicom is not installed.
     """
     try:
-        from flare23_lib.io.dicom_choice import choose_series
-        from flare23_lib.io.dicom_search import find_series
+        from flare23_lib.io.dicom_search import choose_series, find_series
     except ModuleNotFoundError as error:
         raise ImageError(
             f"{inputs}: holds no image files, and for DICOM {error.name} is missing (pip install '.[dicom]')"

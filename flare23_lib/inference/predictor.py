@@ -20,9 +20,10 @@ from flare23_lib.inference.memory import Limits
 from flare23_lib.inference.model import chosen_labels
 from flare23_lib.inference.outputs import keep_labels
 from flare23_lib.inference.training_images import unlike_training
+from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.images import ITK_SUFFIXES, Image, image_stem, read_image
 from flare23_lib.io.label_tables import Structure, header_extension
-from flare23_lib.io.nifti import SUFFIXES, Geometry, Volume, header_for, write_volume
+from flare23_lib.io.nifti import SUFFIXES, Volume, header_for, write_volume
 from flare23_lib.runtime.devices import choose
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flare23_lib import versions
 from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, Shard, fingerprint
 from flare23_lib.cache.results import Results, collect, write_record
-from flare23_lib.config.settings import InferenceSettings
+from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.inference.model import read_model

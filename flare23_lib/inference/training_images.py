@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from flare23_lib.axes import Spacing, Triple
-from flare23_lib.io.nifti import Geometry, Volume
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume
 
 AIR_HU = -500.0
 """An image without values below this has no air, unless it was windowed."""

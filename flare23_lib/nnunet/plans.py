@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flare23_lib.axes import Spacing, Triple
-from flare23_lib.config.models import measured
 from flare23_lib.config.settings import TrainingSettings
+from flare23_lib.config.training_models import measured
 from flare23_lib.networks import Architecture
 from flare23_lib.preprocessing.intensity import Intensity
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.torch import save_file
 
 from flare23_lib import __version__
 from flare23_lib.cache.entries import Metadata
 from flare23_lib.cache.results import DEEP_REMEDY, Results, read_training
 from flare23_lib.choices import WEIGHTS_FILE
-from flare23_lib.config.models import measured
-from flare23_lib.config.settings import InferenceSettings, TrainingSettings
+from flare23_lib.config.settings import TrainingSettings
+from flare23_lib.config.training_models import InferenceSettings, measured
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.dataset.read_files import remembered
 from flare23_lib.errors import StoreError, TrainingError
@@ -30,6 +29,7 @@ from flare23_lib.inference.training_images import TrainingImages, summarize
 from flare23_lib.io.atomic import atomic_path, link_to, remove_partial, write_json
 from flare23_lib.io.locks import lock
 from flare23_lib.labels import Label
+from flare23_lib.networks.weight_files import save_weights
 from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.initial_weights import TABLE, InitialWeights, publish
 from flare23_lib.nnunet.pretrained import read_weights
@@ -166,10 +166,9 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: InitialWeights | N
     with quiet(folder / "nnunet.log"):
         what = TrainingRun(folder, plans, dataset, device, runtime.gpus, runtime.threads, runtime.checkpoint_minutes)
         trainer = run(what, initial)
-    state = trainer.bare_network.state_dict()
     entry = job.weights
     with atomic_path(entry.file(WEIGHTS)) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}, temporary)
+        save_weights(temporary, trainer.bare_network.state_dict())
     epochs.write(entry.file(HISTORY), [str(value) for value in job.settings.label_values], trainer.history)
     return entry.save(
         [WEIGHTS, HISTORY],

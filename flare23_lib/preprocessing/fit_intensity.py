@@ -16,8 +16,8 @@ import numpy as np
 from flare23_lib import versions
 from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, fingerprint
 from flare23_lib.cache.results import Results
-from flare23_lib.config.models import Intensity
 from flare23_lib.config.settings import PreprocessingSettings, TrainingSet, TrainingSettings
+from flare23_lib.config.training_models import IntensityValues
 from flare23_lib.errors import ConfigError, TrainingError, one_line
 from flare23_lib.io.atomic import atomic_path, read_json, write_json
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
@@ -136,4 +136,4 @@ def with_intensity(settings: WithIntensity, record: Path | None) -> WithIntensit
         return settings
     if record is None:
         raise ConfigError("--intensity: the settings say `measure`; name the record of the measurement")
-    return type(settings).of(settings, intensity=Intensity.from_json(read_json(record)["intensity"]))
+    return type(settings).of(settings, intensity=IntensityValues.from_json(read_json(record)["intensity"]))

@@ -12,8 +12,8 @@ from typing import Any
 from flare23_lib import versions
 from flare23_lib.cache.entries import Entry, Metadata, Shard
 from flare23_lib.cache.results import Results, write_record
-from flare23_lib.config.models import measured
 from flare23_lib.config.settings import LabelSets, PreprocessingSettings, TrainingSet
+from flare23_lib.config.training_models import measured
 from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
 from flare23_lib.errors import CohortError, TrainingError
 from flare23_lib.io.atomic import read_json

@@ -15,8 +15,8 @@ import numpy as np
 from flare23_lib import versions
 from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, Shard
 from flare23_lib.cache.results import REMEDY, Results, collect, write_record
-from flare23_lib.config.models import OLD_NAMES
 from flare23_lib.config.settings import CompletionSettings
+from flare23_lib.config.tables import OLD_NAMES
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.errors import MergeError, StoreError
 from flare23_lib.inference.segmentations import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT

@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Strict
 
-from flare23_lib.config.models import MergePolicy
+from flare23_lib.config.training_models import MergePolicy
 from flare23_lib.errors import MergeError
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.pseudo_labels.components import Votes, find_tumors

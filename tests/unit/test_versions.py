@@ -12,7 +12,8 @@ from flare23_lib.inference.bundle import Bundle
 from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.model import Model, ModelLabel
 from flare23_lib.io import nifti
-from flare23_lib.io.nifti import Geometry, Volume
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.preprocessing.intensity import Intensity, draw_foreground, pool

@@ -14,7 +14,7 @@ import pytest
 from cohorts import AFFINE, SETTINGS, SHAPE, changed, image_array, label_array, write
 from places import REPOSITORY
 
-from flare23_lib.config.models import QualityIssues
+from flare23_lib.config.cohort_models import QualityIssues
 from flare23_lib.dataset.image_info import read_info
 from flare23_lib.dataset.quality import QUARANTINE
 from flare23_lib.dataset.scan import scan_cohort
@@ -387,7 +387,7 @@ def test_a_validation_image_never_trains(cohort):
     found = cohort.scan()
     kinds = {(issue.case, issue.kind) for issue in found.issues}
     assert {(case, "validation_image_in_training") for case in "de"} <= kinds
-    assert [case.case for case in found.quarantined] == ["d", "e"]
+    assert [case.case for case in found.cases if not case.usable] == ["d", "e"]
 
 
 def test_the_distance_between_two_forms_is_in_millimeters_whatever_the_header_counts_in(cohort):
@@ -420,7 +420,7 @@ def test_a_case_without_labeled_voxels_can_count_as_unlabeled(cohort, kind, spoi
 def test_a_severity_can_be_configured(cohort):
     write(image(cohort), np.full(SHAPE, -1000, np.int16))
     cohort.settings = changed(SETTINGS, quality_issues={"constant_image": "warn"})
-    assert cohort.scan().quarantined == []
+    assert all(case.usable for case in cohort.scan().cases)
 
 
 def test_faults_are_written_with_file_reason_and_remedy(cohort, tmp_path):

@@ -12,7 +12,7 @@ from flare23_lib.inference.logit_accumulator import UNCOVERED, LogitAccumulator
 from flare23_lib.inference.memory import MB, CaseSize, Limits, plan, sums_bytes, weight_bytes
 from flare23_lib.inference.model import Model, ModelLabel
 from flare23_lib.inference.windows import importance_map
-from flare23_lib.io.nifti import Geometry
+from flare23_lib.io.geometry import Geometry
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.preprocessing.intensity import Intensity

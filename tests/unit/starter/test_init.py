@@ -16,8 +16,9 @@ from flare23_lib.config import Config
 from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.errors import CohortError
 from flare23_lib.starter.init import init
+from flare23_lib.starter.names import identifier, names_of_values
 from flare23_lib.starter.planner import plan_network
-from flare23_lib.starter.recognize import identifier, names_of_values, recognize
+from flare23_lib.starter.recognize import recognize
 
 RECIPE = REPOSITORY / "config.yaml"
 PRESETS = REPOSITORY / "presets" / "sources"
