@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+import flare23_lib.config.settings as stages
 from flare23_lib.choices import WEIGHTS_FILE
-from flare23_lib.config import settings as stages
 from flare23_lib.config.checks import check_consistency, order_of
 from flare23_lib.config.cohort_models import IGNORE, LabelRow, label_map
 from flare23_lib.config.load import merge, prepared, read_yaml
