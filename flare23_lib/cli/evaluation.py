@@ -27,12 +27,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     from flare23_lib.evaluation.cases import Scoring
     from flare23_lib.evaluation.evaluate import evaluate_folders
     from flare23_lib.evaluation.tables import format_summary
-    from flare23_lib.inference.outputs import bundle_label_map
+    from flare23_lib.inference.model import read_model
 
     config = load_config(args)
     references = None if args.partial is None else "partial" if args.partial else "complete"
     given = {"mode": args.mode, "details": args.details, "references": references}
-    labels, unseen = bundle_label_map(args.model) if args.model else (config.label_map, ())
+    model = read_model(args.model) if args.model else None
+    labels, unseen = (model.label_map, model.unseen) if model else (config.label_map, ())
     settings = Evaluation.of(config.evaluation, **{key: value for key, value in given.items() if value is not None})
     scoring = Scoring.from_settings(settings, labels, unseen)
     scoring = replace(scoring, processes=args.processes, memory_mb=args.memory)

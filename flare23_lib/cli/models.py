@@ -36,15 +36,16 @@ def _import_nibabel() -> None:
 @ended_at_once()
 def _predict(args: argparse.Namespace) -> int:
     _import_nibabel()  # 0.2 s sooner
-    from flare23_lib.inference.image_files import MB, SeriesChoice, find_cases
-    from flare23_lib.inference.outputs import check_types, chosen_labels, describe_bundle, write_names
-    from flare23_lib.inference.read_ahead import Reader
+    from flare23_lib.inference.image_files import MB, find_cases
+    from flare23_lib.inference.model import chosen_labels, read_model
+    from flare23_lib.inference.outputs import check_types, write_names
+    from flare23_lib.inference.segment_cases import Reader
 
-    name, labels = describe_bundle(args.model)
-    table = chosen_labels(labels, args.labels_only)
-    cases = find_cases(args.input, args.output, args.shard, SeriesChoice(args.series, args.irregular))
+    model = read_model(args.model)
+    table = chosen_labels(model.label_table, args.labels_only)
+    cases = find_cases(args.input, args.output, args.shard, args.series, args.irregular)
     check_types(args.output_type, cases)
-    outputs = _outputs(args, name, table)
+    outputs = _outputs(args, model.name, table)
     reader = Reader(cases, args.overwrite, outputs)
     reader.start_early(args.memory * MB)  # torch is imported and the weights are loaded beside it
     import torch
@@ -52,9 +53,7 @@ def _predict(args: argparse.Namespace) -> int:
     from flare23_lib.inference.bundle import load_bundle
     from flare23_lib.inference.engine import Engine
     from flare23_lib.inference.memory import Limits
-    from flare23_lib.inference.predict import predict
-    from flare23_lib.inference.run_report import CaseReport, write_run_report
-    from flare23_lib.inference.timing import seconds_since_start
+    from flare23_lib.inference.predict import predict, seconds_since_start, write_run_report
     from flare23_lib.runtime.devices import choose
 
     seconds = {"start_up": seconds_since_start()}
@@ -64,9 +63,9 @@ def _predict(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.model).with_inference(args.step, args.tta, args.windows, args.precision)
     engine = Engine(bundle, chosen, Limits(args.gpu_memory, args.memory), args.compile)
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
-    reports: list[CaseReport] = []
-    faults = predict(reader, engine, args.timings, seconds, reports)
-    if args.label_files and len(faults) < len(cases) and ("nifti" in outputs.types or outputs.per_class):
+    reports = predict(reader, engine, args.timings, seconds)
+    failed = sum(report.error is not None for report in reports)
+    if args.label_files and failed < len(cases) and ("nifti" in outputs.types or outputs.per_class):
         write_names(cases, args.output, table)
     if args.statistics and cases:
         from flare23_lib.inference.label_statistics import write_statistics_table
@@ -76,7 +75,7 @@ def _predict(args: argparse.Namespace) -> int:
     if args.run_report:
         options = {key: _plain(value) for key, value in sorted(vars(args).items()) if key != "run"}
         write_run_report(args.run_report, engine, options, reports)
-    return 1 if faults else 0
+    return 1 if failed else 0
 
 
 def _outputs(args: argparse.Namespace, name: str, table: tuple[Structure, ...]) -> Outputs:
@@ -100,12 +99,12 @@ def _plain(value: object) -> object:
 
 def _statistics(args: argparse.Namespace) -> int:
     from flare23_lib.errors import ImageError
-    from flare23_lib.inference.image_files import SeriesChoice, find_cases
+    from flare23_lib.inference.image_files import find_cases
     from flare23_lib.inference.label_statistics import measure_files, write_statistics_table
-    from flare23_lib.inference.outputs import describe_bundle
+    from flare23_lib.inference.model import read_model
 
-    table = describe_bundle(args.model)[1] if args.model else None
-    cases = find_cases(args.images, args.labels, choice=SeriesChoice(args.series, args.irregular))
+    table = read_model(args.model).label_table if args.model else None
+    cases = find_cases(args.images, args.labels, series=args.series, irregular=args.irregular)
     written, failed = [], 0
     for case in cases:
         try:
@@ -119,9 +118,8 @@ def _statistics(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from flare23_lib.inference.bundle import InferenceDefaults, load_bundle
-
     if args.to == "nnunet":
+        from flare23_lib.inference.bundle import load_bundle
         from flare23_lib.nnunet.export_folder import export_to_nnunet
 
         if args.model is None:
@@ -130,6 +128,7 @@ def _export(args: argparse.Namespace) -> None:
         print(f"{args.output}: nnUNetv2_predict_from_modelfolder -m {args.output} -f all -i IMAGES -o LABELS")
         return
     from flare23_lib.inference.export import export_checkpoint
+    from flare23_lib.inference.model import InferenceDefaults
 
     if args.checkpoint is None:
         raise ConfigError("export: give --checkpoint or, with --to nnunet, --model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,10 +12,8 @@ import numpy as np
 import torch
 
 from flare23_lib.axes import Slices, as_triple
-from flare23_lib.inference.logit_accumulator import FinalSlices, LogitAccumulator
+from flare23_lib.inference.logit_accumulator import FinalSlices, LogitAccumulator, TTAAgreement
 from flare23_lib.inference.memory import MemoryPlan
-from flare23_lib.inference.timing import PhaseTimer
-from flare23_lib.inference.tta_agreement import TTAAgreement
 from flare23_lib.inference.upsampling import Axes, argmax_classes, interpolated_labels
 from flare23_lib.inference.windows import WindowSlab, importance_map
 from flare23_lib.preprocessing.resampling import Axis
@@ -23,25 +22,42 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 """Maps patches (b, z, y, x) to logits (b, z, y, x, classes)."""
 
 
-@dataclass
+class PhaseTimer:
+    """Seconds per phase; waits for the device at the end of each, as its work is asynchronous."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        self._last = time.perf_counter()
+
+    def start(self) -> None:
+        """Leave out what happened since the last phase."""
+        self._last = time.perf_counter()
+
+    def phase(self, name: str) -> None:
+        """End a phase; a phase may come several times."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        elif self._device.type == "mps":
+            torch.mps.synchronize()
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True)
 class Output:
     """A label map that is being made.
 
     Attributes:
-        stored: uint8 file values, axes as the file stores them, background at first.
-        seen: a view of it with the axes as the network sees them.
+        labels: uint8 file values, axes as the network sees them, background at first.
         values: file value of each class.
         excluded: classes that may not win.
     """
 
-    stored: np.ndarray
-    seen: np.ndarray
+    labels: np.ndarray
     values: np.ndarray
     excluded: Collection[int] = ()
-
-    def write(self, place: Slices, indices: torch.Tensor) -> None:
-        """Put a block of class indices in place."""
-        self.seen[place] = self.values[indices.cpu().numpy()]
 
 
 @dataclass
@@ -100,8 +116,8 @@ def run_slabs(
     Args:
         network: maps patches to logits.
         windowed: image and windows.
-        outputs: the label maps to fill; the first one is the one whose passes are compared.
-        agreement: counts how the passes agree; None for a single pass.
+        outputs: the label maps to fill.
+        agreement: counts how the passes of the first one agree; None for a single pass.
         plan: how the memory is used.
         timer: gets the phases `windows` and `labels`.
 
@@ -111,7 +127,7 @@ def run_slabs(
     computed = 0
     image, slabs, flips = windowed.image, windowed.slabs, windowed.flips
     importance = importance_map([part.stop - part.start for part in slabs[0].windows[0]]).to(windowed.device)
-    for tile in _tiles(windowed, outputs[0].seen.shape, plan.tiles):
+    for tile in _tiles(windowed, outputs[0].labels.shape, plan.tiles):
         region = (slice(0, image.shape[0]), slice(*tile.rows), slice(*tile.columns))
         sums = LogitAccumulator(importance, region, len(outputs[0].values), len(flips))
         for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
@@ -214,7 +230,9 @@ def _finish(
         if last > first:
             axes = (tile.axes[0].part(first, last, start), *tile.axes[1:])
             made = interpolated_labels(part.sums, labels, axes, part.weights, output.excluded)
-            output.write(as_triple([slice(first, last), *(slice(*extent) for extent in tile.place)]), made)
+            output.labels[first:last, slice(*tile.place[0]), slice(*tile.place[1])] = output.values[
+                made.cpu().numpy()
+            ]
     tile.done = max(tile.done, last)
 
 

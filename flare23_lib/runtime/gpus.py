@@ -49,9 +49,12 @@ def claim(count: int = 1) -> None:
 
 def _lock_some(names: Sequence[str], count: int) -> dict[str, IO[str]] | None:
     """Lock as many GPUs as are wanted; None, and none is locked, if too few are free."""
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    folder = Path(tempfile.gettempdir())
     locked: dict[str, IO[str]] = {}
     for name in names:
-        if len(locked) < count and (handle := _lock(name)) is not None:
+        place = folder / f"flare23-{user}-gpu-{name.replace('/', '_')}.lock"
+        if len(locked) < count and (handle := try_lock(place)) is not None:
             locked[name] = handle
     if len(locked) == count:
         return locked
@@ -73,9 +76,3 @@ def visible_gpus() -> list[str]:
     except Exception as error:  # no library, no driver, or a GPU that fell off: PyTorch reports what it finds
         log.debug("GPUs are not counted: %s", error)
         return []
-
-
-def _lock(name: str) -> IO[str] | None:
-    """Lock a GPU; None if another job has it."""
-    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
-    return try_lock(Path(tempfile.gettempdir()) / f"flare23-{user}-gpu-{name.replace('/', '_')}.lock")

@@ -28,9 +28,8 @@ from flare23_lib.preprocessing.preprocess_cases import (
     record_row,
     select_cases,
 )
-from flare23_lib.pseudo_labels.base_labels import annotated_labels
 from flare23_lib.pseudo_labels.complete import change_entry, completed_entry, completion_folder, left_out
-from flare23_lib.pseudo_labels.pseudo_label import pass_change
+from flare23_lib.pseudo_labels.pseudo_label import annotated_labels, pass_change
 
 Rows = list[dict]
 """A completion's cases: `case`, `file`, `labels_present`, `left_out`."""

@@ -11,7 +11,8 @@ import pytest
 from engines import a_bundle, a_volume
 from places import REPOSITORY
 
-from flare23_lib.inference.bundle import ModelLabel, write_bundle
+from flare23_lib.inference.bundle import write_bundle
+from flare23_lib.inference.model import ModelLabel
 from flare23_lib.io.nifti import read_volume, write_volume
 
 

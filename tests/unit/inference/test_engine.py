@@ -15,10 +15,10 @@ from machines import needs_bfloat16
 from flare23_lib.errors import BundleError, ConfigError, ImageError
 from flare23_lib.inference import engine as engine_module
 from flare23_lib.inference import memory
-from flare23_lib.inference.bundle import InferenceDefaults
 from flare23_lib.inference.engine import Engine, all_flips
+from flare23_lib.inference.logit_accumulator import TTAAgreement
+from flare23_lib.inference.model import InferenceDefaults
 from flare23_lib.inference.network import WindowNetwork
-from flare23_lib.inference.tta_agreement import TTAAgreement
 from flare23_lib.inference.windows import all_windows, importance_map, pad_to_patch
 from flare23_lib.networks import Architecture
 from flare23_lib.runtime.precision import inference_precision

@@ -14,8 +14,9 @@ from engines import a_bundle, a_volume, volume_of
 from scipy import ndimage
 
 from flare23_lib.cli import main
-from flare23_lib.inference.bundle import ModelLabel, write_bundle
+from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.label_statistics import measure_labels
+from flare23_lib.inference.model import ModelLabel
 from flare23_lib.io.dicom import DicomFile
 from flare23_lib.io.dicom_search import choose_series, find_series
 from flare23_lib.io.dicom_seg import read_seg
