@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 from flare23_lib import versions
 from flare23_lib.dataset.image_info import ImageInfo, read_info
 from flare23_lib.errors import CohortError
-from flare23_lib.io.atomic import write_text
+from flare23_lib.io.atomic import about_path, write_text
 from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.locks import lock
 from flare23_lib.runtime.progress import progress
@@ -72,7 +72,7 @@ def _remembered(memory: Path) -> dict[Key, ImageInfo]:
     """Return what the memory holds; lines of another version, or cut off by a kill, are passed over."""
     known: dict[Key, ImageInfo] = {}
     if memory.exists():
-        with memory.open(encoding="utf-8") as handle:
+        with about_path(memory), memory.open(encoding="utf-8") as handle:
             for line in handle:
                 try:
                     version, path, is_label, header_only, size, mtime, *mapping, info = json.loads(line)
@@ -102,7 +102,7 @@ def read_files(tasks: Sequence[Task], memory: Path, processes: int = 1) -> dict[
         fresh = [task for task, key in keys.items() if known.get(key, _UNREAD).issue == "cannot_be_read"]
         log.info("%d files, %d of them new or changed", len(tasks), len(fresh))
         sizes = [max(0, keys[task][3]) for task in fresh]
-        with memory.open("a", encoding="utf-8") as handle:
+        with about_path(memory), memory.open("a", encoding="utf-8") as handle:
             for task, info in zip(fresh, in_processes(_read, fresh, sizes, processes), strict=True):
                 known[keys[task]] = info
                 handle.write("\n" * (handle.tell() > 0) + _line(keys[task], info))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE
 from flare23_lib.errors import BundleError, ConfigError
 from flare23_lib.inference.model import InferenceDefaults, Model, Weights, read_model
-from flare23_lib.io.atomic import atomic_path, write_json
+from flare23_lib.io.atomic import about_path, atomic_path, write_json
 from flare23_lib.networks.stunet import STUNet, empty_network
 from flare23_lib.networks.weight_files import save_weights
 
@@ -114,5 +114,5 @@ def load_bundle(folder: str | Path) -> Bundle:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as handle:
+    with about_path(path), path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

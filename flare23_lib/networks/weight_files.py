@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+BUFFER_BYTES = 1 << 20
+"""PyTorch writes an archive in many small parts."""
+
 
 def save_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors of any device as a safetensors file; a second copy of them all is in memory meanwhile."""
@@ -21,7 +24,7 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint as `torch.save` does; OSError if it cannot be written."""
-    with path.open("wb") as file:
+    with path.open("wb", BUFFER_BYTES) as file:
         try:
             torch.save(dict(content), file)
         except RuntimeError as error:  # its archive cannot be ended after a write that failed

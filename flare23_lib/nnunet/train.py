@@ -26,7 +26,7 @@ from flare23_lib.errors import StoreError, TrainingError
 from flare23_lib.inference.bundle import file_sha256, write_bundle
 from flare23_lib.inference.model import InferenceDefaults, Model, ModelLabel, Weights
 from flare23_lib.inference.training_images import TrainingImages, summarize
-from flare23_lib.io.atomic import atomic_path, link_to, remove_partial, write_json
+from flare23_lib.io.atomic import about_path, atomic_path, link_to, remove_partial, write_json
 from flare23_lib.io.locks import lock
 from flare23_lib.labels import Label
 from flare23_lib.networks.weight_files import save_weights
@@ -163,7 +163,7 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: InitialWeights | N
     if job.settings.training.loss == "label_sets":
         dataset["annotated"] = annotated_classes(job.settings.label_values, rows)
     device = choose(runtime.device, claimed=runtime.gpus)
-    with quiet(folder / "nnunet.log"):
+    with about_path(folder), quiet(folder / "nnunet.log"):  # nnU-Net reads and writes there, too
         what = TrainingRun(folder, plans, dataset, device, runtime.gpus, runtime.threads, runtime.checkpoint_minutes)
         trainer = run(what, initial)
     entry = job.weights
