@@ -10,18 +10,19 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from flare23_lib.dataset.cases import Case
-from flare23_lib.dataset.read_files import in_processes
 from flare23_lib.errors import ImageError
 from flare23_lib.io.atomic import write_text
 from flare23_lib.io.label_maps import read_label_map
 from flare23_lib.io.nifti import read_volume
 from flare23_lib.labels import Label, LabelMap
+from flare23_lib.runtime.processes import in_processes
 
 MIN_CASES = 3
 """Cases in a source that hold a label, below which its medians tell nothing."""
@@ -84,7 +85,7 @@ def _read(cases: Sequence[Case], memory: Path, processes: int) -> Iterator[tuple
     except (OSError, ValueError):
         known = {}
     fresh = [case for case in cases if _key(case) not in known]
-    for case, row in zip(fresh, in_processes(look_at, fresh, [1] * len(fresh), processes), strict=True):
+    for case, row in zip(fresh, in_processes(look_at, fresh, processes, attrgetter("case")), strict=True):
         known[_key(case)] = row
     if fresh:
         write_text(memory, json.dumps({_key(case): known[_key(case)] for case in cases}))

@@ -8,28 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from flare23_lib import versions
 from flare23_lib.dataset.image_info import ImageInfo, read_info
-from flare23_lib.errors import CohortError
 from flare23_lib.io.atomic import about_path, write_text
 from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.locks import lock
-from flare23_lib.runtime.progress import progress
+from flare23_lib.runtime.processes import in_processes
 
 log = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-SMALL_FILE_BYTES = 1 << 20
-"""Files smaller than this on average are handed to processes several at a time."""
 
 
 class Task(NamedTuple):
@@ -92,8 +82,8 @@ def remembered(memory: Path) -> dict[Path, ImageInfo]:
 def read_files(tasks: Sequence[Task], memory: Path, processes: int = 1) -> dict[Task, ImageInfo]:
     """Read files that are new or changed and take the rest from memory, a file that is made if missing.
 
-    A file that could not be read (`cannot_be_read`) is tried again: its permissions may have changed. CohortError if
-    one of the processes is killed.
+    A file that could not be read (`cannot_be_read`) is tried again: its permissions may have changed. KilledError as
+    `in_processes`; what was read is kept.
     """
     memory.parent.mkdir(parents=True, exist_ok=True)
     with lock(memory.with_name(memory.name + ".lock"), lambda: log.info("another scan is running; waiting for it")):
@@ -103,7 +93,8 @@ def read_files(tasks: Sequence[Task], memory: Path, processes: int = 1) -> dict[
         log.info("%d files, %d of them new or changed", len(tasks), len(fresh))
         sizes = [max(0, keys[task][3]) for task in fresh]
         with about_path(memory), memory.open("a", encoding="utf-8") as handle:
-            for task, info in zip(fresh, in_processes(_read, fresh, sizes, processes), strict=True):
+            infos = in_processes(_read, fresh, processes, lambda task: str(task.path), "file", sizes)
+            for task, info in zip(fresh, infos, strict=True):
                 known[keys[task]] = info
                 handle.write("\n" * (handle.tell() > 0) + _line(keys[task], info))
                 handle.flush()
@@ -113,25 +104,3 @@ def read_files(tasks: Sequence[Task], memory: Path, processes: int = 1) -> dict[
 
 
 _UNREAD = ImageInfo(issue="cannot_be_read")
-
-
-def in_processes(
-    read: Callable[[Item], Result], tasks: Sequence[Item], sizes: Sequence[int], processes: int
-) -> Iterable[Result]:
-    """Yield results in order, several tasks at a time; CohortError if a process is killed.
-
-    Other processes import the function; `sizes` of the tasks, such as bytes, are what progress is counted in.
-    """
-    if processes <= 1 or len(tasks) < 4:
-        yield from progress(map(read, tasks), total=len(tasks), unit="file", sizes=sizes)
-        return
-    chunk = 16 if sum(sizes) < SMALL_FILE_BYTES * len(tasks) else 1
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=context) as pool:
-        results = pool.map(read, tasks, chunksize=chunk)
-        try:
-            yield from progress(results, total=len(tasks), unit="file", sizes=sizes)
-        except BrokenProcessPool as error:
-            raise CohortError(
-                "a reading process was killed, probably because memory ran out; what was read is kept, start again"
-            ) from error

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import errno
 import math
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +28,7 @@ from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import open_volume, read_labels
 from flare23_lib.labels import IGNORE_VALUE, LabelMap
-from flare23_lib.runtime.progress import progress
+from flare23_lib.runtime.processes import in_processes
 
 OK = "ok"
 """Status of a case that was scored."""
@@ -136,18 +134,10 @@ def score_cases(pairs: Sequence[Pair], scoring: Scoring) -> list[CaseScores]:
     """Score cases: a broken one gets a status that names its fault and does not stop the others.
 
     Raises:
-        EvaluationError: a process was killed, or there is not enough memory for a case.
+        KilledError: a process was killed, or there is not enough memory for a case.
     """
-    score, processes = partial(_score_pair, scoring), affordable_processes(pairs, scoring)
-    if processes == 1:
-        return list(progress(map(score, pairs), total=len(pairs)))
-    # a forked process would inherit the locks of threads that it does not have
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return list(progress(pool.map(score, pairs), total=len(pairs)))
-        except BrokenProcessPool as error:
-            message = "a scoring process was killed, probably because memory ran out; use fewer processes"
-            raise EvaluationError(message) from error
+    processes = affordable_processes(pairs, scoring)
+    return list(in_processes(partial(_score, scoring), pairs, processes, attrgetter("case")))
 
 
 def affordable_processes(pairs: Sequence[Pair], scoring: Scoring) -> int:
@@ -168,14 +158,6 @@ def _needed_mb(pair: Pair) -> float:
             voxels = float(stream.header["dim"][1:4].astype(float).prod())
             total += voxels * (stream.dtype.itemsize + BYTES_PER_VOXEL / 2)
     return total / 2**20
-
-
-def _score_pair(scoring: Scoring, pair: Pair) -> CaseScores:
-    """Score one case; EvaluationError if there is not enough memory for it."""
-    try:
-        return _score(scoring, pair)
-    except MemoryError as error:
-        raise EvaluationError(f"{pair.case}: there is not enough memory to score it; use fewer processes") from error
 
 
 def _score(scoring: Scoring, pair: Pair) -> CaseScores:

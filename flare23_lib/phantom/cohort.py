@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from flare23_lib.io.nifti import header_for, write_volume
 from flare23_lib.phantom.anatomy import FIVE_ORGANS, FLARE23_VALUES, ORGANS
 from flare23_lib.phantom.drawing import Phantom, draw_phantom
 from flare23_lib.phantom.frame import VARIATION, Variation
+from flare23_lib.runtime.processes import in_processes
 
 log = logging.getLogger(__name__)
 
@@ -138,19 +137,15 @@ def write_cohort(
 
     Raises:
         CohortError: the cohort cannot be planned (see `plan_cohort`), or its voxels would be too coarse to draw.
+        KilledError: a process was killed, or lacked memory.
     """
     layout = layout or PhantomLayout()
     if not 0 < layout.coarseness <= MAX_COARSENESS:
         raise CohortError(f"coarseness {layout.coarseness:g} of phantoms is not above 0 and at most {MAX_COARSENESS}")
     plan = plan_cohort(cases, validation, layout)
     write = partial(_write_case, folder=Path(folder), seed=seed, layout=layout)
-    if processes == 1:
-        for case in plan:
-            write(case)
-    else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
-            list(pool.map(write, plan))
+    for _ in in_processes(write, plan, processes, lambda case: f"{case.split} case {case.index}"):
+        pass
     log.info("wrote %d training and %d validation phantoms to %s", cases, validation, folder)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import multiprocessing
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +22,7 @@ from flare23_lib.io.nifti import read_volume
 from flare23_lib.preprocessing.intensity import SAMPLES, draw_foreground, pool
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, label_file, no_case, training_set
 from flare23_lib.runtime.failures import CaseFailures, concerns_all
-from flare23_lib.runtime.progress import progress
+from flare23_lib.runtime.processes import in_processes
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +57,7 @@ def measure(results: Results, model: str, settings: TrainingSet, processes: int,
 
     Raises:
         TrainingError: there is no case, or none has foreground.
+        KilledError: a process was killed, or lacked memory; what was measured is kept.
     """
     cases = training_set(results, settings)
     if not cases:
@@ -90,23 +88,12 @@ def measure(results: Results, model: str, settings: TrainingSet, processes: int,
 
 
 def _draw_all(tasks: Sequence[Task], processes: int) -> None:
-    """Draw from cases; CasesFailedError if one fails, TrainingError if a process is killed."""
+    """Draw from cases; CasesFailedError if one fails, KilledError as `in_processes`."""
     failures = CaseFailures(len(tasks))
-    with contextlib.ExitStack() as stack:
-        drawn: Iterable[str | None] = map(_draw, tasks)
-        if processes > 1 and len(tasks) > 1:
-            context = multiprocessing.get_context("spawn")
-            pool_of_processes = ProcessPoolExecutor(min(processes, len(tasks)), mp_context=context)
-            drawn = stack.enter_context(pool_of_processes).map(_draw, tasks)
-        try:
-            for (case, *_), line in zip(tasks, progress(drawn, total=len(tasks)), strict=True):
-                if line:
-                    failures.add(case, line)
-        except BrokenProcessPool as error:
-            raise TrainingError(
-                "a measuring process was killed, probably because memory ran out; what was measured is kept, "
-                "use fewer processes"
-            ) from error
+    names = [case for case, *_ in tasks]
+    for case, line in zip(names, in_processes(_draw, tasks, processes, name=itemgetter(0)), strict=True):
+        if line:
+            failures.add(case, line)
     failures.raise_any()
 
 
@@ -119,7 +106,7 @@ def _draw(task: Task) -> str | None:
             np.save(handle, drawn)
         entry.save([DRAWN], {"voxels": len(drawn)})
     except Exception as error:
-        if concerns_all(error):
+        if concerns_all(error) or isinstance(error, MemoryError):
             raise
         return one_line(image, error)
     return None

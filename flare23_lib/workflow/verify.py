@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from flare23_lib.cache.records import listed_files, records
@@ -16,6 +15,7 @@ from flare23_lib.cache.results import COLLECTED, Results
 from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE
 from flare23_lib.errors import BundleError
 from flare23_lib.io.tables import read_csv
+from flare23_lib.runtime.processes import in_processes
 
 FILES_PER_TASK = 2000
 
@@ -104,12 +104,13 @@ def _verify_bundle(bundle: Path, found: Verification) -> None:
 
 
 def _check_all(results: Results, files: Sequence[str], processes: int, deep: bool) -> list[list[Path]]:
-    check = partial(_check, results, deep)
-    if processes <= 1 or len(files) <= FILES_PER_TASK:
-        return list(map(check, files))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        return list(pool.map(check, files, chunksize=FILES_PER_TASK))
+    parts = [files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)]
+    check = partial(_check_part, results, deep)
+    return list(chain(*in_processes(check, parts, processes, lambda part: f"{part[0]} to {part[-1]}", "part")))
+
+
+def _check_part(results: Results, deep: bool, files: Sequence[str]) -> list[list[Path]]:
+    return [_check(results, deep, file) for file in files]
 
 
 def _check(results: Results, deep: bool, file: str) -> list[Path]:

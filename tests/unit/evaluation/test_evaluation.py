@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flare23_lib.errors import ConfigError, EvaluationError, StoreError
+from flare23_lib.errors import ConfigError, EvaluationError, KilledError, StoreError
 from flare23_lib.evaluation.cases import CaseScores, Pair, Score, Scoring, affordable_processes, score_cases
 from flare23_lib.evaluation.evaluate import evaluate_folders
 from flare23_lib.evaluation.metrics import score_case
@@ -154,7 +154,7 @@ def test_too_little_memory_is_no_fault_of_the_case(folders, monkeypatch, step):
         raise MemoryError("Unable to allocate 2.00 GiB")
 
     monkeypatch.setattr(f"flare23_lib.evaluation.cases.{step}", no_memory)
-    with pytest.raises(EvaluationError, match="case_1: there is not enough memory to score it"):
+    with pytest.raises(KilledError, match="case_1: there is not enough memory for it"):
         evaluate_folders(predictions, references, output, Scoring(LABELS, with_details=True))
 
 
