@@ -76,7 +76,7 @@ def ours(folder: Path, target: str, part: str) -> None:
     from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_image, preprocess_labels
 
     config = Config.load([ROOT / "config.yaml"])
-    intensity = Intensity(**dict(config.model("student").intensity))
+    intensity = Intensity.of(config.model("student").intensity)
     grid = TrainingGrid(TARGETS[target], "stored", PATCHES[target])
     if part != "labels":
         preprocess_image(folder / "ct_0000.nii.gz", folder / "out.b2nd", grid, intensity)

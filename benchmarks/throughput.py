@@ -87,7 +87,7 @@ def stages(folder: Path, config: Config) -> dict[str, float]:
     """Return Mvoxel/s (stored voxels, unless named otherwise) of the stages on one core."""
     image, labels = write_case(folder)
     model = config.preprocessing_settings("student")
-    intensity = Intensity(**dict(model.intensity))
+    intensity = Intensity.of(model.intensity)
     volume = read_labels(labels)
     shifted = np.roll(volume.array, 2, axis=2)
     prediction = folder / "prediction.nii.gz"
@@ -173,7 +173,7 @@ def bytes_per_voxel(cohort: Path, folder: Path, config: Config) -> dict[str, flo
         for name, spacing in (("student", settings.spacing), ("teacher", (2.5, 0.82, 0.82))):
             voxels = prod(resampled_shape(geometry.shape, geometry.spacing, spacing))
             grid = TrainingGrid(spacing, "stored", PATCH)
-            preprocess_image(source, image, grid, Intensity(**dict(settings.intensity)))
+            preprocess_image(source, image, grid, Intensity.of(settings.intensity))
             count(f"preprocessed_images_{name}", image, voxels)
     for source in sorted(cohort.glob("*abels*/*.nii.gz")) + sorted(cohort.glob("*-gt/*.nii.gz")):
         volume = read_labels(source)

@@ -76,7 +76,7 @@ def prepare(folder: Path, settings: TrainingSettings, cases: int) -> None:
         name = image.name.removesuffix("_0000.nii.gz")
         label = folder / "cohort" / "truth" / f"{name}.nii.gz"
         grid = TrainingGrid(settings.spacing, settings.orientation, settings.patch_size)
-        preprocess_image(image, folder / f"{name}.b2nd", grid, Intensity(**dict(settings.intensity)))
+        preprocess_image(image, folder / f"{name}.b2nd", grid, Intensity.of(settings.intensity))
         preprocess_labels(label, folder / f"{name}_labels.b2nd", grid, settings.label_values)
         rows.append({"case": name, "image": f"{name}.b2nd", "label": f"{name}_labels.b2nd"})
     preprocessed = folder / "preprocessed" / nnunet_plans.DATASET_NAME

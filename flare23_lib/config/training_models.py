@@ -26,7 +26,6 @@ from flare23_lib.config.tables import (
     Voxels,
     word_or,
 )
-from flare23_lib.errors import ConfigError
 from flare23_lib.networks import Architecture, NetworkName
 
 PASSES = "passes"
@@ -135,13 +134,6 @@ IntensityOrMeasure = Annotated[
     word_or("a table"),
     Field(description="Clipping range, mean and standard deviation in HU, or measure for those of the training set."),
 ]
-
-
-def measured(intensity: Literal["measure"] | IntensityValues) -> IntensityValues:
-    """Return an intensity as numbers; ConfigError for one that is yet to be measured."""
-    if isinstance(intensity, str):
-        raise ConfigError("intensity: is not measured yet")
-    return intensity
 
 
 class TrainingProtocol(Table):

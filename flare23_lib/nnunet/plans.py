@@ -7,7 +7,6 @@ from typing import Any
 
 from flare23_lib.axes import Spacing, Triple
 from flare23_lib.config.settings import TrainingSettings
-from flare23_lib.config.training_models import measured
 from flare23_lib.networks import Architecture
 from flare23_lib.preprocessing.intensity import Intensity
 
@@ -61,7 +60,7 @@ def plans(settings: TrainingSettings) -> dict[str, Any]:
         **network_plans(
             settings.patch_size,
             settings.spacing,
-            Intensity(**dict(measured(settings.intensity))),
+            Intensity.of(settings.intensity),
             settings.network,
             settings.training.batch_size,
         ),

@@ -19,7 +19,7 @@ from flare23_lib.cache.entries import Metadata
 from flare23_lib.cache.results import DEEP_REMEDY, Results, read_training
 from flare23_lib.choices import WEIGHTS_FILE
 from flare23_lib.config.settings import TrainingSettings
-from flare23_lib.config.training_models import InferenceSettings, measured
+from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.dataset.read_files import remembered
 from flare23_lib.errors import StoreError, TrainingError
@@ -208,7 +208,7 @@ def describe(
         network=settings.network,
         patch_size=settings.patch_size,
         spacing=settings.spacing,
-        intensity=Intensity(**dict(measured(settings.intensity))),
+        intensity=Intensity.of(settings.intensity),
         orientation=settings.orientation,
         labels=(
             ModelLabel("background", 0),

@@ -10,10 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from flare23_lib.errors import ConfigError
 from flare23_lib.labels import IGNORE_VALUE
+
+if TYPE_CHECKING:
+    from flare23_lib.config.training_models import IntensityValues
 
 SAMPLES = 10_000
 """Voxels that are drawn from a case (nnU-Net's default)."""
@@ -36,6 +41,13 @@ class Intensity:
     high: float
     mean: float
     std: float
+
+    @classmethod
+    def of(cls, setting: Literal["measure"] | IntensityValues) -> Intensity:
+        """Return a model's setting; ConfigError for one that is yet to be measured."""
+        if setting == "measure":
+            raise ConfigError("intensity: is not measured yet")
+        return cls(**dict(setting))
 
 
 def draw_foreground(image: np.ndarray, labels: np.ndarray) -> np.ndarray:

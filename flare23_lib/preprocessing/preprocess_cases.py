@@ -13,7 +13,6 @@ from flare23_lib import versions
 from flare23_lib.cache.entries import Entry, Metadata, Shard
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.settings import LabelSets, PreprocessingSettings, TrainingSet
-from flare23_lib.config.training_models import measured
 from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
 from flare23_lib.errors import CohortError, TrainingError
 from flare23_lib.io.atomic import read_json
@@ -201,7 +200,7 @@ def _make_image(
     from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_image
 
     grid = TrainingGrid(settings.spacing, settings.orientation, patch_size)
-    intensity = Intensity(**dict(measured(settings.intensity)))
+    intensity = Intensity.of(settings.intensity)
     return entry.save([".b2nd"], preprocess_image(Path(case.case.image), entry.file(".b2nd"), grid, intensity))
 
 
