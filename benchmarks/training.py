@@ -39,6 +39,7 @@ from flare23_lib.io.atomic import write_json
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.launch import TrainingRun, make_trainer
+from flare23_lib.nnunet.sampling import cases_by_class
 from flare23_lib.phantom import write_cohort
 from flare23_lib.preprocessing.intensity import Intensity
 from flare23_lib.preprocessing.preprocess import TrainingGrid, link_dataset, preprocess_image, preprocess_labels
@@ -252,7 +253,9 @@ def preparation_of_a_batch(trainer, batches: int = 4) -> dict:
     augmentation, _, initial = trainer._transforms()
     found = {}
     for key, transforms in (("loading_s", None), ("loading_and_augmentation_s", augmentation)):
-        loader = trainer._loader(training, trainer._members(training), initial, transforms)
+        loader = trainer._loader(
+            training, cases_by_class(training, trainer.label_manager.foreground_labels), initial, transforms
+        )
         next(loader)
         begun = time.perf_counter()
         for _ in range(batches):

@@ -10,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import signal
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 from flare23_lib.runtime.signals import STOPPING
 
@@ -32,6 +35,34 @@ def become_worker(thread_id: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):  # only Linux has it
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def endless(loader: nnUNetDataLoader, seeds: Sequence[int], pinned: bool) -> Iterator[dict]:
+    """Return the batches of a loader.
+
+    Args:
+        loader: of the patches.
+        seeds: one for each process that loads and augments; none to do so in this process.
+        pinned: whether batches are put into pinned memory, for a GPU.
+    """
+    if not seeds:
+        return SingleThreadedAugmenter(loader, None)
+    loader.set_thread_id = become_worker
+    return NonDetMultiThreadedAugmenter(
+        loader, None, num_processes=len(seeds), num_cached=max(2, 2 * len(seeds)), seeds=list(seeds),
+        pin_memory=pinned, wait_time=0.002,
+    )  # fmt: skip
+
+
+def cases_by_class(dataset: nnUNetBaseDataset, labels: Sequence[int]) -> dict[int, list[str]]:
+    """Return which cases of nnU-Net's dataset hold which class."""
+    members: dict[int, list[str]] = {label: [] for label in labels}
+    for case in dataset.identifiers:
+        locations = dataset.load_case(case)[-1]["class_locations"]
+        for label, cases in members.items():
+            if len(locations.get(label, ())):
+                cases.append(case)
+    return members
 
 
 class Rounds:

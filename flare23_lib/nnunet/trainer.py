@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch.nn.parallel import DistributedDataParallel
@@ -19,29 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 from flare23_lib.config.checks import forced_patches
 from flare23_lib.config.training_models import TrainingProtocol
 from flare23_lib.nnunet import checkpoints
+from flare23_lib.nnunet.augmentation import deform_elastically
 from flare23_lib.nnunet.fine_labels import raised_logits, with_fine_labels
 from flare23_lib.nnunet.fine_losses import FineLabelLoss
 from flare23_lib.nnunet.loop import ResumableTrainer
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels
-from flare23_lib.nnunet.sampling import BalancedDataLoader, become_worker
+from flare23_lib.nnunet.sampling import BalancedDataLoader, cases_by_class, endless
 from flare23_lib.preprocessing.preprocess import identifier
 from flare23_lib.runtime.devices import memory_format
 from flare23_lib.runtime.precision import training_precision
 
 log = logging.getLogger(__name__)
-
-ELASTIC_PROBABILITY = 0.2
-ELASTIC_SIGMA = (9, 13)
-ELASTIC_DISPLACEMENT = {2: (0, 9), 3: (0, 7)}
-"""Elastic deformation: the share of patches that are deformed, the width of the Gaussian that smooths the
-displacements, and the largest displacement along an axis, by number of axes; the last two in voxels, drawn uniformly
-for each axis. nnU-Net deforms patches more than three times as wide as deep in the plane alone.
-
-The paper names the augmentation, not its strength. These are from nnU-Net v1's table of defaults: probability 0.2,
-sigma 9 to 13, alpha 0 to 900 in 3-D and 0 to 200 in the plane. Noise smoothed with a sigma of 11 and multiplied by
-the largest alpha moves the farthest voxel of one of the paper's patches by 7, in the plane by 9. (v1's later trainer,
-on which STU-Net was built, has the deformation off; in the paper it is on.) batchgeneratorsv2's own default
-is up to a fifth of a voxel, which has no effect."""
 
 GRADIENT_NORM = 12
 """Largest norm of a step's gradient, nnU-Net's."""
@@ -55,16 +39,6 @@ def set_up_cudnn(precision: str) -> None:
     """
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = precision != "float32"
-
-
-class _ElasticScale:
-    """Draws the width of the Gaussian along an axis, in sizes of the patch as batchgeneratorsv2 wants it."""
-
-    def __call__(self, image: torch.Tensor, dim: int, patch_size: Sequence[int]) -> float:
-        return np.random.uniform(*ELASTIC_SIGMA) / patch_size[dim]
-
-    def __repr__(self) -> str:
-        return f"{ELASTIC_SIGMA} voxels"
 
 
 class FlareTrainer(ResumableTrainer):
@@ -84,7 +58,7 @@ class FlareTrainer(ResumableTrainer):
         protocol: how the model is trained.
         precision: what it computes in: "mixed", "float32" or "bfloat16".
         workers: processes that load and augment; 0 to load in the training's own process.
-        left_out: names of classes that have no voxel in any case and so are never a target.
+        sets: admissible sets of each case (`losses.admissible_sets`); None with nnU-Net's loss.
     """
 
     def __init__(
@@ -106,7 +80,6 @@ class FlareTrainer(ResumableTrainer):
         self.initial_lr = protocol.learning_rate
         self.weight_decay = protocol.weight_decay
         self.oversample_foreground_percent = protocol.oversample_foreground
-        self.left_out: list[str] = []
         by_sets = protocol.loss == "label_sets" or protocol.label_factor is not None
         self.sets = self._label_sets(plans, dataset_json) if by_sets else None
 
@@ -173,11 +146,7 @@ class FlareTrainer(ResumableTrainer):
         """Return nnU-Net's augmentation, with elastic deformation if it is configured."""
         transforms = super().get_training_transforms(*args, **kwargs)
         if self.protocol.elastic_deformation:
-            for transform in transforms.transforms:
-                if isinstance(transform, SpatialTransform):
-                    transform.p_elastic_deform = ELASTIC_PROBABILITY
-                    transform.elastic_deform_scale = _ElasticScale()
-                    transform.elastic_deform_magnitude = ELASTIC_DISPLACEMENT[len(transform.patch_size)]
+            deform_elastically(transforms)
         return transforms
 
     # ------------------------------------------------------------------ batches
@@ -187,12 +156,17 @@ class FlareTrainer(ResumableTrainer):
         patch_size = self.configuration_manager.patch_size
         augmentation, plain, initial_patch_size = self._transforms()
         training, validation = self.get_tr_and_val_datasets()
-        members = self._members(training)
+        members = cases_by_class(training, self.label_manager.foreground_labels)
+        names = zip(members.values(), self.class_names, strict=True)
+        if left_out := ", ".join(name for cases, name in names if not cases):
+            log.info("no case has voxels of %s; they are never a patch's target", left_out)
         loaders = [
             self._loader(training, members, initial_patch_size, augmentation),
             self._loader(validation, members, patch_size, plain),
         ]
-        generators = [self._generator(loader, stream) for stream, loader in enumerate(loaders)]
+        seeds = map(self._worker_seeds, range(len(loaders)))
+        pinned = self.device.type == "cuda"
+        generators = [endless(loader, own, pinned) for loader, own in zip(loaders, seeds, strict=True)]
         for generator in generators:
             next(generator)
         return tuple(generators)
@@ -228,31 +202,13 @@ class FlareTrainer(ResumableTrainer):
             return nnUNetDataLoader(*arguments, **options)
         return BalancedDataLoader(*arguments, **options, members=members)
 
-    def _members(self, dataset) -> dict[int, list[str]]:
-        """Return which cases hold which class, and record the classes that none holds."""
-        members: dict[int, list[str]] = {label: [] for label in self.label_manager.foreground_labels}
-        for case in dataset.identifiers:
-            locations = dataset.load_case(case)[-1]["class_locations"]
-            for label, cases in members.items():
-                if len(locations.get(label, ())):
-                    cases.append(case)
-        names = zip(members.values(), self.class_names, strict=True)
-        self.left_out = [name for cases, name in names if not cases]
-        if self.left_out:
-            log.info("no case has voxels of %s; they are never a patch's target", ", ".join(self.left_out))
-        return members
-
-    def _generator(self, loader: nnUNetDataLoader, stream: int):
-        """Return the batches of a loader: stream 0 is that of the training, 1 that of the validation patches."""
+    def _worker_seeds(self, stream: int) -> list[int]:
+        """Return a seed for each process that loads: of stream 0, the training, or 1, the validation patches."""
         if self.workers == 0:
-            return SingleThreadedAugmenter(loader, None)
+            return []
         processes = max(1, round(self.workers * (1.0, 0.5)[stream]))
         first = self._fresh_seed(stream, 2**31 - processes)
-        loader.set_thread_id = become_worker
-        return NonDetMultiThreadedAugmenter(
-            loader, None, num_processes=processes, num_cached=max(2, 2 * processes),
-            seeds=list(range(first, first + processes)), pin_memory=self.device.type == "cuda", wait_time=0.002,
-        )  # fmt: skip
+        return list(range(first, first + processes))
 
     def _fresh_seed(self, stream: int, below: int) -> int:
         """Return a seed that no earlier start of this training used, as each start is at another iteration."""
@@ -288,16 +244,12 @@ class FlareTrainer(ResumableTrainer):
         """Take one step, and return its loss, still on the device."""
         self.optimizer.zero_grad(set_to_none=True)
         loss, _, _ = self._forward(batch)
-        if self.grad_scaler is None:
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
-            self.optimizer.step()
-        else:
-            self.grad_scaler.scale(loss).backward()
-            self.grad_scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
+        scaler = self.grad_scaler or torch.amp.GradScaler(enabled=False)
+        scaler.scale(loss).backward()
+        scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        scaler.step(self.optimizer)
+        scaler.update()
         return loss.detach()
 
     def validation_step(self, batch: dict) -> tuple[float, np.ndarray]:
@@ -307,19 +259,9 @@ class FlareTrainer(ResumableTrainer):
         label sets voxels count for the classes of which it is known whether they are theirs.
         """
         loss, output, target = self._forward(batch)
-        if self.sets is not None:
-            if self.protocol.label_factor:
-                output = raised_logits(output, target.shape[2:])
-            return float(loss.detach()), count_voxels(output, target, self._sets_of(batch))
-        true, predicted = target[:, 0].long(), output.argmax(1)
-        if self.label_manager.has_ignore_label:
-            known = true != self.label_manager.ignore_label
-            true, predicted = true[known], predicted[known]
-        classes = output.shape[1]
-        counts = torch.bincount((true * classes + predicted).flatten(), minlength=classes**2)
-        pairs = counts.reshape(classes, classes).cpu().numpy()
-        found = pairs.diagonal()
-        return float(loss.detach()), np.stack([found, pairs.sum(axis=0) - found, pairs.sum(axis=1) - found])[:, 1:]
+        if self.protocol.label_factor:
+            output = raised_logits(output, target.shape[2:])
+        return float(loss.detach()), count_voxels(output, target, self._sets_of(batch))
 
     def _build_loss(self) -> torch.nn.Module:
         """Return nnU-Net's loss with its weights of the scales, or that of the label sets with the same ones."""
@@ -332,8 +274,9 @@ class FlareTrainer(ResumableTrainer):
 
     def _sets_of(self, batch: dict) -> torch.Tensor:
         """Return the admissible sets of a batch's cases, bool (b, classes + 1, classes)."""
-        sets = self.sets or {}
-        return torch.stack([sets[key] for key in batch["keys"]])
+        labels = self.label_manager.foreground_labels
+        whole = admissible_sets(labels, len(labels) + 1)
+        return torch.stack([whole if self.sets is None else self.sets[key] for key in batch["keys"]])
 
     def _forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution.

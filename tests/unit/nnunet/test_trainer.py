@@ -70,7 +70,7 @@ def test_patches_are_deformed_if_the_protocol_says_so(made, elastic, share):
 
 @pytest.mark.parametrize(("shape", "along", "most"), [((40, 64, 64), [0, 1, 2], 7), ((24, 80, 80), [1, 2], 9)])
 def test_an_elastic_deformation_moves_voxels_smoothly_by_up_to_some(made, monkeypatch, shape, along, most):
-    monkeypatch.setattr(trainer, "ELASTIC_PROBABILITY", 1)
+    monkeypatch.setattr("flare23_lib.nnunet.augmentation.ELASTIC_PROBABILITY", 1)
     one = made(elastic_deformation=True)
     augmentation = one.get_training_transforms(
         np.array(shape), (0, 0), None, (), do_dummy_2d_data_aug=len(along) == 2, use_mask_for_norm=[False]
@@ -248,7 +248,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(made,
 
 def test_a_few_iterations_give_the_losses_that_this_version_gives(made, monkeypatch):
     """A golden result, as those of test_versions.py; processors round differently, and a few steps magnify it."""
-    monkeypatch.setattr(trainer, "ELASTIC_PROBABILITY", 1)
+    monkeypatch.setattr("flare23_lib.nnunet.augmentation.ELASTIC_PROBABILITY", 1)
     protocol = {"optimizer": "sgd", "momentum": 0.9, "elastic_deformation": True, "precision": "float32"}
     one = made(epochs=1, iterations_per_epoch=6, **protocol)
     losses, note = [], one._note_loss

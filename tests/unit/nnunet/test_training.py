@@ -27,8 +27,8 @@ from flare23_lib.config.training_models import TrainingProtocol
 from flare23_lib.errors import KilledError, TrainingError
 from flare23_lib.io.atomic import TEMPORARY_MARK, read_json
 from flare23_lib.io.tables import read_csv
-from flare23_lib.nnunet import checkpoints, launch
-from flare23_lib.nnunet import trainer as trainer_module
+from flare23_lib.nnunet import checkpoints, launch, sampling
+from flare23_lib.nnunet.losses import admissible_sets
 from flare23_lib.nnunet.retry_state import attempt
 from flare23_lib.nnunet.sampling import Rounds
 from flare23_lib.nnunet.trainer import FlareTrainer
@@ -333,8 +333,9 @@ def test_patches_that_are_only_looked_at_are_counted_as_nnunet_counts_them(ignor
     labels = torch.randint(3 if ignore is None else 4, (2, 1, 4, 5, 6), generator=random_numbers)
     trainer = SimpleNamespace(
         device=torch.device("cpu"), network=lambda data: [logits], loss=lambda output, target: torch.tensor(0.5),
-        enable_deep_supervision=True, sets=None, _forward=lambda batch: (torch.tensor(0.5), logits, labels),
+        enable_deep_supervision=True, protocol=TrainingProtocol(), _forward=lambda batch: (torch.tensor(0.5), logits, labels),
         label_manager=SimpleNamespace(has_regions=False, has_ignore_label=ignore is not None, ignore_label=ignore),
+        _sets_of=lambda batch: torch.stack([admissible_sets([1, 2], 3)] * 2),
     )  # fmt: skip
     loss, voxels = FlareTrainer.validation_step(trainer, {})
     theirs = nnUNetTrainer.validation_step(trainer, {"data": logits, "target": [labels.clone()]})
@@ -433,7 +434,7 @@ def test_a_training_that_goes_on_gives_its_workers_other_seeds(monkeypatch):
     def note(*_, seeds, **__):
         noted.append(tuple(seeds))
 
-    monkeypatch.setattr(trainer_module, "NonDetMultiThreadedAugmenter", note)
+    monkeypatch.setattr(sampling, "NonDetMultiThreadedAugmenter", note)
     for place in ((0, 0), (7, 0), (7, 20)):
         noted.clear()
         part = SimpleNamespace(
@@ -442,7 +443,7 @@ def test_a_training_that_goes_on_gives_its_workers_other_seeds(monkeypatch):
         )  # fmt: skip
         part._fresh_seed = functools.partial(FlareTrainer._fresh_seed, part)
         for stream in (0, 1):
-            FlareTrainer._generator(part, SimpleNamespace(), stream)
+            sampling.endless(SimpleNamespace(), FlareTrainer._worker_seeds(part, stream), pinned=False)
         starts[place] = list(noted)
     drawn = [seed for workers in itertools.chain(*starts.values()) for seed in workers]
     assert len(drawn) == len(set(drawn)) == 3 * (4 + 2)
