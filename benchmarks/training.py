@@ -250,12 +250,11 @@ def largest_difference(first: Mapping[str, torch.Tensor], second: Mapping[str, t
 def preparation_of_a_batch(trainer, batches: int = 4) -> dict:
     """Return the seconds that one process takes for a batch: without and with augmentation."""
     training, _ = trainer.get_tr_and_val_datasets()
+    members = cases_by_class(training, trainer.label_manager.foreground_labels)
     augmentation, _, initial = trainer._transforms()
     found = {}
     for key, transforms in (("loading_s", None), ("loading_and_augmentation_s", augmentation)):
-        loader = trainer._loader(
-            training, cases_by_class(training, trainer.label_manager.foreground_labels), initial, transforms
-        )
+        loader = trainer._loader(training, members, initial, transforms)
         next(loader)
         begun = time.perf_counter()
         for _ in range(batches):

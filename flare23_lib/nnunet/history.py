@@ -27,12 +27,6 @@ class Epoch:
     waiting: float = 0.0
 
 
-def columns(classes: Sequence[str]) -> list[str]:
-    """Return the columns of training.csv."""
-    fixed = ["epoch", "learning_rate", "train_loss", "validation_loss", "pseudo_dice"]
-    return [*fixed, *(_column(name) for name in classes), "seconds", "waiting_seconds"]
-
-
 def _column(name: str) -> str:
     return f"pseudo_dice_{name}"
 
@@ -68,14 +62,13 @@ def row(
     }
 
 
-def write(path: Path, classes: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def write(path: Path, classes: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     """Write training.csv: a row per finished epoch, made by `row`."""
-    flat = []
-    for content in rows:
-        fields = dict(content)
-        scores = fields.pop("classes")
-        flat.append(fields | {_column(name): score for name, score in zip(classes, scores, strict=True)})
-    write_csv(path, columns(classes), flat)
+    names = [_column(name) for name in classes]
+    columns = ["epoch", "learning_rate", "train_loss", "validation_loss", "pseudo_dice", *names,
+               "seconds", "waiting_seconds"]  # fmt: skip
+    flat = [row | dict(zip(names, row["classes"], strict=True)) for row in rows]
+    write_csv(path, columns, [{name: row[name] for name in columns} for row in flat])
 
 
 def write_named(path: Path, source: Path, names: Mapping[str, str]) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.errors import BundleError, TrainingError
 from flare23_lib.inference.bundle import file_sha256
 from flare23_lib.io.atomic import about_path, write_text
@@ -40,35 +39,29 @@ def _digest(source: Path, size: int, changed: int) -> str:
     return file_sha256(source)
 
 
-def with_digest(settings: TrainingSettings, digest: str | None) -> TrainingSettings:
-    """Return the settings with the digest of the initial weights' file, whose path shapes nothing."""
-    return TrainingSettings.of(settings, pretrained=digest or None)
+def load_initial_weights(source: Path, table: Path, trainer: FlareTrainer) -> None:
+    """Load weights into a new trainer, and list which were loaded, and why others were not.
 
-
-@dataclass(frozen=True)
-class InitialWeights:
-    """Loads weights into a new trainer, and lists which were loaded, and why others were not.
-
-    Attributes:
+    Args:
         source: file of weights, as `pretrained.read_weights` reads it.
         table: CSV of the parameters.
+        trainer: of a training that has not begun.
+
+    Raises:
+        BundleError: the file cannot be read.
+        TrainingError: none of its kernels fits.
     """
+    from flare23_lib.nnunet.pretrained import COLUMNS, STATUSES, match, read_weights
 
-    source: Path
-    table: Path
-
-    def __call__(self, trainer: FlareTrainer) -> None:
-        """Load the weights; BundleError if they cannot be read, TrainingError if none of them fits."""
-        from flare23_lib.nnunet.pretrained import COLUMNS, match, read_weights
-
-        found = match(trainer.bare_network, read_weights(self.source))
-        counts = ", ".join(f"{count} {status}" for status, count in found.counts.items())
-        if trainer.local_rank == 0:
-            write_csv(self.table, COLUMNS, found.rows)
-            log.info("starts from %s: parameters %s", self.source, counts)
-        if not any(weight.dim() > 1 for weight in found.weights.values()):
-            raise TrainingError(f"{self.source}: no kernel fits the network; {self.table} compares them")
-        trainer.bare_network.load_state_dict(found.weights, strict=False)
+    rows, weights = match(trainer.bare_network, read_weights(source))
+    if trainer.local_rank == 0:
+        write_csv(table, COLUMNS, rows)
+        counts = Counter(row["status"] for row in rows)
+        listed = ", ".join(f"{counts[status]} {status}" for status in STATUSES)
+        log.info("starts from %s: parameters %s", source, listed)
+    if not any(weight.dim() > 1 for weight in weights.values()):
+        raise TrainingError(f"{source}: no kernel fits the network; {table} compares them")
+    trainer.bare_network.load_state_dict(weights, strict=False)
 
 
 def publish(folder: Path, record: Path) -> None:

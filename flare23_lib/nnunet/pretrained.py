@@ -6,9 +6,7 @@ safetensors of our bundles.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -40,29 +38,16 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
         raise BundleError(f"{path}: cannot be read ({error})") from error
 
 
-@dataclass(frozen=True)
-class Match:
-    """What of some weights a network can start from.
-
-    Attributes:
-        rows: one per parameter of the network or the file, in the network's order, with `COLUMNS`.
-        weights: those that are loaded, by name of parameter.
-    """
-
-    rows: list[dict[str, str]]
-    weights: dict[str, torch.Tensor]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many parameters have which status."""
-        counted = Counter(row["status"] for row in self.rows)
-        return {status: counted[status] for status in STATUSES}
-
-
-def match(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Match:
+def match(
+    network: torch.nn.Module, weights: Mapping[str, torch.Tensor]
+) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]]:
     """Compare weights with a network's parameters, by name and shape. The network may be on the meta device.
 
     Layers whose shape differs start fresh: of a network for other classes, the heads.
+
+    Returns:
+        A row per parameter of the network or the file, in the network's order, with `COLUMNS`; and the weights that
+        the network can start from, by name of parameter.
     """
     expected = network.state_dict()
     rows, fitting = [], {}
@@ -76,7 +61,7 @@ def match(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Matc
             status = LOADED
             fitting[name] = there.to(here.dtype)
         rows.append(dict(zip(COLUMNS, (name, status, _shape(here), _shape(there)), strict=True)))
-    return Match(rows, fitting)
+    return rows, fitting
 
 
 def _shape(tensor: torch.Tensor | None) -> str:

@@ -7,8 +7,9 @@ import logging
 import platform
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from flare23_lib.io.locks import lock
 from flare23_lib.labels import Label
 from flare23_lib.networks.weight_files import save_weights
 from flare23_lib.nnunet import history as epochs
-from flare23_lib.nnunet.initial_weights import TABLE, InitialWeights, publish
+from flare23_lib.nnunet.initial_weights import TABLE, load_initial_weights, publish
 from flare23_lib.nnunet.pretrained import read_weights
 from flare23_lib.nnunet.retry_state import attempt
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
@@ -41,6 +42,8 @@ from flare23_lib.runtime.signals import StoppedError
 
 if TYPE_CHECKING:
     import torch
+
+    from flare23_lib.nnunet.trainer import FlareTrainer
 
 log = logging.getLogger(__name__)
 
@@ -138,11 +141,11 @@ def _train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None) 
             raise no_case(job.model, job.results)
         if not job.seen:
             raise TrainingError(f"{job.model}: none of its {len(job.rows)} cases holds a label")
-        initial = None if pretrained is None else InitialWeights(pretrained, job.folder.path / TABLE)
+        initial = None if pretrained is None else partial(load_initial_weights, pretrained, job.folder.path / TABLE)
         return _run(job, runtime, initial)
 
 
-def _run(job: TrainingJob, runtime: TrainingRuntime, initial: InitialWeights | None) -> Metadata:
+def _run(job: TrainingJob, runtime: TrainingRuntime, initial: Callable[[FlareTrainer], None] | None) -> Metadata:
     import torch
 
     from flare23_lib.nnunet import plans as nnunet_plans

@@ -104,7 +104,8 @@ def training_job(
         shards: shards of the preprocessing.
         given: files that complete the settings.
     """
-    from flare23_lib.nnunet.initial_weights import digest_of, with_digest
+    from flare23_lib.nnunet.initial_weights import digest_of
 
-    settings = with_digest(with_intensity(settings, given.intensity), digest_of(given.pretrained))
+    settings = with_intensity(settings, given.intensity)
+    settings = TrainingSettings.of(settings, pretrained=digest_of(given.pretrained))  # the path shapes nothing
     return TrainingJob(results, model, settings, label_names, read_shards(results, "preprocessed", model, shards))

@@ -17,7 +17,7 @@ from flare23_lib.errors import StoreError
 from flare23_lib.evaluation.efficiency import measured_folders
 from flare23_lib.inference.segmentations import LABELS, Wanted, model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.nnunet.checkpoints import mark
-from flare23_lib.nnunet.initial_weights import digest_of, with_digest
+from flare23_lib.nnunet.initial_weights import digest_of
 from flare23_lib.nnunet.train import describe
 from flare23_lib.nnunet.training_job import TrainingJob
 from flare23_lib.preprocessing.fit_intensity import case_entry, intensity_folder, pooled_entry
@@ -175,8 +175,9 @@ class _Planner:
         if source is not None and source not in self.weights:
             return f"{source}, from which it starts, is still to be trained"
         digest = self.weights[source] if source is not None else digest_of(self.config.pretrained_file(name))
-        shaping = TrainingSettings.of(self.config.training_settings(name), intensity=settings.intensity)
-        return TrainingJob(self.results, name, with_digest(shaping, digest), self.config.label_map.names, table)
+        shaping = self.config.training_settings(name)
+        shaping = TrainingSettings.of(shaping, intensity=settings.intensity, pretrained=digest or None)
+        return TrainingJob(self.results, name, shaping, self.config.label_map.names, table)
 
     def _intensity(self, name: str, cases: Sequence[TrainingCase]) -> IntensityValues | None:
         """Return a model's measured intensity; None if it is still to be measured."""

@@ -333,7 +333,8 @@ def test_patches_that_are_only_looked_at_are_counted_as_nnunet_counts_them(ignor
     labels = torch.randint(3 if ignore is None else 4, (2, 1, 4, 5, 6), generator=random_numbers)
     trainer = SimpleNamespace(
         device=torch.device("cpu"), network=lambda data: [logits], loss=lambda output, target: torch.tensor(0.5),
-        enable_deep_supervision=True, protocol=TrainingProtocol(), _forward=lambda batch: (torch.tensor(0.5), logits, labels),
+        enable_deep_supervision=True, protocol=TrainingProtocol(),
+        _forward=lambda batch: (torch.tensor(0.5), logits, labels),
         label_manager=SimpleNamespace(has_regions=False, has_ignore_label=ignore is not None, ignore_label=ignore),
         _sets_of=lambda batch: torch.stack([admissible_sets([1, 2], 3)] * 2),
     )  # fmt: skip
