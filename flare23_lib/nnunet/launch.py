@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed
 import torch.multiprocessing
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from flare23_lib.errors import KilledError, TrainingError
 from flare23_lib.nnunet.plans import CONFIGURATION
@@ -88,11 +89,16 @@ def train(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None = Non
     if run.processes > 1:
         _train_in_processes(run, prepare)
     trainer = make_trainer(replace(run, processes=1))
+    _finish(trainer, prepare)
+    return trainer
+
+
+def _finish(trainer: FlareTrainer, prepare: Callable[[FlareTrainer], None] | None) -> None:
+    """Train to the end, from the newest whole checkpoint if there is one."""
     if not trainer.resume() and prepare is not None:
         prepare(trainer)
     if trainer.current_epoch < trainer.num_epochs:
         trainer.run_training()
-    return trainer
 
 
 def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None) -> None:
@@ -112,18 +118,14 @@ def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None
             for process in context.processes:
                 process.kill()
             raise
-        except torch.multiprocessing.ProcessExitedException as error:
+        except (EOFError, ProcessExitedException, ProcessRaisedException) as error:
             if signals.received is not None:
                 raise StoppedError(signals.received) from error
-            how = f" by {error.signal_name}, probably out of memory" if error.signal_name else ""
-            raise KilledError(f"process {error.error_index} of the training was killed{how}") from error
-        except EOFError as error:  # a signal ended a process just when it began to write down its error
-            if signals.received is not None:
-                raise StoppedError(signals.received) from error
-            raise KilledError("a process of the training was killed") from error
-        except torch.multiprocessing.ProcessRaisedException as error:
-            if signals.received is not None:
-                raise StoppedError(signals.received) from error
+            if isinstance(error, EOFError):  # a process was ended just when it began to write down its error
+                raise KilledError("a process of the training was killed") from error
+            if isinstance(error, ProcessExitedException):
+                how = f" by {error.signal_name}, probably out of memory" if error.signal_name else ""
+                raise KilledError(f"process {error.error_index} of the training was killed{how}") from error
             last = str(error).strip().splitlines()[-1]
             if last.startswith("flare23_lib.errors."):
                 raise TrainingError(last.partition(": ")[2]) from error
@@ -143,10 +145,7 @@ def _train_rank(rank: int, run: TrainingRun, port: int, prepare: Callable[[Flare
     try:
         trainer = make_trainer(run)
         _kept.append(trainer)
-        if not trainer.resume() and prepare is not None:
-            prepare(trainer)
-        if trainer.current_epoch < trainer.num_epochs:
-            trainer.run_training()
+        _finish(trainer, prepare)
         code = 0
     finally:
         torch.distributed.destroy_process_group()

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Patch
 
 from flare23_lib.cache.results import Results
 from flare23_lib.colors import label_colors
@@ -21,7 +20,7 @@ from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.nifti import read_labels, read_volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.labels import LabelMap
-from flare23_lib.report.style import INK, display_name, new_figure
+from flare23_lib.report.style import INK, add_legend, display_name, new_figure
 
 WINDOW_HU = (-160.0, 240.0)
 """Abdominal window: center 40, width 400."""
@@ -156,7 +155,4 @@ def draw_case(path: Path, title: str, volumes: CaseVolumes, names: Sequence[str]
         figure.suptitle(heading, x=0.01, ha="left", fontsize=11, color=INK)
         present = np.union1d(np.unique(reference), np.unique(prediction))
         shown = [(display_name(names[index - 1]), colors[index - 1]) for index in present[present > 0]]
-        handles = [
-            Patch(facecolor=color, edgecolor=INK, label=label) for label, color in [*shown, ("error", ERROR_COLOR)]
-        ]
-        figure.legend(handles=handles, loc="outside lower left", ncols=7, fontsize=8, frameon=False, labelcolor=INK)
+        add_legend(figure, [*shown, ("error", ERROR_COLOR)], columns=7, size=8)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from flare23_lib.colors import label_colors
 from flare23_lib.dataset.summary import ALL
-from flare23_lib.report.style import GRID, INK, PALE_INK, display_name, dress, new_figure
+from flare23_lib.report.style import GRID, INK, PALE_INK, count, display_name, dress, new_figure
 
 MAX_SETS = 5
 """Label sets of a category with a row of their own, the most frequent ones; one row sums up the others."""
@@ -44,7 +44,7 @@ class Group:
     @property
     def title(self) -> str:
         """The number of its cases."""
-        cases = f"{self.cases:,} case{'s' * (self.cases != 1)}"
+        cases = count(self.cases, "case")
         return f"{cases}, {self.quarantined:,} quarantined" if self.quarantined else cases
 
     @property

@@ -14,7 +14,7 @@ from pathlib import Path
 from matplotlib.patches import FancyBboxPatch
 
 from flare23_lib.config.settings import MethodSettings
-from flare23_lib.report.style import INK, display_name, new_figure
+from flare23_lib.report.style import INK, count, display_name, new_figure
 
 COLORS = {
     "category": ("#eef2f6", "#55657a"),
@@ -47,7 +47,7 @@ class Node:
         """The text of its box: kind, name, cases; of the evaluation its name alone."""
         if self.cases is None:
             return [display_name(self.name)]
-        return [self.kind, display_name(self.name), f"{self.cases:,} case{'s' * (self.cases != 1)}"]
+        return [self.kind, display_name(self.name), count(self.cases, "case")]
 
 
 @dataclass(frozen=True)

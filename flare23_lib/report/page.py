@@ -23,8 +23,8 @@ from flare23_lib.evaluation.efficiency import CURVES
 from flare23_lib.io import atomic
 from flare23_lib.report.cases import RankedCase, draw_case, rank_cases, read_case, spread
 from flare23_lib.report.efficiency import draw_memory, draw_phases
-from flare23_lib.report.run import Run, count, read_table, versions
-from flare23_lib.report.style import display_name
+from flare23_lib.report.run import Run, read_table, versions
+from flare23_lib.report.style import count, display_name
 from flare23_lib.report.viewer import write_case
 from flare23_lib.runtime.progress import progress
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from flare23_lib.axes import as_triple
 from flare23_lib.colors import label_colors
@@ -17,7 +16,7 @@ from flare23_lib.io.label_tables import Structure
 from flare23_lib.io.nifti import Volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.report.cases import overlaid, windowed
-from flare23_lib.report.style import INK, PALE_INK, STYLE, display_name
+from flare23_lib.report.style import INK, PALE_INK, STYLE, add_legend, display_name
 
 DPI = 150
 PLANES = {"axial": "R", "coronal": "R", "sagittal": "A"}
@@ -71,10 +70,7 @@ def draw_preview(path: Path, name: str, image: Volume, labels: np.ndarray, table
             axes[0][axis].set_title(f"{plane}, {at + 1} of {marked.shape[axis]}", fontsize=10, color=PALE_INK)
         title = name if present else f"{name}: no structure was found"
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
-        handles = [
-            Patch(facecolor=as_triple(part / 255 for part in row.color), edgecolor=INK, label=display_name(row.name))
-            for row in present
-        ]
-        figure.legend(handles=handles, loc="outside lower left", ncols=6, fontsize=9, frameon=False, labelcolor=INK)
+        shown = ((display_name(row.name), as_triple(part / 255 for part in row.color)) for row in present)
+        add_legend(figure, shown, columns=6, size=9)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})

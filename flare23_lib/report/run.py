@@ -18,7 +18,7 @@ from flare23_lib.dataset.summary import ALL
 from flare23_lib.errors import StoreError
 from flare23_lib.evaluation.paper_tables import table_names
 from flare23_lib.io.atomic import read_json
-from flare23_lib.report.style import display_name
+from flare23_lib.report.style import count, display_name
 
 MAX_ISSUES = 50
 """Quality issues that the page lists one by one; the tables of the cohort have all."""
@@ -232,11 +232,6 @@ def commit(folder: Path) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not known: the library is not in a git repository"
-
-
-def count(number: int, thing: str) -> str:
-    """Return a number of things, `1 case` or `2 cases`."""
-    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def duration(seconds: float) -> str:

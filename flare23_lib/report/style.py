@@ -6,7 +6,7 @@ The model colors begin with the blue and the vermilion of Okabe and Ito (2008), 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from flare23_lib.io import atomic
 
@@ -55,6 +56,19 @@ PNG_DPI = 200
 def display_name(name: str) -> str:
     """Return a name of the configuration as figures and pages show it."""
     return name.replace("_", " ")
+
+
+def count(number: int, thing: str) -> str:
+    """Return a number of things, `1 case` or `2,000 cases`."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def add_legend(figure: Figure, colors: Iterable[tuple[str, Any]], columns: int, size: int) -> None:
+    """Add the names and colors of labels, below the axes."""
+    handles = [Patch(facecolor=color, edgecolor=INK, label=name) for name, color in colors]
+    figure.legend(
+        handles=handles, loc="outside lower left", ncols=columns, fontsize=size, frameon=False, labelcolor=INK
+    )
 
 
 @contextmanager
