@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cli.common import Commands, command, device
+from flare23_lib.io.atomic import checksums_in
 from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
 
@@ -209,6 +211,17 @@ def _shard(text: str) -> Shard:
         raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 0-of-4") from error
 
 
+def _with_checksums(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Return a stage that keeps checksums of the text files in the folder of its output, or in its output."""
+
+    @functools.wraps(run)
+    def job(args: argparse.Namespace) -> int:
+        with checksums_in(args.output.parent, args.output):
+            return run(args)
+
+    return job
+
+
 def register(commands: Commands) -> None:
     """Add the commands."""
     stages = commands.add_parser("stage", help="run one job of the workflow").add_subparsers(
@@ -216,7 +229,7 @@ def register(commands: Commands) -> None:
     )
 
     def stage(name: str, run: Callable, text: str, *options: str) -> argparse.ArgumentParser:
-        parser = command(stages, name, run, text)
+        parser = command(stages, name, _with_checksums(run), text)
         parser.add_argument("--results", type=Path, required=True, help="the results folder")
         parser.add_argument("--output", type=Path, required=True, help="what is written last")
         known: dict[str, dict] = {

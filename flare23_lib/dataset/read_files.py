@@ -19,6 +19,7 @@ from flare23_lib import versions
 from flare23_lib.dataset.image_info import ImageInfo, read_info
 from flare23_lib.errors import CohortError
 from flare23_lib.io.atomic import write_text
+from flare23_lib.io.checksum import OWN_CHECKSUM, digest_of
 from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.locks import lock
 from flare23_lib.runtime.progress import progress
@@ -70,21 +71,22 @@ def _read(task: Task) -> ImageInfo:
 
 
 def _line(key: Key, info: ImageInfo) -> str:
-    parts = key if key.mapping else key[:-1]  # lines that any version of the program reads
-    return json.dumps([versions.SCAN, *parts, info.to_json()])
+    parts = [versions.SCAN, *(key if key.mapping else key[:-1])]
+    return json.dumps([*parts, {**info.to_json(), OWN_CHECKSUM: digest_of([*parts, info.to_json()])}])
 
 
 def _remembered(memory: Path) -> dict[Key, ImageInfo]:
-    """Return what the memory holds; lines of another version, or cut off by a kill, are passed over."""
+    """Return what the memory holds; lines of another version, damaged or cut off by a kill, are passed over."""
     known: dict[Key, ImageInfo] = {}
     if memory.exists():
         with memory.open(encoding="utf-8") as handle:
             for line in handle:
                 try:
                     version, *key, info = json.loads(line)
-                    if version == versions.SCAN:
+                    digest = info.pop(OWN_CHECKSUM, None)
+                    if version == versions.SCAN and digest in (None, digest_of([version, *key, info])):
                         known[Key(*key)] = ImageInfo.from_json(info)
-                except (ValueError, TypeError, KeyError):
+                except (ValueError, TypeError, KeyError, AttributeError):
                     continue
     return known
 

@@ -13,6 +13,7 @@ fixed: the same table gives the same interval.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import pandas as pd
 
 from flare23_lib.errors import StoreError
 from flare23_lib.evaluation.cases import CaseScores
-from flare23_lib.io.atomic import atomic_path
+from flare23_lib.io.atomic import read_text, write_text
 from flare23_lib.io.tables import ENCODING, check_columns
 from flare23_lib.labels import LabelMap
 
@@ -49,19 +50,18 @@ _TEXT = ("Name", "status", "class", "kind", "note", "GPU", "GPU_Backend", "RAM_B
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as CSV, atomically; its index is a column if it has a name."""
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=table.index.name is not None, lineterminator="\n")
+    write_text(path, table.to_csv(index=table.index.name is not None, lineterminator="\n"))
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a CSV file of scores or of efficiency: empty cells are NaN, in columns of text "".
 
     Raises:
-        StoreError: the file is missing, or it is not a table.
+        StoreError: the file is missing, is not as its checksum says, or is not a table.
     """
     try:
-        options = {"keep_default_na": False, "na_values": [""], "encoding": ENCODING}
-        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), **options)
+        options = {"keep_default_na": False, "na_values": [""]}
+        table = pd.read_csv(StringIO(read_text(path, ENCODING)), dtype=dict.fromkeys(_TEXT, str), **options)
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing; make it with the workflow first") from error
     except ValueError as error:  # also those of pandas, and bytes that are not text

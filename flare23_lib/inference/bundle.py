@@ -6,7 +6,6 @@ It loads without nnU-Net and without pickle.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,10 +19,11 @@ from safetensors.torch import load_file, save_file
 from flare23_lib.axes import Spacing, Triple, as_triple
 from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE, LabelKind, OrientationMode, Precision, Scored, Windows
 from flare23_lib.errors import BundleError, ConfigError
-from flare23_lib.inference.image_files import model_file
+from flare23_lib.inference.image_files import model_file, read_description
 from flare23_lib.inference.training_images import TrainingImages
 from flare23_lib.io.anatomy import is_tumor
 from flare23_lib.io.atomic import atomic_path, write_json
+from flare23_lib.io.checksum import with_checksum
 from flare23_lib.io.label_tables import Structure, label_table
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.networks import Architecture
@@ -334,7 +334,7 @@ def write_bundle(folder: str | Path, model: Model, state_dict: Mapping[str, torc
         save_file(tensors, temporary)
         digest = file_sha256(temporary)
     model = replace(model, weights=Weights(WEIGHTS_FILE, digest))
-    write_json(folder / MODEL_FILE, model.to_json())
+    write_json(folder / MODEL_FILE, with_checksum(model.to_json()))
     return model
 
 
@@ -366,10 +366,7 @@ def load_bundle(folder: str | Path) -> Bundle:
 
 
 def _read_model(path: Path) -> Model:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: cannot be read ({error})") from error
+    content = read_description(path)
     try:
         return Model.from_json(content)
     except BundleError as error:

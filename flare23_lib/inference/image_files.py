@@ -5,13 +5,14 @@ This module imports no torch: the first image is read while torch is being impor
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from flare23_lib.choices import MODEL_FILE
 from flare23_lib.dataset.image_info import header_info
 from flare23_lib.dataset.quality import file_issues, image_issues
 from flare23_lib.errors import BundleError, ImageError
+from flare23_lib.io.checksum import without_checksum
 from flare23_lib.io.images import IMAGE_SUFFIXES, Image, image_stem, read_header
 from flare23_lib.io.label_tables import read_label_table
 from flare23_lib.io.nifti import Stream, Volume, read_volume, stem
@@ -47,6 +49,14 @@ def model_file(bundle: Path) -> Path:
     if not path.is_file():
         raise BundleError(f"{path}: is missing; {bundle} is no model bundle")
     return path
+
+
+def read_description(path: Path) -> Any:
+    """Return the content of a bundle's model.json without its checksum; BundleError if it is broken."""
+    try:
+        return without_checksum(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: cannot be read ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ imports no torch, and SimpleITK and pydicom only when they are needed.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 
 from flare23_lib.choices import OutputType
 from flare23_lib.errors import BundleError, ConfigError, ImageError
-from flare23_lib.inference.image_files import PredictionCase, labels_there, model_file
+from flare23_lib.inference.image_files import PredictionCase, labels_there, model_file, read_description
 from flare23_lib.io.anatomy import is_tumor
 from flare23_lib.io.images import read_image
 from flare23_lib.io.label_tables import STEM, Structure, header_extension, label_table, write_label_tables
@@ -37,7 +36,7 @@ def describe_bundle(folder: Path) -> tuple[str, tuple[Structure, ...]]:
     """Return a bundle's name and its labels without background, read without torch; BundleError if it is none."""
     path = model_file(folder)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_description(path)
         model, rows = str(content["name"]), content["labels"][1:]
         names, values = [str(row["name"]) for row in rows], [int(row["value"]) for row in rows]
         tumors = [name for row, name in zip(rows, names, strict=True) if is_tumor(name, row.get("kind"))]
@@ -54,7 +53,7 @@ def bundle_label_map(folder: Path) -> tuple[LabelMap, tuple[str, ...]]:
     """
     path = model_file(folder)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_description(path)
         labels = LabelMap(tuple(Label(**row) for row in content["labels"][1:]))
         if not all("tolerance_mm" in row for row in content["labels"][1:]):
             raise BundleError(f"{path}: does not say how its labels are scored; give a configuration instead")

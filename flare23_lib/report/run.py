@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,7 @@ from flare23_lib.dataset.cases import read_cases
 from flare23_lib.dataset.summary import ALL
 from flare23_lib.errors import StoreError
 from flare23_lib.evaluation.paper_tables import table_names
-from flare23_lib.io.atomic import read_json
+from flare23_lib.io.atomic import read_json, read_text
 from flare23_lib.report.style import display_name
 
 MAX_ISSUES = 50
@@ -141,7 +142,7 @@ class Run:
         evaluation = self.config.evaluation
         possible = table_names(self.config.label_map, evaluation.compare, evaluation.efficiency_cases > 0)
         paths = [self.results.root / "evaluation" / "tables" / f"{name}.md" for name in names if name in possible]
-        return [read_markdown(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+        return [read_markdown(read_text(path)) for path in paths if path.exists()]
 
     def mean_timings(self, model: str) -> dict[str, float]:
         """Return the mean seconds of each phase over a model's predictions; empty without any."""
@@ -185,7 +186,7 @@ class Run:
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a CSV table as text, empty cells as ""; StoreError if it is damaged or cannot be read."""
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        return pd.read_csv(StringIO(read_text(path)), dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read ({error})") from error
 

@@ -28,7 +28,9 @@ def folder(tmp_path):
 
 def change(folder, **changes):
     path = folder / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    path.write_text(json.dumps(content | changes))
 
 
 def test_a_model_survives_json():
@@ -101,6 +103,16 @@ def test_another_format_is_refused(folder):
         load_bundle(folder)
 
 
+def test_a_description_that_changed_is_refused_and_one_without_checksum_is_read(folder):
+    path = folder / "model.json"
+    before = load_bundle(folder).model
+    path.write_text(path.read_text().replace('"liver"', '"lives"'))
+    with pytest.raises(BundleError, match="changed since it was written; if the change is yours, delete its key"):
+        load_bundle(folder)
+    change(folder, labels=[label.to_json() for label in before.labels])
+    assert load_bundle(folder).model == before
+
+
 def test_broken_json_is_refused(folder):
     (folder / "model.json").write_text("{")
     with pytest.raises(BundleError, match=r"model\.json: cannot be read"):
@@ -138,7 +150,7 @@ def test_a_description_that_cannot_be_is_refused_in_one_line(folder, changes, wo
 def test_a_key_that_is_missing_is_named(folder):
     path = folder / "model.json"
     content = json.loads(path.read_text())
-    del content["spacing"]
+    del content["spacing"], content["checksum"]
     path.write_text(json.dumps(content))
     with pytest.raises(BundleError, match="has no 'spacing'"):
         load_bundle(folder)
