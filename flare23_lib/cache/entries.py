@@ -115,9 +115,9 @@ class CacheFolder:
         try:
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
             stage, key = manifest["stage"], manifest["key"]
+            is_right = self.path.parts[-2:] == (stage, manifest["fingerprint"]) == (stage, fingerprint(stage, key))
         except (OSError, ValueError, TypeError, KeyError):
             return None
-        is_right = self.path.parts[-2:] == (stage, manifest["fingerprint"]) == (stage, fingerprint(stage, key))
         return key if is_right else None
 
     def entry(self, case: str, inputs: Mapping[str, Any]) -> Entry:

@@ -79,7 +79,7 @@ def _remembered(memory: Path) -> dict[Key, ImageInfo]:
     """Return what the memory holds; lines of another version, damaged or cut off by a kill, are passed over."""
     known: dict[Key, ImageInfo] = {}
     if memory.exists():
-        with memory.open(encoding="utf-8") as handle:
+        with memory.open("rb") as handle:
             for line in handle:
                 try:
                     version, *key, info = json.loads(line)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from flare23_lib.axes import Spacing, Triple, as_triple
 from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE, LabelKind, OrientationMode, Precision, Scored, Windows
 from flare23_lib.errors import BundleError, ConfigError
+from flare23_lib.inference.checkpoint import read_safetensors
 from flare23_lib.inference.image_files import model_file, read_description
 from flare23_lib.inference.training_images import TrainingImages
 from flare23_lib.io.anatomy import is_tumor
@@ -354,11 +354,11 @@ def load_bundle(folder: str | Path) -> Bundle:
         digest = file_sha256(weights)
         if digest != model.weights.sha256:
             raise BundleError(f"{weights}: does not match {MODEL_FILE} (SHA-256 differs)")
-        state_dict = load_file(weights)
     except FileNotFoundError as error:
         raise BundleError(f"{weights}: is missing") from error
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise BundleError(f"{weights}: cannot be read ({error})") from error
+    state_dict = read_safetensors(weights)
     fault = _misfit(model, state_dict)
     if fault:
         raise BundleError(f"{weights}: {fault}")

@@ -73,6 +73,7 @@ def measure(results: Results, model: str, settings: TrainingSet, processes: int,
         missing = [pair for pair in zip(cases, entries, strict=True) if pair[1].load() is None]
         log.info("%d cases, %d of them to be measured", len(cases), len(missing))
         _draw_all(results, missing, processes)
+        results.require_whole([results.relative(entry.file(DRAWN)) for entry in entries], processes)
         return pooled.save([], _pool(model, cases, entries))
 
     metadata, _ = pooled_entry(folder, cases).load_or_make(model, make)

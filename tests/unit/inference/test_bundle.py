@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ from flare23_lib.inference.bundle import Model, load_bundle, write_bundle
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 from flare23_lib.inference.export import export_checkpoint
 from flare23_lib.nnunet import plans as nnunet_plans
+from flare23_lib.nnunet.pretrained import read_weights
 from flare23_lib.nnunet.train import describe
 
 
@@ -111,6 +113,43 @@ def test_a_description_that_changed_is_refused_and_one_without_checksum_is_read(
         load_bundle(folder)
     change(folder, labels=[label.to_json() for label in before.labels])
     assert load_bundle(folder).model == before
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_weights_that_are_lost_while_they_are_read_are_named_in_one_line(folder, monkeypatch, number):
+    """PyTorch maps the file into memory and raises a RuntimeError of several lines."""
+
+    def lost(*arguments, **options):
+        raise RuntimeError(f"unable to mmap 64 bytes from file: {os.strerror(number)} ({number})\nmore")
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", lost)
+    path = folder / "model.safetensors"
+    for read in (lambda: load_bundle(folder), lambda: read_weights(path)):
+        with pytest.raises(BundleError) as caught:
+            read()
+        assert str(caught.value).startswith(f"{path}: cannot be read (")
+        assert os.strerror(number) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_of_a_bundle_with_a_flipped_bit_are_nothing_to_start_from(folder):
+    path = folder / "model.safetensors"
+    assert read_weights(path).keys() == some_weights().keys()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match="SHA-256 differs"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("kept", [0, 7, 8, 100, -1])
+def test_weights_that_are_cut_off_are_named_in_one_line(folder, kept):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(BundleError, match="cannot be read"):
+        read_weights(path)
+    with pytest.raises(BundleError, match="SHA-256 differs"):
+        load_bundle(folder)
 
 
 def test_broken_json_is_refused(folder):
