@@ -16,7 +16,7 @@ from flare23_lib.inference.bundle import Model, file_sha256
 from flare23_lib.inference.image_files import read_description
 from flare23_lib.io.checksum import CHECKSUMS, is_as_kept
 
-SMALL = 64 << 10
+SMALL = 16 << 10
 """Bytes of the largest file of which every byte is flipped; of larger ones 200."""
 
 NOT_READ_AGAIN = (
