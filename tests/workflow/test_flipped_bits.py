@@ -20,13 +20,13 @@ SMALL = 16 << 10
 """Bytes of the largest file of which every byte is flipped; of larger ones 200."""
 
 NOT_READ_AGAIN = (
-    "benchmarks/**",
-    "logs/**",
-    "report/figures/**",
-    "report/viewer/**",
+    "benchmarks/**/*",
+    "logs/**/*",
+    "report/figures/**/*",
+    "report/viewer/**/*",
     "store/training/*/nnunet.log",
-    "store/training/*/preprocessed/**",
-    "store/training/*/results/**",
+    "store/training/*/preprocessed/**/*",
+    "store/training/*/results/**/*",
 )
 """What no later step of the workflow makes results from (docs/store.md)."""
 
