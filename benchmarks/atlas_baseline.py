@@ -18,7 +18,8 @@ import numpy as np
 from provenance import provenance
 
 from flare23_lib.io.atomic import write_json
-from flare23_lib.io.nifti import Geometry, read_labels, read_volume
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import read_labels, read_volume
 from flare23_lib.phantom import FLARE23_VALUES, ORGANS, PhantomLayout
 
 

@@ -29,11 +29,12 @@ import torch
 import torch.nn.functional as F
 from provenance import provenance
 
+from flare23_lib.axes import as_triple
 from flare23_lib.config import Config
-from flare23_lib.inference.upsampling import labels_from_logits
+from flare23_lib.inference.upsampling import argmax_classes, interpolated_labels
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import read_labels
-from flare23_lib.preprocessing.resampling import Axis, area_matrix, area_shares, resample_labels, resampled_shape
+from flare23_lib.preprocessing.resampling import Axis, resample_labels, resampled_shape
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,58 @@ AROUND = 8
 
 MARGIN = 4
 """Voxels of the grid around an organ that are fitted, too."""
+
+
+def area_matrix(source: int, target: int) -> torch.Tensor:
+    """Return the averaging along an axis as a matrix: how much of each target voxel each source voxel covers.
+
+    Args:
+        source: number of source voxels.
+        target: number of target voxels, which have the same extent in all.
+
+    Returns:
+        float32 (target, source); rows sum to 1.
+    """
+    edges = torch.arange(target + 1, dtype=torch.float64) * source / target
+    lower, upper = edges[:-1, None], edges[1:, None]
+    place = torch.arange(source, dtype=torch.float64)
+    covered = (torch.minimum(upper, place + 1) - torch.maximum(lower, place)).clamp(min=0)
+    return (covered * target / source).float()
+
+
+def area_shares(mask: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Return which share of each voxel of another grid is marked.
+
+    Where the grid is finer than the mask's, a share is that of the source voxels that the voxel lies in.
+
+    Args:
+        mask: (z, y, x) bool.
+        shape: (z, y, x) of the grid, which has the same extent.
+
+    Returns:
+        float32 of the shape, from 0 to 1.
+    """
+    result = torch.zeros(tuple(shape))
+    box, parts = [], []
+    for axis, (source, target) in enumerate(zip(mask.shape, shape, strict=True)):
+        marked = mask.any(dim=tuple(other for other in range(3) if other != axis)).nonzero()
+        if not len(marked):
+            return result
+        matrix = area_matrix(source, target)
+        inside = slice(int(marked[0]), int(marked[-1]) + 1)
+        reached = matrix[:, inside].any(1).nonzero()
+        box.append(slice(int(reached[0]), int(reached[-1]) + 1))
+        parts.append(matrix[box[-1], inside])
+        mask = mask.narrow(axis, inside.start, inside.stop - inside.start)
+    shares = parts[1] @ (mask.float() @ parts[2].T)
+    result[tuple(box)] = (parts[0] @ shares.flatten(1)).view(-1, *shares.shape[1:])
+    return result
+
+
+def labels_from_logits(logits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Interpolate logits (z, y, x, classes) to a shape and take the strongest class of each voxel."""
+    axes = as_triple(Axis.between(*sizes) for sizes in zip(logits.shape[:3], shape, strict=True))
+    return interpolated_labels(logits, argmax_classes(logits), axes, torch.ones(logits.shape[:3]))
 
 
 def dice(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -83,8 +136,8 @@ def interpolation(source: int, target: int) -> torch.Tensor:
     """Return the engine's linear interpolation along an axis as a matrix (target, source)."""
     axis = Axis.between(source, target)
     matrix = torch.zeros(target, source)
-    matrix.scatter_add_(1, axis.lower[:, None], (1 - axis.share)[:, None])
-    return matrix.scatter_add_(1, axis.upper[:, None], axis.share[:, None])
+    matrix.scatter_add_(1, axis.lower[:, None], (1 - axis.weight)[:, None])
+    return matrix.scatter_add_(1, axis.upper[:, None], axis.weight[:, None])
 
 
 def along(volume: torch.Tensor, matrices: Sequence[torch.Tensor]) -> torch.Tensor:

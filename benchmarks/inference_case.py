@@ -29,7 +29,8 @@ import torch.nn.functional as F
 from provenance import provenance
 from scipy import ndimage
 
-from flare23_lib.inference.bundle import InferenceDefaults, Model, ModelLabel, write_bundle
+from flare23_lib.inference.bundle import write_bundle
+from flare23_lib.inference.model import InferenceDefaults, Model, ModelLabel
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.locks import lock
 from flare23_lib.io.nifti import header_for, read_volume, write_volume

@@ -127,7 +127,7 @@ def smooth_logits() -> list[dict]:
         last = logits.permute(1, 2, 3, 0).contiguous()
         axes = tuple(Axis.between(size, new) for size, new in zip(source, target, strict=True))
         labels = argmax_classes(last)
-        made = interpolated_labels(last, labels, axes)
+        made = interpolated_labels(last, labels, axes, torch.ones(source))
         undecided = round(undecided_share(labels, axes), 4)
         rows.append({"from": source, "to": target, "undecided": undecided, **count_different(last, made, full)})
     return rows
@@ -145,7 +145,8 @@ def main() -> None:
         logits, shape = trained_logits(args.folder)
         labels, argmax_seconds = timed(lambda: argmax_classes(logits), args.repeats)
         axes = tuple(Axis.between(size, new) for size, new in zip(logits.shape[:3], shape, strict=True))
-        made, seconds = timed(lambda: interpolated_labels(logits, labels, axes), args.repeats)
+        weight = torch.ones(logits.shape[:3])
+        made, seconds = timed(lambda: interpolated_labels(logits, labels, axes, weight), args.repeats)
         _, nearest = timed(lambda: F.interpolate(labels[None, None], size=shape, mode="nearest"), args.repeats)
         first = logits.permute(3, 0, 1, 2).contiguous()
         full, full_seconds = timed(lambda: slab_wise(first, shape), 1 if args.repeats == 1 else 2)

@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from provenance import provenance
 
-from flare23_lib.inference.bundle import Model, ModelLabel, write_bundle
+from flare23_lib.inference.bundle import write_bundle
+from flare23_lib.inference.model import Model, ModelLabel
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import header_for
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
-from flare23_lib.preprocessing.resampling import Intensity
+from flare23_lib.preprocessing.intensity import Intensity
 
 SHAPE, SPACING = (2651, 512, 512), (0.7, 0.869141, 0.869141)
 """The first row of FLARE23's geometries sorted by slices."""

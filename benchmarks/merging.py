@@ -17,8 +17,8 @@ from provenance import provenance
 
 from flare23_lib.io.atomic import write_json
 from flare23_lib.phantom import FLARE23_VALUES, draw_phantom
-from flare23_lib.pseudo_labels.merge import MergeRules, Votes, merge
-from flare23_lib.pseudo_labels.small_components import remove_small_components
+from flare23_lib.pseudo_labels.components import Votes, remove_small_components
+from flare23_lib.pseudo_labels.merge import MergeRules, merge
 
 SHAPE, SPACING = (200, 512, 512), (2.0, 0.8, 0.8)
 

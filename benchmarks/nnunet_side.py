@@ -21,7 +21,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from flare23_lib.config.settings import TrainingSettings
-from flare23_lib.inference.bundle import Bundle, Model
+from flare23_lib.inference.bundle import Bundle
+from flare23_lib.inference.model import Model
 from flare23_lib.nnunet.plans import CONFIGURATION, dataset_json, plans
 
 DEFAULT_RESAMPLING = {

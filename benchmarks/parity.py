@@ -42,7 +42,8 @@ from flare23_lib.inference.bundle import Bundle, load_bundle
 from flare23_lib.inference.engine import Engine, Segmentation
 from flare23_lib.inference.network import DTYPES
 from flare23_lib.io.atomic import write_json
-from flare23_lib.io.nifti import Geometry, Volume, header_for, read_volume
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume, header_for, read_volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.phantom import FLARE23_VALUES, draw_phantom
 from flare23_lib.runtime.precision import inference_precision

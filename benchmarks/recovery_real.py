@@ -31,6 +31,10 @@ L reached 0.645 and U 0.671: with 12 epochs (900 iterations) all cases are hardl
 to recover. So a second run has three times as many epochs (`--epochs 36`); that was decided when L and U alone were
 known, and all else of it is as frozen.
 
+With 36 epochs, too, L is near U. So two more doses were added, `--full 4` and `--full 0`, with 36 epochs and seed 11,
+when all arms of 8 cases but the last three were known. With no fully labeled case there is neither L nor the chain,
+and the arms are compared with `background`.
+
 The result is written after each arm; arms that are still to be run are listed under `missing`. What a folder holds is
 not made again.
 """
@@ -120,14 +124,6 @@ def make_cohorts(data: Path, folder: Path, groups: Mapping[str, str]) -> tuple[P
     return partial, whole
 
 
-def categories(annotated: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the groups as categories, with what is stated to be annotated in each."""
-    return [
-        {"name": group, "folders": [f"{group}/images"], "annotated": annotated[group]}
-        for group in GROUPS
-    ]  # fmt: skip
-
-
 def names(organs: Sequence[str]) -> list[str]:
     """Return the names of organs in the configuration."""
     return [NAMES[ORGANS[organ] - 1] for organ in organs]
@@ -152,40 +148,54 @@ def learner(labels: Mapping[str, Sequence[str]], evaluate: bool = True, **option
     return {"train_on": dict(labels), "evaluate": evaluate, **options}
 
 
-BY_CHAIN = completions({"site_a": "lower", "full": "chain_teacher", "site_b": "chain_teacher",
-                        "site_c": "chain_teacher"})  # fmt: skip
-BY_SETS = completions(dict.fromkeys(SITES, "sets"))
-LOWER = {"lower": learner({"manual_labels": ["full"]})}
-LEARNED_SETS = {"sets": learner({"manual_labels": GROUPS}, **LABEL_SETS)}
+def arms(full: int) -> dict[str, dict[str, Any]]:
+    """Return arm -> what its configuration holds beside `recovery_real.yaml`, in the order in which they are run.
 
-ARMS: dict[str, dict[str, Any]] = {
-    "lower": {"categories": categories(PRESENT), "models": LOWER},
-    "upper": {"categories": categories(PRESENT),
-              "models": {"upper": learner({"manual_labels": GROUPS}, **LABEL_SETS)}},
-    "sets": {"categories": categories(PRESENT), "models": LEARNED_SETS},
-    "chain": {
-        "categories": categories(PRESENT),
-        "completions": BY_CHAIN,
-        "models": {
-            **LOWER,
-            "chain_teacher": learner({"label_completions": ["site_a_by_lower"]}, evaluate=False),
-            "chain": learner({"label_completions": list(BY_CHAIN)}),
+    Args:
+        full: number of fully labeled cases. With none there is no L, and no chain, which begins with it.
+    """
+    groups = GROUPS if full else tuple(SITES)
+    whole = ["full"] if full else []
+
+    def categories(annotated: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [{"name": group, "folders": [f"{group}/images"], "annotated": annotated[group]} for group in groups]
+
+    by_chain = completions({"site_a": "lower", "full": "chain_teacher", "site_b": "chain_teacher",
+                            "site_c": "chain_teacher"})  # fmt: skip
+    by_sets = completions(dict.fromkeys(SITES, "sets"))
+    lower = {"lower": learner({"manual_labels": ["full"]})}
+    sets = {"sets": learner({"manual_labels": groups}, **LABEL_SETS)}
+    found = {
+        "lower": {"categories": categories(PRESENT), "models": lower},
+        "upper": {"categories": categories(PRESENT),
+                  "models": {"upper": learner({"manual_labels": groups}, **LABEL_SETS)}},
+        "sets": {"categories": categories(PRESENT), "models": sets},
+        "chain": {
+            "categories": categories(PRESENT),
+            "completions": by_chain,
+            "models": {
+                **lower,
+                "chain_teacher": learner({"label_completions": ["site_a_by_lower"]}, evaluate=False),
+                "chain": learner({"label_completions": list(by_chain)}),
+            },
         },
-    },
-    "sets_student": {
-        "categories": categories(PRESENT),
-        "completions": BY_SETS,
-        "models": {
-            **LEARNED_SETS,
-            "sets_student": learner({"manual_labels": ["full"], "label_completions": list(BY_SETS)}),
+        "sets_student": {
+            "categories": categories(PRESENT),
+            "completions": by_sets,
+            "models": {
+                **sets,
+                "sets_student": learner({"manual_labels": whole, "label_completions": list(by_sets)}),
+            },
         },
-    },
-    "background": {"categories": categories(EVERYTHING),
-                   "models": {"background": learner({"manual_labels": GROUPS})}},
-    "shuffled": {"categories": categories(NEXT),
-                 "models": {"shuffled": learner({"manual_labels": GROUPS}, **LABEL_SETS)}},
-}  # fmt: skip
-"""Arm -> what its configuration holds beside `recovery_real.yaml`, in the order in which they are run."""
+        "background": {"categories": categories(EVERYTHING),
+                       "models": {"background": learner({"manual_labels": groups})}},
+        "shuffled": {"categories": categories(NEXT),
+                     "models": {"shuffled": learner({"manual_labels": groups}, **LABEL_SETS)}},
+    }  # fmt: skip
+    return found if full else {arm: row for arm, row in found.items() if arm not in ("lower", "chain")}
+
+
+ARMS = tuple(arms(FULL))
 
 
 def plain(value: Any) -> Any:
@@ -195,11 +205,11 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def run_arm(folder: Path, arm: str, cohort: Path, training: Mapping[str, int]) -> dict[str, Any]:
+def run_arm(folder: Path, arm: str, full: int, cohort: Path, training: Mapping[str, int]) -> dict[str, Any]:
     """Run an arm's workflow; returns the DSC of each validation case and organ, and what it took."""
     started = time.monotonic()
     results = f"results_{cohort.name}"
-    overrides = plain(ARMS[arm]) | {
+    overrides = plain(arms(full)[arm]) | {
         "cohort": str(cohort.absolute()), "results": results, "model_defaults": {"training": dict(training)},
     }  # fmt: skip
     run_workflow(folder, [CONFIGURATION], overrides, ["evaluation"], cores=1)
@@ -258,8 +268,8 @@ def summarize(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         }
         if {"lower", "upper"} <= tables.keys() - {arm}:
             row["recovery"] = resampled(recovery, scores, tables["lower"], tables["upper"])
-        if "chain" in tables and arm != "chain":
-            row["minus_chain"] = resampled(lambda a, b: endpoint(a) - endpoint(b), scores, tables["chain"])
+        for other in [one for one in ("chain", "background") if one in tables and one != arm]:
+            row[f"minus_{other}"] = resampled(lambda a, b: endpoint(a) - endpoint(b), scores, tables[other])
         summary[arm] = row
     return summary
 
@@ -272,14 +282,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--full", type=int, nargs="+", default=[FULL], help="fully labeled cases (the dose)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training")
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--output", type=Path, help="JSON with the figures; runs that it holds are kept")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     kept = read_json(args.output)["runs"] if args.output and args.output.exists() else {}
     cases = read_csv(args.data / "cases.csv")
-    wanted = [(seed, full, arm) for seed in args.seeds for full in args.full for arm in args.arms]
+    wanted = [
+        (seed, full, arm) for seed in args.seeds for full in args.full for arm in arms(full) if arm in args.arms
+    ]
     for seed, full, arm in wanted:
         name = f"seed {seed}, {full} fully labeled" + (f", {args.epochs} epochs" if args.epochs != EPOCHS else "")
         run = kept.setdefault(name, {"seed": seed, "full": full, "epochs": args.epochs, "arms": {}})
@@ -290,9 +302,9 @@ def main() -> None:
             run["groups"] = {group: list(groups.values()).count(group) for group in GROUPS}
             log.info("%s: %s", name, arm)
             training = {"seed": seed, "epochs": args.epochs}
-            run["arms"][arm] = run_arm(folder, arm, whole if arm == "upper" else partial, training)
+            run["arms"][arm] = run_arm(folder, arm, full, whole if arm == "upper" else partial, training)
         run["summary"] = summarize(run["arms"])
-        run["missing"] = [other for other in ARMS if other not in run["arms"]]
+        run["missing"] = [other for other in arms(full) if other not in run["arms"]]
         print(format_table(name, run), flush=True)
         if args.output:
             write_json(args.output, {**provenance(), "runs": kept})
@@ -303,7 +315,7 @@ def format_table(name: str, run: Mapping[str, Any]) -> str:
     lines = [f"{name}: {run['groups']}; missing: {', '.join(run['missing']) or 'nothing'}"]
     for arm, row in run["summary"].items():
         figures = [f"{key} {row[key]['value']:.3f} {row[key]['interval']}" for key in
-                   ("dsc", "recovery", "minus_chain") if key in row]  # fmt: skip
+                   ("dsc", "recovery", "minus_chain", "minus_background") if key in row]  # fmt: skip
         lines.append(f"{arm:<14}{', '.join(figures)}")
     return "\n".join(lines)
 

@@ -78,10 +78,10 @@ def timed(function, *arguments):
 SCAN = """
 import json, resource, sys, tempfile, time
 from pathlib import Path
-from flare23_lib.dataset.read_files import Task, scan
+from flare23_lib.dataset.read_files import Task, read_files
 with tempfile.TemporaryDirectory() as folder:
     begun = time.perf_counter()
-    scan([Task(Path(path), True) for path in sys.argv[2:]], Path(folder) / "memory.jsonl", int(sys.argv[1]))
+    read_files([Task(Path(path), True) for path in sys.argv[2:]], Path(folder) / "memory.jsonl", int(sys.argv[1]))
     seconds = time.perf_counter() - begun
 own = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

@@ -32,8 +32,8 @@ from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.nnunet.train import TrainingRuntime, export, train
 from flare23_lib.nnunet.training_job import GivenFiles, training_job
 from flare23_lib.preprocessing.preprocess_cases import preprocess
-from flare23_lib.pseudo_labels.base_labels import annotated_labels
 from flare23_lib.pseudo_labels.merge import MergeRules, merge
+from flare23_lib.pseudo_labels.pseudo_label import annotated_labels
 
 ALL = Shard(0, 1)
 

@@ -108,7 +108,7 @@ def measure(folder: Path, own: Path | None) -> dict[str, Any]:
     return {
         "cases": len(scan.cases),
         "files": len(files_found.files()),
-        "quarantined": len(scan.quarantined),
+        "quarantined": sum(not case.usable for case in scan.cases),
         "find_cpu_s": found,
         "first_scan_cpu_s": scans[0][0],
         "second_scan_cpu_s": scans[1][0],

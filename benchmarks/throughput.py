@@ -26,7 +26,8 @@ from flare23_lib.dataset.image_info import read_info
 from flare23_lib.estimate import FIGURES
 from flare23_lib.evaluation.metrics import score_case
 from flare23_lib.io.atomic import write_json
-from flare23_lib.io.nifti import header_for, read_geometry, read_labels, read_volume, write_volume
+from flare23_lib.io.images import read_header
+from flare23_lib.io.nifti import header_for, read_labels, read_volume, write_volume
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.size import forward_macs
 from flare23_lib.networks.stunet import STUNet
@@ -168,7 +169,7 @@ def bytes_per_voxel(cohort: Path, folder: Path, config: Config) -> dict[str, flo
     settings = config.preprocessing_settings("student")
     image, labels, locations = folder / "i.b2nd", folder / "l.b2nd", folder / "l.pkl"
     for source in sorted(cohort.rglob("*_0000.nii.gz")):
-        geometry = read_geometry(source)
+        geometry = read_header(source)[0]
         for name, spacing in (("student", settings.spacing), ("teacher", (2.5, 0.82, 0.82))):
             voxels = prod(resampled_shape(geometry.shape, geometry.spacing, spacing))
             grid = TrainingGrid(spacing, "stored", PATCH)

@@ -40,8 +40,8 @@ from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.launch import TrainingRun, make_trainer
 from flare23_lib.phantom import write_cohort
+from flare23_lib.preprocessing.intensity import Intensity
 from flare23_lib.preprocessing.preprocess import TrainingGrid, link_dataset, preprocess_image, preprocess_labels
-from flare23_lib.preprocessing.resampling import Intensity
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = {"stunet_large": "organ_teacher"}

@@ -21,7 +21,8 @@ from scipy import ndimage
 from flare23_lib.inference.bundle import load_bundle
 from flare23_lib.inference.engine import Engine
 from flare23_lib.io.atomic import write_json
-from flare23_lib.io.nifti import Geometry, Volume, header_for
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume, header_for
 from flare23_lib.phantom import FLARE23_VALUES, draw_phantom
 
 TUMOR = FLARE23_VALUES["tumor"]

@@ -17,9 +17,10 @@ import pandas as pd
 
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
-from flare23_lib.config.settings import InferenceSettings, TrainingSettings
+from flare23_lib.config.settings import TrainingSettings
+from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset import flare23
-from flare23_lib.dataset.cases import Case, read_cases
+from flare23_lib.dataset.cases import SHAPE, SPACING, Case, read_cases
 from flare23_lib.errors import ConfigError
 from flare23_lib.inference.segmentations import model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.io import atomic
@@ -67,7 +68,6 @@ TRAINING_PASSES = 3
 NUMBERS_PER_WEIGHT = {"sgd": 4, "adamw": 5}
 """Numbers on disk: a weight in checkpoint, store and bundle, and the optimizer's one or two moments."""
 
-SHAPE, SPACING = ["slices", "rows", "columns"], ["spacing_z", "spacing_y", "spacing_x"]
 SIZES = ["group", "labeled", "number", *SHAPE, *SPACING]
 """Columns of a table of sizes: category or "validation", number of cases of this size, voxels, mm."""
 
@@ -296,11 +296,7 @@ def measured_figures(root: Path, config: Config) -> Figures:
 
     A model counts if the earlier run trained one of its name with the same network, patch, batch and precision on the
     same kind of device. Training is measured by its median epoch, inference by the cases that were segmented with the
-    configuration's inference settings.
-
-    Args:
-        root: results folder of the earlier run; StoreError if it has no cohort/cases.csv.
-        config: the configuration of the estimate.
+    configuration's inference settings. StoreError if the earlier run's results have no cohort/cases.csv.
     """
     results, figures = Results(root), dict(FIGURES)
     cases = [case for case in read_cases(results.cases) if case.usable]

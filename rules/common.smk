@@ -13,7 +13,7 @@ from shlex import quote
 from flare23_lib import versions
 from flare23_lib.dataset.discover import find, listing, notices
 from flare23_lib.config import Config
-from flare23_lib.config.models import Table
+from flare23_lib.config.tables import Table
 from flare23_lib.errors import FlareError
 from flare23_lib.evaluation.details import detail_tables
 from flare23_lib.evaluation.paper_tables import FORMATS, table_names

@@ -10,6 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+# Tests run in as many processes as there are cores, and on small arrays; must be set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import processes
 import pytest
 from cohorts import Cohort, small_cohort

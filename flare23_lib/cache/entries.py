@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flare23_lib.io.atomic import write_json
+from flare23_lib.io.atomic import about_path, write_json
 from flare23_lib.io.checksum import crc32_of, with_checksum, without_checksum
 from flare23_lib.io.locks import lock
 
@@ -71,7 +71,7 @@ class Shard:
 
 def checksum(path: Path, deep: bool = False) -> list:
     """Return a file's size and last 8 bytes (for gzip: CRC and length) and, if it is read whole, its CRC."""
-    with path.open("rb") as handle:
+    with about_path(path), path.open("rb") as handle:
         size = handle.seek(0, os.SEEK_END)
         handle.seek(max(0, size - 8))
         found: list = [size, handle.read(8).hex()]
@@ -161,9 +161,14 @@ class Entry:
         return metadata if metadata is not None and not self.broken_files(metadata) else None
 
     def metadata(self) -> Metadata | None:
-        """Return the metadata, whether or not the files exist; None without them, or if a bit of them has changed."""
+        """Return the metadata, whether or not the files exist; None without them, or if a bit of them has changed.
+
+        Raises:
+            OSError: they cannot be read.
+        """
         try:
-            metadata = without_checksum(json.loads(self.metadata_path.read_text(encoding="utf-8")))
+            with about_path(self.metadata_path):
+                metadata = without_checksum(json.loads(self.metadata_path.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError):
             return None
         return metadata if isinstance(metadata, dict) and set(metadata) == METADATA_KEYS else None

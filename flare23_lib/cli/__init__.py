@@ -1,4 +1,4 @@
-"""The command line: what people run (`flare23 predict`), and what the workflow's rules run (`flare23 stage ...`).
+"""The command line: what users run (`flare23 predict`), and what the workflow's rules run (`flare23 stage ...`).
 
 A command imports only what it needs. Exit codes: 0 for success, 1 for bad input or cases that failed, 2 for bad
 usage.
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for noisy in ("nibabel", "matplotlib", "numexpr", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        return args.run(args)
+        return args.run(args) or 0
     except FlareError as error:
         if args.debug:
             raise

@@ -36,7 +36,7 @@ def _verify(args: argparse.Namespace) -> int:
     return 1 if found.broken else 0
 
 
-def _clean(args: argparse.Namespace) -> int:
+def _clean(args: argparse.Namespace) -> None:
     from flare23_lib.workflow.cleanup import clean, size, unused
     from flare23_lib.workflow.status import make_plan
 
@@ -55,7 +55,6 @@ def _clean(args: argparse.Namespace) -> int:
         print(f"{total} deleted")
     else:
         print(f"{total} are unused; --yes deletes them")
-    return 0
 
 
 def register(commands: Commands) -> None:

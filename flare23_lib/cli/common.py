@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from flare23_lib.cache.entries import Shard
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime.devices import check_name
 from flare23_lib.runtime.machine import available_cores
@@ -21,7 +22,8 @@ RECIPE = Path(__file__).parent.parent / "config" / "recipe.yaml"
 
 
 def command(commands: Commands, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
-    """Add a command: its name, the function that runs it, and what it does in one line."""
+    """Add a command with what it does in one line; the function gets the options, and returns the exit code or None
+    for 0."""
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(run=run)
     return parser
@@ -46,6 +48,14 @@ def device(text: str) -> str:
         return check_name(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("device: ")) from error
+
+
+def shard(text: str) -> Shard:
+    """Return a shard, written `0/4` or `0-of-4`, as an option's type."""
+    try:
+        return Shard.parse(text.replace("/", "-of-"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 0/4") from error
 
 
 def output_folder(text: str) -> Path:

@@ -18,7 +18,7 @@ from flare23_lib.cli.common import (
 from flare23_lib.errors import ConfigError
 
 
-def _categorise(args: argparse.Namespace) -> int:
+def _categorise(args: argparse.Namespace) -> None:
     from flare23_lib.dataset.discover import find, moved
     from flare23_lib.dataset.scan import scan_found
     from flare23_lib.dataset.summary import format_scan, write_scan
@@ -41,33 +41,31 @@ def _categorise(args: argparse.Namespace) -> int:
     write_scan(scan, output)
     print(format_scan(scan))
     print(f"{output}/cases.csv, quarantine.csv, warnings.csv and categories.csv are written")
-    return 0
 
 
-def _init(args: argparse.Namespace) -> int:
+def _init(args: argparse.Namespace) -> None:
     from flare23_lib.starter.init import init, summary
 
     if args.output.exists():
         raise ConfigError(f"{args.output}: is there; remove it, or give another --output")
     config = init(args.folders, args.base_config, args.output, args.gpu_gb, args.processes)
     print(summary(config, args.output))
-    return 0
 
 
 def _import_dicom(args: argparse.Namespace) -> int:
     from flare23_lib.dataset.import_dicom import NameTable, import_dicom
 
     names = NameTable.read(args.names) if args.names else None
-    done = import_dicom(args.input, args.output, names, args.irregular)
-    labeled = sum(bool(row["label"]) for row in done.rows)
-    print(f"{len(done.rows) - done.problems} of {len(done.rows)} series imported, {labeled} with labels")
-    for name, count in sorted(done.unmatched.items()):
+    rows, unmatched = import_dicom(args.input, args.output, names, args.irregular)
+    problems, labeled = (sum(bool(row[column]) for row in rows) for column in ("problem", "label"))
+    print(f"{len(rows) - problems} of {len(rows)} series imported, {labeled} with labels")
+    for name, count in sorted(unmatched.items()):
         print(f"no value for {name!r}, in {count} annotations")
-    print(f"{args.output / 'sources.csv'} lists them, with {done.problems} problems")
-    return 1 if done.problems else 0
+    print(f"{args.output / 'sources.csv'} lists them, with {problems} problems")
+    return 1 if problems else 0
 
 
-def _phantoms(args: argparse.Namespace) -> int:
+def _phantoms(args: argparse.Namespace) -> None:
     from flare23_lib.phantom import PhantomLayout, write_cohort
 
     write_cohort(
@@ -79,10 +77,9 @@ def _phantoms(args: argparse.Namespace) -> int:
         processes=args.processes,
     )
     print(f"{args.output}: {args.cases} training and {args.validation} validation phantoms")
-    return 0
 
 
-def _status(args: argparse.Namespace) -> int:
+def _status(args: argparse.Namespace) -> None:
     from flare23_lib.dataset.summary import format_scan
     from flare23_lib.workflow.status import format_plan, make_plan
 
@@ -90,10 +87,9 @@ def _status(args: argparse.Namespace) -> int:
     print(format_scan(plan.scan))
     print("")
     print(format_plan(plan))
-    return 0
 
 
-def _estimate(args: argparse.Namespace) -> int:
+def _estimate(args: argparse.Namespace) -> None:
     from flare23_lib import estimate
     from flare23_lib.dataset.cases import read_cases
 
@@ -109,7 +105,6 @@ def _estimate(args: argparse.Namespace) -> int:
     print(estimate.format_estimate(result))
     if args.output:
         estimate.write_estimate(args.output, result)
-    return 0
 
 
 def register(commands: Commands) -> None:
@@ -150,11 +145,11 @@ def register(commands: Commands) -> None:
     parser.add_argument("--coarseness", type=float, default=1.0, help="factor on the size of voxels")
     add_processes(parser)
 
-    parser = command(commands, "status", _status, "say what the next run of the workflow would compute")
+    parser = command(commands, "status", _status, "list what the next run of the workflow would compute")
     add_config(parser)
     add_processes(parser)
 
-    parser = command(commands, "estimate", _estimate, "say what a run costs before it runs; needs no image")
+    parser = command(commands, "estimate", _estimate, "estimate what a run costs before it runs; needs no image")
     parser.add_argument("--cases", type=Path, metavar="FILE",
                         help="cases.csv of a cohort (default: that of the results, else FLARE23's)")  # fmt: skip
     parser.add_argument("--measured", type=Path, metavar="RESULTS",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
+from flare23_lib.choices import EvaluationMode
 from flare23_lib.cli.common import (
     Commands,
     add_config,
@@ -25,12 +27,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     from flare23_lib.evaluation.cases import Scoring
     from flare23_lib.evaluation.evaluate import evaluate_folders
     from flare23_lib.evaluation.tables import format_summary
-    from flare23_lib.inference.outputs import bundle_label_map
+    from flare23_lib.inference.model import read_model
 
     config = load_config(args)
     references = None if args.partial is None else "partial" if args.partial else "complete"
     given = {"mode": args.mode, "details": args.details, "references": references}
-    labels, unseen = bundle_label_map(args.model) if args.model else (config.label_map, ())
+    model = read_model(args.model) if args.model else None
+    labels, unseen = (model.label_map, model.unseen) if model else (config.label_map, ())
     settings = Evaluation.of(config.evaluation, **{key: value for key, value in given.items() if value is not None})
     scoring = Scoring.from_settings(settings, labels, unseen)
     scoring = replace(scoring, processes=args.processes, memory_mb=args.memory)
@@ -61,7 +64,7 @@ def _measure(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rank(args: argparse.Namespace) -> int:
+def _rank(args: argparse.Namespace) -> None:
     from flare23_lib.evaluation.ranking import format_ranking, rank_folders
     from flare23_lib.evaluation.tables import write_table
 
@@ -69,7 +72,6 @@ def _rank(args: argparse.Namespace) -> int:
     write_table(args.output, ranking.table)
     print(format_ranking(ranking))
     print(f"{args.output} is written")
-    return 0
 
 
 def register(commands: Commands) -> None:
@@ -81,7 +83,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("--model", type=Path,
                         help="bundle that gives names, tolerances and rules of the labels (default: the "
                         "configuration)")  # fmt: skip
-    parser.add_argument("--mode", choices=["flare23", "plain"],
+    parser.add_argument("--mode", choices=get_args(EvaluationMode),
                         help="the challenge's rules, or whole volumes (default: the configuration's)")  # fmt: skip
     parser.add_argument("--details", action=argparse.BooleanOptionalAction,
                         help="tables of HD95, volumes and found tumors (default: the configuration's)")  # fmt: skip

@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from flare23_lib.cache.entries import Shard
-from flare23_lib.choices import OutputType
-from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder
+from flare23_lib.choices import OrientationMode, OutputType, Precision, Windows
+from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder, shard
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
@@ -37,15 +36,16 @@ def _import_nibabel() -> None:
 @ended_at_once()
 def _predict(args: argparse.Namespace) -> int:
     _import_nibabel()  # 0.2 s sooner
-    from flare23_lib.inference.image_files import MB, SeriesChoice, find_cases
-    from flare23_lib.inference.outputs import check_types, chosen_labels, describe_bundle, write_names
-    from flare23_lib.inference.read_ahead import Reader
+    from flare23_lib.inference.image_files import MB, find_cases
+    from flare23_lib.inference.model import chosen_labels, read_model
+    from flare23_lib.inference.outputs import check_types, write_names
+    from flare23_lib.inference.segment_cases import Reader
 
-    name, labels = describe_bundle(args.model)
-    table = chosen_labels(labels, args.labels_only)
-    cases = find_cases(args.input, args.output, args.shard, SeriesChoice(args.series, args.irregular))
+    model = read_model(args.model)
+    table = chosen_labels(model.label_table, args.labels_only)
+    cases = find_cases(args.input, args.output, args.shard, args.series, args.irregular)
     check_types(args.output_type, cases)
-    outputs = _outputs(args, name, table)
+    outputs = _outputs(args, model.name, table)
     reader = Reader(cases, args.overwrite, outputs)
     reader.start_early(args.memory * MB)  # torch is imported and the weights are loaded beside it
     import torch
@@ -53,9 +53,7 @@ def _predict(args: argparse.Namespace) -> int:
     from flare23_lib.inference.bundle import load_bundle
     from flare23_lib.inference.engine import Engine
     from flare23_lib.inference.memory import Limits
-    from flare23_lib.inference.predict import predict
-    from flare23_lib.inference.run_report import CaseReport, write_run_report
-    from flare23_lib.inference.timing import seconds_since_start
+    from flare23_lib.inference.predict import predict, seconds_since_start, write_run_report
     from flare23_lib.runtime.devices import choose
 
     seconds = {"start_up": seconds_since_start()}
@@ -65,9 +63,9 @@ def _predict(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.model).with_inference(args.step, args.tta, args.windows, args.precision)
     engine = Engine(bundle, chosen, Limits(args.gpu_memory, args.memory), args.compile)
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
-    reports: list[CaseReport] = []
-    faults = predict(reader, engine, args.timings, seconds, reports)
-    if args.label_files and len(faults) < len(cases) and ("nifti" in outputs.types or outputs.per_class):
+    reports = predict(reader, engine, args.timings, seconds)
+    failed = sum(report.error is not None for report in reports)
+    if args.label_files and failed < len(cases) and ("nifti" in outputs.types or outputs.per_class):
         write_names(cases, args.output, table)
     if args.statistics and cases:
         from flare23_lib.inference.label_statistics import write_statistics_table
@@ -77,7 +75,7 @@ def _predict(args: argparse.Namespace) -> int:
     if args.run_report:
         options = {key: _plain(value) for key, value in sorted(vars(args).items()) if key != "run"}
         write_run_report(args.run_report, engine, options, reports)
-    return 1 if faults else 0
+    return 1 if failed else 0
 
 
 def _outputs(args: argparse.Namespace, name: str, table: tuple[Structure, ...]) -> Outputs:
@@ -101,12 +99,12 @@ def _plain(value: object) -> object:
 
 def _statistics(args: argparse.Namespace) -> int:
     from flare23_lib.errors import ImageError
-    from flare23_lib.inference.image_files import SeriesChoice, find_cases
+    from flare23_lib.inference.image_files import find_cases
     from flare23_lib.inference.label_statistics import measure_files, write_statistics_table
-    from flare23_lib.inference.outputs import describe_bundle
+    from flare23_lib.inference.model import read_model
 
-    table = describe_bundle(args.model)[1] if args.model else None
-    cases = find_cases(args.images, args.labels, choice=SeriesChoice(args.series, args.irregular))
+    table = read_model(args.model).label_table if args.model else None
+    cases = find_cases(args.images, args.labels, series=args.series, irregular=args.irregular)
     written, failed = [], 0
     for case in cases:
         try:
@@ -119,29 +117,24 @@ def _statistics(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _export(args: argparse.Namespace) -> int:
+def _export(args: argparse.Namespace) -> None:
     if args.to == "nnunet":
-        return _export_to_nnunet(args)
+        from flare23_lib.inference.bundle import load_bundle
+        from flare23_lib.nnunet.export_folder import export_to_nnunet
+
+        if args.model is None:
+            raise ConfigError("export: --to nnunet needs --model, the folder of a bundle")
+        export_to_nnunet(load_bundle(args.model), args.output)
+        print(f"{args.output}: nnUNetv2_predict_from_modelfolder -m {args.output} -f all -i IMAGES -o LABELS")
+        return
+    from flare23_lib.inference.export import export_checkpoint
+    from flare23_lib.inference.model import InferenceDefaults
+
     if args.checkpoint is None:
         raise ConfigError("export: give --checkpoint or, with --to nnunet, --model")
-    from flare23_lib.inference.bundle import InferenceDefaults
-    from flare23_lib.inference.export import export_checkpoint
-
-    inference = InferenceDefaults(step=args.step, tta=bool(args.tta), windows=args.windows)
+    inference = InferenceDefaults(step=args.step, tta=args.tta, windows=args.windows)
     model = export_checkpoint(args.checkpoint, args.output, args.name, args.orientation, inference)
     print(f"{args.output}: {model.name}, {len(model.labels) - 1} labels, orientation {model.orientation}")
-    return 0
-
-
-def _export_to_nnunet(args: argparse.Namespace) -> int:
-    from flare23_lib.inference.bundle import load_bundle
-    from flare23_lib.nnunet.export_folder import export_to_nnunet
-
-    if args.model is None:
-        raise ConfigError("export: --to nnunet needs --model, the folder of a bundle")
-    export_to_nnunet(load_bundle(args.model), args.output)
-    print(f"{args.output}: nnUNetv2_predict_from_modelfolder -m {args.output} -f all -i IMAGES -o LABELS")
-    return 0
 
 
 def _labels_path(text: str) -> Path:
@@ -157,13 +150,6 @@ def _add_series(parser: argparse.ArgumentParser) -> None:
                         help="which DICOM series, if there are several; without it they are listed")  # fmt: skip
     parser.add_argument("--irregular", choices=["refuse", "resample"], default="refuse",
                         help="DICOM slices that are not equally spaced (default: %(default)s)")  # fmt: skip
-
-
-def _shard(text: str) -> Shard:
-    try:
-        return Shard.parse(text.replace("/", "-of-"))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 0/4") from error
 
 
 def register(commands: Commands) -> None:
@@ -188,13 +174,13 @@ def register(commands: Commands) -> None:
                         help="volume and HU of each label: statistics.csv and a JSON file for each case")  # fmt: skip
     parser.add_argument("--preview", action="store_true", help="an overview of each case as PNG")
     parser.add_argument("--run-report", type=output_file, metavar="FILE",
-                        help="JSON for versions, device, model, and seconds and doubts of each case")  # fmt: skip
+                        help="JSON for versions, device, model, and seconds and warnings of each case")  # fmt: skip
     parser.add_argument("--tta", action=argparse.BooleanOptionalAction, default=None,
                         help="average over mirrored passes (default: the model's)")  # fmt: skip
     parser.add_argument("--step", type=float, help="distance of windows in patch sizes (default: the model's)")
-    parser.add_argument("--windows", choices=["all", "body", "center_first"],
+    parser.add_argument("--windows", choices=get_args(Windows),
                         help="where windows are laid (default: the model's)")  # fmt: skip
-    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto",
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto",
                         help="auto takes the fastest of the device (default: %(default)s)")  # fmt: skip
     parser.add_argument("--device", type=device, default="auto",
                         help=f"{NAMES}; N counts GPUs from 0 (default: auto, a GPU if there is one)")  # fmt: skip
@@ -204,16 +190,11 @@ def register(commands: Commands) -> None:
                         help="limit of the process on the host (default: %(default)s)")  # fmt: skip
     parser.add_argument("--compile", action="store_true",
                         help="compile the network first; pays over many cases, if at all")  # fmt: skip
-    parser.add_argument("--threads", type=at_least(1), help="processor threads (default: PyTorch's choice)")
-    parser.add_argument(
-        "--shard",
-        type=_shard,
-        metavar="I/N",
-        help="only part I (from 0) of N parts of a folder, by a hash of names",
-    )
-    parser.add_argument(
-        "--timings", type=output_file, metavar="FILE", help="CSV for the seconds per phase of each case"
-    )
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--shard", type=shard, metavar="I/N",
+                        help="only part I (from 0) of N parts of a folder, by a hash of names")  # fmt: skip
+    parser.add_argument("--timings", type=output_file, metavar="FILE",
+                        help="CSV for the seconds per phase of each case")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="segment again what is there already")
 
     parser = command(commands, "statistics", _statistics, "measure volume and HU of each label")
@@ -231,9 +212,9 @@ def register(commands: Commands) -> None:
     parser.add_argument("--model", type=Path, help="bundle that --to nnunet exports")
     parser.add_argument("--output", type=output_folder, required=True, help="folder of the bundle")
     parser.add_argument("--name", default="student", help="name of the model (default: %(default)s)")
-    parser.add_argument("--orientation", choices=["stored", "canonical"],
+    parser.add_argument("--orientation", choices=get_args(OrientationMode),
                         help="default: what its plans say, else stored, nnU-Net's way")  # fmt: skip
     parser.add_argument("--step", type=float, default=0.5, help="distance of windows (default: %(default)s)")
-    parser.add_argument("--windows", choices=["all", "body", "center_first"], default="body",
+    parser.add_argument("--windows", choices=get_args(Windows), default="body",
                         help="where windows are laid (default: %(default)s)")  # fmt: skip
     parser.add_argument("--tta", action="store_true", help="the model averages over mirrored passes by default")

@@ -10,104 +10,97 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flare23_lib.cache.entries import Shard
-from flare23_lib.cli.common import Commands, command, device
+from flare23_lib.cli.common import Commands, command, device, shard
 from flare23_lib.io.atomic import checksums_in
 from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
 
 if TYPE_CHECKING:
+    from flare23_lib.cache.results import Results
     from flare23_lib.inference.segmentations import ModelUse
     from flare23_lib.pseudo_labels.complete import CompletionJob
 
 log = logging.getLogger(__name__)
 
 
-def _stage_cohort(args: argparse.Namespace) -> int:
+def _stage_cohort(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import CohortSettings
     from flare23_lib.dataset.scan import scan_cohort
     from flare23_lib.dataset.summary import format_scan, write_scan
 
     parts = args.settings
     settings = CohortSettings.from_json(parts["settings"])
-    scan = scan_cohort(Path(parts["cohort"]), settings, _results(args).scan_memory, args.threads)
+    scan = scan_cohort(Path(parts["cohort"]), settings, args.results.scan_memory, args.threads)
     for issue in scan.issues:
         log.warning("%s: %s: %s (%s): %s", issue.severity, issue.case, issue.kind, issue.file, issue.message)
     log.info("%s", format_scan(scan))
     write_scan(scan, args.output.parent)
-    return 0
 
 
-def _stage_estimate(args: argparse.Namespace) -> int:
+def _stage_estimate(args: argparse.Namespace) -> None:
     from flare23_lib.config import Config
     from flare23_lib.dataset.cases import read_cases
     from flare23_lib.estimate import estimate, format_estimate, sizes_of_cases, write_estimate
 
     config = Config.from_json(args.settings["settings"])
-    result = estimate(config, sizes_of_cases(read_cases(_results(args).cases)))
+    result = estimate(config, sizes_of_cases(read_cases(args.results.cases)))
     log.info("%s", format_estimate(result))
     write_estimate(args.output, result)
-    return 0
 
 
-def _stage_measure_intensity(args: argparse.Namespace) -> int:
+def _stage_measure_intensity(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import TrainingSet
     from flare23_lib.preprocessing.fit_intensity import measure
 
     settings = TrainingSet.from_json(args.settings["settings"])
-    measure(_results(args), args.model, settings, args.threads, args.output)
-    return 0
+    measure(args.results, args.model, settings, args.threads, args.output)
 
 
-def _stage_preprocess(args: argparse.Namespace) -> int:
+def _stage_preprocess(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import PreprocessingSettings
     from flare23_lib.preprocessing.fit_intensity import with_intensity
     from flare23_lib.preprocessing.preprocess_cases import preprocess
 
     parts = args.settings
     settings = with_intensity(PreprocessingSettings.from_json(parts["settings"]), args.intensity)
-    preprocess(_results(args), settings, parts["patch_size"], args.shard, args.output)
-    return 0
+    preprocess(args.results, settings, parts["patch_size"], args.shard, args.output)
 
 
-def _stage_train(args: argparse.Namespace) -> int:
+def _stage_train(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import TrainingSettings
     from flare23_lib.nnunet.train import TrainingRuntime, train
     from flare23_lib.nnunet.training_job import GivenFiles, training_job
 
     parts = args.settings
     settings, given = TrainingSettings.from_json(parts["settings"]), GivenFiles(args.intensity, args.pretrained)
-    job = training_job(_results(args), args.model, settings, parts["label_names"], args.shards, given)
+    job = training_job(args.results, args.model, settings, parts["label_names"], args.shards, given)
     runtime = TrainingRuntime(args.device, args.threads, args.gpus, args.checkpoint_minutes, args.attempt)
     train(job, runtime, args.pretrained, args.output, args.history)
-    return 0
 
 
-def _stage_export(args: argparse.Namespace) -> int:
-    from flare23_lib.config.settings import InferenceSettings
+def _stage_export(args: argparse.Namespace) -> None:
+    from flare23_lib.config.training_models import InferenceSettings
     from flare23_lib.labels import Label
     from flare23_lib.nnunet.train import export
 
     parts = args.settings
     inference = InferenceSettings.from_json(parts["inference"])
     labels = [Label(**row) for row in parts["labels"]]
-    export(_results(args), args.model, inference, labels, args.output.parent)
-    return 0
+    export(args.results, args.model, inference, labels, args.output.parent)
 
 
 @ended_at_once()
-def _stage_pseudo_label(args: argparse.Namespace) -> int:
+def _stage_pseudo_label(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import PseudoLabelSettings
     from flare23_lib.pseudo_labels.pseudo_label import pseudo_label
 
     parts = args.settings
     settings = PseudoLabelSettings.from_json(parts["settings"])
-    pseudo_label(_results(args), _model(args, parts["teacher"]), settings, parts["base"], args.shard, args.output)
-    return 0
+    pseudo_label(args.results, _model(args, parts["teacher"]), settings, parts["base"], args.shard, args.output)
 
 
 def _model(args: argparse.Namespace, name: str) -> ModelUse:
-    from flare23_lib.config.settings import InferenceSettings
+    from flare23_lib.config.training_models import InferenceSettings
     from flare23_lib.inference.segmentations import ModelUse
 
     return ModelUse(name, InferenceSettings.from_json(args.settings["inference"]), args.device, args.threads)
@@ -119,81 +112,66 @@ def _completion(args: argparse.Namespace) -> CompletionJob:
 
     parts = args.settings
     settings = CompletionSettings.from_json(parts["settings"])
-    return CompletionJob(_results(args), args.completion, parts.get("base"), settings, parts["label_names"])
+    return CompletionJob(args.results, args.completion, parts.get("base"), settings, parts["label_names"])
 
 
-def _stage_complete(args: argparse.Namespace) -> int:
+def _stage_complete(args: argparse.Namespace) -> None:
     from flare23_lib.pseudo_labels.complete import complete
 
     complete(_completion(args), args.shard, args.output)
-    return 0
 
 
-def _stage_gather_completed(args: argparse.Namespace) -> int:
+def _stage_gather_completed(args: argparse.Namespace) -> None:
     from flare23_lib.pseudo_labels.complete import collect_completed
 
     collect_completed(_completion(args), args.shards, args.output, args.confusion)
-    return 0
 
 
 @ended_at_once()
-def _stage_predict(args: argparse.Namespace) -> int:
+def _stage_predict(args: argparse.Namespace) -> None:
     from flare23_lib.inference.segmentations import predict_validation
 
-    predict_validation(_results(args), _model(args, args.model), args.shard, args.output)
-    return 0
+    predict_validation(args.results, _model(args, args.model), args.shard, args.output)
 
 
-def _stage_gather_predictions(args: argparse.Namespace) -> int:
+def _stage_gather_predictions(args: argparse.Namespace) -> None:
     from flare23_lib.inference.segmentations import collect_predictions
 
-    collect_predictions(_results(args), args.model, args.shards, args.output)
-    return 0
+    collect_predictions(args.results, args.model, args.shards, args.output)
 
 
-def _stage_evaluate(args: argparse.Namespace) -> int:
+def _stage_evaluate(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import EvaluationSettings
     from flare23_lib.evaluation.evaluate import evaluate
 
     settings = EvaluationSettings.from_json(args.settings["settings"])
-    evaluate(_results(args), args.model, settings, args.output.parent, args.threads, args.memory)
-    return 0
+    evaluate(args.results, args.model, settings, args.output.parent, args.threads, args.memory)
 
 
-def _stage_measure_efficiency(args: argparse.Namespace) -> int:
+def _stage_measure_efficiency(args: argparse.Namespace) -> None:
     from flare23_lib.evaluation.efficiency import measure
 
-    measure(_results(args), _model(args, args.model), args.settings["cases"], args.output)
-    return 0
+    measure(args.results, _model(args, args.model), args.settings["cases"], args.output)
 
 
-def _stage_model_card(args: argparse.Namespace) -> int:
+def _stage_model_card(args: argparse.Namespace) -> None:
     from flare23_lib.report.model_card import write_model_card
 
-    write_model_card(_results(args), args.model, args.settings["about"], args.output)
-    return 0
+    write_model_card(args.results, args.model, args.settings["about"], args.output)
 
 
-def _stage_paper_tables(args: argparse.Namespace) -> int:
+def _stage_paper_tables(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import TablesSettings
     from flare23_lib.evaluation.paper_tables import write_tables
 
-    write_tables(_results(args), TablesSettings.from_json(args.settings["settings"]), args.output)
-    return 0
+    write_tables(args.results, TablesSettings.from_json(args.settings["settings"]), args.output)
 
 
-def _stage_report(args: argparse.Namespace) -> int:
+def _stage_report(args: argparse.Namespace) -> None:
     from flare23_lib.config import Config
     from flare23_lib.report.page import write_report
 
-    write_report(_results(args), Config.from_json(args.settings["settings"]), args.viewer, args.output)
-    return 0
-
-
-def _results(args: argparse.Namespace):
-    from flare23_lib.cache.results import Results
-
-    return Results(args.results)
+    write_report(args.results, Config.from_json(args.settings["settings"]), args.viewer, args.output)
 
 
 def _parts(text: str) -> dict[str, Any]:
@@ -204,11 +182,11 @@ def _parts(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"{text[:60]!r} is neither JSON nor a file of it ({error})") from error
 
 
-def _shard(text: str) -> Shard:
-    try:
-        return Shard.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 0-of-4") from error
+def _results(text: str) -> Results:
+    """Return the results folder of a path, as an option's type."""
+    from flare23_lib.cache.results import Results
+
+    return Results(Path(text))
 
 
 def _with_checksums(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
@@ -230,13 +208,13 @@ def register(commands: Commands) -> None:
 
     def stage(name: str, run: Callable, text: str, *options: str) -> argparse.ArgumentParser:
         parser = command(stages, name, _with_checksums(run), text)
-        parser.add_argument("--results", type=Path, required=True, help="the results folder")
+        parser.add_argument("--results", type=_results, required=True, help="the results folder")
         parser.add_argument("--output", type=Path, required=True, help="what is written last")
         known: dict[str, dict] = {
             "--settings": {"type": _parts, "required": True, "help": "what shapes the result: JSON, or its file"},
             "--model": {"required": True, "help": "name of the model"},
             "--completion": {"required": True, "help": "name of the completion"},
-            "--shard": {"type": _shard, "required": True, "help": "which cases, such as 0-of-4"},
+            "--shard": {"type": shard, "required": True, "help": "which cases, such as 0-of-4"},
             "--shards": {"type": int, "required": True, "help": "number of shards"},
             "--device": {"type": device, "default": "auto", "help": NAMES},
             "--threads": {"type": int, "default": 1, "help": "threads or processes"},
@@ -247,7 +225,7 @@ def register(commands: Commands) -> None:
         return parser
 
     stage("cohort", _stage_cohort, "find, check and categorise all cases", "--settings", "--threads")
-    stage("estimate", _stage_estimate, "say what the run costs", "--settings")
+    stage("estimate", _stage_estimate, "estimate what the run costs", "--settings")
     stage("measure-intensity", _stage_measure_intensity, "measure the intensities of a training set", "--model",
           "--settings", "--threads")  # fmt: skip
     stage("preprocess", _stage_preprocess, "prepare training cases", "--settings", "--intensity", "--shard")

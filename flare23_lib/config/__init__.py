@@ -1,5 +1,5 @@
 """The configuration: its keys (`models`), files (`load`), consistency (`checks`), and the settings of each stage."""
 
-from flare23_lib.config.settings import Config
+from flare23_lib.config.configuration import Config
 
 __all__ = ["Config"]

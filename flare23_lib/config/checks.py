@@ -6,19 +6,11 @@ import os
 from collections.abc import Collection
 from itertools import pairwise
 
-from flare23_lib.config.load import check_known
-from flare23_lib.config.models import (
-    PASSES,
-    Category,
-    Completion,
-    Configuration,
-    MergePolicy,
-    ModelSettings,
-    TrainingProtocol,
-    label_map,
-    subset_of,
-)
+from flare23_lib.config.cohort_models import Category, label_map, subset_of
+from flare23_lib.config.messages import check_known
+from flare23_lib.config.models import Configuration
 from flare23_lib.config.source_checks import check_sources, stated_labels
+from flare23_lib.config.training_models import PASSES, Completion, MergePolicy, ModelSettings, TrainingProtocol
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime.devices import SEVERAL
 
@@ -131,7 +123,7 @@ def _check_categories(config: Configuration) -> None:
 
 
 def covers(category: Category, other: Category) -> bool:
-    """Say whether every case that fits another category fits this one, whatever its labels are."""
+    """Return whether every case that fits another category fits this one, whatever its labels are."""
     for one, two in ((category.folders, other.folders), (category.sources, other.sources)):
         if one is not None and not set(two or ["elsewhere"]) <= set(one):
             return False
@@ -151,7 +143,7 @@ def covers(category: Category, other: Category) -> bool:
 
 
 def _is_within(subset: str, other: str) -> bool:
-    """Say whether all cases of a subset are in another one, as those of 1/4 and of 3/4 are in 1/2."""
+    """Return whether all cases of a subset are in another one, as those of 1/4 and of 3/4 are in 1/2."""
     one, two = subset_of(subset), subset_of(other)
     return one.total % two.total == 0 and one.index % two.total == two.index
 
@@ -293,10 +285,6 @@ def _check_pretrained(key: str, model: ModelSettings, name: str, source: ModelSe
 
 
 def forced_patches(batch_size: int, share: float) -> int:
-    """Return how many patches of a batch are forced onto foreground: nnU-Net rounds the others to whole patches.
-
-    Args:
-        batch_size: patches in a batch.
-        share: of them that should be forced, 0 to 1 (`oversample_foreground`).
-    """
+    """Return how many patches of a batch are forced onto foreground (`oversample_foreground`): nnU-Net rounds the
+    others to whole patches."""
     return batch_size - round(batch_size * (1 - share))

@@ -7,54 +7,26 @@ take as input (`results/settings`), and part of its fingerprint in the store. Wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, reduce
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Strict, ValidationError
+from pydantic import BeforeValidator, Strict
 
-from flare23_lib.choices import WEIGHTS_FILE, EvaluationMode, OrientationMode, References
-from flare23_lib.config.checks import check_consistency, order_of
-from flare23_lib.config.load import explain, merge, prepared, read_yaml, with_new_names
-from flare23_lib.config.models import (
-    IGNORE,
-    OLD_NAMES,
-    Category,
+from flare23_lib.choices import EvaluationMode, OrientationMode, References
+from flare23_lib.config.cohort_models import Category, LabelRow, QualityIssues, Scan, Source, ValidationDraw
+from flare23_lib.config.tables import OLD_NAMES, Millimeters, Names, Positive, Share, Table, Voxels
+from flare23_lib.config.training_models import (
     Completion,
-    Configuration,
-    InferenceSettings,
     IntensityOrMeasure,
-    Label,
     LeaveOut,
     MergePolicy,
-    Millimeters,
-    ModelSettings,
-    Names,
-    Positive,
-    QualityIssues,
-    Scan,
-    Share,
-    Source,
-    Table,
     TrainingProtocol,
     TrainOn,
-    ValidationDraw,
-    Voxels,
-    label_map,
 )
-from flare23_lib.config.old_layout import with_sources
-from flare23_lib.config.smoke import is_smoke, shrunk
-from flare23_lib.errors import ConfigError
-from flare23_lib.labels import LabelMap
 from flare23_lib.networks import Architecture
 
-PHASES = ("training", "inference")
-"""The tables of a model that name a precision."""
-
 Values = Annotated[tuple[int, ...], Strict(False)]
-"""Label values."""
-Labels = Annotated[tuple[Label, ...], Strict(False)]
+"""LabelRow values."""
+Labels = Annotated[tuple[LabelRow, ...], Strict(False)]
 Made = Annotated[
     Architecture, BeforeValidator(lambda value: Architecture.of(**value) if isinstance(value, dict) else value)
 ]
@@ -73,12 +45,8 @@ class CohortSettings(Table):
 
 
 class TrainingSet(Table):
-    """The cases of a model's training set, which are also those that its intensity is measured on.
-
-    Attributes:
-        manual_labels: categories, sorted.
-        label_completions: completions, sorted.
-    """
+    """The cases of a model's training set, on which its intensity is measured, too: categories and completions,
+    sorted."""
 
     manual_labels: Names
     label_completions: Names
@@ -138,7 +106,6 @@ class PseudoLabelSettings(Table):
     """What a completion needs of its teacher; nothing else of a completion segments a case again.
 
     Attributes:
-        category: whose cases are segmented.
         runner_up: whether labels without the annotated classes are needed, too.
         votes: whether the votes of the mirrored passes are needed.
         annotated: label values that count as annotated, or those that are present; None without runner-up labels.
@@ -154,10 +121,8 @@ class CompletionSettings(MergePolicy):
     """What shapes a completion's labels, teacher and base aside.
 
     Attributes:
-        category: whose cases are completed.
         annotated: label values that count as annotated, or those that are present.
         min_component_ml: by label value (as text), the volume below which components are dropped.
-        exclude_most_changed: which cases are not learned from.
         label_values: of all labels, in order.
         tumor_values: of those that are tumors.
     """
@@ -186,13 +151,8 @@ class EvaluationSettings(Table):
 
 
 class TablesSettings(EvaluationSettings):
-    """What the paper's tables are made of.
-
-    Attributes:
-        models: the evaluated models.
-        compare: pairs of models that are compared case by case.
-        measured: whether the inference of single cases is measured.
-    """
+    """What the paper's tables are made of: evaluated models, pairs of them that are compared case by case, and
+    whether the inference of single cases is measured."""
 
     models: Names
     compare: Annotated[tuple[Annotated[tuple[str, str], Strict(False)], ...], Strict(False)]
@@ -212,215 +172,3 @@ class MethodSettings(Table):
     categories: Annotated[tuple[Category, ...], Strict(False)]
     completions: dict[str, Completion]
     models: dict[str, MethodModel]
-
-
-class Config(Configuration):
-    """A checked configuration with all defaults filled in."""
-
-    @classmethod
-    def check(cls, values: Mapping) -> Self:
-        """Check a merged configuration.
-
-        Raises:
-            ConfigError: one line that names the key.
-        """
-        try:
-            config = cls.model_validate(prepared(values))
-        except ValidationError as error:
-            raise ConfigError(explain(error)) from error
-        check_consistency(config)
-        return config
-
-    @classmethod
-    def load(cls, files: Sequence[Path], overrides: Mapping | None = None) -> Self:
-        """Read, merge and check configuration files.
-
-        As Snakemake does it: what is given is merged in itself, then laid over the first file. So a table in one file
-        takes back a `null` in a file before it, and the first file's entries with it.
-        """
-        recipe, *given = with_sources(with_new_names([*map(read_yaml, files), overrides or {}]))
-        merged: dict[str, Any] = reduce(merge, given, {})
-        values = merged if merged.get("recipe") == "none" else merge(recipe, merged)
-        smoke = is_smoke(values.pop("smoke", None))
-        return cls.check(shrunk(values) if smoke else values)
-
-    @cached_property
-    def label_map(self) -> LabelMap:
-        """The label map."""
-        return label_map(self.labels)
-
-    @property
-    def evaluated(self) -> list[str]:
-        """The names of the models that are to be evaluated."""
-        return [name for name, model in self.models.items() if model.evaluate]
-
-    def model(self, name: str) -> ModelSettings:
-        """Return a model's table; ConfigError if there is none."""
-        if name not in self.models:
-            raise ConfigError(f"models: there is no model {name!r}; there are {', '.join(self.models)}")
-        return self.models[name]
-
-    def completion(self, name: str) -> Completion:
-        """Return a completion's table; ConfigError if there is none."""
-        if name not in self.completions:
-            raise ConfigError(f"completions: there is no {name!r}; there are {', '.join(self.completions)}")
-        return self.completions[name]
-
-    def order(self) -> list[tuple[str, str]]:
-        """Return ("models" | "completions", name) so that each follows what it needs."""
-        return order_of(self)
-
-    def pretrained_file(self, model: str) -> Path | None:
-        """Return the file of weights that a model starts from; None without one. A folder is a bundle."""
-        table = self.model(model)
-        if isinstance(table.pretrained, str):
-            path = Path(table.pretrained)
-            return path / WEIGHTS_FILE if path.is_dir() else path
-        name = table.pretrained_model
-        return Path(self.results) / "models" / name / WEIGHTS_FILE if name else None
-
-    def check_given_files(self) -> None:
-        """Look for the files that the configuration names and no job makes; ConfigError for one that is missing."""
-        benchmark = self.report.inference_benchmark
-        if benchmark and not Path(benchmark).is_file():
-            raise ConfigError(f"report.inference_benchmark: there is no file {benchmark}")
-        for name, model in self.models.items():
-            path = self.pretrained_file(name)
-            if path is not None and model.pretrained_model is None and not path.is_file():
-                raise ConfigError(f"models.{name}.pretrained: there is no file {path}")
-
-    def check_precision(self) -> None:
-        """Raise ConfigError if this machine only emulates a precision that is given by name."""
-        phases = [(name, phase, getattr(model, phase)) for name, model in self.models.items() for phase in PHASES]
-        named = {f"models.{name}.{phase}": table.precision for name, phase, table in phases}
-        if not set(named.values()) & {"bfloat16", "float16"}:
-            return  # PyTorch takes a second to import
-        from flare23_lib.runtime.devices import choose
-        from flare23_lib.runtime.precision import refuse_emulation
-
-        device = choose(self.device)
-        for key, precision in named.items():
-            try:
-                refuse_emulation(precision, device)
-            except ConfigError as error:
-                raise ConfigError(f"{key}.{error}") from error
-
-    def cohort_settings(self) -> CohortSettings:
-        """Return what shapes cases.csv, the cohort's folder aside."""
-        categories = [category.conditions for category in self.categories]
-        return CohortSettings.of(self, labels=self._plain_labels, categories=categories)
-
-    @property
-    def _plain_labels(self) -> list[Label]:
-        """The labels without what only trainings depend on."""
-        return [label.model_copy(update={"hidden_in": ()}) for label in self.labels]
-
-    def intensity_settings(self, model: str) -> TrainingSet:
-        """Return which cases a model's intensity is measured on."""
-        train_on = self.model(model).train_on
-        return TrainingSet(
-            manual_labels=tuple(sorted(train_on.manual_labels)),
-            label_completions=tuple(sorted(train_on.label_completions)),
-        )
-
-    def preprocessing_settings(self, model: str) -> PreprocessingSettings:
-        """Return what shapes a model's preprocessed cases, and which cases they are."""
-        return PreprocessingSettings.of(
-            self.intensity_settings(model),
-            self.model(model),
-            label_values=self.label_map.values,
-            label_sets=self._label_sets(model),
-            label_factor=self.model(model).training.label_factor,
-        )
-
-    def _label_sets(self, model: str) -> LabelSets | None:
-        """Return where the annotated labels of a model's cases follow from; None for a loss that does not ask."""
-        table = self.model(model)
-        if table.training.loss != "label_sets":
-            return None
-        categories = [one for one in self.categories if one.name in table.train_on.manual_labels]
-        return LabelSets(
-            manual_labels={
-                one.name: "present" if one.annotated in (None, "present") else self._values(one.annotated)
-                for one in categories
-            },
-            label_completions={name: self._teachers(name) for name in sorted(table.train_on.label_completions)},
-        )
-
-    def _values(self, names: Iterable[str]) -> tuple[int, ...]:
-        """Return the values of labels, sorted."""
-        return tuple(sorted(map(self.label_map.value_of, names)))
-
-    def _teachers(self, completion: str) -> tuple[str, ...]:
-        """Return the teachers of a completion and of those that it builds on."""
-        table = self.completion(completion)
-        return tuple(sorted({table.teacher, *(self._teachers(table.base) if table.base else ())}))
-
-    def training_settings(self, model: str) -> TrainingSettings:
-        """Return what shapes a model's weights, its data aside."""
-        table = self.model(model)
-        return TrainingSettings.of(
-            table,
-            network=table.architecture,
-            label_values=self.label_map.values,
-            ignore_label=self._ignores(table),
-            pretrained=None,
-            hidden_in=self._hidden_in() if table.training.loss == "label_sets" else None,
-        )
-
-    def _ignores(self, model: ModelSettings) -> bool:
-        """Say whether a model's labels may hold voxels to be ignored, or are to be treated so."""
-        in_sources = any(IGNORE in source.targets for source in self.sources.values())
-        return model.ignore_label == "always" or in_sources or self._may_ignore(model.train_on.label_completions)
-
-    def _hidden_in(self) -> dict[str, tuple[int, ...]]:
-        """Return by label value the values of the labels that cover it where it is not annotated."""
-        return {str(one.value): self._values(one.hidden_in) for one in self.labels if one.hidden_in}
-
-    def _may_ignore(self, completions: Sequence[str]) -> bool:
-        """Say whether one of the completions, or one that they build on, may mark voxels to be ignored."""
-        tables = [self.completion(name) for name in completions]
-        return any(
-            table.may_ignore or (table.base is not None and self._may_ignore([table.base])) for table in tables
-        )
-
-    def inference_settings(self, model: str) -> InferenceSettings:
-        """Return how a model is used: in the workflow, and as the default of its bundle."""
-        return self.model(model).inference
-
-    def completion_settings(self, completion: str) -> CompletionSettings:
-        """Return what shapes a completion's labels, teacher and base aside."""
-        table, value_of = self.completion(completion), self.label_map.value_of
-        annotated = table.annotated
-        return CompletionSettings.of(
-            table,
-            annotated=annotated if annotated == "present" else self._values(annotated),
-            min_component_ml={str(value_of(label)): volume for label, volume in table.min_component_ml.items()},
-            label_values=self.label_map.values,
-            tumor_values=[label.value for label in self.label_map.tumors],
-        )
-
-    def pseudo_label_settings(self, completion: str) -> PseudoLabelSettings:
-        """Return what a completion needs of its teacher."""
-        settings = self.completion_settings(completion)
-        runner_up = settings.conflict_policy == "next_class"
-        return PseudoLabelSettings(
-            category=settings.category,
-            runner_up=runner_up,
-            annotated=settings.annotated if runner_up else None,
-            votes=settings.need_votes,
-        )
-
-    def evaluation_settings(self) -> EvaluationSettings:
-        """Return how predictions are scored."""
-        return EvaluationSettings.of(self.evaluation, labels=self._plain_labels)
-
-    def tables_settings(self) -> TablesSettings:
-        """Return what the paper's tables are made of."""
-        measured = self.evaluation.efficiency_cases > 0
-        labels = self._plain_labels
-        return TablesSettings.of(self.evaluation, labels=labels, models=self.evaluated, measured=measured)
-
-    def method_settings(self) -> MethodSettings:
-        """Return what the drawing of the method is made of."""
-        return MethodSettings.of(self, models={name: MethodModel.of(model) for name, model in self.models.items()})

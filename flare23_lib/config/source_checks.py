@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from flare23_lib.config.load import check_known
-from flare23_lib.config.models import BACKGROUND, IGNORE, Category, Configuration, Source
+from flare23_lib.config.cohort_models import BACKGROUND, IGNORE, Category, Source
+from flare23_lib.config.messages import check_known
+from flare23_lib.config.models import Configuration
 from flare23_lib.errors import ConfigError
 from flare23_lib.io.patterns import MASK, FilePattern
 
@@ -39,7 +40,7 @@ def check_sources(config: Configuration) -> None:
 
 def annotated_somewhere(config: Configuration) -> set[str]:
     """Return the labels that a source with labels may hold, as far as the configuration tells."""
-    names = set([label.name for label in config.labels])
+    names = {label.name for label in config.labels}
     found: set[str] = set()
     for source in config.sources.values():
         if source.has_labels:

@@ -11,11 +11,15 @@ from flare23_lib.errors import CohortError
 from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.tables import read_csv, write_csv
 
+SHAPE, SPACING = ["slices", "rows", "columns"], ["spacing_z", "spacing_y", "spacing_x"]
+
 COLUMNS = [
-    "case", "image", "label", "split", "labels_present", "category", "slices", "rows", "columns",
-    "spacing_z", "spacing_y", "spacing_x", "voxels", "status", "image_id", "label_id", "source",
-    "annotated", "mapping",
+    "case", "image", "label", "split", "labels_present", "category", *SHAPE, *SPACING, "voxels", "status",
+    "image_id", "label_id", "source", "annotated", "mapping",
 ]  # fmt: skip
+
+TEXTS = ("case", "image", "split", "category", "status", "image_id", "label_id", "source", "mapping")
+"""Columns whose text is an attribute of the case."""
 
 NONE = "none"
 """Stands for no annotated label, where the configuration leaves nothing open."""
@@ -26,18 +30,15 @@ class Case:
     """One case of the cohort.
 
     Attributes:
-        case: its id, unique in the cohort.
-        image: path of the image.
         label: path of the original label, or None.
         split: "training" or "validation".
         voxels: voxels per label value present in the original label.
-        category: name of the category; empty for validation cases and for quarantined ones that have none.
+        category: its name; empty for validation cases and for quarantined ones that have none.
         shape: (z, y, x); None if the header could not be read.
         spacing: (z, y, x) in mm; None likewise.
         status: "ok", "warned" or "quarantined".
         image_id: identity of the image's content (`io.identity.file_identity`).
         label_id: identity of the label's content in our values, or empty.
-        source: name of its source.
         annotated: label values that were looked for in it, sorted; None if the configuration leaves it open.
         mapping: what the values in the label file stand for (`label_maps.ValueTable`); empty for our own.
     """
@@ -74,52 +75,32 @@ class Case:
 
     def to_row(self) -> dict[str, object]:
         """Return the case as a row of cases.csv."""
-        slices, rows, columns = self.shape or (None, None, None)
-        spacing_z, spacing_y, spacing_x = self.spacing or (None, None, None)
         return {
-            "case": self.case,
-            "image": self.image,
-            "label": self.label,
-            "split": self.split,
-            "labels_present": " ".join(map(str, self.labels_present)),
-            "category": self.category,
-            "slices": slices,
-            "rows": rows,
-            "columns": columns,
-            "spacing_z": spacing_z,
-            "spacing_y": spacing_y,
-            "spacing_x": spacing_x,
-            "voxels": " ".join(str(self.voxels[value]) for value in self.labels_present),
-            "status": self.status,
-            "image_id": self.image_id,
-            "label_id": self.label_id,
-            "source": self.source,
-            "annotated": None if self.annotated is None else " ".join(map(str, self.annotated)) or NONE,
-            "mapping": self.mapping,
+            **{name: getattr(self, name) for name in (*TEXTS, "label")},
+            **dict(zip(SHAPE, self.shape or (), strict=False)),
+            **dict(zip(SPACING, self.spacing or (), strict=False)),
+            "labels_present": _joined(self.labels_present),
+            "voxels": _joined(self.voxels[value] for value in self.labels_present),
+            "annotated": None if self.annotated is None else _joined(self.annotated) or NONE,
         }
 
     @classmethod
     def from_row(cls, row: dict[str, str]) -> Case:
         """Read a case from a row of cases.csv."""
-        present = map(int, row["labels_present"].split())
-        counts = map(int, row["voxels"].split())
-        known = bool(row["slices"])
+        present, counts = (map(int, row[name].split()) for name in ("labels_present", "voxels"))
+        annotated = row["annotated"].replace(NONE, "").split() if row["annotated"] else None
         return cls(
-            case=row["case"],
-            image=row["image"],
+            **{name: row[name] for name in TEXTS},
             label=row["label"] or None,
-            split=row["split"],
             voxels=dict(zip(present, counts, strict=True)),
-            category=row["category"],
-            shape=as_triple(int(row[name]) for name in ("slices", "rows", "columns")) if known else None,
-            spacing=as_triple(float(row[f"spacing_{axis}"]) for axis in "zyx") if known else None,
-            status=row["status"],
-            image_id=row["image_id"],
-            label_id=row["label_id"],
-            source=row["source"],
-            annotated=tuple(map(int, row["annotated"].replace(NONE, "").split())) if row["annotated"] else None,
-            mapping=row["mapping"],
+            shape=as_triple(int(row[name]) for name in SHAPE) if row["slices"] else None,
+            spacing=as_triple(float(row[name]) for name in SPACING) if row["slices"] else None,
+            annotated=None if annotated is None else tuple(map(int, annotated)),
         )
+
+
+def _joined(numbers: Iterable[int]) -> str:
+    return " ".join(map(str, numbers))
 
 
 def annotated_of(case: Case) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from flare23_lib.config.models import Category, subset_of
+from flare23_lib.config.cohort_models import Category, subset_of
 
 
 def part_key(case: str) -> str:
@@ -19,14 +19,10 @@ def fits(
     folders: Collection[str] = (),
     source: str = "",
 ) -> bool:
-    """Say whether a case fits a category.
+    """Return whether a case fits a category's conditions.
 
-    Args:
-        category: its conditions.
-        case: name of the case.
-        present: names of the labels that are present; None for a case without a label file.
-        folders: the names that the configuration has for the folder in which its image was found.
-        source: name of its source.
+    `present` names the labels in it, None for a case without a label file; `folders` are the configuration's names
+    for the folder in which its image was found.
     """
     if category.subset is not None and part_key(case) not in subset_of(category.subset):
         return False

@@ -5,15 +5,14 @@ Volumes are of all cases, from the scan. Intensity and place are of a few cases 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from statistics import median
 
 import numpy as np
+import pandas as pd
 
 from flare23_lib.dataset.cases import Case
 from flare23_lib.dataset.read_files import in_processes
@@ -40,56 +39,34 @@ MM_DIFFERENCE = 60.0
 """Median places, from the image's center to the right or to the front, that are further apart are reported. Places
 from head to foot are not compared: images begin and end anywhere."""
 
-COLUMNS = ["source", "label", "cases", "ml", "hu", "right_mm", "front_mm"]
+KEY, SEEN = ["source", "value"], ["hu", "right_mm", "front_mm"]
+COLUMNS = ["source", "label", "cases", "ml", *SEEN]
 
 
-@dataclass(frozen=True)
-class LabelFigures:
-    """Medians of a label over the cases of a source that hold it; None where no case was read for it.
+def figures_of(cases: Sequence[Case], memory: Path, processes: int = 1) -> pd.DataFrame:
+    """Return the figures of each source and label of a cohort; quarantined cases do not count.
 
-    Attributes:
-        cases: number of cases.
-        ml: volume.
-        hu: intensity.
-        right_mm: place to the patient's right of the image's center.
-        front_mm: place to its front.
-    """
+    What is read of an image and its label is remembered in the file `memory`, which is made if missing.
 
-    cases: int
-    ml: float
-    hu: float | None = None
-    right_mm: float | None = None
-    front_mm: float | None = None
-
-
-Figures = Mapping[tuple[str, int], LabelFigures]
-"""Source and label value -> figures."""
-
-
-def figures_of(cases: Sequence[Case], memory: Path, processes: int = 1) -> Figures:
-    """Return the figures of each source and label.
-
-    Args:
-        cases: of the cohort; quarantined ones do not count.
-        memory: file that remembers what was read of which image and label; made if missing.
-        processes: how many cases are read at once.
+    Returns:
+        A row for each source and label value: cases that hold it, and the medians over them of its volume (ml), its
+        intensity (hu), and its place to the right and to the front of the image's center (mm); NaN where no case was
+        read for it.
     """
     labeled = [case for case in cases if case.usable and case.label and case.voxels]
-    volumes: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for case in labeled:
-        voxel_ml = float(np.prod(case.spacing or ())) / 1000
-        for value, voxels in case.voxels.items():
-            volumes[case.source, value].append(voxels * voxel_ml)
-    seen: dict[tuple[str, int], list[Sequence[float]]] = defaultdict(list)
-    for case, read in _read(list(_chosen(labeled)), memory, processes):
-        for name, row in read.items():
-            seen[case.source, int(name)].append(row)
-    return {
-        key: LabelFigures(
-            len(found), median(found), *(map(median, zip(*seen[key], strict=True)) if seen[key] else ())
-        )
-        for key, found in volumes.items()
-    }
+    volumes = [
+        (case.source, value, voxels * (float(np.prod(case.spacing or ())) / 1000))
+        for case in labeled
+        for value, voxels in case.voxels.items()
+    ]
+    seen = [
+        (case.source, int(value), *row)
+        for case, read in _read(list(_chosen(labeled)), memory, processes)
+        for value, row in read.items()
+    ]
+    figures = pd.DataFrame(volumes, columns=[*KEY, "ml"]).groupby(KEY, sort=False)["ml"]
+    medians = pd.DataFrame(seen, columns=[*KEY, *SEEN]).astype(dict.fromkeys(SEEN, float)).groupby(KEY).median()
+    return figures.agg(cases="size", ml="median").join(medians).reset_index()
 
 
 def _chosen(cases: Iterable[Case]) -> Iterator[Case]:
@@ -140,55 +117,43 @@ def look_at(case: Case) -> dict[str, list[float]]:
     return found
 
 
-def differences(figures: Figures, labels: LabelMap) -> Iterator[tuple[str, str]]:
+def differences(figures: pd.DataFrame, labels: LabelMap) -> Iterator[tuple[str, str]]:
     """Yield source and message for each label that differs from the other sources by more than the limits."""
+    known = figures[figures["cases"] >= MIN_CASES]
     for label in labels.labels:
-        of_label = {
-            source: found
-            for (source, value), found in figures.items()
-            if value == label.value and found.cases >= MIN_CASES
-        }
-        for source, found in of_label.items():
-            others = {other: one for other, one in of_label.items() if other != source}
-            if len(others) == 1 and source > next(iter(others)):
+        of_label = known[known["value"] == label.value].set_index("source")
+        places = ["right_mm", "front_mm"] if label.kind == "organ" else []  # tumors are where they are
+        for source in of_label.index:
+            others = of_label.drop(source)
+            if len(others) == 1 and source > others.index[0]:
                 continue  # each differs from the other; once is enough
-            for message in _differences(label, source, found, others):
-                yield source, f"{label.name}: {message}"
+            for name in ("ml", "hu", *places):
+                own, found = of_label.at[source, name], others[name].dropna()
+                if len(found) and _differ(label, name, own, found.median()):
+                    shown = [_shown(name, own, source), *(_shown(name, value, of) for of, value in found.items())]
+                    yield source, f"{label.name}: {', '.join(shown)}"
 
 
-def _differences(label: Label, source: str, own: LabelFigures, others: Mapping[str, LabelFigures]) -> Iterator[str]:
-    factor = TUMOR_FACTOR if label.kind == "tumor" else VOLUME_FACTOR
-    limits = {"ml": partial(_is_multiple, factor), "hu": partial(_is_apart, HU_DIFFERENCE)}
-    if label.kind == "organ":  # tumors are where they are
-        limits |= dict.fromkeys(("right_mm", "front_mm"), partial(_is_apart, MM_DIFFERENCE))
-    for name, differs in limits.items():
-        value = getattr(own, name)
-        found = {other: getattr(one, name) for other, one in others.items() if getattr(one, name) is not None}
-        if value is not None and found and differs(value, median(found.values())):
-            yield ", ".join(_shown(name, number, of) for of, number in {source: value, **found}.items())
-
-
-def _is_multiple(factor: float, one: float, other: float) -> bool:
-    return max(one, other) > factor * min(one, other)
-
-
-def _is_apart(limit: float, one: float, other: float) -> bool:
-    return abs(one - other) > limit
+def _differ(label: Label, name: str, one: float, other: float) -> bool:
+    """Return whether two medians of a label differ by more than the limit; NaN does not."""
+    if name == "ml":
+        return max(one, other) > (TUMOR_FACTOR if label.kind == "tumor" else VOLUME_FACTOR) * min(one, other)
+    return abs(one - other) > (HU_DIFFERENCE if name == "hu" else MM_DIFFERENCE)
 
 
 def _shown(name: str, value: float, source: str) -> str:
     places = {"right_mm": ("to the right", "to the left"), "front_mm": ("to the front", "to the back")}
     if name in places:
-        return f"{abs(value):.0f} mm {places[name][value < 0]} of the center in {source}"
+        return f"{abs(value):.0f} mm {places[name][int(value < 0)]} of the center in {source}"
     return f"{value:.3g} ml in {source}" if name == "ml" else f"{value:.0f} HU in {source}"
 
 
-def rows(figures: Figures, labels: LabelMap) -> list[dict]:
+def rows(figures: pd.DataFrame, labels: LabelMap) -> list[dict]:
     """Return a row per source and label, for `COLUMNS`."""
-    found = [
-        {"source": source, "label": labels.name_of(value)}
-        | {name: None if number is None else round(number, 1) for name, number in asdict(one).items()}
-        for (source, value), one in figures.items()
+    order = labels.values
+    found = sorted(figures.to_dict("records"), key=lambda row: (order.index(row["value"]), row["source"]))
+    return [
+        {"source": row["source"], "label": labels.name_of(row["value"]), "cases": row["cases"]}
+        | {name: None if math.isnan(row[name]) else round(row[name], 1) for name in ("ml", *SEEN)}
+        for row in found
     ]
-    order = labels.names
-    return sorted(found, key=lambda row: (order.index(row["label"]), row["source"]))

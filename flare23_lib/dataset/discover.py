@@ -9,9 +9,10 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
-from flare23_lib.config.models import PATTERN_KEYS, Source
+from flare23_lib.config.cohort_models import PATTERN_KEYS, Source
 from flare23_lib.errors import CohortError
 from flare23_lib.io.patterns import MASK, FilePattern
 
@@ -26,15 +27,10 @@ Files = Mapping[str, list[Path]]
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The files of a source. Where a label is a file per class, its path holds `{mask}`.
+    """The files of a source by case: images with labels (or that should have them), images without, validation
+    images, and the labels of both. Where a label is a file per class, its path holds `{mask}`.
 
     Attributes:
-        name: of the source.
-        images: images of training cases that have labels, or should.
-        unlabeled_images: images of those that have none.
-        validation_images: images of validation cases.
-        labels: labels of training cases.
-        validation_labels: labels of validation cases.
         folders: the folder of the pattern that a training image was found by.
         masks: by label path with `{mask}`, the files that it stands for.
     """
@@ -56,15 +52,9 @@ class SourceFiles:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What lies in the folders.
-
-    Attributes:
-        cohort: folder of the cohort.
-        sources: the files of each source.
-        twins: files `x.nii.gz` that have an `x.nii` beside them.
-        others: NIfTI files beside images or labels that no pattern fits.
-    """
+class FoundFiles:
+    """What lies in the cohort's folder: the files of each source, files `x.nii.gz` that have an `x.nii` beside them
+    (twins), and NIfTI files beside images or labels that no pattern fits."""
 
     cohort: Path
     sources: tuple[SourceFiles, ...] = ()
@@ -131,19 +121,6 @@ def _distinct(files: list[Path]) -> list[Path]:
     return sorted(seen.values())
 
 
-def _is_nifti(file: str) -> bool:
-    return file.lower().endswith((".nii", ".nii.gz"))
-
-
-def _check_name(file: str) -> None:
-    """Raise CohortError if a file's name cannot be written into tables."""
-    try:
-        file.encode()
-    except UnicodeEncodeError as error:
-        shown = os.fsencode(file).decode("utf-8", "backslashreplace")
-        raise CohortError(f"{shown}: its name is not UTF-8; rename it") from error
-
-
 @dataclass(frozen=True)
 class _Placed:
     """A pattern of a source, and where its folder lies."""
@@ -164,59 +141,48 @@ class _Placed:
         return len(self.place.parts), self.pattern.weight
 
 
-class _Listing:
-    """The files below the folders of all patterns, each folder listed once. Plain strings: there may be 100,000."""
-
-    def __init__(self, places: set[Path]) -> None:
-        outermost = [place for place in places if not any(other in place.parents for other in places)]
-        files = {file for place in outermost for file in self._files(place)}
-        self.files = sorted(files)
-
-    @staticmethod
-    def _files(place: Path) -> list[str]:
+def _nifti_files(places: set[Path]) -> list[str]:
+    """Return the NIfTI files below folders, sorted, each folder listed once. Plain strings: there may be 100,000."""
+    found: set[str] = set()
+    for place in places:
         try:
-            files = files_below(str(place)) if place.is_dir() else []
+            if not any(other in place.parents for other in places) and place.is_dir():
+                found.update(file for file in files_below(str(place)) if file.lower().endswith((".nii", ".nii.gz")))
         except OSError as error:
             raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-        files = [file for file in files if _is_nifti(file)]
-        for file in files:
-            _check_name(file)
-        return files
-
-    def below(self, start: str) -> Iterator[str]:
-        """Yield the files whose paths begin so, in order."""
-        for index in range(bisect_left(self.files, start), len(self.files)):
-            if not self.files[index].startswith(start):
-                return
-            yield self.files[index]
+    files = sorted(found)
+    for file in files:
+        try:
+            file.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(file).decode("utf-8", "backslashreplace")
+            raise CohortError(f"{shown}: its name is not UTF-8; rename it") from error
+    return files
 
 
-def find(cohort: Path, sources: Mapping[str, Source]) -> Found:
-    """Find the files that fit the sources' patterns.
+def _beginning_with(start: str, files: Sequence[str]) -> Iterator[str]:
+    """Return those of sorted files whose paths begin so."""
+    return takewhile(lambda file: file.startswith(start), files[bisect_left(files, start) :])
 
-    Args:
-        cohort: the folder that the patterns begin in.
-        sources: the configuration's `sources`.
 
-    Raises:
-        CohortError: there is no such folder, or no training image in it.
-    """
+def find(cohort: Path, sources: Mapping[str, Source]) -> FoundFiles:
+    """Find the files that fit the sources' patterns, which begin in the cohort's folder; CohortError if there is no
+    such folder, or no training image in it."""
     cohort = Path(cohort)
     if not cohort.is_dir():
         raise CohortError(f"cohort: there is no folder {cohort}; give yours with --config cohort=FOLDER")
     placed = {name: _placed(cohort, source) for name, source in sources.items()}
-    listing = _Listing({one.place for patterns in placed.values() for one in patterns})
+    present = _nifti_files({one.place for patterns in placed.values() for one in patterns})
     taken: set[str] = set()
-    files = tuple(_source_files(name, sources[name], patterns, listing, taken) for name, patterns in placed.items())
-    present = set(listing.files)
-    twins = {file for file in taken if file.endswith(".gz") and file.removesuffix(".gz") in present}
+    files = tuple(_source_files(name, sources[name], patterns, present, taken) for name, patterns in placed.items())
+    twins = {file for file in taken if file.endswith(".gz")} & {f"{file}.gz" for file in present}
     known = taken | {twin.removesuffix(".gz") for twin in twins}
     flat = {one.start for patterns in placed.values() for one in patterns if one.pattern.is_flat}
-    others = sorted({file for start in flat for file in listing.below(start)} - known)
+    others = sorted({file for start in flat for file in _beginning_with(start, present)} - known)
     if not any(source.images or source.unlabeled_images for source in files):
         wanted = [text for source in sources.values() for text in (*source.images, *source.unlabeled_images)]
         raise CohortError(f"{cohort}: no file fits {' or '.join(wanted)}")
-    return Found(cohort, files, frozenset(map(Path, twins)), tuple(map(Path, others)))
+    return FoundFiles(cohort, files, frozenset(map(Path, twins)), tuple(map(Path, others)))
 
 
 def _placed(cohort: Path, source: Source) -> list[_Placed]:
@@ -225,7 +191,7 @@ def _placed(cohort: Path, source: Source) -> list[_Placed]:
 
 
 def _source_files(
-    name: str, source: Source, patterns: Sequence[_Placed], listing: _Listing, taken: set[str]
+    name: str, source: Source, patterns: Sequence[_Placed], present: Sequence[str], taken: set[str]
 ) -> SourceFiles:
     """Give each file to the closest pattern that fits it, and add it to those that are taken."""
     closest: dict[str, tuple[tuple[int, int], _Placed, str]] = {}
@@ -233,7 +199,7 @@ def _source_files(
     for one in patterns:
         match = one.pattern.expression.fullmatch
         skip = len(one.start)
-        for file in listing.below(one.start):
+        for file in _beginning_with(one.start, present):
             found = match(file, skip)
             if found and (file not in closest or one.closeness > closest[file][0]):
                 closest[file] = (one.closeness, one, found["case"])
@@ -268,30 +234,20 @@ def _source_files(
     return SourceFiles(name, **plain, folders=folders, masks=dict(masks))
 
 
-def notices(found: Found, sources: Mapping[str, Source], draws: bool, evaluated: Sequence[str]) -> list[str]:
+def notices(found: FoundFiles, sources: Mapping[str, Source], draws: bool, evaluated: Sequence[str]) -> list[str]:
     """Return a line for everything that the configuration asks for and the folders do not have.
 
-    Args:
-        found: what `find` found.
-        sources: the configuration's `sources`.
-        draws: whether validation cases are drawn.
-        evaluated: names of the models that are to be evaluated.
+    `draws` states whether validation cases are drawn, `evaluated` names the models that are to be evaluated.
     """
     lines = []
     for name, source in sources.items():
         for key, texts in source.patterns.items():
-            folders = {FilePattern.parse(text).folder: text for text in texts}
-            there = {folder for folder in folders if place_of(found.cohort, folder).is_dir()}
-            listed: set[str] = set()
-            for folder in folders:
-                names = next((names for names in OF_RELEASES if folder in names), {folder})
-                if not there & names and folder not in listed:
-                    words = " or ".join(other for other in folders if other in names)
-                    lines.append(
-                        f"sources.{name}.{key}: there is no folder {words} in {found.cohort}; none of its cases "
-                        "takes part"
-                    )
-                    listed |= names
+            folders = dict.fromkeys(FilePattern.parse(text).folder for text in texts)
+            releases = [next((names for names in OF_RELEASES if folder in names), {folder}) for folder in folders]
+            for folder_names in dict.fromkeys(tuple(one for one in folders if one in names) for names in releases):
+                if not any(place_of(found.cohort, folder).is_dir() for folder in folder_names):
+                    missing = f"there is no folder {' or '.join(folder_names)} in {found.cohort}"
+                    lines.append(f"sources.{name}.{key}: {missing}; none of its cases takes part")
     lines += [
         f"sources.{source.name}: no image fits its patterns; none of its cases takes part"
         for source in found.sources
@@ -304,7 +260,7 @@ def notices(found: Found, sources: Mapping[str, Source], draws: bool, evaluated:
     return lines
 
 
-def listing(found: Found) -> list[tuple[str, int, int, int]]:
+def listing(found: FoundFiles) -> list[tuple[str, int, int, int]]:
     """Return (path, size in bytes, modification time in ns, mode) of every file that was found or is reported.
 
     It changes whenever the scan has something new to read, and takes no look into any file.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,13 @@ from isal import isal_zlib
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
+from flare23_lib.io.geometry import Geometry, lengths_at_corners
 from flare23_lib.io.identity import file_identity, identity_of
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
-from flare23_lib.io.nifti import Geometry, Stream, with_qfac
+from flare23_lib.io.nifti import Stream, with_qfac
 from flare23_lib.labels import IGNORE_VALUE
 
-OLD_NAMES = {"fault": "issue"}
-
-MOST_VALUES = 1000
+MAX_VALUES = 1000
 """A file with more different values than this is no label map."""
 
 
@@ -81,17 +82,16 @@ class ImageInfo:
 
     def to_json(self) -> dict:
         """Return plain data for `from_json`."""
-        row = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**row, "voxels": None if self.voxels is None else sorted(self.voxels.items())}
+        return {**vars(self), "voxels": None if self.voxels is None else sorted(self.voxels.items())}
 
     @classmethod
     def from_json(cls, content: dict) -> ImageInfo:
         """Read what `to_json` returned, or did up to version 0.1, which called issues faults."""
         row: dict[str, Any] = {
-            OLD_NAMES.get(name, name): tuple(value) if isinstance(value, list) else value
-            for name, value in content.items()
+            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
         }
-        return cls(**{**row, "voxels": None if row["voxels"] is None else dict(row["voxels"])})
+        voxels, issue = content["voxels"], row.pop("fault", content.get("issue", ""))
+        return cls(**row | {"issue": issue, "voxels": None if voxels is None else dict(voxels)})
 
 
 def read_info(path: Path, is_label: bool, header_only: bool = False, mapping: str = "") -> ImageInfo:
@@ -157,9 +157,8 @@ def _forms_apart(header: nib.Nifti1Header, geometry: Geometry) -> float:
         qform = with_qfac(header).get_qform()
     except (nib.spatialimages.HeaderDataError, ValueError):  # a quaternion longer than 1
         return float("inf")
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in geometry.shape[::-1]])).reshape(3, -1)
-    apart = (qform - header.get_sform())[:3]
-    return float(np.linalg.norm(apart[:, :3] @ corners + apart[:, 3:], axis=0).max()) * nifti.millimeters(header)
+    apart = lengths_at_corners(geometry.shape, qform - header.get_sform())
+    return float(apart.max()) * nifti.millimeters(header)
 
 
 def _read_voxels(stream: Stream, is_label: bool) -> dict:
@@ -169,7 +168,7 @@ def _read_voxels(stream: Stream, is_label: bool) -> dict:
     block = bytearray(min(nifti.BLOCK_BYTES, missing))  # stays in the cache, and memory is bounded
     crc, adler = 0, 1
     ends: list[float] = []
-    counts: dict[float, int] | None = {} if is_label else None
+    counts: Counter[float] | None = Counter() if is_label else None
     while missing:
         wanted = min(len(block), missing)
         view = memoryview(block)[:wanted]
@@ -181,7 +180,8 @@ def _read_voxels(stream: Stream, is_label: bool) -> dict:
         ends += [float(values.min()), float(values.max())]
         ends = [min(ends), max(ends)] if np.isfinite(ends).all() else [np.nan, np.nan]
         if counts is not None:
-            counts = _added(counts, value_counts(values))
+            counts.update(value_counts(values))
+            counts = counts if len(counts) <= MAX_VALUES else None
     stream.finish(missing)
     slope, intercept = stream.scaling
     low, high = sorted(end * slope + intercept for end in ends)
@@ -214,19 +214,13 @@ def value_counts(array: np.ndarray) -> dict[float, int]:
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
-def _added(counts: dict[float, int], more: dict[float, int]) -> dict[float, int] | None:
-    """Add counts to counts; None once there are too many values."""
-    for value, count in more.items():
-        counts[value] = counts.get(value, 0) + count
-    return counts if len(counts) <= MOST_VALUES else None
-
-
-def _label_voxels(counts: dict[float, int], slope: float, intercept: float) -> tuple[float, dict[int, int]]:
+def _label_voxels(counts: Mapping[float, int], slope: float, intercept: float) -> tuple[float, dict[int, int]]:
     """Return how far values are off whole numbers at most, and the voxels per whole number other than 0."""
-    voxels: dict[int, int] = {}
+    voxels: Counter[int] = Counter()
     off_whole = 0.0
     for stored, count in counts.items():
         value = stored * slope + intercept
         off_whole = max(off_whole, abs(value - round(value)))
-        voxels[round(value)] = voxels.get(round(value), 0) + count
-    return off_whole, {value: count for value, count in voxels.items() if value}
+        voxels[round(value)] += count
+    del voxels[0]
+    return off_whole, dict(voxels)

@@ -20,7 +20,7 @@ import numpy as np
 
 from flare23_lib.errors import CohortError, ImageError
 from flare23_lib.io.dicom import Irregular, Series
-from flare23_lib.io.dicom_search import Annotation, Found, find_series
+from flare23_lib.io.dicom_search import DicomSearch, find_series
 from flare23_lib.io.dicom_seg import Segment, read_seg
 from flare23_lib.io.label_tables import Structure, header_extension, label_table
 from flare23_lib.io.nifti import Volume, write_volume
@@ -35,26 +35,20 @@ COLUMNS = [
     "structures", "tiny_contours", "overlapping_voxels", "warnings", "problem",
 ]  # fmt: skip
 
+READERS = {"SEG": read_seg, "RTSTRUCT": read_rtstruct}
+
 
 @dataclass(frozen=True)
 class NameTable:
-    """Which value a structure's name stands for.
-
-    Attributes:
-        table: the labels.
-        values: normalized name or alias -> value.
-    """
+    """Labels, and which value a normalized name or alias stands for."""
 
     table: tuple[Structure, ...]
     values: Mapping[str, int]
 
     @classmethod
     def read(cls, path: Path) -> NameTable:
-        """Read a CSV with the columns `name`, `value` and `aliases` (separated by semicolons; may be missing).
-
-        Raises:
-            CohortError: it cannot be read, a value is no number from 1 to 254, or a name stands for two values.
-        """
+        """Read a CSV with the columns `name`, `value` and `aliases` (separated by semicolons; may be missing);
+        CohortError if it cannot be read, a value is no number from 1 to 254, or a name stands for two values."""
         try:
             with path.open(encoding="utf-8", newline="") as handle:
                 rows = list(csv.DictReader(handle))
@@ -77,40 +71,17 @@ def normalized(name: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", name.lower()))
 
 
-@dataclass(frozen=True)
-class Import:
-    """What an import did.
-
-    Attributes:
-        rows: of sources.csv.
-        unmatched: names of structures that are not in the table -> annotations that hold them.
-    """
-
-    rows: list[dict[str, object]]
-    unmatched: Mapping[str, int]
-
-    @property
-    def problems(self) -> int:
-        """How many series or annotations could not be imported."""
-        return sum(bool(row["problem"]) for row in self.rows)
-
-
 def import_dicom(
     inputs: Path, output: Path, names: NameTable | None = None, irregular: Irregular = "refuse"
-) -> Import:
-    """Write every CT volume below a folder as NIfTI, and its annotations as label maps.
+) -> tuple[list[dict[str, object]], Counter[str]]:
+    """Write every CT volume in a folder or archive as NIfTI, and its annotations as label maps.
 
     Writes `images/{case}_0000.nii.gz`, `labels/{case}.nii.gz`, `sources.csv` (a row for each series, with what could
-    not be read) and `unmatched_names.csv`. Images that are there are not written again.
+    not be read) and `unmatched_names.csv`. Images that are there are not written again. Without a table of names only
+    images are written, and all names are listed as unmatched. ImageError if there is no CT volume.
 
-    Args:
-        inputs: folder or zip archive.
-        output: folder.
-        names: values of annotated structures; None for images alone, with all names listed as unmatched.
-        irregular: "refuse" or "resample" for slices that are not equally spaced.
-
-    Raises:
-        ImageError: there are no CT volumes.
+    Returns:
+        The rows of sources.csv, and the names that are not in the table, with how many annotations have them.
     """
     found = find_series(inputs)
     volumes = [replace(series, irregular=irregular) for series in found.series if series.is_volume]
@@ -126,7 +97,7 @@ def import_dicom(
     write_csv(output / "sources.csv", COLUMNS, rows)
     table = [{"name": name, "annotations": count} for name, count in sorted(unmatched.items())]
     write_csv(output / "unmatched_names.csv", ["name", "annotations"], table)
-    return Import(rows, dict(unmatched))
+    return rows, unmatched
 
 
 def case_of(series: Series) -> str:
@@ -136,7 +107,7 @@ def case_of(series: Series) -> str:
 
 
 def _import_series(
-    series: Series, found: Found, output: Path, names: NameTable | None, unmatched: Counter[str]
+    series: Series, found: DicomSearch, output: Path, names: NameTable | None, unmatched: Counter[str]
 ) -> dict[str, object]:
     case = case_of(series)
     image, label = output / "images" / f"{case}_0000.nii.gz", output / "labels" / f"{case}.nii.gz"
@@ -152,7 +123,7 @@ def _import_series(
             write_volume(image, volume.array, volume.header)
         row["image"] = str(image.relative_to(output))
         row["warnings"] = "; ".join(series.warnings())
-        segments = [segment for one in annotations for segment in _segments(one, series)]
+        segments = [segment for one in annotations for segment in READERS[one.modality](one.file, series)]
         for segment in segments:
             if names is None or normalized(segment.name) not in names.values:
                 unmatched[segment.name] += 1
@@ -163,11 +134,6 @@ def _import_series(
         row["problem"] = str(error)
         log.error("%s", error)
     return row
-
-
-def _segments(annotation: Annotation, series: Series) -> list[Segment]:
-    read = read_seg if annotation.modality == "SEG" else read_rtstruct
-    return read(annotation.file, series)
 
 
 def _write_labels(path: Path, volume: Volume, segments: Sequence[Segment], names: NameTable) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What can be wrong with a file or a case: the kinds, how grave each is, and what to do about it."""
+"""What can be wrong with a file or a case: the kinds, the severity of each, and what to do about it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flare23_lib.dataset.image_info import ImageInfo
-from flare23_lib.io.label_maps import ValueTable, unknown_values
+from flare23_lib.io.label_maps import ValueTable, listed, unknown_values
 from flare23_lib.labels import IGNORE_VALUE, LabelMap
 
 QUARANTINE, WARN, UNLABELED = "quarantine", "warn", "unlabeled"
@@ -47,11 +47,9 @@ CT_HIGHEST_LOW, CT_LOWEST_HIGH = -100.0, 100.0
 
 @dataclass(frozen=True)
 class QualityIssue:
-    """Something wrong with a file.
+    """Something wrong with a file of a case.
 
     Attributes:
-        case: id of its case.
-        file: its path.
         kind: a key of the configuration's `quality_issues`.
         severity: "quarantine", "warn" or "unlabeled".
         message: what is wrong.
@@ -66,7 +64,7 @@ class QualityIssue:
     @property
     def remedy(self) -> str:
         """What to do."""
-        from flare23_lib.config.models import QualityIssues  # pydantic, which `flare23 predict` can do without
+        from flare23_lib.config.cohort_models import QualityIssues  # pydantic, which `flare23 predict` can do without
 
         return QualityIssues.model_fields[self.kind].description or ""
 
@@ -78,10 +76,8 @@ Finding = tuple[str, str]
 def file_issues(info: ImageInfo, has_twin: bool, shear_limit: float) -> Iterator[Finding]:
     """Yield what is wrong with a file whatever it holds.
 
-    Args:
-        info: about the file.
-        has_twin: `x.nii` lies beside `x.nii.gz`.
-        shear_limit: axes further from right angles, in degrees, are strongly sheared.
+    `has_twin`: `x.nii` lies beside `x.nii.gz`; axes further from right angles than the limit, in degrees, are
+    strongly sheared.
     """
     if has_twin:
         yield "uncompressed_twin", "a file of the same name without .gz lies beside it"
@@ -141,13 +137,7 @@ def implausible_size(info: ImageInfo) -> str | None:
 
 
 def label_issues(info: ImageInfo, labels: LabelMap, table: ValueTable | None = None) -> Iterator[Finding]:
-    """Yield what is wrong with a readable file as a label map.
-
-    Args:
-        info: about the file.
-        labels: our labels.
-        table: what the values of its source stand for; None for our own.
-    """
+    """Yield what is wrong with a readable file as a label map, whose values are ours or those of a source's table."""
     if info.voxels is None:
         if info.whole:
             yield "unknown_label_values", "has more different values than any label map"
@@ -172,10 +162,10 @@ def label_issues(info: ImageInfo, labels: LabelMap, table: ValueTable | None = N
         return
     negative = [value for value in info.voxels if value < 0]
     if negative:
-        yield "negative_label_values", f"has the values {_listed(negative)}"
+        yield "negative_label_values", f"has the values {listed(negative)}"
     positive = [value for value in info.voxels if value > 0 and value != IGNORE_VALUE]
     if table is None and (unknown := [value for value in positive if value not in labels.values]):
-        yield "unknown_label_values", f"has the values {_listed(unknown)}, which are not in `labels`"
+        yield "unknown_label_values", unknown_values(unknown, "`labels`")
     if table is not None and (unknown := table.unknown(positive)):
         yield "unknown_label_values", unknown_values(unknown)
 
@@ -204,7 +194,3 @@ def largest_shear(info: ImageInfo) -> float:
 
 def _millimeters(spacing: Iterable[float]) -> str:
     return "x".join(f"{value:.4g}" for value in spacing) + " mm"
-
-
-def _listed(values: list[int]) -> str:
-    return ", ".join(map(str, values[:5])) + (" and others" if len(values) > 5 else "")

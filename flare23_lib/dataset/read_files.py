@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 from flare23_lib import versions
 from flare23_lib.dataset.image_info import ImageInfo, read_info
 from flare23_lib.errors import CohortError
-from flare23_lib.io.atomic import write_text
+from flare23_lib.io.atomic import about_path, write_text
 from flare23_lib.io.checksum import OWN_CHECKSUM, digest_of
 from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.locks import lock
@@ -51,19 +51,13 @@ class Task(NamedTuple):
         return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=-1)
 
 
-class Key(NamedTuple):
-    """What a remembered line holds for: a file as it was, read in one way."""
-
-    path: str
-    is_label: bool
-    header_only: bool
-    size: int
-    mtime: int
-    mapping: str = ""
+Key = tuple[str, bool, bool, int, int, str]
+"""What a remembered line holds for: a file as it was, read in one way. Path, is_label, header_only, size and time
+(`Task.status`), mapping."""
 
 
 def _key(task: Task) -> Key:
-    return Key(str(task.path), task.is_label, task.header_only, *task.status(), task.mapping)
+    return str(task.path), task.is_label, task.header_only, *task.status(), task.mapping
 
 
 def _read(task: Task) -> ImageInfo:
@@ -71,7 +65,7 @@ def _read(task: Task) -> ImageInfo:
 
 
 def _line(key: Key, info: ImageInfo) -> str:
-    parts = [versions.SCAN, *(key if key.mapping else key[:-1])]
+    parts = [versions.SCAN, *(key if key[-1] else key[:-1])]
     return json.dumps([*parts, {**info.to_json(), OWN_CHECKSUM: digest_of([*parts, info.to_json()])}])
 
 
@@ -79,13 +73,15 @@ def _remembered(memory: Path) -> dict[Key, ImageInfo]:
     """Return what the memory holds; lines of another version, damaged or cut off by a kill, are passed over."""
     known: dict[Key, ImageInfo] = {}
     if memory.exists():
-        with memory.open("rb") as handle:
+        with about_path(memory), memory.open("rb") as handle:
             for line in handle:
                 try:
-                    version, *key, info = json.loads(line)
+                    *parts, info = json.loads(line)
                     digest = info.pop(OWN_CHECKSUM, None)
-                    if version == versions.SCAN and digest in (None, digest_of([version, *key, info])):
-                        known[Key(*key)] = ImageInfo.from_json(info)
+                    version, path, is_label, header_only, size, mtime, *mapping = parts
+                    if version == versions.SCAN and digest in (None, digest_of([*parts, info])):
+                        key = path, is_label, header_only, size, mtime, "".join(mapping)
+                        known[key] = ImageInfo.from_json(info)
                 except (ValueError, TypeError, KeyError, AttributeError):
                     continue
     return known
@@ -93,21 +89,14 @@ def _remembered(memory: Path) -> dict[Key, ImageInfo]:
 
 def remembered(memory: Path) -> dict[Path, ImageInfo]:
     """Return what the memory holds of each image or label, whether or not the file has changed since."""
-    return {Path(key.path): info for key, info in _remembered(memory).items()}
+    return {Path(key[0]): info for key, info in _remembered(memory).items()}
 
 
 def read_files(tasks: Sequence[Task], memory: Path, processes: int = 1) -> dict[Task, ImageInfo]:
-    """Read files that are new or changed and take the rest from memory.
+    """Read files that are new or changed and take the rest from memory, a file that is made if missing.
 
-    A file that could not be read (`cannot_be_read`) is tried again: its permissions may have changed.
-
-    Args:
-        tasks: every file.
-        memory: the file that remembers; made if missing.
-        processes: how many files are read at once.
-
-    Raises:
-        CohortError: a process was killed.
+    A file that could not be read (`cannot_be_read`) is tried again: its permissions may have changed. CohortError if
+    one of the processes is killed.
     """
     memory.parent.mkdir(parents=True, exist_ok=True)
     with lock(memory.with_name(memory.name + ".lock"), lambda: log.info("another scan is running; waiting for it")):
@@ -115,8 +104,8 @@ def read_files(tasks: Sequence[Task], memory: Path, processes: int = 1) -> dict[
         keys = {task: _key(task) for task in tasks}
         fresh = [task for task, key in keys.items() if known.get(key, _UNREAD).issue == "cannot_be_read"]
         log.info("%d files, %d of them new or changed", len(tasks), len(fresh))
-        sizes = [max(0, keys[task].size) for task in fresh]
-        with memory.open("a", encoding="utf-8") as handle:
+        sizes = [max(0, keys[task][3]) for task in fresh]
+        with about_path(memory), memory.open("a", encoding="utf-8") as handle:
             for task, info in zip(fresh, in_processes(_read, fresh, sizes, processes), strict=True):
                 known[keys[task]] = info
                 handle.write("\n" * (handle.tell() > 0) + _line(keys[task], info))
@@ -132,16 +121,9 @@ _UNREAD = ImageInfo(issue="cannot_be_read")
 def in_processes(
     read: Callable[[Item], Result], tasks: Sequence[Item], sizes: Sequence[int], processes: int
 ) -> Iterable[Result]:
-    """Yield results in order, several tasks at a time.
+    """Yield results in order, several tasks at a time; CohortError if a process is killed.
 
-    Args:
-        read: a function that other processes can import.
-        tasks: its arguments.
-        sizes: of each task, that progress is counted in, such as bytes.
-        processes: how many at once.
-
-    Raises:
-        CohortError: a process was killed.
+    Other processes import the function; `sizes` of the tasks, such as bytes, are what progress is counted in.
     """
     if processes <= 1 or len(tasks) < 4:
         yield from progress(map(read, tasks), total=len(tasks), unit="file", sizes=sizes)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from flare23_lib.config.models import label_map
+from flare23_lib.config.cohort_models import label_map
 from flare23_lib.config.settings import CohortSettings
 from flare23_lib.dataset import compare_sources, quality
 from flare23_lib.dataset.cases import Case
 from flare23_lib.dataset.categories import categorise
-from flare23_lib.dataset.discover import Files, Found, SourceFiles, find, place_of
+from flare23_lib.dataset.discover import Files, FoundFiles, SourceFiles, find, place_of
 from flare23_lib.dataset.image_info import ImageInfo
-from flare23_lib.dataset.quality import QUARANTINE, UNLABELED, Finding, QualityIssue
+from flare23_lib.dataset.quality import QUARANTINE, UNLABELED, QualityIssue
 from flare23_lib.dataset.read_files import Task, read_files
 from flare23_lib.dataset.sources import SourceLabels, drawn_for_validation
 from flare23_lib.io.label_maps import LabelFiles
@@ -27,42 +27,24 @@ RESLICED = re.compile(r"(.+?)(?:_Tilt|_Eq)+_?[0-9]*")
 
 @dataclass(frozen=True)
 class CohortScan:
-    """What the cohort holds.
-
-    Attributes:
-        cases: sorted by name.
-        issues: sorted by case.
-        categories: names of all categories.
-        figures: of each label in each source (`compare_sources.rows`); empty with one source.
-    """
+    """What the cohort holds: cases by name, issues by case, names of all categories, and the figures of each label in
+    each source (`compare_sources.rows`), none with one source."""
 
     cases: list[Case]
     issues: list[QualityIssue]
     categories: list[str]
     figures: Sequence[dict] = ()
 
-    @property
-    def quarantined(self) -> list[Case]:
-        """The cases that are left out."""
-        return [case for case in self.cases if not case.usable]
-
 
 def scan_cohort(cohort: Path, settings: CohortSettings, memory: Path, processes: int = 1) -> CohortScan:
-    """Find, read, check and categorise all cases of a cohort.
+    """Find, read, check and categorise all cases of a cohort; errors as `discover.find` and `read_files`.
 
-    Args:
-        cohort: folder of the cohort.
-        settings: `Config.cohort_settings`.
-        memory: file in which the scan remembers what it has read.
-        processes: how many files are read at once.
-
-    Raises:
-        CohortError: the folders are not there or hold no training image.
+    `memory` is the file in which the scan remembers what it has read.
     """
     return scan_found(find(cohort, settings.sources), settings, memory, processes)
 
 
-def scan_found(found: Found, settings: CohortSettings, memory: Path, processes: int = 1) -> CohortScan:
+def scan_found(found: FoundFiles, settings: CohortSettings, memory: Path, processes: int = 1) -> CohortScan:
     """Do as `scan_cohort` for files already found."""
     scanner = _Scanner(found, settings)
     scanner.infos = read_files(list(scanner.tasks()), memory, processes)
@@ -81,19 +63,15 @@ def scan_found(found: Found, settings: CohortSettings, memory: Path, processes: 
 class _Scanner:
     """Looks at case after case, and collects cases and issues."""
 
-    def __init__(self, found: Found, settings: CohortSettings) -> None:
+    def __init__(self, found: FoundFiles, settings: CohortSettings) -> None:
         self.found = found
+        self.settings = settings
         self.infos: Mapping[Task, ImageInfo] = {}
         self.labels = label_map(settings.labels)
         self.sources = {name: SourceLabels.of(source, self.labels) for name, source in settings.sources.items()}
-        self.draw = settings.validation
-        self.categories = settings.categories
         folders = {name for category in settings.categories for name in category.folders or ()}
         self.folders = {name: place_of(found.cohort, name) for name in sorted(folders)}
         self.severities: dict[str, str] = dict(settings.quality_issues)
-        self.shear_limit = settings.scan.shear_limit_degrees
-        self.few = settings.scan.cases_per_category
-        self.header_only = settings.scan.check_images == "header"
         self.cases: list[Case] = []
         self.issues: dict[str, list[QualityIssue]] = defaultdict(list)
 
@@ -106,7 +84,7 @@ class _Scanner:
                 yield from (self._label_task(files.name, path) for paths in labels.values() for path in paths)
 
     def _image_task(self, path: Path) -> Task:
-        return Task(path, False, self.header_only)
+        return Task(path, False, self.settings.scan.check_images == "header")
 
     def _label_task(self, source: str, path: Path) -> Task:
         return Task(path, True, mapping=self.sources[source].mapping_to_read(path))
@@ -114,13 +92,9 @@ class _Scanner:
     def issue(self, case: str, file: object, kind: str, message: str) -> None:
         self.issues[case].append(QualityIssue(case, str(file), kind, self.severities[kind], message))
 
-    def findings(self, case: str, file: Path, findings: Iterable[Finding]) -> None:
-        for kind, message in findings:
-            self.issue(case, file, kind, message)
-
     def source(self, files: SourceFiles) -> None:
         """Look at all cases of a source."""
-        drawn = drawn_for_validation(files, self.draw)
+        drawn = drawn_for_validation(files, self.settings.validation)
         for name, paths in files.images.items():
             label = files.labels.get(name, [])
             if not label:
@@ -141,7 +115,7 @@ class _Scanner:
         present = None if case.label is None or empty else set(map(self.labels.name_of, case.voxels))
         place = files.folders[Path(case.image)]
         folders = [name for name, folder in self.folders.items() if folder == place]
-        category = categorise(case.case, present, self.categories, folders, files.name)
+        category = categorise(case.case, present, self.settings.categories, folders, files.name)
         if category is not None:
             return replace(case if not empty else self._without_label(case), category=category.name)
         if not any(issue.severity == QUARANTINE for issue in self.issues[case.case]):
@@ -159,7 +133,7 @@ class _Scanner:
         return replace(case, label=None, label_id="", annotated=None, mapping="")
 
     def _counts_as_unlabeled(self, name: str) -> bool:
-        """Say whether a case's label is empty and the configuration takes that for none."""
+        """Return whether a case's label is empty and the configuration takes that for none."""
         empty = any(issue.kind == "empty_label" for issue in self.issues[name])
         return empty and self.severities["empty_label"] == UNLABELED
 
@@ -175,23 +149,24 @@ class _Scanner:
         """Return cases, each under its name once, with their status."""
         cases: dict[str, Case] = {}
         for case in self.cases:
-            grave = {issue.severity for issue in self.issues[case.case]}
-            status = "quarantined" if QUARANTINE in grave else "warned" if grave else "ok"
+            severities = {issue.severity for issue in self.issues[case.case]}
+            status = "quarantined" if QUARANTINE in severities else "warned" if severities else "ok"
             cases.setdefault(case.case, replace(case, status=status))
         issues = [issue for found in self.issues.values() for issue in found]
         return CohortScan(
             sorted(self._few(cases.values()), key=lambda case: case.case),
             sorted(issues, key=lambda issue: (issue.case, issue.file, issue.kind)),
-            [category.name for category in self.categories],
+            [category.name for category in self.settings.categories],
         )
 
     def _few(self, cases: Iterable[Case]) -> Iterable[Case]:
         """Return the cases that take part in a trial: usable ones, the same at every scan; all if it is none."""
-        if self.few is None:
+        few = self.settings.scan.cases_per_category
+        if few is None:
             return cases
         groups: dict[tuple[str, ...], list[Case]] = defaultdict(list)
         for case in sorted(cases, key=lambda case: sha256(case.case.encode()).hexdigest()):
-            if case.usable and len(group := groups[case.source, case.split, case.category]) < self.few:
+            if case.usable and len(group := groups[case.source, case.split, case.category]) < few:
                 group.append(case)
         return [case for group in groups.values() for case in group]
 
@@ -208,7 +183,8 @@ class _Scanner:
         self._look_at_file(name, images[0], image)
         header_kinds = {issue.kind for issue in self.issues[name]}
         if not image.error:
-            self.findings(name, images[0], quality.image_issues(image))
+            for kind, message in quality.image_issues(image):
+                self.issue(name, images[0], kind, message)
         case = Case(
             case=name,
             image=str(images[0]),
@@ -231,9 +207,9 @@ class _Scanner:
         self._look_at_file(case.case, path, label, known)
         voxels: dict[int, int] = {}
         if not label.error:
-            self.findings(case.case, path, quality.label_issues(label, self.labels, source.table))
-            if not image.error:
-                self.findings(case.case, path, quality.pair_issues(image, label))
+            pair = () if image.error else quality.pair_issues(image, label)
+            for kind, message in (*quality.label_issues(label, self.labels, source.table), *pair):
+                self.issue(case.case, path, kind, message)
             counts = label.voxels or {}
             counts = counts if label.mapped or source.table is None else source.table.counts(counts)
             voxels = {value: count for value, count in counts.items() if value in self.labels.values}
@@ -249,7 +225,9 @@ class _Scanner:
 
     def _look_at_file(self, name: str, path: Path, info: ImageInfo, known: Collection[str] = ()) -> None:
         """Look at a file as such. What is known of a case's image is not listed for its label again."""
-        for kind, message in quality.file_issues(info, path in self.found.twins, self.shear_limit):
+        for kind, message in quality.file_issues(
+            info, path in self.found.twins, self.settings.scan.shear_limit_degrees
+        ):
             if info.issue or kind not in known:
                 self.issue(name, path, kind, message)
 

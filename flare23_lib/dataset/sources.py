@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flare23_lib.config.models import BACKGROUND, IGNORE, NameOrSides, Sides, Source, ValidationDraw
+from flare23_lib.config.cohort_models import BACKGROUND, IGNORE, NameOrSides, Sides, Source, ValidationDraw
 from flare23_lib.dataset.discover import SourceFiles
 from flare23_lib.io.label_maps import LabelFiles, Target, ValueTable
 from flare23_lib.labels import IGNORE_VALUE, LabelMap
@@ -16,10 +16,9 @@ from flare23_lib.labels import IGNORE_VALUE, LabelMap
 
 @dataclass(frozen=True)
 class SourceLabels:
-    """How the labels of a source are read.
+    """How the labels of a source are read, by a table of values or as our own.
 
     Attributes:
-        table: what its values stand for; None for our own values.
         annotated: our values that were looked for in every case; "present" if only those that occur in a case are
             known; None if the configuration leaves it open.
     """
@@ -30,13 +29,14 @@ class SourceLabels:
     @classmethod
     def of(cls, source: Source, labels: LabelMap) -> SourceLabels:
         """Return how a source of the configuration is read."""
-        if not source.values:
-            table = None
-        else:
-            table = ValueTable({name: _target(target, labels) for name, target in source.values.items()})
-        if source.stated is None or source.stated == "present":
-            return cls(table, source.stated)
-        return cls(table, tuple(label.value for label in labels.labels if label.name in source.stated))
+        targets = {name: _target(target, labels) for name, target in source.values.items()}
+        stated = source.stated
+        annotated = (
+            stated
+            if stated is None or stated == "present"
+            else tuple(label.value for label in labels.labels if label.name in stated)
+        )
+        return cls(ValueTable(targets) if targets else None, annotated)
 
     @property
     def mapping(self) -> str:
@@ -55,16 +55,15 @@ class SourceLabels:
     def annotated_in(self, present: Iterable[int], masks: Collection[str] | None) -> tuple[int, ...] | None:
         """Return our values that were looked for in a case; None if the configuration leaves it open.
 
-        Args:
-            present: our values that occur in it.
-            masks: names of the masks that are there; None where the label is one file.
+        `present` occur in it; `masks` are the names of those that are there, None where the label is one file.
         """
         if self.annotated == "present":
             return tuple(sorted(present))
         if self.annotated is None or self.table is None or masks is None:
             return self.annotated
-        there = {value for name in masks for value in _values(self.table.targets.get(name, 0))}
-        return tuple(value for value in self.annotated if value in there)
+        there = [self.table.targets.get(name, 0) for name in masks]
+        values = {value for target in there for value in (target if isinstance(target, tuple) else (target,))}
+        return tuple(value for value in self.annotated if value in values)
 
 
 def _target(target: NameOrSides, labels: LabelMap) -> Target:
@@ -75,17 +74,10 @@ def _target(target: NameOrSides, labels: LabelMap) -> Target:
     return others[target] if target in others else labels.value_of(target)
 
 
-def _values(target: Target) -> tuple[int, ...]:
-    return target if isinstance(target, tuple) else (target,)
-
-
 def drawn_for_validation(files: SourceFiles, draw: ValidationDraw | None) -> set[str]:
     """Return the labeled cases of a source that are drawn for validation, by their names alone."""
     if draw is None or (draw.sources and files.name not in draw.sources):
         return set()
-    labeled = sorted(set(files.images) & set(files.labels), key=lambda case: _lot(case, draw.seed))
-    return set(labeled[: max(1, round(draw.share * len(labeled)))])
-
-
-def _lot(case: str, seed: int) -> str:
-    return hashlib.sha256(f"validation {seed}: {case}".encode()).hexdigest()
+    labeled = set(files.images) & set(files.labels)
+    drawn = sorted(labeled, key=lambda case: hashlib.sha256(f"validation {draw.seed}: {case}".encode()).hexdigest())
+    return set(drawn[: max(1, round(draw.share * len(labeled)))])

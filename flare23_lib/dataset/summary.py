@@ -27,8 +27,8 @@ def write_scan(scan: CohortScan, folder: Path) -> None:
     quarantine.csv lists the issues that leave a case out, warnings.csv the others; categories.csv counts. With
     several sources, sources.csv has what each label looks like in each.
     """
-    for name, grave in (("quarantine.csv", True), ("warnings.csv", False)):
-        issues = [issue for issue in scan.issues if (issue.severity == QUARANTINE) == grave]
+    for name, quarantined in (("quarantine.csv", True), ("warnings.csv", False)):
+        issues = [issue for issue in scan.issues if (issue.severity == QUARANTINE) == quarantined]
         rows = [
             {"case": issue.case, "file": issue.file, "kind": issue.kind, "message": issue.message,
              "what_to_do": issue.remedy} for issue in issues

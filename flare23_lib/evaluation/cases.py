@@ -26,8 +26,9 @@ from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.errors import EvaluationError, FlareError, ImageError, StoreError
 from flare23_lib.evaluation.details import Details, measure_details
 from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD, Score, as_uint8, check_mode, score_case, values_in
+from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
-from flare23_lib.io.nifti import Geometry, open_volume, read_labels
+from flare23_lib.io.nifti import open_volume, read_labels
 from flare23_lib.labels import IGNORE_VALUE, LabelMap
 from flare23_lib.runtime.progress import progress
 

@@ -22,7 +22,7 @@ import numpy as np
 from flare23_lib import versions
 from flare23_lib.cache.entries import MANIFEST, CacheFolder, Entry, Metadata
 from flare23_lib.cache.results import Results
-from flare23_lib.config.models import InferenceSettings
+from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset.cases import usable_cases
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.profiling import POLL_SLEEP, Gpu, Profile, find_gpu, profile_command

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from flare23_lib.cache.results import REMEDY, Results, read_training
-from flare23_lib.config.models import label_map
+from flare23_lib.config.cohort_models import label_map
 from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.dataset.cases import usable_cases
 from flare23_lib.errors import EvaluationError, StoreError

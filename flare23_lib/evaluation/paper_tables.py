@@ -18,7 +18,7 @@ import pandas as pd
 import yaml
 
 from flare23_lib.cache.results import Results
-from flare23_lib.config.models import label_map
+from flare23_lib.config.cohort_models import label_map
 from flare23_lib.config.settings import TablesSettings
 from flare23_lib.dataset.cases import usable_cases
 from flare23_lib.evaluation.cases import Scoring

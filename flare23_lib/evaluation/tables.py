@@ -64,6 +64,8 @@ def read_table(path: Path) -> pd.DataFrame:
         table = pd.read_csv(StringIO(read_text(path, ENCODING)), dtype=dict.fromkeys(_TEXT, str), **options)
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing; make it with the workflow first") from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror})") from error
     except ValueError as error:  # also those of pandas, and bytes that are not text
         raise StoreError(f"{path} is not a CSV table") from error
     check_columns(path, list(table.columns))

@@ -34,46 +34,24 @@ MARGIN_MM = 12.0
 
 @dataclass(frozen=True)
 class Body:
-    """A coarse mask of the body.
-
-    Attributes:
-        mask: bool (z, y, x), a cell per `stride` voxels of the image.
-        stride: (z, y, x).
-        shape: of the image.
-    """
-
-    mask: np.ndarray
-    stride: Triple
-    shape: Triple
-
-    def on(self, shape: Sequence[int]) -> BodyGrid:
-        """Return the body for indices of the same image resampled to a shape."""
-        cells = as_triple(
-            size / new / stride for size, new, stride in zip(self.shape, shape, self.stride, strict=True)
-        )
-        return BodyGrid(self.mask, cells, as_triple(shape))
-
-
-@dataclass(frozen=True)
-class BodyGrid:
-    """The body in indices of a resampled image.
+    """A coarse mask of the body, in indices of an image.
 
     Attributes:
         mask: bool (z, y, x), coarse.
         cells: cells of the mask per voxel of the image, by axis.
-        shape: of the resampled image.
+        shape: (z, y, x) of the image.
     """
 
     mask: np.ndarray
     cells: Spacing
     shape: Triple
 
-    def within(self, box: Sequence[slice]) -> BodyGrid | None:
+    def within(self, box: Sequence[slice]) -> Body | None:
         """Return the body cut to the cells that a box touches; None if there is none."""
         cut = tuple(self._cells(axis, part) for axis, part in enumerate(box))
         inside = np.zeros_like(self.mask)
         inside[cut] = self.mask[cut]
-        return BodyGrid(inside, self.cells, self.shape) if inside.any() else None
+        return Body(inside, self.cells, self.shape) if inside.any() else None
 
     def touches(self, box: Sequence[slice]) -> bool:
         """Return whether there is body in a box."""
@@ -91,12 +69,13 @@ class BodyGrid:
         return slice(math.floor(low * self.cells[axis]), math.ceil(high * self.cells[axis]))
 
 
-def find_body(array: np.ndarray, spacing: Sequence[float]) -> Body | None:
+def find_body(array: np.ndarray, spacing: Sequence[float], shape: Sequence[int]) -> Body | None:
     """Find the body in a CT.
 
     Args:
         array: (z, y, x) in HU.
         spacing: (z, y, x) in mm.
+        shape: (z, y, x) of the resampled image in whose indices it is wanted.
 
     Returns:
         The mask; None if nothing in the image is as dense and as thick as a body.
@@ -112,7 +91,8 @@ def find_body(array: np.ndarray, spacing: Sequence[float]) -> Body | None:
     for _ in range(math.ceil(RECOVERY_MM / min(grid))):
         core = _grown(core, (1, 1, 1)) & dense
     margin = [math.ceil(MARGIN_MM / size) for size in grid]
-    return Body(_grown(_filled(core), margin), stride, as_triple(array.shape))
+    cells = as_triple(size / new / step for size, new, step in zip(array.shape, shape, stride, strict=True))
+    return Body(_grown(_filled(core), margin), cells, as_triple(shape))
 
 
 def _opened(mask: np.ndarray, grid: Sequence[float]) -> np.ndarray:

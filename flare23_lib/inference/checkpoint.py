@@ -79,10 +79,6 @@ def checkpoint_weights(checkpoint: Mapping[str, Any], source: str | Path) -> dic
 
     Prefixes that compilation (`_orig_mod.`) and distributed training (`module.`) leave are removed.
 
-    Args:
-        checkpoint: as `read_checkpoint` gives it.
-        source: the file it came from, for messages.
-
     Raises:
         BundleError: neither key is there, or what it holds is not weights.
     """

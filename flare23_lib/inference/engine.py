@@ -20,11 +20,10 @@ from flare23_lib.axes import Triple, as_triple
 from flare23_lib.errors import BundleError, ConfigError, ImageError
 from flare23_lib.inference.body_mask import Body, find_body
 from flare23_lib.inference.bundle import Bundle
+from flare23_lib.inference.logit_accumulator import TTAAgreement
 from flare23_lib.inference.memory import CaseSize, Limits, MemoryPlan, plan, weight_bytes
 from flare23_lib.inference.network import WindowNetwork
-from flare23_lib.inference.sliding_window import Output, WindowedImage, run_slabs
-from flare23_lib.inference.timing import PhaseTimer
-from flare23_lib.inference.tta_agreement import TTAAgreement
+from flare23_lib.inference.sliding_window import Output, PhaseTimer, WindowedImage, run_slabs
 from flare23_lib.inference.windows import (
     WindowSlab,
     all_windows,
@@ -32,15 +31,13 @@ from flare23_lib.inference.windows import (
     center_first_windows,
     pad_to_patch,
 )
-from flare23_lib.io.nifti import Geometry, Volume
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.preprocessing.resampling import prepare_image, resampled_shape
 from flare23_lib.runtime.precision import inference_precision
 
 log = logging.getLogger(__name__)
-
-Flip = tuple[int, ...]
-"""The axes of (z, y, x) that a pass mirrors along."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +72,8 @@ class Prepared:
 
     Attributes:
         image: float32, normalized and resampled.
-        shape: at full resolution, as the network sees the axes.
-        stored_shape: as the file stores them.
-        orientation: the way between the two.
+        stored_shape: of the volume, as the file stores its axes.
+        orientation: from these axes to those that the network sees.
         body: where the body is; None if all windows are wanted, or nothing was found.
         plan: how the memory is used.
         timer: its phases so far.
@@ -86,7 +82,6 @@ class Prepared:
     """
 
     image: torch.Tensor
-    shape: Triple
     stored_shape: Triple
     orientation: Orientation
     body: Body | None
@@ -148,20 +143,14 @@ class Engine:
             raise ConfigError(f"torch.compile does not work here: {reason}") from error
 
     @property
-    def flips(self) -> list[Flip]:
-        """The passes: unmirrored, and with TTA every combination of the model's mirror axes."""
+    def flips(self) -> list[tuple[int, ...]]:
+        """The axes (z, y, x) that each pass mirrors along: none, and with TTA each combination of the model's."""
         return all_flips(self.model.mirror_axes) if self.model.inference.tta else [()]
 
     def plan(
         self, geometry: Geometry, image_bytes: int, exclude: Collection[int] = (), count_votes: bool = False
     ) -> MemoryPlan:
-        """Return how a volume would be computed and what memory that takes.
-
-        Args:
-            geometry: of the volume.
-            image_bytes: of its array.
-            exclude: as `segment`.
-            count_votes: as `segment`.
+        """Return how a volume of a geometry and a size in bytes would be computed and what memory that takes.
 
         Raises:
             ImageError: it cannot be done within the limits.
@@ -175,7 +164,7 @@ class Engine:
             voxels=math.prod(shape),
             shape=padded,
             passes=len(self.flips),
-            unpadded=0 if padded == tuple(resampled) else math.prod(resampled),
+            unpadded=0 if padded == resampled else math.prod(resampled),
             outputs=1 + bool(exclude) + count_votes,
             count_votes=count_votes,
             compiled=self.compiled,
@@ -209,71 +198,60 @@ class Engine:
         timer = PhaseTimer(self.device)
         orientation = Orientation.of(volume.geometry.affine, self.model.orientation)
         seen, spacing = orientation.forward(stored), orientation.spacing(volume.geometry.spacing)
+        shape = resampled_shape(seen.shape, spacing, self.model.spacing)
+        place = self.device if chosen.image_on_device else torch.device("cpu")
         with torch.inference_mode(), _reproducible(self.device, self.precision):
-            image = prepare_image(
-                seen,
-                self.model.intensity,
-                resampled_shape(seen.shape, spacing, self.model.spacing),
-                self.device,
-                self.device if chosen.image_on_device else "cpu",
-                chosen.slab_bytes,
-            )
+            image = prepare_image(seen, self.model.intensity, shape, self.device, place, chosen.slab_bytes)
         body = None
         if self.model.inference.windows == "body":
-            body = find_body(seen, spacing)
+            body = find_body(seen, spacing, shape)
             if body is None:
                 log.info("windows: no body was found in the image; all of it is computed")
         timer.phase("resample")
-        return Prepared(image, seen.shape, stored.shape, orientation, body, chosen, timer, exclude, count_votes)
+        return Prepared(image, as_triple(stored.shape), orientation, body, chosen, timer, exclude, count_votes)
 
     def infer(self, prepared: Prepared) -> Segmentation:
         """Segment a prepared volume; errors as `segment`."""
-        exclude, count_votes = prepared.exclude, prepared.count_votes
-        excluded = [index for index, value in enumerate(self.model.values) if value in set(exclude)]
-        if len(excluded) == len(self.model.values):
+        model, flips, exclude = self.model, self.flips, set(prepared.exclude)
+        excluded = [index for index, value in enumerate(model.values) if value in exclude]
+        if len(excluded) == len(model.values):
             raise ConfigError("exclude: every label of the model is excluded")
-        if count_votes and len(self.flips) == 1:
-            raise ConfigError(f"model {self.model.name}: votes need test-time augmentation (tta, mirror_axes)")
-        outputs = [self._output(prepared)]
-        if exclude:
-            outputs.append(self._output(prepared, excluded))
-        flips = self.flips
+        if prepared.count_votes and len(flips) == 1:
+            raise ConfigError(f"model {model.name}: votes need test-time augmentation (tta, mirror_axes)")
+        turn, values = prepared.orientation.forward, np.array(model.values, np.uint8)
+        stored = [np.zeros(prepared.stored_shape, np.uint8) for _ in range(1 + bool(exclude))]
+        outputs = [
+            Output(turn(labels), values, kept_out) for labels, kept_out in zip(stored, ([], excluded), strict=False)
+        ]
         agreement = None
         if len(flips) > 1:
-            agreement = TTAAgreement(
-                len(self.model.labels), len(flips), prepared.image.shape if count_votes else None
-            )
+            counted = prepared.image.shape if prepared.count_votes else None
+            agreement = TTAAgreement(len(model.labels), len(flips), counted)
         prepared.timer.start()
         with torch.inference_mode(), _reproducible(self.device, self.precision):
-            padded, box = pad_to_patch(prepared.image, self.model.patch_size)
-            slabs = self._slabs(padded.shape, box, prepared)
-            device = self.device if prepared.plan.sums_on_device else torch.device("cpu")
-            image = WindowedImage(padded, box, slabs, flips, device)
+            padded, box = pad_to_patch(prepared.image, model.patch_size)
+            slabs = self._slabs(padded.shape, box, prepared.body)
+            place = self.device if prepared.plan.sums_on_device else torch.device("cpu")
+            image = WindowedImage(padded, box, slabs, flips, place)
             computed = run_slabs(self._network, image, outputs, agreement, prepared.plan, prepared.timer)
-        log.info("windows: %d computed (%s)", computed, self.model.inference.windows)
-        scores = dict(zip(self.model.names[1:], agreement.scores()[1:], strict=True)) if agreement else {}
+        log.info("windows: %d computed (%s)", computed, model.inference.windows)
+        scores = dict(zip(model.names[1:], agreement.scores()[1:], strict=True)) if agreement else {}
         counts = None
-        if agreement and count_votes:
-            counts = np.empty(prepared.stored_shape, dtype=np.uint8)
-            agreement.write_vote_count(prepared.orientation.forward(counts))
-        labels = [output.stored for output in outputs]
-        runner_up = labels[1] if exclude else None
-        return Segmentation(labels[0], runner_up, scores, counts, len(flips), prepared.timer.seconds, computed)
+        if agreement and prepared.count_votes:
+            counts = np.empty(prepared.stored_shape, np.uint8)
+            agreement.write_vote_count(turn(counts))
+        runner_up = stored[1] if exclude else None
+        return Segmentation(stored[0], runner_up, scores, counts, len(flips), prepared.timer.seconds, computed)
 
-    def _output(self, prepared: Prepared, excluded: Collection[int] = ()) -> Output:
-        stored = np.zeros(prepared.stored_shape, dtype=np.uint8)
-        return Output(stored, prepared.orientation.forward(stored), np.array(self.model.values, np.uint8), excluded)
-
-    def _slabs(self, shape: Sequence[int], box: Sequence[slice], prepared: Prepared) -> list[WindowSlab]:
+    def _slabs(self, shape: Sequence[int], box: Sequence[slice], body: Body | None) -> list[WindowSlab]:
         patch_size, options = self.model.patch_size, self.model.inference
-        if prepared.body is not None:
-            body = prepared.body.on(prepared.image.shape)
+        if body is not None:
             return body_windows(shape, patch_size, options.step, body, [part.start for part in box])
         lay = center_first_windows if options.windows == "center_first" else all_windows
         return lay(shape, patch_size, options.step)
 
 
-def all_flips(axes: Sequence[int]) -> list[Flip]:
+def all_flips(axes: Sequence[int]) -> list[tuple[int, ...]]:
     """Return every combination of axes, the empty one first: 8 for three axes."""
     return [flip for count in range(len(axes) + 1) for flip in itertools.combinations(axes, count)]
 

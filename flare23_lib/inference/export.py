@@ -12,10 +12,11 @@ import torch
 
 from flare23_lib.axes import as_triple
 from flare23_lib.errors import BundleError, ConfigError, with_path
-from flare23_lib.inference.bundle import InferenceDefaults, Model, ModelLabel, write_bundle
+from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
+from flare23_lib.inference.model import InferenceDefaults, Model, ModelLabel
 from flare23_lib.networks import Architecture
-from flare23_lib.preprocessing.resampling import Intensity
+from flare23_lib.preprocessing.intensity import Intensity
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +30,8 @@ def network_of(weights: Mapping[str, torch.Tensor], strides: list[list[int]]) ->
     widths: list[int] = []
     kernels: list[list[int]] = []
     while (name := f"conv_blocks_context.{len(widths)}.0.conv1.weight") in weights:
-        stage = len(widths)
-        blocks = {
-            int(match.group(1))
-            for key in weights
-            if (match := re.match(rf"conv_blocks_context\.{stage}\.(\d+)\.conv1\.weight", key))
-        }
-        depth.append(len(blocks))
+        block = re.compile(rf"conv_blocks_context\.{len(widths)}\.\d+\.conv1\.weight")
+        depth.append(sum(block.fullmatch(key) is not None for key in weights))
         widths.append(weights[name].shape[0])
         kernels.append(list(weights[name].shape[2:]))
     if not widths:

@@ -1,30 +1,24 @@
-"""Which images are segmented, where their labels go, and reading them ahead.
+"""Which images are segmented, where their labels go, and what makes an image no sound CT.
 
 This module imports no torch: the first image is read while torch is being imported.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from flare23_lib.cache.entries import Shard
-from flare23_lib.choices import MODEL_FILE
 from flare23_lib.dataset.image_info import header_info
 from flare23_lib.dataset.quality import file_issues, image_issues
-from flare23_lib.errors import BundleError, ImageError
-from flare23_lib.io.checksum import without_checksum
-from flare23_lib.io.images import IMAGE_SUFFIXES, Image, image_stem, read_header
-from flare23_lib.io.label_tables import read_label_table
-from flare23_lib.io.nifti import Stream, Volume, read_volume, stem
+from flare23_lib.errors import ImageError
+from flare23_lib.io.images import IMAGE_SUFFIXES, Image, image_stem
+from flare23_lib.io.nifti import Stream, Volume, stem
 
 if TYPE_CHECKING:
     from flare23_lib.io.dicom import Irregular, Series
@@ -41,22 +35,6 @@ HOST_BASE = 700 * MB
 
 WRITING = 2
 """Copies of a label map that writing it takes, in addition to the map."""
-
-
-def model_file(bundle: Path) -> Path:
-    """Return the path of a bundle's description; BundleError if it is not there."""
-    path = bundle / MODEL_FILE
-    if not path.is_file():
-        raise BundleError(f"{path}: is missing; {bundle} is no model bundle")
-    return path
-
-
-def read_description(path: Path) -> Any:
-    """Return the content of a bundle's model.json without its checksum; BundleError if it is broken."""
-    try:
-        return without_checksum(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: cannot be read ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -88,21 +66,12 @@ def case_name(path: Path) -> str | None:
     return None if name is None else name.removesuffix(CHANNEL_SUFFIX)
 
 
-@dataclass(frozen=True)
-class SeriesChoice:
-    """What is done with DICOM series.
-
-    Attributes:
-        wanted: "all", a number of the list or a Series Instance UID; None if there must be one.
-        irregular: "refuse", or "resample" for slices that are not equally spaced.
-    """
-
-    wanted: str | None = None
-    irregular: Irregular = "refuse"
-
-
 def find_cases(
-    inputs: Path, output: Path, shard: Shard | None = None, choice: SeriesChoice | None = None
+    inputs: Path,
+    output: Path,
+    shard: Shard | None = None,
+    series: str | None = None,
+    irregular: Irregular = "refuse",
 ) -> list[PredictionCase]:
     """List the images of a file or folder, sorted, with the file for each one's labels.
 
@@ -112,7 +81,8 @@ def find_cases(
             Or a DICOM file, a zip archive, or a folder without image files: the DICOM series in it.
         output: a folder; for a single image it may be a NIfTI file's name.
         shard: only the cases whose name hashes to it; None for all.
-        choice: which DICOM series are taken.
+        series: which DICOM series are taken, as `find_series_at`.
+        irregular: likewise.
 
     Raises:
         ImageError: nothing there, two images for one name, or labels that would replace their image.
@@ -122,18 +92,15 @@ def find_cases(
         raise ImageError(f"{inputs}: no such file or folder")
     files = _image_files(inputs) if inputs.is_dir() else [inputs] if case_name(inputs) else []
     if not files and (inputs.is_dir() or _may_be_dicom(inputs)):
-        choice = choice or SeriesChoice()
-        pairs = list(find_series_at(inputs, choice.wanted, choice.irregular).items())
+        pairs = list(find_series_at(inputs, series, irregular).items())
     elif files:
         pairs = [(name, path) for path in files if (name := case_name(path))]
     else:
         raise ImageError(f"{inputs}: is no DICOM, and is not named {', '.join('*' + end for end in IMAGE_SUFFIXES)}")
-    if stem(output) and not output.is_dir():
-        if len(pairs) > 1 or (inputs.is_dir() and files):
-            raise ImageError(f"{output}: must be a folder, as {inputs} is one")
-        cases = [PredictionCase(name, image, output) for name, image in pairs]
-    else:
-        cases = [PredictionCase(name, image, output / f"{name}.nii.gz") for name, image in pairs]
+    is_file = bool(stem(output)) and not output.is_dir()
+    if is_file and (len(pairs) > 1 or (inputs.is_dir() and files)):
+        raise ImageError(f"{output}: must be a folder, as {inputs} is one")
+    cases = [PredictionCase(name, image, output if is_file else output / f"{name}.nii.gz") for name, image in pairs]
     if inputs.is_dir() and output.is_dir() and output.samefile(inputs):
         raise ImageError(f"{output}: holds the images; give another folder for the labels")
     _refuse_collisions(cases)
@@ -164,15 +131,14 @@ def find_series_at(inputs: Path, wanted: str | None, irregular: Irregular) -> di
 
     Args:
         inputs: the folder, archive or file.
-        wanted: see `SeriesChoice`.
-        irregular: see `SeriesChoice`.
+        wanted: "all", a number of the list or a Series Instance UID; None if there must be one.
+        irregular: "refuse", or "resample" for slices that are not equally spaced.
 
     Raises:
         ImageError: as `choose_series`, or pydicom is not installed.
     """
     try:
-        from flare23_lib.io.dicom_choice import choose_series
-        from flare23_lib.io.dicom_search import find_series
+        from flare23_lib.io.dicom_search import choose_series, find_series
     except ModuleNotFoundError as error:
         raise ImageError(
             f"{inputs}: holds no image files, and for DICOM {error.name} is missing (pip install '.[dicom]')"
@@ -201,34 +167,6 @@ def _refuse_collisions(cases: Iterable[PredictionCase]) -> None:
         if case.labels in taken:
             raise ImageError(f"{case.image}: would give the same {case.labels.name} as {taken[case.labels]}")
         taken[case.labels] = case.image
-
-
-def labels_there(case: PredictionCase, names: Mapping[int, str] | None = None) -> Volume | None:
-    """Return a case's labels if they are there, read to their end and lie on its image; else None.
-
-    Args:
-        case: the case.
-        names: label value -> name, as the file's own table should have them if it has one; None for any.
-
-    Raises:
-        ImageError: the file is an image of its own or holds other labels, and is not to be replaced unasked.
-    """
-    try:
-        labels, (image, _) = read_volume(case.labels), read_header(case.image)
-    except ImageError:
-        return None
-    if labels.array.dtype != np.uint8:
-        raise ImageError(
-            f"{case.labels}: exists and holds {labels.array.dtype} voxels, not labels; give another output, or "
-            "replace it with --overwrite"
-        )
-    table = read_label_table(case.labels)
-    if table and names is not None and table != names:
-        raise ImageError(
-            f"{case.labels}: exists and holds other labels ({', '.join(table.values())}); give another output, or "
-            "replace it with --overwrite"
-        )
-    return labels if labels.geometry.difference(image) is None else None
 
 
 def image_warnings(image: Image, volume: Volume) -> tuple[str, ...]:

@@ -48,12 +48,7 @@ COLUMNS = ["case", *(field.name for field in fields(LabelStatistics))]
 
 
 def measure_labels(labels: np.ndarray, image: Volume, table: Sequence[Structure]) -> list[LabelStatistics]:
-    """Measure each structure of a table; one that does not occur has a volume of 0.
-
-    Args:
-        labels: whole numbers, (z, y, x).
-        image: HU, of the same shape.
-        table: the structures.
+    """Measure each structure of a table in labels (z, y, x) on an image in HU; one that does not occur has 0 mL.
 
     Raises:
         ImageError: the shapes differ.
@@ -100,12 +95,9 @@ def _components(marks: SimpleITK.Image, value: int) -> int:
 
 
 def measure_files(case: PredictionCase, folder: Path, table: Sequence[Structure] | None = None) -> Path:
-    """Measure a label file that is there, and write the case's JSON file.
+    """Measure a label file that is there, and write the case's JSON file into a folder.
 
-    Args:
-        case: image and label file.
-        folder: for the JSON file.
-        table: names of label values; None for those in the label file or, if it has none, the values themselves.
+    Without a table labels are named as in the label file or, if it names none, by their values.
 
     Raises:
         ImageError: a file cannot be read, or the labels do not lie on the image.
@@ -116,8 +108,7 @@ def measure_files(case: PredictionCase, folder: Path, table: Sequence[Structure]
     if table is None:
         names = read_label_table(case.labels)
         values = sorted({*names, *np.unique(labels.array).tolist()} - {0})
-        texts = [names.get(value, str(value)) for value in values]
-        table = label_table(texts, values)
+        table = label_table([names.get(value, str(value)) for value in values], values)
     path = folder / f"{case.name}.statistics.json"
     write_case_statistics(path, case.name, str(case.image), measure_labels(labels.array, image, table))
     return path

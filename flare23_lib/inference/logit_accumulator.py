@@ -1,4 +1,4 @@
-"""Sums of windows' logits, held for a few slices at a time.
+"""Sums of windows' logits, held for a few slices at a time, and how the mirrored passes among them agree.
 
 Windows come slab by slab, from the first slice to the last. A slice before the next slab's first is final: its
 labels can be made and its memory used again. So the memory depends on the patch and on the image's plane, never on
@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from flare23_lib.axes import Slices, as_triple
+from flare23_lib.preprocessing.resampling import Axis
 
 UNCOVERED = -1e4
 """Logit of every class but the background where no window was computed: background by decision, also when it is
@@ -76,12 +78,7 @@ class LogitAccumulator:
         self._first, self._fresh = first, max(self._fresh, first)
 
     def add(self, window: Slices, outputs: Sequence[torch.Tensor]) -> None:
-        """Add one window.
-
-        Args:
-            window: its box in the padded image, within the open slab.
-            outputs: the logits (z, y, x, classes) of each mirrored pass, mirrored back.
-        """
+        """Add the logits (z, y, x, classes) of each mirrored pass, mirrored back, of a window of the open slab."""
         place, part = self._clip(window)
         weight = self._importance[part]
         self._weights[place] += weight[..., 0]
@@ -92,14 +89,10 @@ class LogitAccumulator:
                 self._passes[index][place] += weighted
 
     def close(self, end: int | None) -> FinalSlices | None:
-        """Return the slices before the next slab's first, or the rest.
+        """Return the slices before the next slab's first, `end`, or the rest (None); None if there is nothing new.
 
-        Args:
-            end: where the next slab begins; None after the last one.
-
-        Returns:
-            The slices from the last one returned before (it is the lower neighbor of the first new one); valid until
-            `open`. None if there is nothing new.
+        They begin with the last one returned before, the lower neighbor of the first new one, and are valid until
+        `open`.
         """
         last = min(self._region[0].stop, self._first + len(self._weights))
         stop = last if end is None else min(end, last)
@@ -129,3 +122,60 @@ class LogitAccumulator:
             place.append(slice(start - kept.start, stop - kept.start))
             part.append(slice(start - extent.start, stop - extent.start))
         return as_triple(place), as_triple(part)
+
+
+class TTAAgreement:
+    """Counts, block by block, the labels of each mirrored pass and of the mean of the passes.
+
+    How well they agree is a measure of a pseudo-label's reliability.
+
+    Args:
+        classes: of the model.
+        passes: how many.
+        shape: (z, y, x) of the resampled image, to count the votes at every voxel; None to keep none.
+
+    Attributes:
+        vote_count: uint8 of the shape, how many passes give the label of the mean; all of them where nothing was
+            added, which is background by decision. None if they are not counted.
+    """
+
+    def __init__(self, classes: int, passes: int, shape: Sequence[int] | None = None) -> None:
+        self._classes = classes
+        self._tables = torch.zeros((passes, classes, classes), dtype=torch.long)
+        self.vote_count = None if shape is None else np.full(shape, passes, dtype=np.uint8)
+
+    def add(self, passes: Sequence[torch.Tensor], mean: torch.Tensor, place: Slices | None = None) -> None:
+        """Count a block: the label indices of each pass and of their mean, and its place in the resampled image."""
+        if self.vote_count is not None:
+            votes = torch.stack([labels == mean for labels in passes]).sum(0, dtype=torch.uint8)
+            self.vote_count[place] = votes.cpu().numpy()
+        mean = mean.flatten().long()
+        for table, labels in zip(self._tables, passes, strict=True):
+            pairs = torch.bincount(labels.flatten().long() * self._classes + mean, minlength=self._classes**2)
+            table += pairs.reshape(self._classes, self._classes).cpu()
+
+    def scores(self) -> list[float | None]:
+        """Return, per class, the Dice between each pass's labels and the mean's, averaged over the passes.
+
+        A pass counts for a class if it or the mean holds the class; None if no pass counts.
+        """
+        scores: list[list[float]] = [[] for _ in range(self._classes)]
+        for table in self._tables:
+            both, sizes = table.diagonal().tolist(), (table.sum(0) + table.sum(1)).tolist()
+            for score, shared, size in zip(scores, both, sizes, strict=True):
+                if size:
+                    score.append(2 * shared / size)
+        return [sum(score) / len(score) if score else None for score in scores]
+
+    def write_vote_count(self, seen: np.ndarray) -> None:
+        """Fill a uint8 array (z, y, x), axes as the network sees them, with each voxel's count at the nearest one."""
+        counts = self.vote_count
+        if counts is None:
+            raise ValueError("votes were not counted")
+        nearest = []
+        for source, target in zip(counts.shape, seen.shape, strict=True):
+            axis = Axis.between(source, target)
+            nearest.append(torch.where(axis.weight < 0.5, axis.lower, axis.upper).numpy())
+        columns = np.ix_(*nearest[1:])
+        for z, place in enumerate(nearest[0]):
+            seen[z] = counts[place][columns]

@@ -16,8 +16,8 @@ import torch
 
 from flare23_lib.axes import Triple
 from flare23_lib.errors import ConfigError, ImageError
-from flare23_lib.inference.bundle import Model
 from flare23_lib.inference.image_files import HOST_BASE, MB, WRITING
+from flare23_lib.inference.model import Model
 from flare23_lib.networks.size import parameters
 from flare23_lib.preprocessing.resampling import SLAB_BYTES
 from flare23_lib.runtime.machine import available_memory
@@ -59,14 +59,8 @@ class Limits:
     def enforce(self, device: torch.device, weights: int) -> None:
         """Make PyTorch refuse memory on a GPU beyond the limit; what it counts is less than the driver does.
 
-        Nothing is done on other devices, or without a limit.
-
-        Args:
-            device: where the network runs.
-            weights: bytes that the network's weights take there.
-
         Raises:
-            ConfigError: not even they fit.
+            ConfigError: not even the network's weights, given in bytes, fit.
         """
         if device.type != "cuda" or self.gpu is None:
             return
@@ -181,12 +175,9 @@ def _with_cost(plan: MemoryPlan, model: Model, precision: str, on_gpu: bool, tas
     resampled = 4 * (math.prod(task.shape) + task.unpadded)
     sums = sums_bytes(model.patch_size, task.shape, plan.tiles, len(model.labels), task.passes) + LABEL_BYTES
     network = _network_bytes(model, precision, plan.batch, task.passes)
-    gpu = working = 0
-    for size, on_device in ((network, True), (resampled, plan.image_on_device), (sums, plan.sums_on_device)):
-        if on_gpu and on_device:
-            gpu += size
-        else:
-            working += size
+    parts = [(network, True), (resampled, plan.image_on_device), (sums, plan.sums_on_device)]
+    gpu = sum(size for size, on_device in parts if on_gpu and on_device)
+    working = sum(size for size, _ in parts) - gpu
     if on_gpu:
         gpu += GPU_BASE + plan.slab_bytes
     # The image is held while it is resampled, its labels afterwards; the last one is copied to be written.

@@ -15,13 +15,17 @@ import nibabel as nib
 import numpy as np
 
 from flare23_lib.choices import OutputType
-from flare23_lib.errors import BundleError, ConfigError, ImageError
-from flare23_lib.inference.image_files import PredictionCase, labels_there, model_file, read_description
-from flare23_lib.io.anatomy import is_tumor
-from flare23_lib.io.images import read_image
-from flare23_lib.io.label_tables import STEM, Structure, header_extension, label_table, write_label_tables
-from flare23_lib.io.nifti import Volume, stem, write_volume
-from flare23_lib.labels import Label, LabelMap
+from flare23_lib.errors import ImageError
+from flare23_lib.inference.image_files import PredictionCase
+from flare23_lib.io.images import read_header, read_image
+from flare23_lib.io.label_tables import (
+    STEM,
+    Structure,
+    header_extension,
+    read_label_table,
+    write_label_tables,
+)
+from flare23_lib.io.nifti import Volume, read_volume, stem, write_volume
 
 log = logging.getLogger(__name__)
 
@@ -32,43 +36,12 @@ SUFFIXES: dict[OutputType, str] = {"nifti": ".nii.gz", "dicom-seg": ".seg.dcm", 
 PREVIEW, STATISTICS = ".png", ".statistics.json"
 
 
-def describe_bundle(folder: Path) -> tuple[str, tuple[Structure, ...]]:
-    """Return a bundle's name and its labels without background, read without torch; BundleError if it is none."""
-    path = model_file(folder)
-    try:
-        content = read_description(path)
-        model, rows = str(content["name"]), content["labels"][1:]
-        names, values = [str(row["name"]) for row in rows], [int(row["value"]) for row in rows]
-        tumors = [name for row, name in zip(rows, names, strict=True) if is_tumor(name, row.get("kind"))]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BundleError(f"{path}: does not list labels ({error!r})") from error
-    return model, label_table(names, values, tumors)
-
-
-def bundle_label_map(folder: Path) -> tuple[LabelMap, tuple[str, ...]]:
-    """Return a bundle's labels with their rules of scoring, and the names of those it never saw in training.
-
-    Raises:
-        BundleError: it is no bundle, or one that does not say how its labels are scored.
-    """
-    path = model_file(folder)
-    try:
-        content = read_description(path)
-        labels = LabelMap(tuple(Label(**row) for row in content["labels"][1:]))
-        if not all("tolerance_mm" in row for row in content["labels"][1:]):
-            raise BundleError(f"{path}: does not say how its labels are scored; give a configuration instead")
-        return labels, tuple(content["unseen"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BundleError(f"{path}: does not list labels ({error!r})") from error
-
-
-def chosen_labels(table: Sequence[Structure], names: Sequence[str]) -> tuple[Structure, ...]:
-    """Return the named labels in the order of the table, all if none are named; ConfigError for an unknown name."""
-    known = [structure.name for structure in table]
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"--labels-only: there is no label {name!r}; the labels are {', '.join(known)}")
-    return tuple(structure for structure in table if not names or structure.name in names)
+def keep_labels(labels: np.ndarray, table: Sequence[Structure]) -> np.ndarray:
+    """Return label values (uint8) without those that are not in a table."""
+    kept = np.zeros(256, np.uint8)
+    values = [structure.value for structure in table]
+    kept[values] = values
+    return kept[labels]
 
 
 @dataclass(frozen=True)
@@ -112,35 +85,37 @@ class Outputs:
     def find(self, case: PredictionCase) -> tuple[bool, Volume | None]:
         """Tell whether a case needs no segmentation; and give its labels if other files are to be made from them.
 
+        Labels count that read to their end and lie on their image.
+
         Raises:
-            ImageError: as `labels_there`.
+            ImageError: the labels' file is an image of its own or holds other labels, and is not replaced unasked.
         """
         missing = any(not file.exists() for file in self.files(case))
         if "nifti" not in self.types:
             return not missing, None
+        try:
+            labels, (image, _) = read_volume(case.labels), read_header(case.image)
+        except ImageError:
+            return False, None
         names = {structure.value: structure.name for structure in self.table}
-        labels = labels_there(case, names or None)
-        return labels is not None, labels if missing else None
-
-    def keep(self, labels: np.ndarray) -> np.ndarray:
-        """Return label values (uint8) without those that are not wanted."""
-        if not self.table:
-            return labels
-        kept = np.zeros(256, np.uint8)
-        values = [structure.value for structure in self.table]
-        kept[values] = values
-        return kept[labels]
+        found = read_label_table(case.labels)
+        held = None
+        if labels.array.dtype != np.uint8:
+            held = f"{labels.array.dtype} voxels, not labels"
+        elif found and names and found != names:
+            held = f"other labels ({', '.join(found.values())})"
+        if held:
+            remedy = "give another output, or replace it with --overwrite"
+            raise ImageError(f"{case.labels}: exists and holds {held}; {remedy}")
+        there = labels.geometry.difference(image) is None
+        return there, labels if there and missing else None
 
     def write(
         self, case: PredictionCase, labels: np.ndarray, header: nib.Nifti1Header, with_labels: bool = True
     ) -> None:
-        """Write all that is wanted of a case.
+        """Write all that is wanted of a case, from uint8 file values (z, y, x) and the image's header.
 
-        Args:
-            case: the case.
-            labels: uint8 file values, (z, y, x).
-            header: of the image.
-            with_labels: also the NIfTI file of the labels, if that is wanted.
+        With `with_labels=False` the NIfTI file of the labels is left as it is.
         """
         if with_labels and "nifti" in self.types:
             write_volume(case.labels, labels, header, header_extension(self.table) if self.table else b"")
@@ -148,8 +123,14 @@ class Outputs:
             one = (labels == structure.value).astype(np.uint8)
             write_volume(case.beside("") / f"{structure.name}.nii.gz", one, header)
         self._write_dicom(case, labels)
-        if self.needs_image:
-            self._write_about(case, labels, read_image(case.image))
+        image = read_image(case.image) if self.needs_image else None
+        if image is not None and self.statistics:
+            from flare23_lib.inference.label_statistics import measure_labels, write_case_statistics
+
+            rows = measure_labels(labels, image, self.table)
+            write_case_statistics(case.beside(STATISTICS), case.name, str(case.image), rows)
+        if image is not None and self.draw is not None:
+            self.draw(case.beside(PREVIEW), case.name, image, labels, self.table)
 
     def _write_dicom(self, case: PredictionCase, labels: np.ndarray) -> None:
         kinds = [kind for kind in self.types if kind != "nifti"]
@@ -164,15 +145,6 @@ class Outputs:
             else:
                 from flare23_lib.io.rtstruct import write_rtstruct as write
             write(case.beside(SUFFIXES[kind]), case.image, labels, self.table, self.model)
-
-    def _write_about(self, case: PredictionCase, labels: np.ndarray, image: Volume) -> None:
-        if self.statistics:
-            from flare23_lib.inference.label_statistics import measure_labels, write_case_statistics
-
-            rows = measure_labels(labels, image, self.table)
-            write_case_statistics(case.beside(STATISTICS), case.name, str(case.image), rows)
-        if self.draw is not None:
-            self.draw(case.beside(PREVIEW), case.name, image, labels, self.table)
 
 
 def write_names(cases: Sequence[PredictionCase], output: Path, table: Sequence[Structure]) -> None:

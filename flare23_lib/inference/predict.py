@@ -1,43 +1,61 @@
-"""Segment a file or a folder of CTs."""
+"""`flare23 predict`: a file or a folder of CTs is segmented, and what became of each case is reported."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
+import numpy as np
+import torch
 
+from flare23_lib import IMPORTED, __version__
 from flare23_lib.errors import one_line
 from flare23_lib.inference.engine import Engine, Segmentation
 from flare23_lib.inference.image_files import PredictionCase
-from flare23_lib.inference.read_ahead import Reader
-from flare23_lib.inference.run_report import CaseReport
-from flare23_lib.inference.segment_cases import Outcome, segment_cases
-from flare23_lib.inference.timing import PHASES
-from flare23_lib.io.images import Image
+from flare23_lib.inference.outputs import keep_labels
+from flare23_lib.inference.segment_cases import Reader, segment_cases
+from flare23_lib.io.atomic import write_json
 from flare23_lib.io.tables import write_csv
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 
+PHASES = ("start_up", "weights", "read", "resample", "windows", "labels", "write")
+"""start_up: from the start of the process until its modules are imported; weights: loading the model and choosing its
+precision; both of the first case only. read and write run in threads of their own, in parallel to other phases."""
+
 
 @dataclass(frozen=True)
-class FailedCase:
-    """A case that could not be segmented: its name, its image and the reason in one line."""
+class CaseReport:
+    """What became of a case.
+
+    Attributes:
+        case: its name.
+        image: its file or series.
+        labels: the label file.
+        seconds: by phase (`PHASES`); empty if the labels were there already.
+        warnings: what makes the image no sound CT, or unlike those the model learned from.
+        error: why it failed, in one line; None if it did not.
+    """
 
     case: str
-    path: Image
-    message: str
+    image: str
+    labels: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
 
 
 def predict(
-    reader: Reader,
-    engine: Engine,
-    timings: Path | None = None,
-    start: dict[str, float] | None = None,
-    reports: list[CaseReport] | None = None,
-) -> list[FailedCase]:
+    reader: Reader, engine: Engine, timings: Path | None = None, start: dict[str, float] | None = None
+) -> list[CaseReport]:
     """Segment cases and write what the reader's outputs ask for, such as `X.nii.gz` for `X_0000.nii.gz`.
 
     Labels are uint8 with the header of their image, geometry to the last bit. Complete labels that exist are kept,
@@ -48,56 +66,78 @@ def predict(
         engine: segments them.
         timings: CSV for the seconds per phase of each case; None for none.
         start: seconds of the phases that come before the first case.
-        reports: gets what became of each case.
 
     Returns:
-        The cases that failed.
+        What became of each case, in the order in which they were finished.
     """
-    failed: list[FailedCase] = []
+    reports: list[CaseReport] = []
     rows: list[dict[str, float | str]] = []
-    before, count = start or {}, len(reader.cases)
+    before, count, outputs = start or {}, len(reader.cases), reader.outputs
 
     def write(case: PredictionCase, segmentation: Segmentation, header: nib.Nifti1Header) -> None:
-        reader.outputs.write(case, reader.outputs.keep(segmentation.labels), header)
+        labels = segmentation.labels
+        outputs.write(case, keep_labels(labels, outputs.table) if outputs.table else labels, header)
 
     outcomes = progress(segment_cases(engine, reader, write), total=count)
     for number, outcome in enumerate(outcomes, start=1):
         case, place = outcome.case, f"{number} of {count}"
-        if outcome.labels is not None:
-            _complete(reader, outcome)
         for warning in outcome.warnings:
             log.warning("%s: %s: %s", place, case.image, warning)
+        message = None
         if outcome.error is not None:
             log.debug("%s", case.image, exc_info=outcome.error)
-            failed.append(FailedCase(case.name, case.image, one_line(case.image, outcome.error)))
-            log.error("%s: %s", place, failed[-1].message)
+            message = one_line(case.image, outcome.error)
+            log.error("%s: %s", place, message)
         elif outcome.kept:
             log.info("%s: %s exists already", place, case.labels)
         else:
-            seconds, before = before | outcome.seconds, {}
-            outcome.seconds = seconds
-            phases = ", ".join(f"{name} {seconds[name]:.1f} s" for name in PHASES if name in seconds)
+            outcome.seconds, before = before | outcome.seconds, {}
+            phases = ", ".join(f"{name} {outcome.seconds[name]:.1f} s" for name in PHASES if name in outcome.seconds)
             log.info("%s: %s (%s)", place, case.labels, phases)
-            rows.append({"case": case.name, **{name: round(value, 3) for name, value in seconds.items()}})
-            if timings is not None:
-                write_csv(timings, ["case", *PHASES], rows)
-        if reports is not None:
-            reports.append(_report(outcome))
-    return failed
+        seconds = {name: round(value, 3) for name, value in outcome.seconds.items()}
+        reports.append(CaseReport(case.name, str(case.image), str(case.labels), seconds, outcome.warnings, message))
+        if timings is not None and message is None and not outcome.kept:
+            rows.append({"case": case.name, **seconds})
+            write_csv(timings, ["case", *PHASES], rows)
+    return reports
 
 
-def _complete(reader: Reader, outcome: Outcome) -> None:
-    """Make the files that are missing beside labels that existed already."""
-    labels, outcome.labels = outcome.labels, None
-    if labels is not None:
-        try:
-            reader.outputs.write(outcome.case, labels.array, labels.header, with_labels=False)
-        except Exception as error:  # one case must not stop the others
-            outcome.error = error
+def write_run_report(path: Path, engine: Engine, options: dict[str, Any], cases: Sequence[CaseReport]) -> None:
+    """Write what a run was as JSON: versions, device, model, the command's options, and its cases."""
+    model, device = engine.model, engine.device
+    name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    versions = {
+        "flare23": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "nibabel": nib.__version__,
+    }
+    content = {
+        "versions": versions,
+        "device": name,
+        "precision": engine.precision,
+        "step": model.inference.step,
+        "windows": model.inference.windows,
+        "tta": len(engine.flips) > 1,
+        "model": {"name": model.name, "weights_sha256": model.weights.sha256 if model.weights else None},
+        "options": options,
+        "cases": [asdict(case) for case in cases],
+    }
+    write_json(path, content)
 
 
-def _report(outcome: Outcome) -> CaseReport:
-    case, error = outcome.case, outcome.error
-    seconds = {name: round(value, 3) for name, value in outcome.seconds.items()}
-    message = None if error is None else one_line(case.image, error)
-    return CaseReport(case.name, str(case.image), str(case.labels), seconds, outcome.warnings, message)
+def seconds_since_start() -> float:
+    """Return how long this process has run, to a hundredth of a second.
+
+    The kernel notes in `/proc/self/stat`, field 22, when a process started, in timer ticks since the machine did; its
+    own timer of the same origin is CLOCK_BOOTTIME (man 5 proc). So the interpreter's own start is counted. Where
+    there is no `/proc` (macOS, Windows), time counts from the import of the library, the interpreter's first work.
+    """
+    try:
+        text = Path("/proc/self/stat").read_text(encoding="utf-8")
+    except OSError:
+        return time.perf_counter() - IMPORTED
+    fields = text.rpartition(")")[2].split()  # the second field, the program's name in brackets, may hold spaces
+    started = int(fields[22 - 3]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started

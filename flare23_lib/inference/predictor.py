@@ -17,11 +17,13 @@ from flare23_lib.inference.bundle import load_bundle
 from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.image_files import find_series_at, image_warnings
 from flare23_lib.inference.memory import Limits
-from flare23_lib.inference.outputs import chosen_labels
+from flare23_lib.inference.model import chosen_labels
+from flare23_lib.inference.outputs import keep_labels
 from flare23_lib.inference.training_images import unlike_training
+from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.images import ITK_SUFFIXES, Image, image_stem, read_image
 from flare23_lib.io.label_tables import Structure, header_extension
-from flare23_lib.io.nifti import SUFFIXES, Geometry, Volume, header_for, write_volume
+from flare23_lib.io.nifti import SUFFIXES, Volume, header_for, write_volume
 from flare23_lib.runtime.devices import choose
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Prediction:
 
     def mask(self, name: str) -> np.ndarray:
         """Return the voxels of a structure by its name, bool (z, y, x); KeyError if the model has no such label."""
-        values = {name: value for value, name in self.names.items()}
+        values = {known: value for value, known in self.names.items()}
         return self.labels == values[name]
 
     def statistics(self) -> list[LabelStatistics]:
@@ -82,11 +84,7 @@ class Prediction:
     def save(self, path: str | Path) -> Path:
         """Write the labels: NIfTI with the label names, a format of SimpleITK, or (from DICOM) a DICOM segmentation.
 
-        Args:
-            path: its suffix chooses the format: .nii.gz, .nii, .nrrd, .mha and the like, or .dcm.
-
-        Returns:
-            The path.
+        The suffix chooses the format: .nii.gz, .nii, .nrrd, .mha and the like, or .dcm. Returns the path.
 
         Raises:
             ImageError: the suffix is another, or DICOM is wanted of an image that was none.
@@ -179,11 +177,8 @@ class Predictor:
         source = _find(image, series, irregular) if isinstance(image, str | Path) else None
         volume = read_image(source) if source is not None else _volume_of(image, affine)
         segmentation = self.engine.segment(volume)
-        kept = np.zeros(256, np.uint8)
-        values = [structure.value for structure in table]
-        kept[values] = values
         return Prediction(
-            labels=kept[segmentation.labels],
+            labels=keep_labels(segmentation.labels, table),
             names={structure.value: structure.name for structure in table},
             affine=volume.geometry.affine,
             warnings=(

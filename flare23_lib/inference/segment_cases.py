@@ -1,24 +1,22 @@
 """The loop over cases: one image is read ahead, one is computed, one is being written.
 
-This module imports no torch, so that what uses it can be imported in a moment.
+This module imports no torch: the first image is read while torch is being imported.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flare23_lib.inference.image_files import WRITING, PredictionCase
+from flare23_lib.inference.image_files import HOST_BASE, WRITING, PredictionCase, image_warnings
 from flare23_lib.inference.outputs import Outputs
-from flare23_lib.inference.read_ahead import Reader, Reading
 from flare23_lib.inference.training_images import unlike_training
-from flare23_lib.io.images import read_header
+from flare23_lib.io.images import read_header, read_image
 from flare23_lib.io.nifti import Volume
 
 if TYPE_CHECKING:
@@ -26,7 +24,8 @@ if TYPE_CHECKING:
 
     from flare23_lib.inference.engine import Engine, Segmentation
 
-log = logging.getLogger(__name__)
+Check = Callable[[PredictionCase], object]
+"""Raises an error if a case must not be read."""
 
 Write = Callable[["PredictionCase", "Segmentation", "nib.Nifti1Header"], object]
 """Writes what is wanted of a case; called in a thread, with the header of the image."""
@@ -39,51 +38,103 @@ class Outcome:
     Attributes:
         case: the case.
         kept: its labels existed already and are complete.
-        labels: those, if other files are to be made of them.
         seconds: by phase: read, resample, windows, labels, write.
         warnings: see `image_warnings` and `unlike_training`.
         error: why it could not be segmented; None if it was.
+        image: what was read, until it is resampled; None if the labels are kept.
+        labels: those that are kept, if files of other kinds are to be made from them.
     """
 
     case: PredictionCase
     kept: bool = False
-    labels: Volume | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     error: Exception | None = None
+    image: Volume | None = None
+    labels: Volume | None = None
+
+
+class Reader:
+    """Reads cases one by one in a thread, each when it is asked for.
+
+    Args:
+        cases: in the order in which they are wanted.
+        overwrite: read also those whose labels are there and whole.
+        outputs: what is wanted of a case.
+    """
+
+    def __init__(
+        self, cases: Sequence[PredictionCase], overwrite: bool = False, outputs: Outputs | None = None
+    ) -> None:
+        self.cases = cases
+        self._overwrite = overwrite
+        self.outputs = outputs or Outputs()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        self._started: dict[int, Future[Outcome]] = {}
+
+    def start(self, index: int, check: Check | None = None) -> None:
+        """Begin to read a case, unless that was done; `check` is asked if its labels are not there already."""
+        if index not in self._started:
+            self._started[index] = self._thread.submit(self._read, self.cases[index], check)
+
+    def start_early(self, limit: int) -> None:
+        """Begin to read the first case if that alone stays within a limit of memory, in bytes.
+
+        Whether it can be computed within the limit is only known with the model.
+        """
+        with contextlib.suppress(Exception):  # whatever is wrong with it is reported when it is its turn
+            if self.cases and HOST_BASE + read_header(self.cases[0].image)[1] <= limit:
+                self.start(0)
+
+    def started(self, index: int) -> bool:
+        """Tell whether a case is read or being read."""
+        return index in self._started
+
+    def get(self, index: int, check: Check | None = None) -> Outcome:
+        """Return a case, once; raises what reading or checking it raised. Arguments as `start`."""
+        self.start(index, check)
+        return self._started.pop(index).result()
+
+    def close(self) -> None:
+        """Give up what has not begun."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, case: PredictionCase, check: Check | None) -> Outcome:
+        started = time.perf_counter()
+        if not self._overwrite:
+            there, labels = self.outputs.find(case)
+            if there:
+                return Outcome(case, kept=True, labels=labels)
+        if check is not None:
+            check(case)
+        image = read_image(case.image)
+        seconds = {"read": time.perf_counter() - started}
+        return Outcome(case, seconds=seconds, warnings=image_warnings(case.image, image), image=image)
 
 
 def segment_cases(engine: Engine, reader: Reader, write: Write) -> Iterator[Outcome]:
     """Segment a reader's cases and write them; yields each in order when it is written.
 
     An error of one case does not stop the others: it is in the case's outcome.
-
-    Args:
-        engine: segments the images.
-        reader: reads them.
-        write: writes the result.
     """
     writing: tuple[Outcome, Future[float]] | None = None
     held = 0  # bytes of the case that is being written
+    model = engine.model
     with contextlib.closing(reader), ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
         for index, case in enumerate(reader.cases):
             outcome, segmented = Outcome(case), None
             try:
-                reading = reader.get(index, functools.partial(_check_memory, engine))
-                outcome.kept, outcome.labels = reading.volume is None, reading.labels
-                if reading.volume is not None:
-                    model = engine.model
-                    unlike = unlike_training(model.training_images, model.orientation, reading.volume)
-                    outcome.warnings = (*reading.warnings, *unlike)
-                    outcome.seconds["read"] = reading.seconds
-                    segmented = _segment(engine, reader, index, reading, held)
+                outcome = reader.get(index, functools.partial(_check_memory, engine))
+                if outcome.image is not None:
+                    outcome.warnings += unlike_training(model.training_images, model.orientation, outcome.image)
+                    segmented = _segment(engine, reader, index, outcome, held)
             except Exception as error:  # whatever is wrong with it
-                outcome.error = error
+                outcome.error, outcome.image = error, None
             if writing is not None:
                 yield _finished(*writing)
                 writing, held = None, 0
             if segmented is None:
-                yield outcome
+                yield _completed(outcome, reader.outputs)
                 continue
             segmentation, header, ahead, held = segmented
             outcome.seconds |= segmentation.timings
@@ -105,28 +156,41 @@ def _finished(outcome: Outcome, writing: Future[float]) -> Outcome:
     return outcome
 
 
+def _completed(outcome: Outcome, outputs: Outputs) -> Outcome:
+    """Make the files that are missing beside labels that existed already."""
+    labels, outcome.labels = outcome.labels, None
+    if labels is not None:
+        try:
+            outputs.write(outcome.case, labels.array, labels.header, with_labels=False)
+        except Exception as error:
+            outcome.error = error
+    return outcome
+
+
 def _segment(
-    engine: Engine, reader: Reader, index: int, reading: Reading, held: int
+    engine: Engine, reader: Reader, index: int, outcome: Outcome, held: int
 ) -> tuple[Segmentation, nib.Nifti1Header, bool, int]:
     """Compute a case, reading the next one if there is memory for both (and the `held` bytes of the last one).
 
     Returns:
         The result, the image's header, whether the next case is being read, and the bytes that writing this takes.
     """
-    case, volume = reader.cases[index], reading.volume
-    if volume is None:
+    case, image = outcome.case, outcome.image
+    if image is None:
         raise ValueError(f"{case.name} was not read")
-    header, written = volume.header, _written_bytes(case, volume, reader.outputs)
+    # What its label maps take while they are being written, and what is made of them.
+    maps = (1 + bool(case.exclude) + case.count_votes + WRITING) * image.array.size
+    header, written = image.header, maps + reader.outputs.bytes(image.array.size, image.array.nbytes)
     ahead = False
     if index + 1 < len(reader.cases):
-        plan = engine.plan(volume.geometry, volume.array.nbytes, case.exclude, case.count_votes)
+        plan = engine.plan(image.geometry, image.array.nbytes, case.exclude, case.count_votes)
         ahead = can_prefetch(engine, plan.host + held, reader.cases[index + 1], written)
         if ahead:
             reader.start(index + 1)
-    prepared = engine.prepare(volume, case.exclude, case.count_votes)
+    prepared = engine.prepare(image, case.exclude, case.count_votes)
     # From here on only the resampled image is needed.
-    reading.release()
-    del volume
+    outcome.image = None
+    del image
     return engine.infer(prepared), header, ahead, written
 
 
@@ -145,13 +209,6 @@ def can_prefetch(engine: Engine, taken: int, following: PredictionCase, written:
     except Exception:  # whatever is wrong with it is reported when it is its turn
         return False
     return max(taken + size, after) <= engine.limits.host_bytes()
-
-
-def _written_bytes(case: PredictionCase, volume: Volume, outputs: Outputs) -> int:
-    """Return what a case's label maps take while they are being written, and what is made of them."""
-    voxels = volume.array.size
-    maps = (1 + bool(case.exclude) + case.count_votes + WRITING) * voxels
-    return maps + outputs.bytes(voxels, volume.array.nbytes)
 
 
 def _check_memory(engine: Engine, case: PredictionCase) -> None:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from flare23_lib import versions
 from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, Shard, fingerprint
 from flare23_lib.cache.results import Results, collect, write_record
-from flare23_lib.config.settings import InferenceSettings
+from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset.cases import Case, usable_cases
 from flare23_lib.inference.image_files import PredictionCase
-from flare23_lib.inference.outputs import describe_bundle
-from flare23_lib.inference.read_ahead import Reader
-from flare23_lib.inference.segment_cases import segment_cases
+from flare23_lib.inference.model import read_model
+from flare23_lib.inference.segment_cases import Reader, segment_cases
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.label_tables import write_label_tables
 from flare23_lib.io.nifti import write_volume
@@ -38,14 +37,11 @@ TTA_VOTE_COUNT = ".votes.nii.gz"
 
 
 def model_digest(description: Mapping[str, Any]) -> str:
-    """Return a model's fingerprint, of the digest of its weights and all that shapes its results.
+    """Return a model's fingerprint, from the content of model.json: the weights' digest and all that shapes results.
 
     Its name, its labels' names, where it comes from and how it is used by default are not part of it; nor are the
     classes it never saw and what its training images were like, which follow from the training that the weights come
     from.
-
-    Args:
-        description: the content of model.json.
     """
     values = [label["value"] for label in description["labels"]]
     unshaping = dict.fromkeys(("name", "inference", "provenance", "unseen"))
@@ -60,14 +56,7 @@ def segmentation_folder(results: Results, digest: str, inference: InferenceSetti
 
 
 def segmentation_entry(folder: CacheFolder, case: Case, exclude: Collection[int] = (), votes: bool = False) -> Entry:
-    """Return the entry of a case's segmentation.
-
-    Args:
-        folder: of the model and its settings.
-        case: the case.
-        exclude: label values without which the runner-up labels are made.
-        votes: whether the votes of the mirrored passes are kept.
-    """
+    """Return the entry of a case's segmentation; with runner-up labels without the label values of `exclude`."""
     inputs: dict[str, Any] = {"image": case.image_id, "exclude": sorted(exclude)}
     if votes:
         inputs["votes"] = True
@@ -99,7 +88,7 @@ def segmentation_entries(
     results: Results, model: str, inference: InferenceSettings, wanted: Wanted, votes: bool
 ) -> list[Entry]:
     """Return the entries of a model's segmentations; StoreError if the model has no bundle."""
-    folder = segmentation_folder(results, model_digest(model_description(results, model)), inference)
+    folder = segmentation_folder(results, model_digest(read_json(results.model_file(model))), inference)
     return [segmentation_entry(folder, case, exclude, votes) for case, exclude in wanted]
 
 
@@ -118,14 +107,7 @@ def validation_shard(results: Results, shard: Shard) -> Wanted:
 def segment_missing(
     results: Results, model: ModelUse, wanted: Wanted, votes: bool, lock_name: str
 ) -> list[tuple[dict[str, str], Metadata]]:
-    """Segment what is missing; returns each case's `case` and `file`, and its metadata.
-
-    Args:
-        results: the results folder.
-        model: the model.
-        wanted: cases.
-        votes: whether the votes of the mirrored passes are counted.
-        lock_name: of the lock that is held meanwhile.
+    """Segment what is missing, under a lock of a name; returns each case's `case` and `file`, and its metadata.
 
     Raises:
         CasesFailedError: the other cases are done.
@@ -190,11 +172,6 @@ def _save(
     )
 
 
-def model_description(results: Results, model: str) -> dict[str, Any]:
-    """Return the content of a model's model.json; StoreError if it is missing."""
-    return read_json(results.model_file(model))
-
-
 def _engine(results: Results, model: ModelUse) -> Engine:
     import torch
 
@@ -215,6 +192,5 @@ def collect_predictions(results: Results, model: str, shards: int, output: Path)
     """
     cases = [case.case for case in usable_cases(results.cases, "validation")]
     rows = collect(results, "predictions", model, shards, cases)
-    _, table = describe_bundle(results.bundle(model))
-    write_label_tables(output.parent, table)
+    write_label_tables(output.parent, read_model(results.bundle(model)).label_table)
     write_csv(output, ["case", "file"], [{"case": row["case"], "file": row["file"]} for row in rows])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from flare23_lib.axes import Spacing
-from flare23_lib.io.nifti import Geometry, Volume
+from flare23_lib.axes import Spacing, Triple
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume
 
 AIR_HU = -500.0
 """An image without values below this has no air, unless it was windowed."""
@@ -42,7 +44,7 @@ class TrainingImages:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for `from_json`."""
-        return {**asdict(self), "axes": dict(self.axes)}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> TrainingImages:
@@ -55,31 +57,24 @@ class TrainingImages:
 def _pair(values: Iterable[float] | None) -> tuple[float, float] | None:
     if values is None:
         return None
-    low, high = (float(value) for value in values)
+    low, high = map(float, values)
     return low, high
 
 
 def summarize(
-    images: Iterable[tuple[np.ndarray, tuple[int, int, int], Spacing, float | None, float | None]],
+    images: Iterable[tuple[np.ndarray, Triple, Spacing, float | None, float | None]],
 ) -> TrainingImages | None:
     """Summarize images, each with affine, shape and spacing (z, y, x), lowest and highest value; None without any."""
-    axes: dict[str, int] = {}
-    lows: list[float] = []
-    highs: list[float] = []
+    axes: Counter[str] = Counter()
+    ranges = []
     for affine, shape, spacing, low, high in images:
-        code = Geometry(shape, affine, spacing).axis_codes
-        axes[code] = axes.get(code, 0) + 1
+        axes[Geometry(shape, affine, spacing).axis_codes] += 1
         if low is not None and high is not None:
-            lows.append(low)
-            highs.append(high)
+            ranges.append((low, high))
     if not axes:
         return None
-    known = bool(lows)
-    return TrainingImages(
-        dict(sorted(axes.items())),
-        (min(lows), max(lows)) if known else None,
-        (min(highs), max(highs)) if known else None,
-    )
+    lowest, highest = ((min(part), max(part)) for part in zip(*ranges, strict=True)) if ranges else (None, None)
+    return TrainingImages(dict(sorted(axes.items())), lowest, highest)
 
 
 def unlike_training(trained: TrainingImages | None, orientation: str, volume: Volume) -> tuple[str, ...]:

@@ -33,17 +33,9 @@ Axes = tuple[Axis, Axis, Axis]
 
 
 def argmax_classes(logits: torch.Tensor, excluded: Collection[int] = ()) -> torch.Tensor:
-    """Return the index of the strongest class of each voxel; the lowest one wins a tie.
+    """Return the index of the strongest class of each voxel, of those not excluded; the lowest one wins a tie.
 
-    Args:
-        logits: (..., classes).
-        excluded: classes that may not win.
-
-    Returns:
-        uint8 (...).
-
-    Raises:
-        ValueError: every class is excluded.
+    From logits (..., classes) to uint8 (...); ValueError if every class is excluded.
     """
     if not excluded:
         return logits.argmax(dim=-1).to(torch.uint8)
@@ -54,36 +46,12 @@ def argmax_classes(logits: torch.Tensor, excluded: Collection[int] = ()) -> torc
     return left[logits.index_select(-1, left).argmax(dim=-1)].to(torch.uint8)
 
 
-def labels_from_logits(
-    logits: torch.Tensor, shape: Sequence[int], excluded: Collection[int] = (), chunk: int = CHUNK_VOXELS
-) -> torch.Tensor:
-    """Interpolate logits to a shape and take the strongest class of each voxel.
-
-    Equals the `argmax` of `F.interpolate(logits, shape, mode="trilinear")` up to float rounding.
-
-    Args:
-        logits: (z, y, x, classes), float32.
-        shape: (z, y, x) of the result.
-        excluded: indices of classes that may not win.
-        chunk: voxels to interpolate at a time.
-
-    Returns:
-        uint8 indices of the shape, on the logits' device.
-
-    Raises:
-        ValueError: every class is excluded.
-    """
-    axes = as_triple(Axis.between(source, target) for source, target in zip(logits.shape[:3], shape, strict=True))
-    return interpolated_labels(logits, argmax_classes(logits, excluded), axes, None, excluded, chunk)
-
-
 def interpolated_labels(
     logits: torch.Tensor,
     labels: torch.Tensor,
     axes: Axes,
-    weight: torch.Tensor | None = None,
+    weight: torch.Tensor,
     excluded: Collection[int] = (),
-    chunk: int = CHUNK_VOXELS,
 ) -> torch.Tensor:
     """Return the strongest classes of interpolated logits for a block of output voxels.
 
@@ -91,9 +59,8 @@ def interpolated_labels(
         logits: float32 (z, y, x, classes), contiguous.
         labels: `argmax_classes(logits, excluded)`.
         axes: (z, y, x), where the block's voxels lie between those of the logits.
-        weight: (z, y, x), contiguous, what the logits are to be divided by, positive; None for 1.
+        weight: (z, y, x), contiguous, what the logits are to be divided by, positive.
         excluded: classes that may not win.
-        chunk: voxels to interpolate at a time.
 
     Returns:
         uint8 (z, y, x), as many as the axes have places, on the logits' device.
@@ -108,11 +75,10 @@ def interpolated_labels(
     for first in range(0, len(result), thickness):
         block = result[first : first + thickness].view(-1)
         undecided = _nonzero(block == UNDECIDED)
-        for start in range(0, len(undecided), chunk):
-            part = undecided[start : start + chunk]
+        for start in range(0, len(undecided), CHUNK_VOXELS):
+            part = undecided[start : start + CHUNK_VOXELS]
             corners, shares = _corners(part + first * result[0].numel(), axes, logits.shape)
-            if weight is not None:
-                shares = shares / weight.view(-1)[corners]
+            shares = shares / weight.view(-1)[corners]
             # One weighted sum of eight rows per voxel, without the eight rows ever being side by side in memory.
             mixed = F.embedding_bag(corners, rows, mode="sum", per_sample_weights=shares)
             block[part] = argmax_classes(mixed, excluded)
@@ -150,13 +116,8 @@ def _nonzero(mask: torch.Tensor) -> torch.Tensor:
 def _corners(voxels: torch.Tensor, axes: Axes, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the eight corners of output voxels and what each contributes.
 
-    Args:
-        voxels: flat indices (n,) into the output block.
-        axes: of the block.
-        shape: (z, y, x, ...) of the logits.
-
-    Returns:
-        Flat indices into the logits' voxels and shares that sum to 1, both (n, 8).
+    From flat indices (n,) into the output block to flat indices into the logits (z, y, x, ...) and shares that sum
+    to 1, both (n, 8).
     """
     height, width = (len(axis.lower) for axis in axes[1:])
     rest = torch.div(voxels, width, rounding_mode="floor")

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from flare23_lib.axes import Slices, as_triple
-from flare23_lib.inference.body_mask import BodyGrid
+from flare23_lib.inference.body_mask import Body
 
 SIGMA_SCALE = 1 / 8
 """Standard deviation of the Gaussian weights, as a share of the patch."""
@@ -58,36 +58,24 @@ def window_slices(starts: Sequence[Sequence[int]], patch: Sequence[int]) -> list
     ]
 
 
-def importance_map(
-    patch: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> torch.Tensor:
-    """Return the weight of each voxel of a window: a Gaussian around its center, 1 at the top, never 0.
+def importance_map(patch: Sequence[int]) -> torch.Tensor:
+    """Return the float32 weight of each voxel of a window: a Gaussian around its center, 1 at the top, never 0.
 
-    That of nnU-Net's `compute_gaussian`: the center of an axis of n voxels is voxel n // 2, sigma is n / 8, and
-    weights that the data type rounds to 0 become the smallest that it does not.
-
-    Returns:
-        A tensor of the patch's shape.
+    That of nnU-Net's `compute_gaussian`: the center of an axis of n voxels is voxel n // 2, sigma is n / 8.
     """
     weights = torch.ones((), dtype=torch.float64)
     for size in patch:
         distance = torch.arange(size, dtype=torch.float64) - size // 2
         axis = torch.exp(-0.5 * (distance / (size * SIGMA_SCALE)) ** 2)
         weights = weights[..., None] * axis
-    weights = weights.to(dtype)
-    weights[weights == 0] = weights[weights > 0].min()
-    return weights.to(device)
+    return weights.float()
 
 
 def pad_to_patch(image: torch.Tensor, patch: Sequence[int]) -> tuple[torch.Tensor, Slices]:
-    """Pad an image with zeros, equally on both sides, until no axis is shorter than the patch.
+    """Pad an image (z, y, x) with zeros, equally on both sides, until no axis is shorter than the patch.
 
     An odd rest goes to the upper end, as in nnU-Net. Zero is the mean of a normalized image, so padding comes
     after normalization.
-
-    Args:
-        image: (z, y, x).
-        patch: (z, y, x).
 
     Returns:
         The padded image and the box that the image occupies in it.
@@ -140,7 +128,7 @@ def center_first_windows(shape: Sequence[int], patch: Sequence[int], step: float
 
 
 def body_windows(
-    shape: Sequence[int], patch: Sequence[int], step: float, body: BodyGrid, offset: Sequence[int]
+    shape: Sequence[int], patch: Sequence[int], step: float, body: Body, offset: Sequence[int]
 ) -> list[WindowSlab]:
     """Lay windows over the body: slabs over its extent in z, and in each slab windows over its extent there.
 
@@ -171,7 +159,7 @@ def body_windows(
 
 
 def _starts(
-    body: BodyGrid, axis: int, shape: Sequence[int], patch: Sequence[int], step: float, offset: Sequence[int]
+    body: Body, axis: int, shape: Sequence[int], patch: Sequence[int], step: float, offset: Sequence[int]
 ) -> list[int]:
     """Return where windows start along an axis so that they cover the body's extent and stay in the image.
 

@@ -26,13 +26,8 @@ class Code:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What a structure is.
-
-    Attributes:
-        category: of the structure, such as "Anatomical Structure".
-        type: the structure.
-        modifier: its side; None where it has none.
-    """
+    """A structure by its category (such as "Anatomical Structure"), its type, and its side, None where it has
+    none."""
 
     category: Code
     type: Code

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import platform
+import re
 import secrets
 import shutil
 import tempfile
+import time
+import zlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from flare23_lib.errors import StoreError
 from flare23_lib.io.checksum import checksum_file, is_as_kept, keep_checksum, without_checksum
 
+try:
+    import fcntl
+except ImportError:  # Windows, whose locks would forbid the write itself: nothing is taken for abandoned there
+    fcntl = None  # type: ignore[assignment]
+
 TEMPORARY_MARK = ".partial-"
-"""Part of the name of a file that is being written."""
+"""Beginning of the name of a file that is being written; this machine's number and random letters follow."""
+
+THIS_MACHINE = f"{TEMPORARY_MARK}{zlib.crc32(platform.node().encode()):08x}-"
+OURS = re.compile(re.escape(TEMPORARY_MARK) + "[0-9a-f]{8}-[0-9a-z_]{8}-")
+
+UNTOUCHED_SECONDS = 3600
+"""How long nothing has been written to another machine's file that is taken for abandoned."""
 
 
 @contextlib.contextmanager
@@ -25,14 +41,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; on success it is synced and renamed into place, else removed.
 
     The temporary name keeps the file's suffixes, so that writers that look at them do the right thing, and fits
-    wherever the file's own does. An error of the operating system names the file.
+    wherever the file's own does. An error of the operating system names the file. A kill leaves the temporary file;
+    the next process that writes into the folder removes it.
     """
     path = Path(path)
     with about_path(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY_MARK, suffix="-" + _ending(path), dir=path.parent)
-        os.close(handle)
-    temporary = Path(name)
+        remove_abandoned(path.parent.absolute())
+        held, temporary = _locked_temporary(path)
     _unfinished.add(temporary)
     try:
         with about_path(path):
@@ -48,6 +64,47 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         _unfinished.discard(temporary)
+        held.close()
+
+
+def _locked_temporary(path: Path) -> tuple[IO[bytes], Path]:
+    """Make a temporary file beside a path, locked to show that its writer lives; the open file holds the lock."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=THIS_MACHINE, suffix="-" + _ending(path), dir=path.parent)
+        held, temporary = os.fdopen(descriptor, "rb+"), Path(name)
+        if not _lock(held):
+            held.close()
+        if temporary.exists():  # else another process took it for abandoned before it had its lock
+            return held, temporary
+        held.close()
+
+
+def _lock(file: IO[bytes], wait: bool = True) -> bool:
+    """Lock an open file; False if that cannot be, such as on a file system without locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+@functools.cache  # once in a process
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder, and nothing that a process is writing.
+
+    The lock of a file ends with its writer. Some file systems keep locks within a machine: other machines' files must
+    have been left alone for an hour, too. A link, which has no lock, is made again by a process that misses it.
+    """
+    with contextlib.suppress(OSError):
+        for path in [path for path in folder.glob(f"{TEMPORARY_MARK}*") if OURS.match(path.name)]:
+            with contextlib.suppress(OSError):
+                recent = time.time() - path.lstat().st_mtime < UNTOUCHED_SECONDS
+                if path.is_symlink():
+                    path.unlink()
+                elif path.name.startswith(THIS_MACHINE) or not recent:
+                    with path.open("rb+") as file:
+                        if _lock(file, wait=False):
+                            path.unlink()
 
 
 def _ending(path: Path) -> str:
@@ -61,8 +118,8 @@ def about_path(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        named = Path(os.fsdecode(error.filename)).name if isinstance(error.filename, (str, bytes)) else ""
-        if error.errno is not None and (not named or named.startswith(TEMPORARY_MARK)):
+        names = [Path(str(name)).name for name in (error.filename, error.filename2) if name is not None]
+        if error.errno is not None and (not names or any(name.startswith(TEMPORARY_MARK) for name in names)):
             error.filename = str(path)
         raise
 
@@ -167,12 +224,17 @@ def link_to(link: Path, target: Path) -> None:
     relative = Path(os.path.relpath(target, link.parent))
     if link.is_symlink() and link.readlink() == relative:
         return
-    link.parent.mkdir(parents=True, exist_ok=True)
-    temporary = link.with_name(f"{TEMPORARY_MARK}{secrets.token_hex(8)}-{_ending(link)}")
+    temporary = link.with_name(f"{THIS_MACHINE}{secrets.token_hex(4)}-{_ending(link)}")
     with about_path(link):
-        temporary.symlink_to(relative)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(link.parent.absolute())
         try:
-            temporary.replace(link)
+            made = False
+            while not made:
+                temporary.symlink_to(relative)
+                with contextlib.suppress(FileNotFoundError):  # another process took it for abandoned
+                    temporary.replace(link)
+                    made = True
         except IsADirectoryError as error:
             raise StoreError(
                 f"{link} is a folder where a link belongs: were the results copied with links followed? Delete it"

@@ -19,7 +19,8 @@ import pydicom
 
 from flare23_lib.axes import as_triple
 from flare23_lib.errors import ImageError
-from flare23_lib.io.nifti import Geometry, Volume, header_for
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume, header_for
 from flare23_lib.io.slices import SliceGrid, grid_of, resampled_along_normal
 
 log = logging.getLogger(__name__)
@@ -44,16 +45,20 @@ class DicomFile:
         with zipfile.ZipFile(self.path) as archive:
             return BytesIO(archive.read(self.member))
 
+    def read(self, without_pixels: bool = False) -> pydicom.Dataset:
+        """Read it whole, or up to its pixels."""
+        with self.open() as handle:
+            return pydicom.dcmread(handle, stop_before_pixels=without_pixels, force=True)
+
     def __str__(self) -> str:
         return f"{self.path}/{self.member}" if self.member else str(self.path)
 
 
 @dataclass(frozen=True)
-class Frame:
+class DicomFrame:
     """One slice of a series.
 
     Attributes:
-        file: that holds it.
         index: of the frame in the file, from 0.
         uid: SOP Instance UID of the file.
         number: Instance Number, and the frame's where the file has several; for messages.
@@ -76,16 +81,11 @@ class Series:
 
     Attributes:
         root: the folder, archive or file that was searched.
-        uid: Series Instance UID.
-        study, patient: Study Instance UID and Patient ID.
-        number, description: of the series, as the scanner gave them.
-        modality: such as CT.
+        uid, study, patient: Series and Study Instance UID, and Patient ID.
         is_localizer: by ImageType.
         orientation: directions of increasing column (x) and row (y), LPS.
         matrix: rows, columns.
         pixel_spacing: between rows and between columns, mm.
-        frames: the slices.
-        irregular: what is done if they are not equally spaced.
     """
 
     root: Path
@@ -99,7 +99,7 @@ class Series:
     orientation: tuple[tuple[float, float, float], tuple[float, float, float]]
     matrix: tuple[int, int]
     pixel_spacing: tuple[float, float]
-    frames: tuple[Frame, ...]
+    frames: tuple[DicomFrame, ...]
     irregular: Irregular = "refuse"
 
     def __str__(self) -> str:
@@ -149,15 +149,10 @@ class Series:
         return (2 if self.whole_numbers else 4) * int(np.prod(self.geometry().shape))
 
     def read(self) -> Volume:
-        """Read the volume in HU: int16 where that holds all values exactly, else float32.
-
-        Raises:
-            ImageError: slices are missing, doubled or irregular, or a file cannot be decoded.
-        """
+        """Read the volume in HU, int16 where that holds all values exactly, else float32; ImageError if slices are
+        missing, doubled or irregular, or a file cannot be decoded."""
         grid = self.grid()
-        array = _read_frames(self)
-        if grid.is_resampled:
-            array = resampled_along_normal(array, grid)
+        array = resampled_along_normal(_read_frames(self), grid)
         affine = self._affine(grid)
         header = header_for(array.shape, affine, array.dtype)
         if grid.tilt_degrees:
@@ -168,11 +163,11 @@ class Series:
         return Volume(array, _geometry(array.shape, affine), header)
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what makes a volume doubtful that can be read, a line each."""
+        """Return warnings about a volume that can be read, a line each."""
         grid, found = self.grid(), []
         if grid.tilt_degrees:
             found.append(f"the gantry was tilted by {grid.tilt_degrees:.1f} degrees; the affine is sheared")
-        if grid.is_resampled:
+        if grid.places is not None:
             found.append(f"its {len(self.frames)} slices were interpolated to {grid.count} equally spaced ones")
         return tuple(found)
 
@@ -214,16 +209,32 @@ def _read_frames(series: Series) -> np.ndarray:
 def _stored_frames(file: DicomFile) -> np.ndarray:
     """Decode a file's frames, (frames, rows, columns)."""
     try:
-        with file.open() as handle:
-            dataset = pydicom.dcmread(handle, force=True)
-            if dataset.get("SamplesPerPixel", 1) != 1 or dataset.get("PhotometricInterpretation") != "MONOCHROME2":
-                raise ImageError(f"{file}: is {dataset.get('PhotometricInterpretation')}, no CT image")
-            if "TransferSyntaxUID" not in dataset.file_meta:
-                dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
-            pixels = dataset.pixel_array
+        dataset = file.read()
+        if dataset.get("SamplesPerPixel", 1) != 1 or dataset.get("PhotometricInterpretation") != "MONOCHROME2":
+            raise ImageError(f"{file}: is {dataset.get('PhotometricInterpretation')}, no CT image")
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        return frames_of(dataset)
     except ImageError:
         raise
     except Exception as error:  # codecs fail in many ways
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ImageError(f"{file}: its pixels cannot be decoded ({reason})") from error
+
+
+def frames_of(dataset: pydicom.Dataset) -> np.ndarray:
+    """Return the decoded pixels of an image or segmentation, (frames, rows, columns)."""
+    pixels = dataset.pixel_array
     return pixels if pixels.ndim == 3 else pixels[None]
+
+
+def frame_attributes(dataset: pydicom.Dataset, index: int, name: str) -> pydicom.Dataset:
+    """Return the attributes of a frame that a sequence of a multi-frame file holds, or the file's own."""
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        return dataset
+    own = dataset.PerFrameFunctionalGroupsSequence[index]
+    shared = dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
+    for groups in (own, shared[0]):
+        if groups.get(name):
+            return groups.get(name)[0]
+    return pydicom.Dataset()

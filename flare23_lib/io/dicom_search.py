@@ -1,9 +1,13 @@
-"""The series in a folder of DICOM files or an archive: files by their content, slices by what their headers say."""
+"""The series in a folder of DICOM files or an archive: files by their content, slices by what their headers say.
+
+`choose_series` takes those that are segmented, or lists what there is.
+"""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from flare23_lib.errors import ImageError
-from flare23_lib.io.dicom import DicomFile, Frame, Series
+from flare23_lib.io.dicom import MIN_SLICES, DicomFile, DicomFrame, Series, frame_attributes
 
 SAME_DIRECTION = 1e-3
 """Largest difference of direction cosines within one volume."""
@@ -40,16 +44,12 @@ class Annotation:
 
 
 @dataclass
-class Found:
+class DicomSearch:
     """What a search found: series, annotations of series, and files that are neither with the reason."""
 
     series: list[Series] = field(default_factory=list)
     annotations: list[Annotation] = field(default_factory=list)
-    passed_over: dict[str, int] = field(default_factory=dict)
-
-    def pass_over(self, reason: str) -> None:
-        """Count a file that is no slice."""
-        self.passed_over[reason] = self.passed_over.get(reason, 0) + 1
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 def is_dicom(handle: BinaryIO) -> bool:
@@ -76,24 +76,22 @@ def files_of(root: Path) -> Iterator[DicomFile]:
         yield DicomFile(root)
 
 
-def find_series(root: Path) -> Found:
+def find_series(root: Path) -> DicomSearch:
     """Group the DICOM images below a folder, in a zip archive or in a file into series.
 
     Files are known by their content, whatever their names. Slices are grouped by Series Instance UID, then by
-    orientation, matrix and pixel spacing. A file that is there twice (same SOP Instance UID) counts once.
-
-    Raises:
-        ImageError: nothing there, or a file cannot be read.
+    orientation, matrix and pixel spacing. A file that is there twice (same SOP Instance UID) counts once. ImageError
+    if there is nothing, or a file cannot be read.
     """
     if not root.exists():
         raise ImageError(f"{root}: there is no such file or folder")
-    found, seen = Found(), set()
-    groups: dict[str, list[_Group]] = {}
+    found, seen = DicomSearch(), set()
+    groups: dict[str, list[_SliceGroup]] = {}
     for file in files_of(root):
         try:
             with file.open() as handle:
                 if not is_dicom(handle):
-                    found.pass_over("no DICOM file")
+                    found.passed_over["no DICOM file"] += 1
                     continue
                 dataset = pydicom.dcmread(handle, stop_before_pixels=True, specific_tags=TAGS, force=True)
         except (OSError, zipfile.BadZipFile, InvalidDicomError, EOFError, ValueError) as error:
@@ -101,9 +99,9 @@ def find_series(root: Path) -> Found:
         if dataset.get("Modality") in ("SEG", "RTSTRUCT"):
             found.annotations.append(Annotation(file, str(dataset.Modality), tuple(_referenced_series(dataset))))
         elif dataset.get("Rows") is None:
-            found.pass_over(f"no image ({dataset.get('Modality', 'no modality')})")
+            found.passed_over[f"no image ({dataset.get('Modality', 'no modality')})"] += 1
         elif dataset.get("SOPInstanceUID") in seen:
-            found.pass_over("a second copy of an image")
+            found.passed_over["a second copy of an image"] += 1
         else:
             seen.add(dataset.get("SOPInstanceUID"))
             _group(groups, file, dataset, found)
@@ -125,20 +123,20 @@ def _referenced_series(dataset: Dataset) -> Iterator[str]:
 
 
 @dataclass
-class _Group:
+class _SliceGroup:
     dataset: Dataset
     orientation: np.ndarray
     spacing: tuple[float, float]
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[DicomFrame] = field(default_factory=list)
 
 
-def _group(groups: dict[str, list[_Group]], file: DicomFile, dataset: Dataset, found: Found) -> None:
+def _group(groups: dict[str, list[_SliceGroup]], file: DicomFile, dataset: Dataset, found: DicomSearch) -> None:
     """Put the frames of a file into the groups they belong to."""
     for index in range(int(dataset.get("NumberOfFrames") or 1)):
         try:
             position, orientation, spacing, slope, intercept = _plane(dataset, index)
         except (AttributeError, IndexError, TypeError, ValueError):
-            found.pass_over(f"an image without position ({dataset.get('Modality', 'no modality')})")
+            found.passed_over[f"an image without position ({dataset.get('Modality', 'no modality')})"] += 1
             return
         several = groups.setdefault(str(dataset.get("SeriesInstanceUID", "")), [])
         for group in several:
@@ -146,13 +144,12 @@ def _group(groups: dict[str, list[_Group]], file: DicomFile, dataset: Dataset, f
             if same and _shape(group.dataset) == _shape(dataset) and np.allclose(group.spacing, spacing, rtol=1e-4):
                 break
         else:
-            group = _Group(dataset, orientation, spacing)
+            group = _SliceGroup(dataset, orientation, spacing)
             several.append(group)
-        number = str(dataset.get("InstanceNumber", "?")) + (
-            f" frame {index + 1}" if "NumberOfFrames" in dataset else ""
-        )
+        number = str(dataset.get("InstanceNumber", "?"))
+        number += f" frame {index + 1}" if "NumberOfFrames" in dataset else ""
         uid = str(dataset.get("SOPInstanceUID", ""))
-        group.frames.append(Frame(file, index, uid, number, tuple(position), slope, intercept))
+        group.frames.append(DicomFrame(file, index, uid, number, tuple(position), slope, intercept))
 
 
 def _shape(dataset: Dataset) -> tuple[int, int]:
@@ -161,38 +158,21 @@ def _shape(dataset: Dataset) -> tuple[int, int]:
 
 def _plane(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray, tuple[float, float], float, float]:
     """Return position, orientation (2, 3), pixel spacing, slope and intercept of a frame."""
-    position = _item(dataset, index, "PlanePositionSequence").ImagePositionPatient
-    orientation = _item(dataset, index, "PlaneOrientationSequence").ImageOrientationPatient
-    spacing = _item(dataset, index, "PixelMeasuresSequence").PixelSpacing
-    values = _item(dataset, index, "PixelValueTransformationSequence")
+    position = frame_attributes(dataset, index, "PlanePositionSequence").ImagePositionPatient
+    orientation = frame_attributes(dataset, index, "PlaneOrientationSequence").ImageOrientationPatient
+    spacing = frame_attributes(dataset, index, "PixelMeasuresSequence").PixelSpacing
+    values = frame_attributes(dataset, index, "PixelValueTransformationSequence")
     directions = np.array([float(value) for value in orientation]).reshape(2, 3)
     directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     rows, columns = (float(value) for value in spacing)
     if not (np.isfinite(directions).all() and min(rows, columns) > 0 and abs(directions[0] @ directions[1]) < 0.01):
         raise ValueError("no plane")
     place = np.array([float(value) for value in position]).reshape(3)
-    return (
-        place,
-        directions,
-        (rows, columns),
-        float(values.get("RescaleSlope", 1)),
-        float(values.get("RescaleIntercept", 0)),
-    )
+    slope, intercept = float(values.get("RescaleSlope", 1)), float(values.get("RescaleIntercept", 0))
+    return place, directions, (rows, columns), slope, intercept
 
 
-def _item(dataset: Dataset, index: int, name: str) -> Dataset:
-    """Return the attributes of a frame that a sequence of a multi-frame file holds, or the file's own."""
-    if "PerFrameFunctionalGroupsSequence" not in dataset:
-        return dataset
-    own = dataset.PerFrameFunctionalGroupsSequence[index]
-    shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    for groups in (own, shared[0]):
-        if groups.get(name):
-            return groups.get(name)[0]
-    return Dataset()
-
-
-def _series(root: Path, group: _Group) -> Series:
+def _series(root: Path, group: _SliceGroup) -> Series:
     dataset, (along_row, along_column) = group.dataset, group.orientation
     normal = np.cross(along_row, along_column)
     image_type = dataset.get("ImageType") or []
@@ -214,3 +194,51 @@ def _series(root: Path, group: _Group) -> Series:
 
 def _as_number(text: str) -> tuple[float, str]:
     return (float(text), text) if text.lstrip("-").isdigit() else (float("inf"), text)
+
+
+def choose_series(found: DicomSearch, root: Path, wanted: str | None) -> list[Series]:
+    """Return the series to segment; ImageError for no CT volume, several of them and no choice, or no such series.
+
+    `wanted` is "all", a Series Instance UID, or a number of the list that the error shows; None if there must be one.
+    """
+    volumes = [series for series in found.series if series.is_volume]
+    if not volumes:
+        raise ImageError(f"{root}: holds no CT series ({_what_else(found)})")
+    if wanted == "all":
+        return volumes
+    if wanted is None:
+        if len(volumes) > 1:
+            raise ImageError(
+                f"{root}: holds {len(volumes)} CT series; choose with --series NUMBER, UID or all\n"
+                + format_series(volumes)
+            )
+        return volumes
+    chosen = [volume for number, volume in enumerate(volumes, 1) if wanted in (str(number), volume.uid)]
+    if len(chosen) != 1:
+        problem = "is no series" if not chosen else f"has {len(chosen)} parts of different orientation or matrix"
+        raise ImageError(f"{root}: {wanted!r} {problem}; the series are\n{format_series(volumes)}")
+    return chosen
+
+
+def format_series(series: Sequence[Series]) -> str:
+    """Return a numbered list of series for users."""
+    rows = [("", "series", "description", "slices", "matrix", "spacing (mm)", "UID")]
+    for number, one in enumerate(series, 1):
+        columns = "x".join(f"{value:.4g}" for value in (*one.pixel_spacing[::-1], one.distance))
+        matrix = f"{one.matrix[1]}x{one.matrix[0]}"
+        rows.append((str(number), one.number, one.description[:40], str(len(one.frames)), matrix, columns, one.uid))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _what_else(found: DicomSearch) -> str:
+    counts = found.passed_over.copy()
+    if found.annotations:
+        counts["segmentation or structure set"] = len(found.annotations)
+    for series in found.series:
+        kind = "localizer" if series.modality == "CT" else f"series of modality {series.modality or 'unknown'}"
+        if series.modality == "CT" and not series.is_localizer:
+            kind = f"CT series of fewer than {MIN_SLICES} slices"
+        counts[kind] += 1
+    return ", ".join(f"{count} x {what}" for what, count in counts.items()) or "it is empty"

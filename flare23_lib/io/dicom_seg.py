@@ -11,7 +11,6 @@ from pathlib import Path
 
 import highdicom as hd
 import numpy as np
-import pydicom
 from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
 from highdicom.sr import CodedConcept
@@ -22,7 +21,7 @@ from flare23_lib import __version__
 from flare23_lib.errors import ImageError
 from flare23_lib.io.anatomy import Code
 from flare23_lib.io.atomic import atomic_path
-from flare23_lib.io.dicom import DicomFile, Frame, Series
+from flare23_lib.io.dicom import DicomFile, Series, frame_attributes, frames_of
 from flare23_lib.io.label_tables import Structure
 
 MANUFACTURER = "flare23"
@@ -36,19 +35,23 @@ def concept(code: Code) -> CodedConcept:
     return CodedConcept(code.value, code.scheme, code.meaning)
 
 
-def source_images(series: Series) -> list[Dataset]:
-    """Return the headers of a series' files in the order of its slices, without pixels."""
-    images: list[Dataset] = []
-    for file in series.files:
-        with file.open() as handle:
-            images.append(pydicom.dcmread(handle, stop_before_pixels=True, force=True))
-    return images
+def structures_and_images(
+    path: Path, series: Series, labels: np.ndarray, table: Sequence[Structure]
+) -> tuple[list[Structure], list[Dataset]]:
+    """Return the structures that occur in labels, and the headers of a series' files in the order of its slices.
 
-
-def present_structures(labels: np.ndarray, table: Sequence[Structure]) -> list[Structure]:
-    """Return the structures of a table that occur in a label volume (uint8)."""
+    ImageError if no structure occurs, or the labels do not lie on the series' slices.
+    """
     counts = np.bincount(labels.ravel(), minlength=256)
-    return [structure for structure in table if counts[structure.value]]
+    present = [structure for structure in table if counts[structure.value]]
+    if not present:
+        raise ImageError(f"{path}: no structure was found, and DICOM knows no empty segmentation or structure set")
+    if labels.shape != (len(series.frames), *series.matrix):
+        raise ImageError(
+            f"{path}: labels of shape {labels.shape} do not lie on the {len(series.frames)} slices of the series "
+            "(a series that was interpolated has no DICOM output)"
+        )
+    return present, [file.read(without_pixels=True) for file in series.files]
 
 
 def write_seg(path: Path, series: Series, labels: np.ndarray, table: Sequence[Structure], model: str) -> list[str]:
@@ -62,18 +65,11 @@ def write_seg(path: Path, series: Series, labels: np.ndarray, table: Sequence[St
         model: name of the model, the algorithm of the segments.
 
     Returns:
-        The names of the segments in order.
-
-    Raises:
-        ImageError: no structure occurs, or the labels do not lie on the series' slices.
+        The names of the segments in order. Errors as `structures_and_images`.
     """
-    present = present_structures(labels, table)
-    if not present:
-        raise ImageError(f"{path}: no structure was found, and DICOM knows no empty segmentation")
-    check_fit(path, series, labels)
+    present, images = structures_and_images(path, series, labels, table)
     numbers = np.zeros(256, np.uint8)
     numbers[[structure.value for structure in present]] = np.arange(1, len(present) + 1)
-    images = source_images(series)
     segmentation = hd.seg.Segmentation(
         source_images=images,
         pixel_array=_in_order_of_frames(numbers[labels], series),
@@ -94,15 +90,6 @@ def write_seg(path: Path, series: Series, labels: np.ndarray, table: Sequence[St
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
     return [structure.name for structure in present]
-
-
-def check_fit(path: Path, series: Series, labels: np.ndarray) -> None:
-    """Raise ImageError unless a label volume has a slice for each of a series'."""
-    if labels.shape != (len(series.frames), *series.matrix):
-        raise ImageError(
-            f"{path}: labels of shape {labels.shape} do not lie on the {len(series.frames)} slices of the series "
-            "(a series that was interpolated has no DICOM output)"
-        )
 
 
 def _in_order_of_frames(labels: np.ndarray, series: Series) -> np.ndarray:
@@ -136,11 +123,9 @@ def _describe(structure: Structure, number: int, model: str) -> SegmentDescripti
 
 @dataclass(frozen=True)
 class Segment:
-    """A structure that was read from DICOM.
+    """A structure that was read from DICOM: its name, and the value of its type's code (or empty).
 
     Attributes:
-        name: as the file has it.
-        code: value of its type's code; empty if there is none.
         mask: bool, (slices, rows, columns) of the series.
         tiny: contours that hold no voxel's center.
     """
@@ -152,28 +137,21 @@ class Segment:
 
 
 def read_seg(file: DicomFile, series: Series) -> list[Segment]:
-    """Read a segmentation onto the slices of its series.
-
-    Raises:
-        ImageError: it is fractional, or lies on another grid than the series.
-    """
-    with file.open() as handle:
-        dataset = pydicom.dcmread(handle, force=True)
+    """Read a segmentation onto the slices of its series; ImageError if it is fractional, or lies on another grid."""
+    dataset = file.read()
     if dataset.get("SegmentationType") not in ("BINARY", "LABELMAP"):
         raise ImageError(f"{file}: is a segmentation of type {dataset.get('SegmentationType')}, not binary")
-    pixels = dataset.pixel_array
-    pixels = pixels if pixels.ndim == 3 else pixels[None]
+    pixels = frames_of(dataset)
     shape = (len(series.frames), *series.matrix)
     masks = {int(item.SegmentNumber): np.zeros(shape, bool) for item in dataset.SegmentSequence}
-    shared = dataset.SharedFunctionalGroupsSequence[0]
-    for index, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
-        place = _slice_of(file, series, groups, shared, pixels.shape[1:])
+    for index, frame in enumerate(pixels):
+        place = _slice_of(file, series, dataset, index, frame.shape)
         if dataset.SegmentationType == "LABELMAP":
             for number, mask in masks.items():
-                mask[place] |= pixels[index] == number
+                mask[place] |= frame == number
             continue
-        identified = (groups.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence)[0]
-        masks[int(identified.ReferencedSegmentNumber)][place] |= pixels[index] > 0
+        identified = frame_attributes(dataset, index, "SegmentIdentificationSequence")
+        masks[int(identified.ReferencedSegmentNumber)][place] |= frame > 0
     return [
         Segment(str(item.SegmentLabel), _code_of(item), masks[int(item.SegmentNumber)])
         for item in dataset.SegmentSequence
@@ -186,24 +164,14 @@ def _code_of(item: Dataset) -> str:
     return str(types[0].get("CodeValue", "")) if types else ""
 
 
-def _slice_of(file: DicomFile, series: Series, groups: Dataset, shared: Dataset, shape: tuple[int, ...]) -> int:
+def _slice_of(file: DicomFile, series: Series, dataset: Dataset, index: int, shape: tuple[int, ...]) -> int:
     """Return which slice of a series a frame of a segmentation lies on."""
-    plane = (groups.get("PlaneOrientationSequence") or shared.PlaneOrientationSequence)[0]
-    position = np.array((groups.get("PlanePositionSequence") or shared.PlanePositionSequence)[0].ImagePositionPatient)
+    plane = frame_attributes(dataset, index, "PlaneOrientationSequence")
+    position = np.array(frame_attributes(dataset, index, "PlanePositionSequence").ImagePositionPatient, float)
     orientation = np.array(plane.ImageOrientationPatient, float).reshape(2, 3)
-    distances = [float(np.linalg.norm(position.astype(float) - frame.position)) for frame in series.frames]
+    distances = [float(np.linalg.norm(position - frame.position)) for frame in series.frames]
     nearest = int(np.argmin(distances))
     turned = np.abs(orientation - np.array(series.orientation)).max() > 1e-3
     if turned or shape != series.matrix or distances[nearest] > SAME_PLACE_MM:
         raise ImageError(f"{file}: lies on another grid than {series}")
     return nearest
-
-
-def frame_reference(frame: Frame, sop_class: str) -> Dataset:
-    """Return an item that refers to a slice."""
-    item = Dataset()
-    item.ReferencedSOPClassUID = sop_class
-    item.ReferencedSOPInstanceUID = frame.uid
-    if "frame" in frame.number:
-        item.ReferencedFrameNumber = frame.index + 1
-    return item

@@ -12,18 +12,15 @@ from flare23_lib.io.checksum import crc32_of
 
 
 def file_identity(path: str | Path) -> str:
-    """Return what tells one version of a user's file from another. Never its path or time.
+    """Return what tells one version of a user's file from another; ImageError if it cannot be read.
 
-    It is the size and
+    It is never the path or time, but the size and
 
     - for a gzip stream of one member its trailer: CRC and length of what it holds. A trailer covers its own member
       only; that there is just one is known from the length, which is that of header and voxels.
     - for every other gzip stream a SHA-256 of its bytes. A CRC of them would miss changes: data that are stored
       uncompressed and followed by their own CRC leave it as it was.
     - for a file that is not compressed the CRC of its bytes.
-
-    Raises:
-        ImageError: the file cannot be read.
     """
     path = Path(path)
     return identity_of(path, _inflated_length(path))

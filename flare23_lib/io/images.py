@@ -9,7 +9,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
-from flare23_lib.io.nifti import SUFFIXES, Geometry, Stream, Volume, open_volume, read_volume
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import SUFFIXES, Stream, Volume, open_volume, read_volume
 
 if TYPE_CHECKING:
     from flare23_lib.io.dicom import Series

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,8 @@ import SimpleITK
 
 from flare23_lib.axes import as_triple
 from flare23_lib.errors import ImageError
-from flare23_lib.io.nifti import Geometry, Volume, header_for
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume, header_for
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -18,35 +22,23 @@ def read_itk_geometry(path: Path) -> tuple[Geometry, int]:
     """Return an image's geometry and the bytes that its voxels take, without reading them; errors as `read_itk`."""
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
-    try:
+    with _reading(path):
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise ImageError(f"{path}: cannot be read ({_reason(error)})") from error
-    _check(path, reader.GetDimension(), reader.GetNumberOfComponents())
-    direction = np.reshape(reader.GetDirection(), (3, 3))
-    geometry = _geometry(reader.GetSize(), direction, reader.GetSpacing(), reader.GetOrigin())
+    geometry = _geometry(reader, reader.GetNumberOfComponents(), path)
     bytes_per_voxel = SimpleITK.GetArrayFromImage(SimpleITK.Image(1, 1, reader.GetPixelID())).itemsize
-    return geometry, bytes_per_voxel * int(np.prod(geometry.shape))
+    return geometry, bytes_per_voxel * math.prod(geometry.shape)
 
 
 def read_itk(path: Path) -> Volume:
-    """Read a 3-D image of one channel.
-
-    Raises:
-        ImageError: it is missing, broken, of another format, or not 3-D.
-    """
-    try:
+    """Read a 3-D image of one channel; ImageError if it is missing, broken, of another format, or not 3-D."""
+    with _reading(path):
         image = SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
-        raise ImageError(f"{path}: cannot be read ({_reason(error)})") from error
-    return volume_of_itk(image, str(path))
+    return volume_of_itk(image, path)
 
 
-def volume_of_itk(image: SimpleITK.Image, name: str = "the image") -> Volume:
+def volume_of_itk(image: SimpleITK.Image, name: object = "the image") -> Volume:
     """Return a SimpleITK image as a volume; ImageError with its name if it is not 3-D or has several channels."""
-    _check(name, image.GetDimension(), image.GetNumberOfComponentsPerPixel())
-    direction = np.reshape(image.GetDirection(), (3, 3))
-    geometry = _geometry(image.GetSize(), direction, image.GetSpacing(), image.GetOrigin())
+    geometry = _geometry(image, image.GetNumberOfComponentsPerPixel(), name)
     array = SimpleITK.GetArrayFromImage(image)
     return Volume(array, geometry, header_for(array.shape, geometry.affine, array.dtype))
 
@@ -58,28 +50,32 @@ def itk_of_volume(array: np.ndarray, affine: np.ndarray) -> SimpleITK.Image:
     image = SimpleITK.GetImageFromArray(array)
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(lps[:3, 3].tolist())
-    try:
-        image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    except RuntimeError as error:
-        raise ImageError("the axes are not at right angles, which this format cannot express") from error
     direction = lps[:3, :3] / spacing
-    if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-3:
+    try:
+        image.SetDirection(direction.ravel().tolist())
+        right_angled = np.abs(direction.T @ direction - np.eye(3)).max() <= 1e-3
+    except RuntimeError:
+        right_angled = False
+    if not right_angled:
         raise ImageError("the axes are not at right angles, which this format cannot express")
     return image
 
 
-def _geometry(size: tuple, direction: np.ndarray, spacing: tuple, origin: tuple) -> Geometry:
+def _geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader, channels: int, name: object) -> Geometry:
+    if image.GetDimension() != 3 or channels != 1:
+        raise ImageError(f"{name}: is {image.GetDimension()}-D with {channels} channels, not a 3-D volume of one")
+    spacing = as_triple(map(float, image.GetSpacing()))
     affine = np.eye(4)
-    affine[:3, :3] = direction * np.array(spacing)
-    affine[:3, 3] = origin
-    return Geometry(as_triple(map(int, size[::-1])), _LPS_TO_RAS @ affine, as_triple(map(float, spacing[::-1])))
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * spacing
+    affine[:3, 3] = image.GetOrigin()
+    return Geometry(as_triple(map(int, image.GetSize()[::-1])), _LPS_TO_RAS @ affine, as_triple(spacing[::-1]))
 
 
-def _check(name: object, dimensions: int, channels: int) -> None:
-    if dimensions != 3 or channels != 1:
-        raise ImageError(f"{name}: is {dimensions}-D with {channels} channels, not a 3-D volume of one")
-
-
-def _reason(error: RuntimeError) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Convert an error of SimpleITK into an ImageError with its last line."""
+    try:
+        yield
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ImageError(f"{path}: cannot be read ({lines[-1] if lines else type(error).__name__})") from error

@@ -72,12 +72,8 @@ class ValueTable:
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """A case's label as its source keeps it.
-
-    Attributes:
-        path: the file; with `{mask}` in it, as many files as there are masks.
-        mapping: text of the source's `ValueTable`; empty for our own values.
-    """
+    """A case's label as its source keeps it: a path, with `{mask}` in it where there is a file per class, and the
+    text of the source's `ValueTable`, empty for our own values."""
 
     path: Path
     mapping: str = ""
@@ -101,27 +97,20 @@ class LabelFiles:
 
 @dataclass(frozen=True)
 class LabelVolume(Volume):
-    """Labels in our values.
-
-    Attributes:
-        overlaps: voxels that more than one mask marked; the later row of the table has them.
-    """
+    """Labels in our values, and how many voxels more than one mask marked; the later row of the table has them."""
 
     overlaps: int = 0
 
 
 def read_label_map(label: LabelFiles | Path | str) -> LabelVolume:
-    """Read a case's labels in our values.
-
-    Args:
-        label: a file of our own values, or a case's label as its source keeps it (`Case.label_files`).
+    """Read a case's labels in our values, from a file of them or as its source keeps them (`Case.label_files`).
 
     Returns:
         An integer array (z, y, x) with the geometry and header of the file, or of the first mask.
 
     Raises:
         ImageError: as `nifti.read_labels`; a value that the source's table does not have, masks of different
-            geometry, or a structure whose sides cannot be told apart.
+            geometry, or a structure whose sides are unclear.
     """
     if not isinstance(label, LabelFiles):
         label = LabelFiles(Path(label))
@@ -140,10 +129,14 @@ def read_label_map(label: LabelFiles | Path | str) -> LabelVolume:
     return LabelVolume(mapped, volume.geometry, volume.header)
 
 
-def unknown_values(values: list[int]) -> str:
+def unknown_values(values: list[int], place: str = "the `values` of its source") -> str:
     """Return what is wrong with values that a table does not have."""
-    listed = ", ".join(map(str, values[:5])) + (" and others" if len(values) > 5 else "")
-    return f"has the values {listed}, which are not in the `values` of its source"
+    return f"has the values {listed(values)}, which are not in {place}"
+
+
+def listed(values: list[int]) -> str:
+    """Return the first values for a message."""
+    return ", ".join(map(str, values[:5])) + (" and others" if len(values) > 5 else "")
 
 
 def _read_masks(label: LabelFiles, table: ValueTable | None) -> LabelVolume:
@@ -177,9 +170,8 @@ def _put(mapped: np.ndarray, mask: np.ndarray, target: Target, what: str, volume
 
 
 def right_side(mask: np.ndarray, affine: np.ndarray, what: str = "the structure") -> np.ndarray:
-    """Return the components of a structure that lie on the patient's right side.
-
-    A component belongs to the side of the volume's center on which most of its voxels are.
+    """Return the components of a structure on the patient's right: with most of their voxels on that side of the
+    center.
 
     Args:
         mask: bool (z, y, x), not empty.

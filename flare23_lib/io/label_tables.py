@@ -39,7 +39,6 @@ class Structure:
     """A row of a label table.
 
     Attributes:
-        name: as the model or configuration names it.
         value: the integer in label files, 1 to 254.
         color: red, green, blue, 0 to 255.
         is_tumor: whether connected components are counted, and which category of codes an unknown name has.
@@ -61,10 +60,7 @@ def label_table(
 ) -> tuple[Structure, ...]:
     """Return the table of labels in the order of a label map, with the colors of figures and pages.
 
-    Args:
-        names: of the labels.
-        values: that files hold for them.
-        tumors: which of them are tumors; None to tell by their names.
+    Where tumors are not given, they are recognized by their names.
     """
     colors = label_colors(names)
     tumors = [name for name in names if is_tumor(name)] if tumors is None else set(tumors)
@@ -80,34 +76,20 @@ def rgb_of(color: str) -> tuple[int, int, int]:
 
 
 def write_label_tables(folder: Path, table: Sequence[Structure], stem: str = STEM) -> None:
-    """Write the files that give label values names and colors in 3D Slicer, ITK-SNAP and table programs.
-
-    Args:
-        folder: gets `{stem}.csv`, `{stem}.ctbl` and `{stem}.itksnap.txt`.
-        table: the labels.
-        stem: of the files' names.
-    """
-    parts = [f"{column}_{part}" for column in _CODES for part in ("CodingScheme", "CodeValue", "CodeMeaning")]
-    columns = ["LabelValue", "Name", "Color_R", "Color_G", "Color_B", "Color_A", *parts]
-    write_csv(folder / f"{stem}.csv", columns, [_slicer_row(structure) for structure in table])
+    """Write `{stem}.csv`, `{stem}.ctbl` and `{stem}.itksnap.txt`, which give label values names and colors in 3D
+    Slicer, ITK-SNAP and table programs."""
+    codes = [f"{column}_{part}" for column in _CODES for part in ("CodingScheme", "CodeValue", "CodeMeaning")]
+    columns = ["LabelValue", "Name", "Color_R", "Color_G", "Color_B", "Color_A", *codes]
+    write_csv(folder / f"{stem}.csv", columns, [dict(zip(columns, _slicer_row(row), strict=True)) for row in table])
     write_text(folder / f"{stem}.ctbl", _slicer_colors(table))
     write_text(folder / f"{stem}.itksnap.txt", _itksnap_labels(table))
 
 
-def _slicer_row(structure: Structure) -> dict[str, str | int]:
-    red, green, blue = structure.color
-    row: dict[str, str | int] = {
-        "LabelValue": structure.value, "Name": structure.name,
-        "Color_R": red, "Color_G": green, "Color_B": blue, "Color_A": 255,
-    }  # fmt: skip
+def _slicer_row(structure: Structure) -> list[str | int]:
+    row: list[str | int] = [structure.value, structure.name, *structure.color, 255]
     anatomy = structure.anatomy
-    for column, code in zip(_CODES, (anatomy.category, anatomy.type, anatomy.modifier), strict=True):
-        if code is not None:
-            row |= {
-                f"{column}_CodingScheme": code.scheme,
-                f"{column}_CodeValue": code.value,
-                f"{column}_CodeMeaning": code.meaning,
-            }
+    for code in (anatomy.category, anatomy.type, anatomy.modifier):
+        row += ["", "", ""] if code is None else [code.scheme, code.value, code.meaning]
     return row
 
 
@@ -146,11 +128,8 @@ def header_extension(table: Sequence[Structure]) -> bytes:
 
 
 def read_label_table(path: str | Path) -> dict[int, str]:
-    """Return value -> name from a NIfTI file's header extension; empty if there is no label table.
-
-    Raises:
-        ImageError: the file is no NIfTI, or its table is no such XML.
-    """
+    """Return value -> name from a NIfTI file's header extension, empty if there is no label table; ImageError if the
+    file is no NIfTI, or its table is no such XML."""
     path = Path(path)
     with open_volume(path) as stream:
         content = stream.extensions

@@ -23,9 +23,10 @@ import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
 
-from flare23_lib.axes import Spacing, Triple, as_triple
+from flare23_lib.axes import as_triple
 from flare23_lib.errors import ImageError
 from flare23_lib.io.atomic import atomic_path
+from flare23_lib.io.geometry import Geometry
 
 log = logging.getLogger(__name__)
 
@@ -53,58 +54,11 @@ MAX_DEFLATE_RATIO = 1032
 BLOCK_BYTES = 1 << 20
 """Bytes that are read at a time where only their number or checksum matters."""
 
-GEOMETRY_TOLERANCE = 0.1
-"""Geometries that put a corner of the volume further apart than this, in voxels, are different."""
-
 LABEL_TOLERANCE = 1e-3
 """Label values this far from a whole number count as that number."""
 
 MAX_LABEL_SLOPE = 0.1
 """Largest scl_slope whose rounding of label values is undone (`label_tolerance`)."""
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The place of an image in the world.
-
-    Attributes:
-        shape: (z, y, x).
-        affine: 4x4 float64, voxel (x, y, z) to RAS+ mm.
-        spacing: (z, y, x) in mm, the header's float32 zooms as Python floats, whatever its unit.
-    """
-
-    shape: Triple
-    affine: np.ndarray
-    spacing: Spacing
-
-    @property
-    def axis_codes(self) -> str:
-        """Directions of the x, y and z axes, such as `LPS`."""
-        return "".join(code or "?" for code in nib.aff2axcodes(self.affine))
-
-    def difference(self, other: Geometry, tolerance: float = GEOMETRY_TOLERANCE) -> str | None:
-        """Return how two geometries differ, or None if voxels lie on voxels.
-
-        Args:
-            other: the geometry to compare with.
-            tolerance: largest distance, in voxels, between the places of a corner of the volume.
-        """
-        if self.shape != other.shape:
-            return f"shape {self.shape} against {other.shape}"
-        distances = self.corner_distances(other)
-        if (distance := distances.max()) <= tolerance:
-            return None
-        if np.ptp(distances) < distance / 2:
-            what = f"origin {self.affine[:3, 3].tolist()} against {other.affine[:3, 3].tolist()}"
-        else:
-            what = f"axes {describe_axes(self)} against {describe_axes(other)}"
-        return f"{what}, a corner is {distance:.3g} voxels off"
-
-    def corner_distances(self, other: Geometry) -> np.ndarray:
-        """Return how far apart two geometries put each corner of this volume, in voxels of this one; (8,)."""
-        corners = np.array(np.meshgrid(*[(0, size - 1) for size in self.shape[::-1]])).reshape(3, -1)
-        apart = np.linalg.solve(self.affine, other.affine - self.affine)[:3]
-        return np.linalg.norm(apart[:, :3] @ corners + apart[:, 3:], axis=0)
 
 
 @dataclass(frozen=True)
@@ -115,11 +69,6 @@ class Volume:
     geometry: Geometry
     header: nib.Nifti1Header
 
-    @property
-    def scaling(self) -> tuple[float, float]:
-        """Slope and intercept that were applied; (1, 0) where the header gives none."""
-        return scaling_of(self.header)
-
 
 def stem(path: Path) -> str | None:
     """Return a file's name without NIfTI's suffix; None if the file is not NIfTI by its name."""
@@ -127,19 +76,11 @@ def stem(path: Path) -> str | None:
     return None if suffix is None else path.name.removesuffix(suffix)
 
 
-def describe_axes(geometry: Geometry) -> str:
-    """Name axis directions and spacing for a message, like `LPS 0.8x0.8x2.5 mm` (x, y, z)."""
-    spacing = np.linalg.norm(geometry.affine[:3, :3], axis=0)
-    return geometry.axis_codes + " " + "x".join(f"{value:.4g}" for value in spacing) + " mm"
-
-
 @dataclass(frozen=True)
 class Stream:
-    """An open file whose header is read and whose voxels come next.
+    """An open file whose header is read, as it is stored, and whose voxels come next.
 
     Attributes:
-        path: of the file.
-        header: as it is stored; nothing in it is repaired.
         handle: the inflated bytes; at the end of a gzip stream its CRC and length are checked.
         extensions: the bytes between header and voxels, unparsed.
     """
@@ -206,7 +147,7 @@ class Stream:
     def fill(self, buffer: memoryview) -> int:
         """Read bytes into a buffer until it is full or the file ends, and return how many; ImageError if broken."""
         filled = 0
-        with self._guard():
+        with _reading(self.path):
             while filled < len(buffer):
                 count = self.handle.readinto(buffer[filled:])
                 if not count:
@@ -218,7 +159,7 @@ class Stream:
         """Check that the file ends here; ImageError if bytes are missing, left over, or not what was written."""
         if missing:
             raise self._wrong_length("fewer voxels")
-        with self._guard():
+        with _reading(self.path):
             if self.handle.read(1):
                 raise self._wrong_length("more data")
 
@@ -232,11 +173,6 @@ class Stream:
         start = float(self.header["vox_offset"])
         hint = f"; it states that they begin at byte {start:g}" if start < self.header.sizeof_hdr else ""
         return ImageError(f"{self.path}: holds {what} than its header states{hint}", "wrong_length")
-
-    @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
-        with _reading(self.path):
-            yield
 
 
 @contextlib.contextmanager
@@ -269,11 +205,8 @@ def _other_data_follow(path: Path) -> bool:
 
 @contextlib.contextmanager
 def open_volume(path: str | Path) -> Iterator[Stream]:
-    """Open a NIfTI file (.nii or .nii.gz, version 1 or 2) and read its header.
-
-    Raises:
-        ImageError: missing, empty, broken, or not NIfTI.
-    """
+    """Open a NIfTI file (.nii or .nii.gz, version 1 or 2) and read its header; ImageError if it is missing, empty,
+    broken, or not NIfTI."""
     path = Path(path)
     with contextlib.ExitStack() as stack:
         with _reading(path):
@@ -386,15 +319,10 @@ def _scaled(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 
 def read_labels(path: str | Path) -> Volume:
-    """Read a label map; values stored as floats are accepted when they are whole numbers.
+    """Read a label map as uint8 if the values allow it, otherwise int64.
 
-    So are those that scaling has moved off whole numbers by less than `label_tolerance`; a warning is logged.
-
-    Returns:
-        A volume with an integer array (uint8 if the values allow it, otherwise int64).
-
-    Raises:
-        ImageError: as `read_volume`, and for values that are not whole or not finite.
+    Values stored as floats are accepted when they are whole numbers, or when scaling has moved them off whole numbers
+    by less than `label_tolerance`, with a warning. ImageError as `read_volume`, and for other values.
     """
     volume = read_volume(path)
     array = volume.array
@@ -403,7 +331,7 @@ def read_labels(path: str | Path) -> Volume:
             raise ImageError(f"{path}: has NaN or infinite label values", "fractional_label_values")
         whole = np.rint(array)
         off = float(np.abs(array - whole).max()) if array.size else 0.0
-        if off > label_tolerance(volume.scaling[0]):
+        if off > label_tolerance(scaling_of(volume.header)[0]):
             raise ImageError(f"{path}: label values are not whole numbers", "fractional_label_values")
         if off:
             log.warning("%s: label values are up to %.2g off whole numbers, which are taken", path, off)
@@ -424,12 +352,6 @@ def label_tolerance(slope: float) -> float:
     return max(LABEL_TOLERANCE, 0.501 * abs(slope) if abs(slope) <= MAX_LABEL_SLOPE else 0.0)
 
 
-def read_geometry(path: str | Path) -> Geometry:
-    """Read only the header; ImageError as `read_volume` (the voxels are not read)."""
-    with open_volume(path) as stream:
-        return stream.geometry()
-
-
 def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, extension: bytes = b"") -> None:
     """Write an array (z, y, x) under the geometry of a header, atomically; the same input gives the same bytes.
 
@@ -438,12 +360,9 @@ def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, 
 
     Args:
         path: .nii or .nii.gz.
-        array: the voxels.
+        array: the voxels; ImageError if their shape is not the header's.
         header: gives the geometry.
         extension: bytes between header and voxels, such as those of `label_tables.header_extension`.
-
-    Raises:
-        ImageError: the array's shape is not the header's.
     """
     path = Path(path)
     header = header.copy()

@@ -17,12 +17,8 @@ CANONICAL_AXES = ("L", "P", "S")
 
 @dataclass(frozen=True)
 class Orientation:
-    """How stored axes become the axes a network sees, and back. Both ways are exact (flips and permutations).
-
-    Attributes:
-        forward_transform: nibabel orientation array, stored (x, y, z) to seen (x, y, z).
-        backward_transform: the inverse.
-    """
+    """How stored axes become the axes a network sees, and back, as nibabel's orientation arrays of (x, y, z). Both
+    ways are exact (flips and permutations)."""
 
     forward_transform: np.ndarray
     backward_transform: np.ndarray

@@ -20,12 +20,8 @@ _MEANING = {ANY_FOLDERS: "(?:[^/]+/)*", "*": "[^/]*", "?": "[^/]"}
 
 @dataclass(frozen=True)
 class FilePattern:
-    """A pattern, in two parts.
-
-    Attributes:
-        folder: what comes before the first part of the path that has a wildcard or a place for a name; may be empty.
-        rest: what follows it.
-    """
+    """A pattern, in two parts: the folder before the first part of the path that has a wildcard or a place for a name
+    (it may be empty), and the rest."""
 
     folder: str
     rest: str

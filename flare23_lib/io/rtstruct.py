@@ -12,25 +12,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from contourpy import FillType, contour_generator
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from flare23_lib import __version__
 from flare23_lib.errors import ImageError
 from flare23_lib.io.atomic import atomic_path
-from flare23_lib.io.dicom import DicomFile, Series
-from flare23_lib.io.dicom_seg import (
-    MANUFACTURER,
-    SERIES_NUMBER,
-    Segment,
-    check_fit,
-    frame_reference,
-    present_structures,
-    source_images,
-)
+from flare23_lib.io.dicom import DicomFile, DicomFrame, Series
+from flare23_lib.io.dicom_seg import MANUFACTURER, SERIES_NUMBER, Segment, structures_and_images
 from flare23_lib.io.label_tables import Structure
 
 _COPIED = (
@@ -44,97 +34,118 @@ def write_rtstruct(
     path: Path, series: Series, labels: np.ndarray, table: Sequence[Structure], model: str
 ) -> list[str]:
     """Write labels as an RT structure set; arguments, result and errors as `dicom_seg.write_seg`."""
-    present = present_structures(labels, table)
-    if not present:
-        raise ImageError(f"{path}: no structure was found; an RT structure set would be empty")
-    check_fit(path, series, labels)
-    images = source_images(series)
+    present, images = structures_and_images(path, series, labels, table)
     dataset = _structure_set(images[0], model)
     classes = {str(image.SOPInstanceUID): str(image.SOPClassUID) for image in images}
-    references = [frame_reference(frame, classes[frame.uid]) for frame in series.frames]
-    dataset.ReferencedFrameOfReferenceSequence = DicomSequence([_referenced_frame(images[0], references)])
-    rois, contours, observations = [], [], []
-    for number, structure in enumerate(present, 1):
-        rois.append(_roi(structure, number, str(images[0].get("FrameOfReferenceUID", ""))))
-        contours.append(_contours(structure, number, labels == structure.value, series, references))
-        observations.append(_observation(structure, number))
-    dataset.StructureSetROISequence = DicomSequence(rois)
-    dataset.ROIContourSequence = DicomSequence(contours)
-    dataset.RTROIObservationsSequence = DicomSequence(observations)
+    references = [_frame_reference(frame, classes[frame.uid]) for frame in series.frames]
+    dataset.ReferencedFrameOfReferenceSequence = [_referenced_frame(images[0], references)]
+    numbered = list(enumerate(present, 1))
+    dataset.StructureSetROISequence = [
+        _dataset(
+            ROINumber=number,
+            ReferencedFrameOfReferenceUID=str(images[0].get("FrameOfReferenceUID", "")),
+            ROIName=structure.name[:64],
+            ROIGenerationAlgorithm="AUTOMATIC",
+        )
+        for number, structure in numbered
+    ]
+    dataset.ROIContourSequence = [
+        _dataset(
+            ReferencedROINumber=number,
+            ROIDisplayColor=list(structure.color),
+            ContourSequence=_contours(labels == structure.value, series, references),
+        )
+        for number, structure in numbered
+    ]
+    dataset.RTROIObservationsSequence = [_observation(structure, number) for number, structure in numbered]
     with atomic_path(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
     return [structure.name for structure in present]
 
 
-def _structure_set(image: Dataset, model: str) -> Dataset:
+def _dataset(**attributes: object) -> Dataset:
+    """Return a dataset, or an item of a sequence, with attributes by their keywords."""
     dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = RTStructureSetStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-    for name in _COPIED:
-        if name in image:
-            dataset[name] = image[name]
-    now = datetime.now()
-    dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "RTSTRUCT", generate_uid(), SERIES_NUMBER + 1
-    dataset.SeriesDescription = f"Structures ({model})"[:64]
-    dataset.Manufacturer, dataset.ManufacturerModelName = MANUFACTURER, model[:64]
-    dataset.SoftwareVersions, dataset.OperatorsName = __version__, ""
-    dataset.InstanceNumber, dataset.StructureSetLabel, dataset.ApprovalStatus = 1, "AUTOMATIC", "UNAPPROVED"
-    dataset.StructureSetDate = dataset.InstanceCreationDate = dataset.SeriesDate = now.strftime("%Y%m%d")
-    dataset.StructureSetTime = dataset.InstanceCreationTime = dataset.SeriesTime = now.strftime("%H%M%S")
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
     return dataset
 
 
+def _structure_set(image: Dataset, model: str) -> Dataset:
+    now = datetime.now()
+    date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    dataset = _dataset(
+        file_meta=FileMetaDataset(),
+        SOPClassUID=RTStructureSetStorage,
+        SOPInstanceUID=generate_uid(),
+        Modality="RTSTRUCT",
+        SeriesInstanceUID=generate_uid(),
+        SeriesNumber=SERIES_NUMBER + 1,
+        SeriesDescription=f"Structures ({model})"[:64],
+        Manufacturer=MANUFACTURER,
+        ManufacturerModelName=model[:64],
+        SoftwareVersions=__version__,
+        OperatorsName="",
+        InstanceNumber=1,
+        StructureSetLabel="AUTOMATIC",
+        ApprovalStatus="UNAPPROVED",
+        **dict.fromkeys(("StructureSetDate", "InstanceCreationDate", "SeriesDate"), date),
+        **dict.fromkeys(("StructureSetTime", "InstanceCreationTime", "SeriesTime"), time),
+    )
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    for name in _COPIED:
+        if name in image:
+            dataset[name] = image[name]
+    return dataset
+
+
+def _frame_reference(frame: DicomFrame, sop_class: str) -> Dataset:
+    """Return an item that refers to a slice."""
+    item = _dataset(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=frame.uid)
+    if "frame" in frame.number:
+        item.ReferencedFrameNumber = frame.index + 1
+    return item
+
+
 def _referenced_frame(image: Dataset, references: Sequence[Dataset]) -> Dataset:
-    series = Dataset()
-    series.SeriesInstanceUID = image.SeriesInstanceUID
-    series.ContourImageSequence = DicomSequence(references)
-    study = Dataset()
-    study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, as the module asks for
-    study.ReferencedSOPInstanceUID = image.StudyInstanceUID
-    study.RTReferencedSeriesSequence = DicomSequence([series])
-    frame = Dataset()
-    frame.FrameOfReferenceUID = image.get("FrameOfReferenceUID", "")
-    frame.RTReferencedStudySequence = DicomSequence([study])
-    return frame
-
-
-def _roi(structure: Structure, number: int, frame_of_reference: str) -> Dataset:
-    roi = Dataset()
-    roi.ROINumber, roi.ReferencedFrameOfReferenceUID = number, frame_of_reference
-    roi.ROIName, roi.ROIGenerationAlgorithm = structure.name[:64], "AUTOMATIC"
-    return roi
+    series = _dataset(SeriesInstanceUID=image.SeriesInstanceUID, ContourImageSequence=references)
+    study = _dataset(
+        ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1",  # Detached Study Management, as the module asks for
+        ReferencedSOPInstanceUID=image.StudyInstanceUID,
+        RTReferencedSeriesSequence=[series],
+    )
+    return _dataset(FrameOfReferenceUID=image.get("FrameOfReferenceUID", ""), RTReferencedStudySequence=[study])
 
 
 def _observation(structure: Structure, number: int) -> Dataset:
-    observation, code = Dataset(), Dataset()
-    observation.ObservationNumber, observation.ReferencedROINumber = number, number
-    observation.RTROIInterpretedType = "GTV" if structure.is_tumor else "ORGAN"
-    observation.ROIInterpreter = ""
     kind = structure.anatomy.type
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = kind.value, kind.scheme, kind.meaning
-    observation.RTROIIdentificationCodeSequence = DicomSequence([code])
-    return observation
+    code = _dataset(CodeValue=kind.value, CodingSchemeDesignator=kind.scheme, CodeMeaning=kind.meaning)
+    return _dataset(
+        ObservationNumber=number,
+        ReferencedROINumber=number,
+        RTROIInterpretedType="GTV" if structure.is_tumor else "ORGAN",
+        ROIInterpreter="",
+        RTROIIdentificationCodeSequence=[code],
+    )
 
 
-def _contours(
-    structure: Structure, number: int, mask: np.ndarray, series: Series, references: Sequence[Dataset]
-) -> Dataset:
-    roi = Dataset()
-    roi.ReferencedROINumber, roi.ROIDisplayColor = number, list(structure.color)
-    items = []
+def _contours(mask: np.ndarray, series: Series, references: Sequence[Dataset]) -> list[Dataset]:
     steps = np.array(series.orientation) * np.array([[series.pixel_spacing[1]], [series.pixel_spacing[0]]])
+    items = []
     for place in np.flatnonzero(mask.any(axis=(1, 2))).tolist():
         for outline in outlines(mask[place]):
             points = np.array(series.frames[place].position) + outline @ steps
-            item = Dataset()
-            item.ContourImageSequence = DicomSequence([references[place]])
-            item.ContourGeometricType, item.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
-            item.ContourData = [f"{value:.4f}" for value in points.ravel()]
-            items.append(item)
-    roi.ContourSequence = DicomSequence(items)
-    return roi
+            items.append(
+                _dataset(
+                    ContourImageSequence=[references[place]],
+                    ContourGeometricType="CLOSED_PLANAR",
+                    NumberOfContourPoints=len(points),
+                    ContourData=[f"{value:.4f}" for value in points.ravel()],
+                )
+            )
+    return items
 
 
 def outlines(mask: np.ndarray) -> Iterator[np.ndarray]:
@@ -157,14 +168,9 @@ def _with_keyholes(outline: np.ndarray, holes: Sequence[np.ndarray]) -> np.ndarr
 
 
 def filled(contours: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Return the voxels whose centers lie in an odd number of contours.
+    """Return the voxels whose centers lie in an odd number of contours, as bool of a shape (rows, columns).
 
-    Args:
-        contours: points (n, 2) of column and row each, closed.
-        shape: rows, columns.
-
-    Returns:
-        bool, (rows, columns).
+    Contours are closed, points (n, 2) of column and row each.
     """
     crossings = np.zeros((shape[0], shape[1] + 1), np.int64)
     for points in contours:
@@ -178,13 +184,9 @@ def filled(contours: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray
 
 
 def read_rtstruct(file: DicomFile, series: Series) -> list[Segment]:
-    """Read the structures of a set that have closed contours onto the slices of a series.
-
-    Raises:
-        ImageError: contours lie outside the series' slices, or in other planes.
-    """
-    with file.open() as handle:
-        dataset = pydicom.dcmread(handle, force=True)
+    """Read the structures of a set that have closed contours onto the slices of a series; ImageError if contours lie
+    in other planes."""
+    dataset = file.read()
     names = {int(roi.ROINumber): str(roi.get("ROIName", "")) for roi in dataset.StructureSetROISequence}
     steps = np.array(series.orientation) / np.array([[series.pixel_spacing[1]], [series.pixel_spacing[0]]])
     origins = np.array([frame.position for frame in series.frames])
@@ -193,9 +195,7 @@ def read_rtstruct(file: DicomFile, series: Series) -> list[Segment]:
         name = names.get(int(roi.ReferencedROINumber), "")
         planes: dict[int, list[np.ndarray]] = {}
         for item in roi.get("ContourSequence", []):
-            if not str(item.ContourGeometricType).startswith("CLOSED_PLANAR") and (
-                item.ContourGeometricType != "CLOSEDPLANAR_XOR"
-            ):
+            if not str(item.ContourGeometricType).startswith(("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")):
                 continue
             points = np.array(item.ContourData, float).reshape(-1, 3)
             place = _plane_of(f"{file}: {name}", series, origins, points)

@@ -25,7 +25,6 @@ class SliceGrid:
     Attributes:
         origin: position of the first slice.
         step: from a slice to the next; not along the normal if the stack is tilted.
-        count: of slices.
         tilt_degrees: angle between step and normal; 0 for an upright stack.
         places: where the given slices lie on the grid, in steps, ascending; None if each is at its own.
     """
@@ -36,18 +35,13 @@ class SliceGrid:
     tilt_degrees: float = 0.0
     places: np.ndarray | None = None
 
-    @property
-    def is_resampled(self) -> bool:
-        """Whether slices have to be interpolated."""
-        return self.places is not None
-
 
 def grid_of(positions: np.ndarray, normal: np.ndarray, names: Sequence[str], irregular: str = "refuse") -> SliceGrid:
     """Return the grid on which slices lie.
 
     Args:
-        positions: of the slices, ascending along the normal.
-        normal: of their planes, of length 1.
+        positions: of the slices, ascending along the normal of their planes, which has length 1.
+        normal: likewise.
         names: of the slices, for messages.
         irregular: "refuse", or "resample" for a grid of the median distance between the first and the last slice.
 
@@ -87,7 +81,7 @@ def grid_of(positions: np.ndarray, normal: np.ndarray, names: Sequence[str], irr
 
 
 def _gap(distances: np.ndarray, heights: np.ndarray, median: float, names: Sequence[str]) -> str:
-    """Say in a line what is irregular."""
+    """Return in a line what is irregular."""
     at = int(np.argmax(np.abs(distances - median)))
     between = f"between {names[at]} at {heights[at]:.2f} mm and {names[at + 1]} at {heights[at + 1]:.2f} mm"
     steps = distances[at] / median

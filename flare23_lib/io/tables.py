@@ -31,12 +31,8 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[s
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """Read a CSV file as a list of rows of strings.
-
-    Raises:
-        StoreError: it is missing or cannot be read, is not as its checksum says, is no CSV, or has semicolons for
-            commas.
-    """
+    """Read a CSV file as rows of strings; StoreError if it is missing, cannot be read, is not as its checksum says,
+    is no CSV, or has semicolons."""
     path = Path(path)
     try:
         reader = csv.DictReader(io.StringIO(read_text(path, ENCODING), newline=""))

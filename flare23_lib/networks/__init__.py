@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from flare23_lib.axes import Triple, as_triple
@@ -50,20 +51,14 @@ class Architecture:
     kernel_sizes: tuple[Triple, ...]
 
     def __post_init__(self) -> None:
-        if len(self.widths) < 2:
+        stages = len(self.widths)
+        if stages < 2:
             raise ConfigError(f"network: widths {list(self.widths)} name fewer than two stages")
-        if len(self.depth) != len(self.widths):
-            raise ConfigError(f"network: depth names {len(self.depth)} stages, widths {len(self.widths)}")
-        if len(self.strides) != len(self.widths):
-            raise ConfigError(
-                f"network: strides has {len(self.strides)} entries; {len(self.widths)} stages need as many"
-            )
+        for name in ("depth", "strides", "kernel_sizes"):
+            if (count := len(getattr(self, name))) != stages:
+                raise ConfigError(f"network: {name} has {count} entries; {stages} stages need as many")
         if self.strides[0] != (1, 1, 1):
             raise ConfigError(f"network: strides begin with {list(self.strides[0])}; the first stage's is [1, 1, 1]")
-        if len(self.kernel_sizes) != len(self.widths):
-            raise ConfigError(
-                f"network: kernel_sizes has {len(self.kernel_sizes)} entries; {len(self.widths)} stages need as many"
-            )
         if any(size % 2 == 0 for kernel in self.kernel_sizes for size in kernel):
             raise ConfigError(f"network: kernel_sizes {self.kernel_sizes} must be odd")
 
@@ -86,12 +81,7 @@ class Architecture:
             strides = [(1, 1, 1)] + [(2, 2, 2)] * (len(widths) - 1)
         if kernel_sizes is None:
             kernel_sizes = [(3, 3, 3)] * len(widths)
-        return cls(
-            depth=depth,
-            widths=widths,
-            strides=_triples("strides", strides),
-            kernel_sizes=_triples("kernel_sizes", kernel_sizes),
-        )
+        return cls(depth, widths, _triples("strides", strides), _triples("kernel_sizes", kernel_sizes))
 
     @classmethod
     def named(cls, name: NetworkName, strides: Sequence[Sequence[int]] | None = None) -> Architecture:
@@ -101,19 +91,13 @@ class Architecture:
     @property
     def downsampling(self) -> Triple:
         """By how much the lowest stage is coarser than the input (z, y, x); a patch is a multiple of it."""
-        factors = [1, 1, 1]
-        for stride in self.strides:
-            factors = [factor * size for factor, size in zip(factors, stride, strict=True)]
-        return as_triple(factors)
+        return as_triple(prod(sizes) for sizes in zip(*self.strides, strict=True))
 
     def to_json(self) -> dict[str, list]:
         """Return the constructor's arguments as lists, for plans (`arch_kwargs`) and model.json."""
-        return {
-            "depth": list(self.depth),
-            "widths": list(self.widths),
-            "strides": [list(stride) for stride in self.strides],
-            "kernel_sizes": [list(kernel) for kernel in self.kernel_sizes],
-        }
+        triples = {"strides": self.strides, "kernel_sizes": self.kernel_sizes}
+        plain = {name: [list(triple) for triple in rows] for name, rows in triples.items()}
+        return {"depth": list(self.depth), "widths": list(self.widths), **plain}
 
 
 def _counts(key: str, values: Sequence[int]) -> tuple[int, ...]:

@@ -175,3 +175,9 @@ class STUNet(nn.Module):
             if self.decoder.deep_supervision or level == last:
                 outputs.append(head(x))
         return outputs[::-1] if self.decoder.deep_supervision else outputs[0]
+
+
+def empty_network(network: Architecture, classes: int, input_channels: int = 1) -> STUNet:
+    """Build a network without memory for its weights (on PyTorch's device `meta`)."""
+    with torch.device("meta"):
+        return STUNet(input_channels, classes, network.depth, network.widths, network.strides, network.kernel_sizes)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from flare23_lib.io.atomic import TEMPORARY_MARK, atomic_path
+from flare23_lib.networks.weight_files import save_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +34,14 @@ BROKEN = ".broken"
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint: to a temporary file, synced, then renamed."""
     with atomic_path(path) as temporary:
-        torch.save(dict(content), temporary)
+        save_checkpoint(temporary, content)
 
 
 def write_latest(folder: Path, content: Mapping[str, Any]) -> None:
     """Write the newest checkpoint and keep the one before it, which is complete; at any moment one of them is."""
     latest, previous = folder / LATEST, folder / PREVIOUS
     with atomic_path(latest) as temporary:
-        torch.save(dict(content), temporary)
+        save_checkpoint(temporary, content)
         if latest.exists():
             with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY_MARK) as place:
                 os.link(latest, Path(place) / PREVIOUS)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import torch
-
 from flare23_lib.inference.bundle import Bundle
 from flare23_lib.io.atomic import atomic_path, write_json
+from flare23_lib.networks.weight_files import save_checkpoint
 from flare23_lib.nnunet.plans import CONFIGURATION, dataset_json, network_plans
 
 log = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ def export_to_nnunet(bundle: Bundle, output: Path) -> None:
         "init_args": {"plans": plans, "configuration": CONFIGURATION, "fold": "all", "dataset_json": dataset},
     }
     with atomic_path(output / "fold_all" / "checkpoint_final.pth") as temporary:
-        torch.save(checkpoint, temporary)
+        save_checkpoint(temporary, checkpoint)
     if model.values != list(range(len(model.values))):
         log.warning("%s: nnU-Net writes 1, 2, ... in the order of the labels, not the model's values", output)
     if model.orientation != "stored":

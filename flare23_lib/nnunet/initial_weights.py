@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.errors import BundleError, TrainingError
 from flare23_lib.inference.bundle import file_sha256
-from flare23_lib.io.atomic import write_text
+from flare23_lib.io.atomic import about_path, write_text
 from flare23_lib.io.tables import write_csv
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def publish(folder: Path, record: Path) -> None:
     """Copy a training's table of initial weights to the folder of its record; one of another training is removed."""
     table = folder / TABLE
     if table.exists():
-        write_text(record.with_name(TABLE), table.read_text(encoding="utf-8"))
+        with about_path(table):
+            text = table.read_text(encoding="utf-8")
+        write_text(record.with_name(TABLE), text)
     else:
         record.with_name(TABLE).unlink(missing_ok=True)

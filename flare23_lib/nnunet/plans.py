@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flare23_lib.axes import Spacing, Triple
-from flare23_lib.config.models import measured
 from flare23_lib.config.settings import TrainingSettings
+from flare23_lib.config.training_models import measured
 from flare23_lib.networks import Architecture
-from flare23_lib.preprocessing.resampling import Intensity
+from flare23_lib.preprocessing.intensity import Intensity
 
 DATASET_NAME = "Dataset001_CT"
 PLANS_NAME = "plans"

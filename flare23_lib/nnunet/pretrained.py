@@ -17,7 +17,7 @@ from flare23_lib.choices import MODEL_FILE
 from flare23_lib.errors import BundleError
 from flare23_lib.inference.bundle import file_sha256
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint, read_safetensors
-from flare23_lib.inference.image_files import read_description
+from flare23_lib.io.atomic import read_json
 
 LOADED, OTHER_SHAPE, NOT_IN_FILE, NOT_USED = "loaded", "shape differs", "not in file", "not used"
 STATUSES = (LOADED, OTHER_SHAPE, NOT_IN_FILE, NOT_USED)
@@ -37,8 +37,9 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     if path.suffix != ".safetensors":
         return checkpoint_weights(read_checkpoint(path), path)
     weights, described = read_safetensors(path), path.with_name(MODEL_FILE)
-    sha256 = (read_description(described).get("weights") or {}).get("sha256") if described.exists() else None
-    if sha256 is not None and sha256 != file_sha256(path):
+    content = read_json(described) if described.exists() else {}
+    bundled = content.get("weights") if isinstance(content, dict) else None
+    if isinstance(bundled, dict) and bundled["file"] == path.name and bundled["sha256"] != file_sha256(path):
         raise BundleError(f"{path}: does not match {MODEL_FILE} (SHA-256 differs)")
     return weights
 

@@ -13,36 +13,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.torch import save_file
 
 from flare23_lib import __version__
 from flare23_lib.cache.entries import Metadata
 from flare23_lib.cache.results import DEEP_REMEDY, Results, read_training
 from flare23_lib.choices import WEIGHTS_FILE
-from flare23_lib.config.models import measured
-from flare23_lib.config.settings import InferenceSettings, TrainingSettings
+from flare23_lib.config.settings import TrainingSettings
+from flare23_lib.config.training_models import InferenceSettings, measured
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.dataset.read_files import remembered
 from flare23_lib.errors import StoreError, TrainingError
-from flare23_lib.inference.bundle import (
-    InferenceDefaults,
-    Model,
-    ModelLabel,
-    Weights,
-    file_sha256,
-    write_bundle,
-)
+from flare23_lib.inference.bundle import file_sha256, write_bundle
+from flare23_lib.inference.model import InferenceDefaults, Model, ModelLabel, Weights
 from flare23_lib.inference.training_images import TrainingImages, summarize
-from flare23_lib.io.atomic import atomic_path, link_to, remove_partial, write_json
+from flare23_lib.io.atomic import about_path, atomic_path, link_to, remove_partial, write_json
 from flare23_lib.io.locks import lock
 from flare23_lib.labels import Label
+from flare23_lib.networks.weight_files import save_weights
 from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.initial_weights import TABLE, InitialWeights, publish
 from flare23_lib.nnunet.pretrained import read_weights
 from flare23_lib.nnunet.retry_state import attempt
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
+from flare23_lib.preprocessing.intensity import Intensity
 from flare23_lib.preprocessing.preprocess_cases import no_case
-from flare23_lib.preprocessing.resampling import Intensity
 from flare23_lib.runtime.signals import StoppedError
 
 if TYPE_CHECKING:
@@ -170,13 +164,12 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: InitialWeights | N
     if job.settings.training.loss == "label_sets":
         dataset["annotated"] = annotated_classes(job.settings.label_values, rows)
     device = choose(runtime.device, claimed=runtime.gpus)
-    with quiet(folder / "nnunet.log"):
+    with about_path(folder), quiet(folder / "nnunet.log"):  # nnU-Net reads and writes there, too
         what = TrainingRun(folder, plans, dataset, device, runtime.gpus, runtime.threads, runtime.checkpoint_minutes)
         trainer = run(what, initial)
-    state = trainer.bare_network.state_dict()
     entry = job.weights
     with atomic_path(entry.file(WEIGHTS)) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}, temporary)
+        save_weights(temporary, trainer.bare_network.state_dict())
     epochs.write(entry.file(HISTORY), [str(value) for value in job.settings.label_values], trainer.history)
     return entry.save(
         [WEIGHTS, HISTORY],

@@ -17,7 +17,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch.nn.parallel import DistributedDataParallel
 
 from flare23_lib.config.checks import forced_patches
-from flare23_lib.config.models import TrainingProtocol
+from flare23_lib.config.training_models import TrainingProtocol
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet.fine_labels import raised_logits, with_fine_labels
 from flare23_lib.nnunet.fine_losses import FineLabelLoss

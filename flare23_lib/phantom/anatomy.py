@@ -75,7 +75,7 @@ Part = Ellipsoid | Tube
 
 
 @dataclass(frozen=True)
-class Structure:
+class PhantomStructure:
     """What one structure looks like; anatomy.yaml describes the fields."""
 
     name: str
@@ -101,7 +101,7 @@ def _part(row: Mapping) -> Part:
 _TABLES = yaml.safe_load(Path(__file__).with_name("anatomy.yaml").read_text(encoding="utf-8"))
 
 STRUCTURES = [
-    Structure(name, **{**row, "parts": [_part(part) for part in row["parts"]]})
+    PhantomStructure(name, **{**row, "parts": [_part(part) for part in row["parts"]]})
     for table in ("surroundings", "organs")
     for name, row in _TABLES[table].items()
 ]

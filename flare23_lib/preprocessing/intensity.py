@@ -1,4 +1,4 @@
-"""The intensities of a training set's foreground, measured as nnU-Net does.
+"""Intensity normalization, and its numbers measured on a training set's foreground as nnU-Net does.
 
 nnU-Net 2.8.1 (`DatasetFingerprintExtractor`) draws from the foreground of each case the same number of voxels, with
 replacement, so that each case weighs the same, and takes percentiles, mean and standard deviation of all of them. The
@@ -9,6 +9,7 @@ of nnU-Net. Here it is 10,000, so that what is drawn from a case does not depend
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,6 +26,16 @@ PERCENTILES = (0.5, 99.5)
 
 DIGITS = 4
 """To which a result is rounded: differences between CPUs are smaller."""
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """CT intensity normalization: clip to [low, high] HU, subtract mean, divide by std (nnU-Net's CT scheme)."""
+
+    low: float
+    high: float
+    mean: float
+    std: float
 
 
 def draw_foreground(image: np.ndarray, labels: np.ndarray) -> np.ndarray:

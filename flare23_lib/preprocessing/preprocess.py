@@ -22,8 +22,13 @@ from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import MAX_VOXELS, read_volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.labels import label_indices
-from flare23_lib.preprocessing.locations import class_locations
 from flare23_lib.preprocessing.resampling import Intensity, prepare_image, resample_labels, resampled_shape
+
+MIN_VOXELS, MIN_SHARE = 10_000, 0.01
+"""Voxels of a class that are kept: at least so many, at least this share, or all there are (nnU-Net's numbers)."""
+
+SEED = 1234
+"""nnU-Net's."""
 
 
 def _save(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
@@ -55,12 +60,6 @@ class TrainingGrid:
 
 def preprocess_image(source: Path, target: Path, grid: TrainingGrid, intensity: Intensity) -> dict[str, list]:
     """Orient, normalize and resample an image and save it as float32 (1, z, y, x).
-
-    Args:
-        source: NIfTI file.
-        target: `.b2nd` file.
-        grid: of the result.
-        intensity: normalization.
 
     Returns:
         `shape` and `spacing` before resampling, as the network sees the axes.
@@ -124,6 +123,46 @@ def preprocess_labels(
     return [*present, ignored] if (labels == ignored).any() else present
 
 
+def class_locations(labels: np.ndarray, classes: Sequence[int]) -> dict[int | tuple[int, ...], np.ndarray]:
+    """Draw voxels of each class, and of all that is not to be ignored: nnU-Net's `class_locations`.
+
+    nnU-Net 2.8.1 (`DefaultPreprocessor._sample_foreground_locations`) lists and sorts the coordinates of all voxels,
+    about 100 bytes for each. Here voxels are drawn by their rank within the class, and found slice by slice.
+
+    Args:
+        labels: (z, y, x) uint8 indices; what is neither 0 nor one of `classes` is to be ignored.
+        classes: the foreground classes.
+
+    Returns:
+        For each class (n, 4) integers: channel (0), z, y, x, sorted. Under the key (-1, 0, *classes) the same for all
+        voxels that are not ignored, where nnU-Net draws the patches that are not forced onto foreground; 10,000 of
+        them are enough, since any voxel serves.
+    """
+    rng = np.random.default_rng(SEED)
+    counts = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in labels])
+
+    def draw(values: Sequence[int], wanted: int) -> np.ndarray:
+        """Draw voxels that hold one of the values, each equally likely and none twice; all if there are fewer."""
+        ends = np.cumsum(counts[:, list(values)].sum(axis=1))
+        total = int(ends[-1])
+        ranks = np.sort(rng.choice(total, min(wanted, total), replace=False))
+        chosen = np.isin(np.arange(256), values)
+        rows = [np.empty((0, 4), np.int32)]
+        for z in np.unique(np.searchsorted(ends, ranks, side="right")):
+            first = ends[z - 1] if z else 0
+            inside = ranks[np.searchsorted(ranks, first) : np.searchsorted(ranks, ends[z])] - first
+            y, x = np.unravel_index(np.flatnonzero(chosen[labels[z]])[inside], labels.shape[1:])
+            rows.append(np.stack([np.zeros_like(y), np.full_like(y, z), y, x], axis=1).astype(np.int32))
+        return np.concatenate(rows)
+
+    found: dict[int | tuple[int, ...], np.ndarray] = {}
+    for value in classes:
+        total = int(counts[:, value].sum())
+        found[value] = draw([value], max(MIN_VOXELS, int(np.ceil(MIN_SHARE * total))))
+    found[(-1, 0, *classes)] = draw([0, *classes], MIN_VOXELS)
+    return found
+
+
 def packed(labels: np.ndarray, factor: Sequence[int]) -> np.ndarray:
     """Return labels as channels of a coarser grid: (voxels within a voxel, z, y, x) of (z, y, x) on the fine grid.
 
@@ -146,9 +185,7 @@ def identifier(case: str) -> str:
 def annotated_classes(label_values: Sequence[int], cases: Sequence[Mapping[str, str]]) -> dict[str, list[int]]:
     """Return the indices of the classes that are annotated in each case, by its name in nnU-Net's folder.
 
-    Args:
-        label_values: the label map's values in order; the first has index 1.
-        cases: `case` and `annotated` (values, as text) of each training case.
+    The first of the label values has index 1; a case has `case` and `annotated` (values, as text).
     """
     index_of = {str(value): index for index, value in enumerate(label_values, start=1)}
     return {identifier(row["case"]): [index_of[value] for value in row["annotated"].split()] for row in cases}

@@ -7,23 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flare23_lib import versions
 from flare23_lib.cache.entries import Entry, Metadata, Shard
 from flare23_lib.cache.results import Results, write_record
-from flare23_lib.config.models import measured
 from flare23_lib.config.settings import LabelSets, PreprocessingSettings, TrainingSet
+from flare23_lib.config.training_models import measured
 from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
 from flare23_lib.errors import CohortError, TrainingError
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.tables import read_csv
+from flare23_lib.preprocessing.intensity import Intensity
 from flare23_lib.runtime.failures import CaseFailures
 from flare23_lib.runtime.progress import progress
-
-if TYPE_CHECKING:
-    from flare23_lib.preprocessing.preprocess import TrainingGrid
 
 log = logging.getLogger(__name__)
 
@@ -112,19 +110,20 @@ def label_file(results: Results, case: TrainingCase) -> LabelFiles | Path:
 
 def image_entry(results: Results, settings: PreprocessingSettings, case: Case) -> Entry:
     """Return the entry of a case's preprocessed image."""
-    shaping = settings.to_json()
-    key = {name: shaping[name] for name in ("spacing", "orientation", "intensity")}
-    folder = results.cache("preprocessed_images", {"version": versions.PREPROCESSED_IMAGE, **key})
-    return folder.entry(case.case, {"image": case.image_id})
+    key = _key(settings, versions.PREPROCESSED_IMAGE, ("spacing", "orientation", "intensity"))
+    return results.cache("preprocessed_images", key).entry(case.case, {"image": case.image_id})
 
 
 def label_entry(results: Results, settings: PreprocessingSettings, case: TrainingCase) -> Entry:
     """Return the entry of a case's preprocessed label."""
+    key = _key(settings, versions.PREPROCESSED_LABEL, ("spacing", "orientation", "label_values", "label_factor"))
+    inputs = {"label": case.label_id, "image_spacing": list(case.case.spacing or ())}
+    return results.cache("preprocessed_labels", key).entry(case.case.case, inputs)
+
+
+def _key(settings: PreprocessingSettings, version: int, names: Sequence[str]) -> dict[str, Any]:
     shaping = settings.to_json()
-    names = ("spacing", "orientation", "label_values", "label_factor")
-    key = {name: shaping[name] for name in names if name in shaping}
-    folder = results.cache("preprocessed_labels", {"version": versions.PREPROCESSED_LABEL, **key})
-    return folder.entry(case.case.case, {"label": case.label_id, "image_spacing": list(case.case.spacing or ())})
+    return {"version": version, **{name: shaping[name] for name in names if name in shaping}}
 
 
 def shard_entries(results: Results, settings: PreprocessingSettings, shard: Shard) -> list[Entry]:
@@ -170,12 +169,7 @@ def preprocess(
 ) -> None:
     """Make the preprocessed cases of a shard that are missing, and its record.
 
-    Args:
-        results: the results folder.
-        settings: what shapes them, with the intensity as numbers.
-        patch_size: (z, y, x); determines the chunks of the files.
-        shard: which cases.
-        output: the record.
+    The settings have the intensity as numbers; the patch size (z, y, x) determines the chunks of the files.
 
     Raises:
         CasesFailedError: the other cases are done, and the record is not written.
@@ -198,31 +192,26 @@ def preprocess(
     write_record(output, COLUMNS if settings.label_sets is None else [*COLUMNS, ANNOTATED], rows)
 
 
+# These two import torch and nnU-Net, which a job that finds all files made does not wait for.
+
+
 def _make_image(
     settings: PreprocessingSettings, patch_size: Sequence[int], case: TrainingCase, entry: Entry
 ) -> Metadata:
-    from flare23_lib.preprocessing.preprocess import preprocess_image
-    from flare23_lib.preprocessing.resampling import Intensity
+    from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_image
 
-    source, output = Path(case.case.image), entry.file(".b2nd")
+    grid = TrainingGrid(settings.spacing, settings.orientation, patch_size)
     intensity = Intensity(**dict(measured(settings.intensity)))
-    info = preprocess_image(source, output, _grid(settings, patch_size), intensity)
-    return entry.save([".b2nd"], info)
+    return entry.save([".b2nd"], preprocess_image(Path(case.case.image), entry.file(".b2nd"), grid, intensity))
 
 
 def _make_label(
     results: Results, settings: PreprocessingSettings, patch_size: Sequence[int], case: TrainingCase, entry: Entry
 ) -> Metadata:
-    from flare23_lib.preprocessing.preprocess import preprocess_labels
+    from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_labels
 
-    grid, source = _grid(settings, patch_size), label_file(results, case)
-    indices = preprocess_labels(source, entry.file(".b2nd"), grid, settings.label_values, case.case.spacing)
-    values = settings.label_values
+    grid = TrainingGrid(settings.spacing, settings.orientation, patch_size, settings.label_factor or (1, 1, 1))
+    source, values = label_file(results, case), settings.label_values
+    indices = preprocess_labels(source, entry.file(".b2nd"), grid, values, case.case.spacing)
     present = [values[index - 1] for index in indices if index <= len(values)]
     return entry.save([".b2nd", ".pkl"], {"labels_present": present, "ignored": len(present) < len(indices)})
-
-
-def _grid(settings: PreprocessingSettings, patch_size: Sequence[int]) -> TrainingGrid:
-    from flare23_lib.preprocessing.preprocess import TrainingGrid
-
-    return TrainingGrid(settings.spacing, settings.orientation, patch_size, settings.label_factor or (1, 1, 1))

@@ -1,4 +1,4 @@
-"""Intensity and resampling: the same operations when a model is trained and when it is used.
+"""Normalization and resampling: the same operations when a model is trained and when it is used.
 
 Resampling is trilinear with half-pixel centers (`align_corners=False`), all three axes alike.
 """
@@ -14,23 +14,15 @@ import torch
 import torch.nn.functional as F
 
 from flare23_lib.axes import Triple, as_triple
+from flare23_lib.preprocessing.intensity import Intensity
 
 SLAB_BYTES = 64 * 2**20
 """How much memory the slices that are resampled at a time may take."""
 
 
-@dataclass(frozen=True)
-class Intensity:
-    """CT intensity normalization: clip to [low, high] HU, subtract mean, divide by std (nnU-Net's CT scheme)."""
-
-    low: float
-    high: float
-    mean: float
-    std: float
-
-    def normalize(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the normalized image as float32, same shape."""
-        return image.float().clamp(self.low, self.high).sub_(self.mean).div_(max(self.std, 1e-8))
+def normalized(image: torch.Tensor, intensity: Intensity) -> torch.Tensor:
+    """Return an image in HU normalized, as float32 of the same shape."""
+    return image.float().clamp(intensity.low, intensity.high).sub_(intensity.mean).div_(max(intensity.std, 1e-8))
 
 
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> Triple:
@@ -85,8 +77,8 @@ def prepare_image(
 ) -> torch.Tensor:
     """Normalize an image and resample it, a few slices at a time.
 
-    Equals `F.interpolate(intensity.normalize(image), shape, mode="trilinear")` up to float rounding, without a float
-    copy of the whole image.
+    Equals `F.interpolate(normalized(image, intensity), shape, mode="trilinear")` up to float rounding, without a
+    float copy of the whole image.
 
     Args:
         array: (z, y, x) in HU, of any type of number, contiguous or not.
@@ -104,7 +96,7 @@ def prepare_image(
     result = torch.empty((depth, height, width), device=store or device)
     for start, stop in _slabs(array.shape, shape, slab_bytes):
         first, last = int(axis.lower[start]), int(axis.upper[stop - 1])
-        slab = intensity.normalize(_tensor(array[first : last + 1]).to(device))
+        slab = normalized(_tensor(array[first : last + 1]).to(device), intensity)
         part = axis.part(start, stop, first).to(device)
         slab = torch.lerp(slab[part.lower], slab[part.upper], part.weight[:, None, None])
         if slab.shape[1:] != (height, width):
@@ -145,52 +137,6 @@ def resample_labels(labels: torch.Tensor, shape: Sequence[int], slab_bytes: int 
     for start, stop in _slabs(labels.shape, shape, slab_bytes):
         first, last = int(axes[0].lower[start]), int(axes[0].upper[stop - 1])
         _vote(labels[first : last + 1], [axes[0].part(start, stop, first), *axes[1:]], result[start:stop])
-    return result
-
-
-def area_matrix(source: int, target: int) -> torch.Tensor:
-    """Return the averaging along an axis as a matrix: how much of each target voxel each source voxel covers.
-
-    Args:
-        source: number of source voxels.
-        target: number of target voxels, which have the same extent in all.
-
-    Returns:
-        float32 (target, source); rows sum to 1.
-    """
-    edges = torch.arange(target + 1, dtype=torch.float64) * source / target
-    lower, upper = edges[:-1, None], edges[1:, None]
-    place = torch.arange(source, dtype=torch.float64)
-    covered = (torch.minimum(upper, place + 1) - torch.maximum(lower, place)).clamp(min=0)
-    return (covered * target / source).float()
-
-
-def area_shares(mask: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Return which share of each voxel of another grid is marked.
-
-    Where the grid is finer than the mask's, a share is that of the source voxels that the voxel lies in.
-
-    Args:
-        mask: (z, y, x) bool.
-        shape: (z, y, x) of the grid, which has the same extent.
-
-    Returns:
-        float32 of the shape, from 0 to 1.
-    """
-    result = torch.zeros(tuple(shape))
-    box, parts = [], []
-    for axis, (source, target) in enumerate(zip(mask.shape, shape, strict=True)):
-        marked = mask.any(dim=tuple(other for other in range(3) if other != axis)).nonzero()
-        if not len(marked):
-            return result
-        matrix = area_matrix(source, target)
-        inside = slice(int(marked[0]), int(marked[-1]) + 1)
-        reached = matrix[:, inside].any(1).nonzero()
-        box.append(slice(int(reached[0]), int(reached[-1]) + 1))
-        parts.append(matrix[box[-1], inside])
-        mask = mask.narrow(axis, inside.start, inside.stop - inside.start)
-    shares = parts[1] @ (mask.float() @ parts[2].T)
-    result[tuple(box)] = (parts[0] @ shares.flatten(1)).view(-1, *shares.shape[1:])
     return result
 
 

@@ -14,11 +14,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Strict
 
-from flare23_lib.config.models import MergePolicy
+from flare23_lib.config.training_models import MergePolicy
 from flare23_lib.errors import MergeError
-from flare23_lib.io.nifti import Geometry
 from flare23_lib.labels import IGNORE_VALUE
-from flare23_lib.pseudo_labels.tumors import find_tumors
+from flare23_lib.pseudo_labels.components import Votes, find_tumors
 
 OUTCOMES = ("agreed", "kept", "dropped", "taken", "tumor_inside", "unmarked_tumor", "unsure")
 """What can become of a voxel with an original or a predicted label, or an unsure prediction; see `merge`."""
@@ -31,19 +30,6 @@ class MergeRules(MergePolicy):
     """A merge policy, and the label values that are tumors."""
 
     tumors: Annotated[tuple[int, ...], Strict(False)] = ()
-
-
-@dataclass(frozen=True)
-class Votes:
-    """How many of a teacher's mirrored passes say at each voxel what their mean says.
-
-    Attributes:
-        count: uint8 (z, y, x).
-        passes: how many there are.
-    """
-
-    count: np.ndarray
-    passes: int
 
 
 @dataclass(frozen=True)
@@ -128,8 +114,13 @@ def merge(
             unsure = (votes.count[z] < least) & open_outcomes[pair]
             _move(totals, places, pair[unsure], "unsure", pair[unsure] & 255)
             labels[z][unsure] = IGNORE_VALUE
-    inputs = _Inputs(original, predicted, annotated, rules, votes)
-    _apply_tumor_policies(inputs, labels, totals, outcomes, places)
+    for outcome, place, is_one in _judged_tumors(original, predicted, annotated, rules, votes):
+        if outcome == "tumor_inside":
+            inside = outcomes[_pairs(original[place], predicted[place])] == OUTCOMES.index(outcome)
+            place = tuple(index[inside] for index in place)
+        labels[place] = predicted[place] if is_one else IGNORE_VALUE
+        if outcome == "unmarked_tumor":
+            _move(totals, places, _pairs(original[place], predicted[place]), outcome, labels[place])
     np.add.at(totals.reshape(-1), places, pairs)
     counts = {
         outcome: {int(value): int(row[value]) for value in np.flatnonzero(row)}
@@ -137,12 +128,6 @@ def merge(
     }
     there = {(int(pair) >> 8, int(pair) & 255): int(pairs[pair]) for pair in np.flatnonzero(pairs)}
     return Merged(labels, int(totals[BACKGROUND].sum()), counts, there)
-
-
-def check_geometry(original: Geometry, predicted: Geometry) -> None:
-    """Raise MergeError if two label maps do not lie on each other."""
-    if difference := original.difference(predicted):
-        raise MergeError(f"labels of different geometry cannot be merged: {difference}")
 
 
 def _pairs(original: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -188,43 +173,23 @@ def _move(totals: np.ndarray, places: np.ndarray, pairs: np.ndarray, outcome: st
     totals -= np.bincount(places[pairs], minlength=totals.size).reshape(totals.shape)
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    original: np.ndarray
-    predicted: np.ndarray
-    annotated: Collection[int]
-    rules: MergeRules
-    votes: Votes | None
-
-
-def _apply_tumor_policies(
-    inputs: _Inputs, labels: np.ndarray, totals: np.ndarray, outcomes: np.ndarray, places: np.ndarray
-) -> None:
-    """Apply the policies that decide tumor by tumor, in place."""
-    original, predicted, rules, votes = inputs.original, inputs.predicted, inputs.rules, inputs.votes
-    agreement, passes = (None, 1) if votes is None else (votes.count, votes.passes)
-
-    def tumors(values: Collection[int], marked: np.ndarray | None, rule: str) -> Iterator[tuple[np.ndarray, bool]]:
-        """Give the voxels of each predicted tumor of some classes, and whether it is one."""
-        for tumor in find_tumors(_among(values)[predicted], marked, agreement, passes):
-            yield (
-                tumor.voxels,
-                rule == "tumor" or (rule == "if_sure" and (tumor.certainty or 0.0) >= rules.min_tumor_agreement),
-            )
-
-    annotated_tumors = set(rules.tumors) & set(inputs.annotated)
-    if annotated_tumors and rules.unmarked_tumors != "keep_original":
-        for voxels, is_one in tumors(annotated_tumors, _among(rules.tumors)[original], rules.unmarked_tumors):
-            place = tuple(voxels.T)
-            labels[place] = predicted[place] if is_one else IGNORE_VALUE
-            _move(totals, places, _pairs(original[place], predicted[place]), "unmarked_tumor", labels[place])
-    open_tumors = set(rules.tumors) - annotated_tumors
-    if open_tumors and rules.tumor_inside_organs == "if_sure":
-        for voxels, is_one in tumors(open_tumors, None, rules.tumor_inside_organs):
-            place = tuple(voxels.T)
-            inside = outcomes[_pairs(original[place], predicted[place])] == OUTCOMES.index("tumor_inside")
-            place = tuple(voxels[inside].T)
-            labels[place] = predicted[place] if is_one else IGNORE_VALUE
+def _judged_tumors(
+    original: np.ndarray,
+    predicted: np.ndarray,
+    annotated: Collection[int],
+    rules: MergeRules,
+    votes: Votes | None,
+) -> Iterator[tuple[str, tuple[np.ndarray, ...], bool]]:
+    """Give what is decided tumor by tumor: the outcome, the voxels of a predicted tumor, and whether it is one."""
+    known = set(rules.tumors) & set(annotated)
+    judged: list[tuple[str, str, set[int], np.ndarray | None]] = []
+    if known and rules.unmarked_tumors != "keep_original":
+        judged.append(("unmarked_tumor", rules.unmarked_tumors, known, _among(rules.tumors)[original]))
+    if (unknown := set(rules.tumors) - known) and rules.tumor_inside_organs == "if_sure":
+        judged.append(("tumor_inside", "if_sure", unknown, None))
+    for outcome, rule, values, marked in judged:
+        for place, certainty in find_tumors(_among(values)[predicted], marked, votes):
+            yield outcome, place, rule == "tumor" or (rule == "if_sure" and certainty >= rules.min_tumor_agreement)
 
 
 def _among(values: Collection[int]) -> np.ndarray:

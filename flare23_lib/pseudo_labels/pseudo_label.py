@@ -1,16 +1,25 @@
-"""A teacher's labels of a category's training cases."""
+"""A teacher's labels of a category's training cases: what is annotated in these already, and what changed."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from flare23_lib.cache.entries import Metadata, Shard
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.settings import PseudoLabelSettings
-from flare23_lib.dataset.cases import usable_cases
-from flare23_lib.inference.segmentations import ModelUse, Wanted, model_description, segment_missing
-from flare23_lib.pseudo_labels import selection
-from flare23_lib.pseudo_labels.base_labels import annotated_labels, base_rows
+from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
+from flare23_lib.errors import StoreError
+from flare23_lib.inference.segmentations import ModelUse, Wanted, segment_missing
+from flare23_lib.io.atomic import read_json
+from flare23_lib.io.tables import read_csv
+
+DIGITS = 6
+"""Decimals that a change is given with."""
 
 
 def pseudo_label(
@@ -23,18 +32,12 @@ def pseudo_label(
 ) -> None:
     """Segment a category's cases of a shard with a teacher, and write the shard's record.
 
-    Args:
-        results: the results folder.
-        teacher: the model.
-        settings: what the completion needs of its teacher.
-        base: completion that this one builds on, or None.
-        shard: which cases.
-        output: the record.
+    `base` is the name of the completion that this one builds on, or None.
     """
     wanted = category_shard(results, settings, base, shard)
     lock_name = f"{settings.category}-{shard}"  # other completions of the category share its segmentations
     made = segment_missing(results, teacher, wanted, settings.votes, lock_name)
-    labels = model_description(results, teacher.name)["labels"][1:]
+    labels = read_json(results.model_file(teacher.name))["labels"][1:]
     names = {str(label["value"]): label["name"] for label in labels}
     rows = []
     for row, metadata in made:
@@ -52,10 +55,81 @@ def category_shard(results: Results, settings: PseudoLabelSettings, base: str | 
     return [(case, annotated_labels(settings.annotated, case, bases)) for case in cases]
 
 
+def base_rows(results: Results, base: str | None) -> dict[str, dict[str, str]]:
+    """Return the records of the completion that another builds on, by case; empty without one."""
+    if base is None:
+        return {}
+    return {row["case"]: row for row in read_csv(results.collected("completed_labels", base))}
+
+
+def base_of(case: Case, bases: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    """Return a case's record of the completion that another builds on; StoreError if it is not among them."""
+    if case.case not in bases:
+        raise StoreError(f"{case.case} is not in the record of the completion that this one builds on")
+    return bases[case.case]
+
+
+def annotated_labels(
+    annotated: Literal["present"] | Sequence[int], case: Case, bases: Mapping[str, Mapping[str, str]]
+) -> list[int]:
+    """Return the label values that count as annotated in a case.
+
+    Args:
+        annotated: these values; or "present": what its source states, and of a base what is present in it; where the
+            source leaves it open, what is present (`annotated_of`).
+        case: the case.
+        bases: `base_rows`.
+
+    Raises:
+        StoreError: the case is not among them.
+    """
+    if annotated != "present":
+        return list(annotated)
+    if bases:
+        return sorted({*map(int, base_of(case, bases)["labels_present"].split()), *(case.annotated or ())})
+    return annotated_of(case)
+
+
+# Cases whose pseudo-labels changed most can be left out of training. What changes from one teacher to the next, or
+# between the mirrored passes of one, is likely to be wrong. FLARE22's winner (Huang et al., "Revisiting nnU-Net for
+# iterative pseudo labeling and efficient sliding window inference") filtered its unlabeled cases by how their
+# pseudo-labels changed from round to round; this is in that spirit.
+
+
+def change_between(one: np.ndarray, other: np.ndarray, values: Collection[int]) -> float:
+    """Return 1 minus the mean Dice of the classes that either label map holds; 0 if neither holds any.
+
+    Args:
+        one: uint8 (z, y, x) label values.
+        other: the same of the same shape.
+        values: label values that count.
+    """
+    ones, others = (np.bincount(labels.ravel(), minlength=256) for labels in (one, other))
+    both = np.bincount(one[one == other], minlength=256)
+    held = [value for value in values if ones[value] + others[value]]
+    return round(1 - _mean([2 * both[value] / (ones[value] + others[value]) for value in held]), DIGITS)
+
+
+def change_between_passes(scores: Sequence[float]) -> float:
+    """Return 1 minus the mean of the agreement of the classes that the passes hold; 0 if they hold none."""
+    return round(1 - _mean(scores), DIGITS)
+
+
+def most_changed(changes: Mapping[str, float], share: float) -> set[str]:
+    """Return the share of the cases that changed most, rounded down; of equal ones the first by name stay."""
+    count = math.floor(share * len(changes) + 1e-9)
+    ordered = sorted(changes, key=lambda case: (changes[case], case))
+    return set(ordered[len(ordered) - count :])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 1.0
+
+
 def pass_change(metadata: Metadata) -> float:
     """Return how much a segmentation's labels change between its passes, from the agreement as records hold it."""
-    agreement = metadata["results"]["agreement"]
-    return selection.change_between_passes({value: rounded(score) for value, score in agreement.items()})
+    scores = map(rounded, metadata["results"]["agreement"].values())
+    return change_between_passes([score for score in scores if score is not None])
 
 
 def rounded(value: float | None) -> float | None:

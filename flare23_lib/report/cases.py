@@ -17,7 +17,8 @@ from matplotlib.patches import Patch
 from flare23_lib.cache.results import Results
 from flare23_lib.colors import label_colors
 from flare23_lib.dataset.cases import Case, read_cases
-from flare23_lib.io.nifti import Geometry, read_labels, read_volume
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import read_labels, read_volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.labels import LabelMap
 from flare23_lib.report.style import INK, display_name, new_figure

@@ -109,7 +109,7 @@ def mermaid(graph: Graph) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
+class MethodLayout:
     """Places (x, y) of the graph's parts, in inches, y upwards."""
 
     boxes: dict[Node, tuple[float, float]]  # lower left corner of each box, `width` wide and `BOX` high
@@ -117,7 +117,7 @@ class Layout:
     width: float
 
 
-def arrange(graph: Graph) -> Layout:
+def arrange(graph: Graph) -> MethodLayout:
     """Give each node a row of its own, above and to the left of all that is made from it.
 
     A line follows its source's row, and then a track down to its target. No other box is in its way: a row has one
@@ -155,7 +155,7 @@ def arrange(graph: Graph) -> Layout:
         end = boxes[target][1] + BOX * (0.7 if keeps else 0.4)
         corners = [(boxes[source][0] + width, start), (track, start), (track, end), (boxes[target][0], end)]
         lines[source, target] = corners
-    return Layout(boxes, lines, width)
+    return MethodLayout(boxes, lines, width)
 
 
 def draw_method(path: Path, graph: Graph) -> None:

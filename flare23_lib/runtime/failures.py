@@ -28,11 +28,7 @@ def concerns_all(error: BaseException) -> bool:
 
 
 class CaseFailures:
-    """The cases of a job that failed so far.
-
-    Args:
-        total: cases of the job.
-    """
+    """The cases that failed so far of those of a job."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -42,9 +38,7 @@ class CaseFailures:
     def case(self, name: str, path: str | Path) -> Iterator[None]:
         """Do what is done for a case: an error in it is logged, and nothing more is done for the case.
 
-        Args:
-            name: of the case.
-            path: the file that an error is about that names none.
+        `path` is the file that an error is about that names none.
         """
         try:
             yield

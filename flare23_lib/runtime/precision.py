@@ -27,10 +27,7 @@ BFLOAT16_ISA = ("DEFAULT", "BF16", "FP16", "AMX", "AVX10")
 def inference_precision(name: str, device: torch.device) -> str:
     """Return what a network computes in: "float32", "bfloat16" or "float16".
 
-    Args:
-        name: one of these, or "auto": bfloat16 where the device has instructions for it, else float16 on a CUDA GPU
-            and float32 elsewhere.
-        device: where it runs.
+    "auto" is bfloat16 where the device has instructions for it, else float16 on a CUDA GPU and float32 elsewhere.
 
     Raises:
         ConfigError: the device only emulates what is named.
@@ -38,18 +35,14 @@ def inference_precision(name: str, device: torch.device) -> str:
     if name == AUTO:
         otherwise = "float16" if device.type == "cuda" else "float32"
         name = "bfloat16" if computes_in_bfloat16(device) else otherwise
-    refuse_emulation(name, device)
-    log.info("precision: %s", name)
-    return name
+    return _taken(name, device)
 
 
 def training_precision(name: str, device: torch.device) -> str:
     """Return what a training computes in: "mixed", "float32" or "bfloat16".
 
-    Args:
-        name: one of these, or "auto": mixed (nnU-Net's float16 with scaled gradients) on a CUDA GPU, bfloat16 on a
-            CPU with instructions for it, float32 elsewhere.
-        device: where it runs.
+    "auto" is mixed (nnU-Net's float16 with scaled gradients) on a CUDA GPU, bfloat16 on a CPU with instructions for
+    it, float32 elsewhere.
 
     Raises:
         ConfigError: the device only emulates what is named.
@@ -57,6 +50,10 @@ def training_precision(name: str, device: torch.device) -> str:
     if name == AUTO:
         on_cpu = "bfloat16" if computes_in_bfloat16(device) else "float32"
         name = "mixed" if device.type == "cuda" else on_cpu
+    return _taken(name, device)
+
+
+def _taken(name: str, device: torch.device) -> str:
     refuse_emulation(name, device)
     log.info("precision: %s", name)
     return name

@@ -66,12 +66,7 @@ class Bar(contextlib.AbstractContextManager):
         self._stack.close()
 
     def update(self, size: int = 1, note: str = "") -> None:
-        """Count one unit more.
-
-        Args:
-            size: its bytes, if those are counted.
-            note: what is shown in addition.
-        """
+        """Count one unit more, of a size in bytes if those are counted; a note is shown in addition."""
         self._done += 1
         self._reached += size
         if self._bar is not None:

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from flare23_lib.networks import Triple
+from flare23_lib.axes import Spacing, Triple, as_triple
 
 NAME = "Dataset001_init"
 
@@ -23,19 +23,14 @@ WIDTHS = (32, 64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """What a model needs of a plan.
-
-    Attributes:
-        patch_size: (z, y, x) in voxels.
-        spacing: (z, y, x) in mm.
-        strides: of each stage, (z, y, x).
-        batch_size: patches.
-    """
+    """What a model needs of a plan: patch size and strides in voxels, spacing in mm, each (z, y, x); and the memory
+    in GB of the GPU that it is made for."""
 
     patch_size: Triple
-    spacing: tuple[float, float, float]
+    spacing: Spacing
     strides: tuple[Triple, ...]
     batch_size: int
+    gpu_gb: float
 
     @property
     def network(self) -> dict[str, list[int]] | str:
@@ -45,16 +40,10 @@ class NetworkPlan:
         return "stunet_base" if count == 6 else {"depth": [1] * count, "widths": widths}
 
 
-def plan_network(
-    shapes: Sequence[Triple], spacings: Sequence[tuple[float, float, float]], labels: int, gpu_gb: float
-) -> NetworkPlan:
+def plan_network(shapes: Sequence[Triple], spacings: Sequence[Spacing], labels: int, gpu_gb: float) -> NetworkPlan:
     """Ask nnU-Net's planner; it plans its own U-Net, whose size STU-Net's base network is close to.
 
-    Args:
-        shapes: of the images, (z, y, x), as the network sees their axes.
-        spacings: likewise, in mm.
-        labels: their number.
-        gpu_gb: memory of the GPU in GB.
+    Shapes in voxels and spacings in mm are those of the images, (z, y, x), as the network sees their axes.
     """
     from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner as planning
     from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
@@ -85,13 +74,9 @@ def plan_network(
             voxels = float(np.prod(median)) * len(shapes)
             plan = planner.get_plans_for_configuration(spacing, median, "3d_fullres", voxels, {})
     return NetworkPlan(
-        patch_size=_triple(plan["patch_size"]),
-        spacing=(round(float(spacing[0]), 4), round(float(spacing[1]), 4), round(float(spacing[2]), 4)),
-        strides=tuple(map(_triple, plan["architecture"]["arch_kwargs"]["strides"])),
+        patch_size=as_triple(map(int, plan["patch_size"])),
+        spacing=as_triple(round(float(size), 4) for size in spacing),
+        strides=tuple(as_triple(map(int, stride)) for stride in plan["architecture"]["arch_kwargs"]["strides"]),
         batch_size=int(plan["batch_size"]),
+        gpu_gb=gpu_gb,
     )
-
-
-def _triple(values: Sequence[float]) -> Triple:
-    one, two, three = values
-    return int(one), int(two), int(three)

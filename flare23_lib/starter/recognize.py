@@ -2,85 +2,93 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from flare23_lib.config.cohort_models import BACKGROUND, IGNORE, Source
 from flare23_lib.config.load import read_yaml
-from flare23_lib.config.models import Source
-from flare23_lib.dataset.discover import files_below, find
+from flare23_lib.dataset.discover import SourceFiles, files_below, find
 from flare23_lib.dataset.image_info import read_info
-from flare23_lib.errors import CohortError, FlareError
+from flare23_lib.errors import CohortError
 from flare23_lib.io.nifti import SUFFIXES
+from flare23_lib.starter.names import identifier, names_of_values
 
 MAX_LABEL_VALUES = 254
 """A file with more different values, or negative ones, is an image."""
 
-SYNONYMS = {
-    "arota": "aorta", "postcava": "inferior_vena_cava", "ivc": "inferior_vena_cava", "gall_bladder": "gallbladder",
-    "oesophagus": "esophagus", "cancer": "tumor", "tumour": "tumor", "kidneys": "kidney", "adrenal": "adrenal_gland",
-    "adrenal_glands": "adrenal_gland",
-}  # fmt: skip
-"""Names in public label tables -> ours."""
 
-
-TABLE = re.compile(r"(label|class|lut|color).*\.(json|csv|tsv|txt)$")
-"""Names of files that may name label values; other tables, such as lists of patients, hold numbers too."""
-
-
-@dataclass(frozen=True)
+@dataclass
 class FolderSource:
-    """A source as it was recognized, in the form of the configuration.
+    """A source in the form of the configuration, and what is in its files.
 
     Attributes:
-        name: of the source.
-        keys: patterns below `root`, and `prefix`, `annotated` or `values` where a preset has them.
         root: the folder that the patterns begin in.
+        keys: patterns, and `prefix`, `annotated` or `values` where a preset has them.
         names: names of values, where a table of the folder has them.
         remarks: what a user should know, one line each.
+        targets: labels by value, or by mask.
+        present: cases in which each value occurs.
     """
 
     name: str
-    keys: dict[str, object]
     root: Path
+    keys: dict[str, Any]
     names: Mapping[int, str] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
+    remarks: list[str] = field(default_factory=list)
+    files: SourceFiles = field(default_factory=lambda: SourceFiles(""))
+    targets: dict[str, Any] = field(default_factory=dict)
+    present: Counter[str] = field(default_factory=Counter)
+
+    def find(self, cohort: Path) -> SourceFiles:
+        """Return its files, whatever their values are; CohortError if there are none."""
+        values = dict.fromkeys(map(str, self.keys.get("values") or ()), BACKGROUND)
+        source = Source.model_validate({**self.keys, "values": values, "annotated": None})
+        return find(cohort, {self.name: source}).sources[0]
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels that its values stand for, one for each of them or one for each side."""
+        return [name for target in self.targets.values() for name in labels_of(target)]
+
+    @property
+    def has_unlabeled(self) -> bool:
+        """Whether it has images without labels."""
+        return bool(self.files.unlabeled_images) or not self.targets
+
+
+def labels_of(target: Any) -> list[str]:
+    """Return the labels that a value stands for: one, those of two sides, or none."""
+    if isinstance(target, Mapping):
+        return list(target["sides"])
+    return [] if target in (None, BACKGROUND, IGNORE) else [target]
 
 
 def recognize(folder: Path, presets: Path | None = None) -> FolderSource:
-    """Look at a folder: is it laid out as a preset, or what else is it?
-
-    Args:
-        folder: of the files.
-        presets: folder of the presets of known sources; None for none.
-
-    Raises:
-        CohortError: the folder is missing, or holds no image.
-    """
+    """Look at a folder: is it laid out as a preset, or what else is it? CohortError if it is missing, or holds no
+    image."""
     folder = Path(folder)
     if not folder.is_dir():
         raise CohortError(f"there is no folder {folder}")
     for preset in sorted(presets.glob("*.yaml")) if presets else ():
         for name, keys in read_yaml(preset)["sources"].items():
             for root in (folder, folder.parent):
-                if _fits(root, folder, keys):
-                    return FolderSource(name, keys, root, remarks=(f"laid out as presets/sources/{preset.name}",))
-    found = _guess(folder)
-    return replace(found, names=names_of_values(folder))
+                source = FolderSource(name, root, keys, remarks=[f"laid out as presets/sources/{preset.name}"])
+                if _has_labeled_cases(source, folder):
+                    return source
+    source = _guess(folder)
+    source.names = names_of_values(folder)
+    return source
 
 
-def _fits(root: Path, folder: Path, keys: Mapping[str, Any]) -> bool:
-    """Say whether a root has labeled cases in a preset's layout, within a folder of it."""
-    source = Source.model_validate({key: value for key, value in keys.items() if key not in ("values", "annotated")})
-    named = {str(name): "background" for name in keys.get("values") or {}}
+def _has_labeled_cases(source: FolderSource, folder: Path) -> bool:
+    """Return whether a source has labeled cases, all of them within a folder."""
     try:
-        files = find(root, {"preset": Source.of(source, values=named)}).sources[0]
+        files = source.find(source.root)
     except CohortError:
         return False
     paired = [path for case, paths in files.images.items() if case in files.labels for path in paths]
@@ -88,7 +96,7 @@ def _fits(root: Path, folder: Path, keys: Mapping[str, Any]) -> bool:
 
 
 @dataclass
-class _Group:
+class _FileGroup:
     """Files of one form: `pattern` with `{case}`, and the files by case.
 
     In the `short` form what all names begin with is no part of the case.
@@ -100,7 +108,7 @@ class _Group:
     short_cases: dict[str, Path] = field(default_factory=dict)
 
     def is_label(self) -> bool:
-        """Say by the content of a file whether these are label maps."""
+        """Return by the content of a file whether these are label maps."""
         info = read_info(next(iter(self.cases.values())), True)
         return info.voxels is not None and len(info.voxels) <= MAX_LABEL_VALUES and min(info.voxels, default=0) >= 0
 
@@ -124,9 +132,8 @@ def _guess(folder: Path) -> FolderSource:
         pattern, names, cases = masks
         image = max(images, key=lambda group: len(set(group.cases) & cases))
         values = {mask: identifier(mask) for mask in names}
-        return FolderSource(name, {"images": image.pattern, "masks": pattern, "values": values}, folder)
-    keys: dict[str, object] = {}
-    remarks = []
+        return FolderSource(name, folder, {"images": image.pattern, "masks": pattern, "values": values})
+    keys: dict[str, Any] = {}
     paired: set[str] = set()
     pairs = [
         (len(set(one[1]) & set(two[1])), one[0], two[0])
@@ -142,14 +149,14 @@ def _guess(folder: Path) -> FolderSource:
         short = any(group.short == image_pattern for group in images if group.short)
         patterns = [(group.short if short else "") or group.pattern for group in others]
         keys["unlabeled_images" if keys else "images"] = patterns
-    remarks += [
+    remarks = [
         f"{group.pattern} are label maps without an image" for group in labels
         if not paired & {group.pattern, group.short}
     ]  # fmt: skip
-    return FolderSource(name, keys, folder, remarks=tuple(remarks))
+    return FolderSource(name, folder, keys, remarks=remarks)
 
 
-def _groups(folder: Path, files: Sequence[Path]) -> Iterator[_Group]:
+def _groups(folder: Path, files: Sequence[Path]) -> Iterator[_FileGroup]:
     """Divide files into groups whose names differ in the case alone: in a folder's name, or in the file's."""
     above: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
     here: dict[tuple[str, str], list[Path]] = defaultdict(list)
@@ -169,7 +176,7 @@ def _groups(folder: Path, files: Sequence[Path]) -> Iterator[_Group]:
             and all(len(cases) > largest[path] for path in cases.values())
         ):
             taken |= set(cases.values())
-            yield _Group(f"{start}{{case}}{rest}", cases)
+            yield _FileGroup(f"{start}{{case}}{rest}", cases)
     singles: dict[str, list[Path]] = defaultdict(list)
     for (start, _), paths in here.items():
         left = [path for path in paths if path not in taken]
@@ -182,7 +189,7 @@ def _groups(folder: Path, files: Sequence[Path]) -> Iterator[_Group]:
             yield _of_names(start, paths)
 
 
-def _of_numbers(start: str, paths: Sequence[Path]) -> _Group:
+def _of_numbers(start: str, paths: Sequence[Path]) -> _FileGroup:
     """Return the group of names that differ in their numbers; numbers that all share are no part of the case."""
     pieces = [re.split(r"(\d+)", path.name) for path in paths]
     varying = [index for index in range(len(pieces[0])) if len({row[index] for row in pieces}) > 1]
@@ -190,10 +197,10 @@ def _of_numbers(start: str, paths: Sequence[Path]) -> _Group:
     suffix, before = "".join(pieces[0][last + 1 :]), "".join(pieces[0][:first])
     whole = {path.name.removesuffix(suffix): path for path in paths}
     short = {case.removeprefix(before): path for case, path in whole.items()}
-    return _Group(f"{start}{{case}}{suffix}", whole, f"{start}{before}{{case}}{suffix}", short)
+    return _FileGroup(f"{start}{{case}}{suffix}", whole, f"{start}{before}{{case}}{suffix}", short)
 
 
-def _of_names(start: str, paths: Sequence[Path]) -> _Group:
+def _of_names(start: str, paths: Sequence[Path]) -> _FileGroup:
     """Return the group of names of any form: they end in the same, from the last `_`, `-` or `.` that they share."""
     names = [path.name for path in paths]
     suffix = next(suffix for suffix in SUFFIXES if names[0].endswith(suffix))
@@ -204,12 +211,12 @@ def _of_names(start: str, paths: Sequence[Path]) -> _Group:
     if len(paths) == 1 and names[0].endswith(f"_0000{suffix}"):  # nnU-Net's channel
         suffix = f"_0000{suffix}"
     cases = {name.removesuffix(suffix): path for name, path in zip(names, paths, strict=True)}
-    return _Group(f"{start}{{case}}{suffix}", cases)
+    return _FileGroup(f"{start}{{case}}{suffix}", cases)
 
 
-def _masks(labels: Sequence[_Group]) -> tuple[str, list[str], set[str]] | None:
+def _masks(labels: Sequence[_FileGroup]) -> tuple[str, list[str], set[str]] | None:
     """Return the pattern of masks, their names and cases, if there are several label files in a folder per case."""
-    folders: dict[str, list[_Group]] = defaultdict(list)
+    folders: dict[str, list[_FileGroup]] = defaultdict(list)
     for group in labels:
         start, _, name = group.pattern.rpartition("/")
         if "{case}" in start and "{case}" not in name:
@@ -220,51 +227,3 @@ def _masks(labels: Sequence[_Group]) -> tuple[str, list[str], set[str]] | None:
     suffix = next(suffix for suffix in SUFFIXES if groups[0].pattern.endswith(suffix))
     names = sorted(group.pattern.rpartition("/")[2].removesuffix(suffix) for group in groups)
     return f"{start}/{{mask}}{suffix}", names, set().union(*(group.cases for group in groups))
-
-
-def identifier(text: str) -> str:
-    """Return a name as the configuration takes it."""
-    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-    name = re.sub(r"^(.*)_(left|right)$", r"\2_\1", name)
-    name = SYNONYMS.get(name, name)
-    return name if name and name[0].isalpha() else f"label_{name}".rstrip("_")
-
-
-def names_of_values(folder: Path) -> dict[int, str]:
-    """Return names of values from dataset.json, a table of two columns or ITK-SNAP's label file; empty without."""
-    tables = [path for path in sorted(folder.iterdir()) if TABLE.search(path.name.lower())]
-    for path in [path for path in (folder / "dataset.json", *tables) if path.is_file()]:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-            found = _from_json(json.loads(text)) if path.suffix == ".json" else _from_table(text)
-        except (OSError, ValueError, FlareError):
-            continue
-        if found:
-            return {value: identifier(name) for value, name in found.items() if value > 0}
-    return {}
-
-
-def _from_json(content: object) -> dict[int, str]:
-    labels = content.get("labels", content) if isinstance(content, dict) else None
-    if not isinstance(labels, dict):
-        return {}
-    rows: Iterable[tuple[object, object]] = labels.items()
-    return _values((value, name) if str(value).isdigit() else (name, value) for value, name in rows)
-
-
-def _from_table(text: str) -> dict[int, str]:
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if lines and lines[0].split() and lines[0].count('"') == 2:  # ITK-SNAP: IDX R G B A VIS MSH "NAME"
-        return _values((line.split()[0], line.split('"')[1]) for line in lines if line.count('"') == 2)
-    found: dict[int, str] = {}
-    for row in csv.reader(lines, delimiter=";" if ";" in text else "," if "," in text else "\t"):
-        number = next((cell for cell in row if cell.strip().isdigit()), None)
-        name = next((cell for cell in row if re.search("[A-Za-z]", cell)), None)
-        if number is not None and name is not None:
-            found[int(number)] = name
-    return found
-
-
-def _values(rows: Iterable[tuple[object, object]]) -> dict[int, str]:
-    """Return the rows whose value is a whole number."""
-    return {int(str(value)): str(name) for value, name in rows if str(value).isdigit()}

@@ -9,8 +9,8 @@ from pathlib import Path
 from flare23_lib.cache.entries import Entry, Metadata
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
-from flare23_lib.config.models import Intensity
 from flare23_lib.config.settings import CompletionSettings, PreprocessingSettings, TrainingSettings
+from flare23_lib.config.training_models import IntensityValues
 from flare23_lib.dataset.discover import find, notices
 from flare23_lib.dataset.scan import CohortScan, scan_found
 from flare23_lib.errors import StoreError
@@ -28,9 +28,8 @@ from flare23_lib.preprocessing.preprocess_cases import (
     record_row,
     select_cases,
 )
-from flare23_lib.pseudo_labels.base_labels import annotated_labels
 from flare23_lib.pseudo_labels.complete import change_entry, completed_entry, completion_folder, left_out
-from flare23_lib.pseudo_labels.pseudo_label import pass_change
+from flare23_lib.pseudo_labels.pseudo_label import annotated_labels, pass_change
 
 Rows = list[dict]
 """A completion's cases: `case`, `file`, `labels_present`, `left_out`."""
@@ -179,13 +178,13 @@ class _Planner:
         shaping = TrainingSettings.of(self.config.training_settings(name), intensity=settings.intensity)
         return TrainingJob(self.results, name, with_digest(shaping, digest), self.config.label_map.names, table)
 
-    def _intensity(self, name: str, cases: Sequence[TrainingCase]) -> Intensity | None:
+    def _intensity(self, name: str, cases: Sequence[TrainingCase]) -> IntensityValues | None:
         """Return a model's measured intensity; None if it is still to be measured."""
         folder = intensity_folder(self.results)
         pooled = self._load(pooled_entry(folder, cases))
         there = sum(self._load(case_entry(folder, case)) is not None for case in cases)
         self.plan.steps.append(Step("intensity", name, len(cases), 0 if pooled else len(cases) - there))
-        return Intensity.from_json(pooled["results"]["intensity"]) if pooled else None
+        return IntensityValues.from_json(pooled["results"]["intensity"]) if pooled else None
 
     def _training(self, job: TrainingJob) -> None:
         self.plan.used_folders.add(job.folder.path)

@@ -2,10 +2,10 @@
 
 import torch
 
-from flare23_lib.inference.bundle import InferenceDefaults, Model, ModelLabel
+from flare23_lib.inference.model import InferenceDefaults, Model, ModelLabel
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
-from flare23_lib.preprocessing.resampling import Intensity
+from flare23_lib.preprocessing.intensity import Intensity
 
 
 def a_model(**changes):

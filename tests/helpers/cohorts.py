@@ -9,7 +9,7 @@ from places import REPOSITORY
 
 from flare23_lib.config import Config
 from flare23_lib.config.load import merge
-from flare23_lib.config.old_layout import sources_of
+from flare23_lib.config.old_keys import sources_of
 from flare23_lib.dataset.scan import CohortScan, scan_cohort
 from flare23_lib.io import nifti
 

@@ -4,11 +4,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from flare23_lib.inference.bundle import Bundle, Model, ModelLabel
-from flare23_lib.io.nifti import Geometry, Volume, header_for
+from flare23_lib.inference.bundle import Bundle
+from flare23_lib.inference.model import Model, ModelLabel
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume, header_for
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
-from flare23_lib.preprocessing.resampling import Intensity
+from flare23_lib.preprocessing.intensity import Intensity
 
 PATCH = (8, 16, 16)
 

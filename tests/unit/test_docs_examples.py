@@ -11,7 +11,8 @@ import pytest
 from engines import a_bundle, a_volume
 from places import REPOSITORY
 
-from flare23_lib.inference.bundle import ModelLabel, write_bundle
+from flare23_lib.inference.bundle import write_bundle
+from flare23_lib.inference.model import ModelLabel
 from flare23_lib.io.nifti import read_volume, write_volume
 
 
@@ -31,7 +32,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/predict.md"])
+@pytest.mark.parametrize("page", ["README.md", pytest.param("docs/predict.md", marks=pytest.mark.slow)])
 def test_the_one_liners_run(page, folder):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     (shell,) = blocks(page, "bash", "--input ct.nii.gz")

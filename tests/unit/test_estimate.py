@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from flare23_lib import cli
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
-from flare23_lib.config.models import InferenceSettings
+from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset import flare23
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.errors import ConfigError, StoreError

@@ -12,7 +12,7 @@ from places import REPOSITORY
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
-from flare23_lib.config.settings import InferenceSettings
+from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset.cases import Case, read_cases, write_cases
 from flare23_lib.errors import CasesFailedError
 from flare23_lib.inference.bundle import write_bundle

@@ -19,8 +19,8 @@ from flare23_lib.evaluation.cases import Pair, Scoring, score_cases
 from flare23_lib.io.label_maps import LabelFiles, ValueTable
 from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_labels
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_in
-from flare23_lib.pseudo_labels.base_labels import annotated_labels
 from flare23_lib.pseudo_labels.complete import completed_entry, completion_folder
+from flare23_lib.pseudo_labels.pseudo_label import annotated_labels
 
 CONFIG = Config.load([REPOSITORY / "config.yaml"])
 LABELS = CONFIG.label_map

@@ -8,16 +8,17 @@ import torch
 
 from flare23_lib import versions
 from flare23_lib.dataset.image_info import read_info
-from flare23_lib.inference.bundle import Bundle, Model, ModelLabel
+from flare23_lib.inference.bundle import Bundle
 from flare23_lib.inference.engine import Engine
+from flare23_lib.inference.model import Model, ModelLabel
 from flare23_lib.io import nifti
-from flare23_lib.io.nifti import Geometry, Volume
+from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.nifti import Volume
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
-from flare23_lib.preprocessing.intensity import draw_foreground, pool
+from flare23_lib.preprocessing.intensity import Intensity, draw_foreground, pool
 from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_image, preprocess_labels
-from flare23_lib.preprocessing.resampling import Intensity
-from flare23_lib.pseudo_labels import merge, selection, small_components
+from flare23_lib.pseudo_labels import components, merge, pseudo_label
 from flare23_lib.pseudo_labels.merge import MergeRules
 
 INTENSITY = Intensity(low=-200, high=300, mean=40, std=100)
@@ -111,16 +112,16 @@ def test_merges():
         min_agreement=0.8,
     )
     count = np.digitize(wave(SHAPE, 0.9), [-0.5, 0.5]).astype(np.uint8) + 6
-    made = merge.merge(original, predicted, [1], rules, votes=merge.Votes(count, 8))
+    made = merge.merge(original, predicted, [1], rules, votes=components.Votes(count, 8))
     assert versions.MERGE == 3
     assert {int(v): int(c) for v, c in zip(*np.unique(made.labels, return_counts=True), strict=True)} == GOLDEN_MERGE
 
 
 def test_specks_and_changes():
     labels = np.digitize(wave(SHAPE, 0.5), [0.2, 0.9]).astype(np.uint8)
-    made, dropped = small_components.remove_small_components(labels, {1: 0.05, 2: 0.2}, (5.0, 2.0, 2.0))
+    made, dropped = components.remove_small_components(labels, {1: 0.05, 2: 0.2}, (5.0, 2.0, 2.0))
     assert (versions.SPECKS, versions.CHANGE) == (2, 1)
-    assert (dropped, round(selection.change_between(labels, made, [1, 2]), 6)) == GOLDEN_RELIABILITY
+    assert (dropped, round(pseudo_label.change_between(labels, made, [1, 2]), 6)) == GOLDEN_RELIABILITY
 
 
 GOLDEN_RELIABILITY = ({2: 9}, 0.035433)

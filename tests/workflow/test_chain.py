@@ -20,7 +20,8 @@ from processes import Command
 
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.io.atomic import read_json
-from flare23_lib.io.nifti import read_geometry, read_labels
+from flare23_lib.io.images import read_header
+from flare23_lib.io.nifti import read_labels
 from flare23_lib.io.tables import read_csv
 from flare23_lib.phantom import draw_phantom
 from flare23_lib.pseudo_labels.merge import OUTCOMES
@@ -74,9 +75,9 @@ def test_a_completed_label_lies_on_its_image_to_the_last_bit(finished_chain):
     for name, case, row in completions(finished_chain):
         label = finished_chain / "results/completed_labels" / name / f"{case.case}.nii.gz"
         assert label.resolve() == (finished_chain / "results" / row["file"]).resolve()
-        image = read_geometry(finished_chain / case.image)
-        assert read_geometry(label).shape == image.shape
-        assert np.array_equal(read_geometry(label).affine, image.affine)
+        image, completed = (read_header(path)[0] for path in (finished_chain / case.image, label))
+        assert completed.shape == image.shape
+        assert np.array_equal(completed.affine, image.affine)
 
 
 def test_every_original_voxel_is_kept(finished_chain):

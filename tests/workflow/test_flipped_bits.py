@@ -12,8 +12,8 @@ from flare23_lib.cache.results import Results, entry_name
 from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE
 from flare23_lib.dataset.read_files import remembered
 from flare23_lib.errors import BundleError
-from flare23_lib.inference.bundle import Model, file_sha256
-from flare23_lib.inference.image_files import read_description
+from flare23_lib.inference.bundle import file_sha256
+from flare23_lib.inference.model import read_model
 from flare23_lib.io.checksum import CHECKSUMS, is_as_kept
 
 SMALL = 16 << 10
@@ -48,7 +48,7 @@ def compared(read: Callable[[], object]) -> Check:
 
 def description(path: Path) -> object:
     try:
-        return Model.from_json(read_description(path))
+        return read_model(path.parent)
     except BundleError:
         return None
 
@@ -88,7 +88,7 @@ def check_of(path: Path) -> Check:
     if path.parts[-3] == "models" and path.name == MODEL_FILE:
         return compared(lambda: description(path))
     if path.parts[-3] == "models" and path.name == WEIGHTS_FILE:
-        sha256 = read_description(path.with_name(MODEL_FILE))["weights"]["sha256"]
+        sha256 = read_model(path.parent).weights.sha256
         return lambda: True if file_sha256(path) != sha256 else None
     if entry_name(path) is not None:
         return of_an_entry(path)

@@ -15,7 +15,8 @@ from dicoms import a_series, an_image, save
 from engines import a_bundle, a_volume
 from places import REPOSITORY
 
-from flare23_lib.inference.bundle import ModelLabel, write_bundle
+from flare23_lib.inference.bundle import write_bundle
+from flare23_lib.inference.model import ModelLabel
 from flare23_lib.io.nifti import write_volume
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

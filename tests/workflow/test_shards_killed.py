@@ -61,7 +61,8 @@ def whole(results: Results) -> dict[Path, int]:
     return files
 
 
-@pytest.mark.parametrize(("kills", "cases"), [(2, 32), pytest.param(10, 80, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "cases"), [(2, 32), (10, 80)])
 def test_a_shard_that_is_killed_loses_no_case_and_computes_none_twice(tmp_path, kills, cases):
     results, output = Results(tmp_path / "results"), tmp_path / "results/pseudo_labels/unlabeled/0-of-1.csv"
     prepare(results, cases)

@@ -4,14 +4,15 @@ import blosc2
 import numpy as np
 import pandas as pd
 import pytest
+from bundles import a_model
 
 from flare23_lib.cache.entries import CacheFolder
 from flare23_lib.cache.results import Results
 from flare23_lib.dataset.image_info import ImageInfo
-from flare23_lib.dataset.read_files import Key, _line, remembered
+from flare23_lib.dataset.read_files import _line, remembered
 from flare23_lib.errors import BundleError, StoreError
 from flare23_lib.evaluation.tables import read_table, write_table
-from flare23_lib.inference.image_files import read_description
+from flare23_lib.inference.model import read_model
 from flare23_lib.io.atomic import checksums_in, read_json, write_json
 from flare23_lib.io.checksum import checksum_file, with_checksum
 from flare23_lib.io.nifti import header_for, write_volume
@@ -97,9 +98,8 @@ def a_manifest(root):
 
 def a_description(root):
     path = root / "models" / "student" / "model.json"
-    write_json(path, with_checksum({"format": 1, "spacing": [2.5, 1.5, 1.5], "labels": [{"name": "liver"}]}))
-    # A key that nobody knows, such as `checksul`, has no effect.
-    return path, lambda: {key: read_description(path).get(key) for key in ("format", "spacing", "labels")}
+    write_json(path, with_checksum(a_model().to_json()))
+    return path, lambda: read_model(path.parent)
 
 
 def a_scan(root):
@@ -107,7 +107,7 @@ def a_scan(root):
     path = root / "store" / "scan" / "files.jsonl"
     info = ImageInfo("1-ab", shape=(2, 3, 4), spacing=(5.0, 1.0, 1.0), low=-1000.0, voxels={1: 24})
     path.parent.mkdir(parents=True)
-    path.write_text("\n".join(_line(Key(f"{name}.nii.gz", True, False, 100, 200), info) for name in "ab"))
+    path.write_text("\n".join(_line((f"{name}.nii.gz", True, False, 100, 200, ""), info) for name in "ab"))
     whole = remembered(path)
 
     def read():

@@ -13,7 +13,7 @@ from places import REPOSITORY
 
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
-from flare23_lib.config.models import MergePolicy
+from flare23_lib.config.training_models import MergePolicy
 from flare23_lib.dataset.cases import Case
 from flare23_lib.inference.segmentations import model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.nnunet.training_job import TrainingJob

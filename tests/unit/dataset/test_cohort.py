@@ -9,7 +9,7 @@ from cohorts import SETTINGS, changed, label_array, laid_out, small_cohort, writ
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import checks
-from flare23_lib.config.models import Category, label_map
+from flare23_lib.config.cohort_models import Category, label_map
 from flare23_lib.config.settings import TrainingSet
 from flare23_lib.dataset.cases import Case, read_cases, usable_cases, write_cases
 from flare23_lib.dataset.categories import categorise, fits
@@ -54,7 +54,7 @@ def test_the_tables_count_cases_and_label_sets(cohort, tmp_path):
 
 def test_an_id_in_two_folders_is_quarantined(cohort):
     cohort.image("a", folder="unlabelTr1800")
-    assert [case.case for case in cohort.scan().quarantined] == ["a"]
+    assert [case.case for case in cohort.scan().cases if not case.usable] == ["a"]
 
 
 def test_a_label_set_that_fits_no_category_is_refused_by_name(cohort):

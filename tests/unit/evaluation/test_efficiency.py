@@ -6,7 +6,7 @@ import pytest
 from engines import a_bundle
 
 from flare23_lib.cache.results import Results
-from flare23_lib.config.models import InferenceSettings
+from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation import efficiency

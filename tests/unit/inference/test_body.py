@@ -25,16 +25,21 @@ def cylinder(shape=(12, 80, 100), center=(40, 50), radii=(22, 32), value=40):
     return array
 
 
+def find(array, spacing):
+    """The body in indices of the image itself."""
+    return find_body(array, spacing, array.shape)
+
+
 def full(body):
     """The mask at the image's own resolution."""
-    index = [np.minimum(np.arange(size) // step, cells - 1)
-             for size, step, cells in zip(body.shape, body.stride, body.mask.shape, strict=True)]  # fmt: skip
+    index = [np.minimum(np.arange(size) // round(1 / share), count - 1)
+             for size, share, count in zip(body.shape, body.cells, body.mask.shape, strict=True)]  # fmt: skip
     return body.mask[np.ix_(*index)]
 
 
 def test_the_mask_is_the_body_with_a_margin():
     array = cylinder()
-    mask = full(find_body(array, (4.0, 4.0, 4.0)))
+    mask = full(find(array, (4.0, 4.0, 4.0)))
     assert mask[array > -500].all()
     assert not mask[:, :10].any()
     assert mask.mean() < 1.7 * (array > -500).mean()
@@ -44,7 +49,7 @@ def test_the_mask_is_the_body_with_a_margin():
 def test_the_margin_is_about_twelve_millimeters_along_every_axis(spacing):
     array = cylinder(shape=(40, 80, 100))
     array[:15] = array[25:] = -1000
-    mask = full(find_body(array, spacing))
+    mask = full(find(array, spacing))
     there = np.argwhere(mask)
     inside = np.argwhere(array > -500)
     first, last = inside.min(axis=0) - there.min(axis=0), there.max(axis=0) - inside.max(axis=0)
@@ -57,35 +62,35 @@ def test_a_thin_part_that_hangs_on_to_the_body_from_another_slice_is_inside():
     array = cylinder(shape=(12, 80, 100))
     array[6:] = -1000
     array[6:9, 40:42, 50:52] = 40  # 8 mm wide, and 12 mm long
-    assert full(find_body(array, (4.0, 4.0, 4.0)))[6:12, 40:42, 50:52].all()
+    assert full(find(array, (4.0, 4.0, 4.0)))[6:12, 40:42, 50:52].all()
 
 
 def test_lungs_gas_and_a_folded_skin_are_inside():
     array = cylinder()
     array[:, 30:50, 30:45] = -850
     array[:, 38:42, 60:84] = -1000  # open to the side
-    assert full(find_body(array, (4.0, 4.0, 4.0)))[cylinder() > -500].all()
+    assert full(find(array, (4.0, 4.0, 4.0)))[cylinder() > -500].all()
 
 
 def test_a_table_is_not_the_body():
     array = cylinder()
     array[:, 70:73, 5:95] = -200
-    assert not full(find_body(array, (4.0, 4.0, 4.0)))[:, 70:].any()
+    assert not full(find(array, (4.0, 4.0, 4.0)))[:, 70:].any()
 
 
 def test_an_arm_beside_the_body_is_inside():
     array = cylinder()
     array[:, 35:46, 90:99] = 50
-    assert full(find_body(array, (4.0, 4.0, 4.0)))[:, 35:46, 90:99].all()
+    assert full(find(array, (4.0, 4.0, 4.0)))[:, 35:46, 90:99].all()
 
 
 @pytest.mark.parametrize("value", [-1024, -1000, -600])
 def test_air_has_no_body(value):
-    assert find_body(np.full((10, 60, 60), value, np.int16), (4.0, 4.0, 4.0)) is None
+    assert find(np.full((10, 60, 60), value, np.int16), (4.0, 4.0, 4.0)) is None
 
 
 def test_an_image_without_air_is_body_everywhere():
-    assert find_body(np.full((10, 60, 60), 40, np.int16), (4.0, 4.0, 4.0)).mask.all()
+    assert find(np.full((10, 60, 60), 40, np.int16), (4.0, 4.0, 4.0)).mask.all()
 
 
 @pytest.mark.parametrize("spacing", [(0.7, 0.8, 0.8), (5.0, 0.9, 0.9), (8.0, 1.5, 1.5), (14.0, 12.0, 12.0)])
@@ -94,7 +99,7 @@ def test_the_spacing_may_be_any(spacing):
     z, y, x = (np.arange(size) * step for size, step in zip(shape, spacing, strict=True))
     inside = ((y - 160) / 90)[None, :, None] ** 2 + ((x - 200) / 130)[None, None, :] ** 2 + 0 * z[:, None, None] <= 1
     array = np.where(inside, 30, -1000).astype(np.int16)
-    body = find_body(array, spacing)
+    body = find(array, spacing)
     assert full(body)[inside].all()
     assert body.mask.mean() < 0.8
 
@@ -120,7 +125,8 @@ def test_every_voxel_of_the_mask_is_in_a_window(data):
     resampled = data.draw(st.tuples(*(st.integers(max(1, s // 2), 2 * s) for s in shape)))
     padded = tuple(map(max, resampled, patch))
     offset = [(new - old) // 2 for new, old in zip(padded, resampled, strict=True)]
-    slabs = body_windows(padded, patch, data.draw(st.floats(0.3, 1)), Body(mask, stride, shape).on(resampled), offset)
+    body = Body(mask, tuple(s / new / n for s, new, n in zip(shape, resampled, stride, strict=True)), resampled)
+    slabs = body_windows(padded, patch, data.draw(st.floats(0.3, 1)), body, offset)
     # The cell of each resampled voxel's center.
     index = [np.minimum(((np.arange(n) + 0.5) * s / n / step).astype(int), c - 1)
              for n, s, step, c in zip(resampled, shape, stride, cells, strict=True)]  # fmt: skip
@@ -136,7 +142,7 @@ def windows_over(array, spacing):
     resampled = resampled_shape(array.shape, spacing, TARGET)
     padded = tuple(map(max, resampled, PATCH))
     offset = [(new - old) // 2 for new, old in zip(padded, resampled, strict=True)]
-    slabs = body_windows(padded, PATCH, 0.8, find_body(array, spacing).on(resampled), offset)
+    slabs = body_windows(padded, PATCH, 0.8, find_body(array, spacing, resampled), offset)
     box = tuple(slice(low, low + n) for low, n in zip(offset, resampled, strict=True))
     index = [np.minimum(((np.arange(s) + 0.5) * n / s).astype(int), n - 1)
              for s, n in zip(array.shape, resampled, strict=True)]  # fmt: skip

@@ -14,9 +14,10 @@ from places import REPOSITORY
 
 from flare23_lib.config import Config
 from flare23_lib.errors import BundleError
-from flare23_lib.inference.bundle import Model, load_bundle, write_bundle
+from flare23_lib.inference.bundle import load_bundle, write_bundle
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 from flare23_lib.inference.export import export_checkpoint
+from flare23_lib.inference.model import Model
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.pretrained import read_weights
 from flare23_lib.nnunet.train import describe

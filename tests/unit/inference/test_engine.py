@@ -15,10 +15,10 @@ from machines import needs_bfloat16
 from flare23_lib.errors import BundleError, ConfigError, ImageError
 from flare23_lib.inference import engine as engine_module
 from flare23_lib.inference import memory
-from flare23_lib.inference.bundle import InferenceDefaults
 from flare23_lib.inference.engine import Engine, all_flips
+from flare23_lib.inference.logit_accumulator import TTAAgreement
+from flare23_lib.inference.model import InferenceDefaults
 from flare23_lib.inference.network import WindowNetwork
-from flare23_lib.inference.tta_agreement import TTAAgreement
 from flare23_lib.inference.windows import all_windows, importance_map, pad_to_patch
 from flare23_lib.networks import Architecture
 from flare23_lib.runtime.precision import inference_precision
@@ -199,7 +199,7 @@ def test_a_result_repeats_to_the_bit():
     assert first.tta_agreement == second.tta_agreement
 
 
-@pytest.fixture(scope="module", params=["all", "center_first"])
+@pytest.fixture(scope="module", params=["all", pytest.param("center_first", marks=pytest.mark.slow)])
 def whole(request):
     """A function that segments a volume, and what it gives if the work is not cut."""
     volume, bundle = a_volume((27, 37, 30)), a_bundle(spacing=(1.3, 1.0, 0.7), mirror_axes=(0, 2))

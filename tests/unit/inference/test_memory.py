@@ -7,15 +7,15 @@ import torch
 from engines import a_bundle
 
 from flare23_lib.errors import ConfigError, ImageError
-from flare23_lib.inference.bundle import Model, ModelLabel
 from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.logit_accumulator import UNCOVERED, LogitAccumulator
 from flare23_lib.inference.memory import MB, CaseSize, Limits, plan, sums_bytes, weight_bytes
+from flare23_lib.inference.model import Model, ModelLabel
 from flare23_lib.inference.windows import importance_map
-from flare23_lib.io.nifti import Geometry
+from flare23_lib.io.geometry import Geometry
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
-from flare23_lib.preprocessing.resampling import Intensity
+from flare23_lib.preprocessing.intensity import Intensity
 
 LARGEST = CaseSize(image=2 * 2651 * 512 * 512, voxels=2651 * 512 * 512, shape=(742, 297, 297), passes=1)
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

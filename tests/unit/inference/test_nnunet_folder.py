@@ -13,7 +13,7 @@ from places import REPOSITORY
 from trainings import MODEL, NAMES, command, prepare
 
 from flare23_lib.cli import main
-from flare23_lib.config.models import InferenceSettings
+from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.errors import BundleError, StoreError
 from flare23_lib.inference.bundle import load_bundle
 from flare23_lib.io.atomic import read_json

@@ -14,15 +14,15 @@ from engines import a_bundle, a_volume, volume_of
 from scipy import ndimage
 
 from flare23_lib.cli import main
-from flare23_lib.inference.bundle import ModelLabel, write_bundle
+from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.label_statistics import measure_labels
+from flare23_lib.inference.model import ModelLabel
 from flare23_lib.io.dicom import DicomFile
-from flare23_lib.io.dicom_choice import choose_series
-from flare23_lib.io.dicom_search import find_series
+from flare23_lib.io.dicom_search import choose_series, find_series
 from flare23_lib.io.dicom_seg import read_seg
 from flare23_lib.io.itk import itk_of_volume, read_itk, read_itk_geometry
 from flare23_lib.io.label_tables import label_table, read_label_table
-from flare23_lib.io.nifti import read_geometry, read_volume, write_volume
+from flare23_lib.io.nifti import read_volume, write_volume
 from flare23_lib.io.rtstruct import read_rtstruct
 from flare23_lib.report.preview import draw_preview, fullest
 
@@ -150,7 +150,7 @@ def test_a_gap_is_named_and_interpolated_on_request(model, tmp_path, caplog, cap
     assert predict(model, tmp_path / "gap", tmp_path / "out") == 1
     assert "1 slices are missing between instance 6" in caplog.text
     assert predict(model, tmp_path / "gap", tmp_path / "out", "--irregular", "resample") == 0
-    assert read_geometry(tmp_path / "out" / "gap.nii.gz").shape == (12, 20, 24)
+    assert read_volume(tmp_path / "out" / "gap.nii.gz").geometry.shape == (12, 20, 24)
     assert "its 11 slices were interpolated to 12" in caplog.text
 
 

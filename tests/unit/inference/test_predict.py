@@ -16,10 +16,8 @@ from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.image_files import HOST_BASE, find_cases
 from flare23_lib.inference.memory import Limits
-from flare23_lib.inference.predict import predict
-from flare23_lib.inference.read_ahead import Reader
-from flare23_lib.inference.segment_cases import segment_cases
-from flare23_lib.inference.timing import PHASES
+from flare23_lib.inference.predict import PHASES, predict
+from flare23_lib.inference.segment_cases import Reader, segment_cases
 from flare23_lib.io.nifti import read_volume, write_volume
 
 ODD_AFFINE = np.array(
@@ -42,7 +40,9 @@ def an_engine(**options):
 
 
 def run(inputs, output, overwrite=False, limits=None, **options):
-    return predict(Reader(find_cases(inputs, output), overwrite), an_engine(limits=limits), **options)
+    """Predict, and return the reports of the cases that failed."""
+    reports = predict(Reader(find_cases(inputs, output), overwrite), an_engine(limits=limits), **options)
+    return [report for report in reports if report.error]
 
 
 def test_a_folder_is_segmented_under_the_names_of_its_cases(images, tmp_path):
@@ -79,11 +79,11 @@ def test_a_broken_case_is_named_in_one_line_and_the_others_are_done(images, tmp_
     broken.write_bytes(broken.read_bytes()[:-20])
     with caplog.at_level(logging.INFO):
         faults = run(images, tmp_path / "labels")
-    assert [(fault.case, fault.path) for fault in faults] == [("case_1", broken)]
-    assert faults[0].message.startswith(f"{broken}: ")
-    assert "\n" not in faults[0].message
+    assert [(fault.case, fault.image) for fault in faults] == [("case_1", str(broken))]
+    assert faults[0].error.startswith(f"{broken}: ")
+    assert "\n" not in faults[0].error
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert errors == [f"1 of 2: {faults[0].message}"]
+    assert errors == [f"1 of 2: {faults[0].error}"]
     assert [p.name for p in (tmp_path / "labels").iterdir()] == ["case_2.nii.gz"]
 
 
@@ -92,8 +92,8 @@ def test_a_case_with_nan_is_a_fault_that_names_the_file(tmp_path):
     volume.array[0, 0, 0] = np.nan
     write_volume(tmp_path / "x_0000.nii.gz", volume.array, volume.header)
     (fault,) = run(tmp_path / "x_0000.nii.gz", tmp_path / "labels")
-    assert fault.message.startswith(f"{tmp_path / 'x_0000.nii.gz'}: ")
-    assert "finite" in fault.message
+    assert fault.error.startswith(f"{tmp_path / 'x_0000.nii.gz'}: ")
+    assert "finite" in fault.error
 
 
 def test_what_makes_an_image_no_sound_ct_is_told(images, tmp_path, caplog):
@@ -201,7 +201,7 @@ def test_the_seconds_of_every_phase_are_listed(images, tmp_path):
 
 
 def test_the_seconds_since_the_process_began_include_the_interpreters_start():
-    code = "from flare23_lib.inference.timing import seconds_since_start; print(seconds_since_start())"
+    code = "from flare23_lib.inference.predict import seconds_since_start; print(seconds_since_start())"
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 0.1 < float(done.stdout) <= time.perf_counter() - began + 0.02
@@ -219,8 +219,8 @@ def test_shards_divide_a_folder(images, tmp_path):
 def test_a_case_that_does_not_fit_the_memory_is_named_and_never_read_ahead(images, tmp_path, monkeypatch):
     faults = run(images, tmp_path / "labels", limits=Limits(host=100))
     assert [fault.case for fault in faults] == ["case_1", "case_2"]
-    assert "needs" in faults[0].message
-    assert "--memory" in faults[1].message
+    assert "needs" in faults[0].error
+    assert "--memory" in faults[1].error
     assert run(images, tmp_path / "labels") == []
     assert run(images, tmp_path / "labels", limits=Limits(host=100)) == []  # nothing is left to be done
 
@@ -232,7 +232,7 @@ def test_the_next_case_is_read_ahead_only_if_both_fit(images, tmp_path, monkeypa
     start, infer = reader.start, engine.infer
     monkeypatch.setattr(reader, "start", lambda index, *check: (order.append(f"read {index}"), start(index, *check)))
     monkeypatch.setattr(engine, "infer", lambda *given: (order.append("infer"), infer(*given))[1])
-    assert predict(reader, engine) == []
+    assert [report.error for report in predict(reader, engine)] == [None, None]
     assert order == ["read 0", "read 1", "infer", "read 1", "infer"]
     volume = read_volume(images / "case_1_0000.nii.gz")
     least = engine.plan(volume.geometry, volume.array.nbytes).host
@@ -248,7 +248,7 @@ def test_the_next_case_is_read_ahead_only_if_both_fit(images, tmp_path, monkeypa
         monkeypatch.setattr(
             reader, "start", lambda index, *check, start=start: (order.append(f"read {index}"), start(index, *check))
         )
-        assert predict(reader, engine) == []
+        assert [report.error for report in predict(reader, engine)] == [None, None]
         assert order == expected
 
 

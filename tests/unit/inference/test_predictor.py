@@ -14,10 +14,10 @@ import flare23_lib
 from flare23_lib import Predictor
 from flare23_lib.cli import main
 from flare23_lib.errors import ConfigError, ImageError
-from flare23_lib.inference.bundle import ModelLabel, write_bundle
+from flare23_lib.inference.bundle import write_bundle
+from flare23_lib.inference.model import ModelLabel
 from flare23_lib.io.dicom import DicomFile
-from flare23_lib.io.dicom_choice import choose_series
-from flare23_lib.io.dicom_search import find_series
+from flare23_lib.io.dicom_search import choose_series, find_series
 from flare23_lib.io.dicom_seg import read_seg
 from flare23_lib.io.itk import itk_of_volume
 from flare23_lib.io.label_tables import read_label_table

@@ -3,7 +3,14 @@ import torch
 import torch.nn.functional as F
 
 from flare23_lib.inference import upsampling
-from flare23_lib.inference.upsampling import argmax_classes, labels_from_logits
+from flare23_lib.inference.upsampling import argmax_classes, interpolated_labels
+from flare23_lib.preprocessing.resampling import Axis
+
+
+def labels_from_logits(logits, shape, excluded=()):
+    axes = tuple(Axis.between(*sizes) for sizes in zip(logits.shape[:3], shape, strict=True))
+    labels = argmax_classes(logits, excluded)
+    return interpolated_labels(logits, labels, axes, torch.ones(logits.shape[:3]), excluded)
 
 
 def channels_last(logits):
@@ -24,11 +31,12 @@ SHAPES = [
 
 @pytest.mark.parametrize(("source", "target"), SHAPES)
 @pytest.mark.parametrize("chunk", [1, 100, 2**18])
-def test_labels_equal_those_of_full_interpolation(source, target, chunk):
+def test_labels_equal_those_of_full_interpolation(source, target, chunk, monkeypatch):
+    monkeypatch.setattr(upsampling, "CHUNK_VOXELS", chunk)
     torch.manual_seed(0)
     logits = torch.randn(4, *source)
     full = F.interpolate(logits[None], size=target, mode="trilinear", align_corners=False)[0]
-    labels = labels_from_logits(channels_last(logits), target, chunk=chunk)
+    labels = labels_from_logits(channels_last(logits), target)
     assert labels.shape == target
     assert labels.dtype == torch.uint8
     best = full.amax(dim=0)

@@ -23,8 +23,7 @@ from dicoms import (
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from flare23_lib.errors import ImageError
-from flare23_lib.io.dicom_choice import choose_series
-from flare23_lib.io.dicom_search import find_series
+from flare23_lib.io.dicom_search import choose_series, find_series
 
 
 def series_in(path, wanted=None):

@@ -17,8 +17,7 @@ from hypothesis.extra import numpy as arrays
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io.dicom import DicomFile
-from flare23_lib.io.dicom_choice import choose_series
-from flare23_lib.io.dicom_search import find_series
+from flare23_lib.io.dicom_search import choose_series, find_series
 from flare23_lib.io.dicom_seg import read_seg, write_seg
 from flare23_lib.io.label_tables import label_table
 from flare23_lib.io.rtstruct import filled, outlines, read_rtstruct, write_rtstruct

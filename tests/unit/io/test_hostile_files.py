@@ -13,7 +13,7 @@ import pytest
 
 from flare23_lib.dataset.image_info import read_info
 from flare23_lib.errors import ImageError
-from flare23_lib.io import nifti
+from flare23_lib.io import images, nifti
 from flare23_lib.io.identity import file_identity
 
 MB = 1 << 20
@@ -65,7 +65,7 @@ def cheap(seconds=2.0, memory=24 * MB):
 def looked_at(path):
     """What each way of reading says of a file: the scan's two, a whole read, the labels', the header's."""
     lines = [read_info(path, is_label, header_only).error for is_label in (0, 1) for header_only in (0, 1)]
-    for read in (nifti.read_volume, nifti.read_labels, nifti.read_geometry):
+    for read in (nifti.read_volume, nifti.read_labels, images.read_header):
         try:
             read(path)
         except ImageError as error:

@@ -16,9 +16,14 @@ from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
 from flare23_lib.nnunet.plans import CONFIGURATION, dataset_json, plans
 from flare23_lib.nnunet.sampling import Rounds
-from flare23_lib.preprocessing.locations import class_locations
-from flare23_lib.preprocessing.preprocess import TrainingGrid, link_dataset, preprocess_image, preprocess_labels
-from flare23_lib.preprocessing.resampling import Intensity
+from flare23_lib.preprocessing.intensity import Intensity
+from flare23_lib.preprocessing.preprocess import (
+    TrainingGrid,
+    class_locations,
+    link_dataset,
+    preprocess_image,
+    preprocess_labels,
+)
 
 INTENSITY = Intensity(low=-100, high=200, mean=50, std=75)
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])

@@ -23,7 +23,7 @@ from trainings import MODEL, command, prepare, settings
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
-from flare23_lib.config.models import TrainingProtocol
+from flare23_lib.config.training_models import TrainingProtocol
 from flare23_lib.errors import KilledError, TrainingError
 from flare23_lib.io.atomic import TEMPORARY_MARK, read_json
 from flare23_lib.io.tables import read_csv

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from flare23_lib.errors import CohortError
-from flare23_lib.io.nifti import read_geometry, read_labels, read_volume
+from flare23_lib.io.images import read_header
+from flare23_lib.io.nifti import read_labels, read_volume
 from flare23_lib.phantom import (
     FIVE_ORGANS,
     FLARE23_VALUES,
@@ -108,7 +109,7 @@ def test_every_file_of_a_case_has_one_geometry_and_its_type(cohort):
         assert image.array.dtype == np.int16
         assert truth.array.dtype == np.uint8
         assert image.geometry.difference(truth.geometry) is None
-        assert image.geometry.difference(read_geometry(label)) is None
+        assert image.geometry.difference(read_header(label)[0]) is None
 
 
 def test_labels_agree_with_the_truth_wherever_they_are_not_background(cohort):

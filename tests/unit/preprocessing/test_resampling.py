@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from flare23_lib.preprocessing.resampling import (
     Axis,
     Intensity,
+    normalized,
     prepare_image,
     resample_labels,
     resampled_shape,
@@ -18,8 +19,8 @@ def test_the_shape_follows_the_spacing():
 
 def test_intensity_is_clipped_and_normalized():
     image = torch.tensor([-2000.0, 0.0, 2000.0])
-    normalized = Intensity(low=-100, high=300, mean=100, std=50).normalize(image)
-    assert normalized.tolist() == [-4, -2, 4]
+    clipped = normalized(image, Intensity(low=-100, high=300, mean=100, std=50))
+    assert clipped.tolist() == [-4, -2, 4]
 
 
 def test_a_linear_ramp_stays_one():
@@ -68,7 +69,7 @@ SHAPES = [((7, 9, 11), (4, 5, 6)), ((4, 5, 6), (9, 7, 13)), ((5, 8, 6), (5, 4, 1
 def test_an_image_made_slab_by_slab_is_the_one_made_at_once(source, target, slab_bytes):
     array = np.random.default_rng(0).integers(-1200, 1500, source).astype(np.int16)
     intensity = Intensity(low=-970, high=279, mean=80.3, std=141.4)
-    whole = F.interpolate(intensity.normalize(torch.from_numpy(array))[None, None], size=target, mode="trilinear")
+    whole = F.interpolate(normalized(torch.from_numpy(array), intensity)[None, None], size=target, mode="trilinear")
     made = prepare_image(array, intensity, target, slab_bytes=slab_bytes)
     assert made.shape == target
     assert torch.allclose(made, whole[0, 0], atol=1e-5)

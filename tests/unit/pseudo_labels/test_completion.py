@@ -8,13 +8,12 @@ from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, write_cases
-from flare23_lib.errors import StoreError
+from flare23_lib.errors import CasesFailedError, StoreError
 from flare23_lib.io.nifti import header_for, read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE
-from flare23_lib.pseudo_labels.base_labels import annotated_labels
 from flare23_lib.pseudo_labels.complete import LABELS, CompletionJob, complete
-from flare23_lib.pseudo_labels.pseudo_label import category_shard
+from flare23_lib.pseudo_labels.pseudo_label import annotated_labels, category_shard
 
 SHAPE, AFFINE = (8, 12, 12), np.diag([10.0, 10.0, 10.0, 1.0])  # a voxel is 1 mL
 LIVER, SPLEEN, STOMACH, TUMOR = 1, 3, 11, 14
@@ -43,7 +42,7 @@ def volumes():
     return original, predicted, following, votes
 
 
-def completed(folder, without_tumor=False, healthy=False, **options):
+def completed(folder, without_tumor=False, healthy=False, drawn_on=(SHAPE, AFFINE), **options):
     """Run the stage on one case under a completion's options; returns its labels and its record."""
     row = {"category": "tumor", "teacher": "organ_teacher", **options}
     changes = {"completions": {"tumor": row}, "models": {"organ_teacher": {"inference": {"tta": True}}}}
@@ -55,7 +54,8 @@ def completed(folder, without_tumor=False, healthy=False, **options):
     if healthy:
         original[:] = 0
     label = folder / "label.nii.gz"
-    write_volume(label, original, header_for(SHAPE, AFFINE, original.dtype))
+    shape, affine = drawn_on
+    write_volume(label, original[:, :, : shape[2]], header_for(shape, affine, original.dtype))
     voxels = {int(value): int((original == value).sum()) for value in np.unique(original) if value}
     spacing = (10.0, 10.0, 10.0)
     case = Case("a", "a.nii.gz", str(label), "training", voxels, "tumor", SHAPE, spacing, image_id="i", label_id="l")
@@ -157,3 +157,16 @@ def test_a_class_that_is_listed_as_annotated_and_absent_stays_absent(tmp_path):
     labels, record = completed(tmp_path, annotated=["liver", "spleen", "tumor"])
     assert labels[SPECK] == labels[DOUBTFUL] == 0
     assert int(record["dropped_spleen"]) == 2
+
+
+@pytest.mark.parametrize("change", ["shift", "flip", "shape"])
+def test_a_label_of_another_geometry_is_refused(tmp_path, change):
+    shape, affine = SHAPE, AFFINE.copy()
+    if change == "shift":
+        affine[0, 3] = 10
+    elif change == "flip":
+        affine[1, 1] *= -1
+    else:
+        shape = (*SHAPE[:2], SHAPE[2] - 1)
+    with pytest.raises(CasesFailedError, match="labels of different geometry cannot be merged"):
+        completed(tmp_path, drawn_on=(shape, affine))

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from flare23_lib.errors import MergeError
-from flare23_lib.io.nifti import Geometry
 from flare23_lib.labels import IGNORE_VALUE
-from flare23_lib.pseudo_labels.merge import OUTCOMES, MergeRules, Votes, check_geometry, merge
+from flare23_lib.pseudo_labels.components import Votes
+from flare23_lib.pseudo_labels.merge import OUTCOMES, MergeRules, merge
 
 TUMOR = 5
 VALUES = [0, 1, 2, 3, 4, TUMOR]
@@ -149,22 +149,6 @@ def test_other_shapes_are_refused():
 def test_next_class_without_the_next_classes_is_refused():
     with pytest.raises(MergeError, match="next_class"):
         merge(row(1), row(1), [1], MergeRules(conflict_policy="next_class"))
-
-
-@pytest.mark.parametrize("change", ["shift", "flip", "shape"])
-def test_labels_of_another_geometry_are_refused(change):
-    affine = np.diag([2.0, 2.0, 5.0, 1.0])
-    other = affine.copy()
-    shape = (4, 5, 6)
-    if change == "shift":
-        other[0, 3] = 2
-    elif change == "flip":
-        other[1, 1] = -2
-    else:
-        shape = (4, 5, 7)
-    check_geometry(Geometry((4, 5, 6), affine, (5, 2, 2)), Geometry((4, 5, 6), affine.copy(), (5, 2, 2)))
-    with pytest.raises(MergeError):
-        check_geometry(Geometry((4, 5, 6), affine, (5, 2, 2)), Geometry(shape, other, (5, 2, 2)))
 
 
 volumes = arrays(np.uint8, (3, 4, 5), elements=st.sampled_from(VALUES))

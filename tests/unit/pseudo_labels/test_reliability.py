@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from flare23_lib.pseudo_labels.selection import change_between, change_between_passes, most_changed
-from flare23_lib.pseudo_labels.small_components import remove_small_components
+from flare23_lib.pseudo_labels.components import remove_small_components
+from flare23_lib.pseudo_labels.pseudo_label import change_between, most_changed, pass_change
 
 
 def specked():
@@ -55,8 +55,8 @@ def test_the_change_between_labels_is_one_minus_the_mean_dice():
 
 
 def test_classes_that_no_pass_holds_do_not_count_as_change():
-    assert change_between_passes({"liver": 0.9, "spleen": 0.7, "tumor": None}) == pytest.approx(0.2)
-    assert change_between_passes({"liver": None}) == 0
+    assert pass_change({"results": {"agreement": {"1": 0.9, "3": 0.7, "14": None}}}) == pytest.approx(0.2)
+    assert pass_change({"results": {"agreement": {"1": None}}}) == 0
 
 
 def test_the_share_that_changed_most_is_rounded_down():

@@ -32,9 +32,13 @@ def drawn(folder, name, settings, **environment):
 
 @pytest.mark.parametrize(
     "settings",
-    ["text.usetex: True", "backend: TkAgg", "font.size: 40\naxes.facecolor: black\nsvg.fonttype: path",
-     "figure.figsize: 1, 1\nsavefig.dpi: 9\nsavefig.bbox: tight\nsavefig.transparent: True"],
-)  # fmt: skip
+    [
+        "font.size: 40\naxes.facecolor: black\nsvg.fonttype: path\n"
+        "figure.figsize: 1, 1\nsavefig.dpi: 9\nsavefig.bbox: tight\nsavefig.transparent: True",
+        pytest.param("text.usetex: True", marks=pytest.mark.slow),
+        pytest.param("backend: TkAgg", marks=pytest.mark.slow),
+    ],
+)
 def test_a_users_matplotlibrc_changes_no_figure(tmp_path, settings):
     assert drawn(tmp_path, "own", settings) == drawn(tmp_path, "plain", "")
 

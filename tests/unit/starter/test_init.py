@@ -16,8 +16,9 @@ from flare23_lib.config import Config
 from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.errors import CohortError
 from flare23_lib.starter.init import init
+from flare23_lib.starter.names import identifier, names_of_values
 from flare23_lib.starter.planner import plan_network
-from flare23_lib.starter.recognize import identifier, names_of_values, recognize
+from flare23_lib.starter.recognize import recognize
 
 RECIPE = REPOSITORY / "config.yaml"
 PRESETS = REPOSITORY / "presets" / "sources"
@@ -188,6 +189,7 @@ def test_names_are_made_fit_for_the_configuration():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_planner_has_larger_patches_for_larger_gpus():
     shapes, spacings = [(200, 512, 512)] * 20, [(2.5, 0.8, 0.8)] * 20
     small, large = (plan_network(shapes, spacings, 2, gpu_gb) for gpu_gb in (8, 24))

@@ -1,0 +1,228 @@
+"""A checked configuration: how it is made from files, and the settings of each stage that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, reduce
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+import flare23_lib.config.settings as stages
+from flare23_lib.choices import WEIGHTS_FILE
+from flare23_lib.config.checks import check_consistency, order_of
+from flare23_lib.config.cohort_models import IGNORE, LabelRow, label_map
+from flare23_lib.config.load import merge, prepared, read_yaml
+from flare23_lib.config.messages import check_known, explain
+from flare23_lib.config.models import Configuration
+from flare23_lib.config.old_keys import with_new_names, with_sources
+from flare23_lib.config.smoke import is_smoke, shrunk
+from flare23_lib.config.training_models import Completion, InferenceSettings, ModelSettings
+from flare23_lib.errors import ConfigError
+from flare23_lib.labels import LabelMap
+
+PHASES = ("training", "inference")
+"""The tables of a model that name a precision."""
+
+
+class Config(Configuration):
+    """A checked configuration with all defaults filled in."""
+
+    @classmethod
+    def check(cls, values: Mapping) -> Self:
+        """Check a merged configuration; a ConfigError is one line that names the key."""
+        try:
+            config = cls.model_validate(prepared(values))
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from error
+        check_consistency(config)
+        return config
+
+    @classmethod
+    def load(cls, files: Sequence[Path], overrides: Mapping | None = None) -> Self:
+        """Read, merge and check configuration files.
+
+        As Snakemake does it: what is given is merged in itself, then laid over the first file. So a table in one file
+        takes back a `null` in a file before it, and the first file's entries with it.
+        """
+        recipe, *given = with_sources(with_new_names([*map(read_yaml, files), overrides or {}]))
+        merged: dict[str, Any] = reduce(merge, given, {})
+        values = merged if merged.get("recipe") == "none" else merge(recipe, merged)
+        smoke = is_smoke(values.pop("smoke", None))
+        return cls.check(shrunk(values) if smoke else values)
+
+    @cached_property
+    def label_map(self) -> LabelMap:
+        """The label map."""
+        return label_map(self.labels)
+
+    @property
+    def evaluated(self) -> list[str]:
+        """The names of the models that are to be evaluated."""
+        return [name for name, model in self.models.items() if model.evaluate]
+
+    def model(self, name: str) -> ModelSettings:
+        """Return a model's table; ConfigError if there is none."""
+        check_known("models", [name], self.models, "model")
+        return self.models[name]
+
+    def completion(self, name: str) -> Completion:
+        """Return a completion's table; ConfigError if there is none."""
+        check_known("completions", [name], self.completions, "completion")
+        return self.completions[name]
+
+    def order(self) -> list[tuple[str, str]]:
+        """Return ("models" | "completions", name) so that each follows what it needs."""
+        return order_of(self)
+
+    def pretrained_file(self, model: str) -> Path | None:
+        """Return the file of weights that a model starts from; None without one. A folder is a bundle."""
+        table = self.model(model)
+        if isinstance(table.pretrained, str):
+            path = Path(table.pretrained)
+            return path / WEIGHTS_FILE if path.is_dir() else path
+        name = table.pretrained_model
+        return Path(self.results) / "models" / name / WEIGHTS_FILE if name else None
+
+    def check_given_files(self) -> None:
+        """Look for the files that the configuration names and no job makes; ConfigError for one that is missing."""
+        benchmark = self.report.inference_benchmark
+        if benchmark and not Path(benchmark).is_file():
+            raise ConfigError(f"report.inference_benchmark: there is no file {benchmark}")
+        for name, model in self.models.items():
+            path = self.pretrained_file(name)
+            if path is not None and model.pretrained_model is None and not path.is_file():
+                raise ConfigError(f"models.{name}.pretrained: there is no file {path}")
+
+    def check_precision(self) -> None:
+        """Raise ConfigError if this machine only emulates a precision that is given by name."""
+        phases = [(name, phase, getattr(model, phase)) for name, model in self.models.items() for phase in PHASES]
+        named = {f"models.{name}.{phase}": table.precision for name, phase, table in phases}
+        if not set(named.values()) & {"bfloat16", "float16"}:
+            return  # PyTorch takes a second to import
+        from flare23_lib.runtime.devices import choose
+        from flare23_lib.runtime.precision import refuse_emulation
+
+        device = choose(self.device)
+        for key, precision in named.items():
+            try:
+                refuse_emulation(precision, device)
+            except ConfigError as error:
+                raise ConfigError(f"{key}.{error}") from error
+
+    def cohort_settings(self) -> stages.CohortSettings:
+        """Return what shapes cases.csv, the cohort's folder aside."""
+        categories = [category.conditions for category in self.categories]
+        return stages.CohortSettings.of(self, labels=self._plain_labels, categories=categories)
+
+    @property
+    def _plain_labels(self) -> list[LabelRow]:
+        """The labels without what only trainings depend on."""
+        return [label.model_copy(update={"hidden_in": ()}) for label in self.labels]
+
+    def intensity_settings(self, model: str) -> stages.TrainingSet:
+        """Return which cases a model's intensity is measured on."""
+        train_on = self.model(model).train_on
+        return stages.TrainingSet(
+            manual_labels=tuple(sorted(train_on.manual_labels)),
+            label_completions=tuple(sorted(train_on.label_completions)),
+        )
+
+    def preprocessing_settings(self, model: str) -> stages.PreprocessingSettings:
+        """Return what shapes a model's preprocessed cases, and which cases they are."""
+        return stages.PreprocessingSettings.of(
+            self.intensity_settings(model),
+            self.model(model),
+            label_values=self.label_map.values,
+            label_sets=self._label_sets(model),
+            label_factor=self.model(model).training.label_factor,
+        )
+
+    def _label_sets(self, model: str) -> stages.LabelSets | None:
+        """Return where the annotated labels of a model's cases follow from; None for a loss that does not ask."""
+        table = self.model(model)
+        if table.training.loss != "label_sets":
+            return None
+        categories = [one for one in self.categories if one.name in table.train_on.manual_labels]
+        return stages.LabelSets(
+            manual_labels={
+                one.name: "present" if one.annotated in (None, "present") else self._values(one.annotated)
+                for one in categories
+            },
+            label_completions={
+                name: tuple(sorted({one.teacher for one in self._with_bases(name)}))
+                for name in sorted(table.train_on.label_completions)
+            },
+        )
+
+    def _values(self, names: Iterable[str]) -> tuple[int, ...]:
+        """Return the values of labels, sorted."""
+        return tuple(sorted(map(self.label_map.value_of, names)))
+
+    def _with_bases(self, completion: str) -> Iterator[Completion]:
+        """Yield a completion and those that it builds on."""
+        name: str | None = completion
+        while name is not None:
+            table = self.completion(name)
+            yield table
+            name = table.base
+
+    def training_settings(self, model: str) -> stages.TrainingSettings:
+        """Return what shapes a model's weights, its data aside."""
+        table = self.model(model)
+        completions = [one for name in table.train_on.label_completions for one in self._with_bases(name)]
+        hidden_in = {str(one.value): self._values(one.hidden_in) for one in self.labels if one.hidden_in}
+        return stages.TrainingSettings.of(
+            table,
+            network=table.architecture,
+            label_values=self.label_map.values,
+            ignore_label=table.ignore_label == "always"
+            or any(IGNORE in source.targets for source in self.sources.values())
+            or any(one.may_ignore for one in completions),
+            pretrained=None,
+            hidden_in=hidden_in if table.training.loss == "label_sets" else None,
+        )
+
+    def inference_settings(self, model: str) -> InferenceSettings:
+        """Return how a model is used: in the workflow, and as the default of its bundle."""
+        return self.model(model).inference
+
+    def completion_settings(self, completion: str) -> stages.CompletionSettings:
+        """Return what shapes a completion's labels, teacher and base aside."""
+        table, value_of = self.completion(completion), self.label_map.value_of
+        annotated = table.annotated
+        return stages.CompletionSettings.of(
+            table,
+            annotated=annotated if annotated == "present" else self._values(annotated),
+            min_component_ml={str(value_of(label)): volume for label, volume in table.min_component_ml.items()},
+            label_values=self.label_map.values,
+            tumor_values=[label.value for label in self.label_map.tumors],
+        )
+
+    def pseudo_label_settings(self, completion: str) -> stages.PseudoLabelSettings:
+        """Return what a completion needs of its teacher."""
+        settings = self.completion_settings(completion)
+        runner_up = settings.conflict_policy == "next_class"
+        return stages.PseudoLabelSettings(
+            category=settings.category,
+            runner_up=runner_up,
+            annotated=settings.annotated if runner_up else None,
+            votes=settings.need_votes,
+        )
+
+    def evaluation_settings(self) -> stages.EvaluationSettings:
+        """Return how predictions are scored."""
+        return stages.EvaluationSettings.of(self.evaluation, labels=self._plain_labels)
+
+    def tables_settings(self) -> stages.TablesSettings:
+        """Return what the paper's tables are made of."""
+        measured = self.evaluation.efficiency_cases > 0
+        labels = self._plain_labels
+        return stages.TablesSettings.of(self.evaluation, labels=labels, models=self.evaluated, measured=measured)
+
+    def method_settings(self) -> stages.MethodSettings:
+        """Return what the drawing of the method is made of."""
+        return stages.MethodSettings.of(
+            self, models={name: stages.MethodModel.of(model) for name, model in self.models.items()}
+        )

@@ -1,0 +1,296 @@
+"""Keys of the configuration about completions and models. Axes are (z, y, x)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, Strict, Tag
+
+from flare23_lib.choices import OrientationMode, Precision, Windows
+from flare23_lib.config.tables import (
+    UNIQUE,
+    Count,
+    Millimeters,
+    Names,
+    NamesOrPresent,
+    NotNegative,
+    Number,
+    PathText,
+    Positive,
+    PositiveShare,
+    ProperShare,
+    Share,
+    ShareBelowOne,
+    Table,
+    Text,
+    Voxels,
+    word_or,
+)
+from flare23_lib.errors import ConfigError
+from flare23_lib.networks import Architecture, NetworkName
+
+PASSES = "passes"
+"""In the place of a completion's name: labels are compared between the teacher's mirrored passes."""
+
+
+class MergePolicy(Table):
+    """How a merge decides where an original label and a prediction meet; the defaults are the paper's."""
+
+    conflict_policy: Literal["background", "next_class", "ignore"] = "background"
+    """What voxels become that are predicted as an annotated class outside its annotation."""
+    tumor_inside_organs: Literal["keep_organ", "ignore", "tumor", "if_sure"] = "keep_organ"
+    """What a tumor becomes that is predicted inside an annotated organ, in cases without annotated tumors; if_sure: a
+    tumor where the mirrored passes agree on all of it, else ignored."""
+    unmarked_tumors: Literal["keep_original", "ignore", "tumor", "if_sure"] = "keep_original"
+    """What predicted tumors become that touch no annotated one, in cases with annotated tumors; keep_original: voxels
+    are decided like all others."""
+    min_tumor_agreement: PositiveShare = 0.9
+    """Share of the mirrored passes, averaged over a tumor's voxels, from which if_sure takes it."""
+    min_agreement: Share = 0
+    """Voxels without annotation are ignored where a smaller share of the mirrored passes agrees; 0 for never."""
+
+    @property
+    def need_votes(self) -> bool:
+        """Whether a merge needs to know how many passes agree at each voxel."""
+        return self.min_agreement > 0 or "if_sure" in (self.tumor_inside_organs, self.unmarked_tumors)
+
+    @property
+    def may_ignore(self) -> bool:
+        """Whether a merge may mark voxels to be ignored."""
+        choices = (self.conflict_policy, self.tumor_inside_organs, self.unmarked_tumors)
+        return self.min_agreement > 0 or bool({"ignore", "if_sure"} & set(choices))
+
+
+class LeaveOut(Table):
+    """Cases that are not learned from."""
+
+    share: ProperShare
+    """Share of the category's cases, rounded down."""
+    changed_between: Text
+    """passes: labels are compared between the teacher's mirrored passes; or another completion of the same category,
+    with whose labels they are compared."""
+
+    @property
+    def compared_completion(self) -> str | None:
+        """The completion that labels are compared with; None if they are compared between passes."""
+        return None if self.changed_between == PASSES else self.changed_between
+
+
+class Completion(MergePolicy):
+    """Labels of a category that a teacher completes."""
+
+    category: Text
+    """Category whose cases are completed."""
+    teacher: Text
+    """Model that predicts them."""
+    base: Text | None = None
+    """Another completion of the same category, whose labels are completed further."""
+    annotated: NamesOrPresent = "present"
+    """Classes that count as annotated in a case and are not extended: those that occur in it, or a list."""
+    min_component_ml: dict[str, Positive] = Field({})
+    """By label, the volume below which components of pseudo-labels are dropped."""
+    exclude_most_changed: LeaveOut | None = None
+    """Do not learn from the cases whose labels changed most."""
+
+    @property
+    def compared_completion(self) -> str | None:
+        """The completion that this one is compared with to leave cases out; None if with none."""
+        return self.exclude_most_changed.compared_completion if self.exclude_most_changed else None
+
+    @property
+    def compares_passes(self) -> bool:
+        """Whether the teacher's passes are compared to leave cases out."""
+        return self.exclude_most_changed is not None and self.compared_completion is None
+
+
+class Network(Table):
+    """A STU-Net of 3 stages or more."""
+
+    depth: Annotated[tuple[Count, ...], Strict(False)] = Field(min_length=3)
+    """Blocks of each stage."""
+    widths: Annotated[tuple[Count, ...], Strict(False)] = Field(min_length=3)
+    """Channels of each stage."""
+
+
+class IntensityValues(Table):
+    """Intensity normalization, in HU."""
+
+    low: Number
+    """Lower values are clipped."""
+    high: Number
+    """Higher values are clipped."""
+    mean: Number
+    """Subtracted after clipping."""
+    std: Positive
+    """Divided by."""
+
+
+NetworkOrName = Annotated[
+    Annotated[NetworkName, Tag(": nor a table")] | Annotated[Network, Tag(":a table")],
+    word_or("a table"),
+    Field(description="A network of the STU-Net family by name, or blocks and channels of each stage."),
+]
+IntensityOrMeasure = Annotated[
+    Annotated[Literal["measure"], Tag(": nor a table")] | Annotated[IntensityValues, Tag(":a table")],
+    word_or("a table"),
+    Field(description="Clipping range, mean and standard deviation in HU, or measure for those of the training set."),
+]
+
+
+def measured(intensity: Literal["measure"] | IntensityValues) -> IntensityValues:
+    """Return an intensity as numbers; ConfigError for one that is yet to be measured."""
+    if isinstance(intensity, str):
+        raise ConfigError("intensity: is not measured yet")
+    return intensity
+
+
+class TrainingProtocol(Table):
+    """How a model is trained (docs/training.md)."""
+
+    epochs: Count = 1000
+    """Epochs; the learning rate falls after each, on a polynomial."""
+    iterations_per_epoch: Count = 250
+    """Batches per epoch."""
+    validation_iterations: Count = 50
+    """Batches of the training set scored after each epoch; no model is selected by them."""
+    batch_size: Count = 2
+    """Patches per batch."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Of the initial weights and the patches; on a GPU, where processes load them, the order of patches still differs
+    from run to run."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Stochastic gradient descent with Nesterov momentum, or AdamW."""
+    learning_rate: Positive = 0.01
+    """Learning rate of the first epoch."""
+    momentum: ShareBelowOne = 0.99
+    """Momentum of sgd."""
+    weight_decay: NotNegative = 3e-5
+    """Weight decay of all parameters."""
+    precision: Literal["auto", "mixed", "float32", "bfloat16"] = "auto"
+    """auto is 16 bit where the device computes in it (mixed on a GPU, bfloat16 on a CPU with instructions for it),
+    else float32. mixed is nnU-Net's own (float16 with scaled gradients on a GPU, float32 on a CPU). float32 is never
+    TF32. What a device only emulates is refused."""
+    oversample_foreground: Share = 0.33
+    """Share of a batch's patches that are forced onto foreground, rounded to whole patches as in nnU-Net (one of two
+    above 0.25, both from 0.75)."""
+    sampling: Literal["class_balanced", "nnunet"] = "class_balanced"
+    """What a forced patch aims at: each class equally often, or a class of a case drawn before."""
+    loss: Literal["nnunet", "label_sets"] = Field(default="nnunet", exclude_if=lambda value: value == "nnunet")
+    """nnunet takes what was not annotated for background; label_sets learns from cases in which different labels were
+    annotated (docs/training.md)."""
+    targets: Literal["hard", "area", "native"] = Field(default="hard", exclude_if=lambda value: value == "hard")
+    """hard: a label per voxel of the training's grid; area: the share of each label in it, from finer labels; native:
+    the logits are interpolated to the finer labels, as in inference, and the loss is there (docs/training.md)."""
+    target_factor: Annotated[tuple[Count, Count, Count], Strict(False)] = Field(
+        default=(1, 2, 2), exclude_if=lambda value: value == (1, 2, 2)
+    )
+    """Finer labels' voxels (z, y, x) in a voxel of the training's grid, for targets area and native."""
+
+    @property
+    def label_factor(self) -> tuple[int, int, int] | None:
+        """The voxels (z, y, x) of labels in a voxel of the training's grid, where they are finer; else None."""
+        return None if self.targets == "hard" else self.target_factor
+
+    elastic_deformation: bool = False
+    """Add elastic deformation to nnU-Net's augmentation."""
+    mirror_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Strict(False), *UNIQUE] = (0, 1, 2)
+    """Axes of (z, y, x) that training and test-time augmentation mirror along."""
+
+
+class InferenceSettings(Table):
+    """How a model segments (docs/inference.md)."""
+
+    tile_step_size: PositiveShare = 0.5
+    """Distance of neighboring windows, as a share of the patch size."""
+    tta: bool = False
+    """Test-time augmentation: average over all combinations of the model's mirror_axes."""
+    windows: Windows = "body"
+    """Windows all over the image, over the body, or (the paper's rule) from the center and on if there is
+    something."""
+    precision: Precision = "auto"
+    """Of the network; logits are summed in float32. auto is 16 bit where the device computes in it (bfloat16, on
+    older GPUs float16), else float32. What a device only emulates is refused."""
+
+
+class ModelOptions(Table):
+    """Settings of a model that have defaults."""
+
+    orientation: OrientationMode = "stored"
+    """Axes as stored in the file, or turned to LPS."""
+    training: TrainingProtocol = TrainingProtocol()
+    """How the model is trained (docs/training.md)."""
+    inference: InferenceSettings = InferenceSettings()
+    """How the model segments (docs/inference.md)."""
+    ignore_label: Literal["auto", "always"] = "auto"
+    """Give dataset.json nnU-Net's ignore label, whose mere presence changes nnU-Net's sampling of background patches:
+    where a completion may write it, or always, so that models differ in their labels alone."""
+    evaluate: bool = False
+    """Predict the validation cases and score them."""
+
+
+PatchSize = Annotated[Voxels, Field(description="Patch size (z, y, x) in voxels.")]
+Spacing = Annotated[Millimeters, Field(description="Voxel spacing (z, y, x) in mm.")]
+Strides = Annotated[
+    tuple[Voxels, ...],
+    Strict(False),
+    Field(description="Stride (z, y, x) of each stage; that of the first is 1, 1, 1."),
+]
+
+
+class ModelDefaults(ModelOptions):
+    """Settings that every model has unless it has its own."""
+
+    network: NetworkOrName | None = None
+    patch_size: PatchSize | None = None
+    spacing: Spacing | None = None
+    strides: Strides | None = None
+    intensity: IntensityOrMeasure | None = None
+
+
+class TrainOn(Table):
+    """What a model learns from."""
+
+    manual_labels: Names = ()
+    """Categories whose original labels it learns from."""
+    label_completions: Names = ()
+    """Completions whose labels it learns from."""
+
+
+class PretrainedModel(Table):
+    """Another model of the configuration."""
+
+    model: Text
+    """Model that is trained first."""
+
+
+FileOrModel = Annotated[
+    Annotated[PathText, Tag(": nor a table")] | Annotated[PretrainedModel, Tag(":a table")], word_or("a table")
+]
+
+
+class ModelSettings(ModelOptions):
+    """A model."""
+
+    network: NetworkOrName
+    train_on: TrainOn
+    """Labels that the model learns from."""
+    pretrained: FileOrModel | None = None
+    """Weights to start from: a file, the folder of a bundle, or another model of the configuration."""
+    patch_size: PatchSize
+    spacing: Spacing
+    strides: Strides
+    intensity: IntensityOrMeasure
+    gpus: Count = 1
+    """GPUs that share each batch of a training."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network; ConfigError if its values do not make one."""
+        if isinstance(self.network, Network):
+            return Architecture.of(self.network.depth, self.network.widths, self.strides)
+        return Architecture.named(self.network, self.strides)
+
+    @property
+    def pretrained_model(self) -> str | None:
+        """The model of the configuration that this one starts from; None without one."""
+        return self.pretrained.model if isinstance(self.pretrained, PretrainedModel) else None

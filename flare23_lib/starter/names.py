@@ -1,0 +1,70 @@
+"""Names of label values in public tables, and names as the configuration takes them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from flare23_lib.errors import FlareError
+
+SYNONYMS = {
+    "arota": "aorta", "postcava": "inferior_vena_cava", "ivc": "inferior_vena_cava", "gall_bladder": "gallbladder",
+    "oesophagus": "esophagus", "cancer": "tumor", "tumour": "tumor", "kidneys": "kidney", "adrenal": "adrenal_gland",
+    "adrenal_glands": "adrenal_gland",
+}  # fmt: skip
+"""Names in public label tables -> ours."""
+
+
+TABLE = re.compile(r"(label|class|lut|color).*\.(json|csv|tsv|txt)$")
+"""Names of files that may name label values; other tables, such as lists of patients, hold numbers too."""
+
+
+def identifier(text: str) -> str:
+    """Return a name as the configuration takes it."""
+    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    name = re.sub(r"^(.*)_(left|right)$", r"\2_\1", name)
+    name = SYNONYMS.get(name, name)
+    return name if name and name[0].isalpha() else f"label_{name}".rstrip("_")
+
+
+def names_of_values(folder: Path) -> dict[int, str]:
+    """Return names of values from dataset.json, a table of two columns or ITK-SNAP's label file; empty without."""
+    tables = [path for path in sorted(folder.iterdir()) if TABLE.search(path.name.lower())]
+    for path in [path for path in (folder / "dataset.json", *tables) if path.is_file()]:
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            found = _from_json(json.loads(text)) if path.suffix == ".json" else _from_table(text)
+        except (OSError, ValueError, FlareError):
+            continue
+        if found:
+            return {value: identifier(name) for value, name in found.items() if value > 0}
+    return {}
+
+
+def _from_json(content: object) -> dict[int, str]:
+    labels = content.get("labels", content) if isinstance(content, dict) else None
+    if not isinstance(labels, dict):
+        return {}
+    rows: Iterable[tuple[object, object]] = labels.items()
+    return _values((value, name) if str(value).isdigit() else (name, value) for value, name in rows)
+
+
+def _from_table(text: str) -> dict[int, str]:
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if lines and lines[0].split() and lines[0].count('"') == 2:  # ITK-SNAP: IDX R G B A VIS MSH "NAME"
+        return _values((line.split()[0], line.split('"')[1]) for line in lines if line.count('"') == 2)
+    found: dict[int, str] = {}
+    for row in csv.reader(lines, delimiter=";" if ";" in text else "," if "," in text else "\t"):
+        number = next((cell for cell in row if cell.strip().isdigit()), None)
+        name = next((cell for cell in row if re.search("[A-Za-z]", cell)), None)
+        if number is not None and name is not None:
+            found[int(number)] = name
+    return found
+
+
+def _values(rows: Iterable[tuple[object, object]]) -> dict[int, str]:
+    """Return the rows whose value is a whole number."""
+    return {int(str(value)): str(name) for value, name in rows if str(value).isdigit()}
