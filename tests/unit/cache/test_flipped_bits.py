@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from bundles import a_model
 
-from flare23_lib.cache.entries import CacheFolder
+from flare23_lib.cache.entries import CacheFolder, Entry
 from flare23_lib.cache.results import Results
 from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.dataset.read_files import _line, remembered
@@ -203,17 +203,51 @@ def test_a_blosc2_file_with_a_flipped_bit_is_refused_before_it_is_opened(tmp_pat
             pytest.fail(f"bit {bit} was not noticed")
 
 
+def listed(results, entry, suffix, kind):
+    """Write the record of a stage that lists a file."""
+    file = results.relative(entry.file(suffix))
+    if kind == "training":
+        record = results.training("student")
+        write_json(record, {"weights": file})
+    else:
+        record = results.root / kind / "student" / "0-of-1.csv"
+        column = {"preprocessed": "image"}.get(kind, "file")
+        write_csv(record, ["case", column], [{"case": "case", column: file}])
+    return record
+
+
 @pytest.mark.parametrize("deep", [False, True])
-def test_verify_reads_files_whole_where_it_is_asked_to(tmp_path, deep):
-    results, entry = Results(tmp_path), an_entry(tmp_path)
-    record = tmp_path / "predictions" / "student" / "0-of-1.csv"
-    write_csv(record, ["case", "file"], [{"case": "case", "file": results.relative(entry.file(".nii.gz"))}])
-    content = bytearray(entry.file(".nii.gz").read_bytes())
-    content[30] ^= 1
-    entry.file(".nii.gz").write_bytes(content)
-    found = verify(results, deep=deep)
-    assert found.broken == ([entry.file(".nii.gz")] if deep else [])
-    assert record.exists() != deep
+@pytest.mark.parametrize(
+    ("kind", "stage", "suffixes"),
+    [
+        ("predictions", "segmentations", [".nii.gz"]),
+        ("completed_labels", "completed_labels", [".nii.gz"]),
+        ("preprocessed", "preprocessed_images", [".b2nd"]),
+        ("preprocessed", "preprocessed_labels", [".b2nd", ".pkl"]),
+        ("evaluation", "efficiency", [".curve.csv"]),
+        ("training", "training", [".safetensors", ".csv"]),
+    ],
+)
+def test_verify_reads_large_files_of_any_kind_whole_where_it_is_asked_to(tmp_path, deep, kind, stage, suffixes):
+    results, folder = Results(tmp_path), CacheFolder.of(tmp_path / "store", stage, {"a": 1}).create()
+    entry = Entry(folder, "model") if kind == "training" else folder.entry("case", INPUTS)
+    for suffix in suffixes:
+        entry.file(suffix).write_bytes(np.random.default_rng(len(suffix)).bytes(100_000))
+    entry.save(suffixes, {})
+    record = listed(results, entry, suffixes[0], kind)
+    if kind == "evaluation":
+        record = record.rename(record.with_name("efficiency.csv"))
+    for suffix in suffixes:
+        assert verify(results, deep=deep).broken == []
+        path = entry.file(suffix)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:50_000] + bytes([whole[50_000] ^ 1]) + whole[50_001:])
+        kept = record.read_bytes()
+        found = verify(results, deep=deep)
+        assert found.broken == ([path] if deep else [])
+        assert record.exists() != deep
+        path.write_bytes(whole)
+        record.write_bytes(kept)
 
 
 def test_entries_of_version_0_1_are_found_again(tmp_path):
