@@ -12,7 +12,8 @@ from conftest import CHAIN, run_snakemake
 
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.io.atomic import read_json
-from flare23_lib.io.nifti import header_for, read_geometry, read_labels, read_volume, write_volume
+from flare23_lib.io.images import read_header
+from flare23_lib.io.nifti import header_for, read_labels, read_volume, write_volume
 from flare23_lib.io.tables import read_csv
 from flare23_lib.phantom import PhantomLayout, write_cohort
 
@@ -81,9 +82,10 @@ def test_every_label_has_its_cases_name_and_lies_on_its_image(finished):
     labels = [*results.glob("completed_labels/*/*.nii.gz"), *results.glob("predictions/student/*.nii.gz")]
     assert sorted(path.name.removesuffix(".nii.gz") for path in labels) == sorted(NAMES.values())
     for path in labels:
-        image = read_geometry(finished / cases[path.name.removesuffix(".nii.gz")].image)
-        assert read_geometry(path).shape == image.shape
-        assert np.allclose(read_geometry(path).affine, image.affine)
+        image, _ = read_header(finished / cases[path.name.removesuffix(".nii.gz")].image)
+        label, _ = read_header(path)
+        assert label.shape == image.shape
+        assert np.allclose(label.affine, image.affine)
 
 
 def test_thin_volumes_are_learned_from_completed_and_scored(finished):
