@@ -38,8 +38,6 @@ def read_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
     """
     try:
         return load_file(path)
-    except FileNotFoundError as error:
-        raise BundleError(f"{path}: is missing") from error
     except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: PyTorch's, of a file it cannot map
         raise BundleError(f"{path}: cannot be read ({_first_line(error)})") from error
 
