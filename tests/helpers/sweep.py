@@ -12,6 +12,7 @@ import json
 import os
 import pkgutil
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,10 @@ VARYING = {"timings", "seconds", "epoch_seconds", "files", "checksum"}
 
 KEPT = (".lock", "nnunet.log", "debug.json", ".broken")
 """Files without results: locks, messages, what nnU-Net writes for its developers."""
+
+
+LIMIT_SECONDS = 600
+"""A job that has not ended by then, some 1,000 times what it takes, is killed by SIGALRM."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ def stages(cohort: Path, run: Path) -> list[Stage]:
     from flare23_lib.config import Config
     from flare23_lib.config.load import merge
 
-    protocol = {**PROTOCOL, "epochs": 1, "iterations_per_epoch": 2}
+    # Rounds of targets (class_balanced) are not in a checkpoint: a resumed training has its batches in another order.
+    protocol = {**PROTOCOL, "epochs": 1, "iterations_per_epoch": 2, "sampling": "nnunet"}
     changes = {
         "categories": [
             {"name": "all", "contains_any": ["one"]},
@@ -209,8 +215,13 @@ class Sweep:
     """
 
     def __init__(self, folder: Path) -> None:
+        import blosc2
+        import torch
+
         import flare23_lib
 
+        torch.set_num_threads(1)  # a forked process would wait for threads that it does not have
+        blosc2.set_nthreads(1)
         for module in pkgutil.walk_packages(flare23_lib.__path__, "flare23_lib."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
@@ -247,11 +258,9 @@ class Sweep:
             messages = os.open(self.folder / "messages", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             for descriptor in (1, 2):
                 os.dup2(messages, descriptor)
-            import torch
-
             from flare23_lib.cli import main
 
-            torch.set_num_threads(1)
+            signal.alarm(LIMIT_SECONDS)
             known = set(sys.modules)
             shim = Shim(self.folder / "work", fault)
             shim.install()

@@ -1,7 +1,7 @@
 """Each write and each read of a stage fails, and a kill comes at each write: the next start heals it.
 
-What the faults are and what they do not reach is in `faults.py`, the jobs and the comparison in `sweep.py`. By default
-a spread of the faults of each stage is tried; FLARE23_SWEEP=N tries every N-th of them, 1 all.
+What the faults are and what they do not reach is in `faults.py`, the jobs and the comparison in `sweep.py`. By
+default a spread of the faults of each stage is tried; FLARE23_SWEEP=N tries every N-th of them, 1 all.
 """
 
 import json
