@@ -56,13 +56,13 @@ def _import_dicom(args: argparse.Namespace) -> int:
     from flare23_lib.dataset.import_dicom import NameTable, import_dicom
 
     names = NameTable.read(args.names) if args.names else None
-    done = import_dicom(args.input, args.output, names, args.irregular)
-    labeled = sum(bool(row["label"]) for row in done.rows)
-    print(f"{len(done.rows) - done.problems} of {len(done.rows)} series imported, {labeled} with labels")
-    for name, count in sorted(done.unmatched.items()):
+    rows, unmatched = import_dicom(args.input, args.output, names, args.irregular)
+    problems, labeled = (sum(bool(row[column]) for row in rows) for column in ("problem", "label"))
+    print(f"{len(rows) - problems} of {len(rows)} series imported, {labeled} with labels")
+    for name, count in sorted(unmatched.items()):
         print(f"no value for {name!r}, in {count} annotations")
-    print(f"{args.output / 'sources.csv'} lists them, with {done.problems} problems")
-    return 1 if done.problems else 0
+    print(f"{args.output / 'sources.csv'} lists them, with {problems} problems")
+    return 1 if problems else 0
 
 
 def _phantoms(args: argparse.Namespace) -> None:

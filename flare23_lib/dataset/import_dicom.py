@@ -71,29 +71,17 @@ def normalized(name: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", name.lower()))
 
 
-@dataclass(frozen=True)
-class Import:
-    """What an import did: the rows of sources.csv, and the names that are not in the table, with how many annotations
-    have them."""
-
-    rows: list[dict[str, object]]
-    unmatched: Mapping[str, int]
-
-    @property
-    def problems(self) -> int:
-        """How many series or annotations could not be imported."""
-        return sum(bool(row["problem"]) for row in self.rows)
-
-
 def import_dicom(
     inputs: Path, output: Path, names: NameTable | None = None, irregular: Irregular = "refuse"
-) -> Import:
-    """Write every CT volume in a folder or archive as NIfTI, and its annotations as label maps; ImageError if there
-    is none.
+) -> tuple[list[dict[str, object]], Counter[str]]:
+    """Write every CT volume in a folder or archive as NIfTI, and its annotations as label maps.
 
     Writes `images/{case}_0000.nii.gz`, `labels/{case}.nii.gz`, `sources.csv` (a row for each series, with what could
     not be read) and `unmatched_names.csv`. Images that are there are not written again. Without a table of names only
-    images are written, and all names are listed as unmatched.
+    images are written, and all names are listed as unmatched. ImageError if there is no CT volume.
+
+    Returns:
+        The rows of sources.csv, and the names that are not in the table, with how many annotations have them.
     """
     found = find_series(inputs)
     volumes = [replace(series, irregular=irregular) for series in found.series if series.is_volume]
@@ -109,7 +97,7 @@ def import_dicom(
     write_csv(output / "sources.csv", COLUMNS, rows)
     table = [{"name": name, "annotations": count} for name, count in sorted(unmatched.items())]
     write_csv(output / "unmatched_names.csv", ["name", "annotations"], table)
-    return Import(rows, dict(unmatched))
+    return rows, unmatched
 
 
 def case_of(series: Series) -> str:

@@ -55,10 +55,8 @@ class WindowNetwork:
     def suppress_classes(self, classes: Collection[int]) -> None:
         """Let classes, by index, never be the answer: their logit is far below all others, everywhere."""
         head = cast(nn.Conv3d, self._network.seg_outputs[-1])
-        weight, bias = (
-            head.weight.clone(),
-            cast(torch.Tensor, head.bias).clone(),
-        )  # those of the bundle stay as they are
+        # Those of the bundle stay as they are.
+        weight, bias = head.weight.clone(), cast(torch.Tensor, head.bias).clone()
         weight[list(classes)], bias[list(classes)] = 0, SUPPRESSED_LOGIT
         head.weight, head.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
 

@@ -6,7 +6,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -65,20 +65,20 @@ class Tile:
     """A part of the plane, and the place of its labels at full resolution.
 
     Attributes:
-        rows: (start, stop) of y in the padded image whose sums are kept.
-        own: (start, stop) of the rows that no other tile counts.
-        columns: (start, stop) of x.
+        rows: y in the padded image whose sums are kept.
+        own: the rows that no other tile counts.
+        columns: x.
         axes: (z, y, x), the output's voxels between those of the padded image.
-        place: (start, stop) of the output's y, and of its x.
+        place: y and x of the output.
         done: slices of the output that are made.
     """
 
-    rows: tuple[int, int]
-    own: tuple[int, int]
-    columns: tuple[int, int]
+    rows: slice
+    own: slice
+    columns: slice
     axes: Axes
-    place: tuple[tuple[int, int], tuple[int, int]]
-    done: int = field(default=0)
+    place: tuple[slice, slice]
+    done: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def run_slabs(
     image, slabs, flips = windowed.image, windowed.slabs, windowed.flips
     importance = importance_map([part.stop - part.start for part in slabs[0].windows[0]]).to(windowed.device)
     for tile in _tiles(windowed, outputs[0].labels.shape, plan.tiles):
-        region = (slice(0, image.shape[0]), slice(*tile.rows), slice(*tile.columns))
+        region = (slice(0, image.shape[0]), tile.rows, tile.columns)
         sums = LogitAccumulator(importance, region, len(outputs[0].values), len(flips))
         for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
             sums.open(slab.start)
@@ -147,7 +147,7 @@ def _logits(
     network: Network,
     image: torch.Tensor,
     slab: WindowSlab,
-    rows: tuple[int, int],
+    rows: slice,
     flips: Sequence[tuple[int, ...]],
     batch: int,
 ) -> Iterator[tuple[Slices, list[torch.Tensor]]]:
@@ -177,8 +177,8 @@ def _logits(
             yield window, [logits[index] for logits in passes]
 
 
-def _reaches(window: Slices, rows: tuple[int, int]) -> bool:
-    return window[1].start < rows[1] and window[1].stop > rows[0]
+def _reaches(window: Slices, rows: slice) -> bool:
+    return window[1].start < rows.stop and window[1].stop > rows.start
 
 
 def _tiles(windowed: WindowedImage, shape: Sequence[int], count: int) -> list[Tile]:
@@ -189,30 +189,32 @@ def _tiles(windowed: WindowedImage, shape: Sequence[int], count: int) -> list[Ti
     """
     windows = [window for slab in windowed.slabs for window in slab.windows]
     padded = windowed.image.shape
-    (low, high), columns = (
-        (max(0, min(w[axis].start for w in windows) - 1), min(padded[axis], max(w[axis].stop for w in windows) + 1))
-        for axis in (1, 2)
-    )
+
+    def reach(axis: int) -> slice:
+        first, last = min(window[axis].start for window in windows), max(window[axis].stop for window in windows)
+        return slice(max(0, first - 1), min(padded[axis], last + 1))
+
+    extent, columns = reach(1), reach(2)
     axes = [
         Axis.between(part.stop - part.start, size).part(0, size, -part.start)
         for part, size in zip(windowed.box, shape, strict=True)
     ]
-    bounds = [low + (high - low) * index // count for index in range(count + 1)]
+    bounds = [extent.start + (extent.stop - extent.start) * index // count for index in range(count + 1)]
     tiles = []
     for start, stop in itertools.pairwise(bounds):
         # One row more: the upper neighbor of voxels between two tiles.
-        rows = (start, min(stop + 1, high))
-        place = (_between(axes[1], rows, stop), _between(axes[2], columns, columns[1]))
-        across = axes[1].part(*place[0], start), axes[2].part(*place[1], columns[0])
-        tiles.append(Tile(rows, (start, stop), columns, (axes[0], *across), place))
+        rows = slice(start, min(stop + 1, extent.stop))
+        y, x = _between(axes[1], rows, stop), _between(axes[2], columns, columns.stop)
+        across = axes[1].part(y.start, y.stop, start), axes[2].part(x.start, x.stop, columns.start)
+        tiles.append(Tile(rows, slice(start, stop), columns, (axes[0], *across), (y, x)))
     return tiles
 
 
-def _between(axis: Axis, extent: tuple[int, int], stop: int) -> tuple[int, int]:
+def _between(axis: Axis, extent: slice, stop: int) -> slice:
     """Return the target voxels with both neighbors within an extent and the lower one below `stop`."""
-    first = int((axis.lower < extent[0]).sum())
-    last = int(((axis.upper < extent[1]) & (axis.lower < stop)).sum())
-    return first, max(first, last)
+    first = int((axis.lower < extent.start).sum())
+    last = int(((axis.upper < extent.stop) & (axis.lower < stop)).sum())
+    return slice(first, max(first, last))
 
 
 def _finish(
@@ -220,8 +222,8 @@ def _finish(
 ) -> None:
     """Write the labels of final slices."""
     start, stop = part.start, part.start + len(part.sums)
-    first, last = _between(tile.axes[0], (start, stop), stop)
-    first = max(first, tile.done)
+    ready = _between(tile.axes[0], slice(start, stop), stop)
+    first, last = max(ready.start, tile.done), ready.stop
     for output in outputs:
         labels = argmax_classes(part.sums, output.excluded)
         if agreement is not None and output is outputs[0]:
@@ -230,20 +232,18 @@ def _finish(
         if last > first:
             axes = (tile.axes[0].part(first, last, start), *tile.axes[1:])
             made = interpolated_labels(part.sums, labels, axes, part.weights, output.excluded)
-            output.labels[first:last, slice(*tile.place[0]), slice(*tile.place[1])] = output.values[
-                made.cpu().numpy()
-            ]
+            output.labels[(slice(first, last), *tile.place)] = output.values[made.cpu().numpy()]
     tile.done = max(tile.done, last)
 
 
 def _inside(part: FinalSlices, tile: Tile, box: Slices) -> tuple[Slices, Slices]:
     """Return what is new in a part, belongs to its tile and is not padding: its place there and in the image."""
-    origins = (part.start, tile.rows[0], tile.columns[0])
-    extents = ((part.start + part.seen, part.start + len(part.sums)), tile.own, tile.columns)
+    origins = (part.start, tile.rows.start, tile.columns.start)
+    extents = (slice(part.start + part.seen, part.start + len(part.sums)), tile.own, tile.columns)
     inside, place = [], []
-    for (low, high), image, origin in zip(extents, box, origins, strict=True):
-        start = max(low, image.start)
-        stop = max(start, min(high, image.stop))
+    for extent, image, origin in zip(extents, box, origins, strict=True):
+        start = max(extent.start, image.start)
+        stop = max(start, min(extent.stop, image.stop))
         inside.append(slice(start - origin, stop - origin))
         place.append(slice(start - image.start, stop - image.start))
     return as_triple(inside), as_triple(place)

@@ -152,9 +152,7 @@ class Series:
         """Read the volume in HU, int16 where that holds all values exactly, else float32; ImageError if slices are
         missing, doubled or irregular, or a file cannot be decoded."""
         grid = self.grid()
-        array = _read_frames(self)
-        if grid.is_resampled:
-            array = resampled_along_normal(array, grid)
+        array = resampled_along_normal(_read_frames(self), grid)
         affine = self._affine(grid)
         header = header_for(array.shape, affine, array.dtype)
         if grid.tilt_degrees:
@@ -169,7 +167,7 @@ class Series:
         grid, found = self.grid(), []
         if grid.tilt_degrees:
             found.append(f"the gantry was tilted by {grid.tilt_degrees:.1f} degrees; the affine is sheared")
-        if grid.is_resampled:
+        if grid.places is not None:
             found.append(f"its {len(self.frames)} slices were interpolated to {grid.count} equally spaced ones")
         return tuple(found)
 

@@ -69,11 +69,6 @@ class Volume:
     geometry: Geometry
     header: nib.Nifti1Header
 
-    @property
-    def scaling(self) -> tuple[float, float]:
-        """Slope and intercept that were applied; (1, 0) where the header gives none."""
-        return scaling_of(self.header)
-
 
 def stem(path: Path) -> str | None:
     """Return a file's name without NIfTI's suffix; None if the file is not NIfTI by its name."""
@@ -336,7 +331,7 @@ def read_labels(path: str | Path) -> Volume:
             raise ImageError(f"{path}: has NaN or infinite label values", "fractional_label_values")
         whole = np.rint(array)
         off = float(np.abs(array - whole).max()) if array.size else 0.0
-        if off > label_tolerance(volume.scaling[0]):
+        if off > label_tolerance(scaling_of(volume.header)[0]):
             raise ImageError(f"{path}: label values are not whole numbers", "fractional_label_values")
         if off:
             log.warning("%s: label values are up to %.2g off whole numbers, which are taken", path, off)

@@ -35,11 +35,6 @@ class SliceGrid:
     tilt_degrees: float = 0.0
     places: np.ndarray | None = None
 
-    @property
-    def is_resampled(self) -> bool:
-        """Whether slices have to be interpolated."""
-        return self.places is not None
-
 
 def grid_of(positions: np.ndarray, normal: np.ndarray, names: Sequence[str], irregular: str = "refuse") -> SliceGrid:
     """Return the grid on which slices lie.

@@ -160,9 +160,7 @@ def complete(job: CompletionJob, shard: Shard, output: Path) -> None:
 def compared_rows(results: Results, settings: CompletionSettings) -> dict[str, dict[str, str]] | None:
     """Return the records, by case, of the completion with which changes are measured; None without one."""
     name = settings.exclude_most_changed.compared_completion if settings.exclude_most_changed else None
-    if name is None:
-        return None
-    return {row["case"]: row for row in read_csv(results.collected("completed_labels", name))}
+    return None if name is None else base_rows(results, name)
 
 
 def change_entry(results: Results, settings: CompletionSettings, case: str, file: str, other: str) -> Entry:
@@ -231,33 +229,33 @@ def _beside(prediction: Path, suffix: str) -> np.ndarray:
     return read_labels(prediction.with_name(prediction.name.removesuffix(LABELS) + suffix)).array
 
 
-def _counted(names: Mapping[int, str], outcome: str) -> dict[int, str]:
-    """Return the label values that an outcome is counted by, with the names of their columns."""
-    background = {0: "background"} if outcome == "unsure" else {}
-    return {**background, **names, IGNORE_VALUE: "ignore"}
-
-
 def columns_of(label_names: Sequence[str]) -> list[str]:
     """Return the columns of a completion's records: counts of voxels by outcome and class add up to `voxels`."""
-    names = dict(enumerate(label_names, start=1))
-    counts = [f"{outcome}_{name}" for outcome in OUTCOMES for name in _counted(names, outcome).values()]
-    specks = [f"specks_{name}" for name in label_names]
-    return ["case", "file", "labels_present", "agreement", "change", "voxels", "background", *counts, *specks]
+    counted = _counted(dict(enumerate(label_names, start=1)))
+    return ["case", "file", "labels_present", "agreement", "change", "voxels", "background", *counted]
+
+
+def _counted(names: Mapping[int, str]) -> dict[str, tuple[str, int]]:
+    """Return the columns of counted voxels, each with what is counted and by which label value."""
+    columns = []
+    for outcome in OUTCOMES:
+        background = {0: "background"} if outcome == "unsure" else {}
+        labels = {**background, **names, IGNORE_VALUE: "ignore"}
+        columns += [(outcome, value, name) for value, name in labels.items()]
+    columns += [("specks", value, name) for value, name in names.items()]
+    return {f"{what}_{name}": (what, value) for what, value, name in columns}
 
 
 def _row(job: CompletionJob, case: Case, entry: Entry, measures: Mapping[str, Any]) -> dict[str, Any]:
-    row = {
+    counts = {**measures["counts"], "specks": measures["specks"]}
+    return {
         "case": case.case,
         "file": job.results.relative(entry.file(LABELS)),
         "labels_present": " ".join(map(str, measures["labels_present"])),
         "voxels": measures["voxels"],
         "background": measures["background"],
+        **{column: counts[what].get(str(value), 0) for column, (what, value) in _counted(job.names).items()},
     }
-    for outcome in OUTCOMES:
-        counts = measures["counts"][outcome]
-        for value, name in _counted(job.names, outcome).items():
-            row[f"{outcome}_{name}"] = counts.get(str(value), 0)
-    return row | {f"specks_{name}": measures["specks"].get(str(value), 0) for value, name in job.names.items()}
 
 
 def left_out(settings: CompletionSettings, changes: Mapping[str, float]) -> set[str]:

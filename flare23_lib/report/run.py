@@ -70,6 +70,17 @@ class Run:
         columns = ["category", "split", "cases", "quarantined"]
         return PageTable("Cases by category", table.assign(category=names)[columns])
 
+    def sources(self) -> PageTable | None:
+        """Return what each label looks like in each source, a label's rows together; None with a single source."""
+        table = self.table("cohort", "sources.csv")
+        if table is None:
+            return None
+        names = {"label": "label", "source": "source", "cases": "cases", "ml": "volume, ml", "hu": "HU",
+                 "right_mm": "to the right, mm", "front_mm": "to the front, mm"}  # fmt: skip
+        cells = table.assign(label=table["label"].map(display_name))[list(names)].rename(columns=names)
+        note = "Medians of the cases that have the label; positions are from the center of the image."
+        return PageTable("Labels by source", cells, [note])
+
     def geometries(self) -> PageTable | None:
         """Return sizes and spacings of the images; None if no header could be read."""
         sizes = [

@@ -1,13 +1,22 @@
-"""Which device networks run on: its name in the configuration and on the command line, and PyTorch's device."""
+"""Which device networks run on: its name in the configuration and on the command line, and PyTorch's device.
+
+The GPUs of one machine are divided among its jobs.
+"""
 
 from __future__ import annotations
 
+import getpass
 import logging
+import os
 import re
-from typing import TYPE_CHECKING
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from flare23_lib.errors import ConfigError
-from flare23_lib.runtime import gpus
+from flare23_lib.io.locks import try_lock
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +27,14 @@ NAMES = "auto, cpu, cuda, cuda:N or mps"
 PATTERN = r"^(auto|cpu|cuda(:\d+)?|mps)$"
 SEVERAL = ("auto", "cuda", "cpu")
 """The names that stand for as many GPUs (on a CPU: processes) as a training asks for."""
+
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+PATIENCE = 60.0
+"""Seconds that a job waits for others to end, before it shares their GPUs."""
+
+_held: list[IO[str]] = []
 
 
 def check_name(device: str) -> str:
@@ -33,7 +50,7 @@ def choose(device: str, claimed: int = 0) -> torch.device:
     Args:
         device: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1" (the GPU of that number
             among the visible ones, from 0) or "mps" (Apple's GPU).
-        claimed: how many GPUs the process claims for itself first (`gpus.claim`), if it may use any. One that is
+        claimed: how many GPUs the process claims for itself first (`claim`), if it may use any. One that is
             named by its number is taken without a claim, so that it stays the one that was meant.
 
     Raises:
@@ -45,7 +62,7 @@ def choose(device: str, claimed: int = 0) -> torch.device:
     if claimed > 1 and device not in SEVERAL:
         raise ConfigError(f"device: {device} is one GPU, and {claimed} are to share the work; use cuda")
     if claimed and device in ("auto", "cuda"):
-        gpus.claim(claimed)
+        claim(claimed)
     if device == "mps":
         _check_mps()
         log.info("runs on Apple's GPU")
@@ -91,3 +108,58 @@ def memory_format(device: torch.device) -> torch.memory_format:
     import torch
 
     return torch.contiguous_format if device.type == "mps" else torch.channels_last_3d
+
+
+def claim(count: int = 1) -> None:
+    """Leave this process and its children only GPUs that no other job has claimed, by `CUDA_VISIBLE_DEVICES`.
+
+    A GPU is claimed by a lock on a file in the folder of temporary files, one for each user and GPU, until the
+    process ends. Nothing is changed where no more GPUs are visible than are wanted, as in a job of SLURM, nor where
+    too few become free within `PATIENCE`. To be called before CUDA is in use.
+
+    Args:
+        count: how many GPUs are wanted.
+    """
+    visible = visible_gpus()
+    if len(visible) <= count:
+        return
+    until = time.monotonic() + PATIENCE
+    while (claimed := _lock_some(visible, count)) is None:
+        if time.monotonic() > until:
+            log.warning("GPU: other jobs hold too many of the %d; the first ones are shared", len(visible))
+            return
+        time.sleep(1)
+    _held.extend(claimed.values())
+    os.environ[VISIBLE] = ",".join(claimed)
+    log.info("GPU: %s", ", ".join(claimed))
+
+
+def _lock_some(names: Sequence[str], count: int) -> dict[str, IO[str]] | None:
+    """Lock as many GPUs as are wanted; None, and none is locked, if too few are free."""
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    folder = Path(tempfile.gettempdir())
+    locked: dict[str, IO[str]] = {}
+    for name in names:
+        place = folder / f"flare23-{user}-gpu-{name.replace('/', '_')}.lock"
+        if len(locked) < count and (handle := try_lock(place)) is not None:
+            locked[name] = handle
+    if len(locked) == count:
+        return locked
+    for handle in locked.values():
+        handle.close()
+    return None
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that CUDA would see, as `CUDA_VISIBLE_DEVICES` may name them; none where that is not known."""
+    if VISIBLE in os.environ:
+        return [name.strip() for name in os.environ[VISIBLE].split(",") if name.strip()]
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        return [uuid.decode() if isinstance(uuid, bytes) else uuid for uuid in map(pynvml.nvmlDeviceGetUUID, handles)]
+    except Exception as error:  # no library, no driver, or a GPU that fell off: PyTorch reports what it finds
+        log.debug("GPUs are not counted: %s", error)
+        return []

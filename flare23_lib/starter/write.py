@@ -8,6 +8,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import yaml
+
 from flare23_lib.starter.planner import NetworkPlan
 from flare23_lib.starter.recognize import FolderSource
 
@@ -102,14 +104,8 @@ def _json(value: Any) -> str:
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    return f"{{{', '.join(f'{key}: {_plain(value)}' for key, value in row.items())}}}"
-
-
-def _plain(value: Any) -> str:
-    """Return a name, a number, or a list of them, as one would write it."""
-    if isinstance(value, str):
-        return value
-    return f"[{', '.join(map(_plain, value))}]" if isinstance(value, list | tuple) else _json(value)
+    """Return a table in one line of YAML, texts without quotes where they need none."""
+    return yaml.safe_dump(row, default_flow_style=True, sort_keys=False, width=1_000_000).rstrip()
 
 
 def _source(source: FolderSource) -> list[str]:

@@ -204,6 +204,18 @@ def test_a_single_case_is_enough(config, tmp_path):
     assert "Geometries of 1 image " in Page(page.read_text()).text
 
 
+def test_labels_of_several_sources_are_shown_beside_each_other(config, tmp_path):
+    results = finished_run(tmp_path, config, validation=1)
+    rows = [
+        {"source": source, "label": "liver", "cases": 3, "ml": volume, "hu": 90, "right_mm": 60, "front_mm": 5}
+        for source, volume in (("kits", 1501.5), ("lits", 1420.0))
+    ]
+    write_csv(results.root / "cohort" / "sources.csv", list(rows[0]), rows)
+    text = Page(report_of(results, config).read_text()).text
+    assert "Labels by source" in text
+    assert "liver kits 3 1501.5 90 60 5" in text
+
+
 def test_a_run_without_validation_labels_says_why_there_are_no_scores(tmp_path):
     config = configuration("chain.yaml", models={"student_2200": None, "student": {"evaluate": False}})
     page = report_of(finished_run(tmp_path, config, labeled=False), config, stand_in(tmp_path / "niivue"))

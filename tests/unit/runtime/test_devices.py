@@ -10,7 +10,7 @@ from places import REPOSITORY
 from flare23_lib import cli
 from flare23_lib.config import Config
 from flare23_lib.errors import ConfigError
-from flare23_lib.runtime import devices, gpus
+from flare23_lib.runtime import devices
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device}")
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-        monkeypatch.setattr(gpus, "claim", claimed.append)
+        monkeypatch.setattr(devices, "claim", claimed.append)
         return claimed
 
     return make

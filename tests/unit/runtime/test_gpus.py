@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flare23_lib.runtime import gpus
+from flare23_lib.runtime import devices
 
 
 @pytest.fixture
@@ -16,17 +16,17 @@ def machine(tmp_path, monkeypatch):
         nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}".encode(),
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
     held = []
-    monkeypatch.setattr(gpus, "_held", held)
-    monkeypatch.setattr(gpus, "PATIENCE", -1)
+    monkeypatch.setattr(devices, "_held", held)
+    monkeypatch.setattr(devices, "PATIENCE", -1)
 
     def job(count=1, visible=None):
-        monkeypatch.delenv(gpus.VISIBLE, raising=False)
+        monkeypatch.delenv(devices.VISIBLE, raising=False)
         if visible is not None:
-            monkeypatch.setenv(gpus.VISIBLE, visible)
-        gpus.claim(count)
-        return gpus.os.environ.get(gpus.VISIBLE)
+            monkeypatch.setenv(devices.VISIBLE, visible)
+        devices.claim(count)
+        return devices.os.environ.get(devices.VISIBLE)
 
     yield job
     for lock in held:
@@ -37,15 +37,17 @@ def test_each_job_gets_gpus_of_its_own_as_long_as_there_are_any(machine):
     assert machine() == "GPU-0"
     assert machine(count=2) == "GPU-1,GPU-2"
     assert machine() is None
-    gpus._held.pop(0).close()  # the first job ends
+    devices._held.pop(0).close()  # the first job ends
     assert machine(count=2) is None
     assert machine() == "GPU-0"  # what the job that got nothing had locked is free again
 
 
 def test_a_job_waits_for_another_to_end(machine, monkeypatch):
     assert machine(count=2) == "GPU-0,GPU-1"
-    monkeypatch.setattr(gpus, "PATIENCE", 60)
-    monkeypatch.setattr(gpus.time, "sleep", lambda seconds: gpus._held.pop(0).close())  # the other ends meanwhile
+    monkeypatch.setattr(devices, "PATIENCE", 60)
+    monkeypatch.setattr(
+        devices.time, "sleep", lambda seconds: devices._held.pop(0).close()
+    )  # the other ends meanwhile
     assert machine(count=2) == "GPU-0,GPU-2"
 
 
@@ -64,4 +66,4 @@ def test_without_a_driver_nothing_is_claimed(machine, monkeypatch):
 
     monkeypatch.setattr(sys.modules["pynvml"], "nvmlInit", no_driver)
     assert machine() is None
-    assert gpus.visible_gpus() == []
+    assert devices.visible_gpus() == []
