@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from faults import Fault, Shim
+from faults import ERRORS, Fault, Shim
 
 from flare23_lib.io.atomic import TEMPORARY_MARK
 
@@ -315,16 +315,16 @@ class Sweep:
                 tally.unnoticed += 1
                 yield from self._differences(stage, "succeeded with", named=message)
             else:
-                yield from self._about_message(status, message)
+                yield from self._about_message(fault, status, message)
         status, message = self.start(stage)
         if status:
             yield f"the second start ended with {status}: {message[-1500:]}"
         else:
             yield from self._differences(stage, "the second start made")
 
-    def _about_message(self, status: int, message: str) -> Iterator[str]:
+    def _about_message(self, fault: Fault, status: int, message: str) -> Iterator[str]:
         last = (message.strip().splitlines() or [""])[-1]
-        if status != 1 or "Traceback" in message or not last.startswith("flare23: "):
+        if status != 1 or "Traceback" in message or os.strerror(ERRORS[fault.kind]) not in last:
             yield f"ended with {status} and {message[-1500:]}"
         elif str(self.folder / "work") not in last:
             yield f"names no path: {last}"
