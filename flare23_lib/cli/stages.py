@@ -37,44 +37,44 @@ def _results(text: str) -> Results:
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "--results": {"type": _results, "required": True, "help": "the results folder"},
-    "--output": {"type": Path, "required": True, "help": "what is written last"},
-    "--settings": {"type": _parts, "required": True, "help": "what shapes the result: JSON, or its file"},
-    "--model": {"required": True, "help": "name of the model"},
-    "--completion": {"required": True, "help": "name of the completion"},
-    "--shard": {"type": shard, "required": True, "help": "which cases, such as 0-of-4"},
-    "--shards": {"type": int, "required": True, "help": "number of shards"},
-    "--device": {"type": device, "default": "auto", "help": NAMES},
-    "--threads": {"type": int, "default": 1, "help": "threads or processes"},
-    "--intensity": {"type": Path, "help": "record of the measured intensity, if the settings say measure"},
-    "--pretrained": {"type": Path, "help": "file of weights to start from"},
-    "--checkpoint-minutes": {"type": float, "default": 10.0},
-    "--gpus": {"type": int, "default": 1, "help": "GPUs that share each batch"},
-    "--attempt": {"type": int, "default": 1, "help": "which attempt of this run of the workflow it is"},
-    "--history": {"type": Path, "required": True, "help": "table of the epochs"},
-    "--confusion": {"type": Path, "required": True, "help": "table of original against predicted classes"},
-    "--memory": {"type": float, "help": "MB that all processes may take together"},
-    "--viewer": {"type": Path, "help": "folder of the viewing library, if it was fetched"},
+    "results": {"type": _results, "required": True, "help": "the results folder"},
+    "output": {"type": Path, "required": True, "help": "what is written last"},
+    "settings": {"type": _parts, "required": True, "help": "what shapes the result: JSON, or its file"},
+    "model": {"required": True, "help": "name of the model"},
+    "completion": {"required": True, "help": "name of the completion"},
+    "shard": {"type": shard, "required": True, "help": "which cases, such as 0-of-4"},
+    "shards": {"type": int, "required": True, "help": "number of shards"},
+    "device": {"type": device, "default": "auto", "help": NAMES},
+    "threads": {"type": int, "default": 1, "help": "threads or processes"},
+    "intensity": {"type": Path, "help": "record of the measured intensity, if the settings say measure"},
+    "pretrained": {"type": Path, "help": "file of weights to start from"},
+    "checkpoint-minutes": {"type": float, "default": 10.0},
+    "gpus": {"type": int, "default": 1, "help": "GPUs that share each batch"},
+    "attempt": {"type": int, "default": 1, "help": "which attempt of this run of the workflow it is"},
+    "history": {"type": Path, "required": True, "help": "table of the epochs"},
+    "confusion": {"type": Path, "required": True, "help": "table of original against predicted classes"},
+    "memory": {"type": float, "help": "MB that all processes may take together"},
+    "viewer": {"type": Path, "help": "folder of the viewing library, if it was fetched"},
 }
 """Options that stages have; every stage has the first two."""
 
 Run = Callable[[argparse.Namespace], None]
 
-STAGES: dict[str, tuple[Run, str, tuple[str, ...]]] = {}
+STAGES: dict[str, tuple[Run, str, list[str]]] = {}
 """Stage -> its function, what it does in one line, and its further options."""
 
 
-def stage(name: str, text: str, *options: str) -> Callable[[Run], Run]:
+def stage(name: str, text: str, options: str = "") -> Callable[[Run], Run]:
     """Make a function of the options the command `flare23 stage NAME`."""
 
     def add(run: Run) -> Run:
-        STAGES[name] = (run, text, options)
+        STAGES[name] = (run, text, options.split())
         return run
 
     return add
 
 
-@stage("cohort", "find, check and categorise all cases", "--settings", "--threads")
+@stage("cohort", "find, check and categorise all cases", "settings threads")
 def _cohort(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import CohortSettings
     from flare23_lib.dataset.scan import scan_cohort
@@ -89,7 +89,7 @@ def _cohort(args: argparse.Namespace) -> None:
     write_scan(scan, args.output.parent)
 
 
-@stage("estimate", "estimate what the run costs", "--settings")
+@stage("estimate", "estimate what the run costs", "settings")
 def _estimate(args: argparse.Namespace) -> None:
     from flare23_lib.config import Config
     from flare23_lib.dataset.cases import read_cases
@@ -101,7 +101,7 @@ def _estimate(args: argparse.Namespace) -> None:
     write_estimate(args.output, result)
 
 
-@stage("measure-intensity", "measure the intensities of a training set", "--model", "--settings", "--threads")
+@stage("measure-intensity", "measure the intensities of a training set", "model settings threads")
 def _measure_intensity(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import TrainingSet
     from flare23_lib.preprocessing.fit_intensity import measure
@@ -110,7 +110,7 @@ def _measure_intensity(args: argparse.Namespace) -> None:
     measure(args.results, args.model, settings, args.threads, args.output)
 
 
-@stage("preprocess", "prepare training cases", "--settings", "--intensity", "--shard")
+@stage("preprocess", "prepare training cases", "settings intensity shard")
 def _preprocess(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import PreprocessingSettings
     from flare23_lib.preprocessing.fit_intensity import with_intensity
@@ -122,20 +122,9 @@ def _preprocess(args: argparse.Namespace) -> None:
 
 
 @stage(
-    "train",
-    "train a model",
-    "--model",
-    "--settings",
-    "--intensity",
-    "--shards",
-    "--device",
-    "--threads",
-    "--pretrained",
-    "--checkpoint-minutes",
-    "--gpus",
-    "--attempt",
-    "--history",
-)
+    "train", "train a model",
+    "model settings intensity shards device threads pretrained checkpoint-minutes gpus attempt history",
+)  # fmt: skip
 def _train(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import TrainingSettings
     from flare23_lib.nnunet.train import TrainingRuntime, train
@@ -148,7 +137,7 @@ def _train(args: argparse.Namespace) -> None:
     train(job, runtime, args.pretrained, args.output, args.history)
 
 
-@stage("export", "write a trained model's bundle", "--model", "--settings")
+@stage("export", "write a trained model's bundle", "model settings")
 def _export(args: argparse.Namespace) -> None:
     from flare23_lib.config.training_models import InferenceSettings
     from flare23_lib.labels import Label
@@ -160,15 +149,7 @@ def _export(args: argparse.Namespace) -> None:
     export(args.results, args.model, inference, labels, args.output.parent)
 
 
-@stage(
-    "pseudo-label",
-    "segment a category with a teacher",
-    "--completion",
-    "--settings",
-    "--shard",
-    "--device",
-    "--threads",
-)
+@stage("pseudo-label", "segment a category with a teacher", "completion settings shard device threads")
 @ended_at_once()
 def _pseudo_label(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import PseudoLabelSettings
@@ -195,28 +176,21 @@ def _completion(args: argparse.Namespace) -> CompletionJob:
     return CompletionJob(args.results, args.completion, parts.get("base"), settings, parts["label_names"])
 
 
-@stage("complete", "merge originals and pseudo-labels", "--completion", "--settings", "--shard")
+@stage("complete", "merge originals and pseudo-labels", "completion settings shard")
 def _complete(args: argparse.Namespace) -> None:
     from flare23_lib.pseudo_labels.complete import complete
 
     complete(_completion(args), args.shard, args.output)
 
 
-@stage(
-    "gather-completed",
-    "count completed labels and their conflicts",
-    "--completion",
-    "--settings",
-    "--shards",
-    "--confusion",
-)
+@stage("gather-completed", "count completed labels and their conflicts", "completion settings shards confusion")
 def _gather_completed(args: argparse.Namespace) -> None:
     from flare23_lib.pseudo_labels.complete import collect_completed
 
     collect_completed(_completion(args), args.shards, args.output, args.confusion)
 
 
-@stage("predict", "segment the validation cases", "--model", "--settings", "--shard", "--device", "--threads")
+@stage("predict", "segment the validation cases", "model settings shard device threads")
 @ended_at_once()
 def _predict(args: argparse.Namespace) -> None:
     from flare23_lib.inference.segmentations import predict_validation
@@ -224,14 +198,14 @@ def _predict(args: argparse.Namespace) -> None:
     predict_validation(args.results, _model(args, args.model), args.shard, args.output)
 
 
-@stage("gather-predictions", "count predictions", "--model", "--shards")
+@stage("gather-predictions", "count predictions", "model shards")
 def _gather_predictions(args: argparse.Namespace) -> None:
     from flare23_lib.inference.segmentations import collect_predictions
 
     collect_predictions(args.results, args.model, args.shards, args.output)
 
 
-@stage("evaluate", "score predictions", "--model", "--settings", "--threads", "--memory")
+@stage("evaluate", "score predictions", "model settings threads memory")
 def _evaluate(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import EvaluationSettings
     from flare23_lib.evaluation.evaluate import evaluate
@@ -240,23 +214,21 @@ def _evaluate(args: argparse.Namespace) -> None:
     evaluate(args.results, args.model, settings, args.output.parent, args.threads, args.memory)
 
 
-@stage(
-    "measure-efficiency", "measure a model's inference case by case", "--model", "--settings", "--device", "--threads"
-)
+@stage("measure-efficiency", "measure a model's inference case by case", "model settings device threads")
 def _measure_efficiency(args: argparse.Namespace) -> None:
     from flare23_lib.evaluation.efficiency import measure
 
     measure(args.results, _model(args, args.model), args.settings["cases"], args.output)
 
 
-@stage("model-card", "write what a model is and how it scored", "--model", "--settings")
+@stage("model-card", "write what a model is and how it scored", "model settings")
 def _model_card(args: argparse.Namespace) -> None:
     from flare23_lib.report.model_card import write_model_card
 
     write_model_card(args.results, args.model, args.settings["about"], args.output)
 
 
-@stage("paper-tables", "set out scores as in the paper's tables", "--settings")
+@stage("paper-tables", "set out scores as in the paper's tables", "settings")
 def _paper_tables(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import TablesSettings
     from flare23_lib.evaluation.paper_tables import write_tables
@@ -264,7 +236,7 @@ def _paper_tables(args: argparse.Namespace) -> None:
     write_tables(args.results, TablesSettings.from_json(args.settings["settings"]), args.output)
 
 
-@stage("report", "make the page of the run", "--settings", "--viewer")
+@stage("report", "make the page of the run", "settings viewer")
 def _report(args: argparse.Namespace) -> None:
     from flare23_lib.config import Config
     from flare23_lib.report.page import write_report
@@ -279,5 +251,5 @@ def register(commands: Commands) -> None:
     )
     for name, (run, text, options) in STAGES.items():
         parser = command(stages, name, run, text)
-        for option in ("--results", "--output", *options):
-            parser.add_argument(option, **OPTIONS[option])
+        for option in ("results", "output", *options):
+            parser.add_argument(f"--{option}", **OPTIONS[option])
