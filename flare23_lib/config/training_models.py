@@ -34,7 +34,11 @@ PASSES = "passes"
 
 
 class MergePolicy(Table):
-    """How a merge decides where an original label and a prediction meet; the defaults are the paper's."""
+    """How a merge decides where an original label and a prediction meet; the defaults are the paper's.
+
+    Checks and stages follow from names: a key with `tumor` is for labels of that kind; the choice `ignore` makes
+    voxels that are ignored, so does `if_sure`, which asks how the passes agree, as `min_agreement` does.
+    """
 
     conflict_policy: Literal["background", "next_class", "ignore"] = "background"
     """What voxels become that are predicted as an annotated class outside its annotation."""
@@ -50,15 +54,20 @@ class MergePolicy(Table):
     """Voxels without annotation are ignored where a smaller share of the mirrored passes agrees; 0 for never."""
 
     @property
-    def need_votes(self) -> bool:
-        """Whether a merge needs to know how many passes agree at each voxel."""
-        return self.min_agreement > 0 or "if_sure" in (self.tumor_inside_organs, self.unmarked_tumors)
+    def chosen(self) -> dict[str, str | float]:
+        """The policies that are not at their defaults, without `min_tumor_agreement`, which decides nothing alone."""
+        values = {name: getattr(self, name) for name in MergePolicy.model_fields if name != "min_tumor_agreement"}
+        return {name: value for name, value in values.items() if value != MergePolicy.model_fields[name].default}
+
+    @property
+    def asking_for_votes(self) -> list[str]:
+        """The policies by which a merge needs to know how many passes agree at each voxel."""
+        return [name for name, value in self.chosen.items() if value == "if_sure" or name == "min_agreement"]
 
     @property
     def may_ignore(self) -> bool:
         """Whether a merge may mark voxels to be ignored."""
-        choices = (self.conflict_policy, self.tumor_inside_organs, self.unmarked_tumors)
-        return self.min_agreement > 0 or bool({"ignore", "if_sure"} & set(choices))
+        return bool(self.asking_for_votes or "ignore" in self.chosen.values())
 
 
 class LeaveOut(Table):
