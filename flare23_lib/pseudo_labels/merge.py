@@ -132,21 +132,32 @@ def merge(
         pair = original[z].astype(np.uint16) << 8 | predicted[z]
         pairs += np.bincount(pair.ravel(), minlength=len(pairs))
         outcomes[z], labels[z] = outcome_of[pair], label_of[pair]
+    totals = _counted(outcome_of, *np.divmod(np.arange(1 << 16), 256), label_of, pairs)
     case = MergeCase(original, predicted, annotated, rules, next_class, votes, outcomes)
     for rule in RULES:
         for outcome, voxels, values in rule(case):
+            totals -= _counted(*(volume[voxels] for volume in (outcomes, original, predicted, labels)))
             outcomes[voxels], labels[voxels] = CODES[outcome], values
-    totals = np.zeros((len(CODES), 256), np.int64)
-    for z, codes in enumerate(outcomes):
-        values = np.choose(BY_SIDE[codes], (original[z], predicted[z], labels[z]))
-        found = np.bincount((codes.astype(np.uint16) << 8 | values).ravel(), minlength=totals.size)
-        totals += found.reshape(totals.shape)
+            totals += _counted(*(volume[voxels] for volume in (outcomes, original, predicted, labels)))
     counts = {
         outcome: {int(value): int(row[value]) for value in np.flatnonzero(row)}
         for outcome, row in zip(OUTCOMES, totals, strict=False)
     }
     there = {(int(pair) >> 8, int(pair) & 255): int(pairs[pair]) for pair in np.flatnonzero(pairs)}
     return Merged(labels, int(totals[CODES["background"]].sum()), counts, there)
+
+
+def _counted(
+    codes: np.ndarray,
+    original: np.ndarray,
+    predicted: np.ndarray,
+    labels: np.ndarray,
+    times: np.ndarray | None = None,
+) -> np.ndarray:
+    """Count some voxels by outcome and by the label of its side: (outcomes, 256), int64."""
+    values = np.choose(BY_SIDE[codes], (original, predicted, labels))
+    counts = np.bincount(codes.astype(np.intp) << 8 | values, times, minlength=256 * len(CODES))
+    return counts.astype(np.int64).reshape(-1, 256)
 
 
 def _tables(annotated: Collection[int], rules: MergeRules) -> tuple[np.ndarray, np.ndarray]:
