@@ -24,13 +24,7 @@ from flare23_lib.inference.logit_accumulator import TTAAgreement
 from flare23_lib.inference.memory import CaseSize, Limits, MemoryPlan, plan, weight_bytes
 from flare23_lib.inference.network import WindowNetwork
 from flare23_lib.inference.sliding_window import Output, PhaseTimer, WindowedImage, run_slabs
-from flare23_lib.inference.windows import (
-    WindowSlab,
-    all_windows,
-    body_windows,
-    center_first_windows,
-    pad_to_patch,
-)
+from flare23_lib.inference.windows import WindowSlab, all_windows, body_windows, center_first_windows, pad_to_patch
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.nifti import Volume
 from flare23_lib.io.orientation import Orientation

@@ -18,13 +18,7 @@ from flare23_lib.choices import OutputType
 from flare23_lib.errors import ImageError
 from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.io.images import read_header, read_image
-from flare23_lib.io.label_tables import (
-    STEM,
-    Structure,
-    header_extension,
-    read_label_table,
-    write_label_tables,
-)
+from flare23_lib.io.label_tables import STEM, Structure, header_extension, read_label_table, write_label_tables
 from flare23_lib.io.nifti import Volume, read_volume, stem, write_volume
 
 log = logging.getLogger(__name__)
