@@ -266,12 +266,11 @@ def _check_network(key: str, model: ModelSettings) -> None:
 
 
 def _check_pretrained(key: str, model: ModelSettings, name: str, source: ModelSettings) -> None:
-    one, other = model.architecture, source.architecture
-    for part in ("depth", "widths", "kernel_sizes"):
-        if getattr(one, part) != getattr(other, part):
+    one, other = model.architecture.to_json(), source.architecture.to_json()
+    for part in sorted({*one, *other} - {"strides"}):
+        if one.get(part) != other.get(part):
             raise ConfigError(
-                f"{key}.pretrained: {name} has another network ({part} {getattr(other, part)}), whose weights do not "
-                "fit"
+                f"{key}.pretrained: {name} has another network ({part} {other.get(part)}), whose weights do not fit"
             )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict, Tag
+from pydantic import BeforeValidator, Field, Strict, Tag, WithJsonSchema
+from pydantic_core import PydanticKnownError
 
 from flare23_lib.choices import OrientationMode, Precision, Windows
 from flare23_lib.config.tables import (
@@ -27,7 +28,7 @@ from flare23_lib.config.tables import (
     word_or,
 )
 from flare23_lib.errors import ConfigError
-from flare23_lib.networks import Architecture, NetworkName
+from flare23_lib.networks import NETWORKS, Architecture, STUNetArchitecture
 
 PASSES = "passes"
 """In the place of a completion's name: labels are compared between the teacher's mirrored passes."""
@@ -134,10 +135,18 @@ class IntensityValues(Table):
     """Divided by."""
 
 
+def _network_name(value: Any) -> Any:
+    """Refuse what is not in `NETWORKS`, as pydantic refuses what is not in a Literal."""
+    if value not in NETWORKS:
+        raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, NETWORKS))})
+    return value
+
+
+NetworkName = Annotated[str, BeforeValidator(_network_name), WithJsonSchema({"enum": list(NETWORKS)})]
 NetworkOrName = Annotated[
     Annotated[NetworkName, Tag(": nor a table")] | Annotated[Network, Tag(":a table")],
     word_or("a table"),
-    Field(description="A network of the STU-Net family by name, or blocks and channels of each stage."),
+    Field(description="A network by name, or blocks and channels of each stage of a STU-Net."),
 ]
 IntensityOrMeasure = Annotated[
     Annotated[Literal["measure"], Tag(": nor a table")] | Annotated[IntensityValues, Tag(":a table")],
@@ -296,7 +305,7 @@ class ModelSettings(ModelOptions):
     def architecture(self) -> Architecture:
         """The network; ConfigError if its values do not make one."""
         if isinstance(self.network, Network):
-            return Architecture.of(self.network.depth, self.network.widths, self.strides)
+            return STUNetArchitecture.of(self.network.depth, self.network.widths, self.strides)
         return Architecture.named(self.network, self.strides)
 
     @property
