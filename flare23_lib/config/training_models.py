@@ -142,7 +142,9 @@ def _network_name(value: Any) -> Any:
     return value
 
 
-NetworkName = Annotated[str, BeforeValidator(_network_name), WithJsonSchema({"enum": list(NETWORKS)})]
+NetworkName = Annotated[
+    str, BeforeValidator(_network_name), WithJsonSchema({"enum": list(NETWORKS), "type": "string"})
+]
 NetworkOrName = Annotated[
     Annotated[NetworkName, Tag(": nor a table")] | Annotated[Network, Tag(":a table")],
     word_or("a table"),
