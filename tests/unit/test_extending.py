@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from bundles import a_model
 from cohorts import changed
 from engines import a_volume
 from places import REPOSITORY
@@ -31,14 +32,17 @@ from flare23_lib.evaluation.metrics import METRICS, Metric
 from flare23_lib.evaluation.paper_tables import Evaluated, make_tables
 from flare23_lib.evaluation.ranking import rank_folders
 from flare23_lib.evaluation.tables import format_summary, read_table
-from flare23_lib.inference.bundle import load_bundle
+from flare23_lib.inference.bundle import load_bundle, write_bundle
 from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.export import export_checkpoint
+from flare23_lib.inference.model import ModelLabel
+from flare23_lib.inference.network import SUPPRESSED_LOGIT, WindowNetwork
 from flare23_lib.io.nifti import header_for, read_labels, write_volume
 from flare23_lib.labels import IGNORE_VALUE, Label, LabelMap
 from flare23_lib.networks import NETWORKS, Architecture
 from flare23_lib.networks.size import forward_macs
 from flare23_lib.networks.stunet import DecoderSwitch
+from flare23_lib.nnunet.plans import plans
 from flare23_lib.nnunet.train import TrainingRuntime, export, train
 from flare23_lib.nnunet.training_job import GivenFiles, training_job
 from flare23_lib.pseudo_labels.merge import RULES, MergeRules, merge
@@ -206,39 +210,61 @@ def toy(monkeypatch):
     monkeypatch.setitem(NETWORKS, "toy", (ToyArchitecture, {"width": 6}))
 
 
-def test_a_new_network_is_trained_bundled_and_predicts(toy, tmp_path, monkeypatch):
+STRIDES = [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
+
+
+def test_a_new_network_is_described_bundled_and_predicts(toy, tmp_path, monkeypatch):
+    config = Config.load([RECIPE], merge_files(CHANGES, {"models": {MODEL: {"network": "toy"}}}))
+    settings = type(config.training_settings(MODEL)).from_json(config.training_settings(MODEL).to_json())
+    architecture = settings.network
+    assert architecture == Architecture.named("toy", STRIDES)
+    planned = plans(settings)["configurations"]["3d_fullres"]["architecture"]
+    assert planned["arch_kwargs"] == {"width": 6, "strides": STRIDES}
+    classes = tuple(ModelLabel(name, value) for value, name in enumerate(["background", *NAMES]))
+    made = a_model(network=architecture, patch_size=(8, 16, 16), labels=classes, unseen=("absent",))
+    torch.manual_seed(0)
+    write_bundle(tmp_path, made, Toy(1, 5, **architecture.arch_kwargs).state_dict())
+    bundle = load_bundle(tmp_path).with_inference(windows="all", precision="float32", tta=False)
+    assert bundle.model.network == architecture
+    assert_predicts(bundle)
+    monkeypatch.delitem(NETWORKS, "toy")
+    with pytest.raises(BundleError, match="this version has no"):
+        load_bundle(tmp_path)
+
+
+def assert_predicts(bundle):
+    """Segment a volume; logits of a window are the network's, of classes that were seen, also in 16 bit."""
+    volume, patch = a_volume((11, 20, 23), np.diag([2.0, 2.0, 3.0, 1.0])), torch.randn(1, 8, 16, 16)
+    segmentation = Engine(bundle).segment(volume)
+    assert segmentation.labels.shape == volume.array.shape
+    assert set(np.unique(segmentation.labels)) <= {0, 1, 2, 3}, "absent was never seen"
+    for precision, tolerance in (("float32", 1e-6), ("bfloat16", 0.05)):
+        window_network = WindowNetwork(bundle.build_network(), torch.device("cpu"), precision)
+        window_network.suppress_classes([4])
+        with torch.inference_mode():
+            logits = window_network(patch).float()
+            expected = bundle.build_network()(patch[:, None])[0].movedim(0, -1)
+        torch.testing.assert_close(logits[0, ..., :4], expected[..., :4], atol=tolerance, rtol=tolerance)
+        assert (logits[..., 4] == SUPPRESSED_LOGIT).all()
+
+
+@pytest.mark.slow  # the first pass on PyTorch's device meta, and the first training of a process, take seconds
+def test_a_new_network_is_trained(toy, tmp_path):
     one = prepare(tmp_path, cases=1)
     config = Config.load([RECIPE], merge_files(CHANGES, {"models": {MODEL: {"network": "toy"}}}))
     short = {**PROTOCOL, "epochs": 1, "iterations_per_epoch": 2}
     settings = changed(config.training_settings(MODEL), training=short)
-    job = training_job(one, MODEL, settings, NAMES, 1, GivenFiles())
-    record = one.training(MODEL)
+    job, record = training_job(one, MODEL, settings, NAMES, 1, GivenFiles()), one.training(MODEL)
     train(job, TrainingRuntime("cpu"), None, record, record.with_name("training.csv"))
     labels = [Label(name, value, tolerance_mm=1.0) for value, name in enumerate(NAMES, start=1)]
     export(one, MODEL, config.inference_settings(MODEL), labels, tmp_path / "bundle")
-
-    bundle = load_bundle(tmp_path / "bundle")
-    assert bundle.model.network == ToyArchitecture(6, settings.network.strides)
-    network = bundle.build_network()
-    assert type(network) is Toy
-    volume = a_volume((11, 20, 23), np.diag([2.0, 2.0, 3.0, 1.0]))
-    engine = Engine(bundle.with_inference(windows="all", precision="float32"))
-    segmentation = engine.segment(volume)
-    assert segmentation.labels.shape == volume.array.shape
-    assert set(np.unique(segmentation.labels)) <= {0, 1, 2, 3}, "absent was never seen"
-    patch = torch.randn(1, 8, 16, 16)
-    with torch.inference_mode():
-        logits = engine._network(patch)
-        expected = network(patch[:, None])[0].movedim(0, -1)
-    torch.testing.assert_close(logits[0, ..., :4], expected[..., :4])
-    voxels = 8 * 16 * 16
-    assert forward_macs(bundle.model.network, (8, 16, 16), 5) == voxels // 8 * 27 * 6 + voxels * (6 * 6 + 6 * 5)
-
+    bundle = load_bundle(tmp_path / "bundle").with_inference(windows="all", precision="float32")
+    assert type(bundle.build_network()) is Toy
+    assert_predicts(bundle)
     checkpoint = next(one.root.rglob("checkpoint_final.pth"))
     assert export_checkpoint(checkpoint, tmp_path / "other", "other").network == bundle.model.network
-    monkeypatch.delitem(NETWORKS, "toy")
-    with pytest.raises(BundleError, match="this version has no"):
-        load_bundle(tmp_path / "bundle")
+    voxels = 8 * 16 * 16
+    assert forward_macs(bundle.model.network, (8, 16, 16), 5) == voxels // 8 * 27 * 6 + voxels * (6 * 6 + 6 * 5)
 
 
 # A stage: its settings and function, and its command
