@@ -25,15 +25,7 @@ from flare23_lib.config.models import Evaluation
 from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.errors import EvaluationError, FlareError, ImageError, StoreError
 from flare23_lib.evaluation.details import Details, measure_details
-from flare23_lib.evaluation.metrics import (
-    METRICS,
-    MIN_DSC_FOR_NSD,
-    Score,
-    as_uint8,
-    check_mode,
-    score_case,
-    values_in,
-)
+from flare23_lib.evaluation.metrics import METRICS, MIN_DSC_FOR_NSD, as_uint8, check_mode, score_case, values_in
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import open_volume, read_labels
@@ -132,7 +124,7 @@ class CaseScores:
     """
 
     case: str
-    scores: dict[str, Score]
+    scores: dict[str, dict[str, float]]
     status: str = OK
     details: Details | None = None
 

@@ -133,9 +133,6 @@ class Metric:
 METRICS = {metric.name: metric for metric in (Metric("DSC", dsc), Metric("NSD", nsd))}
 """The scores of a structure, in the order of the tables' columns."""
 
-Score = dict[str, float]
-"""The values of one structure in one case by the names of `METRICS`, not rounded."""
-
 
 def score_case(
     reference: np.ndarray,
@@ -144,8 +141,8 @@ def score_case(
     labels: LabelMap,
     mode: str = "flare23",
     min_dsc_for_nsd: float = MIN_DSC_FOR_NSD,
-) -> dict[str, Score]:
-    """Return the scores of one case by label name, in the order of the map.
+) -> dict[str, dict[str, float]]:
+    """Return the scores of one case, not rounded: by label name, in the order of the map, and by name of metric.
 
     Both modes: a structure that neither volume holds has DSC = NSD = 1, one that only one of them
     holds has 0.

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from flare23_lib.networks import Architecture
-from flare23_lib.networks.stunet import STUNet
 
 _empty = cache(Architecture.empty)
 
@@ -19,37 +18,18 @@ _empty = cache(Architecture.empty)
 def forward_macs(network: Architecture, patch_size: Sequence[int], classes: int) -> int:
     """Return the multiply-accumulates of the convolutions in one forward pass over one patch.
 
-    Convolution by convolution: output voxels x kernel voxels x input channels x output channels. Padding counts as
-    voxels, norms and activations do not count: the convention of PyTorch's FlopCounterMode, whose figure is twice
-    this one. The patch is (z, y, x) in voxels, background is one of the classes.
+    Convolution by convolution: voxels x kernel voxels x input channels x output channels, with the output's voxels,
+    or the input's of a transposed one. Padding counts as voxels, norms and activations do not count: the convention
+    of PyTorch's FlopCounterMode, whose figure is twice this one. The patch is (z, y, x) in voxels, background is one
+    of the classes.
     """
-    empty = _empty(network, classes)
-    if not isinstance(empty, STUNet):
-        return _counted_macs(empty, patch_size)
-    sizes, voxels = list(patch_size), []
-    for stride in network.strides:
-        sizes = [-(-size // step) for size, step in zip(sizes, stride, strict=True)]
-        voxels.append(prod(sizes))
-
-    def macs(module: nn.Module, stage: int) -> int:
-        weights = (conv.weight.numel() for conv in module.modules() if isinstance(conv, nn.Conv3d))
-        return voxels[stage] * sum(weights)
-
-    total = sum(macs(blocks, stage) for stage, blocks in enumerate(empty.conv_blocks_context))
-    upwards = range(len(voxels) - 2, -1, -1)
-    for stage, upsample, blocks in zip(upwards, empty.upsample_layers, empty.conv_blocks_localization, strict=True):
-        total += macs(upsample, stage + 1) + macs(blocks, stage)  # convolved before it is upsampled
-    return total + macs(empty.seg_outputs[-1], 0)
-
-
-def _counted_macs(empty: nn.Module, patch_size: Sequence[int]) -> int:
-    """Return the same of any network: a pass over no data, which takes seconds where it is the process's first."""
-    found = []
+    found: list[int] = []
 
     def count(module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         side = inputs[0] if isinstance(module, nn.ConvTranspose3d) else output
         found.append(prod(side.shape[2:]) * module.weight.numel())
 
+    empty = _empty(network, classes)
     convolutions = [module for module in empty.modules() if isinstance(module, nn.Conv3d | nn.ConvTranspose3d)]
     hooks = [module.register_forward_hook(count) for module in convolutions]
     with torch.no_grad():

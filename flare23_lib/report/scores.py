@@ -43,7 +43,6 @@ def draw_scores(path: Path, summaries: Mapping[str, pd.DataFrame], metrics: Mapp
     with new_figure(path, width, head + len(kinds) * (ROW + MODEL * len(summaries))) as figure:
         panels = figure.subplots(1, len(METRICS), sharey=True, squeeze=False)[0]
         for axes, (metric, about) in zip(panels, METRICS.items(), strict=True):
-            limit = _largest(metrics, metric) if about.unit else 1
             for index, kind in enumerate(kinds.values()):
                 shade = "#e9eef4" if kind == ORGANS else "#f6f7f9" if index % 2 == 0 else "#ffffff"
                 axes.axhspan(index - 0.5, index + 0.5, color=shade, linewidth=0, zorder=0)
@@ -56,8 +55,8 @@ def draw_scores(path: Path, summaries: Mapping[str, pd.DataFrame], metrics: Mapp
                         cases = pd.to_numeric(metrics[model].get(f"{name}_{metric}", pd.Series())).dropna()
                         size = 0.6 / len(summaries)
                         _draw_box(axes, height, size, cases, looks[model][0])
-                        _draw_mean(axes, (means[name], height), limit, rows.loc[name, "note"], looks[model])
-            axes.set(xlim=(0, limit), ylim=(len(kinds) - 0.5, -0.5))
+                        _draw_mean(axes, height, means[name], rows.loc[name, "note"], looks[model])
+            axes.set(xlim=(0, None if about.unit else 1), ylim=(len(kinds) - 0.5, -0.5))
             axes.set_yticks(range(len(kinds)), shown, color=INK)
             dress(axes, about.title)
         handles = [
@@ -90,19 +89,14 @@ def _draw_box(axes: Axes, height: float, size: float, cases: pd.Series, color: s
     )  # fmt: skip
 
 
-def _largest(metrics: Mapping[str, pd.DataFrame], metric: str) -> float:
-    """Return the largest value of a metric in any case of any model, 1 if there is none above 0."""
-    columns = [table.filter(regex=f"_{metric}$").apply(pd.to_numeric) for table in metrics.values()]
-    return max((float(table.max(axis=None)) for table in columns if table.size), default=0) or 1
-
-
-def _draw_mean(axes: Axes, place: tuple[float, float], limit: float, note: str, look: tuple[str, str]) -> None:
+def _draw_mean(axes: Axes, height: float, mean: float, note: str, look: tuple[str, str]) -> None:
     """Draw a mean as a mark, with its value at the right and its note beside it; or why there is none."""
-    (mean, height), (color, mark) = place, look
+    color, mark = look
     if math.isnan(mean):
         axes.annotate(note or NO_VALUE, (0, height), xytext=(4, 0), ha="left", color=color, **NOTE)
         return
     axes.plot(mean, height, marker=mark, markersize=5, color=color, clip_on=False, zorder=3)
-    axes.annotate(f"{mean:.3f}", (limit, height), xytext=(10, 0), fontsize=9, color=color, **TEXT)
-    end, offset, side = (0, 4, "left") if mean > limit / 2 else (limit, -4, "right")
+    at_right: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "xytext": (10, 0)}
+    axes.annotate(f"{mean:.3f}", (1, height), fontsize=9, color=color, **TEXT, **at_right)
+    end, offset, side = (0, 4, "left") if mean > 0.5 else (1, -4, "right")
     axes.annotate(note, (end, height), xytext=(offset, 0), ha=side, color=PALE_INK, **NOTE)
