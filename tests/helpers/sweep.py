@@ -348,7 +348,7 @@ class Sweep:
 def table(tallies: Sequence[Tally]) -> str:
     """Return the table of docs/store.md."""
     lines = [
-        "| stage | writes | reads | errors of writes | kills | errors of reads | survived | of these without effect |",
+        "| stage | writes | reads | errors of writes | kills | errors of reads | survived | without effect |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in tallies:
