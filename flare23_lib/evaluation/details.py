@@ -167,16 +167,17 @@ def detail_tables(labels: LabelMap) -> list[str]:
     return list(DETAIL_TABLES) if labels.tumors else ["distances.csv"]
 
 
-def write_details(folder: Path, details: Sequence[Details] | None, labels: LabelMap) -> None:
+def write_details(folder: Path, details: Sequence[Details] | None, labels: LabelMap, seen: LabelMap) -> None:
     """Write the tables of `detail_tables`; None for no details.
 
-    Tables of an earlier evaluation that are not written now are removed.
+    Which tables there are follows from all labels, seen by the model or not, as the workflow expects them before a
+    model is trained. Tables of an earlier evaluation that are not written now are removed.
     """
     tumors = [row for case in details or () for row in case.tumors]
     rows = {
         "distances.csv": [row for case in details or () for row in case.distances],
         "tumors.csv": tumors,
-        "detection.csv": detection(tumors, labels),
+        "detection.csv": detection(tumors, seen),
     }
     written = [] if details is None else detail_tables(labels)
     for name, columns in DETAIL_TABLES.items():

@@ -20,12 +20,10 @@ import pandas as pd
 
 from flare23_lib.errors import StoreError
 from flare23_lib.evaluation.cases import CaseScores
+from flare23_lib.evaluation.metrics import METRICS
 from flare23_lib.io.atomic import atomic_path
 from flare23_lib.io.tables import ENCODING, check_columns
 from flare23_lib.labels import LabelMap
-
-METRICS = ("DSC", "NSD")
-"""The scores of a class: a field of `metrics.Score` in lower case, and columns of the tables."""
 
 ORGANS = "organs"
 """Name of the row with the mean of the organs' class means."""
@@ -73,14 +71,15 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def score_table(cases: Iterable[CaseScores], labels: LabelMap) -> pd.DataFrame:
-    """Return a row per case: Name, the DSC of every label, the NSD of every label (the official order), status.
+    """Return a row per case: Name, the DSC of every label, the NSD of every label (the official order, then further
+    metrics), status.
 
     Scores are not rounded; NaN stands for a cell that stays empty.
     """
     columns = ["Name", *(f"{name}_{metric}" for metric in METRICS for name in labels.names), "status"]
     rows = []
     for case in cases:
-        scores = [getattr(case.scores[name], metric.lower()) for metric in METRICS for name in labels.names]
+        scores = [case.scores[name][metric] for metric in METRICS for name in labels.names]
         rows.append([case.case, *scores, case.status])
     return pd.DataFrame(rows, columns=columns)
 

@@ -18,7 +18,6 @@ from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE
 from flare23_lib.errors import BundleError, ConfigError
 from flare23_lib.inference.model import InferenceDefaults, Model, Weights, read_model
 from flare23_lib.io.atomic import about_path, atomic_path, write_json
-from flare23_lib.networks.stunet import STUNet, empty_network
 from flare23_lib.networks.weight_files import save_weights
 
 
@@ -44,15 +43,15 @@ class Bundle:
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
-    def build_network(self) -> STUNet:
+    def build_network(self) -> torch.nn.Module:
         """Build the network with the weights, in float32, ready to infer on the CPU."""
         network = _empty_network(self.model)
         network.load_state_dict(dict(self.state_dict), assign=True)
         return network.float().eval().requires_grad_(False)
 
 
-def _empty_network(model: Model) -> STUNet:
-    return empty_network(model.network, len(model.labels), model.input_channels)
+def _empty_network(model: Model) -> torch.nn.Module:
+    return model.network.empty(len(model.labels), model.input_channels)
 
 
 def _check_weights(place: Path, model: Model, state_dict: Mapping[str, torch.Tensor]) -> None:

@@ -80,7 +80,7 @@ class Model:
 
     Attributes:
         name: as it appears in tables and provenance.
-        network: what the STU-Net is made of.
+        network: what it is made of.
         input_channels: channels of the image; 1 for CT.
         patch_size: the window.
         spacing: the resolution that the network sees.
@@ -178,6 +178,7 @@ class Model:
     def to_json(self) -> dict[str, Any]:
         """Return the content of model.json."""
         content = {"format": FORMAT, **asdict(self), "labels": [label.to_json() for label in self.labels]}
+        content["network"] = self.network.to_json()
         if self.training_images is None:
             del content["training_images"]
         return content
@@ -197,7 +198,7 @@ class Model:
         try:
             return cls(
                 name=content["name"],
-                network=Architecture.of(**content["network"]),
+                network=Architecture.from_json(content["network"]),
                 input_channels=content["input_channels"],
                 patch_size=as_triple(content["patch_size"], "patch_size"),
                 spacing=as_triple(map(float, content["spacing"]), "spacing"),

@@ -18,14 +18,11 @@ from flare23_lib.dataset.summary import ALL
 from flare23_lib.errors import StoreError
 from flare23_lib.evaluation.paper_tables import table_names
 from flare23_lib.io.atomic import read_json
+from flare23_lib.pseudo_labels.merge import OUTCOMES
 from flare23_lib.report.style import display_name
 
 MAX_ISSUES = 50
 """Quality issues that the page lists one by one; the tables of the cohort have all."""
-
-OUTCOMES = ("kept", "dropped", "taken", "unsure")
-TUMOR_OUTCOMES = ("tumor_inside", "unmarked_tumor")
-"""Outcomes of a merge that the table of completions has a column for; the latter where a label is a tumor."""
 
 OF_COMPLETIONS = ("pseudo_label", "complete", "gather_completed")
 OF_EVALUATED = ("predict", "gather_predictions", "evaluate", "measure_efficiency")
@@ -127,7 +124,8 @@ class Run:
 
     def completions(self) -> PageTable:
         """Return what the completions that have finished did with the voxels."""
-        outcomes = [*OUTCOMES, *(TUMOR_OUTCOMES if self.config.label_map.tumors else ())]
+        tumors = bool(self.config.label_map.tumors)
+        outcomes = [name for name in OUTCOMES if name != "agreed" and (tumors or "tumor" not in name)]
         rows = []
         for name, table in self.completed().items():
             numbers = table.apply(pd.to_numeric, errors="coerce")

@@ -229,7 +229,9 @@ class _Planner:
             runner_up = settings.conflict_policy == "next_class"
             annotated = [annotated_labels(settings.annotated, case, bases) if runner_up else () for case in cases]
             wanted = list(zip(cases, annotated, strict=True))
-            segmented = self._segmentations("pseudo-labels", name, row.teacher, wanted, settings.need_votes)
+            segmented = self._segmentations(
+                "pseudo-labels", name, row.teacher, wanted, bool(settings.asking_for_votes)
+            )
         if segmented is None:
             self.plan.steps.append(Step("completion", name, len(cases), len(cases), unknown=True))
             return None
