@@ -285,8 +285,8 @@ class Sweep:
         """Return all faults of a stage: at each write an error and a kill, at each read an error."""
         kinds = [kind for kind, *_ in self.calls[stage.name]]
         writes, reads = (range(kinds.count(kind)) for kind in ("write", "read"))
-        found = [Fault("write", number, kill) for number in writes for kill in (False, True)]
-        return found + [Fault("read", number) for number in reads]
+        changes = [Fault("write", number, kill) for kill in (False, True) for number in writes]
+        return changes + [Fault("read", number) for number in reads]
 
     def sweep(self, stage: Stage, chosen: Sequence[Fault]) -> Tally:
         """Try faults of a stage, and count them."""
@@ -352,7 +352,7 @@ class Sweep:
 def table(tallies: Sequence[Tally]) -> str:
     """Return the table of docs/store.md."""
     lines = [
-        "| stage | writes | reads | errors of writes | kills | errors of reads | survived | of them without effect |",
+        "| stage | writes | reads | errors of writes | kills | errors of reads | survived | without effect |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in tallies:
