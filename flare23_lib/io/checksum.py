@@ -69,10 +69,10 @@ def keep_checksum(path: Path, content: bytes) -> None:
 
 
 def is_as_kept(path: Path, content: bytes) -> bool:
-    """Whether a file's content has the checksum that is kept of it; True if none is."""
+    """Whether a file's content has the checksum that is kept of it; True if none is. OSError if it cannot be read."""
     try:
         kept = re.match(rb"[0-9a-f]{64}\b", checksum_file(path).read_bytes())
-    except OSError:
+    except FileNotFoundError:
         return True
     return kept is None or kept.group().decode() == hashlib.sha256(content).hexdigest()
 
