@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from math import prod
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from flare23_lib.axes import Triple
 from flare23_lib.networks import Architecture
 
 _empty = cache(Architecture.empty)
 
 
-def forward_macs(network: Architecture, patch_size: Sequence[int], classes: int) -> int:
+@cache
+def forward_macs(network: Architecture, patch_size: Triple, classes: int) -> int:
     """Return the multiply-accumulates of the convolutions in one forward pass over one patch.
 
     Convolution by convolution: voxels x kernel voxels x input channels x output channels, with the output's voxels,
