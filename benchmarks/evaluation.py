@@ -86,7 +86,7 @@ def ours(reference: Path, prediction: Path, labels: LabelMap) -> tuple[Scores, T
     scores = score_case(first.array, second.array, first.geometry.spacing, labels, "flare23")
     done = time.perf_counter()
     timing = {"read": read - begun, "score": done - read, "total": done - begun}
-    return {name: (score.dsc, score.nsd) for name, score in scores.items()}, timing
+    return {name: (score["DSC"], score["NSD"]) for name, score in scores.items()}, timing
 
 
 def official(reference: Path, prediction: Path, labels: LabelMap) -> tuple[Scores, Timing]:

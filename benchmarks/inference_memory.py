@@ -26,7 +26,7 @@ from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.model import Model, ModelLabel
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import header_for
-from flare23_lib.networks import Architecture
+from flare23_lib.networks import STUNetArchitecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.preprocessing.intensity import Intensity
 
@@ -50,7 +50,7 @@ def write_image(path: Path, slices: int) -> None:
 
 def write_model(folder: Path) -> None:
     """Write a bundle with random weights: 15 classes, 4 channels."""
-    architecture = Architecture.of(1, [4, 4, 8], [[1, 1, 1], [2, 4, 4], [2, 4, 4]])
+    architecture = STUNetArchitecture.of(1, [4, 4, 8], [[1, 1, 1], [2, 4, 4], [2, 4, 4]])
     torch.manual_seed(0)
     network = STUNet(1, 15, **architecture.to_json())
     network.apply(network.initialize)

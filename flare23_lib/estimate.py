@@ -322,8 +322,7 @@ def measured_figures(root: Path, config: Config) -> Figures:
 
 def write_estimate(path: Path, table: pd.DataFrame) -> None:
     """Write the table as CSV."""
-    with atomic.atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+    atomic.write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def format_estimate(table: pd.DataFrame) -> str:

@@ -21,14 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from flare23_lib.io.atomic import about_path, write_json
-from flare23_lib.io.checksum import crc32_of
+from flare23_lib.io.checksum import crc32_of, with_checksum, without_checksum
 from flare23_lib.io.locks import lock
 
 log = logging.getLogger(__name__)
 
 METADATA_KEYS = {"inputs", "files", "results"}
-OWN_CHECKSUM = "checksum"
-"""Key of an entry's metadata: digest of the others."""
 
 MANIFEST = "manifest.json"
 """File of a folder's key."""
@@ -40,12 +38,6 @@ Metadata = dict[str, Any]
 def fingerprint(*parts: Any) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of the parts as canonical JSON (keys sorted)."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _digest(metadata: Mapping[str, Any]) -> str:
-    """Return a digest of metadata that is the same before they are written and after they are read."""
-    text = json.dumps(json.loads(json.dumps(metadata)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -118,6 +110,16 @@ class CacheFolder:
             write_json(manifest, {"stage": stage, "fingerprint": self.fingerprint, "key": dict(self.key)})
         return self
 
+    def read_key(self) -> Mapping[str, Any] | None:
+        """Return the key of a folder that exists; None if its manifest is missing or damaged."""
+        try:
+            manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            stage, key = manifest["stage"], manifest["key"]
+            is_right = self.path.parts[-2:] == (stage, manifest["fingerprint"]) == (stage, fingerprint(stage, key))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return key if is_right else None
+
     def entry(self, case: str, inputs: Mapping[str, Any]) -> Entry:
         """Return the entry of a case for these inputs, whether or not it exists."""
         return Entry(self, f"{case}.{fingerprint(dict(inputs))[:12]}", inputs)
@@ -166,13 +168,10 @@ class Entry:
         """
         try:
             with about_path(self.metadata_path):
-                metadata = json.loads(self.metadata_path.read_text(encoding="utf-8"))
-            own = metadata.pop(OWN_CHECKSUM, None)
-        except (FileNotFoundError, ValueError, AttributeError):
+                metadata = without_checksum(json.loads(self.metadata_path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError):
             return None
-        if set(metadata) != METADATA_KEYS or own not in (None, _digest(metadata)):
-            return None
-        return metadata
+        return metadata if isinstance(metadata, dict) and set(metadata) == METADATA_KEYS else None
 
     def broken_files(self, metadata: Metadata, deep: bool = False) -> list[Path]:
         """Return the listed files that are missing or not as they were written.
@@ -195,7 +194,7 @@ class Entry:
         """Write the metadata of files that are in place, and return them."""
         files = {suffix: checksum(self.file(suffix), deep=True) for suffix in suffixes}
         metadata = {"inputs": dict(self.inputs), "files": files, "results": dict(results)}
-        write_json(self.metadata_path, {**metadata, OWN_CHECKSUM: _digest(metadata)})
+        write_json(self.metadata_path, with_checksum(metadata))
         return metadata
 
     def load_or_make(self, lock_name: object, make: Callable[[Entry], Metadata]) -> tuple[Metadata, bool]:

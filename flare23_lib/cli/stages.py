@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flare23_lib.cli.common import Commands, command, device, shard
+from flare23_lib.io.atomic import checksums_in
 from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
 
@@ -21,7 +23,61 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def _stage_cohort(args: argparse.Namespace) -> None:
+def _parts(text: str) -> dict[str, Any]:
+    """Return what shapes a job's results (`settings` in rules/common.smk), from JSON or from a file of it."""
+    try:
+        return json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is neither JSON nor a file of it ({error})") from error
+
+
+def _results(text: str) -> Results:
+    """Return the results folder of a path, as an option's type."""
+    from flare23_lib.cache.results import Results
+
+    return Results(Path(text))
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "results": {"type": _results, "required": True, "help": "the results folder"},
+    "output": {"type": Path, "required": True, "help": "what is written last"},
+    "settings": {"type": _parts, "required": True, "help": "what shapes the result: JSON, or its file"},
+    "model": {"required": True, "help": "name of the model"},
+    "completion": {"required": True, "help": "name of the completion"},
+    "shard": {"type": shard, "required": True, "help": "which cases, such as 0-of-4"},
+    "shards": {"type": int, "required": True, "help": "number of shards"},
+    "device": {"type": device, "default": "auto", "help": NAMES},
+    "threads": {"type": int, "default": 1, "help": "threads or processes"},
+    "intensity": {"type": Path, "help": "record of the measured intensity, if the settings say measure"},
+    "pretrained": {"type": Path, "help": "file of weights to start from"},
+    "checkpoint-minutes": {"type": float, "default": 10.0},
+    "gpus": {"type": int, "default": 1, "help": "GPUs that share each batch"},
+    "attempt": {"type": int, "default": 1, "help": "which attempt of this run of the workflow it is"},
+    "history": {"type": Path, "required": True, "help": "table of the epochs"},
+    "confusion": {"type": Path, "required": True, "help": "table of original against predicted classes"},
+    "memory": {"type": float, "help": "MB that all processes may take together"},
+    "viewer": {"type": Path, "help": "folder of the viewing library, if it was fetched"},
+}
+"""Options that stages have; every stage has the first two."""
+
+Run = Callable[[argparse.Namespace], None]
+
+STAGES: dict[str, tuple[Run, str, list[str]]] = {}
+"""Stage -> its function, what it does in one line, and its further options."""
+
+
+def stage(name: str, text: str, options: str = "") -> Callable[[Run], Run]:
+    """Make a function of the options the command `flare23 stage NAME`."""
+
+    def add(run: Run) -> Run:
+        STAGES[name] = (run, text, options.split())
+        return run
+
+    return add
+
+
+@stage("cohort", "find, check and categorise all cases", "settings threads")
+def _cohort(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import CohortSettings
     from flare23_lib.dataset.scan import scan_cohort
     from flare23_lib.dataset.summary import format_scan, write_scan
@@ -35,7 +91,8 @@ def _stage_cohort(args: argparse.Namespace) -> None:
     write_scan(scan, args.output.parent)
 
 
-def _stage_estimate(args: argparse.Namespace) -> None:
+@stage("estimate", "estimate what the run costs", "settings")
+def _estimate(args: argparse.Namespace) -> None:
     from flare23_lib.config import Config
     from flare23_lib.dataset.cases import read_cases
     from flare23_lib.estimate import estimate, format_estimate, sizes_of_cases, write_estimate
@@ -46,7 +103,8 @@ def _stage_estimate(args: argparse.Namespace) -> None:
     write_estimate(args.output, result)
 
 
-def _stage_measure_intensity(args: argparse.Namespace) -> None:
+@stage("measure-intensity", "measure the intensities of a training set", "model settings threads")
+def _measure_intensity(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import TrainingSet
     from flare23_lib.preprocessing.fit_intensity import measure
 
@@ -54,7 +112,8 @@ def _stage_measure_intensity(args: argparse.Namespace) -> None:
     measure(args.results, args.model, settings, args.threads, args.output)
 
 
-def _stage_preprocess(args: argparse.Namespace) -> None:
+@stage("preprocess", "prepare training cases", "settings intensity shard")
+def _preprocess(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import PreprocessingSettings
     from flare23_lib.preprocessing.fit_intensity import with_intensity
     from flare23_lib.preprocessing.preprocess_cases import preprocess
@@ -64,7 +123,11 @@ def _stage_preprocess(args: argparse.Namespace) -> None:
     preprocess(args.results, settings, parts["patch_size"], args.shard, args.output)
 
 
-def _stage_train(args: argparse.Namespace) -> None:
+@stage(
+    "train", "train a model",
+    "model settings intensity shards device threads pretrained checkpoint-minutes gpus attempt history",
+)  # fmt: skip
+def _train(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import TrainingSettings
     from flare23_lib.nnunet.train import TrainingRuntime, train
     from flare23_lib.nnunet.training_job import GivenFiles, training_job
@@ -76,7 +139,8 @@ def _stage_train(args: argparse.Namespace) -> None:
     train(job, runtime, args.pretrained, args.output, args.history)
 
 
-def _stage_export(args: argparse.Namespace) -> None:
+@stage("export", "write a trained model's bundle", "model settings")
+def _export(args: argparse.Namespace) -> None:
     from flare23_lib.config.training_models import InferenceSettings
     from flare23_lib.labels import Label
     from flare23_lib.nnunet.train import export
@@ -87,8 +151,9 @@ def _stage_export(args: argparse.Namespace) -> None:
     export(args.results, args.model, inference, labels, args.output.parent)
 
 
+@stage("pseudo-label", "segment a category with a teacher", "completion settings shard device threads")
 @ended_at_once()
-def _stage_pseudo_label(args: argparse.Namespace) -> None:
+def _pseudo_label(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import PseudoLabelSettings
     from flare23_lib.pseudo_labels.pseudo_label import pseudo_label
 
@@ -113,32 +178,37 @@ def _completion(args: argparse.Namespace) -> CompletionJob:
     return CompletionJob(args.results, args.completion, parts.get("base"), settings, parts["label_names"])
 
 
-def _stage_complete(args: argparse.Namespace) -> None:
+@stage("complete", "merge originals and pseudo-labels", "completion settings shard")
+def _complete(args: argparse.Namespace) -> None:
     from flare23_lib.pseudo_labels.complete import complete
 
     complete(_completion(args), args.shard, args.output)
 
 
-def _stage_gather_completed(args: argparse.Namespace) -> None:
+@stage("gather-completed", "count completed labels and their conflicts", "completion settings shards confusion")
+def _gather_completed(args: argparse.Namespace) -> None:
     from flare23_lib.pseudo_labels.complete import collect_completed
 
     collect_completed(_completion(args), args.shards, args.output, args.confusion)
 
 
+@stage("predict", "segment the validation cases", "model settings shard device threads")
 @ended_at_once()
-def _stage_predict(args: argparse.Namespace) -> None:
+def _predict(args: argparse.Namespace) -> None:
     from flare23_lib.inference.segmentations import predict_validation
 
     predict_validation(args.results, _model(args, args.model), args.shard, args.output)
 
 
-def _stage_gather_predictions(args: argparse.Namespace) -> None:
+@stage("gather-predictions", "count predictions", "model shards")
+def _gather_predictions(args: argparse.Namespace) -> None:
     from flare23_lib.inference.segmentations import collect_predictions
 
     collect_predictions(args.results, args.model, args.shards, args.output)
 
 
-def _stage_evaluate(args: argparse.Namespace) -> None:
+@stage("evaluate", "score predictions", "model settings threads memory")
+def _evaluate(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import EvaluationSettings
     from flare23_lib.evaluation.evaluate import evaluate
 
@@ -146,45 +216,45 @@ def _stage_evaluate(args: argparse.Namespace) -> None:
     evaluate(args.results, args.model, settings, args.output.parent, args.threads, args.memory)
 
 
-def _stage_measure_efficiency(args: argparse.Namespace) -> None:
+@stage("measure-efficiency", "measure a model's inference case by case", "model settings device threads")
+def _measure_efficiency(args: argparse.Namespace) -> None:
     from flare23_lib.evaluation.efficiency import measure
 
     measure(args.results, _model(args, args.model), args.settings["cases"], args.output)
 
 
-def _stage_model_card(args: argparse.Namespace) -> None:
+@stage("model-card", "write what a model is and how it scored", "model settings")
+def _model_card(args: argparse.Namespace) -> None:
     from flare23_lib.report.model_card import write_model_card
 
     write_model_card(args.results, args.model, args.settings["about"], args.output)
 
 
-def _stage_paper_tables(args: argparse.Namespace) -> None:
+@stage("paper-tables", "set out scores as in the paper's tables", "settings")
+def _paper_tables(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import TablesSettings
     from flare23_lib.evaluation.paper_tables import write_tables
 
     write_tables(args.results, TablesSettings.from_json(args.settings["settings"]), args.output)
 
 
-def _stage_report(args: argparse.Namespace) -> None:
+@stage("report", "make the page of the run", "settings viewer")
+def _report(args: argparse.Namespace) -> None:
     from flare23_lib.config import Config
     from flare23_lib.report.page import write_report
 
     write_report(args.results, Config.from_json(args.settings["settings"]), args.viewer, args.output)
 
 
-def _parts(text: str) -> dict[str, Any]:
-    """Return what shapes a job's results (`settings` in rules/common.smk), from JSON or from a file of it."""
-    try:
-        return json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{text[:60]!r} is neither JSON nor a file of it ({error})") from error
+def _with_checksums(run: Callable[[argparse.Namespace], Any]) -> Callable[[argparse.Namespace], Any]:
+    """Return a stage that keeps checksums of the text files in the folder of its output, or in its output."""
 
+    @functools.wraps(run)
+    def job(args: argparse.Namespace) -> Any:
+        with checksums_in(args.output.parent, args.output):
+            return run(args)
 
-def _results(text: str) -> Results:
-    """Return the results folder of a path, as an option's type."""
-    from flare23_lib.cache.results import Results
-
-    return Results(Path(text))
+    return job
 
 
 def register(commands: Commands) -> None:
@@ -192,52 +262,7 @@ def register(commands: Commands) -> None:
     stages = commands.add_parser("stage", help="run one job of the workflow").add_subparsers(
         required=True, metavar="STAGE"
     )
-
-    def stage(name: str, run: Callable, text: str, *options: str) -> argparse.ArgumentParser:
-        parser = command(stages, name, run, text)
-        parser.add_argument("--results", type=_results, required=True, help="the results folder")
-        parser.add_argument("--output", type=Path, required=True, help="what is written last")
-        known: dict[str, dict] = {
-            "--settings": {"type": _parts, "required": True, "help": "what shapes the result: JSON, or its file"},
-            "--model": {"required": True, "help": "name of the model"},
-            "--completion": {"required": True, "help": "name of the completion"},
-            "--shard": {"type": shard, "required": True, "help": "which cases, such as 0-of-4"},
-            "--shards": {"type": int, "required": True, "help": "number of shards"},
-            "--device": {"type": device, "default": "auto", "help": NAMES},
-            "--threads": {"type": int, "default": 1, "help": "threads or processes"},
-            "--intensity": {"type": Path, "help": "record of the measured intensity, if the settings say measure"},
-        }
-        for option in options:
-            parser.add_argument(option, **known[option])
-        return parser
-
-    stage("cohort", _stage_cohort, "find, check and categorise all cases", "--settings", "--threads")
-    stage("estimate", _stage_estimate, "estimate what the run costs", "--settings")
-    stage("measure-intensity", _stage_measure_intensity, "measure the intensities of a training set", "--model",
-          "--settings", "--threads")  # fmt: skip
-    stage("preprocess", _stage_preprocess, "prepare training cases", "--settings", "--intensity", "--shard")
-    parser = stage("train", _stage_train, "train a model", "--model", "--settings", "--intensity", "--shards",
-                   "--device", "--threads")  # fmt: skip
-    parser.add_argument("--pretrained", type=Path, help="file of weights to start from")
-    parser.add_argument("--checkpoint-minutes", type=float, default=10.0)
-    parser.add_argument("--gpus", type=int, default=1, help="GPUs that share each batch")
-    parser.add_argument("--attempt", type=int, default=1, help="which attempt of this run of the workflow it is")
-    parser.add_argument("--history", type=Path, required=True, help="table of the epochs")
-    stage("export", _stage_export, "write a trained model's bundle", "--model", "--settings")
-    stage("pseudo-label", _stage_pseudo_label, "segment a category with a teacher", "--completion", "--settings",
-          "--shard", "--device", "--threads")  # fmt: skip
-    stage("complete", _stage_complete, "merge originals and pseudo-labels", "--completion", "--settings", "--shard")
-    parser = stage("gather-completed", _stage_gather_completed, "count completed labels and their conflicts",
-                   "--completion", "--settings", "--shards")  # fmt: skip
-    parser.add_argument("--confusion", type=Path, required=True, help="table of original against predicted classes")
-    stage("predict", _stage_predict, "segment the validation cases", "--model", "--settings", "--shard", "--device",
-          "--threads")  # fmt: skip
-    stage("gather-predictions", _stage_gather_predictions, "count predictions", "--model", "--shards")
-    parser = stage("evaluate", _stage_evaluate, "score predictions", "--model", "--settings", "--threads")
-    parser.add_argument("--memory", type=float, help="MB that all processes may take together")
-    stage("measure-efficiency", _stage_measure_efficiency, "measure a model's inference case by case", "--model",
-          "--settings", "--device", "--threads")  # fmt: skip
-    stage("model-card", _stage_model_card, "write what a model is and how it scored", "--model", "--settings")
-    stage("paper-tables", _stage_paper_tables, "set out scores as in the paper's tables", "--settings")
-    parser = stage("report", _stage_report, "make the page of the run", "--settings")
-    parser.add_argument("--viewer", type=Path, help="folder of the viewing library, if it was fetched")
+    for name, (run, text, options) in STAGES.items():
+        parser = command(stages, name, _with_checksums(run), text)
+        for option in ("results", "output", *options):
+            parser.add_argument(f"--{option}", **OPTIONS[option])

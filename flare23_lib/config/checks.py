@@ -10,7 +10,7 @@ from flare23_lib.config.cohort_models import Category, label_map, subset_of
 from flare23_lib.config.messages import check_known
 from flare23_lib.config.models import Configuration
 from flare23_lib.config.source_checks import check_sources, stated_labels
-from flare23_lib.config.training_models import PASSES, Completion, MergePolicy, ModelSettings, TrainingProtocol
+from flare23_lib.config.training_models import PASSES, Completion, ModelSettings, TrainingProtocol
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime.devices import SEVERAL
 
@@ -159,13 +159,10 @@ def _check_completion(config: Configuration, name: str, completion: Completion) 
         check_known(f"{key}.annotated", completion.annotated, _label_names(config), "label")
         if completion.annotated and unlabeled:
             raise ConfigError(f"{key}.annotated: the category {completion.category!r} has no labels")
-    defaults = MergePolicy()
-    for rule in ("conflict_policy", "unmarked_tumors", "tumor_inside_organs"):
-        if getattr(completion, rule) == getattr(defaults, rule):
-            continue
-        if unlabeled and completion.base is None:
+    for rule, value in completion.chosen.items():
+        if unlabeled and completion.base is None and isinstance(value, str):
             raise ConfigError(f"{key}.{rule}: the category {completion.category!r} has no labels that it could meet")
-        if rule != "conflict_policy" and not any(label.kind == "tumor" for label in config.labels):
+        if "tumor" in rule and not any(label.kind == "tumor" for label in config.labels):
             raise ConfigError(f"{key}.{rule}: no label is of the kind tumor")
     others = {"base": completion.base, "exclude_most_changed.changed_between": completion.compared_completion}
     for place, other in others.items():
@@ -178,18 +175,12 @@ def _check_completion(config: Configuration, name: str, completion: Completion) 
 
 def _check_passes(config: Configuration, key: str, completion: Completion) -> None:
     """Refuse what asks for mirrored passes of a teacher that has none."""
-    asking = {
-        "tumor_inside_organs": completion.tumor_inside_organs == "if_sure",
-        "unmarked_tumors": completion.unmarked_tumors == "if_sure",
-        "min_agreement": completion.min_agreement > 0,
-        "exclude_most_changed": completion.compares_passes,
-    }
+    asking = completion.asking_for_votes + ["exclude_most_changed"] * completion.compares_passes
     teacher = config.models[completion.teacher]
-    if any(asking.values()) and not (teacher.inference.tta and teacher.training.mirror_axes):
-        rule = next(rule for rule, asks in asking.items() if asks)
+    if asking and not (teacher.inference.tta and teacher.training.mirror_axes):
         raise ConfigError(
-            f"{key}.{rule}: asks how the passes of test-time augmentation agree; models.{completion.teacher} has "
-            "none (inference.tta, training.mirror_axes)"
+            f"{key}.{asking[0]}: asks how the passes of test-time augmentation agree; models.{completion.teacher} "
+            "has none (inference.tta, training.mirror_axes)"
         )
 
 
@@ -275,12 +266,11 @@ def _check_network(key: str, model: ModelSettings) -> None:
 
 
 def _check_pretrained(key: str, model: ModelSettings, name: str, source: ModelSettings) -> None:
-    one, other = model.architecture, source.architecture
-    for part in ("depth", "widths", "kernel_sizes"):
-        if getattr(one, part) != getattr(other, part):
+    one, other = model.architecture.to_json(), source.architecture.to_json()
+    for part in sorted({*one, *other} - {"strides"}):
+        if one.get(part) != other.get(part):
             raise ConfigError(
-                f"{key}.pretrained: {name} has another network ({part} {getattr(other, part)}), whose weights do not "
-                "fit"
+                f"{key}.pretrained: {name} has another network ({part} {other.get(part)}), whose weights do not fit"
             )
 
 

@@ -208,7 +208,7 @@ class Config(Configuration):
             category=settings.category,
             runner_up=runner_up,
             annotated=settings.annotated if runner_up else None,
-            votes=settings.need_votes,
+            votes=bool(settings.asking_for_votes),
         )
 
     def evaluation_settings(self) -> stages.EvaluationSettings:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Strict
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer, Strict
 
 from flare23_lib.choices import EvaluationMode, OrientationMode, References
 from flare23_lib.config.cohort_models import Category, LabelRow, QualityIssues, Scan, Source, ValidationDraw
@@ -28,7 +28,9 @@ Values = Annotated[tuple[int, ...], Strict(False)]
 """LabelRow values."""
 Labels = Annotated[tuple[LabelRow, ...], Strict(False)]
 Made = Annotated[
-    Architecture, BeforeValidator(lambda value: Architecture.of(**value) if isinstance(value, dict) else value)
+    InstanceOf[Architecture],
+    BeforeValidator(lambda value: Architecture.from_json(value) if isinstance(value, dict) else value),
+    PlainSerializer(Architecture.to_json),
 ]
 """An architecture, also from its JSON."""
 

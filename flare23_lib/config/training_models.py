@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict, Tag
+from pydantic import BeforeValidator, Field, Strict, Tag, WithJsonSchema
+from pydantic_core import PydanticKnownError
 
 from flare23_lib.choices import OrientationMode, Precision, Windows
 from flare23_lib.config.tables import (
@@ -26,14 +27,18 @@ from flare23_lib.config.tables import (
     Voxels,
     word_or,
 )
-from flare23_lib.networks import Architecture, NetworkName
+from flare23_lib.networks import NETWORKS, Architecture, STUNetArchitecture
 
 PASSES = "passes"
 """In the place of a completion's name: labels are compared between the teacher's mirrored passes."""
 
 
 class MergePolicy(Table):
-    """How a merge decides where an original label and a prediction meet; the defaults are the paper's."""
+    """How a merge decides where an original label and a prediction meet; the defaults are the paper's.
+
+    Checks and stages follow from names: a key with `tumor` is for labels of that kind; the choice `ignore` makes
+    voxels that are ignored, so does `if_sure`, which asks how the passes agree, as `min_agreement` does.
+    """
 
     conflict_policy: Literal["background", "next_class", "ignore"] = "background"
     """What voxels become that are predicted as an annotated class outside its annotation."""
@@ -49,15 +54,20 @@ class MergePolicy(Table):
     """Voxels without annotation are ignored where a smaller share of the mirrored passes agrees; 0 for never."""
 
     @property
-    def need_votes(self) -> bool:
-        """Whether a merge needs to know how many passes agree at each voxel."""
-        return self.min_agreement > 0 or "if_sure" in (self.tumor_inside_organs, self.unmarked_tumors)
+    def chosen(self) -> dict[str, str | float]:
+        """The policies that are not at their defaults, without `min_tumor_agreement`, which decides nothing alone."""
+        values = {name: getattr(self, name) for name in MergePolicy.model_fields if name != "min_tumor_agreement"}
+        return {name: value for name, value in values.items() if value != MergePolicy.model_fields[name].default}
+
+    @property
+    def asking_for_votes(self) -> list[str]:
+        """The policies by which a merge needs to know how many passes agree at each voxel."""
+        return [name for name, value in self.chosen.items() if value == "if_sure" or name == "min_agreement"]
 
     @property
     def may_ignore(self) -> bool:
         """Whether a merge may mark voxels to be ignored."""
-        choices = (self.conflict_policy, self.tumor_inside_organs, self.unmarked_tumors)
-        return self.min_agreement > 0 or bool({"ignore", "if_sure"} & set(choices))
+        return bool(self.asking_for_votes or "ignore" in self.chosen.values())
 
 
 class LeaveOut(Table):
@@ -124,10 +134,20 @@ class IntensityValues(Table):
     """Divided by."""
 
 
+def _network_name(value: Any) -> Any:
+    """Refuse what is not in `NETWORKS`, as pydantic refuses what is not in a Literal."""
+    if value not in NETWORKS:
+        raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, NETWORKS))})
+    return value
+
+
+NetworkName = Annotated[
+    str, BeforeValidator(_network_name), WithJsonSchema({"enum": list(NETWORKS), "type": "string"})
+]
 NetworkOrName = Annotated[
     Annotated[NetworkName, Tag(": nor a table")] | Annotated[Network, Tag(":a table")],
     word_or("a table"),
-    Field(description="A network of the STU-Net family by name, or blocks and channels of each stage."),
+    Field(description="A network by name, or blocks and channels of each stage of a STU-Net."),
 ]
 IntensityOrMeasure = Annotated[
     Annotated[Literal["measure"], Tag(": nor a table")] | Annotated[IntensityValues, Tag(":a table")],
@@ -279,7 +299,7 @@ class ModelSettings(ModelOptions):
     def architecture(self) -> Architecture:
         """The network; ConfigError if its values do not make one."""
         if isinstance(self.network, Network):
-            return Architecture.of(self.network.depth, self.network.widths, self.strides)
+            return STUNetArchitecture.of(self.network.depth, self.network.widths, self.strides)
         return Architecture.named(self.network, self.strides)
 
     @property

@@ -5,7 +5,6 @@ Volumes are of all cases, from the scan. Intensity and place are of a few cases 
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from flare23_lib.dataset.cases import Case
-from flare23_lib.errors import ImageError
-from flare23_lib.io.atomic import write_text
+from flare23_lib.errors import ImageError, StoreError
+from flare23_lib.io.atomic import read_json, write_json
+from flare23_lib.io.checksum import with_checksum
 from flare23_lib.io.label_maps import read_label_map
 from flare23_lib.io.nifti import read_volume
 from flare23_lib.labels import Label, LabelMap
@@ -81,14 +81,14 @@ def _chosen(cases: Iterable[Case]) -> Iterator[Case]:
 
 def _read(cases: Sequence[Case], memory: Path, processes: int) -> Iterator[tuple[Case, dict[str, list[float]]]]:
     try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = read_json(memory)
+    except StoreError:
         known = {}
     fresh = [case for case in cases if _key(case) not in known]
     for case, row in zip(fresh, in_processes(look_at, fresh, processes, attrgetter("case")), strict=True):
         known[_key(case)] = row
     if fresh:
-        write_text(memory, json.dumps({_key(case): known[_key(case)] for case in cases}))
+        write_json(memory, with_checksum({_key(case): known[_key(case)] for case in cases}))
     for case in cases:
         yield case, known[_key(case)]
 

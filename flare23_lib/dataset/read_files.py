@@ -15,6 +15,7 @@ from typing import NamedTuple
 from flare23_lib import versions
 from flare23_lib.dataset.image_info import ImageInfo, read_info
 from flare23_lib.io.atomic import about_path, write_text
+from flare23_lib.io.checksum import OWN_CHECKSUM, digest_of
 from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.locks import lock
 from flare23_lib.runtime.processes import in_processes
@@ -54,22 +55,24 @@ def _read(task: Task) -> ImageInfo:
 
 
 def _line(key: Key, info: ImageInfo) -> str:
-    parts = key if key[-1] else key[:-1]  # lines that any version of the program reads
-    return json.dumps([versions.SCAN, *parts, info.to_json()])
+    parts = [versions.SCAN, *(key if key[-1] else key[:-1])]
+    return json.dumps([*parts, {**info.to_json(), OWN_CHECKSUM: digest_of([*parts, info.to_json()])}])
 
 
 def _remembered(memory: Path) -> dict[Key, ImageInfo]:
-    """Return what the memory holds; lines of another version, or cut off by a kill, are passed over."""
+    """Return what the memory holds; lines of another version, damaged or cut off by a kill, are passed over."""
     known: dict[Key, ImageInfo] = {}
     if memory.exists():
-        with about_path(memory), memory.open(encoding="utf-8") as handle:
+        with about_path(memory), memory.open("rb") as handle:
             for line in handle:
                 try:
-                    version, path, is_label, header_only, size, mtime, *mapping, info = json.loads(line)
-                    if version == versions.SCAN:
+                    *parts, info = json.loads(line)
+                    digest = info.pop(OWN_CHECKSUM, None)
+                    version, path, is_label, header_only, size, mtime, *mapping = parts
+                    if version == versions.SCAN and digest in (None, digest_of([*parts, info])):
                         key = path, is_label, header_only, size, mtime, "".join(mapping)
                         known[key] = ImageInfo.from_json(info)
-                except (ValueError, TypeError, KeyError):
+                except (ValueError, TypeError, KeyError, AttributeError):
                     continue
     return known
 

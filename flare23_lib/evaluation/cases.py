@@ -23,7 +23,7 @@ from flare23_lib.config.models import Evaluation
 from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.errors import EvaluationError, FlareError, ImageError, StoreError
 from flare23_lib.evaluation.details import Details, measure_details
-from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD, Score, as_uint8, check_mode, score_case, values_in
+from flare23_lib.evaluation.metrics import METRICS, MIN_DSC_FOR_NSD, as_uint8, check_mode, score_case, values_in
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import open_volume, read_labels
@@ -44,9 +44,6 @@ FILE_ERRORS = (
     errno.EINVAL,
 )  # fmt: skip
 """Errors of the operating system that are faults of a file."""
-
-EMPTY = Score(dsc=math.nan, nsd=math.nan)
-"""Score of a cell that stays empty."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +116,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class CaseScores:
-    """The result of one case: scores by label name in the order of the map, `EMPTY` for a cell that stays empty.
+    """The result of one case: scores by label name in the order of the map; NaN for a cell that stays empty.
 
     The status is `OK` or the reason, in one line, why the case could not be scored.
     """
 
     case: str
-    scores: dict[str, Score]
+    scores: dict[str, dict[str, float]]
     status: str = OK
     details: Details | None = None
 
@@ -161,7 +158,7 @@ def _needed_mb(pair: Pair) -> float:
 
 
 def _score(scoring: Scoring, pair: Pair) -> CaseScores:
-    labels = scoring.labels
+    labels, empty = scoring.labels, dict.fromkeys(METRICS, math.nan)
     try:
         volume = read_label_map(pair.reference)
         ignored = volume.array == IGNORE_VALUE
@@ -169,7 +166,7 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
         reference = as_uint8(volume.array, labels, "reference")
     except (FlareError, OSError) as error:
         _raise_read_error(error)
-        return CaseScores(pair.case, dict.fromkeys(labels.names, EMPTY), f"no usable reference: {_line(error)}")
+        return CaseScores(pair.case, dict.fromkeys(labels.names, empty), f"no usable reference: {_line(error)}")
     spacing = volume.geometry.spacing
     try:
         prediction = _read_prediction(pair, volume.geometry)
@@ -180,7 +177,8 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
         _raise_read_error(error)
         if scoring.stored_predictions and isinstance(error, (ImageError, OSError)):
             raise StoreError(f"{error}; {DEEP_REMEDY}") from error
-        scores, status = dict.fromkeys(labels.names, Score(dsc=0.0, nsd=0.0)), _line(error)
+        lost = {name: metric.no_prediction for name, metric in METRICS.items()}
+        scores, status = dict.fromkeys(labels.names, lost), _line(error)
         prediction = np.broadcast_to(np.uint8(0), reference.shape)
     scored = scoring.seen if pair.annotated is None else scoring.seen.restricted(pair.annotated)
     if scoring.partial_references:
@@ -188,7 +186,7 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
     details = None
     if scoring.with_details:
         details = measure_details(pair.case, reference, prediction, spacing, scored)
-    cells = {name: score if name in scored.names else EMPTY for name, score in scores.items()}
+    cells = {name: score if name in scored.names else empty for name, score in scores.items()}
     return CaseScores(pair.case, cells, status, details)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from flare23_lib.evaluation.metrics import Comparison
 from flare23_lib.evaluation.surfaces import find_surfels, surfel_areas
 from flare23_lib.io.tables import write_csv
 from flare23_lib.labels import Label, LabelMap
@@ -54,14 +55,12 @@ def measure_details(
 ) -> Details:
     """Measure one case; the volumes are of the same shape and hold only values of the label map."""
     volumes = reference.astype(np.uint8, copy=False), prediction.astype(np.uint8, copy=False)
-    # by slice: bincount widens what it counts to 8 bytes
-    none = np.zeros(256, dtype=np.int64)
-    counts = [sum((np.bincount(page.ravel(), minlength=256) for page in volume), none) for volume in volumes]
-    shared = [label for label in labels.labels if all(count[label.value] for count in counts)]
+    whole = Comparison(*volumes, spacing, labels, "plain")
+    shared = [label for label in labels.labels if all(whole.holders(label))]
     robust = hausdorff(*volumes, spacing, shared)
     details = Details([], [])
     for label in labels.labels:
-        ml = [float(count[label.value]) * math.prod(spacing) / 1000 for count in counts]
+        ml = [voxels * math.prod(spacing) / 1000 for voxels in whole.voxels(label)[:2]]
         numbers = (*ml, ml[1] - ml[0], robust.get(label.name))
         rounded = [None if number is None else round(number, 4) for number in numbers]
         names = DETAIL_TABLES["distances.csv"]
@@ -167,16 +166,17 @@ def detail_tables(labels: LabelMap) -> list[str]:
     return list(DETAIL_TABLES) if labels.tumors else ["distances.csv"]
 
 
-def write_details(folder: Path, details: Sequence[Details] | None, labels: LabelMap) -> None:
+def write_details(folder: Path, details: Sequence[Details] | None, labels: LabelMap, seen: LabelMap) -> None:
     """Write the tables of `detail_tables`; None for no details.
 
-    Tables of an earlier evaluation that are not written now are removed.
+    Which tables there are follows from all labels, seen by the model or not, as the workflow expects them before a
+    model is trained. Tables of an earlier evaluation that are not written now are removed.
     """
     tumors = [row for case in details or () for row in case.tumors]
     rows = {
         "distances.csv": [row for case in details or () for row in case.distances],
         "tumors.csv": tumors,
-        "detection.csv": detection(tumors, labels),
+        "detection.csv": detection(tumors, seen),
     }
     written = [] if details is None else detail_tables(labels)
     for name, columns in DETAIL_TABLES.items():

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from flare23_lib import versions
-from flare23_lib.cache.entries import MANIFEST, Entry, Metadata
+from flare23_lib.cache.entries import MANIFEST, CacheFolder, Entry, Metadata
 from flare23_lib.cache.results import Results
 from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset.cases import usable_cases
@@ -128,7 +128,8 @@ def measured_folders(results: Results, digest: str | None, inference: InferenceS
     """Return the folders of a model's measurements with these settings, under all conditions."""
     wanted = _key(digest, inference).items()
     manifests = (results.root / "store" / "efficiency").glob(f"*/{MANIFEST}")
-    return [manifest.parent for manifest in manifests if read_json(manifest)["key"].items() >= wanted]
+    keys = {manifest.parent: CacheFolder(manifest.parent).read_key() for manifest in manifests}
+    return [folder for folder, key in keys.items() if key is not None and key.items() >= wanted]
 
 
 def _key(digest: str | None, inference: InferenceSettings) -> dict[str, Any]:

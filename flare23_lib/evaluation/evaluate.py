@@ -70,7 +70,7 @@ def evaluate_cases(pairs: Sequence[Pair], scoring: Scoring, output: Path) -> pd.
     write_table(output / "metrics.csv", table.round(DECIMALS))
     write_table(output / "summary.csv", summarize(table, scoring.labels, scoring.unseen))
     details = [case.details for case in cases if case.details is not None]
-    write_details(output, details if scoring.with_details else None, scoring.seen)
+    write_details(output, details if scoring.with_details else None, scoring.labels, scoring.seen)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Dice coefficient (DSC) and normalized surface Dice (NSD) of one case, for all labels at once.
+"""Scores of one case: Dice coefficient (DSC) and normalized surface Dice (NSD), and what else `METRICS` has.
 
 Arrays are (z, y, x) volumes of file values, spacings are (z, y, x) in mm. The NSD is the surface
 Dice at a tolerance (see `surfaces`).
@@ -6,15 +6,18 @@ Dice at a tolerance (see `surfaces`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import get_args
 
 import numpy as np
 
+from flare23_lib.axes import Spacing
 from flare23_lib.choices import EvaluationMode
 from flare23_lib.errors import EvaluationError
-from flare23_lib.evaluation.surfaces import surface_dice
-from flare23_lib.labels import LabelMap
+from flare23_lib.evaluation.surfaces import Region, surface_dice
+from flare23_lib.labels import Label, LabelMap
 
 MODES: tuple[EvaluationMode, ...] = get_args(EvaluationMode)
 """Scoring by the rules of the FLARE23 challenge, or of whole volumes without special rules."""
@@ -27,22 +30,119 @@ PUBLISHED_MIN_DSC_FOR_NSD = 0.1
 
 
 @dataclass(frozen=True)
-class Score:
-    """Agreement of one structure in one case: DSC and NSD at the label's tolerance, 0 to 1, not rounded."""
+class Comparison:
+    """Reference and prediction of one case: what a metric measures.
 
-    dsc: float
-    nsd: float
+    Attributes:
+        reference: uint8 file values, (z, y, x).
+        prediction: the same, of the same shape.
+        spacing: (z, y, x) in mm.
+        labels: the structures, with their tolerances.
+        mode: one of `MODES`.
+        min_dsc_for_nsd: lowest DSC, 0 to 1, with which a structure has an NSD in mode "flare23".
+    """
+
+    reference: np.ndarray
+    prediction: np.ndarray
+    spacing: Spacing
+    labels: LabelMap
+    mode: str = "flare23"
+    min_dsc_for_nsd: float = MIN_DSC_FOR_NSD
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        return _joint_counts(self.reference, self.prediction, self.labels)
+
+    def holders(self, label: Label) -> tuple[bool, bool]:
+        """Return whether the reference holds a structure, and whether the prediction does."""
+        index = self.labels.labels.index(label) + 1
+        return bool(self._counts[:, index, :].any()), bool(self._counts[:, :, index].any())
+
+    def region(self, label: Label) -> Region:
+        """Return the slices [start, stop) in which a structure that the reference holds is scored."""
+        start, stop = 0, len(self._counts)
+        if self.mode == "flare23" and label.scored == "reference_slices":
+            in_slice = self._counts[:, self.labels.labels.index(label) + 1, :].any(axis=1)
+            start, last = np.flatnonzero(in_slice)[[0, -1]].tolist()
+            stop = max(last, start + 1)
+        return start, stop
+
+    def voxels(self, label: Label) -> tuple[int, int, int]:
+        """Return how many voxels reference, prediction and both hold of a structure, in its region."""
+        index, part = self.labels.labels.index(label) + 1, self._counts[slice(*self.region(label))]
+        return int(part[:, index, :].sum()), int(part[:, :, index].sum()), int(part[:, index, index].sum())
+
+    def masks(self, label: Label) -> tuple[np.ndarray, np.ndarray]:
+        """Return the voxels of a structure in reference and prediction, bool (z, y, x), in its region."""
+        part = slice(*self.region(label))
+        return self.reference[part] == label.value, self.prediction[part] == label.value
+
+    @cached_property
+    def surface_dice(self) -> dict[str, float]:
+        """The surface Dice at the tolerance of each structure that both hold and whose DSC is not below the limit."""
+        least = 0.0 if self.mode == "plain" else self.min_dsc_for_nsd
+        shared = [one for one in self.labels.labels if all(self.holders(one)) and dsc(self, one) >= least]
+        regions = {label.name: self.region(label) for label in shared}
+        return surface_dice(self.reference, self.prediction, self.spacing, shared, regions)
+
+
+def dsc(case: Comparison, label: Label) -> float:
+    """Return the Dice coefficient of a structure that both volumes hold."""
+    reference, prediction, both = case.voxels(label)
+    return 2 * both / (reference + prediction)
+
+
+def nsd(case: Comparison, label: Label) -> float:
+    """Return the normalized surface Dice of a structure that both volumes hold, 0 for a DSC below the limit."""
+    return case.surface_dice.get(label.name, 0.0)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of one structure in one case. Tables, comparisons, ranking, figure and report follow from it.
+
+    Attributes:
+        name: in columns, such as `liver_DSC` and `DSC_mean`, and in titles.
+        measure: its value, not rounded, for a structure that both volumes hold.
+        both_empty: its value where neither volume holds the structure; NaN for an empty cell, here and below.
+        one_empty: its value where only the reference or only the prediction holds it.
+        no_prediction: its value for a case without a usable prediction.
+        higher_is_better: which way it is ranked.
+        unit: such as "mm"; "" for a share of 0 to 1, which the paper's tables have in percent.
+    """
+
+    name: str
+    measure: Callable[[Comparison, Label], float]
+    both_empty: float = 1.0
+    one_empty: float = 0.0
+    no_prediction: float = 0.0
+    higher_is_better: bool = True
+    unit: str = ""
+
+    @property
+    def scale(self) -> int:
+        """What the paper's tables multiply it by."""
+        return 1 if self.unit else 100
+
+    @property
+    def title(self) -> str:
+        """The name, with the unit if there is one."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+
+METRICS = {metric.name: metric for metric in (Metric("DSC", dsc), Metric("NSD", nsd))}
+"""The scores of a structure, in the order of the tables' columns."""
 
 
 def score_case(
     reference: np.ndarray,
     prediction: np.ndarray,
-    spacing: tuple[float, float, float],
+    spacing: Spacing,
     labels: LabelMap,
     mode: str = "flare23",
     min_dsc_for_nsd: float = MIN_DSC_FOR_NSD,
-) -> dict[str, Score]:
-    """Return the scores of one case by label name, in the order of the map.
+) -> dict[str, dict[str, float]]:
+    """Return the scores of one case, not rounded: by label name, in the order of the map, and by name of metric.
 
     Both modes: a structure that neither volume holds has DSC = NSD = 1, one that only one of them
     holds has 0.
@@ -60,7 +160,7 @@ def score_case(
             spacing moves distances across the tolerance.
         labels: the structures, with their tolerances.
         mode: one of `MODES`.
-        min_dsc_for_nsd: lowest DSC, 0 to 1, with which a structure has an NSD in mode "flare23".
+        min_dsc_for_nsd: as in `Comparison`.
 
     Raises:
         EvaluationError: the shapes differ, a value is not in the label map, or the mode is unknown.
@@ -69,29 +169,15 @@ def score_case(
     shape = reference.shape
     if len(shape) != 3 or prediction.shape != shape:
         raise EvaluationError(f"a prediction of shape {prediction.shape} does not fit a reference of {shape}")
-    reference = as_uint8(reference, labels, "reference")
-    prediction = as_uint8(prediction, labels, "prediction")
-    counts = _joint_counts(reference, prediction, labels)
-    scores, regions = {}, {}
-    for index, label in enumerate(labels.labels, start=1):
-        in_slice = counts[:, index, :].any(axis=1)
-        present, predicted = bool(in_slice.any()), bool(counts[:, :, index].any())
-        if not (present and predicted):
-            scores[label.name] = Score(dsc=float(present == predicted), nsd=float(present == predicted))
-            continue
-        start, stop = 0, len(counts)
-        if mode == "flare23" and label.scored == "reference_slices":
-            start, last = np.flatnonzero(in_slice)[[0, -1]].tolist()
-            stop = max(last, start + 1)
-        part = counts[start:stop]
-        total = part[:, index, :].sum() + part[:, :, index].sum()
-        dsc = float(2 * part[:, index, index].sum() / total)
-        scores[label.name] = Score(dsc=dsc, nsd=0.0)
-        if mode == "plain" or dsc >= min_dsc_for_nsd:
-            regions[label.name] = (start, stop)
-    with_surface = [label for label in labels.labels if label.name in regions]
-    for name, nsd in surface_dice(reference, prediction, spacing, with_surface, regions).items():
-        scores[name] = Score(scores[name].dsc, nsd)
+    sides = as_uint8(reference, labels, "reference"), as_uint8(prediction, labels, "prediction")
+    case = Comparison(*sides, spacing, labels, mode, min_dsc_for_nsd)
+    scores = {}
+    for label in labels.labels:
+        held = case.holders(label)
+        scores[label.name] = {
+            name: metric.measure(case, label) if all(held) else metric.one_empty if any(held) else metric.both_empty
+            for name, metric in METRICS.items()
+        }
     return scores
 
 

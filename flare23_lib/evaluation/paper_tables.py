@@ -22,8 +22,8 @@ from flare23_lib.config.cohort_models import label_map
 from flare23_lib.config.settings import TablesSettings
 from flare23_lib.dataset.cases import usable_cases
 from flare23_lib.evaluation.cases import Scoring
-from flare23_lib.evaluation.metrics import PUBLISHED_MIN_DSC_FOR_NSD
-from flare23_lib.evaluation.tables import METRICS, ORGANS, compare, read_table, write_table
+from flare23_lib.evaluation.metrics import METRICS, PUBLISHED_MIN_DSC_FOR_NSD
+from flare23_lib.evaluation.tables import ORGANS, compare, read_table, write_table
 from flare23_lib.io.atomic import write_text
 from flare23_lib.labels import LabelMap
 
@@ -92,9 +92,9 @@ class Evaluated:
         return cls(folder.name, summary.set_index("class"), metrics, efficiency)
 
     def percent(self, classes: Sequence[str], statistics: Sequence[str]) -> pd.DataFrame:
-        """Return statistics of both metrics of the summary in percent; NaN where it has no number."""
+        """Return statistics of all metrics of the summary as `_percent`; NaN where it has no number."""
         columns = [f"{metric}_{statistic}" for metric in METRICS for statistic in statistics]
-        return 100 * self.summary.reindex(classes)[columns]
+        return _percent(self.summary.reindex(classes)[columns])
 
     def notes(self, left_out: Sequence[str] = ()) -> list[str]:
         """Return the notes of the summary about its classes."""
@@ -157,6 +157,11 @@ def _shown(label: str) -> str:
     return "organs, mean" if label == ORGANS else label.replace("_", " ")
 
 
+def _percent(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return columns such as DSC_mean in percent, those of a metric with a unit as they are."""
+    return scores * [METRICS[column.rpartition("_")[0]].scale for column in scores]
+
+
 def _classes(labels: LabelMap) -> list[str]:
     """Return the classes in the order of the tables: organs, their mean, tumors."""
     organs, tumors = ([label.name for label in group] for group in (labels.organs, labels.tumors))
@@ -192,7 +197,7 @@ def _unseen(models: Iterable[Evaluated]) -> list[str]:
 
 
 def _table6(models: Sequence[Evaluated], scoring: Scoring) -> PaperTable:
-    """Return DSC and NSD by class: each model's, and the paper's where it names them."""
+    """Return the scores by class: each model's, and the paper's where it names them."""
     labels = scoring.labels
     classes = _classes(labels)
     published = {ORGANS: "organ"} if _organs_match(labels) else {}
@@ -202,20 +207,20 @@ def _table6(models: Sequence[Evaluated], scoring: Scoring) -> PaperTable:
     for model in models:
         scores = model.percent(classes, ["mean", "std", "median", "low", "high"]).reset_index(drop=True)
         values = values.join(scores.round(2).add_prefix(f"{model.name}_"))
-        for metric in METRICS:
-            numbers = scores[[f"{metric}_{statistic}" for statistic in ("mean", "low", "high", "std")]]
-            shown[f"{model.name} {metric}"] = [_with_interval(*row) for row in numbers.to_numpy()]
+        for metric in METRICS.values():
+            numbers = scores[[f"{metric.name}_{statistic}" for statistic in ("mean", "low", "high", "std")]]
+            shown[f"{model.name} {metric.title}"] = [_with_interval(*row) for row in numbers.to_numpy()]
         cases = f"{model.name}: {len(model.metrics)} validation cases"
         notes.append("; ".join([cases, *model.notes()]) + ".")
     if published:
         for result in PAPER_RESULTS[::-1]:
             split = result["cases"].removeprefix("FLARE23 ")
-            for metric in METRICS:
-                column = [result.get(f"{published.get(label)} {metric}") for label in classes]
-                values[f"paper_{split.replace(' ', '_')}_{metric}"] = column
-                shown[f"paper, {split} {metric}"] = [_fixed(value) for value in column]
+            for name in METRICS:
+                column = [result.get(f"{published.get(label)} {name}") for label in classes]
+                values[f"paper_{split.replace(' ', '_')}_{name}"] = column
+                shown[f"paper, {split} {name}"] = [_fixed(value) for value in column]
         notes += _differences(scoring)
-    return PaperTable("DSC and NSD by class", values, shown, notes)
+    return PaperTable(f"{' and '.join(METRICS)} by class", values, shown, notes)
 
 
 def _table7(models: Sequence[Evaluated], labels: LabelMap, pairs: Sequence[Sequence[str]]) -> PaperTable:
@@ -226,18 +231,18 @@ def _table7(models: Sequence[Evaluated], labels: LabelMap, pairs: Sequence[Seque
     for first, second in pairs:
         compared = compare(by_name[first].metrics, by_name[second].metrics, labels)
         compared = compared.loc[_classes(labels)].reset_index()
-        percent = (100 * compared.drop(columns=["class", "cases"])).round(2)
+        percent = _percent(compared.drop(columns=["class", "cases"])).round(2)
         values.append(compared[["class", "cases"]].join(percent))
         values[-1].insert(0, "first", first)
         values[-1].insert(1, "second", second)
         text = pd.DataFrame({"class": compared["class"].map(_shown), "cases": compared["cases"].map(str)})
         if len(pairs) > 1:
             text.insert(0, "models", f"{first} - {second}")
-        for metric in METRICS:
+        for metric in METRICS.values():
             for name, side in zip(names, ("first", "second"), strict=True):
-                text[f"{name} {metric}"] = percent[f"{metric}_{side}"].map(_fixed)
-            numbers = percent[[f"{metric}_{column}" for column in ("difference", "low", "high")]]
-            text[f"difference {metric}"] = [
+                text[f"{name} {metric.title}"] = percent[f"{metric.name}_{side}"].map(_fixed)
+            numbers = percent[[f"{metric.name}_{column}" for column in ("difference", "low", "high")]]
+            text[f"difference {metric.title}"] = [
                 _with_interval(mean, low, high, sign="+") for mean, low, high in numbers.to_numpy()
             ]
         shown.append(text)
@@ -274,8 +279,8 @@ def _table8(models: Sequence[Evaluated], labels: LabelMap, shapes: Mapping[str, 
 
 def _table9(models: Sequence[Evaluated], scoring: Scoring) -> PaperTable:
     """Return our models beside the challenge's published results."""
-    columns = ["system", "cases", "organ DSC", "organ NSD", "tumor DSC", "tumor NSD", "time, s"]
-    columns += ["GPU area, official sum, MB s", "note"]
+    scores = [f"{group} {metric.title}" for group in ("organ", "tumor") for metric in METRICS.values()]
+    columns = ["system", "cases", *scores, "time, s", "GPU area, official sum, MB s", "note"]
     rows = []
     notes = ["Scores in percent. Other cases and other machines: the published figures place ours, no more."]
     notes += [*_differences(scoring), *_unseen(models)]
@@ -287,7 +292,7 @@ def _table9(models: Sequence[Evaluated], scoring: Scoring) -> PaperTable:
             gpus = ", ".join(sorted(set(model.efficiency["GPU"]) - {""}))
             notes.append(f"{model.name}: time and GPU area are means of {len(model.efficiency)} measured cases.")
         cells = [round(float(number), 2) for number in numbers]
-        cells += [np.nan] * (6 - len(cells))
+        cells += [np.nan] * (len(scores) + 2 - len(cells))
         rows.append([f"ours: {model.name}", f"our {len(model.metrics)} validation cases", *cells, gpus])
     rows += [
         [result.get(column, "" if column == "note" else None) for column in columns]

@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from flare23_lib.errors import EvaluationError
-from flare23_lib.evaluation.tables import METRICS, mean, read_table
+from flare23_lib.evaluation.metrics import METRICS
+from flare23_lib.evaluation.tables import mean, read_table
 from flare23_lib.labels import LabelMap
 
 TIME_TOLERANCE = 15.0
@@ -59,7 +60,9 @@ def rank_folders(folders: Sequence[Path], labels: LabelMap) -> Ranking:
     values = known.reindex(pd.MultiIndex.from_product([map(str, folders), cases], names=known.index.names))
     # a value that no folder has is not ranked; one that a folder alone lacks is behind all
     ranked = values.groupby("case").transform("count") > 0
-    signs = [1 if name in ("time", "gpu_area") else -1 for name in values]
+    signs = [
+        -1 if (metric := METRICS.get(name.partition("_")[2])) and metric.higher_is_better else 1 for name in values
+    ]
     ranks = (values * signs).groupby("case").rank(method="min", na_option="bottom").where(ranked)
     notes += _gaps(values, known.index, ranked)
     means, ranks = (table.groupby("folder", sort=False).agg(mean) for table in (values, ranks))
@@ -96,7 +99,7 @@ def _some(table: pd.DataFrame) -> str:
 
 
 def _accuracy(path: Path, labels: LabelMap) -> pd.DataFrame:
-    """Return per case the mean DSC and NSD of the organs and of the tumors; empty cells are left out of the means."""
+    """Return per case the means of the organs' and the tumors' scores; empty cells are left out."""
     columns = {}
     for kind, group in (("organ", labels.organs), ("tumor", labels.tumors)):
         for metric in METRICS if group else ():

@@ -13,6 +13,7 @@ fixed: the same table gives the same interval.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,10 @@ import pandas as pd
 
 from flare23_lib.errors import StoreError
 from flare23_lib.evaluation.cases import CaseScores
-from flare23_lib.io.atomic import atomic_path
+from flare23_lib.evaluation.metrics import METRICS
+from flare23_lib.io.atomic import read_text, write_text
 from flare23_lib.io.tables import ENCODING, check_columns
 from flare23_lib.labels import LabelMap
-
-METRICS = ("DSC", "NSD")
-"""The scores of a class: a field of `metrics.Score` in lower case, and columns of the tables."""
 
 ORGANS = "organs"
 """Name of the row with the mean of the organs' class means."""
@@ -49,19 +48,18 @@ _TEXT = ("Name", "status", "class", "kind", "note", "GPU", "GPU_Backend", "RAM_B
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as CSV, atomically; its index is a column if it has a name."""
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=table.index.name is not None, lineterminator="\n")
+    write_text(path, table.to_csv(index=table.index.name is not None, lineterminator="\n"))
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a CSV file of scores or of efficiency: empty cells are NaN, in columns of text "".
 
     Raises:
-        StoreError: the file is missing, or it is not a table.
+        StoreError: the file is missing, is not as its checksum says, or is not a table.
     """
     try:
-        options = {"keep_default_na": False, "na_values": [""], "encoding": ENCODING}
-        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), **options)
+        options = {"keep_default_na": False, "na_values": [""]}
+        table = pd.read_csv(StringIO(read_text(path, ENCODING)), dtype=dict.fromkeys(_TEXT, str), **options)
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing; make it with the workflow first") from error
     except OSError as error:
@@ -73,14 +71,15 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def score_table(cases: Iterable[CaseScores], labels: LabelMap) -> pd.DataFrame:
-    """Return a row per case: Name, the DSC of every label, the NSD of every label (the official order), status.
+    """Return a row per case: Name, the DSC of every label, the NSD of every label (the official order, then further
+    metrics), status.
 
     Scores are not rounded; NaN stands for a cell that stays empty.
     """
     columns = ["Name", *(f"{name}_{metric}" for metric in METRICS for name in labels.names), "status"]
     rows = []
     for case in cases:
-        scores = [getattr(case.scores[name], metric.lower()) for metric in METRICS for name in labels.names]
+        scores = [case.scores[name][metric] for metric in METRICS for name in labels.names]
         rows.append([case.case, *scores, case.status])
     return pd.DataFrame(rows, columns=columns)
 

@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE
 from flare23_lib.errors import BundleError, ConfigError
+from flare23_lib.inference.checkpoint import read_safetensors
 from flare23_lib.inference.model import InferenceDefaults, Model, Weights, read_model
 from flare23_lib.io.atomic import about_path, atomic_path, write_json
-from flare23_lib.networks.stunet import STUNet, empty_network
+from flare23_lib.io.checksum import with_checksum
 from flare23_lib.networks.weight_files import save_weights
 
 
@@ -44,15 +43,15 @@ class Bundle:
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
-    def build_network(self) -> STUNet:
+    def build_network(self) -> torch.nn.Module:
         """Build the network with the weights, in float32, ready to infer on the CPU."""
         network = _empty_network(self.model)
         network.load_state_dict(dict(self.state_dict), assign=True)
         return network.float().eval().requires_grad_(False)
 
 
-def _empty_network(model: Model) -> STUNet:
-    return empty_network(model.network, len(model.labels), model.input_channels)
+def _empty_network(model: Model) -> torch.nn.Module:
+    return model.network.empty(len(model.labels), model.input_channels)
 
 
 def _check_weights(place: Path, model: Model, state_dict: Mapping[str, torch.Tensor]) -> None:
@@ -85,7 +84,7 @@ def write_bundle(folder: str | Path, model: Model, state_dict: Mapping[str, torc
         save_weights(temporary, state_dict)
         digest = file_sha256(temporary)
     model = replace(model, weights=Weights(WEIGHTS_FILE, digest))
-    write_json(folder / MODEL_FILE, model.to_json())
+    write_json(folder / MODEL_FILE, with_checksum(model.to_json()))
     return model
 
 
@@ -103,11 +102,11 @@ def load_bundle(folder: str | Path) -> Bundle:
     try:
         if file_sha256(weights) != model.weights.sha256:
             raise BundleError(f"{weights}: does not match {MODEL_FILE} (SHA-256 differs)")
-        state_dict = load_file(weights)
     except FileNotFoundError as error:
         raise BundleError(f"{weights}: is missing") from error
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise BundleError(f"{weights}: cannot be read ({error})") from error
+    state_dict = read_safetensors(weights)
     _check_weights(weights, model, state_dict)
     return Bundle(model, state_dict)
 

@@ -1,4 +1,4 @@
-"""nnU-Net's own checkpoints, which are pickles: read without running anything of what a pickle could run."""
+"""Files of weights: safetensors, and nnU-Net's own checkpoints, which are pickles; nothing in them is run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy._core import multiarray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from flare23_lib.errors import BundleError
 
@@ -26,6 +28,18 @@ SAFE_GLOBALS: list[Any] = [
     ),
 ]
 """What nnU-Net's checkpoints hold in addition to tensors and plain values: numbers and arrays of numpy."""
+
+
+def read_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file onto the CPU, by name of layer.
+
+    Raises:
+        BundleError: missing, broken, or lost while it is read; one line that names the file.
+    """
+    try:
+        return load_file(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: PyTorch's, of a file it cannot map
+        raise BundleError(f"{path}: cannot be read ({_first_line(error)})") from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A bundle from an nnU-Net v2 checkpoint of a STU-Net: ours or that of the paper's authors."""
+"""A bundle from an nnU-Net v2 checkpoint: ours or that of the paper's authors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flare23_lib.errors import BundleError, ConfigError, with_path
 from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 from flare23_lib.inference.model import InferenceDefaults, Model, ModelLabel
-from flare23_lib.networks import Architecture
+from flare23_lib.networks import NETWORKS, Architecture, STUNetArchitecture
 from flare23_lib.preprocessing.intensity import Intensity
 
 log = logging.getLogger(__name__)
@@ -24,8 +24,13 @@ RESAMPLING = "resample_torch_fornnunet"
 """nnU-Net's function that does what ours does."""
 
 
-def network_of(weights: Mapping[str, torch.Tensor], strides: list[list[int]]) -> Architecture:
-    """Derive a STU-Net's stages from its weights; the strides are not in them."""
+def network_of(weights: Mapping[str, torch.Tensor], configuration: Mapping[str, Any]) -> Architecture:
+    """Return the architecture that plans name or, without one of ours, a STU-Net's from its weights and strides."""
+    planned = configuration.get("architecture", {})
+    name, arguments = planned.get("network_class_name"), planned.get("arch_kwargs", {})
+    if name != STUNetArchitecture.network_class and name in {kind.network_class for kind, _ in NETWORKS.values()}:
+        return Architecture.from_json({"network_class": name, **arguments})
+    strides = arguments.get("strides") or configuration["pool_op_kernel_sizes"]
     depth: list[int] = []
     widths: list[int] = []
     kernels: list[list[int]] = []
@@ -38,7 +43,7 @@ def network_of(weights: Mapping[str, torch.Tensor], strides: list[list[int]]) ->
         raise BundleError("the weights are not those of a STU-Net")
     if (channels := weights["conv_blocks_context.0.0.conv1.weight"].shape[1]) != 1:
         raise BundleError(f"the network takes {channels} channels, bundles 1")
-    return Architecture.of(depth, widths, strides, kernels)
+    return STUNetArchitecture.of(depth, widths, [list(map(int, stride)) for stride in strides], kernels)
 
 
 def export_checkpoint(
@@ -75,8 +80,6 @@ def export_checkpoint(
         plans, dataset = arguments["plans"], arguments["dataset_json"]
         configuration = _configuration(plans, arguments["configuration"])
         intensity = plans["foreground_intensity_properties_per_channel"]["0"]
-        architecture = configuration.get("architecture", {}).get("arch_kwargs", {})
-        strides = architecture.get("strides") or configuration["pool_op_kernel_sizes"]
         if list(plans["transpose_forward"]) != [0, 1, 2]:
             raise BundleError(f"{checkpoint}: its plans transpose the axes, which bundles do not support")
         if list(configuration["normalization_schemes"]) != ["CTNormalization"]:
@@ -85,7 +88,7 @@ def export_checkpoint(
         _warn_of_resampling(checkpoint, configuration)
         model = Model(
             name=name,
-            network=network_of(weights, [list(map(int, stride)) for stride in strides]),
+            network=network_of(weights, configuration),
             patch_size=as_triple(map(int, configuration["patch_size"])),
             spacing=as_triple(map(float, configuration["spacing"])),
             intensity=Intensity(

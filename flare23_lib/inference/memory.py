@@ -28,10 +28,6 @@ GPU_BASE = 700 * MB
 COMPILER = 300 * MB
 """What torch.compile keeps in the process: 100 MB were measured, on a CPU."""
 
-ACTIVATIONS = 7.0
-"""Activations alive at a time in a U-Net's forward pass, in units of the first stage's (voxels times channels): the
-last decoder stage's joined input (2), its two outputs and its shortcut (3), and what convolutions set aside (2)."""
-
 LABEL_BYTES = 150 * MB
 """What making a slab of labels takes (`upsampling.CHUNK_VOXELS` voxels at a time, 8 corners each)."""
 
@@ -204,6 +200,6 @@ def _network_bytes(model: Model, precision: str, batch: int, passes: int) -> int
     """Return what the network takes in addition to the loaded weights: its own weights, activations, logits."""
     bytes_each = 4 if precision == "float32" else 2
     voxels = batch * math.prod(model.patch_size)
-    activations = ACTIVATIONS * voxels * model.network.widths[0] * bytes_each
+    activations = voxels * model.network.activations * bytes_each
     logits = voxels * len(model.labels) * (bytes_each * (passes + 1) + 8)
     return int(weight_bytes(model, bytes_each) + activations + logits)

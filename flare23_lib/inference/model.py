@@ -14,6 +14,7 @@ from flare23_lib.choices import MODEL_FILE, LabelKind, OrientationMode, Precisio
 from flare23_lib.errors import BundleError, ConfigError
 from flare23_lib.inference.training_images import TrainingImages
 from flare23_lib.io.anatomy import is_tumor
+from flare23_lib.io.checksum import without_checksum
 from flare23_lib.io.label_tables import Structure, label_table
 from flare23_lib.labels import IGNORE_VALUE, Label, LabelMap
 from flare23_lib.networks import Architecture
@@ -80,7 +81,7 @@ class Model:
 
     Attributes:
         name: as it appears in tables and provenance.
-        network: what the STU-Net is made of.
+        network: what it is made of.
         input_channels: channels of the image; 1 for CT.
         patch_size: the window.
         spacing: the resolution that the network sees.
@@ -178,6 +179,7 @@ class Model:
     def to_json(self) -> dict[str, Any]:
         """Return the content of model.json."""
         content = {"format": FORMAT, **asdict(self), "labels": [label.to_json() for label in self.labels]}
+        content["network"] = self.network.to_json()
         if self.training_images is None:
             del content["training_images"]
         return content
@@ -197,7 +199,7 @@ class Model:
         try:
             return cls(
                 name=content["name"],
-                network=Architecture.of(**content["network"]),
+                network=Architecture.from_json(content["network"]),
                 input_channels=content["input_channels"],
                 patch_size=as_triple(content["patch_size"], "patch_size"),
                 spacing=as_triple(map(float, content["spacing"]), "spacing"),
@@ -232,7 +234,7 @@ def read_model(folder: Path) -> Model:
     if not path.is_file():
         raise BundleError(f"{path}: is missing; {folder} is no model bundle")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = without_checksum(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read ({error})") from error
     try:

@@ -1,14 +1,15 @@
-"""A STU-Net as inference runs it: one memory layout throughout, no copies between layers.
+"""A network as inference runs it. A STU-Net has one memory layout throughout and no copies between layers.
 
-The arithmetic is that of `STUNet.forward`. Channels lie last in memory, where convolutions are fastest in every
-precision; instance norm is computed as a batch norm of one sample, which keeps that layout (`F.instance_norm` copies
-its input to another one and back); what follows a layer works in place.
+Another network is called as it is. The arithmetic of a STU-Net is that of `STUNet.forward`. Channels lie last in
+memory, where convolutions are fastest in every precision; instance norm is computed as a batch norm of one sample,
+which keeps that layout (`F.instance_norm` copies its input to another one and back); what follows a layer works in
+place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,44 +36,48 @@ class WindowNetwork:
         compiled: let torch.compile make one program of it, at the first call, for patches of that call's shape.
     """
 
-    def __init__(self, network: STUNet, device: torch.device, precision: str, compiled: bool = False) -> None:
+    def __init__(self, network: nn.Module, device: torch.device, precision: str, compiled: bool = False) -> None:
         self.dtype = DTYPES[precision]
         self.device = device
-        for module in network.modules():
-            if isinstance(module, nn.Conv3d):
-                module.to(self.dtype)  # before they move: a GPU never holds them as float32
+        of_stunet = [module for module in network.modules() if isinstance(module, nn.Conv3d)]
+        for module in of_stunet if isinstance(network, STUNet) else [network]:
+            module.to(self.dtype)  # before they move: a GPU never holds them as float32
         self._layout = memory_format(device)
         # PyTorch's annotations leave out this signature of `to`.
-        self._network: STUNet = network.to(device=device, memory_format=self._layout)  # type: ignore[call-overload]
+        self._network: nn.Module = network.to(device=device, memory_format=self._layout)  # type: ignore[call-overload]
+        self._suppressed: list[int] = []
         self._run: Callable[[torch.Tensor], torch.Tensor] = self._forward
         if compiled:
             self._run = torch.compile(self._forward, dynamic=False)
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
         """Map normalized patches (b, z, y, x) to logits (b, z, y, x, classes), contiguous, in the network's type."""
-        return self._run(patches)
+        logits = self._run(patches)
+        if self._suppressed:
+            logits[..., self._suppressed] = SUPPRESSED_LOGIT
+        return logits
 
     def suppress_classes(self, classes: Collection[int]) -> None:
         """Let classes, by index, never be the answer: their logit is far below all others, everywhere."""
-        head = cast(nn.Conv3d, self._network.seg_outputs[-1])
-        # Those of the bundle stay as they are.
-        weight, bias = head.weight.clone(), cast(torch.Tensor, head.bias).clone()
-        weight[list(classes)], bias[list(classes)] = 0, SUPPRESSED_LOGIT
-        head.weight, head.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
+        self._suppressed = list(classes)
 
     def _forward(self, patches: torch.Tensor) -> torch.Tensor:
-        network: Any = self._network  # a ModuleList's annotations lose the types of its members
         x = patches[:, None].to(self.device, self.dtype, memory_format=self._layout)
-        skips = []
-        for blocks in network.conv_blocks_context:
-            x = _stage(blocks, x)
-            skips.append(x)
-        skips.pop()
-        for upsample, blocks in zip(network.upsample_layers, network.conv_blocks_localization, strict=True):
-            skip = skips.pop()
-            x = F.interpolate(_conv(upsample.conv, x), size=skip.shape[2:], mode="nearest")
-            x = _stage(blocks, torch.cat((x, skip), dim=1))
-        return _conv(network.seg_outputs[-1], x).permute(0, 2, 3, 4, 1).contiguous()
+        logits = _stunet(self._network, x) if isinstance(self._network, STUNet) else self._network(x)
+        return logits.permute(0, 2, 3, 4, 1).contiguous()
+
+
+def _stunet(network: Any, x: torch.Tensor) -> torch.Tensor:  # a ModuleList's annotations lose its members' types
+    skips = []
+    for blocks in network.conv_blocks_context:
+        x = _stage(blocks, x)
+        skips.append(x)
+    skips.pop()
+    for upsample, blocks in zip(network.upsample_layers, network.conv_blocks_localization, strict=True):
+        skip = skips.pop()
+        x = F.interpolate(_conv(upsample.conv, x), size=skip.shape[2:], mode="nearest")
+        x = _stage(blocks, torch.cat((x, skip), dim=1))
+    return _conv(network.seg_outputs[-1], x)
 
 
 def _stage(blocks: Iterable[ResidualBlock], x: torch.Tensor) -> torch.Tensor:

@@ -14,10 +14,12 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
 from flare23_lib.errors import StoreError
+from flare23_lib.io.checksum import checksum_file, is_as_kept, keep_checksum, without_checksum
 
 try:
     import fcntl
@@ -155,10 +157,46 @@ def remove_partial(folder: Path) -> int:
     return freed
 
 
+_with_checksums: ContextVar[frozenset[Path]] = ContextVar("with_checksums", default=frozenset())
+"""Folders whose text files get a checksum beside them."""
+
+
+@contextlib.contextmanager
+def checksums_in(*folders: Path) -> Iterator[None]:
+    """Keep a checksum (`io.checksum`) of each text file that is written directly in these folders."""
+    token = _with_checksums.set(frozenset(folder.absolute() for folder in folders))
+    try:
+        yield
+    finally:
+        _with_checksums.reset(token)
+
+
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically; the checksum of an earlier one is removed before."""
+    path = Path(path)
+    with about_path(path):
+        checksum_file(path).unlink(missing_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+    if path.absolute().parent in _with_checksums.get():
+        with about_path(path):
+            keep_checksum(path, text.encode())
+
+
+def read_text(path: str | Path, encoding: str = "utf-8") -> str:
+    """Read a text file; StoreError if it is not as its checksum says, where one is kept.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read.
+    """
+    path = Path(path)
+    content = path.read_bytes()
+    if not is_as_kept(path, content):
+        raise StoreError(
+            f"{path} has changed since it was written (its checksum differs); run `flare23 verify`, then the "
+            f"workflow. If the change is yours, delete {checksum_file(path)}"
+        )
+    return content.decode(encoding)
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -171,10 +209,10 @@ def _json_text(content: Any) -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; StoreError if it is missing or broken."""
+    """Read a JSON file, without the checksum that it may have within; StoreError if it is missing or broken."""
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return without_checksum(json.loads(read_text(path)))
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing; `flare23 verify` finds others") from error
     except (OSError, ValueError) as error:

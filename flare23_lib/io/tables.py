@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flare23_lib.errors import StoreError
-from flare23_lib.io.atomic import write_text
+from flare23_lib.io.atomic import read_text, write_text
 
 ENCODING = "utf-8-sig"
 """With or without the mark that spreadsheets put in front of UTF-8."""
@@ -31,14 +31,13 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[s
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """Read a CSV file as rows of strings; StoreError if it is missing, cannot be read, is no CSV, or has
-    semicolons."""
+    """Read a CSV file as rows of strings; StoreError if it is missing, cannot be read, is not as its checksum says,
+    is no CSV, or has semicolons."""
     path = Path(path)
     try:
-        with path.open(newline="", encoding=ENCODING) as handle:
-            reader = csv.DictReader(handle)
-            check_columns(path, reader.fieldnames or ())
-            return list(reader)
+        reader = csv.DictReader(io.StringIO(read_text(path, ENCODING), newline=""))
+        check_columns(path, reader.fieldnames or ())
+        return list(reader)
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing; make it with the workflow first") from error
     except OSError as error:

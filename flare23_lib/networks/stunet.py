@@ -15,7 +15,7 @@ from torch import nn
 
 from flare23_lib.axes import Triple, as_triple
 from flare23_lib.errors import ConfigError
-from flare23_lib.networks import Architecture
+from flare23_lib.networks import STUNetArchitecture
 
 NEGATIVE_SLOPE = 0.01
 """Slope of LeakyReLU below zero."""
@@ -119,7 +119,7 @@ class STUNet(nn.Module):
         super().__init__()
         if input_channels < 1 or num_classes < 1:
             raise ConfigError(f"network: {input_channels} input channels and {num_classes} classes")
-        parts = Architecture.of(depth, widths, strides, kernel_sizes)
+        parts = STUNetArchitecture.of(depth, widths, strides, kernel_sizes)
         blocks, channels = parts.depth, parts.widths
         strides, kernels = parts.strides, parts.kernel_sizes
         stages = range(len(channels))
@@ -175,9 +175,3 @@ class STUNet(nn.Module):
             if self.decoder.deep_supervision or level == last:
                 outputs.append(head(x))
         return outputs[::-1] if self.decoder.deep_supervision else outputs[0]
-
-
-def empty_network(network: Architecture, classes: int, input_channels: int = 1) -> STUNet:
-    """Build a network without memory for its weights (on PyTorch's device `meta`)."""
-    with torch.device("meta"):
-        return STUNet(input_channels, classes, network.depth, network.widths, network.strides, network.kernel_sizes)

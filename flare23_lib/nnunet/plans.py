@@ -14,7 +14,6 @@ DATASET_NAME = "Dataset001_CT"
 PLANS_NAME = "plans"
 CONFIGURATION = "3d_fullres"
 DATA_IDENTIFIER = f"{PLANS_NAME}_{CONFIGURATION}"
-NETWORK_CLASS = "flare23_lib.networks.stunet.STUNet"
 
 
 def dataset_json(
@@ -81,7 +80,7 @@ def network_plans(
         patch_size: (z, y, x).
         spacing: that the network sees, (z, y, x) in mm.
         intensity: how HU are normalized.
-        network: of the STU-Net family.
+        network: what the network is made of.
         batch_size: of a training.
     """
     resample = {"is_seg": False, "force_separate_z": False}
@@ -121,8 +120,8 @@ def network_plans(
                 "resampling_fn_probabilities_kwargs": resample,
                 "batch_dice": True,
                 "architecture": {
-                    "network_class_name": NETWORK_CLASS,
-                    "arch_kwargs": network.to_json(),
+                    "network_class_name": network.network_class,
+                    "arch_kwargs": network.arch_kwargs,
                     "_kw_requires_import": [],
                 },
             }

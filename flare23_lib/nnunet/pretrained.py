@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
+from flare23_lib.choices import MODEL_FILE
 from flare23_lib.errors import BundleError
-from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
+from flare23_lib.inference.bundle import file_sha256
+from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint, read_safetensors
+from flare23_lib.io.atomic import read_json
 
 LOADED, OTHER_SHAPE, NOT_IN_FILE, NOT_USED = "loaded", "shape differs", "not in file", "not used"
 STATUSES = (LOADED, OTHER_SHAPE, NOT_IN_FILE, NOT_USED)
@@ -27,15 +28,18 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """Read a file of weights onto the CPU, by name of parameter; nothing in it is run.
 
     Raises:
-        BundleError: missing, broken, or in need of more than plain values; one line that names the file.
+        BundleError: missing, broken, in need of more than plain values, or not the weights that the bundle around
+            them describes; one line that names the file.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         return checkpoint_weights(read_checkpoint(path), path)
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BundleError(f"{path}: cannot be read ({error})") from error
+    weights, described = read_safetensors(path), path.with_name(MODEL_FILE)
+    content = read_json(described) if described.exists() else {}
+    bundled = content.get("weights") if isinstance(content, dict) else None
+    if isinstance(bundled, dict) and bundled["file"] == path.name and bundled["sha256"] != file_sha256(path):
+        raise BundleError(f"{path}: does not match {MODEL_FILE} (SHA-256 differs)")
+    return weights
 
 
 def match(

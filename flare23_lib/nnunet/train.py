@@ -155,6 +155,7 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: Callable[[FlareTra
     from flare23_lib.runtime.devices import choose
 
     folder, rows = job.folder.path, job.rows
+    job.results.require_whole([row[name] for row in rows for name in ("image", "label")], runtime.threads)
     preprocessed = folder / "preprocessed" / nnunet_plans.DATASET_NAME
     link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, job.results.root, rows)
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})

@@ -73,6 +73,7 @@ def measure(results: Results, model: str, settings: TrainingSet, processes: int,
         ]
         log.info("%d cases, %d of them to be measured", len(cases), len(missing))
         _draw_all(missing, processes)
+        results.require_whole([results.relative(entry.file(DRAWN)) for entry in entries], processes)
         drawn = [np.load(entry.file(DRAWN)) for entry in entries]
         empty = [case.case.case for case, values in zip(cases, drawn, strict=True) if not len(values)]
         if len(empty) == len(cases):

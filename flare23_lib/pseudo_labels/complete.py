@@ -201,7 +201,7 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
         if annotated:
             next_class, _ = remove_small_components(_beside(prediction, RUNNER_UP_LABELS), least, spacing)
     votes = None
-    if rules.need_votes:
+    if rules.asking_for_votes:
         passes = results.metadata(entry.inputs["prediction"])["passes"]
         votes = Votes(_beside(prediction, TTA_VOTE_COUNT), passes)
     merged = merge(original, labels, annotated, rules, next_class, votes)
@@ -291,7 +291,7 @@ def collect_completed(job: CompletionJob, shards: int, output: Path, confusion: 
     write_csv(confusion, ["original", "predicted", "voxels"], table)
     write_label_tables(output.parent, label_table(job.label_names, settings.label_values))
     write_csv(output, ["case", "file", "left_out", *columns_of(job.label_names)[2:]], rows)
-    for outcome in OUTCOMES[1:]:
+    for outcome in [*OUTCOMES][1:]:
         total = sum(int(value) for row in rows for name, value in row.items() if name.startswith(f"{outcome}_"))
         log.info("%s: %s %d voxels in %d cases", job.name, outcome, total, len(rows))
     if excluded:

@@ -1,15 +1,15 @@
 """Merging original annotations and predictions: originals win.
 
-What becomes of a voxel follows from its original and its predicted label alone, but for tumors that are judged as a
-whole and voxels that the teacher was unsure of. So a merge is a lookup in a table of pairs, and counting the pairs of
-a case counts its outcomes. Every voxel falls into exactly one outcome; the counts of a case add up to its volume.
+What becomes of a voxel follows from its original and its predicted label: a table of pairs. Then `RULES` decide again
+about some voxels: those of tumors that are judged as a whole, those that the teacher was unsure of. Every voxel falls
+into exactly one outcome; the counts of a case add up to its volume.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Strict
@@ -19,11 +19,23 @@ from flare23_lib.errors import MergeError
 from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.pseudo_labels.components import Votes, find_tumors
 
-OUTCOMES = ("agreed", "kept", "dropped", "taken", "tumor_inside", "unmarked_tumor", "unsure")
-"""What can become of a voxel with an original or a predicted label, or an unsure prediction; see `merge`."""
+OUTCOMES = {
+    "agreed": "original",
+    "kept": "original",
+    "dropped": "predicted",
+    "taken": "predicted",
+    "tumor_inside": "original",
+    "unmarked_tumor": "result",
+    "unsure": "predicted",
+}
+"""What can become of a voxel with an original or a predicted label, or an unsure prediction; see `merge`. Each with
+the side whose label it is counted by."""
 
-BACKGROUND = len(OUTCOMES)
-"""Code, beside the outcomes' places, of a voxel that neither side labels."""
+CODES = {outcome: code for code, outcome in enumerate([*OUTCOMES, "background"])}
+"""Outcomes as numbers; background is that of a voxel that neither side labels."""
+
+BY_SIDE = np.array([("original", "predicted", "result").index(side) for side in [*OUTCOMES.values(), "original"]])
+"""By code, the place of the side that it is counted by."""
 
 
 class MergeRules(MergePolicy):
@@ -39,8 +51,7 @@ class Merged:
     Attributes:
         labels: uint8 (z, y, x); 255 where training is to pass over.
         background: voxels that neither side labels.
-        counts: outcome -> label value -> voxels; the value is the original's for agreed, kept and tumor_inside, the
-            prediction's for dropped, taken and unsure (0 for background), and for unmarked_tumor the result's.
+        counts: outcome -> label value -> voxels; the value is that of the side in `OUTCOMES`.
         pairs: (original, predicted) -> voxels, of all voxels.
     """
 
@@ -48,6 +59,24 @@ class Merged:
     background: int
     counts: dict[str, dict[int, int]]
     pairs: dict[tuple[int, int], int]
+
+
+@dataclass(frozen=True)
+class MergeCase:
+    """One case of a merge: what `merge` was given, and `outcomes`, uint8 (z, y, x) `CODES`, as decided so far."""
+
+    original: np.ndarray
+    predicted: np.ndarray
+    annotated: Collection[int]
+    rules: MergeRules
+    next_class: np.ndarray | None
+    votes: Votes | None
+    outcomes: np.ndarray
+
+    def slices_with(self, *outcomes: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the slices, each with its mask of the voxels that have one of these outcomes."""
+        codes = [CODES[outcome] for outcome in outcomes]
+        return ((z, np.isin(plane, codes)) for z, plane in enumerate(self.outcomes))
 
 
 def merge(
@@ -93,45 +122,42 @@ def merge(
             raise MergeError(f"the original is {original.shape}, the {name} {array.shape}")
     if rules.conflict_policy == "next_class" and next_class is None:
         raise MergeError("conflict_policy next_class needs the next classes of every voxel")
-    if rules.need_votes and votes is None:
+    if rules.asking_for_votes and votes is None:
         raise MergeError("the rules ask how sure the teacher's passes are, and their votes are not given")
 
-    outcomes, table = _tables(annotated, rules)
-    places = outcomes * np.intp(256) + _counted_by(outcomes)
-    labels = np.empty(original.shape, np.uint8)
+    outcome_of, label_of = _tables(annotated, rules)
+    outcomes, labels = (np.empty(original.shape, np.uint8) for _ in range(2))
     pairs = np.zeros(1 << 16, np.int64)
-    totals = np.zeros((BACKGROUND + 1, 256), np.int64)
-    least = np.ceil(rules.min_agreement * votes.passes) if votes and rules.min_agreement else 0
-    open_outcomes = np.isin(outcomes, [OUTCOMES.index("taken"), BACKGROUND])
     for z in range(len(original)):
-        pair = _pairs(original[z], predicted[z])
+        pair = original[z].astype(np.uint16) << 8 | predicted[z]
         pairs += np.bincount(pair.ravel(), minlength=len(pairs))
-        labels[z] = table[pair]
-        if next_class is not None and rules.conflict_policy == "next_class":
-            dropped = outcomes[pair] == OUTCOMES.index("dropped")
-            labels[z][dropped] = next_class[z][dropped]
-        if votes and least:
-            unsure = (votes.count[z] < least) & open_outcomes[pair]
-            _move(totals, places, pair[unsure], "unsure", pair[unsure] & 255)
-            labels[z][unsure] = IGNORE_VALUE
-    for outcome, place, is_one in _judged_tumors(original, predicted, annotated, rules, votes):
-        if outcome == "tumor_inside":
-            inside = outcomes[_pairs(original[place], predicted[place])] == OUTCOMES.index(outcome)
-            place = tuple(index[inside] for index in place)
-        labels[place] = predicted[place] if is_one else IGNORE_VALUE
-        if outcome == "unmarked_tumor":
-            _move(totals, places, _pairs(original[place], predicted[place]), outcome, labels[place])
-    np.add.at(totals.reshape(-1), places, pairs)
+        outcomes[z], labels[z] = outcome_of[pair], label_of[pair]
+    totals = _counted(outcome_of, *np.divmod(np.arange(1 << 16), 256), label_of, pairs)
+    case = MergeCase(original, predicted, annotated, rules, next_class, votes, outcomes)
+    for rule in RULES:
+        for outcome, voxels, values in rule(case):
+            totals -= _counted(*(volume[voxels] for volume in (outcomes, original, predicted, labels)))
+            outcomes[voxels], labels[voxels] = CODES[outcome], values
+            totals += _counted(*(volume[voxels] for volume in (outcomes, original, predicted, labels)))
     counts = {
         outcome: {int(value): int(row[value]) for value in np.flatnonzero(row)}
-        for outcome, row in zip(OUTCOMES, totals[:BACKGROUND], strict=True)
+        for outcome, row in zip(OUTCOMES, totals, strict=False)
     }
     there = {(int(pair) >> 8, int(pair) & 255): int(pairs[pair]) for pair in np.flatnonzero(pairs)}
-    return Merged(labels, int(totals[BACKGROUND].sum()), counts, there)
+    return Merged(labels, int(totals[CODES["background"]].sum()), counts, there)
 
 
-def _pairs(original: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    return original.astype(np.uint16) << 8 | predicted
+def _counted(
+    codes: np.ndarray,
+    original: np.ndarray,
+    predicted: np.ndarray,
+    labels: np.ndarray,
+    times: np.ndarray | None = None,
+) -> np.ndarray:
+    """Count some voxels by outcome and by the label of its side: (outcomes, 256), int64."""
+    values = np.choose(BY_SIDE[codes], (original, predicted, labels))
+    counts = np.bincount(codes.astype(np.intp) << 8 | values, times, minlength=256 * len(CODES))
+    return counts.astype(np.int64).reshape(-1, 256)
 
 
 def _tables(annotated: Collection[int], rules: MergeRules) -> tuple[np.ndarray, np.ndarray]:
@@ -149,10 +175,10 @@ def _tables(annotated: Collection[int], rules: MergeRules) -> tuple[np.ndarray, 
         "dropped": known,
         "taken": predicted != 0,
     }
-    codes = [OUTCOMES.index(outcome) for outcome in conditions]
-    outcomes = np.select(list(conditions.values()), codes, BACKGROUND).astype(np.uint8)
+    codes = [CODES[outcome] for outcome in conditions]
+    outcomes = np.select(list(conditions.values()), codes, CODES["background"]).astype(np.uint8)
     labels = np.where(has_original, original, predicted)
-    labels[outcomes == OUTCOMES.index("dropped")] = IGNORE_VALUE if rules.conflict_policy == "ignore" else 0
+    labels[outcomes == CODES["dropped"]] = IGNORE_VALUE if rules.conflict_policy == "ignore" else 0
     if rules.tumor_inside_organs == "tumor":
         labels[inside] = predicted[inside]
     elif rules.tumor_inside_organs in ("ignore", "if_sure"):
@@ -160,36 +186,45 @@ def _tables(annotated: Collection[int], rules: MergeRules) -> tuple[np.ndarray, 
     return outcomes, labels.astype(np.uint8)
 
 
-def _counted_by(outcomes: np.ndarray) -> np.ndarray:
-    """Return the label value that each pair is counted by."""
-    original, predicted = np.divmod(np.arange(1 << 16), 256)
-    by_prediction = np.isin(outcomes, [OUTCOMES.index("dropped"), OUTCOMES.index("taken")])
-    return np.where(by_prediction, predicted, original)
+Decision = tuple[str, Any, np.ndarray | int]
+"""An outcome, an index of voxels, and the labels that they get."""
 
 
-def _move(totals: np.ndarray, places: np.ndarray, pairs: np.ndarray, outcome: str, values: np.ndarray) -> None:
-    """Count voxels of some pairs as another outcome, by given label values, and no longer at their pairs' places."""
-    totals[OUTCOMES.index(outcome)] += np.bincount(values, minlength=256)
-    totals -= np.bincount(places[pairs], minlength=totals.size).reshape(totals.shape)
+def _next_class(case: MergeCase) -> Iterator[Decision]:
+    """Give dropped voxels the next class."""
+    if case.next_class is not None and case.rules.conflict_policy == "next_class":
+        for z, dropped in case.slices_with("dropped"):
+            yield "dropped", (z, dropped), case.next_class[z][dropped]
 
 
-def _judged_tumors(
-    original: np.ndarray,
-    predicted: np.ndarray,
-    annotated: Collection[int],
-    rules: MergeRules,
-    votes: Votes | None,
-) -> Iterator[tuple[str, tuple[np.ndarray, ...], bool]]:
-    """Give what is decided tumor by tumor: the outcome, the voxels of a predicted tumor, and whether it is one."""
-    known = set(rules.tumors) & set(annotated)
+def _unsure(case: MergeCase) -> Iterator[Decision]:
+    """Ignore unannotated voxels in which too few passes agree."""
+    if case.votes and case.rules.min_agreement:
+        least = np.ceil(case.rules.min_agreement * case.votes.passes)
+        for z, is_open in case.slices_with("taken", "background"):
+            yield "unsure", (z, is_open & (case.votes.count[z] < least)), IGNORE_VALUE
+
+
+def _tumors(case: MergeCase) -> Iterator[Decision]:
+    """Decide tumor by tumor: those that touch no marked one, and those inside organs."""
+    rules = case.rules
+    known = set(rules.tumors) & set(case.annotated)
     judged: list[tuple[str, str, set[int], np.ndarray | None]] = []
     if known and rules.unmarked_tumors != "keep_original":
-        judged.append(("unmarked_tumor", rules.unmarked_tumors, known, _among(rules.tumors)[original]))
+        judged.append(("unmarked_tumor", rules.unmarked_tumors, known, _among(rules.tumors)[case.original]))
     if (unknown := set(rules.tumors) - known) and rules.tumor_inside_organs == "if_sure":
         judged.append(("tumor_inside", "if_sure", unknown, None))
-    for outcome, rule, values, marked in judged:
-        for place, certainty in find_tumors(_among(values)[predicted], marked, votes):
-            yield outcome, place, rule == "tumor" or (rule == "if_sure" and certainty >= rules.min_tumor_agreement)
+    for outcome, policy, values, marked in judged:
+        for place, certainty in find_tumors(_among(values)[case.predicted], marked, case.votes):
+            if outcome == "tumor_inside":
+                inside = case.outcomes[place] == CODES[outcome]
+                place = tuple(index[inside] for index in place)
+            is_one = policy == "tumor" or (policy == "if_sure" and certainty >= rules.min_tumor_agreement)
+            yield outcome, place, case.predicted[place] if is_one else IGNORE_VALUE
+
+
+RULES: list[Callable[[MergeCase], Iterator[Decision]]] = [_next_class, _unsure, _tumors]
+"""What decides, in this order, after the table of pairs."""
 
 
 def _among(values: Collection[int]) -> np.ndarray:

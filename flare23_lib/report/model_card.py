@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flare23_lib.cache.results import Results, read_training
+from flare23_lib.evaluation.metrics import METRICS
 from flare23_lib.io.atomic import read_json, write_text
 from flare23_lib.io.tables import read_csv
 
@@ -76,6 +77,7 @@ def _training(description: Mapping[str, Any], record: Mapping[str, Any]) -> list
 
 def _scores(summary: Path) -> list[str]:
     rows = read_csv(summary)
-    columns = [name for name in ("cases", "DSC_mean", "DSC_std", "NSD_mean", "NSD_std", "note") if name in rows[0]]
+    scores = [f"{metric}_{statistic}" for metric in METRICS for statistic in ("mean", "std")]
+    columns = [name for name in ("cases", *scores, "note") if name in rows[0]]
     cells = [tuple(row[name] for name in ("class", *columns)) for row in rows]
     return _table(cells, "class", *(name.replace("_", " ") for name in columns))

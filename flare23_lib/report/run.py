@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -17,15 +18,12 @@ from flare23_lib.dataset.cases import read_cases
 from flare23_lib.dataset.summary import ALL
 from flare23_lib.errors import StoreError
 from flare23_lib.evaluation.paper_tables import table_names
-from flare23_lib.io.atomic import read_json
+from flare23_lib.io.atomic import read_json, read_text
+from flare23_lib.pseudo_labels.merge import OUTCOMES
 from flare23_lib.report.style import count, display_name
 
 MAX_ISSUES = 50
 """Quality issues that the page lists one by one; the tables of the cohort have all."""
-
-OUTCOMES = ("kept", "dropped", "taken", "unsure")
-TUMOR_OUTCOMES = ("tumor_inside", "unmarked_tumor")
-"""Outcomes of a merge that the table of completions has a column for; the latter where a label is a tumor."""
 
 OF_COMPLETIONS = ("pseudo_label", "complete", "gather_completed")
 OF_EVALUATED = ("predict", "gather_predictions", "evaluate", "measure_efficiency")
@@ -127,7 +125,8 @@ class Run:
 
     def completions(self) -> PageTable:
         """Return what the completions that have finished did with the voxels."""
-        outcomes = [*OUTCOMES, *(TUMOR_OUTCOMES if self.config.label_map.tumors else ())]
+        tumors = bool(self.config.label_map.tumors)
+        outcomes = [name for name in OUTCOMES if name != "agreed" and (tumors or "tumor" not in name)]
         rows = []
         for name, table in self.completed().items():
             numbers = table.apply(pd.to_numeric, errors="coerce")
@@ -152,7 +151,7 @@ class Run:
         evaluation = self.config.evaluation
         possible = table_names(self.config.label_map, evaluation.compare, evaluation.efficiency_cases > 0)
         paths = [self.results.root / "evaluation" / "tables" / f"{name}.md" for name in names if name in possible]
-        return [read_markdown(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+        return [read_markdown(read_text(path)) for path in paths if path.exists()]
 
     def mean_timings(self, model: str) -> dict[str, float]:
         """Return the mean seconds of each phase over a model's predictions; empty without any."""
@@ -196,7 +195,7 @@ class Run:
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a CSV table as text, empty cells as ""; StoreError if it is damaged or cannot be read."""
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        return pd.read_csv(StringIO(read_text(path)), dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read ({error})") from error
 

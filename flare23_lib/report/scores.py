@@ -12,7 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from flare23_lib.evaluation.tables import METRICS, ORGANS
+from flare23_lib.evaluation.metrics import METRICS
+from flare23_lib.evaluation.tables import ORGANS
 from flare23_lib.report.style import INK, MODEL_COLORS, PALE_INK, display_name, dress, new_figure
 
 NO_VALUE = "no value"
@@ -26,7 +27,7 @@ NOTE = TEXT | {"fontsize": 8.5, "fontstyle": "italic"}
 
 
 def draw_scores(path: Path, summaries: Mapping[str, pd.DataFrame], metrics: Mapping[str, pd.DataFrame]) -> None:
-    """Write DSC and NSD of each class as SVG and PNG: means, and boxes of quartiles with outliers.
+    """Write the scores of each class as SVG and PNG, a panel per metric: means, and boxes of quartiles with outliers.
 
     Args:
         path: of the SVG.
@@ -36,11 +37,12 @@ def draw_scores(path: Path, summaries: Mapping[str, pd.DataFrame], metrics: Mapp
     kinds = classes_by_kind(summaries)
     shown = ["organs, mean" if kind == ORGANS else display_name(name) for name, kind in kinds.items()]
     looks = dict(zip(summaries, zip(cycle(MODEL_COLORS), cycle("osD^vPX"), strict=False), strict=False))
-    width = 9 + LETTER * max(map(len, shown), default=0)
+    width = 4.5 * len(METRICS) + LETTER * max(map(len, shown), default=0)
     columns = max(1, int((width - 1) / (0.55 + LETTER * max(map(len, summaries), default=0))))
     head = 1 + 0.23 * math.ceil(len(summaries) / columns)
     with new_figure(path, width, head + len(kinds) * (ROW + MODEL * len(summaries))) as figure:
-        for axes, metric in zip(figure.subplots(1, 2, sharey=True), METRICS, strict=True):
+        panels = figure.subplots(1, len(METRICS), sharey=True, squeeze=False)[0]
+        for axes, (metric, about) in zip(panels, METRICS.items(), strict=True):
             for index, kind in enumerate(kinds.values()):
                 shade = "#e9eef4" if kind == ORGANS else "#f6f7f9" if index % 2 == 0 else "#ffffff"
                 axes.axhspan(index - 0.5, index + 0.5, color=shade, linewidth=0, zorder=0)
@@ -54,9 +56,9 @@ def draw_scores(path: Path, summaries: Mapping[str, pd.DataFrame], metrics: Mapp
                         size = 0.6 / len(summaries)
                         _draw_box(axes, height, size, cases, looks[model][0])
                         _draw_mean(axes, height, means[name], rows.loc[name, "note"], looks[model])
-            axes.set(xlim=(0, 1), ylim=(len(kinds) - 0.5, -0.5))
+            axes.set(xlim=(0, None if about.unit else 1), ylim=(len(kinds) - 0.5, -0.5))
             axes.set_yticks(range(len(kinds)), shown, color=INK)
-            dress(axes, metric)
+            dress(axes, about.title)
         handles = [
             Line2D([], [], linestyle="", marker=mark, color=color, label=display_name(model))
             for model, (color, mark) in looks.items()
@@ -94,6 +96,7 @@ def _draw_mean(axes: Axes, height: float, mean: float, note: str, look: tuple[st
         axes.annotate(note or NO_VALUE, (0, height), xytext=(4, 0), ha="left", color=color, **NOTE)
         return
     axes.plot(mean, height, marker=mark, markersize=5, color=color, clip_on=False, zorder=3)
-    axes.annotate(f"{mean:.3f}", (1, height), xytext=(10, 0), fontsize=9, color=color, **TEXT)
+    at_right: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "xytext": (10, 0)}
+    axes.annotate(f"{mean:.3f}", (1, height), fontsize=9, color=color, **TEXT, **at_right)
     end, offset, side = (0, 4, "left") if mean > 0.5 else (1, -4, "right")
     axes.annotate(note, (end, height), xytext=(offset, 0), ha=side, color=PALE_INK, **NOTE)

@@ -227,10 +227,10 @@ class _Planner:
         bases = {entry["case"]: entry for entry in known or ()}
         segmented = None
         if known is not None:
-            runner_up = settings.conflict_policy == "next_class"
-            annotated = [annotated_labels(settings.annotated, case, bases) if runner_up else () for case in cases]
+            asked = self.config.pseudo_label_settings(name)
+            annotated = [annotated_labels(asked.annotated, case, bases) if asked.annotated else () for case in cases]
             wanted = list(zip(cases, annotated, strict=True))
-            segmented = self._segmentations("pseudo-labels", name, row.teacher, wanted, settings.need_votes)
+            segmented = self._segmentations("pseudo-labels", name, row.teacher, wanted, asked.votes)
         if segmented is None:
             self.plan.steps.append(Step("completion", name, len(cases), len(cases), unknown=True))
             return None

@@ -10,10 +10,12 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from flare23_lib.cache.entries import MANIFEST, CacheFolder
 from flare23_lib.cache.records import listed_files, records
 from flare23_lib.cache.results import COLLECTED, Results
 from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE
 from flare23_lib.errors import BundleError
+from flare23_lib.io.checksum import is_as_kept, kept_checksums
 from flare23_lib.io.tables import read_csv
 from flare23_lib.runtime.processes import in_processes
 
@@ -37,11 +39,12 @@ class Verification:
     def withdraw(self, path: Path) -> None:
         """Delete a record."""
         path.unlink(missing_ok=True)
-        self.withdrawn.append(path)
+        if path not in self.withdrawn:
+            self.withdrawn.append(path)
 
 
 def verify(results: Results, processes: int = 1, deep: bool = False) -> Verification:
-    """Check every file that a record lists, every record and every bundle.
+    """Check every file that a record lists, every record, every file with a checksum beside it, and every bundle.
 
     Args:
         results: the results folder.
@@ -64,11 +67,39 @@ def verify(results: Results, processes: int = 1, deep: bool = False) -> Verifica
     for name, table_name in COLLECTED.items():
         for table in sorted(results.root.glob(f"{name}/*/{table_name}")):
             _verify_collected(table, found)
+    small = _verify_checksums(results.root, found) + _verify_manifests(results.root, found)
     bundles = sorted(path.parent for path in (results.root / "models").glob("*/" + MODEL_FILE))
     for bundle in bundles:
         _verify_bundle(bundle, found)
-    found.checked = len(files) + len(bundles)
+    found.checked = len(files) + small + len(bundles)
+    found.broken = list(dict.fromkeys(found.broken))
     return found
+
+
+def _verify_checksums(root: Path, found: Verification) -> int:
+    """Check tables and other text files, and return how many; one that changed is withdrawn with those of its folder.
+
+    Some of a folder's files are made again only together with the others.
+    """
+    number = 0
+    for _, files in kept_checksums(root):
+        number += len(files)
+        broken = [path for path in files if not is_as_kept(path, path.read_bytes())]
+        found.broken += broken
+        if broken:
+            for path in files:
+                found.withdraw(path)
+    return number
+
+
+def _verify_manifests(root: Path, found: Verification) -> int:
+    """Check the keys of all folders of the cache, and return how many; a broken one is written with the next file."""
+    manifests = sorted((root / "store").glob(f"*/*/{MANIFEST}"))
+    for manifest in manifests:
+        if CacheFolder(manifest.parent).read_key() is None:
+            found.broken.append(manifest)
+            found.withdraw(manifest)
+    return len(manifests)
 
 
 def _verify_collected(table: Path, found: Verification) -> None:

@@ -8,7 +8,7 @@ from flare23_lib.inference.bundle import Bundle
 from flare23_lib.inference.model import Model, ModelLabel
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.nifti import Volume, header_for
-from flare23_lib.networks import Architecture
+from flare23_lib.networks import STUNetArchitecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.preprocessing.intensity import Intensity
 
@@ -18,7 +18,7 @@ PATCH = (8, 16, 16)
 def a_bundle(values=(0, 1, 2, 3), **changes):
     options = {
         "name": "tiny",
-        "network": Architecture.of(1, [4, 8, 8], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]),
+        "network": STUNetArchitecture.of(1, [4, 8, 8], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]),
         "patch_size": PATCH,
         "spacing": (1.0, 1.0, 1.0),
         "intensity": Intensity(-1000, 1000, 0, 1),

@@ -67,13 +67,12 @@ class Shim:
         self.calls: list[tuple[Kind, str, str]] = []
         self._counts = {"write": 0, "read": 0}
         self._lock = threading.Lock()
-        self._real: dict[str, Callable] = {"io.open": io.open}
-        self._readlink = os.readlink
+        self._real_open, self._readlink = io.open, os.readlink
 
     def install(self) -> None:
         """Replace the functions, until the process ends."""
         builtins.open = io.open = self._open
-        for kind, names in (("write", (*MUTATING, "sendfile", "open")), ("read", READING)):
+        for kind, names in ("write", MUTATING), ("read", READING):
             for name in names:
                 setattr(os, name, self._wrapped(kind, name, getattr(os, name)))
 
@@ -120,7 +119,7 @@ class Shim:
         """Open as Python does, through a file whose writes and reads are counted."""
         path = self.watches(file)
         if path is None:
-            return self._real["io.open"](file, mode, buffering, encoding, errors, newline, closefd, opener)
+            return self._real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
         raw_mode = mode.replace("b", "").replace("t", "")
         if not isinstance(file, int):
             self.call("read" if raw_mode == "r" else "write", "open", path)

@@ -12,6 +12,7 @@ import json
 import os
 import pkgutil
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +20,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from faults import Fault, Shim
+from faults import ERRORS, Fault, Shim
 
 from flare23_lib.io.atomic import TEMPORARY_MARK
+from flare23_lib.io.checksum import CHECKSUMS, is_as_kept
 
 MODEL, COMPLETION = "student", "unlabeled"
 VARYING = {"timings", "seconds", "epoch_seconds", "files", "checksum"}
@@ -29,6 +31,10 @@ VARYING = {"timings", "seconds", "epoch_seconds", "files", "checksum"}
 
 KEPT = (".lock", "nnunet.log", "debug.json", ".broken")
 """Files without results: locks, messages, what nnU-Net writes for its developers."""
+
+
+LIMIT_SECONDS = 600
+"""A job that has not ended by then, some 1,000 times what it takes, is killed by SIGALRM."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ def stages(cohort: Path, run: Path) -> list[Stage]:
     from flare23_lib.config import Config
     from flare23_lib.config.load import merge
 
-    protocol = {**PROTOCOL, "epochs": 1, "iterations_per_epoch": 2}
+    # Rounds of targets (class_balanced) are not in a checkpoint: a resumed training has its batches in another order.
+    protocol = {**PROTOCOL, "epochs": 1, "iterations_per_epoch": 2, "sampling": "nnunet"}
     changes = {
         "categories": [
             {"name": "all", "contains_any": ["one"]},
@@ -152,6 +159,9 @@ def _content_of(path: Path) -> Any:
 
     if path.is_symlink():
         return str(path.readlink())
+    if path.parent.name == CHECKSUMS:  # of files that hold durations, too
+        table = path.parent.parent / path.name
+        return is_as_kept(table, table.read_bytes())
     if path.suffix == ".json":
         return _without_varying(json.loads(path.read_text()))
     if path.suffix == ".jsonl":
@@ -163,11 +173,9 @@ def _content_of(path: Path) -> Any:
     if path.suffix == ".pth":
         found = torch.load(path, weights_only=False)
         return found["current_epoch"], {name: one.numpy().tobytes() for name, one in found["network_weights"].items()}
-    if path.name == "training.csv" or path.parent.parent.name == "training":
-        rows = [line.split(",") for line in path.read_text().splitlines()] if path.suffix == ".csv" else []
-        return [[cell for name, cell in zip(rows[0], row, strict=True) if "second" not in name] for row in rows] or (
-            path.read_bytes()
-        )
+    if path.suffix == ".csv" and path.read_text().startswith("epoch,"):
+        # A checkpoint within the validation begins it again, with other patches; and seconds differ.
+        return [line.split(",")[:3] for line in path.read_text().splitlines()]
     return path.read_bytes()
 
 
@@ -209,8 +217,13 @@ class Sweep:
     """
 
     def __init__(self, folder: Path) -> None:
+        import blosc2
+        import torch
+
         import flare23_lib
 
+        torch.set_num_threads(1)  # a forked process would wait for threads that it does not have
+        blosc2.set_nthreads(1)
         for module in pkgutil.walk_packages(flare23_lib.__path__, "flare23_lib."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
@@ -247,11 +260,9 @@ class Sweep:
             messages = os.open(self.folder / "messages", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             for descriptor in (1, 2):
                 os.dup2(messages, descriptor)
-            import torch
-
             from flare23_lib.cli import main
 
-            torch.set_num_threads(1)
+            signal.alarm(LIMIT_SECONDS)
             known = set(sys.modules)
             shim = Shim(self.folder / "work", fault)
             shim.install()
@@ -274,8 +285,8 @@ class Sweep:
         """Return all faults of a stage: at each write an error and a kill, at each read an error."""
         kinds = [kind for kind, *_ in self.calls[stage.name]]
         writes, reads = (range(kinds.count(kind)) for kind in ("write", "read"))
-        found = [Fault("write", number, kill) for number in writes for kill in (False, True)]
-        return found + [Fault("read", number) for number in reads]
+        changes = [Fault("write", number, kill) for kill in (False, True) for number in writes]
+        return changes + [Fault("read", number) for number in reads]
 
     def sweep(self, stage: Stage, chosen: Sequence[Fault]) -> Tally:
         """Try faults of a stage, and count them."""
@@ -306,22 +317,26 @@ class Sweep:
                 tally.unnoticed += 1
                 yield from self._differences(stage, "succeeded with", named=message)
             else:
-                yield from self._about_message(status, message)
+                yield from self._about_message(fault, status, message)
         status, message = self.start(stage)
         if status:
             yield f"the second start ended with {status}: {message[-1500:]}"
         else:
             yield from self._differences(stage, "the second start made")
 
-    def _about_message(self, status: int, message: str) -> Iterator[str]:
+    def _about_message(self, fault: Fault, status: int, message: str) -> Iterator[str]:
         last = (message.strip().splitlines() or [""])[-1]
-        if status != 1 or "Traceback" in message or not last.startswith("flare23: "):
+        if status != 1 or "Traceback" in message or os.strerror(ERRORS[fault.kind]) not in last:
             yield f"ended with {status} and {message[-1500:]}"
         elif str(self.folder / "work") not in last:
             yield f"names no path: {last}"
 
     def _differences(self, stage: Stage, what: str, named: str = "") -> Iterator[str]:
-        found, expected = content(self.run), self.expected[stage.name]
+        try:
+            found, expected = content(self.run), self.expected[stage.name]
+        except Exception as error:  # whatever a file cut short makes its reader raise
+            yield f"{what} files that cannot be read: {error!r}"
+            return
         different = sorted(path for path in found.keys() | expected if found.get(path) != expected.get(path))
         if stage.name == "cohort" and named and "cannot_be_read" in named:
             return  # a file that cannot be read is put into quarantine, with this reason, and is tried again
@@ -337,7 +352,7 @@ class Sweep:
 def table(tallies: Sequence[Tally]) -> str:
     """Return the table of docs/store.md."""
     lines = [
-        "| stage | writes | reads | errors of writes | kills | errors of reads | survived | of them without effect |",
+        "| stage | writes | reads | errors of writes | kills | errors of reads | survived | without effect |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in tallies:

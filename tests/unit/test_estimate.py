@@ -40,7 +40,7 @@ from flare23_lib.inference.segmentations import model_digest, segmentation_folde
 from flare23_lib.inference.windows import pad_to_patch, window_slices, window_starts
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.tables import read_csv
-from flare23_lib.networks import Architecture
+from flare23_lib.networks import Architecture, STUNetArchitecture
 from flare23_lib.networks.size import forward_macs, parameters
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.nnunet import train
@@ -128,7 +128,7 @@ def gb(**amounts):
     ],
 )
 def test_work_and_size_are_those_of_the_network_itself(spec):
-    network, classes, patch = Architecture.of(**spec), 5, (8, 16, 16)
+    network, classes, patch = STUNetArchitecture.of(**spec), 5, (8, 16, 16)
     model = STUNet(1, classes, **network.to_json())
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
@@ -179,7 +179,7 @@ def test_a_tiny_run_costs_what_one_counts_by_hand():
     assert (trained.cases, trained.windows) == (3, 0)
     assert trained.gpu_hours == pytest.approx(gpu)
     assert trained.core_hours == pytest.approx(TRAINING_CORES * gpu)
-    numbers = parameters(Architecture.of(**MODEL["network"], strides=MODEL["strides"]), 15)
+    numbers = parameters(STUNetArchitecture.of(**MODEL["network"], strides=MODEL["strides"]), 15)
     assert trained.disk_gb == pytest.approx(4 * numbers * 4 / 1e9)
 
     predicted = found["predictions", "student"]

@@ -60,10 +60,10 @@ def test_a_class_that_was_not_looked_for_is_not_scored(tmp_path):
     reference = LabelFiles(tmp_path / "reference.nii.gz", TABLE)
     pairs = [Pair("c", reference, tmp_path / "prediction.nii.gz", annotated) for annotated in ((1, 3), (1, 4), None)]
     one, two, every = score_cases(pairs, Scoring(LABELS, mode="plain"))
-    assert [one.scores[name].dsc for name in ("liver", "spleen")] == [1, 1]
-    assert math.isnan(one.scores["pancreas"].dsc)
-    assert two.scores["pancreas"].dsc == every.scores["pancreas"].dsc == 0
-    assert math.isnan(two.scores["spleen"].dsc)
+    assert [one.scores[name]["DSC"] for name in ("liver", "spleen")] == [1, 1]
+    assert math.isnan(one.scores["pancreas"]["DSC"])
+    assert two.scores["pancreas"]["DSC"] == every.scores["pancreas"]["DSC"] == 0
+    assert math.isnan(two.scores["spleen"]["DSC"])
 
 
 def test_ignored_voxels_do_not_count_in_scores(tmp_path):
@@ -72,7 +72,7 @@ def test_ignored_voxels_do_not_count_in_scores(tmp_path):
     pair = Pair("c", LabelFiles(tmp_path / "reference.nii.gz", TABLE), tmp_path / "prediction.nii.gz")
     scores = score_cases([pair], Scoring(LABELS, mode="plain"))[0]
     assert scores.status == "ok"
-    assert (scores.scores["liver"].dsc, scores.scores["spleen"].dsc) == (1, 1)
+    assert (scores.scores["liver"]["DSC"], scores.scores["spleen"]["DSC"]) == (1, 1)
 
 
 def test_completions_do_not_extend_what_was_looked_for():

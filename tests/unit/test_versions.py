@@ -14,7 +14,7 @@ from flare23_lib.inference.model import Model, ModelLabel
 from flare23_lib.io import nifti
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.nifti import Volume
-from flare23_lib.networks import Architecture
+from flare23_lib.networks import STUNetArchitecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.preprocessing.intensity import Intensity, draw_foreground, pool
 from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_image, preprocess_labels
@@ -78,7 +78,7 @@ GOLDEN_INTENSITY = {"low": -225.0, "high": 545.0, "mean": 60.0992, "std": 150.75
 
 
 def test_segmentations():
-    architecture = Architecture.of(1, [2, 4])
+    architecture = STUNetArchitecture.of(1, [2, 4])
     network = STUNet(1, 4, **architecture.to_json())
     weights = {}
     for order, (name, tensor) in enumerate(network.state_dict().items()):

@@ -49,7 +49,7 @@ def tallies(tmp_path_factory):
 @pytest.mark.parametrize("stage", STAGES)
 def test_after_any_fault_the_next_start_makes_what_an_undisturbed_run_makes(tallies, stage):
     tally = tallies[stage]
-    assert min(tally["errors"], tally["kills"], tally["read_errors"]) > 0
+    assert tally["errors"] + tally["kills"] + tally["read_errors"] > 0
     assert not tally["failures"], "\n".join(tally["failures"])
 
 

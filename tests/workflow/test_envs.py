@@ -54,3 +54,23 @@ def test_the_snakefile_says_where_the_conda_environment_finds_the_library():
     script = (REPOSITORY / "envs" / "workflow.post-deploy.sh").read_text()
     assert "$FLARE23_REPOSITORY" in script
     assert 'environ["FLARE23_REPOSITORY"]' in (REPOSITORY / "rules" / "common.smk").read_text()
+
+
+def test_the_readme_says_which_versions_of_python_were_tried_and_what_newer_ones_take():
+    text = (REPOSITORY / "README.md").read_text()
+    lowest, highest = re.search(r"Python (3\.\d+) to (3\.\d+)", text).groups()
+    assert project()["requires-python"] == f">={lowest}"
+    rows = dict(re.findall(r"^\| (3\.\d+(?:, 3\.\d+)*) \| (.+) \|$", text, re.MULTILINE))
+    named = [version for row in rows for version in row.split(", ")]
+    assert named == [f"3.{minor}" for minor in range(int(lowest[2:]), int(highest[2:]) + 2)]
+    newer = rows[named[-1]]
+    assert newer.startswith("nothing; ")
+    assert "C compiler" in newer
+    pin = re.search(r"`(\w+)==([\d.]+)`", newer).groups()
+    assert constraints()[pin[0]] == pin[1]
+
+
+@pytest.mark.parametrize("file", ["envs/workflow.yaml", "Dockerfile"])
+def test_environments_have_a_version_of_python_that_was_tried(file):
+    found = re.findall(r"(?:- python=|ARG BASE=python:)(3\.\d+)", (REPOSITORY / file).read_text())
+    assert found == [project()["requires-python"].removeprefix(">=")]

@@ -76,7 +76,7 @@ def test_a_scan_of_version_0_1_is_remembered(cohort, caplog):
     cohort.scan()
     text = cohort.memory.read_text()
     assert '"issue": ""' in text
-    cohort.memory.write_text(re.sub(r'"issue"', '"fault"', re.sub(r', "mapped": false, "overlaps": 0', "", text)))
+    cohort.memory.write_text(re.sub(r'"issue"', '"fault"', re.sub(r', "mapped": false, .*?(?=}])', "", text)))
     caplog.set_level("INFO")
     cohort.scan()
     assert "9 files, 0 of them new" in caplog.text

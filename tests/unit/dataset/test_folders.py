@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-from cohorts import SETTINGS, changed, label_array, laid_out, small_cohort, write
+from cohorts import RECIPE, SETTINGS, changed, image_array, label_array, laid_out, small_cohort, write
 
+from flare23_lib.config import Config
 from flare23_lib.dataset.discover import find, listing, notices
+from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.errors import CohortError
 
 
@@ -170,3 +172,17 @@ def test_a_cohort_may_be_the_folder_itself(cohort, monkeypatch):
 def test_a_suffix_in_capitals_is_listed(cohort):
     cohort.image_path("a").rename(cohort.root / "imagesTr2200/A_0000.NII.GZ")
     assert "A_0000.NII.GZ" in " ".join(issue.file for issue in cohort.scan().issues)
+
+
+@pytest.mark.parametrize("plain", [(), ("m0",), ("m0", "m1", "m2")])
+def test_a_cohort_may_have_both_endings(tmp_path, plain):
+    """Which one a file has is left open by `.nii*`."""
+    for number in range(3):
+        case = f"m{number}"
+        write(tmp_path / f"images/{case}{'.nii' if case in plain else '.nii.gz'}", image_array(number))
+        write(tmp_path / f"labels/{case}{'.nii.gz' if case in plain else '.nii'}", label_array(1, 5))
+    source = {"images": "images/{case}.nii*", "labels": "labels/{case}.nii*"}
+    settings = Config.load([RECIPE], {"sources": {"flare23": None, "mine": source}}).cohort_settings()
+    found = scan_cohort(tmp_path, settings, tmp_path / "memory.jsonl")
+    assert found.issues == []
+    assert [case.case for case in found.cases] == ["mine_m0", "mine_m1", "mine_m2"]

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from flare23_lib.errors import ConfigError, EvaluationError, KilledError, StoreError
-from flare23_lib.evaluation.cases import CaseScores, Pair, Score, Scoring, affordable_processes, score_cases
+from flare23_lib.evaluation.cases import CaseScores, Pair, Scoring, affordable_processes, score_cases
 from flare23_lib.evaluation.evaluate import evaluate_folders
 from flare23_lib.evaluation.metrics import score_case
 from flare23_lib.evaluation.tables import format_summary, read_table, score_table, summarize, write_table
@@ -64,7 +64,9 @@ def scored(*cases):
     rows = []
     for number, case in enumerate(cases):
         scores = {name: case.get(name, 1.0) for name in LABELS.names}
-        rows.append(CaseScores(f"case_{number}", {name: Score(value, value) for name, value in scores.items()}))
+        rows.append(
+            CaseScores(f"case_{number}", {name: {"DSC": value, "NSD": value} for name, value in scores.items()})
+        )
     return score_table(rows, LABELS)
 
 
@@ -83,10 +85,10 @@ def test_folders_are_scored_by_file_name(folders):
     assert [row["Name"] for row in rows] == CASES
     reference = read_labels(references / "case_2.nii.gz")
     scores = score_case(reference.array, organs(2), reference.geometry.spacing, LABELS)
-    assert 0.5 < scores["liver"].nsd < 1
+    assert 0.5 < scores["liver"]["NSD"] < 1
     for name, score in scores.items():
-        assert rows[1][f"{name}_DSC"] == str(round(score.dsc, 4))
-        assert rows[1][f"{name}_NSD"] == str(round(score.nsd, 4))
+        assert rows[1][f"{name}_DSC"] == str(round(score["DSC"], 4))
+        assert rows[1][f"{name}_NSD"] == str(round(score["NSD"], 4))
 
 
 def test_every_broken_case_is_named_and_the_others_keep_their_scores(folders, caplog):
@@ -225,7 +227,7 @@ def test_the_spacing_is_the_reference_header_s(folders):
     pair = Pair("case_2", references / "case_2.nii.gz", predictions / "case_2.nii.gz")
     zooms = nib.load(pair.reference).header.get_zooms()[::-1]
     expected = score_case(organs(0), organs(2), tuple(float(zoom) for zoom in zooms), LABELS)
-    assert score_cases([pair], SCORING)[0].scores["liver"].nsd == expected["liver"].nsd
+    assert score_cases([pair], SCORING)[0].scores["liver"]["NSD"] == expected["liver"]["NSD"]
 
 
 def test_several_processes_give_the_same_rows_in_the_same_order(folders):
@@ -256,7 +258,7 @@ def test_as_many_processes_run_as_the_memory_allows_for_the_largest_case(tmp_pat
 def test_a_missing_prediction_counts_as_zero_in_both_modes(folders, mode):
     _, references, _ = folders
     (case,) = score_cases([Pair("case_1", references / "case_1.nii.gz", None)], Scoring(LABELS, mode))
-    assert case.scores == dict.fromkeys(LABELS.names, Score(0, 0))
+    assert case.scores == {name: {"DSC": 0, "NSD": 0} for name in LABELS.names}
 
 
 def test_a_missing_folder_is_refused_by_name(folders, tmp_path):
@@ -388,7 +390,7 @@ def test_the_metrics_columns_are_the_official_ones_and_the_status(folders):
 
 
 def test_values_are_rounded_to_four_decimals_in_the_table_only(folders, monkeypatch):
-    scores = dict.fromkeys(LABELS.names, Score(0.123456, 1.0))
+    scores = {name: {"DSC": 0.123456, "NSD": 1.0} for name in LABELS.names}
     monkeypatch.setattr("flare23_lib.evaluation.cases.score_case", lambda *arguments: scores)
     report = evaluate_folders(*folders, SCORING)
     assert table(report.metrics)[0]["liver_DSC"] == "0.1235"

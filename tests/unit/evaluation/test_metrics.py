@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from flare23_lib.errors import EvaluationError
-from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD, PUBLISHED_MIN_DSC_FOR_NSD, Score, score_case
+from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD, PUBLISHED_MIN_DSC_FOR_NSD, score_case
 from flare23_lib.labels import Label, LabelMap
 
 ONE = LabelMap((Label("liver", 1, tolerance_mm=1.0),))
@@ -30,31 +30,31 @@ def box(start, stop, shape=(12, 14, 16), value=1):
 @pytest.mark.parametrize("mode", ["flare23", "plain"])
 def test_identical_volumes_score_one(mode):
     volume = box((2, 2, 2), (6, 7, 8))
-    assert score_case(volume, volume, CUBE, ONE, mode) == {"liver": Score(1, 1)}
+    assert score_case(volume, volume, CUBE, ONE, mode) == {"liver": {"DSC": 1, "NSD": 1}}
 
 
 @pytest.mark.parametrize("mode", ["flare23", "plain"])
 def test_a_class_in_neither_volume_scores_one(mode):
     empty = np.zeros((3, 4, 5), np.uint8)
-    assert score_case(empty, empty, CUBE, ONE, mode) == {"liver": Score(1, 1)}
+    assert score_case(empty, empty, CUBE, ONE, mode) == {"liver": {"DSC": 1, "NSD": 1}}
 
 
 @pytest.mark.parametrize("mode", ["flare23", "plain"])
 def test_a_class_in_one_volume_only_scores_zero(mode):
     empty, full = np.zeros((12, 14, 16), np.uint8), box((2, 2, 2), (6, 7, 8))
-    assert score_case(empty, full, CUBE, ONE, mode) == {"liver": Score(0, 0)}
-    assert score_case(full, empty, CUBE, ONE, mode) == {"liver": Score(0, 0)}
+    assert score_case(empty, full, CUBE, ONE, mode) == {"liver": {"DSC": 0, "NSD": 0}}
+    assert score_case(full, empty, CUBE, ONE, mode) == {"liver": {"DSC": 0, "NSD": 0}}
 
 
 def test_a_box_shifted_by_one_of_eight_voxels_has_a_dice_of_seven_eighths():
     first, second = box((2, 2, 2), (6, 6, 10)), box((2, 2, 3), (6, 6, 11))
-    assert score_case(first, second, CUBE, ONE)["liver"].dsc == 7 / 8
+    assert score_case(first, second, CUBE, ONE)["liver"]["DSC"] == 7 / 8
 
 
 @pytest.mark.parametrize(("shift", "within"), [(1, True), (2, False), (3, False)])
 def test_a_shifted_box_s_surface_agrees_up_to_the_tolerance(shift, within):
     first, second = box((2, 2, 2), (8, 8, 8)), box((2, 2, 2 + shift), (8, 8, 8 + shift))
-    nsd = score_case(first, second, CUBE, ONE)["liver"].nsd
+    nsd = score_case(first, second, CUBE, ONE)["liver"]["NSD"]
     assert (nsd == 1) if within else (0 < nsd < 1)
 
 
@@ -72,8 +72,8 @@ def test_two_boxes_shifted_by_k_voxels_score_as_worked_out_by_hand(shift):
     ring, face = 20 + 4 * edge, 25 + 20 * edge + 4 * corner
     far = 0 if shift < 2 else face + (shift - 2) * ring + 9
     score = score_case(first, second, CUBE, ONE)["liver"]
-    assert score.dsc == pytest.approx((6 - shift) / 6)
-    assert score.nsd == pytest.approx(1 - far / (2 * face + 5 * ring))
+    assert score["DSC"] == pytest.approx((6 - shift) / 6)
+    assert score["NSD"] == pytest.approx(1 - far / (2 * face + 5 * ring))
 
 
 def ball(radius, size=25):
@@ -86,22 +86,22 @@ def ball(radius, size=25):
 def test_a_sphere_and_its_dilation_by_4_mm_agree_from_that_tolerance_on(tolerance, nsd):
     labels = LabelMap((Label("liver", 1, tolerance_mm=tolerance),))
     score = score_case(ball(6), ball(10), CUBE, labels)["liver"]
-    assert score.dsc == pytest.approx(2 * 6**3 / (6**3 + 10**3), abs=0.01)
-    assert score.nsd == nsd
+    assert score["DSC"] == pytest.approx(2 * 6**3 / (6**3 + 10**3), abs=0.01)
+    assert score["NSD"] == nsd
 
 
 def test_a_distance_equal_to_the_tolerance_is_within_it():
     first, second = box((2, 2, 2), (8, 8, 8)), box((2, 2, 4), (8, 8, 10))
     labels = LabelMap((Label("liver", 1, tolerance_mm=3.0),))
-    assert score_case(first, second, (1.0, 1.0, 1.5), labels)["liver"].nsd == 1
+    assert score_case(first, second, (1.0, 1.0, 1.5), labels)["liver"]["NSD"] == 1
 
 
 def test_the_spacing_is_taken_as_it_is_and_not_rounded():
     first, second = box((2, 2, 2), (8, 8, 8)), box((2, 2, 7), (8, 8, 13))
     labels = LabelMap((Label("liver", 1, tolerance_mm=3.0),))
     assert float(np.float32(0.6)) > 0.6
-    ties = score_case(first, second, (1.0, 1.0, 0.6), labels, "plain")["liver"].nsd
-    beyond = score_case(first, second, (1.0, 1.0, float(np.float32(0.6))), labels, "plain")["liver"].nsd
+    ties = score_case(first, second, (1.0, 1.0, 0.6), labels, "plain")["liver"]["NSD"]
+    beyond = score_case(first, second, (1.0, 1.0, float(np.float32(0.6))), labels, "plain")["liver"]["NSD"]
     assert beyond < ties == 1
 
 
@@ -125,51 +125,51 @@ def test_a_dice_below_the_limit_makes_the_surface_dice_zero_in_the_challenge_onl
     first, second = box((2, 2, 2), (6, 6, 6)), box((5, 5, 2), (9, 9, 6))
     challenge = score_case(first, second, CUBE, ONE, "flare23")["liver"]
     plain = score_case(first, second, CUBE, ONE, "plain")["liver"]
-    assert 0 < challenge.dsc == plain.dsc < MIN_DSC_FOR_NSD
-    assert challenge.nsd == 0
-    assert plain.nsd > 0
+    assert 0 < challenge["DSC"] == plain["DSC"] < MIN_DSC_FOR_NSD
+    assert challenge["NSD"] == 0
+    assert plain["NSD"] > 0
 
 
 def test_the_limit_of_2023_scores_what_today_s_does_not():
     """A Dice of 0.125: below today's limit, above that of the published results."""
     first, second = box((2, 2, 2), (6, 6, 6)), box((4, 4, 4), (8, 8, 8))
-    assert score_case(first, second, CUBE, ONE)["liver"] == Score(0.125, 0)
+    assert score_case(first, second, CUBE, ONE)["liver"] == {"DSC": 0.125, "NSD": 0}
     published = score_case(first, second, CUBE, ONE, min_dsc_for_nsd=PUBLISHED_MIN_DSC_FOR_NSD)
     assert published == score_case(first, second, CUBE, ONE, "plain")
-    assert published["liver"].nsd > 0
+    assert published["liver"]["NSD"] > 0
 
 
 def test_a_dice_equal_to_the_limit_has_a_surface_dice():
     first, second = box((2, 2, 2), (6, 6, 6)), box((4, 4, 4), (8, 8, 8))
-    assert score_case(first, second, CUBE, ONE, min_dsc_for_nsd=0.125)["liver"].nsd > 0
+    assert score_case(first, second, CUBE, ONE, min_dsc_for_nsd=0.125)["liver"]["NSD"] > 0
 
 
 def test_what_lies_outside_the_reference_s_slices_does_not_count():
     reference = box((3, 4, 4), (8, 8, 8))
     prediction = reference.copy()
     prediction[:3] = prediction[8:] = 1
-    assert score_case(reference, prediction, CUBE, AORTA) == {"aorta": Score(1, 1)}
-    assert score_case(reference, prediction, CUBE, AORTA, "plain")["aorta"].dsc < 0.5
+    assert score_case(reference, prediction, CUBE, AORTA) == {"aorta": {"DSC": 1, "NSD": 1}}
+    assert score_case(reference, prediction, CUBE, AORTA, "plain")["aorta"]["DSC"] < 0.5
 
 
 def test_the_last_slice_of_the_reference_is_left_out():
     reference = box((3, 4, 4), (8, 8, 8))
     prediction = reference.copy()
     prediction[7] = 0
-    assert score_case(reference, prediction, CUBE, AORTA) == {"aorta": Score(1, 1)}
+    assert score_case(reference, prediction, CUBE, AORTA) == {"aorta": {"DSC": 1, "NSD": 1}}
     prediction[3] = 0
-    assert score_case(reference, prediction, CUBE, AORTA)["aorta"].dsc == pytest.approx(2 * 3 / 7)
+    assert score_case(reference, prediction, CUBE, AORTA)["aorta"]["DSC"] == pytest.approx(2 * 3 / 7)
 
 
 def test_a_reference_of_a_single_slice_is_scored_on_that_slice():
     reference = box((5, 4, 4), (6, 8, 8))
     prediction = box((2, 4, 4), (9, 8, 8))
-    assert score_case(reference, prediction, CUBE, AORTA) == {"aorta": Score(1, 1)}
+    assert score_case(reference, prediction, CUBE, AORTA) == {"aorta": {"DSC": 1, "NSD": 1}}
 
 
 def test_a_prediction_in_other_slices_only_scores_zero():
     reference, prediction = box((2, 4, 4), (5, 8, 8)), box((6, 4, 4), (9, 8, 8))
-    assert score_case(reference, prediction, CUBE, AORTA) == {"aorta": Score(0, 0)}
+    assert score_case(reference, prediction, CUBE, AORTA) == {"aorta": {"DSC": 0, "NSD": 0}}
 
 
 # Bad input

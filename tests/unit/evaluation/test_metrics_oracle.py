@@ -8,7 +8,7 @@ import surface_distance
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare23_lib.evaluation.metrics import Score, score_case
+from flare23_lib.evaluation.metrics import score_case
 from flare23_lib.evaluation.surfaces import surfel_areas
 from flare23_lib.labels import Label, LabelMap
 
@@ -31,12 +31,12 @@ def oracle(reference, prediction, spacing, tolerance):
     reference, prediction = reference.T, prediction.T
     if not (reference.any() and prediction.any()):
         value = float(reference.any() == prediction.any())  # the package fails on an empty mask
-        return Score(value, value)
+        return {"DSC": value, "NSD": value}
     distances = surface_distance.compute_surface_distances(reference, prediction, spacing[::-1])
-    return Score(
-        surface_distance.compute_dice_coefficient(reference, prediction),
-        surface_distance.compute_surface_dice_at_tolerance(distances, tolerance),
-    )
+    return {
+        "DSC": surface_distance.compute_dice_coefficient(reference, prediction),
+        "NSD": surface_distance.compute_surface_dice_at_tolerance(distances, tolerance),
+    }
 
 
 def challenge(reference, prediction, spacing, label):
@@ -47,7 +47,7 @@ def challenge(reference, prediction, spacing, label):
         stop = max(stop, first + 1)  # a single slice: the script fails, ours scores it
         reference, prediction = reference[first:stop], prediction[first:stop]
     score = oracle(reference, prediction, spacing, label.tolerance_mm)
-    return score if score.dsc >= 0.2 else Score(score.dsc, 0.0)
+    return score if score["DSC"] >= 0.2 else {"DSC": score["DSC"], "NSD": 0.0}
 
 
 def largest_difference(reference, prediction, spacing, labels=FOUR):
@@ -62,7 +62,7 @@ def largest_difference(reference, prediction, spacing, labels=FOUR):
             else:
                 expected = challenge(*masks, spacing, label)
             score = scores[label.name]
-            differences += [abs(score.dsc - expected.dsc), abs(score.nsd - expected.nsd)]
+            differences += [abs(score["DSC"] - expected["DSC"]), abs(score["NSD"] - expected["NSD"])]
     return max(differences)
 
 
@@ -184,5 +184,5 @@ def test_scores_do_not_depend_on_which_volume_is_the_reference():
     one = score_case(first, second, spacing, FOUR, "plain")
     other = score_case(second, first, spacing, FOUR, "plain")
     for name in FOUR.names:
-        assert one[name].dsc == other[name].dsc
-        assert one[name].nsd == pytest.approx(other[name].nsd, abs=1e-12)
+        assert one[name]["DSC"] == other[name]["DSC"]
+        assert one[name]["NSD"] == pytest.approx(other[name]["NSD"], abs=1e-12)

@@ -7,9 +7,10 @@ from cohorts import changed
 from reports import configuration, finished_run
 
 from flare23_lib.errors import StoreError
+from flare23_lib.evaluation.details import detail_tables
 from flare23_lib.evaluation.evaluate import evaluate
 from flare23_lib.evaluation.paper_tables import write_tables
-from flare23_lib.io.atomic import write_text
+from flare23_lib.io.atomic import read_json, write_json, write_text
 from flare23_lib.io.tables import read_csv
 
 
@@ -35,6 +36,17 @@ def test_another_dsc_limit_of_the_nsd_is_another_setting_and_other_scores(run):
     other = configuration("chain.yaml", evaluation={"compare": [], "min_dsc_for_nsd": 0.6})
     assert other.evaluation_settings() != config.evaluation_settings()
     assert read_csv(scored(results, other) / "metrics.csv")[1]["liver_NSD"] == "0.0"
+
+
+def test_the_tables_of_tumors_are_there_for_a_model_that_never_saw_one(run):
+    """The workflow expects them before it knows what the model has seen."""
+    results, config = run
+    record = results.training("student")
+    write_json(record, read_json(record) | {"labels_unseen": ["tumor"]})
+    own = scored(results, config, details=True)
+    assert set(detail_tables(config.label_map)) == {"distances.csv", "tumors.csv", "detection.csv"}
+    assert read_csv(own / "distances.csv")
+    assert read_csv(own / "tumors.csv") == read_csv(own / "detection.csv") == []
 
 
 @pytest.mark.parametrize("fault", ["gone", "cut"])

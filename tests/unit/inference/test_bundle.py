@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 from flare23_lib.inference.export import export_checkpoint
 from flare23_lib.inference.model import Model
 from flare23_lib.nnunet import plans as nnunet_plans
+from flare23_lib.nnunet.pretrained import read_weights
 from flare23_lib.nnunet.train import describe
 
 
@@ -29,7 +31,9 @@ def folder(tmp_path):
 
 def change(folder, **changes):
     path = folder / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    path.write_text(json.dumps(content | changes))
 
 
 def test_a_model_survives_json():
@@ -102,6 +106,53 @@ def test_another_format_is_refused(folder):
         load_bundle(folder)
 
 
+def test_a_description_that_changed_is_refused_and_one_without_checksum_is_read(folder):
+    path = folder / "model.json"
+    before = load_bundle(folder).model
+    path.write_text(path.read_text().replace('"liver"', '"lives"'))
+    with pytest.raises(BundleError, match="changed since it was written; if the change is yours, delete its key"):
+        load_bundle(folder)
+    change(folder, labels=[label.to_json() for label in before.labels])
+    assert load_bundle(folder).model == before
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_weights_that_are_lost_while_they_are_read_are_named_in_one_line(folder, monkeypatch, number):
+    """PyTorch maps the file into memory and raises a RuntimeError of several lines."""
+
+    def lost(*arguments, **options):
+        raise RuntimeError(f"unable to mmap 64 bytes from file: {os.strerror(number)} ({number})\nmore")
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", lost)
+    path = folder / "model.safetensors"
+    for read in (lambda: load_bundle(folder), lambda: read_weights(path)):
+        with pytest.raises(BundleError) as caught:
+            read()
+        assert str(caught.value).startswith(f"{path}: cannot be read (")
+        assert os.strerror(number) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_of_a_bundle_with_a_flipped_bit_are_nothing_to_start_from(folder):
+    path = folder / "model.safetensors"
+    assert read_weights(path).keys() == some_weights().keys()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match="SHA-256 differs"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("kept", [0, 7, 8, 100, -1])
+def test_weights_that_are_cut_off_are_named_in_one_line(folder, kept):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(BundleError, match="cannot be read"):
+        read_weights(path)
+    with pytest.raises(BundleError, match="SHA-256 differs"):
+        load_bundle(folder)
+
+
 def test_broken_json_is_refused(folder):
     (folder / "model.json").write_text("{")
     with pytest.raises(BundleError, match=r"model\.json: cannot be read"):
@@ -139,7 +190,7 @@ def test_a_description_that_cannot_be_is_refused_in_one_line(folder, changes, wo
 def test_a_key_that_is_missing_is_named(folder):
     path = folder / "model.json"
     content = json.loads(path.read_text())
-    del content["spacing"]
+    del content["spacing"], content["checksum"]
     path.write_text(json.dumps(content))
     with pytest.raises(BundleError, match="has no 'spacing'"):
         load_bundle(folder)

@@ -20,7 +20,7 @@ from flare23_lib.inference.logit_accumulator import TTAAgreement
 from flare23_lib.inference.model import InferenceDefaults
 from flare23_lib.inference.network import WindowNetwork
 from flare23_lib.inference.windows import all_windows, importance_map, pad_to_patch
-from flare23_lib.networks import Architecture
+from flare23_lib.networks import STUNetArchitecture
 from flare23_lib.runtime.precision import inference_precision
 
 
@@ -395,7 +395,7 @@ def test_an_image_without_a_body_is_computed_whole_and_the_log_says_so(caplog):
 
 
 def test_the_network_of_the_engine_is_the_network():
-    bundle = a_bundle(network=Architecture.of([2, 1, 1], [4, 8, 8], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]))
+    bundle = a_bundle(network=STUNetArchitecture.of([2, 1, 1], [4, 8, 8], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]))
     patches = torch.randn(2, *PATCH)
     with torch.inference_mode():
         expected = bundle.build_network()(patches[:, None]).permute(0, 2, 3, 4, 1)

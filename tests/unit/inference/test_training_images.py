@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 from bundles import a_model, some_weights
-from engines import volume_of
+from engines import a_bundle, volume_of
 
+from flare23_lib import Predictor
+from flare23_lib.cli import main
 from flare23_lib.inference.bundle import load_bundle, write_bundle
 from flare23_lib.inference.segmentations import model_digest
 from flare23_lib.inference.training_images import TrainingImages, summarize, unlike_training
+from flare23_lib.io.nifti import write_volume
 
 LPS, LAS = np.diag([-1.0, -1.0, 2.0, 1.0]), np.diag([-1.0, 1.0, 2.0, 1.0])
 TRAINED = TrainingImages({"LPS": 3}, (-2000.0, -1000.0), (1500.0, 3000.0))
@@ -53,6 +56,32 @@ def test_training_images_are_summed_up():
     assert TrainingImages.from_json(made.to_json()) == made
     assert summarize([]) is None
     assert summarize(images[2:]) == TrainingImages({"LAS": 1})
+
+
+@pytest.mark.parametrize(
+    ("affine", "codes"),
+    [
+        ([[0, -1, 0, 0], [0, 0, -1, 0], [2, 0, 0, 0], [0, 0, 0, 1]], "SLP"),  # KiTS19's: the slices first
+        ([[0, 0, -1, 0], [0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 1]], "SAL"),
+        (np.diag([-1.0, -1.0, -2.0, 1.0]), "LPI"),  # upside down
+        (np.diag([1.0, 1.0, 2.0, 1.0]), "RAS"),
+        (LPS, None),
+    ],
+)
+@pytest.mark.parametrize("orientation", ["stored", "canonical"])
+def test_who_segments_axes_that_a_stored_model_never_saw_is_warned(tmp_path, affine, codes, orientation, caplog):
+    bundle = a_bundle(orientation=orientation, training_images=TRAINED)
+    write_bundle(tmp_path / "model", bundle.model, bundle.state_dict)
+    volume = an_image(-1024, 2000, np.array(affine, float))
+    write_volume(tmp_path / "ct.nii.gz", volume.array, volume.header)
+    line = f"its axes are {codes}; the model takes axes as stored, and its training images have LPS"
+    expected = [line] if codes and orientation == "stored" else []
+    predicted = Predictor(tmp_path / "model", "cpu", precision="float32")(tmp_path / "ct.nii.gz")
+    assert [warning for warning in predicted.warnings if "axes" in warning] == expected
+    options = ["--model", tmp_path / "model", "--input", tmp_path / "ct.nii.gz", "--output", tmp_path / "labels"]
+    assert main(["predict", *map(str, options), "--device", "cpu", "--precision", "float32"]) == 0
+    told = [text.partition("ct.nii.gz: ")[2] for text in caplog.messages if "axes as stored" in text]
+    assert told == expected
 
 
 def test_a_bundle_keeps_them_without_becoming_another_model(tmp_path):

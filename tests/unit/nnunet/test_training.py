@@ -411,6 +411,19 @@ def test_a_training_without_cases_is_given_up_at_once(results):
     assert "given up in this run of the workflow: student: no case to train on" in second.stderr
 
 
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_a_preprocessed_case_with_a_flipped_bit_is_not_learned_from(results, kind):
+    """blosc2 reads other voxels, and did not end on one such file."""
+    path = sorted(results.root.glob(f"store/preprocessed_{kind}/*/*.b2nd"))[1]
+    content = bytearray(path.read_bytes())
+    content[131] ^= 32
+    path.write_bytes(content)
+    done = run(results)
+    assert done.returncode == 1
+    assert f"flare23: {path} is missing or damaged; run `flare23 verify --deep`, then the workflow" in done.stderr
+    assert not list(results.root.glob("store/training/*/results"))
+
+
 def test_cases_without_a_labeled_voxel_are_learned_from_too(tmp_path):
     results = prepare(tmp_path, cases=4, healthy=3)
     done = run(results)

@@ -89,6 +89,18 @@ def test_a_training_set_is_measured_and_only_what_is_new_is_read_again(cohort, t
     assert read_json(output) == first
 
 
+def test_drawn_voxels_with_a_flipped_bit_are_not_pooled(cohort, tmp_path):
+    results, cases = cohort
+    measure(results, MODEL, SETTINGS, 1, tmp_path / "intensity.json")
+    drawn = next(results.root.glob("store/intensities/*/case*.npy"))
+    content = bytearray(drawn.read_bytes())
+    content[200] ^= 1
+    drawn.write_bytes(content)
+    write_cases(results.cases, [*cases, write_case(tmp_path, 3)])
+    with pytest.raises(StoreError, match=rf"{drawn.name} is missing or damaged; run `flare23 verify --deep`"):
+        measure(results, MODEL, SETTINGS, 1, tmp_path / "intensity.json")
+
+
 def test_a_case_without_foreground_is_named_and_a_set_of_such_cases_refused(cohort, tmp_path):
     results, cases = cohort
     blank = np.zeros_like(arrays(cases[0])[1])
