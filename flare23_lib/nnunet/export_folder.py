@@ -21,10 +21,6 @@ def export_to_nnunet(bundle: Bundle, output: Path) -> None:
 
     The plans name the network by its import path: this package has to be installed beside nnU-Net. What nnU-Net does
     otherwise than `flare23 predict` is logged.
-
-    Args:
-        bundle: the model.
-        output: the model folder.
     """
     model = bundle.model
     plans = {

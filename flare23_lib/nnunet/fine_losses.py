@@ -28,7 +28,7 @@ class FineLabelLoss(nn.Module):
         weights: of the scales; those of weight 0 are not computed.
         native: whether the logits of the first scale are interpolated.
         several: whether processes share the batch.
-        slab_bytes: memory for the interpolated logits of the slices that are taken at a time; at least one is.
+        slab_bytes: as in `sums_of_slabs`.
     """
 
     def __init__(

@@ -72,13 +72,7 @@ def write(path: Path, classes: Sequence[str], rows: Sequence[dict[str, Any]]) ->
 
 
 def write_named(path: Path, source: Path, names: Mapping[str, str]) -> None:
-    """Write a training.csv with other names for its classes.
-
-    Args:
-        path: file to write.
-        source: what `write` wrote.
-        names: class in the source -> its name.
-    """
+    """Copy a training.csv, with new names in the place of those of its classes."""
     new = {_column(old): _column(name) for old, name in names.items()}
     rows = [{new.get(key, key): cell for key, cell in epoch.items()} for epoch in read_csv(source)]
     write_csv(path, list(rows[0]), rows)

@@ -70,14 +70,9 @@ class TrainingRuntime:
 
 
 def train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None, output: Path, history: Path) -> None:
-    """Train a model to the end, from its newest checkpoint if there is one, and write the record.
+    """Train a model to the end, from its newest checkpoint if there is one; write its record and table of epochs.
 
-    Args:
-        job: the training.
-        runtime: how it runs.
-        pretrained: file of weights to start from, or None; its digest is among the settings.
-        output: the record.
-        history: table of the epochs.
+    `pretrained` is the file of weights to start from, whose digest is among the settings.
 
     Raises:
         TrainingError: there is nothing to train on, or the training cannot continue.
@@ -235,15 +230,7 @@ def export(
     labels: Sequence[Label],
     output: Path,
 ) -> None:
-    """Write a trained model's bundle: model.safetensors and model.json.
-
-    Args:
-        results: the results folder.
-        model: its name.
-        inference: how the model is used by default.
-        labels: the label map, in order.
-        output: the bundle's folder.
-    """
+    """Write a trained model's bundle, model.safetensors and model.json; StoreError if the weights are damaged."""
     record = read_training(results, model)
     provenance = {
         "trained_on_cases": record["cases"],

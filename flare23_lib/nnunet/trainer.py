@@ -32,11 +32,7 @@ GRADIENT_NORM = 12
 
 
 def set_up_cudnn(precision: str) -> None:
-    """Take the fastest convolutions, as nnU-Net's own entry point does, and keep float32 from becoming TF32.
-
-    Args:
-        precision: as `precision.training_precision` returns it.
-    """
+    """Take the fastest convolutions, as nnU-Net's own entry point does, and keep float32 from becoming TF32."""
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = precision != "float32"
 
@@ -47,12 +43,7 @@ class FlareTrainer(ResumableTrainer):
     The protocol is the plans' entry `training` (see `plans.plans`), so that plans, dataset.json and a checkpoint are
     all that is needed to make the trainer again.
 
-    Args:
-        plans: nnU-Net plans.
-        configuration: name of a configuration in the plans.
-        fold: "all".
-        dataset_json: nnU-Net's dataset.json.
-        device: where to train.
+    Arguments as the base class's.
 
     Attributes:
         protocol: how the model is trained.

@@ -94,15 +94,11 @@ def training_job(
     shards: int,
     given: GivenFiles,
 ) -> TrainingJob:
-    """Return a model's training; StoreError if its cases are not preprocessed, BundleError without initial weights.
+    """Return a model's training, whose settings the given files complete, by the shards of its preprocessing.
 
-    Args:
-        results: the results folder.
-        model: its name.
-        settings: what shapes its weights.
-        label_names: names of the labels in order.
-        shards: shards of the preprocessing.
-        given: files that complete the settings.
+    Raises:
+        StoreError: its cases are not preprocessed.
+        BundleError: the initial weights cannot be read.
     """
     from flare23_lib.nnunet.initial_weights import digest_of
 

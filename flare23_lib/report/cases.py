@@ -123,13 +123,8 @@ def overlaid(gray: np.ndarray, labels: np.ndarray, colors: Sequence[str], opacit
 def draw_case(path: Path, title: str, volumes: CaseVolumes, names: Sequence[str]) -> None:
     """Write image, reference, prediction and errors side by side, as SVG and PNG.
 
-    The slice is seen from the feet, front up.
-
-    Args:
-        path: of the SVG.
-        title: of the figure; the slice is added.
-        volumes: the case.
-        names: of the labels in order.
+    The slice is seen from the feet, front up; its number is added to the title. Names are those of the labels in
+    order.
     """
     orientation = Orientation.of(volumes.geometry.affine, "canonical")
     image, *both = map(orientation.forward, (volumes.image, volumes.reference, volumes.prediction))

@@ -71,13 +71,7 @@ def read_groups(categories: pd.DataFrame) -> list[Group]:
 
 
 def draw_cohort(path: Path, categories: pd.DataFrame, labels: Mapping[str, int]) -> None:
-    """Write the figure as SVG and PNG.
-
-    Args:
-        path: of the SVG.
-        categories: categories.csv.
-        labels: value of each label, by name, in the order of the label map.
-    """
+    """Write the figure of categories.csv as SVG and PNG; `labels` has the values in the order of the label map."""
     groups = read_groups(categories)
     columns = COLUMN * len(labels)
     letters = max(len(text) for group in groups for text in (group.name, group.title))

@@ -33,14 +33,7 @@ def conflict_matrix(confusion: pd.DataFrame, names: Sequence[str]) -> pd.DataFra
 
 
 def draw_conflicts(path: Path, title: str, confusion: pd.DataFrame, names: Sequence[str]) -> None:
-    """Draw the matrix: each row's shares of what the teacher predicted where the original has the row's class.
-
-    Args:
-        path: of the SVG; a PNG is written beside it.
-        title: above the matrix.
-        confusion: confusion.csv.
-        names: of the labels in order.
-    """
+    """Write the matrix of `conflict_matrix` as SVG and PNG, with each row's shares of its voxels."""
     counts = conflict_matrix(confusion, names)
     totals = counts.sum(axis=1)
     shares = counts.div(totals.clip(lower=1), axis=0).to_numpy()

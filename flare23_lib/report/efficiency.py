@@ -15,10 +15,7 @@ PHASE_COLORS = ("#0072b2", "#d55e00", "#4f8a76", "#9aa7b5", "#3b1620", "#ccaa33"
 def draw_memory(path: Path, model: str, curves: Sequence[pd.DataFrame]) -> None:
     """Write memory over time as SVG and PNG: a line per case; GPU memory only if any was measured.
 
-    Args:
-        path: of the SVG.
-        model: its name.
-        curves: of the measured cases, with the columns seconds, gpu_mb, ram_mb.
+    The curves have the columns seconds, gpu_mb, ram_mb.
     """
     curves = [curve.apply(pd.to_numeric).set_index("seconds") for curve in curves]
     kinds = {"ram_mb": "RAM", "gpu_mb": "GPU memory"}
@@ -35,12 +32,7 @@ def draw_memory(path: Path, model: str, curves: Sequence[pd.DataFrame]) -> None:
 
 
 def draw_phases(path: Path, timings: Mapping[str, Mapping[str, float]]) -> None:
-    """Write the seconds of each phase of a case as stacked bars, SVG and PNG.
-
-    Args:
-        path: of the SVG.
-        timings: bar -> phase -> seconds of a case, mean over cases where there are several.
-    """
+    """Write the seconds that a case takes, by bar and phase, as stacked bars, SVG and PNG."""
     phases = pd.DataFrame(timings).fillna(0)
     with new_figure(path, 9.5, 1.5 + 0.4 * len(timings)) as figure:
         axes = figure.add_subplot()

@@ -59,12 +59,7 @@ class Graph:
 
 
 def method_graph(settings: MethodSettings, cases: Mapping[str, int]) -> Graph:
-    """Return the graph of a configuration.
-
-    Args:
-        settings: categories, completions and models of a configuration.
-        cases: number of cases by category; a category that is not named has none.
-    """
+    """Return the graph of a configuration, with the number of cases of each category; one not named has none."""
     categories = {row.name: Node("category", row.name, cases.get(row.name, 0)) for row in settings.categories}
     completions = {
         name: Node("completed labels", name, categories[row.category].cases)

@@ -18,13 +18,9 @@ NOT_A_DEVICE = (
 
 
 def write_model_card(results: Results, model: str, about: Mapping[str, str], output: Path) -> None:
-    """Write a model's card as Markdown.
+    """Write a model's card as Markdown, with its scores if it was evaluated.
 
-    Args:
-        results: the results folder; scores are taken from it if the model was evaluated.
-        model: its name.
-        about: `license`, `intended_use` and `contact`, as the configuration's table `model_card` has them.
-        output: the file.
+    `about` is the configuration's table `model_card`.
     """
     description, record = read_json(results.model_file(model)), read_training(results, model)
     lines = [f"# {model}", "", about["intended_use"], "", NOT_A_DEVICE, ""]

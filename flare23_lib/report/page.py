@@ -46,11 +46,7 @@ BENCHMARK_SIDES = {
 def write_report(results: Results, config: Config, viewer: Path | None, output: Path) -> None:
     """Write the page, figures beside it in `figures`, and cases in `viewer`.
 
-    Args:
-        results: the results folder.
-        config: the configuration.
-        viewer: folder of the viewing library (`make viewer`); None without it.
-        output: the page.
+    `viewer` is the folder of the viewing library (`make viewer`); None without it.
     """
     run, folder = Run(results, config), output.parent
     for made_before in (folder / "viewer", folder / "figures" / "cases"):

@@ -41,8 +41,8 @@ def draw_preview(path: Path, name: str, image: Volume, labels: np.ndarray, table
         path: of the PNG.
         name: of the case.
         image: HU.
-        labels: file values of the same shape, (z, y, x).
-        table: the labels; the others are not shown.
+        labels: file values of the same shape, (z, y, x); those that are not in the table are not shown.
+        table: the labels.
     """
     turn = Orientation.of(image.geometry.affine, "canonical")
     indices = np.zeros(256, np.uint8)

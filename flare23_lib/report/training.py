@@ -20,13 +20,7 @@ FEW_EPOCHS = 50
 
 
 def draw_training(path: Path, model: str, history: pd.DataFrame) -> None:
-    """Write the figure as SVG and PNG.
-
-    Args:
-        path: of the SVG.
-        model: its name.
-        history: training.csv, a row per epoch.
-    """
+    """Write the figure of a model's training.csv as SVG and PNG."""
     history = history.apply(pd.to_numeric).set_index("epoch")
     colors = label_colors([column.removeprefix(CLASS) for column in history if column.startswith(CLASS)])
     dices = {name: history[CLASS + name].dropna() for name in colors}
