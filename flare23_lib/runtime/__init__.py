@@ -1,1 +1,1 @@
-"""The machine and the process: devices, precision, cores, signals, progress."""
+"""The machine and the process: devices, precision, cores, the process pool, signals, progress."""
