@@ -156,9 +156,12 @@ class Entry:
         return self.file(".json")
 
     def load(self) -> Metadata | None:
-        """Return the metadata if the entry is complete, otherwise None."""
+        """Return the metadata if the entry is complete, otherwise None: also if a file of it cannot be read."""
         metadata = self.metadata()
-        return metadata if metadata is not None and not self.broken_files(metadata) else None
+        try:
+            return metadata if metadata is not None and not self.broken_files(metadata) else None
+        except OSError:
+            return None
 
     def metadata(self) -> Metadata | None:
         """Return the metadata, whether or not the files exist; None without them, or if a bit of them has changed.
@@ -179,12 +182,15 @@ class Entry:
         Args:
             metadata: of the entry.
             deep: read the files whole; those of version 0.1 have no checksum for that.
+
+        Raises:
+            OSError: one cannot be read.
         """
 
         def is_broken(suffix: str, expected: list) -> bool:
             try:
                 found = checksum(self.file(suffix), deep=deep and len(expected) > 2)
-            except OSError:
+            except FileNotFoundError:
                 return True
             return found != expected[: len(found)]
 

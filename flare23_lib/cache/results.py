@@ -98,9 +98,10 @@ class Results:
         return Entry(CacheFolder(path.parent), name)
 
     def metadata(self, relative: str) -> Mapping[str, Any]:
-        """The results in the metadata of a file from a record; StoreError if it is missing or damaged."""
-        metadata = self.entry(relative).load()
-        if metadata is None:
+        """The results in the metadata of a file from a record; StoreError if it is missing or damaged, or OSError."""
+        entry = self.entry(relative)
+        metadata = entry.metadata()
+        if metadata is None or entry.broken_files(metadata):
             raise StoreError(f"{self.root / relative} is missing or damaged; {REMEDY}")
         return metadata["results"]
 

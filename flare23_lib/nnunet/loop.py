@@ -295,6 +295,8 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         if found is None:
             return False
         name, content = found
+        if name == checkpoints.FINAL and self.local_rank == 0:
+            checkpoints.remove_intermediate(Path(self.output_folder))  # what an interrupted end left
         self.bare_network.load_state_dict(content["network_weights"])
         self.optimizer.load_state_dict(content["optimizer_state"])
         if self.grad_scaler is not None and content["grad_scaler_state"] is not None:

@@ -38,8 +38,7 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
     """
     failed, counted = folder / FAILED, folder / COUNTED
     if number <= 1:
-        failed.unlink(missing_ok=True)
-        counted.unlink(missing_ok=True)
+        forget(folder)
     elif failed.exists():
         raise TrainingError(f"given up in this run of the workflow: {read_json(failed)['message']}")
     known: dict[str, Any] = {"progress": None, "without": 0, "begun": 0, "stopped": 0}
@@ -64,6 +63,12 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
             write_json(failed, {"message": str(error)})
         raise
     counted.unlink(missing_ok=True)
+
+
+def forget(folder: Path) -> None:
+    """Remove the markers of earlier attempts."""
+    for name in (FAILED, COUNTED):
+        (folder / name).unlink(missing_ok=True)
 
 
 def is_given_up(folder: Path) -> bool:

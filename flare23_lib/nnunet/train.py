@@ -34,7 +34,7 @@ from flare23_lib.networks.weight_files import save_weights
 from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.initial_weights import TABLE, load_initial_weights, publish
 from flare23_lib.nnunet.pretrained import read_weights
-from flare23_lib.nnunet.retry_state import attempt
+from flare23_lib.nnunet.retry_state import attempt, forget
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
 from flare23_lib.preprocessing.intensity import Intensity
 from flare23_lib.preprocessing.preprocess_cases import no_case
@@ -83,6 +83,7 @@ def train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None, o
         metadata = weights.load()
         if metadata:
             log.info("%s is trained already (%s)", job.model, job.results.relative(folder.path))
+            forget(folder.path)
         else:
             metadata = _train(job, runtime, pretrained)
     publish(folder.path, output)

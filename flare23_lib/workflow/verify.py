@@ -150,4 +150,7 @@ def _check(results: Results, deep: bool, file: str) -> list[Path]:
     metadata = entry.metadata()
     if metadata is None:
         return [entry.metadata_path if path.exists() else path]
-    return entry.broken_files(metadata, deep)
+    try:
+        return entry.broken_files(metadata, deep)
+    except OSError:
+        return [path]
