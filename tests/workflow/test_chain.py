@@ -19,7 +19,7 @@ from places import REPOSITORY
 from processes import Command
 
 from flare23_lib.dataset.cases import read_cases
-from flare23_lib.io.atomic import read_json
+from flare23_lib.io.atomic import TEMPORARY_MARK, read_json
 from flare23_lib.io.images import read_header
 from flare23_lib.io.nifti import read_labels
 from flare23_lib.io.tables import read_csv
@@ -385,7 +385,7 @@ def test_pseudo_labeling_that_is_killed_goes_on_with_the_next_case(chain):
 
     def notes():
         found = (chain / "results/store/segmentations").glob("*/*.json")
-        return [path for path in found if path.name != "manifest.json"]
+        return [path for path in found if path.name != "manifest.json" and not path.name.startswith(TEMPORARY_MARK)]
 
     kill_when(notes, chain, target)
     done = {path: path.stat().st_mtime_ns for path in notes()}
