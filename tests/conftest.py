@@ -28,7 +28,7 @@ CHAIN = REPOSITORY / "tests" / "chain.yaml"
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-settings.register_profile("quick", max_examples=60, derandomize=True, database=None, deadline=None)
+settings.register_profile("quick", max_examples=30, derandomize=True, database=None, deadline=None)
 settings.register_profile("thorough", max_examples=1000, database=None, deadline=None, print_blob=True)
 settings.load_profile("quick")
 

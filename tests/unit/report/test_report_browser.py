@@ -12,6 +12,7 @@ from reports import configuration, finished_run, report_of
 VIEWER = REPOSITORY / "vendor" / "niivue"
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(PROGRAM is None, reason="there is no chromium (Debian: apt-get install chromium)"),
     pytest.mark.skipif(not (VIEWER / "niivue.js").exists(), reason="the viewing library is not there (make viewer)"),
 ]

@@ -228,6 +228,7 @@ def test_a_cohort_without_validation_cases_says_so(tmp_path):
     assert "The cohort has no validation cases" in Page(page.read_text()).text
 
 
+@pytest.mark.slow
 def test_the_report_of_another_cohort_holds_nothing_of_flare23(tmp_path):
     config = configuration("other_cohort.yaml")
     page = report_of(finished_run(tmp_path, config), config, stand_in(tmp_path / "niivue"))
@@ -238,6 +239,7 @@ def test_the_report_of_another_cohort_holds_nothing_of_flare23(tmp_path):
         assert word not in shown
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page_and_cases_of_before_are_gone(config, tmp_path):
     results = finished_run(tmp_path, config, validation=2)
     viewer = stand_in(tmp_path / "niivue")
@@ -250,6 +252,7 @@ def test_the_same_run_gives_the_same_page_and_cases_of_before_are_gone(config, t
     assert not any(path.exists() for path in leftovers)
 
 
+@pytest.mark.slow
 def test_as_many_cases_are_in_the_viewer_as_configured(tmp_path):
     config = configuration("chain.yaml", report={"viewer_cases": 2})
     page = report_of(finished_run(tmp_path, config, validation=5), config, stand_in(tmp_path / "niivue"))
