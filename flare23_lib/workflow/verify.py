@@ -84,12 +84,19 @@ def _verify_checksums(root: Path, found: Verification) -> int:
     number = 0
     for _, files in kept_checksums(root):
         number += len(files)
-        broken = [path for path in files if not is_as_kept(path, path.read_bytes())]
+        broken = [path for path in files if not _is_as_kept(path)]
         found.broken += broken
         if broken:
             for path in files:
                 found.withdraw(path)
     return number
+
+
+def _is_as_kept(path: Path) -> bool:
+    try:
+        return is_as_kept(path, path.read_bytes())
+    except OSError:
+        return False
 
 
 def _verify_manifests(root: Path, found: Verification) -> int:
