@@ -195,6 +195,7 @@ def _check_model(config: Configuration, name: str, model: ModelSettings) -> None
         check_known(f"{key}.pretrained", [model.pretrained_model], config.models, "model")
         _check_pretrained(key, model, model.pretrained_model, config.models[model.pretrained_model])
     _check_training(f"{key}.training", model.training)
+    _check_copies(config, f"{key}.training", model.training)
     if model.inference.precision == "float16" and config.device == "cpu":
         raise ConfigError(f"{key}.inference.precision: float16 is for GPUs, and device is cpu; bfloat16 is for both")
     if model.gpus > model.training.batch_size:
@@ -214,6 +215,17 @@ def _check_training(key: str, training: TrainingProtocol) -> None:
             f"{key}.oversample_foreground: {share} of a batch of {training.batch_size} is no patch, as nnU-Net "
             "rounds it; 0 is none on purpose"
         )
+
+
+def _check_copies(config: Configuration, key: str, training: TrainingProtocol) -> None:
+    copies = training.copy_tumors
+    if copies is None:
+        return
+    check_known(f"{key}.copy_tumors.label", [copies.label], _label_names(config), "label")
+    if copies.size[0] > copies.size[1]:
+        raise ConfigError(f"{key}.copy_tumors.size: the smallest, {copies.size[0]}, is above {copies.size[1]}")
+    if training.targets != "hard":
+        raise ConfigError(f"{key}.copy_tumors: cannot be combined with targets {training.targets}; use targets hard")
 
 
 def _check_training_set(config: Configuration, key: str, model: ModelSettings) -> None:

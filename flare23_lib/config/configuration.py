@@ -18,7 +18,13 @@ from flare23_lib.config.messages import check_known, explain
 from flare23_lib.config.models import Configuration
 from flare23_lib.config.old_keys import with_new_names, with_sources
 from flare23_lib.config.smoke import is_smoke, shrunk
-from flare23_lib.config.training_models import Completion, InferenceSettings, ModelSettings
+from flare23_lib.config.training_models import (
+    Completion,
+    InferenceSettings,
+    ModelSettings,
+    TrainingProtocol,
+    TumorCopies,
+)
 from flare23_lib.errors import ConfigError
 from flare23_lib.labels import LabelMap
 
@@ -140,9 +146,9 @@ class Config(Configuration):
         )
 
     def _label_sets(self, model: str) -> stages.LabelSets | None:
-        """Return where the annotated labels of a model's cases follow from; None for a loss that does not ask."""
+        """Return where the annotated labels of a model's cases follow from; None for a training that does not ask."""
         table = self.model(model)
-        if table.training.loss != "label_sets":
+        if not table.training.needs_annotated:
             return None
         categories = [one for one in self.categories if one.name in table.train_on.manual_labels]
         return stages.LabelSets(
@@ -181,8 +187,16 @@ class Config(Configuration):
             or any(IGNORE in source.targets for source in self.sources.values())
             or any(one.may_ignore for one in completions),
             pretrained=None,
-            hidden_in=hidden_in if table.training.loss == "label_sets" else None,
+            hidden_in=hidden_in if table.training.needs_annotated else None,
+            training=self._protocol(table.training),
         )
+
+    def _protocol(self, training: TrainingProtocol) -> TrainingProtocol:
+        """Return how a model is trained, with the copied label by its value (as text)."""
+        if training.copy_tumors is None:
+            return training
+        value = str(self.label_map.value_of(training.copy_tumors.label))
+        return TrainingProtocol.of(training, copy_tumors=TumorCopies.of(training.copy_tumors, label=value))
 
     def inference_settings(self, model: str) -> InferenceSettings:
         """Return how a model is used: in the workflow, and as the default of its bundle."""

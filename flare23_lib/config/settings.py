@@ -70,7 +70,7 @@ class PreprocessingSettings(TrainingSet):
     """What shapes a model's preprocessed cases, and which cases they are.
 
     Attributes:
-        label_sets: what is annotated in them, for the loss label_sets; None for others.
+        label_sets: what is annotated in them, for trainings that must know it (`TrainingProtocol.needs_annotated`).
         label_factor: voxels (z, y, x) of labels in a voxel of the grid; None for one.
     """
 
@@ -89,7 +89,7 @@ class TrainingSettings(Table):
         ignore_label: whether dataset.json has nnU-Net's ignore label.
         pretrained: digest of the file of initial weights; None without one.
         hidden_in: by label value (as text), the values of the labels that cover it in cases in which it is not
-            annotated; None but for the loss label_sets.
+            annotated; None where `label_sets` is.
     """
 
     network: Made

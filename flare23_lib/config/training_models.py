@@ -156,6 +156,17 @@ IntensityOrMeasure = Annotated[
 ]
 
 
+class TumorCopies(Table):
+    """Marked tumors that are copied into patches of cases in which they are annotated and absent."""
+
+    label: Text
+    """Label whose connected components are copied."""
+    probability: PositiveShare = 0.3
+    """Share of the patches of these cases that get a copy."""
+    size: Annotated[tuple[PositiveShare, PositiveShare], Strict(False)] = (0.5, 1.0)
+    """Smallest and largest size of a copy along each axis, in sizes of its original."""
+
+
 class TrainingProtocol(Table):
     """How a model is trained (docs/training.md)."""
 
@@ -205,6 +216,14 @@ class TrainingProtocol(Table):
 
     elastic_deformation: bool = False
     """Add elastic deformation to nnU-Net's augmentation."""
+    copy_tumors: TumorCopies | None = None
+    """Copy marked tumors into cases that are known to have none (docs/training.md)."""
+
+    @property
+    def needs_annotated(self) -> bool:
+        """Whether it must be known which labels were annotated in each case."""
+        return self.loss == "label_sets" or self.copy_tumors is not None
+
     mirror_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Strict(False), *UNIQUE] = (0, 1, 2)
     """Axes of (z, y, x) that training and test-time augmentation mirror along."""
 

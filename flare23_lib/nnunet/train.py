@@ -160,7 +160,7 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: Callable[[FlareTra
     ignored = any(job.results.metadata(row["label"]).get("ignored") for row in rows)
     has_ignore_label = job.settings.ignore_label or ignored
     dataset = nnunet_plans.dataset_json(list(job.names.values()), has_ignore_label, rows, job.unseen)
-    if job.settings.training.loss == "label_sets":
+    if job.settings.training.needs_annotated:
         dataset["annotated"] = annotated_classes(job.settings.label_values, rows)
     device = choose(runtime.device, claimed=runtime.gpus)
     with about_path(folder), quiet(folder / "nnunet.log"):  # nnU-Net reads and writes there, too

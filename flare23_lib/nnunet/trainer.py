@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flare23_lib.config.checks import forced_patches
 from flare23_lib.config.training_models import TrainingProtocol
+from flare23_lib.errors import TrainingError
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet.augmentation import deform_elastically
 from flare23_lib.nnunet.fine_labels import raised_logits, with_fine_labels
@@ -21,6 +22,7 @@ from flare23_lib.nnunet.fine_losses import FineLabelLoss
 from flare23_lib.nnunet.loop import ResumableTrainer
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels
 from flare23_lib.nnunet.sampling import BalancedDataLoader, cases_by_class, endless
+from flare23_lib.nnunet.tumor_copies import Copied, CopyTumors, NamedCases
 from flare23_lib.preprocessing.preprocess import identifier
 from flare23_lib.runtime.devices import memory_format
 from flare23_lib.runtime.precision import training_precision
@@ -151,6 +153,10 @@ class FlareTrainer(ResumableTrainer):
         names = zip(members.values(), self.class_names, strict=True)
         if left_out := ", ".join(name for cases, name in names if not cases):
             log.info("no case has voxels of %s; they are never a patch's target", left_out)
+        if self.protocol.copy_tumors is not None:
+            training = NamedCases(training.source_folder, training.identifiers)
+            copied = self._copied(int(self.protocol.copy_tumors.label), members)
+            augmentation.transforms.insert(0, CopyTumors(self.protocol.copy_tumors, copied, training, patch_size))
         loaders = [
             self._loader(training, members, initial_patch_size, augmentation),
             self._loader(validation, members, patch_size, plain),
@@ -161,6 +167,21 @@ class FlareTrainer(ResumableTrainer):
         for generator in generators:
             next(generator)
         return tuple(generators)
+
+    def _copied(self, value: int, members: dict[int, list[str]]) -> Copied:
+        """Return which cases a label, by its value, is copied from and to; TrainingError if there are none."""
+        label = self.plans_manager.plans["label_values"].index(value) + 1
+        donors, name = members[label], self.class_names[label - 1]
+        annotated = [case for case, labels in self.dataset_json["annotated"].items() if label in labels]
+        recipients = frozenset(annotated).difference(donors)
+        for cases, what in ((donors, f"has {name}"), (recipients, f"is known to be without {name}")):
+            if not cases:
+                raise TrainingError(f"copy_tumors: no case {what} (`annotated` of the categories says what is known)")
+        log.info("%s of %d cases is copied into %d that have none", name, len(donors), len(recipients))
+        others = [one for one in self.label_manager.foreground_labels if one != label]
+        return Copied(
+            label, self.plans_manager.plans.get("hidden_in", {}).get(str(label), others), donors, recipients
+        )
 
     def _transforms(self) -> tuple[BasicTransform, BasicTransform, tuple[int, ...]]:
         """Return the augmentation, the transforms of validation patches, and the size it starts from."""

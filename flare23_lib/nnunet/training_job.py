@@ -29,8 +29,8 @@ class TrainingJob:
         model: its name.
         settings: what shapes its weights, with the intensity as numbers and the digest of the initial weights.
         label_names: names of the labels in order.
-        rows: `case`, `image`, `label` and `labels_present` of the preprocessed cases; for the loss label_sets
-            `annotated`, too.
+        rows: `case`, `image`, `label` and `labels_present` of the preprocessed cases; with
+            `TrainingProtocol.needs_annotated` `annotated`, too.
     """
 
     results: Results
@@ -57,7 +57,7 @@ class TrainingJob:
     @cached_property
     def folder(self) -> CacheFolder:
         """The folder of the training: its fingerprint holds the settings and every case of the training set."""
-        columns = ["case", "image", "label", *([ANNOTATED] if self.settings.training.loss == "label_sets" else [])]
+        columns = ["case", "image", "label", *([ANNOTATED] if self.settings.training.needs_annotated else [])]
         cases = sorted([row[column] for column in columns] for row in self.rows)
         key = {"version": versions.TRAINING, "settings": self.settings.to_json(), "cases": cases}
         return self.results.cache("training", key)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 COLUMNS = ["case", "image", "label", "labels_present"]
 
 ANNOTATED = "annotated"
-"""The column, for the loss label_sets, of the label values that are annotated in a case."""
+"""The column of the label values that are annotated in a case, for trainings that must know it."""
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ def leave_out_by(name):
         ),
         (
             {"models": {"student": {"training": {"epoch": 3}}}},
-            "there is no key 'epoch'; there are batch_size, elastic",
+            "there is no key 'epoch'; there are batch_size, copy_tumors",
         ),
         (
             {"models": {"student": {"training": {"learning_rate": "1e-3"}}}},
