@@ -127,7 +127,7 @@ class CopyTumors(BasicTransform):
         boxes = self.boxes(case)
         box = boxes[np.random.randint(len(boxes))]
         tumor = self.read(case, box, np.random.uniform(*self.options.size))
-        flips = np.flatnonzero(np.random.uniform(size=3) < 0.5)
+        flips = tuple(np.flatnonzero(np.random.uniform(size=3) < 0.5).tolist())
         return Tumor(np.flip(tumor.image, flips), np.flip(tumor.mask, flips), tumor.host)
 
     def boxes(self, case: str) -> list[Box]:
