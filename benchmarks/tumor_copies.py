@@ -2,8 +2,8 @@
 
     python benchmarks/tumor_copies.py --folder FOLDER [--seeds 0 1] [--output FILE]
 
-Phantoms in which all tumors are labeled, and the organs that can have them, as one: 16 training cases, every other one
-without tumors, and 24 validation cases, every third one without. Two networks differ in `copy_tumors` alone
+Phantoms in which all tumors are labeled, and the organs that can have them, as one: 16 training cases, every other
+one without tumors, and 24 validation cases, every third one without. Two networks differ in `copy_tumors` alone
 (`tumor_copies.yaml`); a seed makes another cohort and other trainings. What a folder holds is not made again.
 
 Measured is how many of the validation tumors are found at a fixed number of false positives per case. The probability

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from scipy import ndimage
@@ -110,7 +111,7 @@ class CopyTumors(BasicTransform):
         self._boxes: dict[str, list[Box]] = {}
 
     def apply(self, data_dict: dict, **params: Any) -> dict:
-        """Copy a tumor into the patch, if its case is a recipient and the dice fall so."""
+        """Copy a tumor into the patch, if its case is a recipient."""
         if self.dataset.loaded in self.copied.recipients and np.random.uniform() < self.options.probability:
             self._copy(data_dict["image"][0].numpy(), data_dict["segmentation"][0].numpy())
         return data_dict
@@ -136,28 +137,26 @@ class CopyTumors(BasicTransform):
             marked = self._donors.load_case(case)[1][:][0] == self.copied.label
             around = ndimage.find_objects(marked.view(np.uint8))[0]
             found = ndimage.find_objects(ndimage.label(marked[around], CORNERS)[0])
-            self._boxes[case] = [_shifted(box, [part.start for part in around]) for box in found]
+            starts = [part.start for part in around]
+            self._boxes[case] = [
+                tuple(slice(part.start + start, part.stop + start) for part, start in zip(box, starts, strict=True))
+                for box in found
+            ]
         return self._boxes[case]
 
     def read(self, case: str, box: Box, size: float) -> Tumor:
-        """Read the tumor in a box, with a margin, in a share of its size."""
+        """Read the tumor in a box, with a margin, in a share of its size; beyond the volume its edge is repeated."""
         images, labels, _, _ = self._donors.load_case(case)
         margin = math.ceil(MARGIN / size)
-        reach = tuple(
-            slice(max(0, part.start - margin), min(part.stop + margin, n))
-            for part, n in zip(box, images.shape[1:], strict=True)
-        )
-        image, labels = (array[(slice(0, 1), *reach)][0] for array in (images, labels))
+        reach = [[part.start - margin, part.stop + margin] for part in box]
+        image, labels = crop_and_pad_nd(images, reach, pad_mode="edge")[0], crop_and_pad_nd(labels, reach, -1)[0]
         components = ndimage.label(labels == self.copied.label, CORNERS)[0]
-        own = _shifted(box, [-part.start for part in reach])
+        own = tuple(slice(margin, n - margin) for n in labels.shape)
         mask = components == ndimage.find_objects(components).index(own) + 1
         hosts = labels[np.isin(labels, self.copied.hosts)]
-        missing = [
-            (margin - one.start, margin - (n - one.stop)) for one, n in zip(own, mask.shape, strict=True)
-        ]  # beyond the edge of the volume
-        whole = np.stack([np.pad(image, missing, "edge"), np.pad(mask, missing)]).astype(np.float32)
-        shape = [max(1, round(n * size)) for n in whole.shape[1:]]
-        resized = F.interpolate(torch.from_numpy(whole)[None], shape, mode="trilinear")[0].numpy()
+        shape = [max(1, round(n * size)) for n in mask.shape]
+        whole = torch.from_numpy(np.stack([image, mask]).astype(np.float32))
+        resized = F.interpolate(whole[None], shape, mode="trilinear")[0].numpy()
         return Tumor(resized[0], resized[1] > 0.5, int(np.bincount(hosts).argmax()) if len(hosts) else 0)
 
     def _seats(self, image: np.ndarray, labels: np.ndarray, tumor: Tumor) -> np.ndarray:
@@ -178,7 +177,3 @@ class CopyTumors(BasicTransform):
             if found.any():
                 return np.argwhere(found) + outer
         return np.empty((0, 3), int)
-
-
-def _shifted(box: Box, by: Sequence[int]) -> Box:
-    return tuple(slice(part.start + step, part.stop + step) for part, step in zip(box, by, strict=True))

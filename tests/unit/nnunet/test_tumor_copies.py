@@ -126,6 +126,17 @@ def test_the_same_seed_gives_the_same_copy_and_another_one_another():
     assert (drawn(3)[1] != drawn(4)[1]).any()
 
 
+def test_a_copy_follows_from_the_random_state_alone_as_after_a_checkpoint():
+    continued = copier(BOX, EDGE)
+    np.random.seed(3)
+    patch_of(continued, "without")
+    state = np.random.get_state()
+    expected = patch_of(continued, "without")[0]
+    np.random.set_state(state)
+    for one, other in zip(patch_of(copier(BOX, EDGE), "without")[0], expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_each_component_is_found_and_read_alone_with_its_margin():
     near = np.s_[5:8, 6:10, 13:14]  # within the margin of the first one
     made = copier(BOX, near)
