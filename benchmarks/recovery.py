@@ -7,13 +7,13 @@ On phantoms, whose whole truth is known but hidden from the pipeline, students o
 trained: S on the pipeline's completed labels, L (`labeled_only`) on the fully labeled cases alone, U (`full_truth`)
 on the truth of all cases. Recovery is (S - L) / (U - L) of the mean organ DSC on validation phantoms.
 
-`--arms` chooses more of them. `sets`, the default: `student_sets` is the student of one teacher with the loss of label
-sets (`presets/partial_labels.yaml`); `student_native` learns from the same completed labels at their own resolution
-(`targets: native`), as `full_truth_native` from the truth. `options`: students with one option of reliability each.
-`soft`: a student of soft pseudo-labels.
+`--arms` chooses more of them. `sets`, the default: `student_sets` is the student of one teacher with the loss of
+label sets (`presets/partial_labels.yaml`); `student_native` learns from the same completed labels at their own
+resolution (`targets: native`), as `full_truth_native` from the truth. `options`: students with one option of
+reliability each. `soft`: a student of soft pseudo-labels.
 
-`recovery*.yaml` say what is run; a seed makes another cohort and other trainings. The pseudo-labels of each completion,
-as predicted and as merged, are compared with the truth too. What a folder holds is not made again.
+`recovery*.yaml` say what is run; a seed makes another cohort and other trainings. The pseudo-labels of each
+completion, as predicted and as merged, are compared with the truth too. What a folder holds is not made again.
 """
 
 from __future__ import annotations
