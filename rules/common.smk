@@ -72,12 +72,12 @@ def settings(**parts):
     """A function that gives what shapes a rule's result as JSON, for its `params`; parts may be functions.
 
     Snakemake runs the jobs again whose parameters changed. The command takes the text as it is, so that the command
-    line that `snakemake -n -p` shows can be run by hand.
+    line that `snakemake -n -p` shows can be run by hand. Tables keep their order: of two masks the later one wins.
     """
 
     def text(wildcards):
         content = {part: value(wildcards) if callable(value) else value for part, value in parts.items()}
-        return json.dumps({part: plain(value) for part, value in content.items()}, sort_keys=True)
+        return json.dumps({part: plain(value) for part, value in content.items()})
 
     return text
 

@@ -83,13 +83,13 @@ def load_config(args: argparse.Namespace):
     from flare23_lib.config import Config
     from flare23_lib.config.load import parse_overrides
 
-    base = args.base_config
-    if base is None:
-        base = Path("config.yaml")
-        if not base.exists():
-            base = RECIPE
-            log.info("there is no config.yaml here: the recipe for FLARE23 is used")
-    return Config.load([base, *(args.configfile or [])], parse_overrides(args.config or []))
+    base = args.base_config or Path("config.yaml")
+    packaged = args.base_config is None and not base.exists()
+    files = [RECIPE if packaged else base, *(args.configfile or [])]
+    config = Config.load(files, parse_overrides(args.config or []))
+    if packaged and config.recipe != "none":
+        log.info("there is no config.yaml here: the recipe for FLARE23 is used")
+    return config
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -53,8 +53,9 @@ def _predict(args: argparse.Namespace) -> int:
     from flare23_lib.inference.bundle import load_bundle
     from flare23_lib.inference.engine import Engine
     from flare23_lib.inference.memory import Limits
-    from flare23_lib.inference.predict import predict, seconds_since_start, write_run_report
+    from flare23_lib.inference.predict import predict, write_run_report
     from flare23_lib.runtime.devices import choose
+    from flare23_lib.runtime.machine import seconds_since_start
 
     seconds = {"start_up": seconds_since_start()}
     if args.threads:

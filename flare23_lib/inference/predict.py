@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from flare23_lib import IMPORTED, __version__
+from flare23_lib import __version__
 from flare23_lib.errors import one_line
 from flare23_lib.inference.engine import Engine, Segmentation
 from flare23_lib.inference.image_files import PredictionCase
@@ -125,19 +123,3 @@ def write_run_report(path: Path, engine: Engine, options: dict[str, Any], cases:
         "cases": [asdict(case) for case in cases],
     }
     write_json(path, content)
-
-
-def seconds_since_start() -> float:
-    """Return how long this process has run, to a hundredth of a second.
-
-    The kernel notes in `/proc/self/stat`, field 22, when a process started, in timer ticks since the machine did; its
-    own timer of the same origin is CLOCK_BOOTTIME (man 5 proc). So the interpreter's own start is counted. Where
-    there is no `/proc` (macOS, Windows), time counts from the import of the library, the interpreter's first work.
-    """
-    try:
-        text = Path("/proc/self/stat").read_text(encoding="utf-8")
-    except OSError:
-        return time.perf_counter() - IMPORTED
-    fields = text.rpartition(")")[2].split()  # the second field, the program's name in brackets, may hold spaces
-    started = int(fields[22 - 3]) / os.sysconf("SC_CLK_TCK")
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started

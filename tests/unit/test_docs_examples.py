@@ -32,7 +32,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["README.md", pytest.param("docs/predict.md", marks=pytest.mark.slow)])
+@pytest.mark.slow  # six commands in processes of their own
+@pytest.mark.parametrize("page", ["README.md", "docs/predict.md"])
 def test_the_one_liners_run(page, folder):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     (shell,) = blocks(page, "bash", "--input ct.nii.gz")

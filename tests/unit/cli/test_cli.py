@@ -1,4 +1,3 @@
-import subprocess
 import sys
 
 import numpy as np
@@ -174,13 +173,3 @@ def test_every_command_explains_itself(capsys):
             cli.main(command)
         assert stopped.value.code == 0
     assert "usage: flare23" in capsys.readouterr().out
-
-
-def test_a_prediction_imports_no_nnunet_simpleitk_pandas_or_pydantic():
-    code = (
-        "import sys; import flare23_lib.cli, flare23_lib.inference.predict, flare23_lib.inference.bundle, "
-        "flare23_lib.runtime.devices; heavy = ('nnunetv2', 'SimpleITK', 'pandas', 'pydantic'); "
-        "print([name for name in heavy if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -25,10 +25,12 @@ from seven_sources import (
 )
 
 from flare23_lib.config import Config
+from flare23_lib.config.cohort_models import Source
 from flare23_lib.config.load import merge
 from flare23_lib.config.settings import CohortSettings
 from flare23_lib.dataset.cases import annotated_of, read_cases
 from flare23_lib.dataset.scan import scan_cohort
+from flare23_lib.dataset.sources import SourceLabels
 from flare23_lib.dataset.summary import format_scan, write_scan
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.io.label_maps import ValueTable, read_label_map, right_side
@@ -213,6 +215,21 @@ def test_a_changed_table_changes_the_labels_of_its_source_alone(seven, tmp_path)
     }
     labels = read_label_map(changed.cases[[case.case for case in changed.cases].index("lits_liver_001")].label_files)
     assert set(np.unique(labels.array)) == {0, LABELS.value_of("liver"), 255}
+
+
+def test_the_order_of_values_is_nothing_and_that_of_masks_counts():
+    values = {"1": "spleen", "11": "stomach", "2": "liver"}
+    one, other = (
+        SourceLabels.of(Source(images="{case}.nii", labels="{case}_l.nii", values=dict(rows)), LABELS)
+        for rows in (values.items(), reversed(values.items()))
+    )
+    assert one.label_id("file") == other.label_id("file")
+    masks = {"spleen": "spleen", "pancreas": "pancreas"}
+    one, other = (
+        SourceLabels.of(Source(images="{case}.nii", masks="{case}_{mask}.nii", values=dict(rows)), LABELS)
+        for rows in (masks.items(), reversed(masks.items()))
+    )
+    assert one.label_id("file") != other.label_id("file")
 
 
 def test_a_changed_table_reads_no_file_again(seven, tmp_path, caplog):

@@ -213,7 +213,10 @@ def whole(request):
     return segment, segment()
 
 
-@pytest.mark.parametrize("change", [{"batch": 3}, {"tiles": 3}, {"tiles": 7, "batch": 2}, {"slab_bytes": 1}])
+@pytest.mark.parametrize("change", [
+    {"tiles": 7, "batch": 2}, {"slab_bytes": 1},
+    *(pytest.param(change, marks=pytest.mark.slow) for change in ({"batch": 3}, {"tiles": 3})),
+])  # fmt: skip
 def test_how_the_work_is_cut_does_not_matter(monkeypatch, whole, change):
     segment, expected = whole
     plan = memory.plan

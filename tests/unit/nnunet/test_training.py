@@ -127,10 +127,8 @@ def has_checkpoint(results):
     return any((results.root / "store" / "training").glob(f"*/{CHECKPOINTS}/{checkpoints.LATEST}"))
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGUSR1))],
-)
+@pytest.mark.slow  # two trainings of 300 iterations each
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_saves_in_mid_epoch_and_the_next_start_goes_on_there(results, number):
     long = {"iterations_per_epoch": 150, "epochs": 2}
     process = Command(command(results, checkpoint_minutes=0.002, **long))
