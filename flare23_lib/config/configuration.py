@@ -137,7 +137,13 @@ class Config(Configuration):
             label_values=self.label_map.values,
             label_sets=self._label_sets(model),
             label_factor=self.model(model).training.label_factor,
+            soft=self._soft(model) or None,
         )
+
+    def _soft(self, model: str) -> tuple[str, ...]:
+        """Return the completions with soft labels that a model learns from, sorted."""
+        names = sorted(self.model(model).train_on.label_completions)
+        return tuple(name for name in names if self.completion(name).soft)
 
     def _label_sets(self, model: str) -> stages.LabelSets | None:
         """Return where the annotated labels of a model's cases follow from; None for a loss that does not ask."""
@@ -182,6 +188,7 @@ class Config(Configuration):
             or any(one.may_ignore for one in completions),
             pretrained=None,
             hidden_in=hidden_in if table.training.loss == "label_sets" else None,
+            soft=bool(self._soft(model)),
         )
 
     def inference_settings(self, model: str) -> InferenceSettings:
@@ -209,6 +216,7 @@ class Config(Configuration):
             runner_up=runner_up,
             annotated=settings.annotated if runner_up else None,
             votes=bool(settings.asking_for_votes),
+            soft=settings.soft,
         )
 
     def evaluation_settings(self) -> stages.EvaluationSettings:
