@@ -1,15 +1,19 @@
 """How much of what full labels would give does the pipeline recover from partial ones?
 
-    python benchmarks/recovery.py --folder FOLDER [--seeds 3 4 5] [--orientation canonical|stored] [--output FILE]
+    python benchmarks/recovery.py --folder FOLDER [--seeds 3 4 5] [--arms sets options soft]
+        [--orientation canonical|stored] [--output FILE]
 
 On phantoms, whose whole truth is known but hidden from the pipeline, students of the same network and budget are
 trained: S on the pipeline's completed labels, L (`labeled_only`) on the fully labeled cases alone, U (`full_truth`)
-on the truth of all cases. Recovery is (S - L) / (U - L) of the mean organ DSC on validation phantoms. `student_sets`
-is the student of one teacher with the loss of label sets (`presets/partial_labels.yaml`); `student_native` learns
-from the same completed labels at their own resolution (`targets: native`), as `full_truth_native` from the truth.
-With `--options` there are students with one option of reliability each, too. `recovery*.yaml` say what is run; a seed
-makes another cohort and other trainings. The pseudo-labels of each completion, as predicted and as merged, are
-compared with the truth too. What a folder holds is not made again.
+on the truth of all cases. Recovery is (S - L) / (U - L) of the mean organ DSC on validation phantoms.
+
+`--arms` chooses more of them. `sets`, the default: `student_sets` is the student of one teacher with the loss of
+label sets (`presets/partial_labels.yaml`); `student_native` learns from the same completed labels at their own
+resolution (`targets: native`), as `full_truth_native` from the truth. `options`: students with one option of
+reliability each. `soft`: a student of soft pseudo-labels.
+
+`recovery*.yaml` say what is run; a seed makes another cohort and other trainings. The pseudo-labels of each
+completion, as predicted and as merged, are compared with the truth too. What a folder holds is not made again.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import argparse
 import logging
 import os
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +75,17 @@ seed; aim: a recovery above 0.6."""
 
 OPTIONS = ("student_left_out", "student_unsure", "student_specks")
 
+SOFT = ("student_soft",)
+"""A student of soft pseudo-labels by the same teachers. Frozen with `recovery_soft.yaml` before a first run on any
+seed; aim: a higher organ DSC than the student's."""
+
 CONFIGURATIONS = [REPOSITORY / "presets" / "demo.yaml", REPOSITORY / "benchmarks" / "recovery.yaml"]
-TRUTH, WITH_OPTIONS, WITH_SETS = (
-    REPOSITORY / "benchmarks" / f"recovery_{name}.yaml" for name in ("truth", "options", "sets")
+TRUTH, WITH_OPTIONS, WITH_SETS, WITH_SOFT = (
+    REPOSITORY / "benchmarks" / f"recovery_{name}.yaml" for name in ("truth", "options", "sets", "soft")
 )
+ARMS = {"options": (OPTIONS, WITH_OPTIONS), "soft": (SOFT, WITH_SOFT)}
+"""Arms of the pipeline's run: their students, and the configuration that has them."""
+
 PARTIAL_LABELS = REPOSITORY / "presets" / "partial_labels.yaml"
 
 
@@ -123,38 +135,36 @@ def quality(results: Path, truth: Path) -> dict[str, dict[str, dict[str, float]]
     return found
 
 
-def run_seed(folder: Path, seed: int, orientation: str, options: bool) -> dict:
-    """Run all arms of a seed; returns their scores and the quality of the pseudo-labels."""
+def run_seed(folder: Path, seed: int, orientation: str, chosen: Collection[str]) -> dict:
+    """Run the chosen arms of a seed; returns their scores and the quality of the pseudo-labels."""
     partial, whole = make_cohorts(folder, seed)
-    defaults = {"orientation": orientation, "training": {"seed": seed}}
-    common = {"model_defaults": defaults}
-    figures = {}
-    models = {
-        "student": "student",
-        "labeled_only": "labeled_only",
-        **dict(zip(OPTIONS * options, OPTIONS, strict=False)),
-    }
-    for name, cohort, files, arms in (
-        ("pipeline", partial, [*CONFIGURATIONS, *([WITH_OPTIONS] if options else [])], models),
-        (
-            "sets",
+    common = {"model_defaults": {"orientation": orientation, "training": {"seed": seed}}}
+    added = [arm for arm in ARMS if arm in chosen]
+    students = ["student", "labeled_only", *(model for arm in added for model in ARMS[arm][0])]
+    truths = ["full_truth", "full_truth_native"] if "sets" in chosen else ["full_truth"]
+    runs = {
+        "pipeline": (partial, [*CONFIGURATIONS, *(ARMS[arm][1] for arm in added)], {name: name for name in students}),
+        "sets": (
             partial,
             [*CONFIGURATIONS, PARTIAL_LABELS, WITH_SETS],
             dict(zip(SETS, ("student", "student_native"), strict=True)),
         ),
-        (
-            "truth",
-            whole,
-            [*CONFIGURATIONS, TRUTH],
-            {"full_truth": "full_truth", "full_truth_native": "full_truth_native"},
-        ),
-    ):
+        "truth": (whole, [*CONFIGURATIONS, TRUTH], {name: name for name in truths}),
+    }
+    if "sets" not in chosen:
+        del runs["sets"]
+    figures: dict = {}
+    for name, (cohort, files, arms) in runs.items():
         log.info("seed %d, %s: %s", seed, orientation, name)
         run = folder / f"{orientation}_{name}"
-        run_workflow(run, files, {**common, "cohort": str(cohort.absolute()), "results": "results"}, ["evaluation"])
+        overrides: dict = {**common, "cohort": str(cohort.absolute()), "results": "results"}
+        if name == "truth" and len(truths) == 1:
+            overrides["models"] = {"full_truth_native": None}
+        run_workflow(run, files, overrides, ["evaluation"])
         figures |= {arm: scores(run / "results", model) for arm, model in arms.items()}
-    for name, key in (("pipeline", "pseudo_labels"), ("sets", "pseudo_labels_sets")):
-        figures[key] = quality(folder / f"{orientation}_{name}" / "results", partial / "truth")
+        if cohort == partial:
+            key = "pseudo_labels" if name == "pipeline" else f"pseudo_labels_{name}"
+            figures[key] = quality(run / "results", partial / "truth")
     return figures
 
 
@@ -170,13 +180,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where cohorts and runs are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--orientation", choices=["canonical", "stored"], default="canonical")
-    parser.add_argument("--options", action="store_true", help="the options of reliability, too")
+    parser.add_argument(
+        "--arms", choices=["sets", *ARMS], nargs="*", default=["sets"], help="in addition to L, S and U"
+    )
     parser.add_argument("--output", type=Path, help="JSON with the figures")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     runs = {}
     for seed in args.seeds:
-        runs[seed] = run_seed(args.folder / f"seed{seed}", seed, args.orientation, args.options)
+        runs[seed] = run_seed(args.folder / f"seed{seed}", seed, args.orientation, args.arms)
         summary = summarize(runs)
         print(format_table(summary), flush=True)
         if args.output:
@@ -186,7 +198,7 @@ def main() -> None:
 
 def summarize(runs: dict[int, dict]) -> dict:
     """Return, per arm, the organs' and tumors' DSC and the recovery, over the seeds."""
-    known = ("labeled_only", "student", *SETS, *OPTIONS, "full_truth", "full_truth_native")
+    known = ("labeled_only", "student", *SETS, *OPTIONS, *SOFT, "full_truth", "full_truth_native")
     arms = [arm for arm in known if all(arm in run for run in runs.values())]
     table = {
         arm: {

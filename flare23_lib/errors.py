@@ -1,4 +1,4 @@
-"""Errors whose message is the one line that a person sees."""
+"""Errors whose message is the one line that a user sees."""
 
 
 class FlareError(Exception):
@@ -52,7 +52,7 @@ class CohortError(FlareError):
 
 
 class StoreError(FlareError):
-    """Something that the store should hold is gone or broken."""
+    """Something that the store should hold is missing or broken."""
 
 
 class LockError(StoreError):

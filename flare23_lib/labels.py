@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -128,3 +129,26 @@ def label_indices(volume: np.ndarray, values: Sequence[int]) -> np.ndarray:
         unknown = sorted({int(value) for value in np.unique(volume)} - {0, IGNORE_VALUE, *values})
         raise ImageError(f"label values {unknown} are not in the label map")
     return np.ascontiguousarray(table[volume])
+
+
+# Soft labels: where a teacher hesitates between two classes, both label values and the share of the first, in 255ths,
+# as bytes of one number; 0 where the label alone counts.
+
+SOFT_LABELS = ".soft.nii.gz"
+"""End of the name of the file of soft labels, beside the `.nii.gz` of the labels."""
+
+
+def soft_file(labels: Path) -> Path:
+    """Return the file of soft labels beside one of labels."""
+    return labels.with_name(labels.name.removesuffix(".nii.gz") + SOFT_LABELS)
+
+
+def pack_soft(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return soft labels, int32, of two label values and the share of the first (0 to 255) in each voxel."""
+    return share.astype(np.int32) << 16 | second.astype(np.int32) << 8 | first
+
+
+def unpack_soft(soft: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the two label values and the share of the first in each voxel of soft labels, uint8 each."""
+    first, second, share = ((soft >> bits & 255).astype(np.uint8) for bits in (0, 8, 16))
+    return first, second, share

@@ -37,6 +37,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     os.environ["MPLBACKEND"] = "agg"  # a notebook's own backend cannot be loaded here, and nnU-Net would
+    # Threads that wait by spinning keep a busy machine's cores from those they wait for (benchmarks/busy.py).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     args = make_parser().parse_args(argv)
     logging.basicConfig(
         level=logging.DEBUG if args.debug else logging.INFO,

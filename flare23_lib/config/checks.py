@@ -195,7 +195,7 @@ def _check_model(config: Configuration, name: str, model: ModelSettings) -> None
         check_known(f"{key}.pretrained", [model.pretrained_model], config.models, "model")
         _check_pretrained(key, model, model.pretrained_model, config.models[model.pretrained_model])
     _check_training(f"{key}.training", model.training)
-    _check_copies(config, f"{key}.training", model.training)
+    _check_copies(config, f"{key}.training", model)
     if model.inference.precision == "float16" and config.device == "cpu":
         raise ConfigError(f"{key}.inference.precision: float16 is for GPUs, and device is cpu; bfloat16 is for both")
     if model.gpus > model.training.batch_size:
@@ -217,8 +217,8 @@ def _check_training(key: str, training: TrainingProtocol) -> None:
         )
 
 
-def _check_copies(config: Configuration, key: str, training: TrainingProtocol) -> None:
-    copies = training.copy_tumors
+def _check_copies(config: Configuration, key: str, model: ModelSettings) -> None:
+    training, copies = model.training, model.training.copy_tumors
     if copies is None:
         return
     check_known(f"{key}.copy_tumors.label", [copies.label], _label_names(config), "label")
@@ -226,6 +226,9 @@ def _check_copies(config: Configuration, key: str, training: TrainingProtocol) -
         raise ConfigError(f"{key}.copy_tumors.size: the smallest, {copies.size[0]}, is above {copies.size[1]}")
     if training.targets != "hard":
         raise ConfigError(f"{key}.copy_tumors: cannot be combined with targets {training.targets}; use targets hard")
+    for name in model.train_on.label_completions:
+        if config.completions[name].soft:
+            raise ConfigError(f"{key}.copy_tumors: cannot be combined with soft labels, those of {name!r}")
 
 
 def _check_training_set(config: Configuration, key: str, model: ModelSettings) -> None:
@@ -241,6 +244,10 @@ def _check_training_set(config: Configuration, key: str, model: ModelSettings) -
     for category in sources:
         if sources.count(category) > 1:
             raise ConfigError(f"{key}: the category {category!r} would be learned from twice")
+    for item in completions:
+        targets = model.training.targets
+        if config.completions[item].soft and targets != "hard":
+            raise ConfigError(f"{key}.label_completions: the labels of {item!r} are soft, and targets are {targets}")
     if model.training.loss != "label_sets":
         _check_annotated(config, f"{key}.manual_labels", manual)
 

@@ -143,7 +143,13 @@ class Config(Configuration):
             label_values=self.label_map.values,
             label_sets=self._label_sets(model),
             label_factor=self.model(model).training.label_factor,
+            soft=self._soft(model) or None,
         )
+
+    def _soft(self, model: str) -> tuple[str, ...]:
+        """Return the completions with soft labels that a model learns from, sorted."""
+        names = sorted(self.model(model).train_on.label_completions)
+        return tuple(name for name in names if self.completion(name).soft)
 
     def _label_sets(self, model: str) -> stages.LabelSets | None:
         """Return where the annotated labels of a model's cases follow from; None for a training that does not ask."""
@@ -188,6 +194,7 @@ class Config(Configuration):
             or any(one.may_ignore for one in completions),
             pretrained=None,
             hidden_in=hidden_in if table.training.needs_annotated else None,
+            soft=bool(self._soft(model)),
             training=self._protocol(table.training),
         )
 
@@ -223,6 +230,7 @@ class Config(Configuration):
             runner_up=runner_up,
             annotated=settings.annotated if runner_up else None,
             votes=bool(settings.asking_for_votes),
+            soft=settings.soft,
         )
 
     def evaluation_settings(self) -> stages.EvaluationSettings:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, InstanceOf, PlainSerializer, Strict
+from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, Strict
 
 from flare23_lib.choices import EvaluationMode, OrientationMode, References
 from flare23_lib.config.cohort_models import Category, LabelRow, QualityIssues, Scan, Source, ValidationDraw
@@ -33,6 +33,7 @@ Made = Annotated[
     PlainSerializer(Architecture.to_json),
 ]
 """An architecture, also from its JSON."""
+SOFT = Field(default=False, exclude_if=lambda value: not value)
 
 
 class CohortSettings(Table):
@@ -72,6 +73,7 @@ class PreprocessingSettings(TrainingSet):
     Attributes:
         label_sets: what is annotated in them, for trainings that must know it (`TrainingProtocol.needs_annotated`).
         label_factor: voxels (z, y, x) of labels in a voxel of the grid; None for one.
+        soft: the completions whose labels are soft; None without any.
     """
 
     spacing: Millimeters
@@ -80,6 +82,7 @@ class PreprocessingSettings(TrainingSet):
     label_values: Values
     label_sets: LabelSets | None = None
     label_factor: Voxels | None = None
+    soft: Names | None = None
 
 
 class TrainingSettings(Table):
@@ -90,6 +93,7 @@ class TrainingSettings(Table):
         pretrained: digest of the file of initial weights; None without one.
         hidden_in: by label value (as text), the values of the labels that cover it in cases in which it is not
             annotated; None where `label_sets` is.
+        soft: whether labels of the training set are soft.
     """
 
     network: Made
@@ -102,6 +106,7 @@ class TrainingSettings(Table):
     training: TrainingProtocol
     pretrained: str | None = None
     hidden_in: dict[str, Values] | None = None
+    soft: bool = SOFT
 
 
 class PseudoLabelSettings(Table):
@@ -111,12 +116,14 @@ class PseudoLabelSettings(Table):
         runner_up: whether labels without the annotated classes are needed, too.
         votes: whether the votes of the mirrored passes are needed.
         annotated: label values that count as annotated, or those that are present; None without runner-up labels.
+        soft: whether soft labels are needed.
     """
 
     category: str
     runner_up: bool
     votes: bool
     annotated: Literal["present"] | Values | None = None
+    soft: bool = SOFT
 
 
 class CompletionSettings(MergePolicy):
@@ -127,6 +134,7 @@ class CompletionSettings(MergePolicy):
         min_component_ml: by label value (as text), the volume below which components are dropped.
         label_values: of all labels, in order.
         tumor_values: of those that are tumors.
+        soft: whether the labels are soft where the teacher hesitates.
     """
 
     category: str
@@ -135,6 +143,7 @@ class CompletionSettings(MergePolicy):
     exclude_most_changed: LeaveOut | None
     label_values: Values
     tumor_values: Values
+    soft: bool = SOFT
 
     def to_json(self, by_alias: bool = True) -> dict[str, Any]:
         """Return the settings as plain data; `exclude_most_changed` is there even if it is None."""

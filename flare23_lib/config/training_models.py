@@ -100,6 +100,8 @@ class Completion(MergePolicy):
     """By label, the volume below which components of pseudo-labels are dropped."""
     exclude_most_changed: LeaveOut | None = None
     """Do not learn from the cases whose labels changed most."""
+    soft: bool = Field(default=False, exclude_if=lambda value: not value)
+    """Where the teacher hesitates between two classes, learn both, each with its share of their probability."""
 
     @property
     def compared_completion(self) -> str | None:

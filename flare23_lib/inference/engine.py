@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from flare23_lib.inference.windows import WindowSlab, all_windows, body_windows,
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.nifti import Volume
 from flare23_lib.io.orientation import Orientation
-from flare23_lib.preprocessing.resampling import prepare_image, resampled_shape
+from flare23_lib.preprocessing.resampling import prepare_image, resampled_shape, write_nearest
 from flare23_lib.runtime.precision import inference_precision
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ class Segmentation:
             passes, at the model's resolution; None for a class that neither holds. Empty without TTA.
         tta_vote_count: uint8, likewise: how many passes give the label of their mean at the nearest voxel of the
             model's resolution; None unless `count_votes`.
+        soft: int32, likewise: soft labels at the nearest voxel of the model's resolution (`labels.pack_soft`); None
+            unless wanted.
         passes: how many there are.
         timings: seconds per phase: resample, windows, labels.
         windows: how many windows were computed.
@@ -55,6 +57,7 @@ class Segmentation:
     runner_up_labels: np.ndarray | None
     tta_agreement: dict[str, float | None]
     tta_vote_count: np.ndarray | None
+    soft: np.ndarray | None
     passes: int
     timings: dict[str, float]
     windows: int
@@ -73,6 +76,7 @@ class Prepared:
         timer: its phases so far.
         exclude: as `Engine.segment`.
         count_votes: as `Engine.segment`.
+        soft: as `Engine.segment`.
     """
 
     image: torch.Tensor
@@ -83,6 +87,7 @@ class Prepared:
     timer: PhaseTimer
     exclude: Collection[int]
     count_votes: bool
+    soft: bool
 
 
 class Engine:
@@ -142,7 +147,12 @@ class Engine:
         return all_flips(self.model.mirror_axes) if self.model.inference.tta else [()]
 
     def plan(
-        self, geometry: Geometry, image_bytes: int, exclude: Collection[int] = (), count_votes: bool = False
+        self,
+        geometry: Geometry,
+        image_bytes: int,
+        exclude: Collection[int] = (),
+        count_votes: bool = False,
+        soft: bool = False,
     ) -> MemoryPlan:
         """Return how a volume of a geometry and a size in bytes would be computed and what memory that takes.
 
@@ -161,11 +171,14 @@ class Engine:
             unpadded=0 if padded == resampled else math.prod(resampled),
             outputs=1 + bool(exclude) + count_votes,
             count_votes=count_votes,
+            soft=soft,
             compiled=self.compiled,
         )
         return plan(self.model, self.precision, self.device, task, self.limits)
 
-    def segment(self, volume: Volume, exclude: Collection[int] = (), count_votes: bool = False) -> Segmentation:
+    def segment(
+        self, volume: Volume, exclude: Collection[int] = (), count_votes: bool = False, soft: bool = False
+    ) -> Segmentation:
         """Segment a volume: `prepare` and `infer`.
 
         Args:
@@ -173,21 +186,24 @@ class Engine:
             exclude: label values whose classes may not win in `runner_up_labels`; values that the model does not know
                 have no effect.
             count_votes: keep how many of the mirrored passes agree at every voxel.
+            soft: keep the two strongest classes where the model hesitates between them.
 
         Raises:
             ImageError: the volume is empty or holds values that are not finite, or the limits of memory are too low.
             ConfigError: every class is excluded, or there are no mirrored passes to count.
         """
-        return self.infer(self.prepare(volume, exclude, count_votes))
+        return self.infer(self.prepare(volume, exclude, count_votes, soft))
 
-    def prepare(self, volume: Volume, exclude: Collection[int] = (), count_votes: bool = False) -> Prepared:
+    def prepare(
+        self, volume: Volume, exclude: Collection[int] = (), count_votes: bool = False, soft: bool = False
+    ) -> Prepared:
         """Make the image that the network sees; arguments and errors as `segment`."""
         stored = volume.array
         if stored.size == 0 or stored.dtype.kind not in "iufb":
             raise ImageError(f"a volume of shape {stored.shape} and type {stored.dtype} is not a CT")
         if stored.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in stored):
             raise ImageError("the volume holds values that are not finite (NaN or infinite)")
-        chosen = self.plan(volume.geometry, stored.nbytes, exclude, count_votes)
+        chosen = self.plan(volume.geometry, stored.nbytes, exclude, count_votes, soft)
         log.info("memory: %s", chosen)
         timer = PhaseTimer(self.device)
         orientation = Orientation.of(volume.geometry.affine, self.model.orientation)
@@ -202,7 +218,8 @@ class Engine:
             if body is None:
                 log.info("windows: no body was found in the image; all of it is computed")
         timer.phase("resample")
-        return Prepared(image, as_triple(stored.shape), orientation, body, chosen, timer, exclude, count_votes)
+        shape = as_triple(stored.shape)
+        return Prepared(image, shape, orientation, body, chosen, timer, exclude, count_votes, soft)
 
     def infer(self, prepared: Prepared) -> Segmentation:
         """Segment a prepared volume; errors as `segment`."""
@@ -217,6 +234,8 @@ class Engine:
         outputs = [
             Output(turn(labels), values, kept_out) for labels, kept_out in zip(stored, ([], excluded), strict=False)
         ]
+        if prepared.soft:
+            outputs[0] = replace(outputs[0], soft=np.zeros(prepared.image.shape, np.int32))
         agreement = None
         if len(flips) > 1:
             counted = prepared.image.shape if prepared.count_votes else None
@@ -234,8 +253,12 @@ class Engine:
         if agreement and prepared.count_votes:
             counts = np.empty(prepared.stored_shape, np.uint8)
             agreement.write_vote_count(turn(counts))
+        soft = None
+        if outputs[0].soft is not None:
+            soft = np.empty(prepared.stored_shape, np.int32)
+            write_nearest(outputs[0].soft, turn(soft))
         runner_up = stored[1] if exclude else None
-        return Segmentation(stored[0], runner_up, scores, counts, len(flips), prepared.timer.seconds, computed)
+        return Segmentation(stored[0], runner_up, scores, counts, soft, len(flips), prepared.timer.seconds, computed)
 
     def _slabs(self, shape: Sequence[int], box: Sequence[slice], body: Body | None) -> list[WindowSlab]:
         patch_size, options = self.model.patch_size, self.model.inference

@@ -47,6 +47,7 @@ class PredictionCase:
         labels: the NIfTI file of its labels; files of other kinds are named after it.
         exclude: label values without which its runner-up labels are made.
         count_votes: whether the votes of the mirrored passes are counted.
+        soft: whether soft labels are made.
     """
 
     name: str
@@ -54,6 +55,7 @@ class PredictionCase:
     labels: Path
     exclude: tuple[int, ...] = ()
     count_votes: bool = False
+    soft: bool = False
 
     def beside(self, suffix: str) -> Path:
         """Return the file beside the labels that has another suffix, such as `.seg.dcm`."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from flare23_lib.axes import Slices, as_triple
-from flare23_lib.preprocessing.resampling import Axis
+from flare23_lib.preprocessing.resampling import write_nearest
 
 UNCOVERED = -1e4
 """Logit of every class but the background where no window was computed: background by decision, also when it is
@@ -169,13 +169,6 @@ class TTAAgreement:
 
     def write_vote_count(self, seen: np.ndarray) -> None:
         """Fill a uint8 array (z, y, x), axes as the network sees them, with each voxel's count at the nearest one."""
-        counts = self.vote_count
-        if counts is None:
+        if self.vote_count is None:
             raise ValueError("votes were not counted")
-        nearest = []
-        for source, target in zip(counts.shape, seen.shape, strict=True):
-            axis = Axis.between(source, target)
-            nearest.append(torch.where(axis.weight < 0.5, axis.lower, axis.upper).numpy())
-        columns = np.ix_(*nearest[1:])
-        for z, place in enumerate(nearest[0]):
-            seen[z] = counts[place][columns]
+        write_nearest(self.vote_count, seen)

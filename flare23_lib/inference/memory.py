@@ -88,6 +88,7 @@ class CaseSize:
         passes: mirrored passes.
         outputs: volumes to make: labels, and with them runner-up labels and vote counts.
         count_votes: whether vote counts are kept, at the model's resolution too.
+        soft: whether soft labels are made, of 4 bytes, at the model's resolution too.
         compiled: the network was compiled, for one window at a time.
     """
 
@@ -98,6 +99,7 @@ class CaseSize:
     unpadded: int = 0
     outputs: int = 1
     count_votes: bool = False
+    soft: bool = False
     compiled: bool = False
 
 
@@ -177,9 +179,10 @@ def _with_cost(plan: MemoryPlan, model: Model, precision: str, on_gpu: bool, tas
     if on_gpu:
         gpu += GPU_BASE + plan.slab_bytes
     # The image is held while it is resampled, its labels afterwards; the last one is copied to be written.
-    labels = task.outputs * task.voxels + (math.prod(task.shape) if task.count_votes else 0)
+    labels = (task.outputs + 4 * task.soft) * task.voxels + (task.count_votes + 4 * task.soft) * math.prod(task.shape)
+    writing = WRITING * (4 if task.soft else 1) * task.voxels
     host = HOST_BASE + weight_bytes(model, 4) + (COMPILER if task.compiled else 0)
-    host += max(task.image + plan.slab_bytes + resampled, labels + working, labels + WRITING * task.voxels)
+    host += max(task.image + plan.slab_bytes + resampled, labels + working, labels + writing)
     return replace(plan, host=host, gpu=gpu)
 
 

@@ -179,15 +179,16 @@ def _segment(
     if image is None:
         raise ValueError(f"{case.name} was not read")
     # What its label maps take while they are being written, and what is made of them.
-    maps = (1 + bool(case.exclude) + case.count_votes + WRITING) * image.array.size
+    maps = 1 + bool(case.exclude) + case.count_votes + 4 * case.soft + WRITING * (4 if case.soft else 1)
+    maps *= image.array.size
     header, written = image.header, maps + reader.outputs.bytes(image.array.size, image.array.nbytes)
     ahead = False
     if index + 1 < len(reader.cases):
-        plan = engine.plan(image.geometry, image.array.nbytes, case.exclude, case.count_votes)
+        plan = engine.plan(image.geometry, image.array.nbytes, case.exclude, case.count_votes, case.soft)
         ahead = can_prefetch(engine, plan.host + held, reader.cases[index + 1], written)
         if ahead:
             reader.start(index + 1)
-    prepared = engine.prepare(image, case.exclude, case.count_votes)
+    prepared = engine.prepare(image, case.exclude, case.count_votes, case.soft)
     # From here on only the resampled image is needed.
     outcome.image = None
     del image
@@ -205,7 +206,8 @@ def can_prefetch(engine: Engine, taken: int, following: PredictionCase, written:
     """
     try:
         geometry, size = read_header(following.image)
-        after = engine.plan(geometry, size, following.exclude, following.count_votes).host + written
+        options = following.exclude, following.count_votes, following.soft
+        after = engine.plan(geometry, size, *options).host + written
     except Exception:  # whatever is wrong with it is reported when it is its turn
         return False
     return max(taken + size, after) <= engine.limits.host_bytes()
@@ -213,7 +215,7 @@ def can_prefetch(engine: Engine, taken: int, following: PredictionCase, written:
 
 def _check_memory(engine: Engine, case: PredictionCase) -> None:
     """Check by its header that an image can be segmented within the limits; ImageError if not."""
-    engine.plan(*read_header(case.image), case.exclude, case.count_votes)
+    engine.plan(*read_header(case.image), case.exclude, case.count_votes, case.soft)
 
 
 def _timed(write: Write, case: PredictionCase, segmentation: Segmentation, header: nib.Nifti1Header) -> float:

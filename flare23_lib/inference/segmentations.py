@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from flare23_lib.io.atomic import read_json
 from flare23_lib.io.label_tables import write_label_tables
 from flare23_lib.io.nifti import write_volume
 from flare23_lib.io.tables import write_csv
+from flare23_lib.labels import SOFT_LABELS
 from flare23_lib.runtime.failures import CaseFailures
 from flare23_lib.runtime.progress import progress
 
@@ -55,11 +56,23 @@ def segmentation_folder(results: Results, digest: str, inference: InferenceSetti
     return results.cache("segmentations", key)
 
 
-def segmentation_entry(folder: CacheFolder, case: Case, exclude: Collection[int] = (), votes: bool = False) -> Entry:
+@dataclass(frozen=True)
+class Extras:
+    """What is made in addition to labels: the votes of the mirrored passes, soft labels."""
+
+    votes: bool = False
+    soft: bool = False
+
+
+NO_EXTRAS = Extras()
+
+
+def segmentation_entry(
+    folder: CacheFolder, case: Case, exclude: Collection[int] = (), extras: Extras = NO_EXTRAS
+) -> Entry:
     """Return the entry of a case's segmentation; with runner-up labels without the label values of `exclude`."""
     inputs: dict[str, Any] = {"image": case.image_id, "exclude": sorted(exclude)}
-    if votes:
-        inputs["votes"] = True
+    inputs |= {name: True for name, wanted in asdict(extras).items() if wanted}
     return folder.entry(case.case, inputs)
 
 
@@ -85,17 +98,17 @@ Wanted = Sequence[tuple[Case, Collection[int]]]
 
 
 def segmentation_entries(
-    results: Results, model: str, inference: InferenceSettings, wanted: Wanted, votes: bool
+    results: Results, model: str, inference: InferenceSettings, wanted: Wanted, extras: Extras
 ) -> list[Entry]:
     """Return the entries of a model's segmentations; StoreError if the model has no bundle."""
     folder = segmentation_folder(results, model_digest(read_json(results.model_file(model))), inference)
-    return [segmentation_entry(folder, case, exclude, votes) for case, exclude in wanted]
+    return [segmentation_entry(folder, case, exclude, extras) for case, exclude in wanted]
 
 
 def predict_validation(results: Results, model: ModelUse, shard: Shard, output: Path) -> None:
     """Segment the validation cases of a shard, and write its record."""
     wanted = validation_shard(results, shard)
-    made = segment_missing(results, model, wanted, False, f"validation-{shard}")
+    made = segment_missing(results, model, wanted, NO_EXTRAS, f"validation-{shard}")
     write_record(output, ["case", "file"], [row for row, _ in made])
 
 
@@ -105,14 +118,14 @@ def validation_shard(results: Results, shard: Shard) -> Wanted:
 
 
 def segment_missing(
-    results: Results, model: ModelUse, wanted: Wanted, votes: bool, lock_name: str
+    results: Results, model: ModelUse, wanted: Wanted, extras: Extras, lock_name: str
 ) -> list[tuple[dict[str, str], Metadata]]:
     """Segment what is missing, under a lock of a name; returns each case's `case` and `file`, and its metadata.
 
     Raises:
         CasesFailedError: the other cases are done.
     """
-    entries = segmentation_entries(results, model.name, model.inference, wanted, votes)
+    entries = segmentation_entries(results, model.name, model.inference, wanted, extras)
     if not entries:
         return []
     with entries[0].folder.create().lock(lock_name):
@@ -140,7 +153,8 @@ def segment_missing(
 def _case_to_segment(case: Case, entry: Entry) -> PredictionCase:
     inputs = entry.inputs
     image, labels = Path(case.image), entry.file(LABELS)
-    return PredictionCase(case.case, image, labels, tuple(inputs["exclude"]), inputs.get("votes", False))
+    extras = [inputs.get(name, False) for name in ("votes", "soft")]
+    return PredictionCase(case.case, image, labels, tuple(inputs["exclude"]), *extras)
 
 
 def _save(
@@ -155,6 +169,7 @@ def _save(
     volumes = {
         RUNNER_UP_LABELS: segmentation.runner_up_labels,
         TTA_VOTE_COUNT: segmentation.tta_vote_count,
+        SOFT_LABELS: segmentation.soft,
         LABELS: segmentation.labels,
     }
     written = {suffix: volume for suffix, volume in volumes.items() if volume is not None}

@@ -14,7 +14,7 @@ import torch
 from flare23_lib.axes import Slices, as_triple
 from flare23_lib.inference.logit_accumulator import FinalSlices, LogitAccumulator, TTAAgreement
 from flare23_lib.inference.memory import MemoryPlan
-from flare23_lib.inference.upsampling import Axes, argmax_classes, interpolated_labels
+from flare23_lib.inference.upsampling import Axes, argmax_classes, interpolated_labels, soft_labels
 from flare23_lib.inference.windows import WindowSlab, importance_map
 from flare23_lib.preprocessing.resampling import Axis
 
@@ -53,11 +53,13 @@ class Output:
         labels: uint8 file values, axes as the network sees them, background at first.
         values: file value of each class.
         excluded: classes that may not win.
+        soft: int32 soft labels at the resolution of the network's image, 0 at first; None if they are not wanted.
     """
 
     labels: np.ndarray
     values: np.ndarray
     excluded: Collection[int] = ()
+    soft: np.ndarray | None = None
 
 
 @dataclass
@@ -226,8 +228,11 @@ def _finish(
     first, last = max(ready.start, tile.done), ready.stop
     for output in outputs:
         labels = argmax_classes(part.sums, output.excluded)
+        fresh, place = _inside(part, tile, box)
+        if output.soft is not None:
+            divisor = part.weights[fresh] * max(1, len(part.passes))
+            output.soft[place] = soft_labels(part.sums[fresh], divisor, output.values)
         if agreement is not None and output is outputs[0]:
-            fresh, place = _inside(part, tile, box)
             agreement.add([argmax_classes(sums[fresh]) for sums in part.passes], labels[fresh], place)
         if last > first:
             axes = (tile.axes[0].part(first, last, start), *tile.axes[1:])

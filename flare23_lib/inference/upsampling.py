@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from flare23_lib.axes import as_triple
+from flare23_lib.labels import pack_soft
 from flare23_lib.preprocessing.resampling import Axis
 
 UNDECIDED = 255
@@ -25,6 +26,9 @@ UNDECIDED = 255
 
 CHUNK_VOXELS = 2**18
 """How many undecided voxels are interpolated at a time."""
+
+SURE = 0.99
+"""Share of the stronger of two classes from which its label is as good as certain."""
 
 BLOCK_VOXELS = 2**24
 """How many output voxels are searched for undecided ones at a time."""
@@ -44,6 +48,25 @@ def argmax_classes(logits: torch.Tensor, excluded: Collection[int] = ()) -> torc
         raise ValueError("every class is excluded")
     left = left.to(logits.device)
     return left[logits.index_select(-1, left).argmax(dim=-1)].to(torch.uint8)
+
+
+def soft_labels(sums: torch.Tensor, divisor: torch.Tensor, values: np.ndarray) -> np.ndarray:
+    """Return the two strongest classes of each voxel, with the share of the first of their probability.
+
+    Args:
+        sums: float32 (z, y, x, classes), two classes or more.
+        divisor: (z, y, x), what the sums are to be divided by to be logits, positive.
+        values: label value of each class.
+
+    Returns:
+        int32 (z, y, x) soft labels (`labels.pack_soft`), 0 where the share is `SURE` or more.
+    """
+    logits, classes = sums.topk(2, dim=-1)
+    share = torch.sigmoid((logits[..., 0] - logits[..., 1]) / divisor)
+    parts = (share * 255).round().mul(share < SURE).byte()
+    first, second = (values[classes[..., rank].cpu().numpy()] for rank in range(2))
+    hesitating = parts.cpu().numpy()
+    return np.where(hesitating, pack_soft(first, second, hesitating), 0)
 
 
 def interpolated_labels(

@@ -68,6 +68,7 @@ def plans(settings: TrainingSettings) -> dict[str, Any]:
         "label_values": list(settings.label_values),
         "orientation": settings.orientation,
         **({"hidden_in": hidden_in} if hidden_in else {}),
+        **({"soft": True} if settings.soft else {}),
     }
 
 

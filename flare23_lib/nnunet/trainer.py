@@ -22,6 +22,7 @@ from flare23_lib.nnunet.fine_losses import FineLabelLoss
 from flare23_lib.nnunet.loop import ResumableTrainer
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels
 from flare23_lib.nnunet.sampling import BalancedDataLoader, cases_by_class, endless
+from flare23_lib.nnunet.soft_labels import SoftLabelLoss, with_soft_labels
 from flare23_lib.nnunet.tumor_copies import Copied, CopyTumors, NamedCases
 from flare23_lib.preprocessing.preprocess import identifier
 from flare23_lib.runtime.devices import memory_format
@@ -51,6 +52,7 @@ class FlareTrainer(ResumableTrainer):
         protocol: how the model is trained.
         precision: what it computes in: "mixed", "float32" or "bfloat16".
         workers: processes that load and augment; 0 to load in the training's own process.
+        soft: whether labels are soft where a teacher hesitated (`soft_labels`).
         sets: admissible sets of each case (`losses.admissible_sets`); None with nnU-Net's loss.
     """
 
@@ -73,7 +75,8 @@ class FlareTrainer(ResumableTrainer):
         self.initial_lr = protocol.learning_rate
         self.weight_decay = protocol.weight_decay
         self.oversample_foreground_percent = protocol.oversample_foreground
-        by_sets = protocol.loss == "label_sets" or protocol.label_factor is not None
+        self.soft = plans.get("soft", False)
+        by_sets = self.soft or protocol.loss == "label_sets" or protocol.label_factor is not None
         self.sets = self._label_sets(plans, dataset_json) if by_sets else None
 
     def _label_sets(self, plans: dict[str, Any], dataset_json: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -201,6 +204,8 @@ class FlareTrainer(ResumableTrainer):
         plain = self.get_validation_transforms(scales, **common)
         if factor:
             augmentation, plain = (with_fine_labels(transforms, factor) for transforms in (augmentation, plain))
+        if self.soft:
+            augmentation, plain = map(with_soft_labels, (augmentation, plain))
         return augmentation, plain, initial_patch_size
 
     def _loader(self, dataset, members, patch_size, transforms) -> nnUNetDataLoader:
@@ -281,7 +286,7 @@ class FlareTrainer(ResumableTrainer):
         if self.protocol.label_factor:
             return FineLabelLoss(loss.weight_factors, self.protocol.targets == "native", self.is_ddp)
         if self.sets is not None:
-            loss.loss = LabelSetLoss(self.is_ddp)
+            loss.loss = (SoftLabelLoss if self.soft else LabelSetLoss)(self.is_ddp)
         return loss
 
     def _sets_of(self, batch: dict) -> torch.Tensor:
@@ -307,7 +312,7 @@ class FlareTrainer(ResumableTrainer):
             inputs = [output, target]
             if self.sets is not None:
                 inputs.append([self._sets_of(batch)] * len(output))
-            return self._loss(*inputs), output[0], target[0]
+            return self._loss(*inputs), output[0], target[0][:, :1]
 
     def autocast(self) -> torch.autocast:
         """Compute in the configured precision; "mixed" is nnU-Net's way: float16 on a GPU, float32 elsewhere."""

@@ -21,8 +21,14 @@ from flare23_lib.io.atomic import atomic_path, link_to
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import MAX_VOXELS, read_volume
 from flare23_lib.io.orientation import Orientation
-from flare23_lib.labels import label_indices
-from flare23_lib.preprocessing.resampling import Intensity, prepare_image, resample_labels, resampled_shape
+from flare23_lib.labels import label_indices, unpack_soft
+from flare23_lib.preprocessing.resampling import (
+    Intensity,
+    prepare_image,
+    resample_labels,
+    resampled_shape,
+    write_nearest,
+)
 
 MIN_VOXELS, MIN_SHARE = 10_000, 0.01
 """Voxels of a class that are kept: at least so many, at least this share, or all there are (nnU-Net's numbers)."""
@@ -86,6 +92,7 @@ def preprocess_labels(
     grid: TrainingGrid,
     label_values: Sequence[int],
     image_spacing: Sequence[float] | None = None,
+    soft: Path | None = None,
 ) -> list[int]:
     """Orient and resample a label map, and record where its classes are, for the sampling of patches.
 
@@ -98,6 +105,8 @@ def preprocess_labels(
         label_values: the label map's values in order.
         image_spacing: (z, y, x) in mm of the image as stored; None for the label's own, which may differ from it
             within the tolerance and so give another shape.
+        soft: file of soft labels (`labels.pack_soft`), which become three more channels, at the nearest voxel: the
+            first class's index, the second's, and the share of the first in 255ths, 0 where the label alone counts.
 
     Returns:
         The indices that have voxels, without background; the last one may be that of voxels to ignore.
@@ -117,7 +126,14 @@ def preprocess_labels(
         locations = {key: np.unique(places // [1, *grid.label_factor], axis=0) for key, places in locations.items()}
     with atomic_path(target.with_suffix(".pkl")) as temporary:
         temporary.write_bytes(pickle.dumps({"class_locations": locations, "spacing": list(grid.spacing)}))
-    _save(target, packed(labels, grid.label_factor).astype(np.int16), grid.patch_size)
+    channels = packed(labels, grid.label_factor)
+    if soft is not None:
+        nearest = np.empty(shape, np.int32)
+        write_nearest(turn.forward(read_volume(soft).array), nearest)
+        first, second, share = unpack_soft(nearest)
+        pair = [label_indices(values, label_values) for values in (first, second)]
+        channels = np.concatenate([channels, np.stack([*pair, share])])
+    _save(target, channels.astype(np.int16), grid.patch_size)
     ignored = len(classes) + 1
     present = [index for index in classes if len(locations[index])]
     return [*present, ignored] if (labels == ignored).any() else present

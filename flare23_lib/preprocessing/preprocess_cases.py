@@ -18,6 +18,7 @@ from flare23_lib.errors import CohortError, TrainingError
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.tables import read_csv
+from flare23_lib.labels import soft_file
 from flare23_lib.preprocessing.intensity import Intensity
 from flare23_lib.runtime.failures import CaseFailures
 from flare23_lib.runtime.progress import progress
@@ -211,6 +212,7 @@ def _make_label(
 
     grid = TrainingGrid(settings.spacing, settings.orientation, patch_size, settings.label_factor or (1, 1, 1))
     source, values = label_file(results, case), settings.label_values
-    indices = preprocess_labels(source, entry.file(".b2nd"), grid, values, case.case.spacing)
+    soft = soft_file(results.file(case.label_id)) if case.completion in (settings.soft or ()) else None
+    indices = preprocess_labels(source, entry.file(".b2nd"), grid, values, case.case.spacing, soft)
     present = [values[index - 1] for index in indices if index <= len(values)]
     return entry.save([".b2nd", ".pkl"], {"labels_present": present, "ignored": len(present) < len(indices)})

@@ -140,6 +140,17 @@ def resample_labels(labels: torch.Tensor, shape: Sequence[int], slab_bytes: int 
     return result
 
 
+def write_nearest(source: np.ndarray, target: np.ndarray) -> None:
+    """Fill an array (z, y, x) with the values that another one, of any shape, has at the nearest voxels."""
+    nearest = []
+    for size, wanted in zip(source.shape, target.shape, strict=True):
+        axis = Axis.between(size, wanted)
+        nearest.append(torch.where(axis.weight < 0.5, axis.lower, axis.upper).numpy())
+    columns = np.ix_(*nearest[1:])
+    for z, place in enumerate(nearest[0]):
+        target[z] = source[place][columns]
+
+
 def _vote(source: torch.Tensor, axes: Sequence[Axis], result: torch.Tensor) -> None:
     """Write the strongest label of each voxel into a result that is zero."""
     labeled = _reach(source != 0, axes)

@@ -22,11 +22,11 @@ from flare23_lib.errors import MergeError, StoreError
 from flare23_lib.inference.segmentations import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
 from flare23_lib.io.label_maps import read_label_map
 from flare23_lib.io.label_tables import label_table, write_label_tables
-from flare23_lib.io.nifti import read_labels, write_volume
+from flare23_lib.io.nifti import read_labels, read_volume, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
-from flare23_lib.labels import IGNORE_VALUE
+from flare23_lib.labels import IGNORE_VALUE, SOFT_LABELS, soft_file
 from flare23_lib.pseudo_labels.components import Votes, remove_small_components
-from flare23_lib.pseudo_labels.merge import OUTCOMES, MergeRules, merge
+from flare23_lib.pseudo_labels.merge import OUTCOMES, MergeRules, merge, merge_soft
 from flare23_lib.pseudo_labels.pseudo_label import (
     annotated_labels,
     base_of,
@@ -207,6 +207,12 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
     merged = merge(original, labels, annotated, rules, next_class, votes)
     # The prediction carries the image's header; the original's may differ from it within the tolerance.
     write_volume(entry.file(LABELS), merged.labels, predicted.header)
+    suffixes = [LABELS]
+    if settings.soft:
+        soft = read_volume(soft_file(prediction)).array
+        soft = merge_soft(soft, original, predicted.array, merged.labels, annotated)
+        write_volume(entry.file(SOFT_LABELS), soft, predicted.header)
+        suffixes.append(SOFT_LABELS)
     there = np.flatnonzero(np.bincount(merged.labels.ravel()))
     measures = {
         "voxels": int(merged.labels.size),
@@ -216,7 +222,7 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
         "specks": _by_text(specks),
         "labels_present": [int(value) for value in there if value in settings.label_values],
     }
-    return entry.save([LABELS], measures)
+    return entry.save(suffixes, measures)
 
 
 def _by_text(counts: Mapping[int, int]) -> dict[str, int]:

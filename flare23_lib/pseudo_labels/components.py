@@ -64,7 +64,7 @@ def find_tumors(
 ) -> Iterator[tuple[tuple[np.ndarray, ...], float]]:
     """Give the predicted tumors that touch no marked one, and how certain the teacher is of each.
 
-    One that overlaps or touches a marked tumor is a prediction of that tumor, whose border was drawn by a person.
+    One that overlaps or touches a marked tumor is a prediction of that tumor, whose border was drawn by hand.
 
     Args:
         predicted: bool (z, y, x).

@@ -16,7 +16,7 @@ from pydantic import Strict
 
 from flare23_lib.config.training_models import MergePolicy
 from flare23_lib.errors import MergeError
-from flare23_lib.labels import IGNORE_VALUE
+from flare23_lib.labels import IGNORE_VALUE, unpack_soft
 from flare23_lib.pseudo_labels.components import Votes, find_tumors
 
 OUTCOMES = {
@@ -145,6 +145,35 @@ def merge(
     }
     there = {(int(pair) >> 8, int(pair) & 255): int(pairs[pair]) for pair in np.flatnonzero(pairs)}
     return Merged(labels, int(totals[CODES["background"]].sum()), counts, there)
+
+
+def merge_soft(
+    soft: np.ndarray,
+    original: np.ndarray,
+    predicted: np.ndarray,
+    merged: np.ndarray,
+    annotated: Collection[int],
+) -> np.ndarray:
+    """Return soft labels where a merge left the teacher's label to a voxel, and 0, hard labels, elsewhere.
+
+    An original label is certain, and so is a voxel of which the merge decided something else than the teacher, or
+    where one of the two classes is annotated in the case and known not to be there.
+
+    Args:
+        soft: int32 (z, y, x), `labels.pack_soft`.
+        original: uint8 label values of the same shape.
+        predicted: the teacher's, likewise.
+        merged: `Merged.labels`.
+        annotated: label values that count as annotated in this case.
+    """
+    known = _among(annotated)
+    result = np.zeros_like(soft)
+    for z, plane in enumerate(soft):
+        first, second, share = unpack_soft(plane)
+        kept = (share > 0) & (original[z] == 0) & (merged[z] == predicted[z])
+        kept &= ~(known[merged[z]] | known[first] | known[second])
+        result[z][kept] = plane[kept]
+    return result
 
 
 def _counted(

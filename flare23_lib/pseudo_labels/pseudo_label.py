@@ -14,7 +14,7 @@ from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.settings import PseudoLabelSettings
 from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
 from flare23_lib.errors import StoreError
-from flare23_lib.inference.segmentations import ModelUse, Wanted, segment_missing
+from flare23_lib.inference.segmentations import Extras, ModelUse, Wanted, segment_missing
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.tables import read_csv
 
@@ -36,7 +36,7 @@ def pseudo_label(
     """
     wanted = category_shard(results, settings, base, shard)
     lock_name = f"{settings.category}-{shard}"  # other completions of the category share its segmentations
-    made = segment_missing(results, teacher, wanted, settings.votes, lock_name)
+    made = segment_missing(results, teacher, wanted, extras_of(settings), lock_name)
     labels = read_json(results.model_file(teacher.name))["labels"][1:]
     names = {str(label["value"]): label["name"] for label in labels}
     rows = []
@@ -44,6 +44,11 @@ def pseudo_label(
         agreement = metadata["results"]["agreement"]
         rows.append(row | {f"agreement_{name}": rounded(agreement.get(value)) for value, name in names.items()})
     write_record(output, ["case", "file", *(f"agreement_{name}" for name in names.values())], rows)
+
+
+def extras_of(settings: PseudoLabelSettings) -> Extras:
+    """Return what a completion needs in addition to labels."""
+    return Extras(settings.votes, settings.soft)
 
 
 def category_shard(results: Results, settings: PseudoLabelSettings, base: str | None, shard: Shard) -> Wanted:

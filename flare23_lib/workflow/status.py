@@ -15,7 +15,15 @@ from flare23_lib.dataset.discover import find, notices
 from flare23_lib.dataset.scan import CohortScan, scan_found
 from flare23_lib.errors import StoreError
 from flare23_lib.evaluation.efficiency import measured_folders
-from flare23_lib.inference.segmentations import LABELS, Wanted, model_digest, segmentation_entry, segmentation_folder
+from flare23_lib.inference.segmentations import (
+    LABELS,
+    NO_EXTRAS,
+    Extras,
+    Wanted,
+    model_digest,
+    segmentation_entry,
+    segmentation_folder,
+)
 from flare23_lib.nnunet.checkpoints import mark
 from flare23_lib.nnunet.initial_weights import digest_of
 from flare23_lib.nnunet.train import describe
@@ -29,7 +37,7 @@ from flare23_lib.preprocessing.preprocess_cases import (
     select_cases,
 )
 from flare23_lib.pseudo_labels.complete import change_entry, completed_entry, completion_folder, left_out
-from flare23_lib.pseudo_labels.pseudo_label import annotated_labels, pass_change
+from flare23_lib.pseudo_labels.pseudo_label import annotated_labels, extras_of, pass_change
 
 Rows = list[dict]
 """A completion's cases: `case`, `file`, `labels_present`, `left_out`."""
@@ -207,7 +215,7 @@ class _Planner:
         self.plan.steps.append(Step("training", job.model, 1, 1, note, not resumes))
 
     def _segmentations(
-        self, stage: str, name: str, model: str, wanted: Wanted, votes: bool = False
+        self, stage: str, name: str, model: str, wanted: Wanted, extras: Extras = NO_EXTRAS
     ) -> tuple[list[Entry], list[Metadata | None]] | None:
         digest = self.digests[model]
         if digest is None:
@@ -216,7 +224,7 @@ class _Planner:
             )
             return None
         folder = segmentation_folder(self.results, digest, self.config.inference_settings(model))
-        entries = [segmentation_entry(folder, case, exclude, votes) for case, exclude in wanted]
+        entries = [segmentation_entry(folder, case, exclude, extras) for case, exclude in wanted]
         return entries, self._count(stage, name, entries)
 
     def _completion(self, name: str) -> Rows | None:
@@ -230,7 +238,7 @@ class _Planner:
             asked = self.config.pseudo_label_settings(name)
             annotated = [annotated_labels(asked.annotated, case, bases) if asked.annotated else () for case in cases]
             wanted = list(zip(cases, annotated, strict=True))
-            segmented = self._segmentations("pseudo-labels", name, row.teacher, wanted, asked.votes)
+            segmented = self._segmentations("pseudo-labels", name, row.teacher, wanted, extras_of(asked))
         if segmented is None:
             self.plan.steps.append(Step("completion", name, len(cases), len(cases), unknown=True))
             return None

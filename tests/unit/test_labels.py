@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from flare23_lib.errors import ConfigError, ImageError
-from flare23_lib.labels import IGNORE_VALUE, Label, LabelMap
+from flare23_lib.labels import IGNORE_VALUE, Label, LabelMap, pack_soft, unpack_soft
 
 LABELS = LabelMap((Label("liver", 6), Label("spleen", 1), Label("lesion", 20, kind="tumor")))
 
@@ -28,3 +28,13 @@ def test_a_name_or_value_given_twice_is_refused():
 def test_tumors_and_organs_are_told_apart():
     assert [label.name for label in LABELS.tumors] == ["lesion"]
     assert [label.name for label in LABELS.organs] == ["liver", "spleen"]
+
+
+def test_soft_labels_of_all_bytes_come_back():
+    first, second, share = (np.arange(256, dtype=np.uint8).reshape(4, 8, 8)[:, ::step, ::turn]
+                            for step, turn in ((1, 1), (-1, 1), (1, -1)))  # fmt: skip
+    soft = pack_soft(first, second, share)
+    assert soft.dtype == np.int32
+    for part, expected in zip(unpack_soft(soft), (first, second, share), strict=True):
+        np.testing.assert_array_equal(part, expected)
+        assert part.dtype == np.uint8

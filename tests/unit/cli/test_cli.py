@@ -1,3 +1,4 @@
+import os
 import sys
 
 import numpy as np
@@ -173,3 +174,14 @@ def test_every_command_explains_itself(capsys):
             cli.main(command)
         assert stopped.value.code == 0
     assert "usage: flare23" in capsys.readouterr().out
+
+
+def test_threads_wait_asleep_unless_the_user_wants_otherwise(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"

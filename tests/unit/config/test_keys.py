@@ -16,7 +16,8 @@ from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.config.training_models import MergePolicy
 from flare23_lib.dataset.cases import Case
-from flare23_lib.inference.segmentations import model_digest, segmentation_entry, segmentation_folder
+from flare23_lib.errors import ConfigError
+from flare23_lib.inference.segmentations import Extras, model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.nnunet.training_job import TrainingJob
 from flare23_lib.preprocessing import fit_intensity, preprocess_cases
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase
@@ -72,6 +73,7 @@ def test_another_case_image_or_label_is_another_training(change):
 OPTIONS = {
     "annotated": ["liver"],
     "min_component_ml": {"liver": 1},
+    "soft": True,
     **{name: (0.5, *get_args(field.annotation))[-1] for name, field in MergePolicy.model_fields.items()},
 }
 """Another value of each option: the last choice of a policy, or half."""
@@ -82,6 +84,31 @@ def test_each_option_of_a_completion_moves_its_labels(option):
     plain, changed = config(), config(**{option: OPTIONS[option]})
     folders = {completion_folder(RESULTS, made.completion_settings("tumor")).path for made in (plain, changed)}
     assert len(folders) == 2
+
+
+def test_soft_labels_move_what_is_made_from_them_and_nothing_else():
+    plain, soft = config(), config(soft=True)
+    assert soft.cohort_settings() == plain.cohort_settings()
+    for completion in plain.completions:
+        same = completion != "tumor"
+        for settings in ("completion_settings", "pseudo_label_settings"):
+            assert (getattr(soft, settings)(completion) == getattr(plain, settings)(completion)) == same
+    for model in plain.models:
+        same = "tumor" not in plain.model(model).train_on.label_completions
+        for settings in ("training_settings", "preprocessing_settings"):
+            assert (getattr(soft, settings)(model) == getattr(plain, settings)(model)) == same
+        assert soft.inference_settings(model) == plain.inference_settings(model)
+        one, other = (made.preprocessing_settings(model) for made in (soft, plain))
+        for entry, case in ((preprocess_cases.image_entry, CASE), (preprocess_cases.label_entry, ORIGINAL)):
+            assert entry(RESULTS, one, case) == entry(RESULTS, other, case)
+
+
+@pytest.mark.parametrize("targets", ["area", "native"])
+def test_soft_labels_are_for_hard_targets(targets):
+    row = {"category": "tumor", "teacher": "organ_teacher", "soft": True}
+    changes = {"completions": {"tumor": row}, "models": {"tumor_teacher": {"training": {"targets": targets}}}}
+    with pytest.raises(ConfigError, match=r"models\.tumor_teacher\.train_on\.label_completions: .*'tumor' are soft"):
+        Config.load([REPOSITORY / "config.yaml"], changes)
 
 
 def test_a_completed_label_follows_from_image_original_prediction_and_base():
@@ -119,11 +146,12 @@ def test_a_segmentation_follows_from_all_of_the_model_that_shapes_it():
     assert model_digest({**model, "labels": renamed}) == model_digest(model)
 
 
-def test_a_segmentation_follows_from_image_use_classes_left_out_and_votes():
+def test_a_segmentation_follows_from_image_use_classes_left_out_and_extras():
     inference = config().inference_settings("student")
     folder = segmentation_folder(RESULTS, "digest", inference)
     assert segmentation_folder(RESULTS, "digest", changed(inference, tile_step_size=0.123)) != folder
-    asked = [(CASE,), (replace(CASE, image_id="other"),), (CASE, [1]), (CASE, [1, 2]), (CASE, [], True)]
+    extras = [(CASE, [], Extras(votes=True)), (CASE, [], Extras(soft=True)), (CASE, [], Extras(True, True))]
+    asked = [(CASE,), (replace(CASE, image_id="other"),), (CASE, [1]), (CASE, [1, 2]), *extras]
     assert len({segmentation_entry(folder, *question).name for question in asked}) == len(asked)
 
 

@@ -19,7 +19,9 @@ from flare23_lib.inference.engine import Engine, all_flips
 from flare23_lib.inference.logit_accumulator import TTAAgreement
 from flare23_lib.inference.model import InferenceDefaults
 from flare23_lib.inference.network import WindowNetwork
+from flare23_lib.inference.upsampling import SURE
 from flare23_lib.inference.windows import all_windows, importance_map, pad_to_patch
+from flare23_lib.labels import unpack_soft
 from flare23_lib.networks import STUNetArchitecture
 from flare23_lib.runtime.precision import inference_precision
 
@@ -206,7 +208,7 @@ def whole(request):
 
     def segment():
         engine = Engine(bundle.with_inference(tta=True, windows=request.param, precision="float32"))
-        return engine.segment(volume, exclude={2})
+        return engine.segment(volume, exclude={2}, soft=True)
 
     return segment, segment()
 
@@ -223,6 +225,8 @@ def test_how_the_work_is_cut_does_not_matter(monkeypatch, whole, change):
     assert (cut.labels == expected.labels).mean() >= 0.9999
     assert (cut.runner_up_labels == expected.runner_up_labels).mean() >= 0.9999
     assert cut.tta_agreement == pytest.approx(expected.tta_agreement, abs=1e-3)
+    shares, others = (unpack_soft(result.soft)[2].astype(int) for result in (cut, expected))
+    assert (np.abs(shares - others) <= 1).mean() >= 0.999
     assert cut.windows >= expected.windows
 
 
@@ -313,6 +317,30 @@ def test_votes_are_taken_from_the_nearest_voxel():
 def test_votes_without_mirroring_are_refused():
     with pytest.raises(ConfigError, match="votes"):
         Engine(a_bundle().with_inference(tta=False)).segment(a_volume(), count_votes=True)
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_soft_labels_have_the_two_strongest_classes_and_the_share_of_the_first(tta):
+    engine, volume = Engine(a_bundle(values=(0, 20, 3, 7)).with_inference(tta=tta, precision="float32")), a_volume()
+    result = engine.segment(volume, soft=True)
+    assert engine.segment(volume).soft is None
+    assert np.array_equal(engine.segment(volume).labels, result.labels)
+    with torch.inference_mode():
+        logits = whole_logits(engine, engine.prepare(volume).image) / result.passes
+    probabilities, classes = logits.softmax(0).topk(2, 0)
+    expected = (probabilities[0] / probabilities.sum(0)).numpy()
+    first, second, share = unpack_soft(result.soft)
+    assert set(np.unique(share)) - {0} <= set(range(128, 253))
+    hesitating = share > 0
+    assert hesitating.mean() > 0.05
+    assert np.array_equal(
+        hesitating[np.abs(expected - SURE) > 1e-4], (expected < SURE)[np.abs(expected - SURE) > 1e-4]
+    )
+    np.testing.assert_allclose(share[hesitating] / 255, expected[hesitating], atol=0.5 / 255 + 1e-4)
+    table = np.array([0, 20, 3, 7])
+    np.testing.assert_array_equal(first[hesitating], table[classes[0].numpy()][hesitating])
+    np.testing.assert_array_equal(second[hesitating], table[classes[1].numpy()][hesitating])
+    assert np.array_equal(first[hesitating], result.labels[hesitating]), "at the model's own resolution"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,11 +101,16 @@ def test_an_image_that_was_padded_is_counted_beside_its_padded_copy():
 
 def test_votes_are_counted_at_both_resolutions():
     task = CaseSize(image=10 * MB, voxels=200 * MB, shape=(300, 500, 500), passes=8, outputs=2)
-    with_vote_count = CaseSize(
-        image=10 * MB, voxels=200 * MB, shape=(300, 500, 500), passes=8, outputs=2, count_votes=True
-    )
+    with_vote_count = replace(task, count_votes=True)
     hosts = [plan(a_model(), "float32", CPU, one, Limits(host=60000)).host for one in (task, with_vote_count)]
     assert hosts[1] - hosts[0] == 300 * 500 * 500
+
+
+@pytest.mark.parametrize(("voxels", "copies"), [(20 * MB, 0), (2000 * MB, 2)])
+def test_soft_labels_are_counted_at_both_resolutions_and_while_they_are_written(voxels, copies):
+    task = CaseSize(image=10 * MB, voxels=voxels, shape=(8, 16, 16), passes=1)
+    hosts = [plan(a_model(), "float32", CPU, replace(task, soft=soft), Limits(host=60000)).host for soft in (0, 1)]
+    assert hosts[1] - hosts[0] == 4 * (8 * 16 * 16 + voxels) + 3 * copies * voxels
 
 
 def test_without_a_limit_what_the_machine_has_is_one():

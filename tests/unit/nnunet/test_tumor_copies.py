@@ -328,3 +328,12 @@ def test_what_does_not_work_with_copies_is_refused_in_one_line(training, message
     with pytest.raises(ConfigError, match=message) as error:
         config(**training)
     assert "\n" not in str(error.value)
+
+
+def test_soft_labels_are_refused():
+    changes = {
+        "completions": {"unlabeled": {"soft": True}},
+        "models": {"student": {"training": {"copy_tumors": {"label": "tumor"}}}},
+    }
+    with pytest.raises(ConfigError, match="copy_tumors: cannot be combined with soft labels, those of 'unlabeled'"):
+        Config.load([RECIPE], changes)

@@ -9,9 +9,9 @@ from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.errors import CasesFailedError, StoreError
-from flare23_lib.io.nifti import header_for, read_labels, write_volume
+from flare23_lib.io.nifti import header_for, read_labels, read_volume, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
-from flare23_lib.labels import IGNORE_VALUE
+from flare23_lib.labels import IGNORE_VALUE, SOFT_LABELS, pack_soft, soft_file, unpack_soft
 from flare23_lib.pseudo_labels.complete import LABELS, CompletionJob, complete
 from flare23_lib.pseudo_labels.pseudo_label import annotated_labels, category_shard
 
@@ -62,7 +62,9 @@ def completed(folder, without_tumor=False, healthy=False, drawn_on=(SHAPE, AFFIN
     write_cases(results.cases, [case])
     store = results.cache("segmentations", {"made": "by hand"}).create()
     entry = store.entry("a", {"image": "image"})
+    soft = np.where(votes < PASSES, pack_soft(predicted, following, 25 * votes), 0)
     parts = {LABELS: predicted, ".votes.nii.gz": votes} | ({} if healthy else {".next.nii.gz": following})
+    parts |= {SOFT_LABELS: soft} if options.get("soft") else {}
     for suffix, array in parts.items():
         write_volume(entry.file(suffix), array, header_for(SHAPE, AFFINE, array.dtype))
     entry.save(list(parts), {"passes": PASSES})
@@ -109,6 +111,25 @@ def test_a_tumor_inside_an_annotated_organ_is_what_the_option_says(tmp_path, opt
     labels, made = completed(tmp_path, without_tumor=True, tumor_inside_organs=option)
     assert np.unique(labels[INSIDE]).tolist() == [value]
     assert int(made["tumor_inside_liver"]) == labels[INSIDE].size
+
+
+def test_soft_labels_lie_beside_labels_that_they_do_not_change(tmp_path):
+    plain, _ = completed(tmp_path / "plain")
+    labels, made = completed(tmp_path / "soft", soft=True)
+    assert np.array_equal(labels, plain)
+    results = Results(tmp_path / "soft" / "results")
+    file = results.root / made["file"]
+    first, second, share = unpack_soft(read_volume(soft_file(file)).array)
+    assert (first[DOUBTFUL], second[DOUBTFUL], share[DOUBTFUL]) == (SPLEEN, 0, 100)
+    assert np.flatnonzero(share).tolist() == [np.ravel_multi_index(DOUBTFUL, SHAPE)], "the tumors are annotated"
+    entry = results.entry(made["file"])
+    soft_file(file).unlink()
+    assert entry.broken_files(entry.metadata()) == [soft_file(file)]
+
+
+def test_a_speck_is_background_for_certain(tmp_path):
+    _, made = completed(tmp_path, soft=True, min_component_ml={"spleen": 1.5})
+    assert not read_volume(soft_file(tmp_path / "results" / made["file"])).array.any()
 
 
 def test_specks_and_unsure_voxels_are_counted(tmp_path):

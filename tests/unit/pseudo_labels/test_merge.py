@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from flare23_lib.errors import MergeError
-from flare23_lib.labels import IGNORE_VALUE
+from flare23_lib.labels import IGNORE_VALUE, pack_soft
 from flare23_lib.pseudo_labels.components import Votes
-from flare23_lib.pseudo_labels.merge import OUTCOMES, MergeRules, merge
+from flare23_lib.pseudo_labels.merge import OUTCOMES, MergeRules, merge, merge_soft
 
 TUMOR = 5
 VALUES = [0, 1, 2, 3, 4, TUMOR]
@@ -274,3 +274,32 @@ def test_tumors_of_two_classes_are_judged_each_by_its_own_rule():
         assert result.labels.ravel().tolist() == [TUMOR, 0, inside, 1, 0, unmarked, 0, new, 0]
         assert min(count for counts in result.counts.values() for count in counts.values()) > 0
         assert result.background + sum(sum(counts.values()) for counts in result.counts.values()) == original.size
+
+
+def softly_merged(original, predicted, annotated, pairs, **rules):
+    """Voxels that stay soft: pairs of classes with a share of 200 for the first, or None for a sure teacher."""
+    soft = [0 if pair is None else int(pack_soft(*np.array([*pair, 200], np.uint8))) for pair in pairs]
+    soft = np.array(soft, np.int32).reshape(1, 1, -1)
+    votes = Votes(np.full(original.shape, 2, np.uint8), 8)
+    labels = merge(original, predicted, annotated, MergeRules(tumors=(TUMOR,), **rules), None, votes).labels
+    result = merge_soft(soft, original, predicted, labels, annotated)
+    assert (result[result != 0] == soft[result != 0]).all()
+    return (result.ravel() != 0).tolist()
+
+
+def test_labels_are_soft_where_the_teacher_hesitates_and_nothing_is_known():
+    pairs = [(1, 2), None, (0, 3), (2, 0)]
+    assert softly_merged(row(0, 0, 0, 0), row(1, 1, 0, 2), [], pairs) == [True, False, True, True]
+
+
+def test_an_original_label_is_never_soft():
+    assert softly_merged(row(1, 2, IGNORE_VALUE), row(1, 3, 1), [1, 2], [(1, 3), (3, 4), (1, 3)]) == [False] * 3
+
+
+def test_labels_are_not_soft_where_one_of_the_classes_is_known_to_be_absent():
+    assert softly_merged(row(0, 0, 0), row(2, 1, 2), [1], [(2, 1), (1, 2), (2, 0)]) == [False, False, True]
+
+
+def test_a_voxel_that_the_merge_ignores_is_not_soft():
+    assert softly_merged(row(0), row(2), [], [(2, 3)], min_agreement=0.5) == [False]
+    assert softly_merged(row(0), row(1), [1], [(2, 3)], conflict_policy="ignore") == [False]

@@ -1,0 +1,220 @@
+"""Labels that are soft where a teacher hesitated: stored, augmented, and learned from."""
+
+import blosc2
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
+from hypothesis import given
+from hypothesis import strategies as st
+from trainings import AFFINE, MODEL, NAMES, SHAPE, prepare, settings
+
+from flare23_lib.cache.results import read_shards
+from flare23_lib.io.atomic import write_json
+from flare23_lib.io.nifti import header_for, write_volume
+from flare23_lib.labels import pack_soft, unpack_soft
+from flare23_lib.nnunet import plans as nnunet_plans
+from flare23_lib.nnunet.launch import TrainingRun, make_trainer
+from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets
+from flare23_lib.nnunet.soft_labels import SoftLabelLoss, soft_shares, with_soft_labels
+from flare23_lib.preprocessing.preprocess import TrainingGrid, annotated_classes, link_dataset, preprocess_labels
+
+CLASSES = 5
+IGNORE = CLASSES
+SIZE = (3, 4, 5)
+SEEDS = st.integers(0, 2**31)
+ANNOTATED = st.lists(st.sets(st.integers(1, CLASSES - 1)), min_size=2, max_size=2)
+
+
+def batch(seed, annotated=(range(1, CLASSES),) * 2):
+    """Logits, labels with two classes in a part of the voxels, and the cases' admissible sets."""
+    random = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn((2, CLASSES, *SIZE), generator=random, dtype=torch.float64)
+    labels = torch.randint(0, CLASSES + 1, (2, 1, *SIZE), generator=random)
+    pair = torch.randint(0, CLASSES, (2, 2, *SIZE), generator=random)
+    share = torch.randint(128, 256, (2, 1, *SIZE), generator=random)
+    share[torch.rand(share.shape, generator=random) < 0.5] = 0
+    sets = torch.stack([admissible_sets(found, CLASSES) for found in annotated])
+    return logits, torch.cat([labels, pair, share], 1).short(), sets
+
+
+# ---------------------------------------------------------------- loss
+
+
+@given(SEEDS, ANNOTATED)
+def test_shares_of_one_and_hard_labels_give_the_ordinary_loss(seed, annotated):
+    logits, target, sets = batch(seed, annotated)
+    labels = target[:, :1]
+    ordinary = float(LabelSetLoss()(logits, labels, sets))
+    hard, certain = target.clone(), target.clone()
+    hard[:, 3:] = 0
+    certain[:, 1:2], certain[:, 3:] = labels % CLASSES, 255
+    for one in (hard, certain):
+        assert float(SoftLabelLoss()(logits, one, sets)) == pytest.approx(ordinary, abs=1e-6)
+
+
+@given(SEEDS, ANNOTATED)
+def test_gradients_are_those_of_finite_differences(seed, annotated):
+    logits, target, sets = batch(seed, annotated)
+    logits.requires_grad_()
+    (gradient,) = torch.autograd.grad(SoftLabelLoss()(logits, target, sets), logits)
+    random = np.random.default_rng(seed)
+    with torch.no_grad():
+        for _ in range(2):
+            step = torch.zeros_like(logits)
+            place = tuple(int(random.integers(size)) for size in logits.shape)
+            step[place] = 1e-5
+            difference = SoftLabelLoss()(logits + step, target, sets) - SoftLabelLoss()(logits - step, target, sets)
+            assert float(gradient[place]) == pytest.approx(float(difference) / 2e-5, abs=1e-6)
+
+
+def two_classes(share):
+    """Target of one voxel that is of the class 1 with a share, else of the class 2."""
+    return torch.tensor([1, 1, 2, share]).view(1, 4, 1, 1, 1).short()
+
+
+@given(st.lists(st.floats(-5, 5), min_size=CLASSES, max_size=CLASSES), st.integers(1, 254))
+def test_the_two_classes_are_interchangeable(values, share):
+    sets = admissible_sets(range(1, CLASSES), CLASSES)[None]
+    logits = torch.tensor(values, dtype=torch.float64).view(1, CLASSES, 1, 1, 1)
+    swapped = logits[:, [0, 2, 1, *range(3, CLASSES)]]
+    one, other = two_classes(share), two_classes(255 - share)
+    loss = float(SoftLabelLoss()(logits, one, sets))
+    assert float(SoftLabelLoss()(swapped, other, sets)) == pytest.approx(loss, abs=1e-6)
+    other[:, 1:3] = other[:, 1:3].flip(1)
+    assert float(SoftLabelLoss()(logits, other, sets)) == pytest.approx(loss, abs=1e-6)
+
+
+def test_shares_are_those_of_both_classes_and_ignored_voxels_stay_ignored():
+    target = torch.cat([two_classes(share) for share in (0, 51, 255, 128)], dim=2)
+    target[0, 0, 3] = IGNORE
+    shares = soft_shares(target, CLASSES + 1)[0, :, :, 0, 0].T
+    expected = [[0, 1, 0, 0, 0, 0], [0, 0.2, 0.8, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]]
+    torch.testing.assert_close(shares, torch.tensor(expected))
+    logits, target, sets = batch(0)
+    target[0, 0] = IGNORE
+    logits.requires_grad_()
+    SoftLabelLoss()(logits, target, sets).backward()
+    assert not logits.grad[0].any()
+    assert logits.grad[1].any()
+
+
+# ---------------------------------------------------------------- patches
+
+
+def spatial(size):
+    """The spatial transform of nnU-Net's training, always turned."""
+    return SpatialTransform(
+        size, 0, False, p_rotation=1, rotation=(0.4, 0.4), p_scaling=1, scaling=(0.8, 0.8), padding_value_seg=-1,
+        border_mode_seg="constant",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("in_plane", [False, True])
+def test_augmented_soft_labels_are_some_of_those_that_were_there(in_plane):
+    random = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 2**12, (12, 24, 24), generator=random)
+    channels = torch.stack([codes % 5, codes % 16, codes // 16 % 16, codes // 16]).short()
+    chain = (
+        [Convert3DTo2DTransform(), spatial((24, 24)), Convert2DTo3DTransform()]
+        if in_plane
+        else [spatial((8, 16, 16))]
+    )
+    chain = with_soft_labels(ComposeTransforms([*chain, DownsampleSegForDSTransform([1, 0.5])]))
+    scales = chain(image=torch.rand(1, 12, 24, 24), segmentation=channels)["segmentation"]
+    for found in scales:
+        assert len(found) == 4
+        inside = found[3] >= 0
+        assert torch.equal(found[2][inside], found[3][inside] % 16), "of one voxel"
+        assert len(found[3].unique()) > 100, "shares are not rounded"
+        assert set(found[1:3].unique().tolist()) <= set(range(-1, 16))
+    outside = scales[0][3] == -1
+    assert 0 < outside.float().mean() < 0.5
+    known = {tuple(pair) for pair in torch.stack([codes % 16, codes // 16], -1).view(-1, 2).tolist()}
+    assert {tuple(pair) for pair in scales[0][[1, 3]].permute(1, 2, 3, 0)[~outside].tolist()} <= known
+
+
+def test_labels_without_soft_channels_get_them_and_move_as_ever():
+    labels = torch.zeros((1, 12, 24, 24), dtype=torch.int16)
+    labels[:, 3:9, 5:15, 8:20] = 2
+    image = torch.rand(1, 12, 24, 24)
+    plain, soft = (
+        transforms(image=image.clone(), segmentation=labels.clone())
+        for transforms in (
+            ComposeTransforms([spatial((8, 16, 16))]),
+            with_soft_labels(ComposeTransforms([spatial((8, 16, 16))])),
+        )
+    )
+    assert torch.equal(plain["image"], soft["image"])
+    assert torch.equal(plain["segmentation"][0], soft["segmentation"][0])
+    assert soft["segmentation"][1:].max() == 0
+
+
+# ---------------------------------------------------------------- preprocessing
+
+
+def write_soft(folder, shape=SHAPE):
+    """Write labels and soft labels: 1 in a half, 2 in the other, between them both."""
+    labels = np.ones(shape, np.uint8)
+    labels[:, :, shape[2] // 2 :] = 2
+    share = np.zeros(shape, np.uint8)
+    share[:, :, shape[2] // 2 - 2 : shape[2] // 2 + 2] = [200, 150, 150, 200]
+    soft = np.where(share, pack_soft(labels, 3 - labels, share), 0)
+    paths = [folder / f"c{end}" for end in (".nii.gz", ".soft.nii.gz")]
+    for path, array in zip(paths, (labels, soft), strict=True):
+        write_volume(path, array, header_for(shape, AFFINE, array.dtype))
+    return paths, soft
+
+
+@pytest.mark.parametrize("orientation", ["stored", "canonical"])
+def test_soft_labels_lie_on_the_grid_of_the_labels(tmp_path, orientation):
+    (labels, soft), codes = write_soft(tmp_path)
+    target = tmp_path / "l.b2nd"
+    for spacing, factor in (((3, 2, 2), 1), ((3, 2, 4), 2)):
+        preprocess_labels(labels, target, TrainingGrid(spacing, orientation, (8, 16, 16)), [2, 1], soft=soft)
+        made = blosc2.open(str(target))[:]
+        assert made.shape == (4, *SHAPE[:2], SHAPE[2] // factor)
+        row = made[:, 0, 0]
+        middle = row[:, row[3] > 0]
+        assert middle.shape[1] == 4 // factor
+        np.testing.assert_array_equal(middle[0], middle[1], "the first class is the label here")
+        np.testing.assert_array_equal(middle[2], 3 - middle[0])
+        assert set(middle[3].tolist()) <= {150, 200}
+    first, second, share = unpack_soft(codes)
+    assert pack_soft(first, second, share).tolist() == codes.tolist()
+
+
+# ---------------------------------------------------------------- trainings
+
+
+@pytest.mark.parametrize("loss", ["nnunet", "label_sets"])
+def test_a_training_learns_from_soft_labels_beside_hard_ones(tmp_path, loss):
+    prepared = prepare(tmp_path / "prepared", loss="label_sets")
+    rows = read_shards(prepared, "preprocessed", MODEL, 1)
+    (labels, soft), _ = write_soft(tmp_path)
+    for row in rows[:2]:
+        preprocess_labels(labels, prepared.root / row["label"], TrainingGrid((3, 2, 2), "stored", (8, 16, 16)),
+                          [1, 2, 3, 4], soft=soft)  # fmt: skip
+    data = tmp_path / "preprocessed" / nnunet_plans.DATASET_NAME
+    link_dataset(data / nnunet_plans.DATA_IDENTIFIER, prepared.root, rows)
+    write_json(data / "dataset_fingerprint.json", {"cases": len(rows)})
+    chosen = settings(loss=loss, oversample_foreground=1).model_copy(update={"soft": True})
+    dataset = nnunet_plans.dataset_json(NAMES, chosen.ignore_label, rows)
+    dataset["annotated"] = annotated_classes(chosen.label_values, rows)
+    trainer = make_trainer(TrainingRun(tmp_path, nnunet_plans.plans(chosen), dataset, torch.device("cpu")))
+    assert isinstance(trainer.loss.loss, SoftLabelLoss)
+    trainer.on_train_start()
+    losses, seen = [], set()
+    for _ in range(8):
+        patches = next(trainer.dataloader_train)
+        assert [scale.shape[1] for scale in patches["target"]] == [4] * len(patches["target"])
+        seen |= set(patches["target"][0][:, 3].unique().tolist())
+        losses.append(float(trainer.train_step(patches)))
+    assert np.isfinite(losses).all()
+    assert seen == {0, 150, 200}
+    value, voxels = trainer.validation_step(next(trainer.dataloader_val))
+    assert np.isfinite(value)
+    assert voxels[0].sum() + voxels[2].sum() > 0
