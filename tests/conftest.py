@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -82,6 +83,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 0 if item.module in uses else 2 if item.module in drills else 1, item.module in long
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of further garbage collections, which take a tenth of the time otherwise."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -58,7 +58,7 @@ def nnunets_labels(bundle, volume, mirroring):
     return labels
 
 
-@pytest.mark.parametrize("mirroring", [False, True])
+@pytest.mark.parametrize("mirroring", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_labels_are_those_of_nnunets_own_predictor(mirroring):
     bundle, volume = a_bundle(), a_volume((19, 33, 37))
     labels = Engine(bundle.with_inference(step=0.5, tta=mirroring)).segment(volume).labels
@@ -214,8 +214,8 @@ def whole(request):
 
 
 @pytest.mark.parametrize("change", [
-    {"tiles": 7, "batch": 2}, {"slab_bytes": 1},
-    *(pytest.param(change, marks=pytest.mark.slow) for change in ({"batch": 3}, {"tiles": 3})),
+    {"batch": 3}, {"slab_bytes": 1},
+    *(pytest.param(change, marks=pytest.mark.slow) for change in ({"tiles": 3}, {"tiles": 7, "batch": 2})),
 ])  # fmt: skip
 def test_how_the_work_is_cut_does_not_matter(monkeypatch, whole, change):
     segment, expected = whole
