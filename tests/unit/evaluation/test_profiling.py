@@ -172,6 +172,7 @@ json.dump(log, open(sys.argv[1], "w"))
 """
 
 
+@pytest.mark.slow  # two seconds of a growing process
 def test_a_program_s_own_log_of_its_memory_is_met_within_5_percent(tmp_path):
     log = tmp_path / "log.json"
     profile, code = profile_command([sys.executable, "-c", SELF_LOGGING, str(log)], None)

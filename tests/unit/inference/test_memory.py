@@ -161,6 +161,7 @@ def test_where_there_is_no_window_is_background():
     assert part.sums[0, :, :, 1].eq(UNCOVERED).all()
 
 
+@pytest.mark.slow  # a process that imports torch
 def test_the_memory_of_the_sums_is_what_was_counted():
     patch, shape = (24, 64, 64), (24, 200, 200)
     code = (

@@ -22,7 +22,7 @@ INTERESTING = [0, 1, 0x7F, 0x80, 0xFF]
 MEMORY = 64 << 20
 """Bytes that reading a file of a few hundred may take."""
 
-QUICK, THOROUGH = 100, 5000
+QUICK, THOROUGH = 50, 5000
 
 
 def mutated(raw: bytes, chance: random.Random) -> bytes:

@@ -43,7 +43,9 @@ def test_a_killed_process_is_one_line_that_names_what_was_being_worked_on():
     assert len(names.split(", ")) <= 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 3), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(("number", "code"), [
+    (signal.SIGINT, 3), pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_processes_end_with_the_one_that_started_them(tmp_path, number, code):
     begun = [tmp_path / "0", tmp_path / "1"]
     program = (
