@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from provenance import provenance
 from scipy import stats
 
+from flare23_lib.io.atomic import write_json
 from flare23_lib.io.tables import read_csv
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -67,3 +71,34 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
         return {"mean": round(mean, 4), "interval": None, "seeds": len(values)}
     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return {"mean": round(mean, 4), "interval": [round(mean - half, 4), round(mean + half, 4)], "seeds": len(values)}
+
+
+def run_seeds(
+    description: str | None,
+    seeds: Sequence[int],
+    run_seed: Callable[[Path, int], dict],
+    summarize: Callable[[dict[int, dict]], dict],
+    format_table: Callable[[dict], str],
+) -> None:
+    """Run a benchmark's seeds as its command line asks for, and print and keep the summary after each.
+
+    Args:
+        description: of the command.
+        seeds: that are run by default.
+        run_seed: makes the result of a seed in a folder.
+        summarize: of the results by seed.
+        format_table: of the summary, for the terminal.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where cohorts and runs are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    parser.add_argument("--output", type=Path, help="JSON with the figures")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    runs = {}
+    for seed in args.seeds:
+        runs[seed] = run_seed(args.folder / f"seed{seed}", seed)
+        summary = summarize(runs)
+        print(format_table(summary), flush=True)
+        if args.output:
+            write_json(args.output, {**provenance(), "summary": summary, "seeds": runs})

@@ -19,15 +19,13 @@ probability give, are beside it.
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from phantom_runs import REPOSITORY, interval, run_workflow
-from provenance import provenance
+from phantom_runs import REPOSITORY, interval, run_seeds, run_workflow
 
 from flare23_lib.evaluation.details import tumor_components
 from flare23_lib.inference.bundle import load_bundle
@@ -199,19 +197,7 @@ def format_table(summary: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the seeds and summarize them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where cohorts and runs are kept")
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
-    parser.add_argument("--output", type=Path, help="JSON with the figures")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    runs = {}
-    for seed in args.seeds:
-        runs[seed] = run_seed(args.folder / f"seed{seed}", seed)
-        summary = summarize(runs)
-        print(format_table(summary), flush=True)
-        if args.output:
-            write_json(args.output, {**provenance(), "summary": summary, "seeds": runs})
+    run_seeds(__doc__, (0, 1), run_seed, summarize, format_table)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 Slices = tuple[slice, slice, slice]
 """A box in a (z, y, x) array."""
+
+CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
+"""Neighbors of a voxel in a connected component: those that touch it at a face, an edge or a corner."""
 
 
 def as_triple(values: Iterable[T], name: str = "value") -> tuple[T, T, T]:

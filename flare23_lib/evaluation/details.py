@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from flare23_lib.axes import CONNECTIVITY
 from flare23_lib.evaluation.metrics import Comparison
 from flare23_lib.evaluation.surfaces import find_surfels, surfel_areas
 from flare23_lib.io.tables import write_csv
@@ -121,7 +122,7 @@ def tumor_components(reference: np.ndarray, prediction: np.ndarray, spacing: tup
         if box is None:
             continue
         own, other = own[box], other[box]
-        components, number = ndimage.label(own, structure=np.ones((3, 3, 3)))
+        components, number = ndimage.label(own, structure=CONNECTIVITY)
         sizes, shared = (np.bincount(components[mask], minlength=number + 1) for mask in (own, own & other))
         for component in range(1, number + 1):
             size, both = float(sizes[component]), float(shared[component])

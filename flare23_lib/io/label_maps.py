@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flare23_lib.axes import CONNECTIVITY
 from flare23_lib.errors import ImageError
 from flare23_lib.io.nifti import Volume, read_labels
 from flare23_lib.io.patterns import MASK
@@ -185,7 +186,7 @@ def right_side(mask: np.ndarray, affine: np.ndarray, what: str = "the structure"
     from scipy import ndimage  # half a second, which most sources do not need
 
     box = ndimage.find_objects(mask.view(np.uint8))[0]
-    components, number = ndimage.label(mask[box], structure=np.ones((3, 3, 3)))
+    components, number = ndimage.label(mask[box], structure=CONNECTIVITY)
     places = np.nonzero(components)
     voxels = np.stack([place + part.start for place, part in zip(places, box, strict=True)])[::-1]
     towards_right = affine[0, :3] @ (voxels - (np.array(mask.shape[::-1]) - 1)[:, None] / 2)

@@ -13,9 +13,8 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, SegOnlyTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from torch import nn
 
-from flare23_lib.nnunet.losses import loss_of_sums, sums_of_shares
+from flare23_lib.nnunet.losses import LabelSetLoss, loss_of_sums, sums_of_shares
 
 CHANNELS = 4
 
@@ -81,17 +80,9 @@ def soft_shares(target: torch.Tensor, count: int) -> torch.Tensor:
     return shares.scatter_add_(1, torch.where(is_soft, second, labels), 1 - part)
 
 
-class SoftLabelLoss(nn.Module):
+class SoftLabelLoss(LabelSetLoss):
     """The loss of label sets for labels of which some are soft: cross-entropy with the shares of both classes, and a
-    soft Dice that is largest where probability and share are equal.
-
-    Args:
-        several: whether processes share the batch.
-    """
-
-    def __init__(self, several: bool = False) -> None:
-        super().__init__()
-        self.several = several
+    soft Dice that is largest where probability and share are equal."""
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
         """Return the loss.

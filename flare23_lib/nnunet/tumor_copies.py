@@ -20,6 +20,7 @@ from nnunetv2.training.dataloading.data_loader import crop_and_pad_nd
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from scipy import ndimage
 
+from flare23_lib.axes import CONNECTIVITY
 from flare23_lib.config.training_models import TumorCopies
 
 BORDER = 3
@@ -27,9 +28,6 @@ BORDER = 3
 
 MARGIN = 3
 """Voxels around a copy that are cut out with it; more than half the border."""
-
-CORNERS = np.ones((3, 3, 3))
-"""Voxels that touch at a corner are connected."""
 
 Box = tuple[slice, ...]
 
@@ -136,7 +134,7 @@ class CopyTumors(BasicTransform):
         if case not in self._boxes:
             marked = self._donors.load_case(case)[1][:][0] == self.copied.label
             around = ndimage.find_objects(marked.view(np.uint8))[0]
-            found = ndimage.find_objects(ndimage.label(marked[around], CORNERS)[0])
+            found = ndimage.find_objects(ndimage.label(marked[around], CONNECTIVITY)[0])
             starts = [part.start for part in around]
             self._boxes[case] = [
                 tuple(slice(part.start + start, part.stop + start) for part, start in zip(box, starts, strict=True))
@@ -150,7 +148,7 @@ class CopyTumors(BasicTransform):
         margin = math.ceil(MARGIN / size)
         reach = [[part.start - margin, part.stop + margin] for part in box]
         image, labels = crop_and_pad_nd(images, reach, pad_mode="edge")[0], crop_and_pad_nd(labels, reach, -1)[0]
-        components = ndimage.label(labels == self.copied.label, CORNERS)[0]
+        components = ndimage.label(labels == self.copied.label, CONNECTIVITY)[0]
         own = tuple(slice(margin, n - margin) for n in labels.shape)
         mask = components == ndimage.find_objects(components).index(own) + 1
         hosts = labels[np.isin(labels, self.copied.hosts)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
+from flare23_lib.axes import CONNECTIVITY
 
 
 def remove_small_components(
