@@ -20,6 +20,13 @@ from flare23_lib.runtime.signals import stopped_by
 
 INSTALL = "pip install -c constraints.txt -e '.[workflow]' brings what this command needs"
 
+SPINS = 10_000
+"""How often a thread of GNU's OpenMP looks for work before it sleeps, below a millisecond; libgomp takes 300,000.
+
+One that spins keeps a busy machine's cores from the threads that it waits for; one that sleeps at once wakes up late,
+which small networks pay for on an idle machine (benchmarks/busy.py).
+"""
+
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
@@ -37,8 +44,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     os.environ["MPLBACKEND"] = "agg"  # a notebook's own backend cannot be loaded here, and nnU-Net would
-    # Threads that wait by spinning keep a busy machine's cores from those they wait for (benchmarks/busy.py).
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
     args = make_parser().parse_args(argv)
     logging.basicConfig(
         level=logging.DEBUG if args.debug else logging.INFO,

@@ -176,12 +176,15 @@ def test_every_command_explains_itself(capsys):
     assert "usage: flare23" in capsys.readouterr().out
 
 
-def test_threads_wait_asleep_unless_the_user_wants_otherwise(monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    with pytest.raises(SystemExit):
-        cli.main(["--version"])
-    assert os.environ["OMP_WAIT_POLICY"] == "active"
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    with pytest.raises(SystemExit):
-        cli.main(["--version"])
-    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+def test_threads_spin_briefly_unless_the_user_wants_otherwise(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "to be taken back at the end")
+        monkeypatch.delenv(name)
+    for policy, spins, expected in (("active", None, None), (None, "5", "5"), (None, None, str(cli.SPINS))):
+        for name, value in (("OMP_WAIT_POLICY", policy), ("GOMP_SPINCOUNT", spins)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit):
+            cli.main(["--version"])
+        assert os.environ.get("GOMP_SPINCOUNT") == expected
