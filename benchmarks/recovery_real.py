@@ -1,12 +1,17 @@
 """What partial labels cost on real CTs, and what the loss of label sets gives back.
 
     nice -n 19 python benchmarks/recovery_real.py --data OPENKBP --folder FOLDER [--seeds 11] [--full 8]
+    nice -n 19 python benchmarks/recovery_real.py --study btcv --data BTCV --folder FOLDER --full 1
 
 OPENKBP is a folder of head-and-neck planning CTs with seven organs: `train` and `validation`, each with `images` and
 `labels`, and `cases.csv`, which lists the organs that are contoured in a case (`present`). All training cases take
 part. A few that have every organ stay whole; the others become those of three imagined sites, each of which keeps the
-contours of other organs (`SITES`) and loses the rest. The data is naturally partial, too: an organ that is not
+contours of other organs (`Study.sites`) and loses the rest. The data is naturally partial, too: an organ that is not
 contoured was not annotated.
+
+BTCV is a folder of 14 abdominal CTs, `images` and `labels`, with eight of FLARE's organs. Halves of them are trained
+on in turn, and the other half scored: each arm is trained twice, and has the scores of all cases. So few cases can
+show the sign of a difference, and no more.
 
 Arms (their models have the same network, seed and number of iterations: `recovery_real.yaml`):
 
@@ -40,6 +45,10 @@ and the arms are compared with `background`.
 `sets_soft` was added when `sets_student` was known for 8 and 4 cases (0.669, 0.673), with 36 epochs and seed 11, and
 is run with 4 first. Question: is it above `sets_student`? (`minus_sets_student`)
 
+Decided when all arms of 4 cases were known, also with 36 epochs and seed 11: 16 fully labeled cases, and `sets_soft`
+with 0 and 8. For btcv, frozen before any arm was run: `recovery_btcv.yaml`, the sites, seed 11, 1 fully labeled case
+of 7, 12 epochs, all arms. Question: the signs of `sets` and `sets_student` minus the chain.
+
 The result is written after each arm; arms that are still to be run are listed under `missing`. What a folder holds is
 not made again.
 """
@@ -51,6 +60,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,83 +74,140 @@ from flare23_lib.io.tables import read_csv
 
 log = logging.getLogger(__name__)
 
-ORGANS = {"Brainstem": 1, "SpinalCord": 2, "RightParotid": 3, "LeftParotid": 4, "Esophagus": 5, "Larynx": 6,
-          "Mandible": 7}  # fmt: skip
-NAMES = ("brainstem", "spinal_cord", "right_parotid", "left_parotid", "esophagus", "larynx", "mandible")
+GROUPS = ("full", "site_a", "site_b", "site_c")
 
-SITES = {
-    "site_a": ("Brainstem", "SpinalCord", "Mandible"),
-    "site_b": ("RightParotid", "LeftParotid"),
-    "site_c": ("Esophagus", "Larynx"),
-}
-"""What each imagined site keeps; a case comes to the smallest site of those whose organs it has."""
+
+@dataclass(frozen=True)
+class Study:
+    """Data that the arms are run on.
+
+    Attributes:
+        organs: name in the configuration -> value in the files.
+        sites: what each imagined site keeps. A case comes to the smallest site of those whose organs it has.
+        halves: whether the cases are split in two halves that take turns in training.
+        configuration: files of what the workflow runs, on top of the recipe; the last one wins.
+    """
+
+    organs: Mapping[str, int]
+    sites: Mapping[str, Sequence[str]]
+    halves: bool
+    configuration: tuple[str, ...]
+
+    @property
+    def folds(self) -> int:
+        """How often each arm is trained."""
+        return 2 if self.halves else 1
+
+    def cases(self, data: Path, fold: int, seed: int) -> list[Case]:
+        """Return all cases of the data."""
+        if not self.halves:
+            return [
+                Case(row["case"], row["split"], data / row["split"],
+                     {name for name, column in zip(self.organs, OPENKBP_ORGANS, strict=True)
+                      if column in row["present"].split("|")})
+                for row in read_csv(data / "cases.csv")
+            ]  # fmt: skip
+        cases = sorted(path.name.removesuffix(".nii.gz") for path in (data / "labels").glob("*.nii.gz"))
+        order = np.random.default_rng([seed, 7]).permutation(cases)
+        training = set(order[fold * len(cases) // 2 : (fold + 1) * len(cases) // 2])
+        found = []
+        for case in cases:
+            values = np.unique(read_labels(data / "labels" / f"{case}.nii.gz").array)
+            present = {name for name, value in self.organs.items() if value in values}
+            found.append(Case(case, "train" if case in training else "validation", data, present))
+        return found
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case of a study: its name, `train` or `validation`, the folder of its files, the organs in its label."""
+
+    name: str
+    split: str
+    folder: Path
+    present: set[str]
+
+    @property
+    def image(self) -> Path:
+        """The CT."""
+        return self.folder / "images" / f"{self.name}_0000.nii.gz"
+
+    @property
+    def label(self) -> Path:
+        """The whole label."""
+        return self.folder / "labels" / f"{self.name}.nii.gz"
+
+
+OPENKBP_ORGANS = ("Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophagus", "Larynx", "Mandible")
+"""Names in `cases.csv`, by value."""
+
+STUDIES = {
+    "openkbp": Study(
+        {"brainstem": 1, "spinal_cord": 2, "right_parotid": 3, "left_parotid": 4, "esophagus": 5, "larynx": 6,
+         "mandible": 7},
+        {"site_a": ("brainstem", "spinal_cord", "mandible"), "site_b": ("right_parotid", "left_parotid"),
+         "site_c": ("esophagus", "larynx")},
+        halves=False,
+        configuration=("recovery_real.yaml",),
+    ),
+    "btcv": Study(
+        {"liver": 1, "right_kidney": 2, "spleen": 3, "pancreas": 4, "aorta": 5, "gallbladder": 9, "stomach": 11,
+         "left_kidney": 13},
+        {"site_a": ("liver", "spleen", "stomach"), "site_b": ("right_kidney", "left_kidney", "aorta"),
+         "site_c": ("pancreas", "gallbladder")},
+        halves=True,
+        configuration=("recovery_real.yaml", "recovery_btcv.yaml"),
+    ),
+}  # fmt: skip
 
 SEEDS, FULL, EPOCHS = (11,), 8, 12
 RESAMPLINGS = 2000
 
-CONFIGURATION = REPOSITORY / "benchmarks" / "recovery_real.yaml"
-GROUPS = ("full", *SITES)
 LABEL_SETS = {"training": {"loss": "label_sets"}}
 
 
-def assign(rows: Sequence[Mapping[str, str]], full: int, seed: int) -> dict[str, str]:
+def assign(study: Study, cases: Sequence[Case], full: int, seed: int) -> dict[str, str]:
     """Return the group of each training case: `full` or a site.
 
     Args:
-        rows: of `cases.csv`.
+        study: what the sites keep.
+        cases: all cases.
         full: how many cases stay whole.
         seed: of the choice.
     """
     random = np.random.default_rng([seed, 23])
-    present = {row["case"]: set(row["present"].split("|")) for row in rows if row["split"] == "train"}
+    present = {case.name: case.present for case in cases if case.split == "train"}
     order = [str(case) for case in random.permutation(sorted(present))]
-    groups = {case: "full" for case in [case for case in order if len(present[case]) == len(ORGANS)][:full]}
-    sizes = dict.fromkeys(SITES, 0)
+    groups = {case: "full" for case in [case for case in order if len(present[case]) == len(study.organs)][:full]}
+    sizes = dict.fromkeys(study.sites, 0)
     for case in order:
-        fitting = [site for site, organs in SITES.items() if present[case] & set(organs)]
+        fitting = [site for site, organs in study.sites.items() if present[case] & set(organs)]
         if case not in groups and fitting:
             groups[case] = min(fitting, key=lambda site: sizes[site])
             sizes[groups[case]] += 1
     return groups
 
 
-def make_cohorts(data: Path, folder: Path, groups: Mapping[str, str]) -> tuple[Path, Path]:
+def make_cohorts(study: Study, cases: Sequence[Case], folder: Path, groups: Mapping[str, str]) -> tuple[Path, Path]:
     """Make the cohort of partial labels and, of the same images, that of all contours."""
     partial, whole = folder / "cohort", folder / "cohort_whole"
     if (folder / "cohorts.json").exists():
         return partial, whole
     for root in (partial, whole):
-        for group in (*GROUPS, "validation"):
+        for case in cases:
+            group = groups.get(case.name, case.split)
             for kind in ("images", "labels"):
                 (root / group / kind).mkdir(parents=True, exist_ok=True)
-        for file in (data / "validation").rglob("*.nii.gz"):
-            link_to(root / file.relative_to(data), file.resolve())
-        for case, group in groups.items():
-            image = data / "train" / "images" / f"{case}_0000.nii.gz"
-            link_to(root / group / "images" / image.name, image.resolve())
-    for case, group in groups.items():
-        label = data / "train" / "labels" / f"{case}.nii.gz"
-        link_to(whole / group / "labels" / label.name, label.resolve())
-        volume = read_labels(label)
-        kept = [ORGANS[organ] for organ in SITES.get(group, ORGANS)]
-        labels = np.where(np.isin(volume.array, kept), volume.array, 0).astype(np.uint8)
-        write_volume(partial / group / "labels" / label.name, labels, volume.header)
+            link_to(root / group / "images" / case.image.name, case.image.resolve())
+            if root is whole or group == "validation":
+                link_to(root / group / "labels" / case.label.name, case.label.resolve())
+                continue
+            volume = read_labels(case.label)
+            kept = [study.organs[organ] for organ in study.sites.get(group, study.organs)]
+            labels = np.where(np.isin(volume.array, kept), volume.array, 0).astype(np.uint8)
+            write_volume(root / group / "labels" / case.label.name, labels, volume.header)
     write_json(folder / "cohorts.json", {"groups": dict(groups)})
     return partial, whole
-
-
-def names(organs: Sequence[str]) -> list[str]:
-    """Return the names of organs in the configuration."""
-    return [NAMES[ORGANS[organ] - 1] for organ in organs]
-
-
-ALL = list(NAMES)
-PRESENT: dict[str, Any] = {"full": ALL, **dict.fromkeys(SITES, "present")}
-EVERYTHING: dict[str, Any] = {group: ALL for group in GROUPS}
-NEXT: dict[str, Any] = {"full": ALL} | {
-    site: names(SITES[other]) for site, other in zip(SITES, [*list(SITES)[1:], next(iter(SITES))], strict=True)
-}
-"""The annotated organs of the control: each site has those of the next one."""
 
 
 def completions(teachers: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -153,31 +220,38 @@ def learner(labels: Mapping[str, Sequence[str]], evaluate: bool = True, **option
     return {"train_on": dict(labels), "evaluate": evaluate, **options}
 
 
-def arms(full: int) -> dict[str, dict[str, Any]]:
-    """Return arm -> what its configuration holds beside `recovery_real.yaml`, in the order in which they are run.
+def arms(study: Study, full: int) -> dict[str, dict[str, Any]]:
+    """Return arm -> what its configuration holds beside the study's file, in the order in which they are run.
 
     Args:
+        study: the organs, and what the sites keep.
         full: number of fully labeled cases. With none there is no L, and no chain, which begins with it.
     """
-    groups = GROUPS if full else tuple(SITES)
+    groups = GROUPS if full else GROUPS[1:]
     whole = ["full"] if full else []
+    organs, sites = list(study.organs), list(study.sites)
+    present = {"full": organs, **dict.fromkeys(sites, "present")}
+    everything = dict.fromkeys(GROUPS, organs)
+    # The control: each site is said to have annotated what the next one has.
+    following = {"full": organs}
+    following |= {site: study.sites[after] for site, after in zip(sites, [*sites[1:], sites[0]], strict=True)}
 
     def categories(annotated: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [{"name": group, "folders": [f"{group}/images"], "annotated": annotated[group]} for group in groups]
 
     by_chain = completions({"site_a": "lower", "full": "chain_teacher", "site_b": "chain_teacher",
                             "site_c": "chain_teacher"})  # fmt: skip
-    by_sets = completions(dict.fromkeys(SITES, "sets"))
+    by_sets = completions(dict.fromkeys(sites, "sets"))
     by_sets_soft = {f"{name}_soft": {**row, "soft": True} for name, row in by_sets.items()}
     lower = {"lower": learner({"manual_labels": ["full"]})}
     sets = {"sets": learner({"manual_labels": groups}, **LABEL_SETS)}
     found = {
-        "lower": {"categories": categories(PRESENT), "models": lower},
-        "upper": {"categories": categories(PRESENT),
+        "lower": {"categories": categories(present), "models": lower},
+        "upper": {"categories": categories(present),
                   "models": {"upper": learner({"manual_labels": groups}, **LABEL_SETS)}},
-        "sets": {"categories": categories(PRESENT), "models": sets},
+        "sets": {"categories": categories(present), "models": sets},
         "chain": {
-            "categories": categories(PRESENT),
+            "categories": categories(present),
             "completions": by_chain,
             "models": {
                 **lower,
@@ -186,7 +260,7 @@ def arms(full: int) -> dict[str, dict[str, Any]]:
             },
         },
         "sets_student": {
-            "categories": categories(PRESENT),
+            "categories": categories(present),
             "completions": by_sets,
             "models": {
                 **sets,
@@ -194,22 +268,22 @@ def arms(full: int) -> dict[str, dict[str, Any]]:
             },
         },
         "sets_soft": {
-            "categories": categories(PRESENT),
+            "categories": categories(present),
             "completions": by_sets_soft,
             "models": {
                 **sets,
                 "sets_soft": learner({"manual_labels": whole, "label_completions": list(by_sets_soft)}),
             },
         },
-        "background": {"categories": categories(EVERYTHING),
+        "background": {"categories": categories(everything),
                        "models": {"background": learner({"manual_labels": groups})}},
-        "shuffled": {"categories": categories(NEXT),
+        "shuffled": {"categories": categories(following),
                      "models": {"shuffled": learner({"manual_labels": groups}, **LABEL_SETS)}},
     }  # fmt: skip
     return found if full else {arm: row for arm, row in found.items() if arm not in ("lower", "chain")}
 
 
-ARMS = tuple(arms(FULL))
+ARMS = tuple(arms(STUDIES["openkbp"], FULL))
 
 
 def plain(value: Any) -> Any:
@@ -219,21 +293,24 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def run_arm(folder: Path, arm: str, full: int, cohort: Path, training: Mapping[str, int]) -> dict[str, Any]:
+def run_arm(
+    study: Study, folder: Path, arm: str, full: int, cohort: Path, training: Mapping[str, int]
+) -> dict[str, Any]:
     """Run an arm's workflow; returns the DSC of each validation case and organ, and what it took."""
     started = time.monotonic()
     results = f"results_{cohort.name}"
-    overrides = plain(arms(full)[arm]) | {
+    overrides = plain(arms(study, full)[arm]) | {
         "cohort": str(cohort.absolute()), "results": results, "model_defaults": {"training": dict(training)},
     }  # fmt: skip
-    run_workflow(folder, [CONFIGURATION], overrides, ["evaluation"], cores=1)
+    files = [REPOSITORY / "benchmarks" / name for name in study.configuration]
+    run_workflow(folder, files, overrides, ["evaluation"], cores=1)
     rows = read_csv(folder / results / "evaluation" / arm / "metrics.csv")
     record = read_json(folder / results / "training" / arm / "training.json")
     return {
         "cases": record["cases"],
         "training_seconds": record["seconds"],
         "run_seconds": round(time.monotonic() - started, 1),
-        "dsc": {row["Name"]: {name: _number(row[f"{name}_DSC"]) for name in NAMES} for row in rows},
+        "dsc": {row["Name"]: {name: _number(row[f"{name}_DSC"]) for name in study.organs} for row in rows},
     }
 
 
@@ -243,8 +320,7 @@ def _number(text: str) -> float | None:
 
 def table(run: Mapping[str, Any]) -> np.ndarray:
     """Return (cases, organs) DSC of an arm, NaN where an organ is not contoured."""
-    rows = [[np.nan if row[name] is None else row[name] for name in NAMES] for _, row in sorted(run["dsc"].items())]
-    return np.array(rows, float)
+    return np.array([list(row.values()) for _, row in sorted(run["dsc"].items())], float)
 
 
 def endpoint(scores: np.ndarray) -> float:
@@ -275,10 +351,10 @@ def summarize(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     tables = {arm: table(run) for arm, run in runs.items()}
     summary: dict[str, Any] = {}
     for arm, scores in tables.items():
-        means = np.nanmean(scores, axis=0)
+        names, means = next(iter(runs[arm]["dsc"].values())), np.nanmean(scores, axis=0)
         row: dict[str, Any] = {
             "dsc": resampled(endpoint, scores),
-            "organs": {name: round(float(mean), 4) for name, mean in zip(NAMES, means, strict=True)},
+            "organs": {name: round(float(mean), 4) for name, mean in zip(names, means, strict=True)},
         }
         if {"lower", "upper"} <= tables.keys() - {arm}:
             row["recovery"] = resampled(recovery, scores, tables["lower"], tables["upper"])
@@ -288,10 +364,30 @@ def summarize(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return summary
 
 
+def run_folds(study: Study, args: argparse.Namespace, seed: int, full: int, arm: str) -> dict[str, Any]:
+    """Run an arm of a seed in all folds; returns what `run_arm` does, and the groups' sizes."""
+    runs = []
+    for fold in range(study.folds):
+        folder = args.folder / (f"seed{seed}_full{full}" + (f"_fold{fold}" if study.halves else ""))
+        cases = study.cases(args.data, fold, seed)
+        groups = assign(study, cases, full, seed)
+        partial, whole = make_cohorts(study, cases, folder, groups)
+        training = {"seed": seed, "epochs": args.epochs}
+        runs.append(run_arm(study, folder, arm, full, whole if arm == "upper" else partial, training))
+        sizes = {group: list(groups.values()).count(group) for group in GROUPS}
+    return {
+        "groups": sizes,
+        "cases": runs[0]["cases"],
+        **{key: round(sum(run[key] for run in runs), 1) for key in ("training_seconds", "run_seconds")},
+        "dsc": {case: row for run in runs for case, row in run["dsc"].items()},
+    }
+
+
 def main() -> None:
     """Run the arms of the seeds, and write the result after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of openkbp")
+    parser.add_argument("--study", choices=STUDIES, default="openkbp")
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the study's data")
     parser.add_argument("--folder", type=Path, required=True, help="where cohorts and runs are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--full", type=int, nargs="+", default=[FULL], help="fully labeled cases (the dose)")
@@ -301,24 +397,25 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    study = STUDIES[args.study]
     kept = read_json(args.output)["runs"] if args.output and args.output.exists() else {}
-    cases = read_csv(args.data / "cases.csv")
     wanted = [
-        (seed, full, arm) for seed in args.seeds for full in args.full for arm in arms(full) if arm in args.arms
+        (seed, full, arm)
+        for seed in args.seeds
+        for full in args.full
+        for arm in arms(study, full)
+        if arm in args.arms
     ]
     for seed, full, arm in wanted:
         name = f"seed {seed}, {full} fully labeled" + (f", {args.epochs} epochs" if args.epochs != EPOCHS else "")
         run = kept.setdefault(name, {"seed": seed, "full": full, "epochs": args.epochs, "arms": {}})
         if arm not in run["arms"]:
-            folder = args.folder / f"seed{seed}_full{full}"
-            groups = assign(cases, full, seed)
-            partial, whole = make_cohorts(args.data, folder, groups)
-            run["groups"] = {group: list(groups.values()).count(group) for group in GROUPS}
             log.info("%s: %s", name, arm)
-            training = {"seed": seed, "epochs": args.epochs}
-            run["arms"][arm] = run_arm(folder, arm, full, whole if arm == "upper" else partial, training)
+            found = run_folds(study, args, seed, full, arm)
+            run["groups"] = found.pop("groups")
+            run["arms"][arm] = found
         run["summary"] = summarize(run["arms"])
-        run["missing"] = [other for other in arms(full) if other not in run["arms"]]
+        run["missing"] = [other for other in arms(study, full) if other not in run["arms"]]
         print(format_table(name, run), flush=True)
         if args.output:
             write_json(args.output, {**provenance(), "runs": kept})
