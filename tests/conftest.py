@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from cohorts import Cohort, small_cohort
 from filelock import FileLock
 from hypothesis import settings
 from places import REPOSITORY
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from flare23_lib.config import configuration
 from flare23_lib.config.load import read_yaml
@@ -109,6 +112,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 0 if item.module in uses else 2 if item.module in drills else 1, item.module in long
 
     items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """Leave the quick tests that start commands to one process: another would import all that they need once more."""
+    return OneStartsCommands(config, log) if config.getoption("markexpr") == "not slow" else None
+
+
+class OneStartsCommands(LoadFileScheduling):
+    """A file of tests runs in one process, and all files that start commands (`processes`) in the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "commands" if _starts_commands(REPOSITORY / file) else file
+
+
+@lru_cache
+def _starts_commands(file: Path) -> bool:
+    return re.search(r"\b(flare23|run_snakemake|processes\.run|Command)\(", file.read_text()) is not None
 
 
 def pytest_collection_finish() -> None:
