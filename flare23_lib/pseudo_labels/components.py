@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from flare23_lib.axes import CONNECTIVITY
 
@@ -29,13 +29,13 @@ def remove_small_components(
         The labels, a copy if anything was dropped; and label value -> voxels dropped, of the classes that lost any.
     """
     voxel_ml = math.prod(spacing) / 1000
-    boxes = ndimage.find_objects(labels)
+    boxes = scipy.ndimage.find_objects(labels)
     result, dropped = labels, {}
     for value, least in sorted(least_volume_ml.items()):
         box = boxes[value - 1] if value <= len(boxes) else None
         if box is None:
             continue
-        components, _ = ndimage.label(labels[box] == value, structure=CONNECTIVITY)
+        components, _ = scipy.ndimage.label(labels[box] == value, structure=CONNECTIVITY)
         sizes = np.bincount(components.ravel())
         small = sizes * voxel_ml < least
         small[0] = False
@@ -75,16 +75,16 @@ def find_tumors(
         For each the indices (z, y, x) of its voxels, and the share of the passes that agree, averaged over the
         voxels; 0 without votes.
     """
-    found = ndimage.find_objects(predicted.view(np.uint8), max_label=1)[0]
+    found = scipy.ndimage.find_objects(predicted.view(np.uint8), max_label=1)[0]
     if found is None:
         return
     box = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in found)
     together = predicted[box] if marked is None else predicted[box] | marked[box]
-    components, count = ndimage.label(together, structure=CONNECTIVITY)
+    components, count = scipy.ndimage.label(together, structure=CONNECTIVITY)
     touched = np.zeros(count + 1, dtype=bool)
     if marked is not None:
         touched[components[marked[box]]] = True
-    for number, part in enumerate(ndimage.find_objects(components), start=1):
+    for number, part in enumerate(scipy.ndimage.find_objects(components), start=1):
         if touched[number]:
             continue
         local = np.nonzero(components[part] == number)
