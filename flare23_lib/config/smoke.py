@@ -25,6 +25,7 @@ MODEL: dict[str, Any] = {
         "batch_size": 2,
         "optimizer": "adamw",
         "learning_rate": 0.005,
+        "oversample_foreground": 0.5,  # a smaller share of two patches can be none
     },
 }
 """What every model becomes; what is not named here stays as it is."""

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import logging
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +51,7 @@ class NameTable:
         """Read a CSV with the columns `name`, `value` and `aliases` (separated by semicolons; may be missing);
         CohortError if it cannot be read, a value is no number from 1 to 254, or a name stands for two values."""
         try:
-            with path.open(encoding="utf-8", newline="") as handle:
+            with path.open(encoding="utf-8-sig", newline="") as handle:
                 rows = list(csv.DictReader(handle))
             names, numbers = [row["name"].strip() for row in rows], [int(row["value"]) for row in rows]
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -67,8 +68,8 @@ class NameTable:
 
 
 def normalized(name: str) -> str:
-    """Return a name in small letters, with single spaces for whatever is no letter or digit."""
-    return " ".join(re.findall(r"[a-z0-9]+", name.lower()))
+    """Return a name in small letters of any script, with single spaces for whatever is no letter or digit."""
+    return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFC", name).casefold()))
 
 
 def import_dicom(

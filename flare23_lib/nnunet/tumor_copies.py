@@ -155,7 +155,9 @@ class CopyTumors(BasicTransform):
         shape = [max(1, round(n * size)) for n in mask.shape]
         whole = torch.from_numpy(np.stack([image, mask]).astype(np.float32))
         resized = F.interpolate(whole[None], shape, mode="trilinear")[0].numpy()
-        return Tumor(resized[0], resized[1] > 0.5, int(np.bincount(hosts).argmax()) if len(hosts) else 0)
+        share = resized[1]
+        mask = share > min(0.5, np.nextafter(share.max(), 0))  # a small tumor keeps its brightest voxel
+        return Tumor(resized[0], mask, int(np.bincount(hosts).argmax()) if len(hosts) else 0)
 
     def _seats(self, image: np.ndarray, labels: np.ndarray, tumor: Tumor) -> np.ndarray:
         """Return the voxels, (n, 3), that the center of a copy may lie at.

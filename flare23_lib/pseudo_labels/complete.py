@@ -204,7 +204,7 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
     if rules.asking_for_votes:
         passes = results.metadata(entry.inputs["prediction"])["passes"]
         votes = Votes(_beside(prediction, TTA_VOTE_COUNT), passes)
-    merged = merge(original, labels, annotated, rules, next_class, votes)
+    merged = merge(original, labels, annotated, rules, next_class, votes, bool(bases))
     # The prediction carries the image's header; the original's may differ from it within the tolerance.
     write_volume(entry.file(LABELS), merged.labels, predicted.header)
     suffixes = [LABELS]

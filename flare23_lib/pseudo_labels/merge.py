@@ -72,6 +72,7 @@ class MergeCase:
     next_class: np.ndarray | None
     votes: Votes | None
     outcomes: np.ndarray
+    based: bool = False
 
     def slices_with(self, *outcomes: str) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the slices, each with its mask of the voxels that have one of these outcomes."""
@@ -86,6 +87,7 @@ def merge(
     rules: MergeRules,
     next_class: np.ndarray | None = None,
     votes: Votes | None = None,
+    based: bool = False,
 ) -> Merged:
     """Complete an original label map with a prediction.
 
@@ -108,6 +110,8 @@ def merge(
         rules: who wins.
         next_class: the prediction's best classes when those annotated may not win, same shape.
         votes: how the teacher's passes agree, same shape.
+        based: whether the original is another completion, whose ignored voxels may be decided again; those of an
+            annotation stay ignored.
 
     Raises:
         MergeError: different shapes, or something that the rules need is not given.
@@ -133,7 +137,7 @@ def merge(
         pairs += np.bincount(pair.ravel(), minlength=len(pairs))
         outcomes[z], labels[z] = outcome_of[pair], label_of[pair]
     totals = _counted(outcome_of, *np.divmod(np.arange(1 << 16), 256), label_of, pairs)
-    case = MergeCase(original, predicted, annotated, rules, next_class, votes, outcomes)
+    case = MergeCase(original, predicted, annotated, rules, next_class, votes, outcomes, based)
     for rule in RULES:
         for outcome, voxels, values in rule(case):
             totals -= _counted(*(volume[voxels] for volume in (outcomes, original, predicted, labels)))
@@ -248,6 +252,9 @@ def _tumors(case: MergeCase) -> Iterator[Decision]:
             if outcome == "tumor_inside":
                 inside = case.outcomes[place] == CODES[outcome]
                 place = tuple(index[inside] for index in place)
+            elif not case.based:
+                marked_to_ignore = case.original[place] == IGNORE_VALUE
+                place = tuple(index[~marked_to_ignore] for index in place)
             is_one = policy == "tumor" or (policy == "if_sure" and certainty >= rules.min_tumor_agreement)
             yield outcome, place, case.predicted[place] if is_one else IGNORE_VALUE
 

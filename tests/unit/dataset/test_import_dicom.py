@@ -84,6 +84,10 @@ def test_a_table_of_names_is_checked(tmp_path):
         "tumor": 14,
         "gtv": 14,
     }
+    path.write_text(
+        "\ufeffname,value,aliases\nliver,1,Печень_1\nkidney,2,почка 1\n", encoding="utf-8"
+    )  # as Excel writes it
+    assert NameTable.read(path).values == {"liver": 1, "печень 1": 1, "kidney": 2, "почка 1": 2}
     for text, message in (
         ("name,value\nliver,300\n", "the value 300 of liver"),
         ("name,value,aliases\nliver,1,x\nspleen,3,X\n", "'X' stands for 1 and for 3"),

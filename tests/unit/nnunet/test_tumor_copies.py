@@ -174,6 +174,12 @@ def test_a_tumor_that_nothing_is_left_of_is_not_copied():
     np.testing.assert_array_equal(after[0], before[0])
 
 
+def test_something_is_left_of_a_small_tumor():
+    np.random.seed(0)
+    made = copier(np.s_[6:7, 8:9, 9:10], size=(0.5, 1.0))
+    assert all(made._draw().mask.any() for _ in range(50))
+
+
 def test_copies_lie_in_their_hosts_in_the_center_of_the_patch_else_in_unlabeled_tissue_of_their_surroundings():
     made = copier()
     image, labels = made.dataset.cases["without"]

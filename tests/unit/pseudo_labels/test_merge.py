@@ -120,6 +120,13 @@ def test_an_unmarked_tumor_that_the_passes_are_not_sure_of_is_ignored():
     assert result == [TUMOR, 0, IGNORE_VALUE, IGNORE_VALUE, 0]
 
 
+@pytest.mark.parametrize(("based", "label"), [(False, IGNORE_VALUE), (True, TUMOR)])
+def test_what_an_annotation_passes_over_becomes_no_unmarked_tumor(based, label):
+    rules = MergeRules(tumors=(TUMOR,), unmarked_tumors="tumor")
+    result = merge(row(IGNORE_VALUE, 1, 0, 2), row(TUMOR, TUMOR, 0, 0), [1, TUMOR], rules, based=based)
+    assert result.labels.ravel().tolist() == [label, TUMOR, 0, 2]
+
+
 def test_without_annotated_tumors_no_tumor_is_unmarked():
     assert merged(row(1, 0), row(TUMOR, TUMOR), [1], unmarked_tumors="ignore") == [1, TUMOR]
 
