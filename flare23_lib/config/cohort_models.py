@@ -26,7 +26,7 @@ from flare23_lib.config.tables import (
     Text,
     word_or,
 )
-from flare23_lib.io.patterns import FilePattern
+from flare23_lib.io.patterns import MASK, FilePattern
 from flare23_lib.labels import LabelMap
 
 PATTERN_KEYS = ("images", "labels", "masks", "unlabeled_images", "validation_images", "validation_labels")
@@ -104,6 +104,11 @@ class Source(Table):
     def has_labels(self) -> bool:
         """Whether its training images have labels."""
         return bool(self.labels or self.masks)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there is a file per class of any of its labels."""
+        return any(MASK in text for text in (*self.masks, *self.validation_labels))
 
     @property
     def patterns(self) -> dict[str, tuple[str, ...]]:

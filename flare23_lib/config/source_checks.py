@@ -71,11 +71,10 @@ def _check_values(config: Configuration, key: str, source: Source) -> None:
     """Refuse values and annotated labels that are not known, or do not go together."""
     names = [label.name for label in config.labels]
     check_known(f"{key}.values", source.targets, [*names, IGNORE, BACKGROUND], "label")
-    has_masks = any(MASK in text for text in (*source.masks, *source.validation_labels))
     for value in source.values:
-        if not has_masks and not re.fullmatch(r"[1-9][0-9]*", value):
+        if not source.has_masks and not re.fullmatch(r"[1-9][0-9]*", value):
             raise ConfigError(f"{key}.values: {value!r} is not a whole number above 0")
-    if has_masks and not source.values:
+    if source.has_masks and not source.values:
         raise ConfigError(f"{key}.values: the masks that count are missing")
     if source.annotated not in (None, "present"):
         known = [name for name in names if name in source.targets] if source.values else names

@@ -204,7 +204,7 @@ def _source_files(
             if found and (file not in closest or one.closeness > closest[file][0]):
                 closest[file] = (one.closeness, one, found["case"])
                 if MASK in one.pattern.rest:
-                    template = Path(f"{file[: found.start('mask')]}{MASK}{file[found.end('mask') :]}")
+                    template = Path(one.pattern.with_mask(found))
                     if found["mask"] in source.values:
                         masks[template].append(Path(file))
     prefix = f"{name}_" if source.prefix is None else source.prefix

@@ -153,8 +153,9 @@ def label_issues(info: ImageInfo, labels: LabelMap, table: ValueTable | None = N
         yield "scaled_label", cause
     if info.overlaps:
         yield "overlapping_masks", f"its masks overlap in {info.overlaps} voxels"
-    ignored = info.voxels.get(IGNORE_VALUE, 0)
-    if len(info.voxels) == bool(ignored):
+    ours = info.voxels if info.mapped or table is None or table.has_sides else table.counts(info.voxels)
+    ignored = ours.get(IGNORE_VALUE, 0)
+    if not ours.keys() - {0, IGNORE_VALUE}:
         yield "empty_label", "has no labeled voxel"
     elif ignored:
         yield "ignored_voxels", f"{ignored} voxels have the value 255: training and scores pass over them"

@@ -32,13 +32,21 @@ class Task(NamedTuple):
     mapping: str = ""
 
     def status(self) -> tuple[int, int]:
-        """Return size in bytes and modification time in ns, of all files together; -1 and -1 if one is missing."""
+        """Return size in bytes and modification time in ns; -1 and -1 if the file is missing.
+
+        For a file per class the size of all, and in place of the time a number that is another one when a mask has
+        another name, size or time.
+        """
         label = LabelFiles(self.path, self.mapping)
         try:
-            found = [path.stat() for path in (label.mask_files().values() if label.has_masks else [self.path])]
+            if not label.has_masks:
+                found = self.path.stat()
+                return found.st_size, found.st_mtime_ns
+            masks = [(name, path.stat()) for name, path in label.mask_files().items()]
         except OSError:
             return -1, -1
-        return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=-1)
+        told_apart = digest_of([[name, one.st_size, one.st_mtime_ns] for name, one in masks])
+        return sum(one.st_size for _, one in masks), int(told_apart, 16) if masks else -1
 
 
 Key = tuple[str, bool, bool, int, int, str]

@@ -29,7 +29,7 @@ class SourceLabels:
     @classmethod
     def of(cls, source: Source, labels: LabelMap) -> SourceLabels:
         """Return how a source of the configuration is read. The order of masks counts, that of values does not."""
-        rows = source.values.items() if source.masks else sorted(source.values.items())
+        rows = source.values.items() if source.has_masks else sorted(source.values.items())
         targets = {name: _target(target, labels) for name, target in rows}
         stated = source.stated
         annotated = (

@@ -14,6 +14,7 @@ from flare23_lib.axes import CONNECTIVITY
 from flare23_lib.errors import ImageError
 from flare23_lib.io.nifti import Volume, read_labels
 from flare23_lib.io.patterns import MASK
+from flare23_lib.labels import IGNORE_VALUE
 
 Target = int | tuple[int, int]
 """One of our values, or the two of a structure's right and left side."""
@@ -58,14 +59,18 @@ class ValueTable:
         return any(isinstance(target, tuple) for target in self.targets.values())
 
     def unknown(self, values: Mapping[int, int] | list[int]) -> list[int]:
-        """Return the values other than 0 that the table does not have, sorted."""
-        return sorted(value for value in values if value and str(value) not in self.targets)
+        """Return the values that the table does not have, sorted; 0 is unlabeled, and 255 to be passed over."""
+        return sorted(value for value in values if value not in (0, IGNORE_VALUE) and str(value) not in self.targets)
+
+    def target(self, value: int) -> Target:
+        """Return what a value stands for: 0 where the table does not have it, but for 255."""
+        return self.targets.get(str(value), IGNORE_VALUE if value == IGNORE_VALUE else 0)
 
     def counts(self, voxels: Mapping[int, int]) -> dict[int, int]:
         """Return voxels by our value from those by the source's, for a table without sides; 0 is left out."""
         found: dict[int, int] = {}
         for value, count in voxels.items():
-            target = self.targets.get(str(value), 0)
+            target = self.target(value)
             if isinstance(target, int) and target:
                 found[target] = found.get(target, 0) + count
         return found
@@ -126,7 +131,7 @@ def read_label_map(label: LabelFiles | Path | str) -> LabelVolume:
         raise ImageError(f"{label.path}: {unknown_values(unknown)}", "unknown_label_values")
     mapped = np.zeros(volume.array.shape, np.uint8)
     for value in filter(None, values):
-        _put(mapped, volume.array == value, table.targets[str(value)], f"{label.path}: value {value}", volume)
+        _put(mapped, volume.array == value, table.target(value), f"{label.path}: value {value}", volume)
     return LabelVolume(mapped, volume.geometry, volume.header)
 
 

@@ -52,14 +52,24 @@ class FilePattern:
 
     @cached_property
     def expression(self) -> re.Pattern[str]:
-        """What matches the path of a file below `folder`, with groups `case` and `mask`."""
-        seen: set[str] = set()
+        """What matches the path of a file below `folder`, with groups `case` and `mask`, which are the same wherever
+        they occur."""
+        seen: list[str] = []
         found = []
         for part in _SPECIAL.split(self.rest):
             if part == MASK or part.startswith(CASE):
                 name, _, matched = part[1:-1].partition(":")
-                found.append(f"(?P={name})" if name in seen else f"(?P<{name}>{matched or '[^/]+'})")
-                seen.add(name)
+                again = f"(?P<{name}{seen.count(name)}>(?P={name}))"
+                found.append(again if name in seen else f"(?P<{name}>{matched or '[^/]+'})")
+                seen.append(name)
             else:
                 found.append(_MEANING.get(part) or re.escape(part))
         return re.compile("".join(found))
+
+    @staticmethod
+    def with_mask(found: re.Match[str]) -> str:
+        """Return the path that `expression` was found in, with `{mask}` in place of the mask's name."""
+        path = found.string
+        for start, end in sorted(found.span(name) for name in found.re.groupindex if name.startswith("mask"))[::-1]:
+            path = path[:start] + MASK + path[end:]
+        return path

@@ -24,6 +24,8 @@ from seven_sources import (
     write_cohort,
 )
 
+from flare23_lib.cache.entries import Shard
+from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.config.cohort_models import Source
 from flare23_lib.config.load import merge
@@ -32,9 +34,11 @@ from flare23_lib.dataset.cases import annotated_of, read_cases
 from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.dataset.sources import SourceLabels
 from flare23_lib.dataset.summary import format_scan, write_scan
-from flare23_lib.errors import ConfigError, ImageError
+from flare23_lib.errors import ConfigError, ImageError, TrainingError
 from flare23_lib.io.label_maps import ValueTable, read_label_map, right_side
 from flare23_lib.io.tables import read_csv
+from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_in, preprocess
+from flare23_lib.pseudo_labels.pseudo_label import annotated_labels
 
 
 def settings(**changes) -> CohortSettings:
@@ -99,6 +103,69 @@ def test_a_mask_that_is_not_there_was_not_looked_for(cohort, tmp_path):
     cases = {case.case: case for case in scan(cohort, tmp_path).cases}
     spleen = LABELS.value_of("spleen")
     assert [spleen in annotated_of(cases[f"totalsegmentator_s00{number}"]) for number in (1, 2)] == [False, True]
+
+
+def test_masks_that_swap_their_names_are_read_again(cohort, tmp_path):
+    folder = cohort / "Totalsegmentator_dataset_v201/s001/segmentations"
+    before = {case.case: case for case in scan(cohort, tmp_path).cases}["totalsegmentator_s001"]
+    (folder / "spleen.nii.gz").rename(folder / "x")
+    (folder / "liver.nii.gz").rename(folder / "spleen.nii.gz")
+    (folder / "x").rename(folder / "liver.nii.gz")
+    after = {case.case: case for case in scan(cohort, tmp_path).cases}["totalsegmentator_s001"]
+    liver, spleen = map(LABELS.value_of, ("liver", "spleen"))
+    assert (after.voxels[liver], after.voxels[spleen]) == (before.voxels[spleen], before.voxels[liver])
+    assert before.voxels[liver] != before.voxels[spleen]
+    assert after.label_id != before.label_id
+
+
+def test_missing_masks_are_refused_under_a_loss_that_takes_them_for_background(cohort, tmp_path):
+    (cohort / "Totalsegmentator_dataset_v201/s002/segmentations/spleen.nii.gz").unlink()
+    write_scan(scan(cohort, tmp_path), tmp_path / "results/cohort")
+    model = {
+        "train_on": {"manual_labels": ["totalsegmentator"]},
+        "intensity": {"low": 0, "high": 1, "mean": 0, "std": 1},
+    }
+    values = merge(yaml.safe_load(RECIPE.read_text()), overrides())
+    config = Config.check(merge(values, {"models": {"student": {**model, "training": {"loss": "nnunet"}}}}))
+    message = "totalsegmentator_s001 and totalsegmentator_s002 have masks of different labels"
+    with pytest.raises(TrainingError, match=message):
+        preprocess(
+            Results(tmp_path / "results"), config.preprocessing_settings("student"), (8, 8, 8), Shard(0, 1),
+            tmp_path / "record.csv",
+        )  # fmt: skip
+    config = Config.check(merge(values, {"models": {"student": model}}))
+    assert config.preprocessing_settings("student").alike == ()
+
+
+def test_a_category_can_state_that_only_what_occurs_is_known(seven, tmp_path):
+    rows = [{"name": name, "sources": [name], "annotated": "present"} for name in NAMES]
+    config = Config.check(merge(merge(yaml.safe_load(RECIPE.read_text()), overrides()), {"categories": rows}))
+    case = {case.case: case for case in scan(seven, tmp_path).cases}["btcv_001"]
+    model = next(iter(config.models))
+    settings = config.preprocessing_settings(model)
+    found = annotated_in(None, settings, settings.label_sets, TrainingCase(case, case.label_files, "id"))
+    assert found == case.labels_present != annotated_of(case)
+    assert annotated_labels("only_present", case, {}) == case.labels_present
+
+
+def test_255_is_passed_over_in_a_label_with_a_table(cohort, tmp_path):
+    path = cohort / FILES["lits"][1].format("002")
+    array = read_label_map(path).array.copy()
+    array[0, 0, 0] = 255
+    write(path, array, AFFINE)
+    only = cohort / FILES["lits"][1].format("003")
+    write(only, np.where(array == 255, array, 0), AFFINE)
+    found = scan(cohort, tmp_path)
+    cases = {case.case: case for case in found.cases}
+    assert read_label_map(cases["lits_liver_002"].label_files).array[0, 0, 0] == 255
+    assert {(issue.case, issue.kind) for issue in found.issues if issue.case.startswith("lits")} == {
+        ("lits_liver_002", "ignored_voxels"), ("lits_liver_003", "empty_label"),
+    }  # fmt: skip
+
+
+def test_a_label_of_nothing_but_background_of_ours_is_empty(seven, tmp_path):
+    found = scan(seven, tmp_path, sources={"lits": {"values": {"1": "ignore", "2": "background"}, "annotated": []}})
+    assert {issue.kind for issue in found.issues if issue.case.startswith("lits")} == {"empty_label"}
 
 
 def test_tables_count_the_cases_of_each_source(seven, tmp_path):
@@ -230,6 +297,9 @@ def test_the_order_of_values_is_nothing_and_that_of_masks_counts():
         for rows in (masks.items(), reversed(masks.items()))
     )
     assert one.label_id("file") != other.label_id("file")
+    patterns = {"validation_images": "{case}.nii", "validation_labels": "{case}_{mask}.nii"}
+    references = SourceLabels.of(Source(**patterns, values={"spleen": "spleen", "pancreas": "pancreas"}), LABELS)
+    assert list(references.table.targets) == ["spleen", "pancreas"]
 
 
 def test_a_changed_table_reads_no_file_again(seven, tmp_path, caplog):

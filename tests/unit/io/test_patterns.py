@@ -50,6 +50,13 @@ def test_the_name_of_a_mask_is_apart_from_the_case():
     assert (found["case"], found["mask"]) == ("s1", "kidney_left")
 
 
+def test_the_name_of_a_mask_may_occur_twice():
+    expression = FilePattern.parse("m/{mask}/{case}_{mask}.nii.gz").expression
+    found = expression.fullmatch("liver/liver_1_liver.nii.gz")
+    assert FilePattern.with_mask(found) == "{mask}/liver_1_{mask}.nii.gz"
+    assert expression.fullmatch("liver/liver_1_spleen.nii.gz") is None
+
+
 def test_what_follows_a_case_is_known_only_if_nothing_precedes_it():
     texts = ("a/{case}_seg.nii", "a/{case:x+}.nii.gz", "a/label{case}.nii", "{case}/seg.nii", "{case}.nii*")
     assert [FilePattern.parse(text).suffix for text in texts] == ["_seg.nii", ".nii.gz", None, None, None]
