@@ -249,11 +249,14 @@ def _check_training_set(config: Configuration, key: str, model: ModelSettings) -
         if config.completions[item].soft and targets != "hard":
             raise ConfigError(f"{key}.label_completions: the labels of {item!r} are soft, and targets are {targets}")
     if model.training.loss != "label_sets":
-        _check_annotated(config, f"{key}.manual_labels", manual)
+        _check_annotated(config, f"{key}.manual_labels", manual, bool(completions))
 
 
-def _check_annotated(config: Configuration, key: str, manual: Collection[str]) -> None:
-    """Refuse a loss that takes unannotated structures for background where some cases lack annotations of others."""
+def _check_annotated(config: Configuration, key: str, manual: Collection[str], completed: bool) -> None:
+    """Refuse a loss that takes unannotated structures for background where some cases lack annotations of others.
+
+    Where there are completed labels, too, manual ones must have all labels annotated.
+    """
     found = {
         category.name: stated_labels(config, category) for category in config.categories if category.name in manual
     }
@@ -270,6 +273,11 @@ def _check_annotated(config: Configuration, key: str, manual: Collection[str]) -
         if stated[one] != stated[two]:
             labels = [f"{name!r} ({', '.join(sorted(stated[name])) or 'not stated'})" for name in (one, two)]
             raise ConfigError(f"{key}: {' and '.join(labels)} have different labels annotated, {remedy}")
+    for name, annotated in stated.items() if completed else ():
+        if missing := [label.name for label in config.labels if label.name not in annotated]:
+            raise ConfigError(
+                f"{key}: cases of {name!r} lack {', '.join(missing)}, which completed labels can hold, {remedy}"
+            )
 
 
 def _check_network(key: str, model: ModelSettings) -> None:

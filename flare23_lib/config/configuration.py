@@ -12,7 +12,7 @@ from pydantic import ValidationError
 import flare23_lib.config.settings as stages
 from flare23_lib.choices import WEIGHTS_FILE
 from flare23_lib.config.checks import check_consistency, order_of
-from flare23_lib.config.cohort_models import IGNORE, LabelRow, label_map
+from flare23_lib.config.cohort_models import IGNORE, Category, LabelRow, label_map
 from flare23_lib.config.load import merge, prepared, read_yaml
 from flare23_lib.config.messages import check_known, explain
 from flare23_lib.config.models import Configuration
@@ -144,6 +144,22 @@ class Config(Configuration):
             label_sets=self._label_sets(model),
             label_factor=self.model(model).training.label_factor,
             soft=self._soft(model) or None,
+            alike=self._alike(model),
+        )
+
+    def _alike(self, model: str) -> tuple[str, ...]:
+        """Return the categories of manual labels in which a mask that is missing would be taken for background."""
+        table = self.model(model)
+        if table.training.loss == "label_sets" or not any(source.masks for source in self.sources.values()):
+            return ()
+        return tuple(
+            sorted(
+                one.name
+                for one in self.categories
+                if one.name in table.train_on.manual_labels
+                and one.annotated is None
+                and any(self.sources[name].masks for name in one.sources or self.sources)
+            )
         )
 
     def _soft(self, model: str) -> tuple[str, ...]:
@@ -156,17 +172,23 @@ class Config(Configuration):
         table = self.model(model)
         if not table.training.needs_annotated:
             return None
-        categories = [one for one in self.categories if one.name in table.train_on.manual_labels]
         return stages.LabelSets(
             manual_labels={
-                one.name: "present" if one.annotated in (None, "present") else self._values(one.annotated)
-                for one in categories
+                one.name: self._annotated(one) for one in self.categories if one.name in table.train_on.manual_labels
             },
             label_completions={
                 name: tuple(sorted({one.teacher for one in self._with_bases(name)}))
                 for name in sorted(table.train_on.label_completions)
             },
         )
+
+    def _annotated(self, category: Category) -> stages.AnnotatedValues:
+        """Return what a category states, as values of labels."""
+        if category.annotated not in (None, "present"):
+            return self._values(category.annotated)
+        # Where no source states anything, both mean the same.
+        by_source = any(self.sources[name].stated is not None for name in category.sources or self.sources)
+        return "only_present" if category.annotated and by_source else "present"
 
     def _values(self, names: Iterable[str]) -> tuple[int, ...]:
         """Return the values of labels, sorted."""
@@ -212,10 +234,14 @@ class Config(Configuration):
     def completion_settings(self, completion: str) -> stages.CompletionSettings:
         """Return what shapes a completion's labels, teacher and base aside."""
         table, value_of = self.completion(completion), self.label_map.value_of
-        annotated = table.annotated
+        annotated: stages.AnnotatedValues = (
+            table.annotated if table.annotated == "present" else self._values(table.annotated)
+        )
+        if "annotated" not in table.model_fields_set and table.base is None:
+            annotated = next(self._annotated(one) for one in self.categories if one.name == table.category)
         return stages.CompletionSettings.of(
             table,
-            annotated=annotated if annotated == "present" else self._values(annotated),
+            annotated=annotated,
             min_component_ml={str(value_of(label)): volume for label, volume in table.min_component_ml.items()},
             label_values=self.label_map.values,
             tumor_values=[label.value for label in self.label_map.tumors],

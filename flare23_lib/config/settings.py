@@ -33,6 +33,9 @@ Made = Annotated[
     PlainSerializer(Architecture.to_json),
 ]
 """An architecture, also from its JSON."""
+AnnotatedValues = Literal["present", "only_present"] | Values
+"""Label values that count as annotated in a case: these; `present` for those that its source states, else those that
+occur in it; `only_present` for the latter."""
 SOFT = Field(default=False, exclude_if=lambda value: not value)
 
 
@@ -59,11 +62,11 @@ class LabelSets(Table):
     """Where the annotated labels of a model's cases follow from.
 
     Attributes:
-        manual_labels: by category, the label values that are annotated in each case, or those that are present.
+        manual_labels: by category, what is annotated in each case.
         label_completions: by completion, the teachers whose labels it holds: what they know is annotated.
     """
 
-    manual_labels: dict[str, Literal["present"] | Values]
+    manual_labels: dict[str, AnnotatedValues]
     label_completions: dict[str, Names]
 
 
@@ -74,6 +77,7 @@ class PreprocessingSettings(TrainingSet):
         label_sets: what is annotated in them, for trainings that must know it (`TrainingProtocol.needs_annotated`).
         label_factor: voxels (z, y, x) of labels in a voxel of the grid; None for one.
         soft: the completions whose labels are soft; None without any.
+        alike: categories of manual labels from masks, whose cases must all have the same labels annotated.
     """
 
     spacing: Millimeters
@@ -83,6 +87,7 @@ class PreprocessingSettings(TrainingSet):
     label_sets: LabelSets | None = None
     label_factor: Voxels | None = None
     soft: Names | None = None
+    alike: Names = Field(default=(), exclude_if=lambda value: not value)
 
 
 class TrainingSettings(Table):
@@ -115,14 +120,14 @@ class PseudoLabelSettings(Table):
     Attributes:
         runner_up: whether labels without the annotated classes are needed, too.
         votes: whether the votes of the mirrored passes are needed.
-        annotated: label values that count as annotated, or those that are present; None without runner-up labels.
+        annotated: label values that count as annotated; None without runner-up labels.
         soft: whether soft labels are needed.
     """
 
     category: str
     runner_up: bool
     votes: bool
-    annotated: Literal["present"] | Values | None = None
+    annotated: AnnotatedValues | None = None
     soft: bool = SOFT
 
 
@@ -130,7 +135,7 @@ class CompletionSettings(MergePolicy):
     """What shapes a completion's labels, teacher and base aside.
 
     Attributes:
-        annotated: label values that count as annotated, or those that are present.
+        annotated: label values that count as annotated.
         min_component_ml: by label value (as text), the volume below which components are dropped.
         label_values: of all labels, in order.
         tumor_values: of those that are tumors.
@@ -138,7 +143,7 @@ class CompletionSettings(MergePolicy):
     """
 
     category: str
-    annotated: Literal["present"] | Values
+    annotated: AnnotatedValues
     min_component_ml: dict[str, Positive]
     exclude_most_changed: LeaveOut | None
     label_values: Values

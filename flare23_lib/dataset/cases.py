@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flare23_lib.axes import as_triple
+from flare23_lib.config.settings import AnnotatedValues
 from flare23_lib.errors import CohortError
 from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.tables import read_csv, write_csv
@@ -103,9 +104,11 @@ def _joined(numbers: Iterable[int]) -> str:
     return " ".join(map(str, numbers))
 
 
-def annotated_of(case: Case) -> list[int]:
-    """Return the label values that count as annotated in a case: what its source states, else those that occur."""
-    return case.labels_present if case.annotated is None else list(case.annotated)
+def annotated_of(case: Case, stated: AnnotatedValues = "present") -> list[int]:
+    """Return the label values that count as annotated in a case, sorted; by what is stated of its category."""
+    if stated == "present":
+        stated = "only_present" if case.annotated is None else case.annotated
+    return case.labels_present if stated == "only_present" else sorted(stated)
 
 
 def write_cases(path: Path, cases: Iterable[Case]) -> None:

@@ -155,8 +155,7 @@ def annotated_in(results: Results, settings: PreprocessingSettings, sets: LabelS
         StoreError: the bundle of a teacher is missing.
     """
     if case.completion is None:
-        annotated = sets.manual_labels[case.case.category]
-        return sorted(annotated_of(case.case) if annotated == "present" else annotated)
+        return annotated_of(case.case, sets.manual_labels[case.case.category])
     known = {*case.present, *annotated_of(case.case)}
     for teacher in sets.label_completions[case.completion]:
         description = read_json(results.model_file(teacher))
@@ -173,8 +172,11 @@ def preprocess(
 
     Raises:
         CasesFailedError: the other cases are done, and the record is not written.
+        TrainingError: masks are missing in some cases, which the loss would take for background.
     """
-    cases = [case for case in training_set(results, settings) if case.case.case in shard]
+    chosen = training_set(results, settings)
+    _refuse_missing_masks(chosen, settings.alike)
+    cases = [case for case in chosen if case.case.case in shard]
     rows = []
     made = 0
     failures = CaseFailures(len(cases))
@@ -190,6 +192,18 @@ def preprocess(
     failures.raise_any()
     log.info("%d cases, %d files made, the others existed", len(cases), made)
     write_record(output, COLUMNS if settings.label_sets is None else [*COLUMNS, ANNOTATED], rows)
+
+
+def _refuse_missing_masks(cases: Iterable[TrainingCase], categories: Sequence[str]) -> None:
+    """Refuse manual labels of categories if different labels were looked for in their cases."""
+    manual = [case.case for case in cases if case.completion is None and case.case.category in categories]
+    examples = {case.annotated: case.case for case in reversed(manual) if case.annotated is not None}
+    if len(examples) > 1:
+        one, two = sorted(examples.values())[:2]
+        raise TrainingError(
+            f"{one} and {two} have masks of different labels, and the loss nnunet takes what was not annotated for "
+            "background: set training.loss to label_sets, or complete the labels of the category (`completions`)"
+        )
 
 
 # These two import torch and nnU-Net, which a job that finds all files made does not wait for.

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from flare23_lib.cache.entries import Metadata, Shard
 from flare23_lib.cache.results import Results, write_record
-from flare23_lib.config.settings import PseudoLabelSettings
+from flare23_lib.config.settings import AnnotatedValues, PseudoLabelSettings
 from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
 from flare23_lib.errors import StoreError
 from flare23_lib.inference.segmentations import Extras, ModelUse, Wanted, segment_missing
@@ -74,25 +73,21 @@ def base_of(case: Case, bases: Mapping[str, Mapping[str, str]]) -> Mapping[str, 
     return bases[case.case]
 
 
-def annotated_labels(
-    annotated: Literal["present"] | Sequence[int], case: Case, bases: Mapping[str, Mapping[str, str]]
-) -> list[int]:
+def annotated_labels(annotated: AnnotatedValues, case: Case, bases: Mapping[str, Mapping[str, str]]) -> list[int]:
     """Return the label values that count as annotated in a case.
 
     Args:
-        annotated: these values; or "present": what its source states, and of a base what is present in it; where the
-            source leaves it open, what is present (`annotated_of`).
+        annotated: what the completion states; "present" of one with a base is what the source states and what is
+            present in the base's label.
         case: the case.
         bases: `base_rows`.
 
     Raises:
         StoreError: the case is not among them.
     """
-    if annotated != "present":
-        return list(annotated)
-    if bases:
+    if annotated == "present" and bases:
         return sorted({*map(int, base_of(case, bases)["labels_present"].split()), *(case.annotated or ())})
-    return annotated_of(case)
+    return annotated_of(case, annotated)
 
 
 # Cases whose pseudo-labels changed most can be left out of training. What changes from one teacher to the next, or

@@ -453,6 +453,32 @@ def test_the_schema_takes_the_recipe_and_refuses_what_is_wrong(changes, place):
     assert [list(error.absolute_path) for error in errors] == ([] if place is None else [place])
 
 
+def test_a_smoke_run_has_patches_on_foreground_whatever_the_batch_was():
+    Config.load(
+        [RECIPE], {"smoke": "true", "model_defaults": {"training": {"batch_size": 8, "oversample_foreground": 0.2}}}
+    )
+
+
+def test_a_completion_takes_what_its_category_states_for_annotated():
+    def annotated(category=None, **completion):
+        rows = yaml.safe_load(RECIPE.read_text())["categories"]
+        rows = [{**row, "annotated": category} if row["name"] == "five_organs" else row for row in rows]
+        changes = {"categories": rows, "completions": {"five_organs": completion}}
+        return Config.load([RECIPE], changes).completion_settings("five_organs").annotated
+
+    assert annotated() == annotated("present") == annotated(["liver"], annotated="present") == "present"
+    assert annotated(["liver", "spleen"]) == (1, 3)
+    assert annotated(["liver"], annotated=["spleen"]) == (3,)
+
+
+def test_manual_labels_beside_completed_ones_must_be_whole():
+    training_set = {"manual_labels": ["all_organs"], "label_completions": ["tumor"]}
+    with pytest.raises(ConfigError, match=r"cases of 'all_organs' lack .*tumor, which completed labels can hold"):
+        Config.load([RECIPE], {"models": {"student": {"train_on": training_set}}})
+    loss = {"training": {"loss": "label_sets"}}
+    Config.load([RECIPE], {"models": {"student": {"train_on": training_set, **loss}}})
+
+
 def test_a_smoke_run_shrinks_the_users_own_configuration(tmp_path):
     own = {
         "results": "/disk/results",
