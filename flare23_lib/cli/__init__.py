@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(message)s" if not sys.stderr.isatty() else "%(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
     )
-    for noisy in ("nibabel", "matplotlib", "numexpr", "torch"):
+    for noisy in ("nibabel", "matplotlib", "numexpr", "torch", "highdicom"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return args.run(args) or 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,14 @@ def at_least(least: int) -> Callable[[str], int]:
 
     parse.__name__ = "whole number"  # argparse says: invalid whole number value
     return parse
+
+
+def above_zero(text: str) -> float:
+    """Return a number above 0, as an option's type."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
 
 
 def device(text: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flare23_lib.cli.common import (
     Commands,
+    above_zero,
     add_config,
     add_processes,
     at_least,
@@ -113,7 +114,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="one for each source")
     parser.add_argument("--output", type=output_file, default=Path("mine.yaml"), metavar="FILE",
                         help="the configuration (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--gpu-gb", type=float, default=8, metavar="GB",
+    parser.add_argument("--gpu-gb", type=above_zero, default=8, metavar="GB",
                         help="memory of the GPU that the network is planned for (default: %(default)s)")  # fmt: skip
     parser.add_argument("--base-config", type=Path, default=Path("config.yaml"), metavar="FILE",
                         help="the recipe; presets of known sources lie beside it")  # fmt: skip

@@ -17,6 +17,7 @@ from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
 
 if TYPE_CHECKING:
+    from flare23_lib.inference.model import Model
     from flare23_lib.inference.outputs import Outputs
     from flare23_lib.io.label_tables import Structure
 
@@ -45,7 +46,7 @@ def _predict(args: argparse.Namespace) -> int:
     table = chosen_labels(model.label_table, args.labels_only)
     cases = find_cases(args.input, args.output, args.shard, args.series, args.irregular)
     check_types(args.output_type, cases)
-    outputs = _outputs(args, model.name, table)
+    outputs = _outputs(args, model, table)
     reader = Reader(cases, args.overwrite, outputs)
     reader.start_early(args.memory * MB)  # torch is imported and the weights are loaded beside it
     import torch
@@ -79,11 +80,15 @@ def _predict(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _outputs(args: argparse.Namespace, name: str, table: tuple[Structure, ...]) -> Outputs:
+def _outputs(args: argparse.Namespace, model: Model, table: tuple[Structure, ...]) -> Outputs:
     from flare23_lib.inference.outputs import Outputs
 
+    given = {"step": args.step, "windows": args.windows, "tta": args.tta}
+    options = {name: getattr(model.inference, name) if value is None else value for name, value in given.items()}
+    weights = model.weights.sha256[:16] if model.weights else "unknown weights"
+    made_by = f"{model.name} {weights}, " + ", ".join(f"{name} {value}" for name, value in options.items())
     types = tuple(dict.fromkeys(args.output_type))
-    outputs = Outputs(table, name, types, args.per_class, args.statistics)
+    outputs = Outputs(table, model.name, made_by, types, args.per_class, args.statistics)
     if args.preview:
         from flare23_lib.report.preview import draw_preview
 
@@ -138,9 +143,15 @@ def _export(args: argparse.Namespace) -> None:
     print(f"{args.output}: {model.name}, {len(model.labels) - 1} labels, orientation {model.orientation}")
 
 
+NOT_LABELS = (".nrrd", ".mha", ".mhd", ".gipl", ".dcm", ".zip", ".png")
+"""Endings of what is no folder and no NIfTI file."""
+
+
 def _labels_path(text: str) -> Path:
     """Return the path of a folder for labels, or of a single case's label file."""
     path = Path(text)
+    if path.name.lower().endswith(NOT_LABELS) and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: labels are written as .nii.gz or .nii (or see --output-type)")
     is_file = path.name.endswith((".nii.gz", ".nii")) and not path.is_dir()
     return output_file(text) if is_file else output_folder(text)
 

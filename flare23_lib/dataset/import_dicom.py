@@ -52,7 +52,10 @@ class NameTable:
         CohortError if it cannot be read, a value is no number from 1 to 254, or a name stands for two values."""
         try:
             with path.open(encoding="utf-8-sig", newline="") as handle:
-                rows = list(csv.DictReader(handle))
+                reader = csv.DictReader(handle)
+                rows = list(reader)
+            if missing := {"name", "value"}.difference(reader.fieldnames or ()):
+                raise KeyError(*sorted(missing))
             names, numbers = [row["name"].strip() for row in rows], [int(row["value"]) for row in rows]
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CohortError(f"{path}: is no table of the columns name, value and aliases ({error})") from error

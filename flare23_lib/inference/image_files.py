@@ -94,7 +94,13 @@ def find_cases(
         raise ImageError(f"{inputs}: no such file or folder")
     files = _image_files(inputs) if inputs.is_dir() else [inputs] if case_name(inputs) else []
     if not files and (inputs.is_dir() or _may_be_dicom(inputs)):
-        pairs = list(find_series_at(inputs, series, irregular).items())
+        try:
+            pairs = list(find_series_at(inputs, series, irregular).items())
+        except ImageError as error:
+            below = next((path for path in sorted(inputs.glob("*/*")) if case_name(path)), None)
+            raise ImageError(
+                f"{error}; {below.parent} holds images: give that folder" if below else str(error)
+            ) from error
     elif files:
         pairs = [(name, path) for path in files if (name := case_name(path))]
     else:
@@ -102,7 +108,9 @@ def find_cases(
     is_file = bool(stem(output)) and not output.is_dir()
     if is_file and (len(pairs) > 1 or (inputs.is_dir() and files)):
         raise ImageError(f"{output}: must be a folder, as {inputs} is one")
-    cases = [PredictionCase(name, image, output if is_file else output / f"{name}.nii.gz") for name, image in pairs]
+    cases = [PredictionCase(name, image, output / f"{name}.nii.gz") for name, image in pairs]
+    if is_file:
+        cases = [PredictionCase(stem(output) or name, image, output) for name, image in pairs]
     if inputs.is_dir() and output.is_dir() and output.samefile(inputs):
         raise ImageError(f"{output}: holds the images; give another folder for the labels")
     _refuse_collisions(cases)

@@ -51,10 +51,12 @@ def measure_labels(labels: np.ndarray, image: Volume, table: Sequence[Structure]
     """Measure each structure of a table in labels (z, y, x) on an image in HU; one that does not occur has 0 mL.
 
     Raises:
-        ImageError: the shapes differ.
+        ImageError: the shapes differ, or the image has values that are no numbers.
     """
     if labels.shape != image.array.shape:
         raise ImageError(f"labels of shape {labels.shape} do not lie on an image of shape {image.array.shape}")
+    if not np.isfinite(image.array).all():
+        raise ImageError("the image has values that are no numbers (NaN or infinite)")
     voxel_ml = abs(float(np.linalg.det(image.geometry.affine[:3, :3]))) / 1000
     marks = SimpleITK.GetImageFromArray(labels.astype(np.uint8, copy=False))
     measured = SimpleITK.LabelIntensityStatisticsImageFilter()

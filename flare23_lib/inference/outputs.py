@@ -18,7 +18,14 @@ from flare23_lib.choices import OutputType
 from flare23_lib.errors import ImageError
 from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.io.images import read_header, read_image
-from flare23_lib.io.label_tables import STEM, Structure, header_extension, read_label_table, write_label_tables
+from flare23_lib.io.label_tables import (
+    STEM,
+    Structure,
+    header_extension,
+    read_label_table,
+    read_made_by,
+    write_label_tables,
+)
 from flare23_lib.io.nifti import Volume, read_volume, stem, write_volume
 
 log = logging.getLogger(__name__)
@@ -45,6 +52,7 @@ class Outputs:
     Attributes:
         table: labels that are kept; every other becomes background. Empty for all, without names.
         model: name of the model, for DICOM files and statistics.
+        made_by: the model's weights and options, kept in label files: those of others are not taken for ours.
         types: kinds of label files.
         per_class: also a NIfTI file (0 and 1) of each label, in a folder named after the case.
         statistics: `X.statistics.json`.
@@ -53,6 +61,7 @@ class Outputs:
 
     table: tuple[Structure, ...] = ()
     model: str = ""
+    made_by: str = ""
     types: tuple[OutputType, ...] = ("nifti",)
     per_class: bool = False
     statistics: bool = False
@@ -76,21 +85,28 @@ class Outputs:
         files += [case.beside(STATISTICS)] if self.statistics else []
         return files + ([case.beside(PREVIEW)] if self.draw else [])
 
+    def first(self, case: PredictionCase) -> Path:
+        """Return the file to name in messages."""
+        return case.labels if "nifti" in self.types else self.files(case)[0]
+
     def find(self, case: PredictionCase) -> tuple[bool, Volume | None]:
         """Tell whether a case needs no segmentation; and give its labels if other files are to be made from them.
 
         Labels count that read to their end and lie on their image.
 
         Raises:
-            ImageError: the labels' file is an image of its own or holds other labels, and is not replaced unasked.
+            ImageError: the labels' file is an image of its own, or holds other labels or those of another model, and
+                is not replaced unasked.
         """
-        missing = any(not file.exists() for file in self.files(case))
         if "nifti" not in self.types:
-            return not missing, None
+            return all(file.exists() for file in self.files(case)), None
         try:
             labels, (image, _) = read_volume(case.labels), read_header(case.image)
         except ImageError:
             return False, None
+        made = case.labels.stat().st_mtime_ns
+        missing = any(not file.exists() or file.stat().st_mtime_ns < made for file in self.files(case))
+        there = labels.geometry.difference(image) is None
         names = {structure.value: structure.name for structure in self.table}
         found = read_label_table(case.labels)
         held = None
@@ -98,10 +114,13 @@ class Outputs:
             held = f"{labels.array.dtype} voxels, not labels"
         elif found and names and found != names:
             held = f"other labels ({', '.join(found.values())})"
+        elif self.made_by and (other := read_made_by(case.labels)) not in ("", self.made_by):
+            held = f"the labels of another model or other options ({other})"
+        elif names and not found and not there:
+            held = "labels on another grid than its image's"
         if held:
             remedy = "give another output, or replace it with --overwrite"
             raise ImageError(f"{case.labels}: exists and holds {held}; {remedy}")
-        there = labels.geometry.difference(image) is None
         return there, labels if there and missing else None
 
     def write(
@@ -112,7 +131,9 @@ class Outputs:
         With `with_labels=False` the NIfTI file of the labels is left as it is.
         """
         if with_labels and "nifti" in self.types:
-            write_volume(case.labels, labels, header, header_extension(self.table) if self.table else b"")
+            write_volume(
+                case.labels, labels, header, header_extension(self.table, self.made_by) if self.table else b""
+            )
         for structure in self.table if self.per_class else ():
             one = (labels == structure.value).astype(np.uint8)
             write_volume(case.beside("") / f"{structure.name}.nii.gz", one, header)

@@ -87,11 +87,11 @@ def predict(
             message = one_line(case.image, outcome.error)
             log.error("%s: %s", place, message)
         elif outcome.kept:
-            log.info("%s: %s exists already", place, case.labels)
+            log.info("%s: %s exists already", place, outputs.first(case))
         else:
             outcome.seconds, before = before | outcome.seconds, {}
             phases = ", ".join(f"{name} {outcome.seconds[name]:.1f} s" for name in PHASES if name in outcome.seconds)
-            log.info("%s: %s (%s)", place, case.labels, phases)
+            log.info("%s: %s (%s)", place, outputs.first(case), phases)
         seconds = {name: round(value, 3) for name, value in outcome.seconds.items()}
         reports.append(CaseReport(case.name, str(case.image), str(case.labels), seconds, outcome.warnings, message))
         if timings is not None and message is None and not outcome.kept:

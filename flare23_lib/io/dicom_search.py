@@ -115,10 +115,13 @@ def find_series(root: Path) -> DicomSearch:
 def _referenced_series(dataset: Dataset) -> Iterator[str]:
     """Give the UIDs of the series that a segmentation or structure set refers to."""
     for series in dataset.get("ReferencedSeriesSequence", []):
-        yield str(series.SeriesInstanceUID)
+        if "SeriesInstanceUID" in series:  # not in a file that was cut off
+            yield str(series.SeriesInstanceUID)
     for frame in dataset.get("ReferencedFrameOfReferenceSequence", []):
         for study in frame.get("RTReferencedStudySequence", []):
             for series in study.get("RTReferencedSeriesSequence", []):
+                if "SeriesInstanceUID" not in series:
+                    continue
                 yield str(series.SeriesInstanceUID)
 
 

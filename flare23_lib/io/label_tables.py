@@ -112,8 +112,13 @@ def _itksnap_labels(table: Sequence[Structure]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def header_extension(table: Sequence[Structure]) -> bytes:
-    """Return the bytes that follow a NIfTI header: the flag of extensions, and one extension with the table."""
+MADE_BY = "MadeBy"
+"""Name of the metadata that say which model made the labels, and how."""
+
+
+def header_extension(table: Sequence[Structure], made_by: str = "") -> bytes:
+    """Return the bytes that follow a NIfTI header: the flag of extensions, and one extension with the table and what
+    the labels were made by."""
     root = ElementTree.Element("CaretExtension")
     information = ElementTree.SubElement(root, "VolumeInformation", Index="0")
     rows = ElementTree.SubElement(information, "LabelTable")
@@ -122,6 +127,10 @@ def header_extension(table: Sequence[Structure]) -> bytes:
         label = ElementTree.SubElement(rows, "Label", Key=str(row.value), Red=red, Green=green, Blue=blue, Alpha="1")
         label.text = row.name
     ElementTree.SubElement(information, "VolumeType").text = "Label"
+    if made_by:
+        entry = ElementTree.SubElement(ElementTree.SubElement(information, "MetaData"), "MD")
+        ElementTree.SubElement(entry, "Name").text = MADE_BY
+        ElementTree.SubElement(entry, "Value").text = made_by
     content = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     size = -(-(8 + len(content)) // 16) * 16
     return b"\1\0\0\0" + struct.pack("<ii", size, EXTENSION_CODE) + content.ljust(size - 8, b"\0")
@@ -131,6 +140,22 @@ def read_label_table(path: str | Path) -> dict[int, str]:
     """Return value -> name from a NIfTI file's header extension, empty if there is no label table; ImageError if the
     file is no NIfTI, or its table is no such XML."""
     path = Path(path)
+    content = _extension(path)
+    try:
+        return {int(label.attrib["Key"]): label.text or "" for label in content.iter("Label")}
+    except (KeyError, ValueError) as error:
+        raise ImageError(f"{path}: the label table in its header cannot be read ({error})") from error
+
+
+def read_made_by(path: str | Path) -> str:
+    """Return what a NIfTI file's header extension says its labels were made by, empty if nothing; errors as
+    `read_label_table`."""
+    entries = [(entry.findtext("Name"), entry.findtext("Value")) for entry in _extension(Path(path)).iter("MD")]
+    return next((value or "" for name, value in entries if name == MADE_BY), "")
+
+
+def _extension(path: Path) -> ElementTree.Element:
+    """Return the XML of a file's extension with a label table; an empty element without one."""
     with open_volume(path) as stream:
         content = stream.extensions
     order = "<" if stream.header.endianness == "<" else ">"
@@ -140,14 +165,9 @@ def read_label_table(path: str | Path) -> dict[int, str]:
         if size < 16:
             break
         if code in (EXTENSION_CODE, CARET_CODE) and b"<LabelTable" in content[start : start + size]:
-            return _names_in(path, content[start + 8 : start + size])
+            try:
+                return ElementTree.fromstring(content[start + 8 : start + size].rstrip(b"\0").decode("utf-8"))
+            except (ElementTree.ParseError, ValueError) as error:
+                raise ImageError(f"{path}: the label table in its header cannot be read ({error})") from error
         start += size
-    return {}
-
-
-def _names_in(path: Path, content: bytes) -> dict[int, str]:
-    try:
-        root = ElementTree.fromstring(content.rstrip(b"\0").decode("utf-8"))
-        return {int(label.attrib["Key"]): label.text or "" for label in root.iter("Label")}
-    except (ElementTree.ParseError, KeyError, ValueError) as error:
-        raise ImageError(f"{path}: the label table in its header cannot be read ({error})") from error
+    return ElementTree.Element("None")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from flare23_lib.errors import BundleError
 from flare23_lib.inference.bundle import Bundle
 from flare23_lib.io.atomic import atomic_path, write_json
 from flare23_lib.networks.weight_files import save_checkpoint
@@ -17,11 +18,14 @@ TRAINER = "nnUNetTrainer"
 
 
 def export_to_nnunet(bundle: Bundle, output: Path) -> None:
-    """Write `plans.json`, `dataset.json` and `fold_all/checkpoint_final.pth`.
+    """Write `plans.json`, `dataset.json` and `fold_all/checkpoint_final.pth`; BundleError if that exists already.
 
     The plans name the network by its import path: this package has to be installed beside nnU-Net. What nnU-Net does
     otherwise than `flare23 predict` is logged.
     """
+    checkpoint_file = output / "fold_all" / "checkpoint_final.pth"
+    if checkpoint_file.exists():
+        raise BundleError(f"{output}: holds a trained model already; give another folder")
     model = bundle.model
     plans = {
         **network_plans(model.patch_size, model.spacing, model.intensity, model.network, batch_size=2),
@@ -37,7 +41,7 @@ def export_to_nnunet(bundle: Bundle, output: Path) -> None:
         "inference_allowed_mirroring_axes": model.mirror_axes or None,
         "init_args": {"plans": plans, "configuration": CONFIGURATION, "fold": "all", "dataset_json": dataset},
     }
-    with atomic_path(output / "fold_all" / "checkpoint_final.pth") as temporary:
+    with atomic_path(checkpoint_file) as temporary:
         save_checkpoint(temporary, checkpoint)
     if model.values != list(range(len(model.values))):
         log.warning("%s: nnU-Net writes 1, 2, ... in the order of the labels, not the model's values", output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def identifier(text: str) -> str:
     return name if name and name[0].isalpha() else f"label_{name}".rstrip("_")
 
 
+def name_of(value: int, text: str) -> str:
+    """Return a value's name as the configuration takes it; `label_VALUE` if the name has letters of other scripts."""
+    latin = "".join(one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
+    return identifier(latin) if latin.isascii() else f"label_{value}"
+
+
 def names_of_values(folder: Path) -> dict[int, str]:
     """Return names of values from dataset.json, a table of two columns or ITK-SNAP's label file; empty without."""
     tables = [path for path in sorted(folder.iterdir()) if TABLE.search(path.name.lower())]
@@ -40,7 +47,7 @@ def names_of_values(folder: Path) -> dict[int, str]:
         except (OSError, ValueError, FlareError):
             continue
         if found:
-            return {value: identifier(name) for value, name in found.items() if value > 0}
+            return {value: name_of(value, name) for value, name in found.items() if value > 0}
     return {}
 
 

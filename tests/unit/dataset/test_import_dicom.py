@@ -92,6 +92,7 @@ def test_a_table_of_names_is_checked(tmp_path):
         ("name,value\nliver,300\n", "the value 300 of liver"),
         ("name,value,aliases\nliver,1,x\nspleen,3,X\n", "'X' stands for 1 and for 3"),
         ("label\nliver\n", "no table of the columns"),
+        ("liver,1\n", "no table of the columns"),
     ):
         path.write_text(text)
         with pytest.raises(CohortError, match=message):

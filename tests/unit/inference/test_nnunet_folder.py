@@ -142,6 +142,7 @@ def test_a_bundle_becomes_a_folder_that_nnunets_own_trainer_opens(trained, tmp_p
     assert made.allowed_mirroring_axes == (0, 1, 2)
     assert_predicts_as_the_bundle(made, results.bundle(MODEL))
     checkpoint = output / "fold_all" / "checkpoint_final.pth"
+    assert main(["export", "--to", "nnunet", "--model", str(results.bundle(MODEL)), "--output", str(output)]) == 1
     back = ["export", "--checkpoint", str(checkpoint), "--output", str(tmp_path / "back"), "--name", MODEL]
     assert main(back) == 0
     model, again = (load_bundle(folder).model for folder in (results.bundle(MODEL), tmp_path / "back"))

@@ -124,6 +124,37 @@ def test_labels_of_another_choice_are_not_taken_for_those_asked_for(model, ct, t
     assert predict(model, ct, tmp_path / "out", "--overwrite") == 0
 
 
+def test_labels_of_another_model_or_other_options_are_not_taken_for_those_asked_for(model, ct, tmp_path, caplog):
+    assert predict(model, ct, tmp_path / "out", "--statistics") == 0
+    assert predict(model, ct, tmp_path / "out", "--step", "0.9") == 1
+    assert "holds the labels of another model or other options (tiny " in caplog.text
+    figures = (tmp_path / "out/patient.statistics.json").stat().st_mtime_ns
+    assert predict(model, ct, tmp_path / "out", "--overwrite", "--step", "0.9") == 0
+    assert predict(model, ct, tmp_path / "out", "--statistics", "--step", "0.9") == 0
+    assert (tmp_path / "out/patient.statistics.json").stat().st_mtime_ns > figures, "older than the labels"
+
+
+def test_unnamed_labels_on_another_grid_are_not_replaced_unasked(model, ct, tmp_path, caplog):
+    foreign = nib.Nifti1Image(np.ones((5, 6, 7), np.uint8), np.eye(4))
+    (tmp_path / "out").mkdir()
+    nib.save(foreign, tmp_path / "out/patient.nii.gz")
+    assert predict(model, ct, tmp_path / "out") == 1
+    assert "holds labels on another grid than its image's" in caplog.text
+    assert read_volume(tmp_path / "out/patient.nii.gz").array.shape == (7, 6, 5)
+
+
+def test_outputs_are_named_after_the_file_that_is_given(model, tmp_path, capsys):
+    volume = a_volume()
+    write_volume(tmp_path / "cts/s1/ct.nii.gz", volume.array, volume.header)
+    assert predict(model, tmp_path / "cts/s1/ct.nii.gz", tmp_path / "out/s1.nii.gz", "--statistics") == 0
+    assert json.loads((tmp_path / "out/s1.statistics.json").read_text())["case"] == "s1"
+    with pytest.raises(SystemExit):
+        predict(model, tmp_path / "cts/s1/ct.nii.gz", tmp_path / "out/s1.nrrd")
+    assert "labels are written as .nii.gz or .nii" in capsys.readouterr().err
+    assert predict(model, tmp_path / "cts", tmp_path / "labels") == 1
+    assert f"{tmp_path / 'cts/s1'} holds images: give that folder" in capsys.readouterr().err
+
+
 def test_several_series_are_listed_or_all_segmented_under_their_numbers(model, tmp_path, capsys):
     study = new_uids()[0]
     for number in (3, 7):
@@ -221,6 +252,8 @@ def test_statistics_of_files_name_labels_by_the_files_or_the_model(model, tmp_pa
     assert main([*command, "--model", str(model)]) == 0
     with (tmp_path / "output" / "statistics.csv").open() as handle:
         assert [row["label"] for row in csv.DictReader(handle)] == ["liver", "right_kidney", "tumor"]
+    write_volume(tmp_path / "images" / "x_0000.nii.gz", np.full(labels.shape, np.nan, np.float32), header)
+    assert main(command) == 1
     write_volume(tmp_path / "labels" / "x.nii.gz", labels[:-1], nib.Nifti1Image(labels[:-1].T, np.eye(4)).header)
     assert main(command) == 1
     assert "0 of 1 cases measured" in capsys.readouterr().out

@@ -20,6 +20,7 @@ from dicoms import (
     new_uids,
     save,
 )
+from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from flare23_lib.errors import ImageError
@@ -245,6 +246,15 @@ def test_values_that_no_int16_holds_are_kept(tmp_path):
     assert volume.array[0, 0, 0] == (an_image()[0, 0, 0] + 1024) * 0.5 - 1024
     slices = a_series(an_image(), RescaleSlope=50)
     assert series_in(save(tmp_path / "large", slices)).read().array.dtype == np.int32
+
+
+def test_an_annotation_that_was_cut_off_is_passed_by(tmp_path):
+    save(tmp_path, a_series(an_image((3, 8, 8))))
+    broken = Dataset()
+    broken.Modality, broken.SOPClassUID = "SEG", "1.2.840.10008.5.1.4.1.1.66.4"
+    broken.ReferencedSeriesSequence = [Dataset()]
+    broken.save_as(tmp_path / "broken.dcm", implicit_vr=False, little_endian=True, enforce_file_format=False)
+    assert len(find_series(tmp_path).series) == 1
 
 
 def test_nothing_and_a_folder_without_dicom_are_refused(tmp_path):

@@ -16,7 +16,7 @@ from flare23_lib.config import Config
 from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.errors import CohortError
 from flare23_lib.starter.init import init
-from flare23_lib.starter.names import identifier, names_of_values
+from flare23_lib.starter.names import identifier, name_of, names_of_values
 from flare23_lib.starter.planner import plan_network
 from flare23_lib.starter.recognize import recognize
 
@@ -187,6 +187,13 @@ def test_names_are_made_fit_for_the_configuration():
     assert [identifier(name) for name in given] == [
         "gallbladder", "left_kidney", "aorta", "label_3rd_rib", "prostate_uterus", "tumor",
     ]  # fmt: skip
+
+
+def test_names_of_other_scripts_are_not_mixed_up():
+    given = {1: "肝脏", 2: "右肾", 3: "Dünndarm", 4: "печень 1"}
+    assert {value: name_of(value, name) for value, name in given.items()} == {
+        1: "label_1", 2: "label_2", 3: "dunndarm", 4: "label_4",
+    }  # fmt: skip
 
 
 @pytest.mark.slow
