@@ -255,7 +255,7 @@ def _check_training_set(config: Configuration, key: str, model: ModelSettings) -
 def _check_annotated(config: Configuration, key: str, manual: Collection[str], completed: bool) -> None:
     """Refuse a loss that takes unannotated structures for background where some cases lack annotations of others.
 
-    Where there are completed labels, too, manual ones must have all labels annotated.
+    Where there are completed labels, too, manual ones must have all labels annotated, if that is stated of them.
     """
     found = {
         category.name: stated_labels(config, category) for category in config.categories if category.name in manual
@@ -273,7 +273,15 @@ def _check_annotated(config: Configuration, key: str, manual: Collection[str], c
         if stated[one] != stated[two]:
             labels = [f"{name!r} ({', '.join(sorted(stated[name])) or 'not stated'})" for name in (one, two)]
             raise ConfigError(f"{key}: {' and '.join(labels)} have different labels annotated, {remedy}")
-    for name, annotated in stated.items() if completed else ():
+    explicit = {
+        category.name
+        for category in config.categories
+        if category.annotated is not None
+        or any(config.sources[name].stated is not None for name in category.sources or config.sources)
+    }
+    for name, annotated in stated.items():
+        if not completed or name not in explicit:
+            continue
         if missing := [label.name for label in config.labels if label.name not in annotated]:
             raise ConfigError(
                 f"{key}: cases of {name!r} lack {', '.join(missing)}, which completed labels can hold, {remedy}"

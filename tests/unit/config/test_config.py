@@ -473,10 +473,14 @@ def test_a_completion_takes_what_its_category_states_for_annotated():
 
 def test_manual_labels_beside_completed_ones_must_be_whole():
     training_set = {"manual_labels": ["all_organs"], "label_completions": ["tumor"]}
+    changes = {"models": {"student": {"train_on": training_set}}}
+    Config.load([RECIPE], changes)  # nothing is stated
+    rows = yaml.safe_load(RECIPE.read_text())["categories"]
+    changes["categories"] = [{**row, "annotated": ["liver"]} if row["name"] == "all_organs" else row for row in rows]
     with pytest.raises(ConfigError, match=r"cases of 'all_organs' lack .*tumor, which completed labels can hold"):
-        Config.load([RECIPE], {"models": {"student": {"train_on": training_set}}})
-    loss = {"training": {"loss": "label_sets"}}
-    Config.load([RECIPE], {"models": {"student": {"train_on": training_set, **loss}}})
+        Config.load([RECIPE], changes)
+    changes["models"]["student"]["training"] = {"loss": "label_sets"}
+    Config.load([RECIPE], changes)
 
 
 def test_a_smoke_run_shrinks_the_users_own_configuration(tmp_path):
