@@ -9,7 +9,7 @@ from itertools import pairwise
 from flare23_lib.config.cohort_models import Category, label_map, subset_of
 from flare23_lib.config.messages import check_known
 from flare23_lib.config.models import Configuration
-from flare23_lib.config.source_checks import check_sources, stated_labels
+from flare23_lib.config.source_checks import check_sources, sources_state, stated_labels
 from flare23_lib.config.training_models import PASSES, Completion, ModelSettings, TrainingProtocol
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime.devices import SEVERAL
@@ -273,16 +273,13 @@ def _check_annotated(config: Configuration, key: str, manual: Collection[str], c
         if stated[one] != stated[two]:
             labels = [f"{name!r} ({', '.join(sorted(stated[name])) or 'not stated'})" for name in (one, two)]
             raise ConfigError(f"{key}: {' and '.join(labels)} have different labels annotated, {remedy}")
-    explicit = {
-        category.name
-        for category in config.categories
-        if category.annotated is not None
-        or any(config.sources[name].stated is not None for name in category.sources or config.sources)
-    }
-    for name, annotated in stated.items():
-        if not completed or name not in explicit:
+    if not completed:
+        return
+    for category in config.categories:
+        name = category.name
+        if name not in stated or (category.annotated is None and not sources_state(config, category)):
             continue
-        if missing := [label.name for label in config.labels if label.name not in annotated]:
+        if missing := [label.name for label in config.labels if label.name not in stated[name]]:
             raise ConfigError(
                 f"{key}: cases of {name!r} lack {', '.join(missing)}, which completed labels can hold, {remedy}"
             )

@@ -18,6 +18,7 @@ from flare23_lib.config.messages import check_known, explain
 from flare23_lib.config.models import Configuration
 from flare23_lib.config.old_keys import with_new_names, with_sources
 from flare23_lib.config.smoke import is_smoke, shrunk
+from flare23_lib.config.source_checks import sources_state
 from flare23_lib.config.training_models import (
     Completion,
     InferenceSettings,
@@ -187,8 +188,7 @@ class Config(Configuration):
         if category.annotated not in (None, "present"):
             return self._values(category.annotated)
         # Where no source states anything, both mean the same.
-        by_source = any(self.sources[name].stated is not None for name in category.sources or self.sources)
-        return "only_present" if category.annotated and by_source else "present"
+        return "only_present" if category.annotated and sources_state(self, category) else "present"
 
     def _values(self, names: Iterable[str]) -> tuple[int, ...]:
         """Return the values of labels, sorted."""

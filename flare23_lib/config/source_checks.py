@@ -81,6 +81,11 @@ def _check_values(config: Configuration, key: str, source: Source) -> None:
         check_known(f"{key}.annotated", source.annotated, known, "label of `values`" if source.values else "label")
 
 
+def sources_state(config: Configuration, category: Category) -> bool:
+    """Return whether a source of a category states which labels were looked for in its cases."""
+    return any(config.sources[name].stated is not None for name in category.sources or config.sources)
+
+
 def stated_labels(config: Configuration, category: Category) -> frozenset[str] | None:
     """Return the labels that were annotated in a category, as far as the configuration states it.
 

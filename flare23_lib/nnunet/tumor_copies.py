@@ -156,7 +156,7 @@ class CopyTumors(BasicTransform):
         whole = torch.from_numpy(np.stack([image, mask]).astype(np.float32))
         resized = F.interpolate(whole[None], shape, mode="trilinear")[0].numpy()
         share = resized[1]
-        mask = share > min(0.5, np.nextafter(share.max(), 0))  # a small tumor keeps its brightest voxel
+        mask = share > min(0.5, np.nextafter(share.max(), 0))  # of a small tumor the voxel that it fills most
         return Tumor(resized[0], mask, int(np.bincount(hosts).argmax()) if len(hosts) else 0)
 
     def _seats(self, image: np.ndarray, labels: np.ndarray, tumor: Tumor) -> np.ndarray:
