@@ -62,7 +62,7 @@ docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 ## The schema and the page of all keys of the configuration, from its models.
-docs/configuration.md: flare23_lib/config/models.py scripts/configuration_docs.py | $(VENV)/installed
+docs/configuration.md: $(wildcard flare23_lib/config/*.py) scripts/configuration_docs.py | $(VENV)/installed
 	$(BIN)/python scripts/configuration_docs.py
 
 ## The report's CT viewer: its library in a pinned version, through npm. Without it the report has no viewer.

@@ -20,6 +20,9 @@ PREPROCESSED_LABEL = 4
 TRAINING = 2
 """A training's last weights."""
 
+HIDDEN_LABELS = 2
+"""How a training with label sets takes annotations that may cover other labels."""
+
 SEGMENTATION = 4
 """A model's labels of an image."""
 

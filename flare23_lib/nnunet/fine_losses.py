@@ -46,7 +46,7 @@ class FineLabelLoss(nn.Module):
         Args:
             scales: logits (b, classes, z, y, x) of each scale, the finest first.
             labels: (b, 1, z, y, x) label indices; a whole number of voxels in each voxel of a scale.
-            sets: bool (b, classes + 1, classes), `admissible_sets` of each case.
+            sets: (b, classes + 1, classes), `admissible_sets` of each case.
         """
         shares = None
         losses = []
@@ -91,7 +91,7 @@ def sums_of_slabs(
     Args:
         logits: (b, classes, z, y, x), of any floating-point type.
         labels: (b, 1, z, y, x) label indices on a finer grid of the same extent.
-        sets: bool (b, classes + 1, classes), `admissible_sets` of each case.
+        sets: (b, classes + 1, classes), `admissible_sets` of each case.
         slab_bytes: memory for the logits of a slab; at least one slice is taken at a time.
 
     Returns:

@@ -4,6 +4,10 @@ Each case has its annotated classes; what was not annotated may be anywhere. So 
 classes that it can be, its admissible set. The loss asks that one of them is predicted and does not care which: sums
 of probabilities, exact, in float32. Where everything was annotated it equals nnU-Net's loss.
 
+Few voxels of an organ's annotation are of a tumor that was not annotated. Were both classes as good there, a network
+could call all organs tumors at no cost in every case without annotated tumors, and small networks do. So classes that
+an annotation may cover count with a weight below 1.
+
 A loss is computed from sums over voxels, so that volumes can be taken in parts and processes can share them.
 """
 
@@ -21,7 +25,10 @@ SMOOTH = 1e-5
 
 
 def admissible_sets(
-    annotated: Collection[int], classes: int, hidden_in: Mapping[int, Collection[int]] | None = None
+    annotated: Collection[int],
+    classes: int,
+    hidden_in: Mapping[int, Collection[int]] | None = None,
+    hidden_weight: float = 1,
 ) -> torch.Tensor:
     """Return which classes a voxel of each label can be, in a case.
 
@@ -30,32 +37,33 @@ def admissible_sets(
         classes: classes of the network, background (index 0) included.
         hidden_in: class -> the classes whose annotations may cover it where it is not annotated itself, as those of
             organs cover tumors.
+        hidden_weight: of a class that an annotation may cover.
 
     Returns:
-        bool (classes + 1, classes), a row per label: an unlabeled voxel can be background or of any class that was
-        not annotated; one of a class that class, or one that the annotation covers; one of the last label, voxels to
-        ignore, anything.
+        float32 (classes + 1, classes), a row per label: the weight of each class, 0 for one that the voxel cannot be.
+        An unlabeled voxel can be background or of any class that was not annotated; one of a class that class, or one
+        that the annotation covers; one of the last label, voxels to ignore, anything.
     """
     missing = [index for index in range(1, classes) if index not in annotated]
-    sets = torch.eye(classes + 1, classes, dtype=torch.bool)
-    sets[0, missing] = True
+    sets = torch.eye(classes + 1, classes)
+    sets[0, missing] = 1
     for index in missing:
-        sets[list((hidden_in or {}).get(index, ())), index] = True
-    sets[classes] = True
+        sets[list((hidden_in or {}).get(index, ())), index] = hidden_weight
+    sets[classes] = 1
     return sets
 
 
-def allowed_classes(labels: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
-    """Return which classes each voxel can be.
+def rows_of_labels(labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return each voxel's row of a table that has one for every label.
 
     Args:
         labels: (b, 1, z, y, x) label indices.
-        sets: bool (b, classes + 1, classes), `admissible_sets` of each case, on the CPU as everywhere here.
+        rows: (b, classes + 1, classes), a table for each case.
 
     Returns:
-        bool (b, classes, z, y, x), on the labels' device.
+        (b, classes, z, y, x), on the labels' device.
     """
-    rows = sets.to(labels.device, non_blocking=True)
+    rows = rows.to(labels.device, non_blocking=True)
     return torch.stack([row.T[:, label[0].long()] for row, label in zip(rows, labels, strict=True)])
 
 
@@ -69,20 +77,20 @@ def sums_of_labels(logits: torch.Tensor, labels: torch.Tensor, sets: torch.Tenso
     Args:
         logits: (b, classes, z, y, x), of any floating-point type.
         labels: (b, 1, z, y, x) label indices.
-        sets: bool (b, classes + 1, classes), `admissible_sets` of each case.
+        sets: (b, classes + 1, classes), `admissible_sets` of each case.
 
     Returns:
         (2 + 3 * (classes - 1),), float32 or of more digits.
     """
     log_probabilities = _log_softmax(logits)
-    allowed = allowed_classes(labels, sets)
-    known = ~allowed.all(1)
-    log_sums = log_probabilities.masked_fill(~allowed, -torch.inf).logsumexp(1)
+    excluded = rows_of_labels(labels, sets == 0)
+    known = excluded.any(1)
+    log_sums = (rows_of_labels(labels, sets.log()) + log_probabilities).logsumexp(1)
     entropy = torch.where(known, -log_sums, 0).sum()
     probabilities, sums = log_probabilities[:, 1:].exp(), log_sums.exp()
     places = [labels[:, 0] == index for index in range(1, logits.shape[1])]
     found = torch.stack([torch.where(place, sums, 0).sum() for place in places])
-    elsewhere = torch.where(allowed[:, 1:], 0, probabilities).sum((0, 2, 3, 4))
+    elsewhere = torch.where(excluded[:, 1:], probabilities, 0).sum((0, 2, 3, 4))
     sizes = torch.stack([place.sum() for place in places])
     return _joined(entropy, known.sum(), found, elsewhere, sizes)
 
@@ -96,7 +104,7 @@ def sums_of_shares(logits: torch.Tensor, shares: torch.Tensor, sets: torch.Tenso
     Args:
         logits: (b, classes, z, y, x), of any floating-point type.
         shares: float (b, classes + 1, z, y, x), the share of each label; the last of voxels to ignore.
-        sets: bool (b, classes + 1, classes), `admissible_sets` of each case.
+        sets: (b, classes + 1, classes), `admissible_sets` of each case.
 
     Returns:
         As `sums_of_labels`.
@@ -106,13 +114,13 @@ def sums_of_shares(logits: torch.Tensor, shares: torch.Tensor, sets: torch.Tenso
     shares = shares.to(log_probabilities.dtype)
     log_sums = torch.stack([_log_sum(log_probabilities, sets[:, index]) for index in range(classes)], 1)
     entropy = -(shares[:, :classes] * log_sums).sum()
-    outside = torch.einsum("bkzyx,bkc->bczyx", shares, (~sets[:, :, 1:]).to(shares))
+    outside = torch.einsum("bkzyx,bkc->bczyx", shares, (sets[:, :, 1:] == 0).to(shares))
     labeled = shares[:, 1:classes]
     elsewhere = log_probabilities[:, 1:].exp() * outside
     predicted = elsewhere + log_sums[:, 1:].exp() * labeled
     found = torch.minimum(predicted, labeled).sum((0, 2, 3, 4))
     every = predicted.sum((0, 2, 3, 4))
-    voxels = (shares.sum((2, 3, 4)) * (~sets.all(2)).to(shares)).sum()
+    voxels = (shares.sum((2, 3, 4)) * (sets == 0).any(2).to(shares)).sum()
     return _joined(entropy, voxels, found, every - found, labeled.sum((0, 2, 3, 4)))
 
 
@@ -120,12 +128,16 @@ def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
 
 
-def _log_sum(log_probabilities: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-    """Return the logarithm of the probability of some classes, bool (b, classes) for each case: (b, z, y, x)."""
-    if (allowed == allowed[0]).all() and allowed[0].sum() == 1:
-        return log_probabilities[:, int(allowed[0].nonzero())]
-    excluded = (~allowed[:, :, None, None, None]).to(log_probabilities.device)
-    return log_probabilities.masked_fill(excluded, -torch.inf).logsumexp(1)
+def _log_sum(log_probabilities: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of the weighted sum of the classes' probabilities, (b, z, y, x).
+
+    Args:
+        log_probabilities: (b, classes, z, y, x).
+        weights: (b, classes).
+    """
+    if (weights == weights[0]).all() and weights[0].count_nonzero() == 1:
+        return log_probabilities[:, int(weights[0].nonzero())]
+    return (log_probabilities + weights.log().to(log_probabilities)[:, :, None, None, None]).logsumexp(1)
 
 
 def _joined(entropy: torch.Tensor, voxels: torch.Tensor, *by_class: torch.Tensor) -> torch.Tensor:
@@ -158,10 +170,10 @@ def loss_of_sums(total: torch.Tensor, sets: torch.Tensor, several: bool) -> torc
 
     Args:
         total: sums of the batch.
-        sets: bool (b, classes + 1, classes), `admissible_sets` of each case.
+        sets: (b, classes + 1, classes), `admissible_sets` of each case.
         several: whether processes share the batch; sums are then over all of them.
     """
-    total = torch.cat([total, (~sets[:, 0, 1:]).sum(0).to(total)])
+    total = torch.cat([total, (sets[:, 0, 1:] == 0).sum(0).to(total)])
     if several:
         total = SumOverProcesses.apply(total)
     entropy, voxels = total[0], total[1]
@@ -174,8 +186,8 @@ def loss_of_sums(total: torch.Tensor, sets: torch.Tensor, several: bool) -> torc
 class LabelSetLoss(nn.Module):
     """Cross-entropy and soft Dice of the classes that a voxel can be.
 
-    Where an annotation may cover other classes its voxels count with the sum of the probabilities. Soft Dice takes
-    the voxels in which it is known whether they are of a class.
+    Where an annotation may cover other classes its voxels count with the weighted sum of the probabilities. Soft Dice
+    takes the voxels in which it is known whether they are of a class.
 
     Args:
         several: whether processes share the batch.
@@ -193,20 +205,21 @@ class LabelSetLoss(nn.Module):
 def count_voxels(logits: torch.Tensor, labels: torch.Tensor, sets: torch.Tensor) -> np.ndarray:
     """Count voxels by class, of those of which it is known whether they are of the class.
 
+    A voxel of an annotation that may cover another class is missed where that class is predicted: few of its voxels
+    are covered, and a network that predicts the covered class everywhere must not have a Dice of 1.
+
     Args:
         logits: (b, classes, z, y, x).
         labels: (b, 1, z, y, x) label indices.
-        sets: bool (b, classes + 1, classes), `admissible_sets` of each case.
+        sets: (b, classes + 1, classes), `admissible_sets` of each case.
 
     Returns:
         (3, classes - 1), background left out: voxels found, found wrongly, and missed.
     """
-    predicted = logits.argmax(1, keepdim=True)
-    allowed = allowed_classes(labels, sets)
-    right = allowed.gather(1, predicted)[:, 0]
+    predicted, true = logits.argmax(1), labels[:, 0]
+    excluded = rows_of_labels(labels, sets == 0)
     counts = []
     for index in range(1, logits.shape[1]):
-        place = labels[:, 0] == index
-        wrongly = (predicted[:, 0] == index) & ~allowed[:, index]
-        counts.append([(place & right).sum(), wrongly.sum(), (place & ~right).sum()])
+        place, answer = true == index, predicted == index
+        counts.append([(place & answer).sum(), (answer & excluded[:, index]).sum(), (place & ~answer).sum()])
     return np.array([[int(count) for count in row] for row in counts]).T

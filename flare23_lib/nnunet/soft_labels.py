@@ -90,7 +90,7 @@ class SoftLabelLoss(LabelSetLoss):
         Args:
             logits: (b, classes, z, y, x), of any floating-point type.
             target: (b, `CHANNELS`, z, y, x).
-            sets: bool (b, classes + 1, classes), `admissible_sets` of each case.
+            sets: (b, classes + 1, classes), `admissible_sets` of each case.
         """
         shares = soft_shares(target, logits.shape[1] + 1)
         return loss_of_sums(sums_of_shares(logits, shares, sets), sets, self.several)

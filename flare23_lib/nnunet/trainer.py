@@ -90,8 +90,10 @@ class FlareTrainer(ResumableTrainer):
         annotated: dict[str, list[int]] = dataset_json["annotated"] if self.protocol.loss == "label_sets" else whole
         nowhere = set(labels).difference(*annotated.values())
         hidden_in = {int(label): others for label, others in plans.get("hidden_in", {}).items()}
+        weight = self.protocol.hidden_weight
         return {
-            case: admissible_sets({*found, *nowhere}, len(labels) + 1, hidden_in) for case, found in annotated.items()
+            case: admissible_sets({*found, *nowhere}, len(labels) + 1, hidden_in, weight)
+            for case, found in annotated.items()
         }
 
     # ------------------------------------------------------------------ the protocol
@@ -290,7 +292,7 @@ class FlareTrainer(ResumableTrainer):
         return loss
 
     def _sets_of(self, batch: dict) -> torch.Tensor:
-        """Return the admissible sets of a batch's cases, bool (b, classes + 1, classes)."""
+        """Return the admissible sets of a batch's cases, (b, classes + 1, classes)."""
         labels = self.label_manager.foreground_labels
         whole = admissible_sets(labels, len(labels) + 1)
         return torch.stack([whole if self.sets is None else self.sets[key] for key in batch["keys"]])

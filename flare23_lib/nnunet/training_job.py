@@ -60,6 +60,8 @@ class TrainingJob:
         columns = ["case", "image", "label", *([ANNOTATED] if self.settings.training.needs_annotated else [])]
         cases = sorted([row[column] for column in columns] for row in self.rows)
         key = {"version": versions.TRAINING, "settings": self.settings.to_json(), "cases": cases}
+        if self.settings.training.loss == "label_sets" and self.settings.hidden_in:
+            key["hidden_labels"] = versions.HIDDEN_LABELS
         return self.results.cache("training", key)
 
     @property

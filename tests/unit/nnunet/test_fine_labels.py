@@ -45,7 +45,7 @@ def batch(seed, annotated, factor):
     for case, found in enumerate(annotated):
         for label in set(range(1, CLASSES)) - found:
             labels[case][labels[case] == label] = 0
-    return logits, labels, torch.stack([admissible_sets(found, CLASSES, {3: [1]}) for found in annotated])
+    return logits, labels, torch.stack([admissible_sets(found, CLASSES, {3: [1]}, 0.1) for found in annotated])
 
 
 # ---------------------------------------------------------------- losses

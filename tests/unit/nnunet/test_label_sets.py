@@ -64,11 +64,17 @@ def test_categories_with_different_labels_can_be_learned_from_by_their_sets():
         Config.load([RECIPE], {"models": {"student": PARTIAL}})
 
 
-def test_labels_are_hidden_in_other_labels():
+def test_labels_are_hidden_in_other_labels(tmp_path):
     labels = [dict(label) for label in config().labels]
     labels[-1] |= {"hidden_in": ["liver", "spleen"]}
     one = config(labels=labels)
-    assert one.training_settings("student").hidden_in == {"14": (1, 3)}
+    settings = one.training_settings("student")
+    assert settings.hidden_in == {"14": (1, 3)}
+    others = [
+        changed(settings, training={**settings.training.to_json(), "hidden_weight": weight}) for weight in (0, 1)
+    ]
+    folders = [folder_of(Results(tmp_path), other, []) for other in (settings, *others)]
+    assert len({folder.path for folder in folders}) == 3
     assert one.training_settings("organ_teacher") == Config.load([RECIPE]).training_settings("organ_teacher")
     assert (one.cohort_settings(), one.evaluation_settings()) == (
         config().cohort_settings(), config().evaluation_settings()

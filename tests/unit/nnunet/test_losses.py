@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
-from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, allowed_classes, count_voxels
+from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels, rows_of_labels
 
 CLASSES = 5
 IGNORE = CLASSES
 SHAPE = (2, 1, 3, 4, 5)
-HIDDEN_IN = {4: [1, 2]}
+HIDDEN_IN, HIDDEN_WEIGHT = {4: [1, 2]}, 0.25
 ANNOTATED = st.lists(st.sets(st.integers(1, CLASSES - 1)), min_size=2, max_size=2)
 SEEDS = st.integers(0, 2**31)
 
@@ -30,7 +30,8 @@ def batch(seed, annotated, ignore=True, hidden_in=HIDDEN_IN):
     for case, found in enumerate(annotated):
         for label in set(range(1, CLASSES)) - set(found):
             labels[case][labels[case] == label] = 0
-    return logits, labels, torch.stack([admissible_sets(found, CLASSES, hidden_in) for found in annotated])
+    sets = [admissible_sets(found, CLASSES, hidden_in, HIDDEN_WEIGHT) for found in annotated]
+    return logits, labels, torch.stack(sets)
 
 
 def nnunet_loss(ignore_label):
@@ -101,15 +102,30 @@ def test_logits_of_16_bits_give_nearly_the_same_loss(kind, seed, annotated):
 
 def test_the_marginal_probability_is_that_of_all_admissible_classes():
     logits, labels, sets = batch(0, [{1}, {1, 2}], ignore=False)
-    probabilities, allowed = logits.softmax(1), allowed_classes(labels, sets)
-    expected = -(probabilities * allowed).sum(1).log().mean()
-    elsewhere, place = probabilities * ~allowed, labels[:, 0]
+    probabilities, weights = logits.softmax(1), rows_of_labels(labels, sets)
+    expected = -(probabilities * weights).sum(1).log().mean()
+    elsewhere, place = probabilities * (weights == 0), labels[:, 0]
     dice = []
     for index in (1, 2):  # annotated in a case of the batch
-        found = (probabilities * allowed).sum(1)[place == index].sum()
+        found = (probabilities * weights).sum(1)[place == index].sum()
         dice.append((2 * found + 1e-5) / (found + elsewhere[:, index].sum() + (place == index).sum() + 1e-5))
     loss = LabelSetLoss()(logits, labels, sets)
     assert float(loss) == pytest.approx(float(expected - torch.stack(dice).mean()), abs=1e-6)
+
+
+def test_an_annotation_that_may_cover_a_tumor_is_rather_what_it_says():
+    labels = torch.ones((1, 1, *SHAPE[2:]), dtype=torch.long)
+    organ, tumor = torch.zeros((2, 1, CLASSES, *SHAPE[2:]))
+    organ[:, 1], tumor[:, 4] = 10, 10
+
+    def loss(logits, weight):
+        return float(LabelSetLoss()(logits, labels, admissible_sets({1}, CLASSES, HIDDEN_IN, weight)[None]))
+
+    assert loss(organ, 1) == pytest.approx(loss(tumor, 1), abs=1e-6)
+    assert loss(tumor, 0.1) - loss(organ, 0.1) > -np.log(0.1)
+    assert loss(tumor, 0.01) > loss(tumor, 0.1) > loss(tumor, 1)
+    with_tumor, without = (admissible_sets(found, CLASSES, HIDDEN_IN, 0) for found in ({1}, {1, 4}))
+    assert torch.equal(with_tumor[1], without[1])
 
 
 def test_a_batch_without_anything_known_costs_nothing():
@@ -138,13 +154,24 @@ def test_voxels_count_for_the_classes_of_which_something_is_known():
     hidden = (true == 1) & (predicted == 4)  # where 4 was not annotated, an annotation of 1 may cover it
     hidden[0] = False
     for index in range(1, CLASSES):
-        right = (true == index) & ((predicted == index) | hidden)
+        right = (true == index) & (predicted == index)
         wrong = (true != index) & (predicted == index) & ~hidden
         if index != 1:
             wrong[1] &= true[1] != 0
         assert found[index - 1] == right.sum()
         assert missed[index - 1] == ((true == index) & ~right).sum()
         assert wrongly[index - 1] == wrong.sum()
+
+
+def test_a_class_that_others_may_cover_is_no_answer_to_all_of_them():
+    sets = torch.stack([admissible_sets({1, 2, 3}, CLASSES, {4: [1, 2, 3]})])
+    labels = torch.tensor([0, 1, 2, 3]).reshape(1, 1, 1, 2, 2)
+    logits = torch.zeros(1, CLASSES, 1, 2, 2)
+    logits[:, 4] = 1
+    found, wrongly, missed = count_voxels(logits, labels, sets)
+    assert list(found) == [0, 0, 0, 0]
+    assert list(missed) == [1, 1, 1, 0]
+    assert list(wrongly) == [0, 0, 0, 0]
 
 
 def process(rank, port, results):
