@@ -1,7 +1,7 @@
 """How much of what full labels would give does the pipeline recover from partial ones?
 
     python benchmarks/recovery.py --folder FOLDER [--seeds 3 4 5] [--arms sets options soft]
-        [--runs pipeline exact sets truth] [--orientation canonical|stored] [--output FILE]
+        [--runs lower pipeline exact sets truth] [--orientation canonical|stored] [--output FILE]
 
 On phantoms, whose whole truth is known but hidden from the pipeline, students of the same network and budget are
 trained: S on the pipeline's completed labels, L (`labeled_only`) on the fully labeled cases alone, U (`full_truth`)
@@ -13,7 +13,7 @@ resolution (`targets: native`), as `full_truth_native` from the truth. `exact`: 
 `options`: students with one option of reliability each. `soft`: a student of soft pseudo-labels.
 
 `--runs truth` runs the two students of the truth alone. Frozen before a first run of `full_truth_native` on any seed;
-aim: a higher organ DSC than that of `full_truth`.
+aim: a higher organ DSC than that of `full_truth`. `--runs lower` runs L alone, which `pipeline` has, too.
 
 `recovery*.yaml` say what is run; a seed makes another cohort and other trainings. The pseudo-labels of each
 completion, as predicted and as merged, are compared with the truth too. What a folder holds is not made again.
@@ -88,14 +88,15 @@ SOFT = ("student_soft",)
 seed; aim: a higher organ DSC than the student's."""
 
 CONFIGURATIONS = [REPOSITORY / "presets" / "demo.yaml", REPOSITORY / "benchmarks" / "recovery.yaml"]
-TRUTH, WITH_OPTIONS, WITH_SETS, WITH_EXACT, WITH_SOFT = (
-    REPOSITORY / "benchmarks" / f"recovery_{name}.yaml" for name in ("truth", "options", "sets", "exact", "soft")
+LOWER, TRUTH, WITH_OPTIONS, WITH_SETS, WITH_EXACT, WITH_SOFT = (
+    REPOSITORY / "benchmarks" / f"recovery_{name}.yaml"
+    for name in ("lower", "truth", "options", "sets", "exact", "soft")
 )
 ARMS = {"options": (OPTIONS, WITH_OPTIONS), "soft": (SOFT, WITH_SOFT)}
 """Arms of the pipeline's run: their students, and the configuration that has them."""
 
-RUNS = ("pipeline", "sets", "exact", "truth")
-"""The workflows of a seed."""
+RUNS = ("lower", "pipeline", "sets", "exact", "truth")
+"""The workflows of a seed; all but the first are the default, as far as the arms need them."""
 
 PARTIAL_LABELS = REPOSITORY / "presets" / "partial_labels.yaml"
 
@@ -147,7 +148,7 @@ def quality(results: Path, truth: Path) -> dict[str, dict[str, dict[str, float]]
 
 
 def run_seed(
-    folder: Path, seed: int, orientation: str, chosen: Collection[str], wanted: Collection[str] = RUNS
+    folder: Path, seed: int, orientation: str, chosen: Collection[str], wanted: Collection[str] = RUNS[1:]
 ) -> dict:
     """Run the chosen arms of a seed, as far as they are in wanted runs.
 
@@ -162,6 +163,7 @@ def run_seed(
     with_sets = [*CONFIGURATIONS, PARTIAL_LABELS, WITH_SETS]
     models = ("student", "student_native")
     runs = {
+        "lower": (partial, [*CONFIGURATIONS, LOWER], {"labeled_only": "labeled_only"}),
         "pipeline": (partial, [*CONFIGURATIONS, *(ARMS[arm][1] for arm in added)], {name: name for name in students}),
         "sets": (partial, with_sets, dict(zip(SETS, models, strict=True))),
         "exact": (partial, [*with_sets, WITH_EXACT], dict(zip(EXACT, models, strict=True))),
@@ -178,7 +180,7 @@ def run_seed(
             overrides["models"] = {"full_truth_native": None}
         run_workflow(run, files, overrides, ["evaluation"])
         figures |= {arm: scores(run / "results", model) for arm, model in arms.items()}
-        if cohort == partial:
+        if cohort == partial and name != "lower":
             key = "pseudo_labels" if name == "pipeline" else f"pseudo_labels_{name}"
             figures[key] = quality(run / "results", partial / "truth")
     return figures
@@ -199,7 +201,7 @@ def main() -> None:
     parser.add_argument(
         "--arms", choices=["sets", "exact", *ARMS], nargs="*", default=["sets"], help="in addition to L, S and U"
     )
-    parser.add_argument("--runs", choices=RUNS, nargs="+", default=RUNS, help="as far as the arms need them")
+    parser.add_argument("--runs", choices=RUNS, nargs="+", default=RUNS[1:], help="as far as the arms need them")
     parser.add_argument("--output", type=Path, help="JSON with the figures")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
