@@ -26,7 +26,7 @@ from flare23_lib.io.dicom_seg import Segment, read_seg
 from flare23_lib.io.label_tables import Structure, header_extension, label_table
 from flare23_lib.io.nifti import Volume, write_volume
 from flare23_lib.io.rtstruct import read_rtstruct
-from flare23_lib.io.tables import write_csv
+from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ COLUMNS = [
     "case", "image", "label", "patient", "study", "series", "number", "description", "slices", "annotations",
     "structures", "tiny_contours", "overlapping_voxels", "warnings", "problem",
 ]  # fmt: skip
+
+SOURCES = "sources.csv"
 
 READERS = {"SEG": read_seg, "RTSTRUCT": read_rtstruct}
 
@@ -81,11 +83,12 @@ def import_dicom(
     """Write every CT volume in a folder or archive as NIfTI, and its annotations as label maps.
 
     Writes `images/{case}_0000.nii.gz`, `labels/{case}.nii.gz`, `sources.csv` (a row for each series, with what could
-    not be read) and `unmatched_names.csv`. Images that are there are not written again. Without a table of names only
-    images are written, and all names are listed as unmatched. ImageError if there is no CT volume.
+    not be read; rows of earlier imports into the folder are kept) and `unmatched_names.csv`, of this import. Images
+    that are there are not written again. Without a table of names only images are written, and all names are listed
+    as unmatched. ImageError if there is no CT volume.
 
     Returns:
-        The rows of sources.csv, and the names that are not in the table, with how many annotations have them.
+        The new rows of sources.csv, and the names that are not in the table, with how many annotations have them.
     """
     found = find_series(inputs)
     volumes = [replace(series, irregular=irregular) for series in found.series if series.is_volume]
@@ -98,10 +101,20 @@ def import_dicom(
         if not known & set(annotation.series):
             rows.append({"annotations": str(annotation.file), "problem": "refers to no CT series that was found"})
     rows = [dict.fromkeys(COLUMNS, "") | row for row in rows]
-    write_csv(output / "sources.csv", COLUMNS, rows)
+    write_csv(output / SOURCES, COLUMNS, [*_earlier(output / SOURCES, rows), *rows])
     table = [{"name": name, "annotations": count} for name, count in sorted(unmatched.items())]
     write_csv(output / "unmatched_names.csv", ["name", "annotations"], table)
     return rows, unmatched
+
+
+def _earlier(path: Path, rows: Sequence[Mapping[str, object]]) -> list[dict[str, str]]:
+    """Return the rows of earlier imports, without series that were imported again and annotations whose series were."""
+    if not path.exists():
+        return []
+    cases = {row["case"] for row in rows if row["case"]}
+    annotations = {name for row in rows for name in str(row["annotations"]).split("; ")}
+    earlier = [{column: row.get(column, "") for column in COLUMNS} for row in read_csv(path)]
+    return [row for row in earlier if (row["case"] or row["annotations"]) not in cases | annotations]
 
 
 def case_of(series: Series) -> str:

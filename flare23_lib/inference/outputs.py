@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -27,6 +28,9 @@ from flare23_lib.io.label_tables import (
     write_label_tables,
 )
 from flare23_lib.io.nifti import Volume, read_volume, stem, write_volume
+
+if TYPE_CHECKING:
+    from flare23_lib.io.dicom import Series
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +174,17 @@ def write_names(cases: Sequence[PredictionCase], output: Path, table: Sequence[S
 
 
 def check_types(types: Sequence[OutputType], cases: Sequence[PredictionCase]) -> None:
-    """Raise ImageError if DICOM is wanted of images that are none."""
+    """Raise ImageError if DICOM is wanted of images that are none, or of series whose slices are interpolated."""
     dicom = [kind for kind in types if kind != "nifti"]
-    for case in cases:
-        if dicom and isinstance(case.image, Path):
+    for case in cases if dicom else ():
+        if isinstance(case.image, Path):
             raise ImageError(f"{case.image}: is no DICOM series, so that there can be no {dicom[0]} of it")
+        if _is_interpolated(case.image):
+            raise ImageError(f"{case.image}: its slices are interpolated, so that there can be no {dicom[0]} of it")
+
+
+def _is_interpolated(series: Series) -> bool:
+    try:
+        return series.grid().places is not None
+    except ImageError:  # the run reports it and continues with the others
+        return False

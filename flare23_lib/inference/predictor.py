@@ -228,6 +228,12 @@ def _volume_of(image: ImageLike, affine: np.ndarray | None) -> Volume:
 def _with_header(array: np.ndarray, affine: np.ndarray) -> Volume:
     if array.ndim != 3 or affine.shape != (4, 4):
         raise ImageError(f"an array of shape {array.shape} with an affine of shape {affine.shape} is no 3-D image")
+    if array.dtype.kind not in "iuf":
+        raise ImageError(f"an array of {array.dtype} is no CT: it has HU, whole numbers or floating-point")
+    if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):  # NIfTI has no others
+        array = array.astype(np.float32)
+    if abs(np.linalg.det(affine)) < 1e-12 or not np.isfinite(affine).all():
+        raise ImageError(f"the affine {affine.tolist()} gives the voxels no place")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
     geometry = Geometry(as_triple(array.shape), affine, as_triple(map(float, spacing)))
     return Volume(array, geometry, header_for(array.shape, affine, array.dtype))

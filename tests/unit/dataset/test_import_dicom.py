@@ -66,6 +66,22 @@ def test_series_and_annotations_become_a_cohort(clinic, tmp_path, capsys):
         assert made.geometry.difference(image.geometry) is None
 
 
+def test_imports_into_one_folder_add_up(clinic, tmp_path):
+    root, _ = clinic
+    table, output = ("--names", tmp_path / "names.csv"), tmp_path / "cohort"
+    assert run(root / "annotations" / "a.dcm", output, *table) == 1  # no series
+    for name in ("a.dcm", "b.dcm"):
+        (root / "annotations" / name).rename(root / "b" / name)
+    assert run(root / "b", output, *table) == 1
+    assert [row["label"] != "" for row in read_csv(output / "sources.csv")] == [True, False]
+    assert run(root / "a", output, *table) == 0
+    assert len(read_csv(output / "sources.csv")) == 3
+    assert run(root, output, *table) == 1
+    rows = read_csv(output / "sources.csv")
+    assert len(rows) == len({row["case"] for row in rows}) == 4
+    assert sum(bool(row["label"]) for row in rows) == 2
+
+
 def test_without_a_table_names_are_listed_and_none_is_guessed(clinic, tmp_path):
     run(clinic[0], tmp_path / "cohort")
     assert not (tmp_path / "cohort" / "labels").exists()

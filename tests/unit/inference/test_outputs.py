@@ -183,6 +183,10 @@ def test_a_gap_is_named_and_interpolated_on_request(model, tmp_path, caplog, cap
     assert predict(model, tmp_path / "gap", tmp_path / "out", "--irregular", "resample") == 0
     assert read_volume(tmp_path / "out" / "gap.nii.gz").geometry.shape == (12, 20, 24)
     assert "its 11 slices were interpolated to 12" in caplog.text
+    options = ("--irregular", "resample", "--output-type", "dicom-seg")
+    assert predict(model, tmp_path / "gap", tmp_path / "other", *options) == 1
+    assert "its slices are interpolated, so that there can be no dicom-seg of it" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_dicom_output_of_a_nifti_file_is_refused(model, tmp_path, capsys):

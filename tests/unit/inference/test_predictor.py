@@ -100,6 +100,13 @@ def test_a_prediction_is_measured_and_saved_in_any_format(predictor, files, expe
         predictor(files / "ct.nii.gz").save(tmp_path / "b.dcm")
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.longdouble, np.int64])
+def test_arrays_of_types_that_nifti_lacks(predictor, files, expected, tmp_path, kind):
+    prediction = predictor(IMAGE.astype(kind), AFFINE)
+    assert np.array_equal(prediction.labels, expected)
+    assert np.array_equal(read_volume(prediction.save(tmp_path / "labels.nii.gz")).array, expected)
+
+
 def test_labels_can_be_chosen(predictor, files, expected):
     prediction = predictor(files / "ct.nii.gz", labels_only=["liver"])
     assert np.array_equal(prediction.labels, np.where(expected == 1, 1, 0))
@@ -115,6 +122,10 @@ def test_what_is_no_image_is_refused(predictor, tmp_path):
         predictor([1, 2])
     with pytest.raises(ImageError, match="no 3-D image"):
         predictor(IMAGE[0], AFFINE)
+    with pytest.raises(ImageError, match="an array of bool is no CT"):
+        predictor(IMAGE > 0, AFFINE)
+    with pytest.raises(ImageError, match="gives the voxels no place"):
+        predictor(IMAGE, np.zeros((4, 4)))
     with pytest.raises(ImageError, match="no such file"):
         predictor(tmp_path / "nowhere")
     study = new_uids()[0]
