@@ -108,7 +108,7 @@ def import_dicom(
 
 
 def _earlier(path: Path, rows: Sequence[Mapping[str, object]]) -> list[dict[str, str]]:
-    """Return the rows of earlier imports, without series that were imported again and annotations whose series were."""
+    """Return rows of earlier imports, without series that were imported again and annotations whose series were."""
     if not path.exists():
         return []
     cases = {row["case"] for row in rows if row["case"]}
