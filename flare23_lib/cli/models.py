@@ -104,7 +104,7 @@ def _plain(value: object) -> object:
 
 
 def _statistics(args: argparse.Namespace) -> int:
-    from flare23_lib.errors import ImageError
+    from flare23_lib.errors import ImageError, one_line
     from flare23_lib.inference.image_files import find_cases
     from flare23_lib.inference.label_statistics import measure_files, write_statistics_table
     from flare23_lib.inference.model import read_model
@@ -117,7 +117,7 @@ def _statistics(args: argparse.Namespace) -> int:
             written.append(measure_files(case, args.output, table))
         except ImageError as error:
             failed += 1
-            log.error("%s", error)
+            log.error("%s", error if str(case.labels) in str(error) else one_line(case.image, error))
     write_statistics_table(args.output / "statistics.csv", written)
     print(f"{len(written)} of {len(cases)} cases measured; {args.output / 'statistics.csv'} is written")
     return 1 if failed else 0

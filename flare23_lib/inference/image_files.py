@@ -17,6 +17,7 @@ from flare23_lib.cache.entries import Shard
 from flare23_lib.dataset.image_info import header_info
 from flare23_lib.dataset.quality import file_issues, image_issues
 from flare23_lib.errors import ImageError
+from flare23_lib.io.identity import file_identity
 from flare23_lib.io.images import IMAGE_SUFFIXES, Image, image_stem
 from flare23_lib.io.nifti import Stream, Volume, stem
 
@@ -56,6 +57,12 @@ class PredictionCase:
     exclude: tuple[int, ...] = ()
     count_votes: bool = False
     soft: bool = False
+
+    def image_identity(self) -> str:
+        """Return what tells this image, in this version, from others; ImageError if it cannot be read."""
+        if isinstance(self.image, Path):
+            return file_identity(self.image)
+        return f"{self.image.uid} of {len(self.image.frames)} slices"
 
     def beside(self, suffix: str) -> Path:
         """Return the file beside the labels that has another suffix, such as `.seg.dcm`."""

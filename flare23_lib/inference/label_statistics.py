@@ -107,6 +107,8 @@ def measure_files(case: PredictionCase, folder: Path, table: Sequence[Structure]
     labels, image = read_labels(case.labels), read_image(case.image)
     if difference := labels.geometry.difference(image.geometry):
         raise ImageError(f"{case.labels}: does not lie on {case.image} ({difference})")
+    if labels.array.dtype != np.uint8:
+        raise ImageError(f"{case.labels}: has label values that are not from 0 to 255")
     if table is None:
         names = read_label_table(case.labels)
         values = sorted({*names, *np.unique(labels.array).tolist()} - {0})

@@ -54,7 +54,27 @@ def structures_and_images(
     return present, [file.read(without_pixels=True) for file in series.files]
 
 
-def write_seg(path: Path, series: Series, labels: np.ndarray, table: Sequence[Structure], model: str) -> list[str]:
+def set_made_by(dataset: Dataset, made_by: str) -> None:
+    """Keep what an object was made by as the description of its contributing equipment (PS3.3, C.12.1)."""
+    if made_by:
+        equipment = Dataset()
+        equipment.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.ProcessingEquipment)]
+        equipment.Manufacturer = MANUFACTURER
+        equipment.ContributionDescription = made_by[:1024]
+        dataset.ContributingEquipmentSequence = [equipment]
+
+
+def read_made_by(path: Path) -> str:
+    """Return what `set_made_by` kept in a file; empty if there is nothing of the kind, or it is no DICOM."""
+    for equipment in DicomFile(path).read(without_pixels=True).get("ContributingEquipmentSequence", []):
+        if equipment.get("Manufacturer") == MANUFACTURER:
+            return str(equipment.get("ContributionDescription", ""))
+    return ""
+
+
+def write_seg(
+    path: Path, series: Series, labels: np.ndarray, table: Sequence[Structure], model: str, made_by: str = ""
+) -> list[str]:
     """Write labels as a DICOM segmentation of a series: binary segments with names, SNOMED codes and colors.
 
     Args:
@@ -63,6 +83,7 @@ def write_seg(path: Path, series: Series, labels: np.ndarray, table: Sequence[St
         labels: uint8 file values, (slices, rows, columns).
         table: the labels; those that do not occur have no segment.
         model: name of the model, the algorithm of the segments.
+        made_by: see `set_made_by`.
 
     Returns:
         The names of the segments in order. Errors as `structures_and_images`.
@@ -87,6 +108,7 @@ def write_seg(path: Path, series: Series, labels: np.ndarray, table: Sequence[St
         content_description=f"labels of {model}"[:64],
         series_description=f"Segmentation ({model})"[:64],
     )
+    set_made_by(segmentation, made_by)
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
     return [structure.name for structure in present]

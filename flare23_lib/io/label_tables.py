@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -112,13 +112,9 @@ def _itksnap_labels(table: Sequence[Structure]) -> str:
     return "\n".join(lines) + "\n"
 
 
-MADE_BY = "MadeBy"
-"""Name of the metadata that say which model made the labels, and how."""
-
-
-def header_extension(table: Sequence[Structure], made_by: str = "") -> bytes:
-    """Return the bytes that follow a NIfTI header: the flag of extensions, and one extension with the table and what
-    the labels were made by."""
+def header_extension(table: Sequence[Structure], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the bytes that follow a NIfTI header: the flag of extensions, and one extension with a label table and
+    metadata."""
     root = ElementTree.Element("CaretExtension")
     information = ElementTree.SubElement(root, "VolumeInformation", Index="0")
     rows = ElementTree.SubElement(information, "LabelTable")
@@ -127,10 +123,12 @@ def header_extension(table: Sequence[Structure], made_by: str = "") -> bytes:
         label = ElementTree.SubElement(rows, "Label", Key=str(row.value), Red=red, Green=green, Blue=blue, Alpha="1")
         label.text = row.name
     ElementTree.SubElement(information, "VolumeType").text = "Label"
-    if made_by:
-        entry = ElementTree.SubElement(ElementTree.SubElement(information, "MetaData"), "MD")
-        ElementTree.SubElement(entry, "Name").text = MADE_BY
-        ElementTree.SubElement(entry, "Value").text = made_by
+    if metadata:
+        entries = ElementTree.SubElement(information, "MetaData")
+        for name, value in metadata.items():
+            entry = ElementTree.SubElement(entries, "MD")
+            ElementTree.SubElement(entry, "Name").text = name
+            ElementTree.SubElement(entry, "Value").text = value
     content = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     size = -(-(8 + len(content)) // 16) * 16
     return b"\1\0\0\0" + struct.pack("<ii", size, EXTENSION_CODE) + content.ljust(size - 8, b"\0")
@@ -147,11 +145,10 @@ def read_label_table(path: str | Path) -> dict[int, str]:
         raise ImageError(f"{path}: the label table in its header cannot be read ({error})") from error
 
 
-def read_made_by(path: str | Path) -> str:
-    """Return what a NIfTI file's header extension says its labels were made by, empty if nothing; errors as
-    `read_label_table`."""
-    entries = [(entry.findtext("Name"), entry.findtext("Value")) for entry in _extension(Path(path)).iter("MD")]
-    return next((value or "" for name, value in entries if name == MADE_BY), "")
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the metadata of a NIfTI file's header extension by name; errors as `read_label_table`."""
+    entries = _extension(Path(path)).iter("MD")
+    return {entry.findtext("Name") or "": entry.findtext("Value") or "" for entry in entries}
 
 
 def _extension(path: Path) -> ElementTree.Element:

@@ -20,7 +20,7 @@ from flare23_lib import __version__
 from flare23_lib.errors import ImageError
 from flare23_lib.io.atomic import atomic_path
 from flare23_lib.io.dicom import DicomFile, DicomFrame, Series
-from flare23_lib.io.dicom_seg import MANUFACTURER, SERIES_NUMBER, Segment, structures_and_images
+from flare23_lib.io.dicom_seg import MANUFACTURER, SERIES_NUMBER, Segment, set_made_by, structures_and_images
 from flare23_lib.io.label_tables import Structure
 
 _COPIED = (
@@ -31,7 +31,7 @@ _COPIED = (
 
 
 def write_rtstruct(
-    path: Path, series: Series, labels: np.ndarray, table: Sequence[Structure], model: str
+    path: Path, series: Series, labels: np.ndarray, table: Sequence[Structure], model: str, made_by: str = ""
 ) -> list[str]:
     """Write labels as an RT structure set; arguments, result and errors as `dicom_seg.write_seg`."""
     present, images = structures_and_images(path, series, labels, table)
@@ -58,6 +58,7 @@ def write_rtstruct(
         for number, structure in numbered
     ]
     dataset.RTROIObservationsSequence = [_observation(structure, number) for number, structure in numbered]
+    set_made_by(dataset, made_by)
     with atomic_path(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
     return [structure.name for structure in present]

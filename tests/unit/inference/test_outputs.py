@@ -143,6 +143,63 @@ def test_unnamed_labels_on_another_grid_are_not_replaced_unasked(model, ct, tmp_
     assert read_volume(tmp_path / "out/patient.nii.gz").array.shape == (7, 6, 5)
 
 
+@pytest.mark.parametrize("kind", ["dicom-seg", "rtstruct"])
+def test_dicom_of_another_patient_or_choice_is_not_taken_for_what_is_asked_for(model, tmp_path, caplog, kind):
+    for name in ("p1", "p2"):
+        save(tmp_path / name / "CT", a_series(an_image(seed=ord(name[1]))))
+    output, only = tmp_path / "out", ("--output-type", kind)
+    assert predict(model, tmp_path / "p1/CT", output, *only) == 0
+    (written,) = output.iterdir()
+    before = written.read_bytes()
+    assert predict(model, tmp_path / "p1/CT", output, *only) == 0
+    assert written.read_bytes() == before
+    for folder, options in (
+        ("p2", only),
+        ("p1", (*only, "--step", "0.9")),
+        ("p1", (*only, "--labels-only", "liver")),
+    ):
+        caplog.clear()
+        assert predict(model, tmp_path / folder / "CT", output, *options) == 1
+        assert "exists and holds what was made from another image or otherwise (tiny " in caplog.text
+    assert written.read_bytes() == before
+    assert predict(model, tmp_path / "p2/CT", output, *only, "--overwrite") == 0
+
+
+def test_labels_of_another_image_are_not_taken_for_those_asked_for(model, tmp_path, caplog):
+    volume = a_volume((8, 20, 24), dtype=np.int16)
+    for name, added in (("a", 0), ("b", 1)):
+        write_volume(tmp_path / name / "ct.nii.gz", volume.array + np.int16(added), volume.header)
+    assert predict(model, tmp_path / "a", tmp_path / "out") == 0
+    assert predict(model, tmp_path / "b", tmp_path / "out") == 1
+    assert "holds the labels of another image (" in caplog.text
+    assert predict(model, tmp_path / "a", tmp_path / "out") == 0
+    assert predict(model, tmp_path / "b", tmp_path / "out", "--overwrite") == 0
+
+
+def test_only_broken_labels_are_made_again_unasked(model, tmp_path, caplog):
+    volume = a_volume((8, 20, 24), dtype=np.int16)
+    write_volume(tmp_path / "in/ct.nii.gz", volume.array, volume.header)
+    labels = tmp_path / "out/ct.nii.gz"
+    labels.parent.mkdir()
+    for content in (np.zeros((4, 5, 6, 3), np.int16), None):
+        if content is None:
+            labels.write_bytes(b"notes, not labels, of somebody" * 20)
+        else:
+            nib.save(nib.Nifti1Image(content, np.eye(4)), labels)
+        before = labels.read_bytes()
+        assert predict(model, tmp_path / "in", tmp_path / "out") == 1
+        assert "exists and holds what is no label map" in caplog.text
+        assert labels.read_bytes() == before
+    labels.unlink()
+    assert predict(model, tmp_path / "in", tmp_path / "out") == 0
+    whole = read_volume(labels).array
+    labels.write_bytes(labels.read_bytes()[:-20])
+    (tmp_path / "out/ct.statistics.json").touch()
+    assert predict(model, tmp_path / "in", tmp_path / "out") == 0
+    assert np.array_equal(read_volume(labels).array, whole)
+    assert "ct.statistics.json: is left of an earlier run" in caplog.text
+
+
 def test_outputs_are_named_after_the_file_that_is_given(model, tmp_path, capsys):
     volume = a_volume()
     write_volume(tmp_path / "cts/s1/ct.nii.gz", volume.array, volume.header)
@@ -242,7 +299,7 @@ def test_statistics_are_those_of_numpy():
     assert not tumor.touches_border
 
 
-def test_statistics_of_files_name_labels_by_the_files_or_the_model(model, tmp_path, capsys):
+def test_statistics_of_files_name_labels_by_the_files_or_the_model(model, tmp_path, capsys, caplog):
     volume, labels = statistics_case()
     header = volume.header
     write_volume(tmp_path / "images" / "x_0000.nii.gz", volume.array, header)
@@ -256,8 +313,13 @@ def test_statistics_of_files_name_labels_by_the_files_or_the_model(model, tmp_pa
     assert main([*command, "--model", str(model)]) == 0
     with (tmp_path / "output" / "statistics.csv").open() as handle:
         assert [row["label"] for row in csv.DictReader(handle)] == ["liver", "right_kidney", "tumor"]
+    write_volume(tmp_path / "labels" / "x.nii.gz", np.where(labels == 14, np.int16(257), labels), header)
+    assert main(command) == 1
+    assert "x.nii.gz: has label values that are not from 0 to 255" in caplog.text
+    write_volume(tmp_path / "labels" / "x.nii.gz", labels, header)
     write_volume(tmp_path / "images" / "x_0000.nii.gz", np.full(labels.shape, np.nan, np.float32), header)
     assert main(command) == 1
+    assert "x_0000.nii.gz: the image has values that are no numbers" in caplog.text
     write_volume(tmp_path / "labels" / "x.nii.gz", labels[:-1], nib.Nifti1Image(labels[:-1].T, np.eye(4)).header)
     assert main(command) == 1
     assert "0 of 1 cases measured" in capsys.readouterr().out
