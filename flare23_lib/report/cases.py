@@ -17,9 +17,10 @@ from flare23_lib.cache.results import Results
 from flare23_lib.colors import label_colors
 from flare23_lib.dataset.cases import Case, read_cases
 from flare23_lib.io.geometry import Geometry
+from flare23_lib.io.label_maps import read_label_map
 from flare23_lib.io.nifti import read_labels, read_volume
 from flare23_lib.io.orientation import Orientation
-from flare23_lib.labels import LabelMap
+from flare23_lib.labels import IGNORE_VALUE, LabelMap
 from flare23_lib.report.style import INK, add_legend, display_name, new_figure
 
 WINDOW_HU = (-160.0, 240.0)
@@ -90,10 +91,14 @@ def spread(ranked: Sequence[RankedCase], number: int) -> list[RankedCase]:
 
 
 def read_case(ranked: RankedCase, labels: LabelMap) -> CaseVolumes:
-    """Read a case's image, reference and prediction."""
+    """Read a case's image, reference and prediction; voxels that the reference ignores are background in both."""
     image = read_volume(ranked.case.image)
-    reference = labels.to_indices(read_labels(str(ranked.case.label)).array)
-    prediction = labels.to_indices(read_labels(ranked.prediction).array)
+    true = read_label_map(ranked.case.label_files or "").array
+    known = true != IGNORE_VALUE
+    reference, prediction = (
+        np.where(known, labels.to_indices(array), 0).astype(np.uint8)
+        for array in (true, read_labels(ranked.prediction).array)
+    )
     return CaseVolumes(image.array, reference, prediction, image.geometry)
 
 

@@ -10,13 +10,18 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from engines import a_volume
 from places import REPOSITORY
 from reports import SHAPE, SPACING, configuration, finished_run, report_of, stand_in
 
 from flare23_lib.colors import label_colors
+from flare23_lib.dataset.cases import Case
 from flare23_lib.errors import FlareError
+from flare23_lib.io.label_maps import ValueTable
+from flare23_lib.io.nifti import write_volume
 from flare23_lib.io.tables import write_csv
-from flare23_lib.report.cases import ERROR_COLOR, choose_slice, overlaid, spread
+from flare23_lib.labels import Label, LabelMap
+from flare23_lib.report.cases import ERROR_COLOR, RankedCase, choose_slice, overlaid, read_case, spread
 from flare23_lib.report.run import read_markdown
 from flare23_lib.report.viewer import averaged, largest_error, thinned_affine, thinning
 
@@ -323,3 +328,26 @@ def test_another_file_in_place_of_a_measurement_is_refused(tmp_path):
     config = configuration("chain.yaml", report={"inference_benchmark": str(tmp_path / "other.json")})
     with pytest.raises(FlareError, match=r"other\.json is not a result of benchmarks/inference\.py"):
         report_of(finished_run(tmp_path, config, validation=1), config)
+
+
+@pytest.mark.parametrize("label", ["l.nii.gz", "{mask}.nii.gz"])
+def test_references_are_read_as_their_source_keeps_them(tmp_path, label):
+    volume = a_volume((4, 5, 6), dtype=np.int16)
+    theirs, ours = np.zeros((2, 4, 5, 6), np.uint8)
+    theirs[1], theirs[2], theirs[3] = 2, 3, 255
+    ours[1], ours[2] = 3, 2
+    write_volume(tmp_path / "i.nii.gz", volume.array, volume.header)
+    write_volume(tmp_path / "l.nii.gz", theirs, volume.header)
+    for name, value in (("spleen", 3), ("kidney", 2)):
+        write_volume(tmp_path / f"{name}.nii.gz", (ours == value).astype(np.uint8), volume.header)
+    prediction = ours.copy()
+    prediction[3] = 2 if label == "l.nii.gz" else 0
+    write_volume(tmp_path / "p.nii.gz", prediction, volume.header)
+    table = {"2": 3, "3": 2} if label == "l.nii.gz" else {"spleen": 3, "kidney": 2}
+    case = Case(
+        "a", str(tmp_path / "i.nii.gz"), str(tmp_path / label), "validation", {}, mapping=ValueTable(table).text
+    )  # fmt: skip
+    labels = LabelMap((Label("kidney", 2), Label("spleen", 3)))
+    volumes = read_case(RankedCase(case, 1.0, tmp_path / "p.nii.gz"), labels)
+    assert np.array_equal(volumes.reference, np.array([0, 0, 1, 2])[ours])
+    assert np.array_equal(volumes.prediction, volumes.reference)
