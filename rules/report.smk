@@ -30,7 +30,7 @@ rule model_card:
         runtime=scale_with_attempt(10),
     params:
         results=results,
-        settings=settings(about=CONFIG.model_card),
+        settings=settings(about=CONFIG.model_card, evaluated=sorted(CONFIG.evaluated)),
     shell:
         "flare23 stage model-card"
         " --results {params.results:q}"

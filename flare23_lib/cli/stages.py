@@ -227,7 +227,8 @@ def _measure_efficiency(args: argparse.Namespace) -> None:
 def _model_card(args: argparse.Namespace) -> None:
     from flare23_lib.report.model_card import write_model_card
 
-    write_model_card(args.results, args.model, args.settings["about"], args.output)
+    scored = args.model in args.settings["evaluated"]
+    write_model_card(args.results, args.model, args.settings["about"], args.output, scored)
 
 
 @stage("paper-tables", "set out scores as in the paper's tables", "settings")

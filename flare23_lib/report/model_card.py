@@ -17,18 +17,23 @@ NOT_A_DEVICE = (
 )
 
 
-def write_model_card(results: Results, model: str, about: Mapping[str, str], output: Path) -> None:
-    """Write a model's card as Markdown, with its scores if it was evaluated.
+def write_model_card(results: Results, model: str, about: Mapping[str, str], output: Path, scored: bool) -> None:
+    """Write a model's card as Markdown.
 
-    `about` is the configuration's table `model_card`.
+    Args:
+        results: the run.
+        model: name of the model.
+        about: the configuration's table `model_card`.
+        output: file of the card.
+        scored: whether the model is evaluated in this run; if not, scores that are there are of earlier weights.
     """
     description, record = read_json(results.model_file(model)), read_training(results, model)
     lines = [f"# {model}", "", about["intended_use"], "", NOT_A_DEVICE, ""]
     lines += _table([("license", about["license"]), ("contact", about["contact"]), *_facts(description)], "", "")
     lines += ["", "```bash", f"flare23 predict --model {model} --input ct.nii.gz --output labels", "```", ""]
     lines += ["## Labels", "", *_labels(description), "", "## Training", "", *_training(description, record), ""]
-    summary = results.summary(model)
-    lines += ["## Scores", "", *(_scores(summary) if summary.exists() else ["The model was not evaluated."]), ""]
+    scores = _scores(results.summary(model)) if scored else ["The model was not evaluated."]
+    lines += ["## Scores", "", *scores, ""]
     write_text(output, "\n".join(lines))
 
 
