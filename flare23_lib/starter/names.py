@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flare23_lib.errors import FlareError
+from flare23_lib.labels import RESERVED
 
 SYNONYMS = {
     "arota": "aorta", "postcava": "inferior_vena_cava", "ivc": "inferior_vena_cava", "gall_bladder": "gallbladder",
@@ -28,7 +29,7 @@ def identifier(text: str) -> str:
     name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
     name = re.sub(r"^(.*)_(left|right)$", r"\2_\1", name)
     name = SYNONYMS.get(name, name)
-    return name if name and name[0].isalpha() else f"label_{name}".rstrip("_")
+    return name if name and name[0].isalpha() and name not in RESERVED else f"label_{name}".rstrip("_")
 
 
 def name_of(value: int, text: str) -> str:

@@ -75,7 +75,7 @@ def configuration_text(
     has_unlabeled = any(source.has_unlabeled for source in sources)
     has_sides = any(name.startswith(("right_", "left_")) for name in every)
     mirror_axes = "[0, 1]    # not along x: labels tell right from left" if has_sides else "[0, 1, 2]"
-    categories = [f"  - {{name: {source.name}, sources: [{source.name}]}}" for source in labeled]
+    categories = [f"  - {_row({'name': source.name, 'sources': [source.name]})}" for source in labeled]
     left_out = () if is_partial else ("hidden_in",)
     rows = [{key: row[key] for key in _ORDER if key in row and key not in left_out} for row in labels]
     return TEXT.substitute(
@@ -91,7 +91,7 @@ def configuration_text(
         strides=_json(plan.strides),
         batch_size=plan.batch_size,
         mirror_axes=mirror_axes + LABEL_SETS * is_partial,
-        models=_models([source.name for source in labeled], is_partial, has_unlabeled),
+        models=_models([_word(source.name) for source in labeled], is_partial, has_unlabeled),
     )
 
 
@@ -108,19 +108,24 @@ def _row(row: Mapping[str, Any]) -> str:
     return yaml.safe_dump(row, default_flow_style=True, sort_keys=False, width=1_000_000).rstrip()
 
 
+def _word(text: str) -> str:
+    """Return a text as YAML has it, in quotes where it would be something else."""
+    return yaml.safe_dump([text], default_flow_style=True, allow_unicode=True, width=1_000_000).strip()[1:-1]
+
+
 def _source(source: FolderSource) -> list[str]:
-    lines = [f"  {source.name}:", *(f"    # {remark}" for remark in source.remarks)]
+    lines = [f"  {_word(source.name)}:", *(f"    # {remark}" for remark in source.remarks)]
     lines += [f"    {key}: {_json(value)}" for key, value in source.keys.items() if key != "values"]
     if source.targets:
         lines.append("    values:")
     for value, target in source.targets.items():
-        text = _row(target) if isinstance(target, Mapping) else "null" if target is None else target
+        text = _row(target) if isinstance(target, Mapping) else "null" if target is None else _word(target)
         lines.append(f"      {value if value.isdigit() else _json(value)}: {text}")
     return lines
 
 
 def _models(labeled: Sequence[str], is_partial: bool, has_unlabeled: bool) -> str:
-    """Return `models` and, where labels are to be completed, `completions`."""
+    """Return `models` and, where labels are to be completed, `completions`; `labeled` are categories in YAML."""
     manual = f"manual_labels: [{', '.join(labeled)}]"
     if not is_partial and not has_unlabeled:
         return f"models:\n  student: {{train_on: {{{manual}}}, evaluate: true}}"

@@ -129,6 +129,17 @@ def test_several_folders_become_sources_with_one_map_of_labels(tmp_path):
     assert config.models["student"].train_on.label_completions == ("task99_own", "clinic", "unlabeled")
 
 
+def test_words_that_yaml_takes_for_something_else(tmp_path):
+    for number in range(4):
+        write(tmp_path / f"NO/imagesTr/{number}_0000.nii.gz", ct(number), AFFINE)
+        write(tmp_path / f"NO/labelsTr/{number}.nii.gz", labels(v1=LIVER, v2=LEFT, v3=RIGHT), AFFINE)
+    named = {"labels": {"background": 0, "ON": 1, "organs": 2, "liver": 3}, "file_ending": ".nii.gz"}
+    (tmp_path / "NO/dataset.json").write_text(json.dumps(named))
+    config = init([tmp_path / "NO"], RECIPE, tmp_path / "m.yaml", 8)
+    assert list(config.sources) == ["no"]
+    assert {label.name for label in config.labels} == {"on", "label_organs", "liver"}
+
+
 def test_values_that_no_table_names_get_names_to_be_replaced(tmp_path):
     for number in range(3):
         write(tmp_path / f"own/img/{number}.nii.gz", ct(number), AFFINE)
