@@ -245,7 +245,7 @@ class FlareTrainer(ResumableTrainer):
         return {
             "optimizer": {"class": type(self.optimizer).__name__, **group},
             "schedule": type(self.lr_scheduler).__name__,
-            "loss": type(self.loss).__name__,
+            "loss": type(getattr(self.loss, "loss", self.loss)).__name__,
             "computed_in": str(reduced.fast_dtype if reduced._enabled else torch.float32),
             "loss_scaling": self.grad_scaler is not None,
             "batch_size": self.configuration_manager.batch_size,
