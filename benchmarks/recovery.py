@@ -77,11 +77,11 @@ EXACT = ("student_exact", "student_exact_native")
 before a first run on any seed; aim: a recovery above 0.6."""
 
 SETS = ("student_sets", "student_native")
-"""The same with the default `hidden_weight`, 0.01; the same aim. Added and frozen when a student of `EXACT` was known
-on seed 3 (organ DSC 0.541; L had 0.679 there before), and its teacher was seen to call most organs of its training
-cases tumors. A first weight, 0.1, which is more than 1 over the 11 labels that hide tumors, was given up on seed 4
-during the teacher's training: five organs that only the fully labeled cases have were tumors to it after 20 of 72
-epochs."""
+"""The same with `hidden_weight: 0.01` in all epochs; the same aim. Added and frozen when a student of `EXACT` was
+known on seed 3 (organ DSC 0.541; L had 0.679 there before), and its teacher was seen to call most organs of its
+training cases tumors. A first weight, 0.1, which is more than 1 over the 11 labels that hide tumors, was given up on
+seed 4 during the teacher's training: five organs that only the fully labeled cases have were tumors to it after 20 of
+72 epochs."""
 
 OPTIONS = ("student_left_out", "student_unsure", "student_specks")
 
