@@ -101,20 +101,29 @@ def import_dicom(
         if not known & set(annotation.series):
             rows.append({"annotations": str(annotation.file), "problem": "refers to no CT series that was found"})
     rows = [dict.fromkeys(COLUMNS, "") | row for row in rows]
-    write_csv(output / SOURCES, COLUMNS, [*_earlier(output / SOURCES, rows), *rows])
+    write_csv(output / SOURCES, COLUMNS, _with_earlier(output / SOURCES, rows))
     table = [{"name": name, "annotations": count} for name, count in sorted(unmatched.items())]
     write_csv(output / "unmatched_names.csv", ["name", "annotations"], table)
     return rows, unmatched
 
 
-def _earlier(path: Path, rows: Sequence[Mapping[str, object]]) -> list[dict[str, str]]:
-    """Return rows of earlier imports, without series that were imported again and annotations whose series were."""
-    if not path.exists():
-        return []
-    cases = {row["case"] for row in rows if row["case"]}
-    annotations = {name for row in rows for name in str(row["annotations"]).split("; ")}
-    earlier = [{column: row.get(column, "") for column in COLUMNS} for row in read_csv(path)]
-    return [row for row in earlier if (row["case"] or row["annotations"]) not in cases | annotations]
+def _with_earlier(path: Path, rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
+    """Return new rows behind those of earlier imports.
+
+    Of a series that was imported again only the new row is left, but for an earlier one with a label that is still
+    there where the new one has none; of an annotation whose series was not there then, that of its series.
+    """
+    earlier = {}
+    for row in read_csv(path) if path.exists() else ():
+        earlier[row.get("case") or row.get("annotations", "")] = {name: row.get(name, "") for name in COLUMNS}
+    made = []
+    for row in rows:
+        before = earlier.pop(str(row["case"] or row["annotations"]), {})
+        label = before.get("label")
+        made.append(before if label and not row["label"] and (path.parent / label).exists() else row)
+        for name in str(row["annotations"]).split("; "):
+            earlier.pop(name, None)
+    return [*earlier.values(), *made]
 
 
 def case_of(series: Series) -> str:

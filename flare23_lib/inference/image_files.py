@@ -5,10 +5,12 @@ This module imports no torch: the first image is read while torch is being impor
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +20,7 @@ from flare23_lib.dataset.image_info import header_info
 from flare23_lib.dataset.quality import file_issues, image_issues
 from flare23_lib.errors import ImageError
 from flare23_lib.io.identity import file_identity
-from flare23_lib.io.images import IMAGE_SUFFIXES, Image, image_stem
+from flare23_lib.io.images import IMAGE_SUFFIXES, Image, files_of, image_stem
 from flare23_lib.io.nifti import Stream, Volume, stem
 
 if TYPE_CHECKING:
@@ -58,11 +60,16 @@ class PredictionCase:
     count_votes: bool = False
     soft: bool = False
 
-    def image_identity(self) -> str:
-        """Return what tells this image, in this version, from others; ImageError if it cannot be read."""
-        if isinstance(self.image, Path):
-            return file_identity(self.image)
-        return f"{self.image.uid} of {len(self.image.frames)} slices"
+    @cached_property
+    def identity(self) -> str:
+        """What tells this image, as it is when this is asked first, from others; ImageError if it cannot be read."""
+        image = self.image
+        if isinstance(image, Path):
+            known = [file_identity(file) for file in files_of(image)]
+        else:
+            known = [image.uid, image.orientation, image.matrix]
+            known += [(frame.uid, frame.index, frame.position) for frame in image.frames]
+        return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
     def beside(self, suffix: str) -> Path:
         """Return the file beside the labels that has another suffix, such as `.seg.dcm`."""

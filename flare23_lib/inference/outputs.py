@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -29,9 +28,6 @@ from flare23_lib.io.label_tables import (
     write_label_tables,
 )
 from flare23_lib.io.nifti import Volume, read_volume, stem, write_volume
-
-if TYPE_CHECKING:
-    from flare23_lib.io.dicom import Series
 
 log = logging.getLogger(__name__)
 
@@ -112,29 +108,19 @@ class Outputs:
 
         Raises:
             ImageError: a file is an image of its own, or holds other labels, or those of another model or image, and
-                is not replaced unasked.
+                is not replaced unasked; or the image cannot be read.
         """
-        made_by = self._made_by(case)
-        self._refuse_other_dicom(case, made_by)
-        if "nifti" not in self.types:
-            return all(file.exists() for file in self.files(case)), None
-        if not case.labels.exists():
-            return False, None
+        if "nifti" not in self.types or not case.labels.exists():
+            return self._find_dicom(case), None
         try:
             labels = read_volume(case.labels)
         except ImageError as error:
             if error.kind in INCOMPLETE:
                 return False, None
             raise _exists(case.labels, f"what is no label map ({error})") from error
-        try:
-            image, _ = read_header(case.image)
-        except ImageError:
-            return False, None
-        made = case.labels.stat().st_mtime_ns
-        missing = any(not file.exists() or file.stat().st_mtime_ns < made for file in self.files(case))
-        there = labels.geometry.difference(image) is None
+        there = labels.geometry.difference(read_header(case.image)[0]) is None
         names = {structure.value: structure.name for structure in self.table}
-        found, kept = read_label_table(case.labels), read_metadata(case.labels)
+        found, kept, made_by = read_label_table(case.labels), read_metadata(case.labels), self._made_by(case)
         if labels.array.dtype != np.uint8:
             raise _exists(case.labels, f"{labels.array.dtype} voxels, not labels")
         if found and names and found != names:
@@ -144,46 +130,70 @@ class Outputs:
                 raise _exists(case.labels, f"the labels of {what} ({kept[key]})")
         if names and not there:
             raise _exists(case.labels, "labels on another grid than its image's")
+        made = case.labels.stat().st_mtime_ns
+        missing = not all(self._is_current(case, file, made) for file in self.files(case))
         return there, labels if there and missing else None
 
+    def _find_dicom(self, case: PredictionCase) -> bool:
+        """Tell whether all files are there that are wanted without NIfTI labels; ImageError as `find`."""
+        written = [file for file in self._dicom_files(case) if file.exists()]
+        for file in written:
+            if not self._is_current(case, file, 0):
+                raise _exists(file, "what was made from another image, or by another model or with other options")
+        newest = max((file.stat().st_mtime_ns for file in written), default=0)
+        others = [file for file in self.files(case) if file not in written]
+        return bool(written) and "nifti" not in self.types and all(
+            self._is_current(case, file, newest) for file in others
+        )  # fmt: skip
+
+    def _dicom_files(self, case: PredictionCase) -> list[Path]:
+        return [case.beside(SUFFIXES[kind]) for kind in self.types if kind != "nifti"]
+
+    def _is_current(self, case: PredictionCase, file: Path, since: int) -> bool:
+        """Tell whether a file is there, not older than a time in ns and, if it is DICOM, made as is wanted."""
+        if not file.exists() or file.stat().st_mtime_ns < since:
+            return False
+        if not self.made_by or file not in self._dicom_files(case):
+            return True
+        from flare23_lib.io.dicom_seg import read_made_by
+
+        return read_made_by(file) == self._dicom_made_by(case)
+
     def _made_by(self, case: PredictionCase) -> dict[str, str]:
-        """Return what is kept in label files of how they were made; nothing without the model's `made_by`."""
+        """Return what is kept in NIfTI files of how they were made; nothing without the model's `made_by`."""
+        return {MODEL: self.made_by, IMAGE: case.identity} if self.made_by else {}
+
+    def _dicom_made_by(self, case: PredictionCase) -> str:
+        """Return the same for DICOM, with the labels, of which those that were not found are not in the file.
+
+        It ends with a digest of all, as DICOM has neither every letter nor room for every name.
+        """
         if not self.made_by:
-            return {}
-        try:
-            return {MODEL: self.made_by, IMAGE: case.image_identity()}
-        except ImageError:  # it cannot be read, which is reported when it is
-            return {}
+            return ""
+        names = [(structure.value, structure.name) for structure in self.table]
+        digest = hashlib.sha256(repr((self.made_by, names, case.identity)).encode()).hexdigest()[:16]
+        return f"{self.made_by[:200].encode('ascii', 'replace').decode()}; {digest}"
 
-    def _dicom_made_by(self, made_by: Mapping[str, str]) -> str:
-        """Return the same in one text for DICOM, where the labels that were not found have no name."""
-        names = hashlib.sha256(repr(self.table).encode()).hexdigest()[:16]
-        return f"{made_by[MODEL]}; labels {names}; image {made_by[IMAGE]}" if made_by else ""
-
-    def _refuse_other_dicom(self, case: PredictionCase, made_by: Mapping[str, str]) -> None:
-        expected = self._dicom_made_by(made_by)
-        for file in [case.beside(SUFFIXES[kind]) for kind in self.types if kind != "nifti"] if expected else ():
-            if file.exists():
-                from flare23_lib.io.dicom_seg import read_made_by
-
-                if (found := read_made_by(file)) != expected:
-                    raise _exists(file, f"what was made from another image or otherwise ({found or 'unknown'})")
+    def refuse_interpolated(self, case: PredictionCase) -> None:
+        """Raise ImageError if DICOM is wanted of a series whose slices are interpolated, or its slices are faulty."""
+        if self._dicom_files(case) and not isinstance(case.image, Path) and case.image.grid().places is not None:
+            raise ImageError(f"{case.image}: its slices are interpolated, so that there can be no DICOM of it")
 
     def write(
         self, case: PredictionCase, labels: np.ndarray, header: nib.Nifti1Header, with_labels: bool = True
     ) -> None:
         """Write all that is wanted of a case, from uint8 file values (z, y, x) and the image's header.
 
-        With `with_labels=False` the NIfTI file of the labels is left as it is; else files of kinds that are not
-        wanted, which are of earlier labels, are named in the log.
+        With `with_labels=False` the NIfTI file of the labels is left as it is; else DICOM, statistics and pictures that
+        are there and not wanted, which may be of earlier labels, are named in the log.
         """
         if with_labels and "nifti" in self.types:
             extension = header_extension(self.table, self._made_by(case)) if self.table else b""
             write_volume(case.labels, labels, header, extension)
+        self._write_dicom(case, labels)
         for structure in self.table if self.per_class else ():
             one = (labels == structure.value).astype(np.uint8)
             write_volume(case.beside("") / f"{structure.name}.nii.gz", one, header)
-        self._write_dicom(case, labels)
         image = read_image(case.image) if self.needs_image else None
         if image is not None and self.statistics:
             from flare23_lib.inference.label_statistics import measure_labels, write_case_statistics
@@ -192,10 +202,12 @@ class Outputs:
             write_case_statistics(case.beside(STATISTICS), case.name, str(case.image), rows)
         if image is not None and self.draw is not None:
             self.draw(case.beside(PREVIEW), case.name, image, labels, self.table)
-        kinds = {case.beside(suffix) for suffix in (*SUFFIXES.values(), STATISTICS, PREVIEW)}
-        for file in sorted(kinds.difference(self.files(case), [case.labels])) if with_labels else ():
+        derived = {
+            case.beside(suffix) for suffix in (SUFFIXES["dicom-seg"], SUFFIXES["rtstruct"], STATISTICS, PREVIEW)
+        }
+        for file in sorted(derived.difference(self.files(case))) if with_labels else ():
             if file.exists():
-                log.warning("%s: is left of an earlier run", file)
+                log.warning("%s: may be of earlier labels", file)
 
     def _write_dicom(self, case: PredictionCase, labels: np.ndarray) -> None:
         kinds = [kind for kind in self.types if kind != "nifti"]
@@ -210,7 +222,7 @@ class Outputs:
             else:
                 from flare23_lib.io.rtstruct import write_rtstruct as write
             file = case.beside(SUFFIXES[kind])
-            write(file, case.image, labels, self.table, self.model, self._dicom_made_by(self._made_by(case)))
+            write(file, case.image, labels, self.table, self.model, self._dicom_made_by(case))
 
 
 def write_names(cases: Sequence[PredictionCase], output: Path, table: Sequence[Structure]) -> None:
@@ -221,17 +233,8 @@ def write_names(cases: Sequence[PredictionCase], output: Path, table: Sequence[S
 
 
 def check_types(types: Sequence[OutputType], cases: Sequence[PredictionCase]) -> None:
-    """Raise ImageError if DICOM is wanted of images that are none, or of series whose slices are interpolated."""
+    """Raise ImageError if DICOM is wanted of images that are none."""
     dicom = [kind for kind in types if kind != "nifti"]
-    for case in cases if dicom else ():
-        if isinstance(case.image, Path):
+    for case in cases:
+        if dicom and isinstance(case.image, Path):
             raise ImageError(f"{case.image}: is no DICOM series, so that there can be no {dicom[0]} of it")
-        if _is_interpolated(case.image):
-            raise ImageError(f"{case.image}: its slices are interpolated, so that there can be no {dicom[0]} of it")
-
-
-def _is_interpolated(series: Series) -> bool:
-    try:
-        return series.grid().places is not None
-    except ImageError:  # the run reports it and continues with the others
-        return False

@@ -101,12 +101,15 @@ class Reader:
 
     def _read(self, case: PredictionCase, check: Check | None) -> Outcome:
         started = time.perf_counter()
+        self.outputs.refuse_interpolated(case)
         if not self._overwrite:
             there, labels = self.outputs.find(case)
             if there:
                 return Outcome(case, kept=True, labels=labels)
         if check is not None:
             check(case)
+        if self.outputs.made_by:
+            _ = case.identity  # of what is read now
         image = read_image(case.image)
         seconds = {"read": time.perf_counter() - started}
         return Outcome(case, seconds=seconds, warnings=image_warnings(case.image, image), image=image)

@@ -6,9 +6,11 @@ SimpleITK and pydicom are imported only for their formats.
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
+from flare23_lib.errors import ImageError
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.nifti import SUFFIXES, Stream, Volume, open_volume, read_volume
 
@@ -27,6 +29,21 @@ def image_stem(path: Path) -> str | None:
     """Return a file's name without the suffix of a known image format; None if it has none."""
     suffix = next((suffix for suffix in IMAGE_SUFFIXES if path.name.endswith(suffix)), None)
     return None if suffix is None else path.name.removesuffix(suffix)
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return an image's file, with those that the header of a MetaImage or NRRD names where voxels are apart from it.
+
+    Raises:
+        ImageError: the header cannot be read.
+    """
+    if not path.name.endswith((".mhd", ".nhdr")):
+        return [path]
+    try:
+        names = re.split(r"[:=\r\n]", path.read_text(encoding="utf-8", errors="replace"))
+        return [path, *(file for name in names if name.strip() and (file := path.parent / name.strip()).is_file())]
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})", "cannot_be_read") from error
 
 
 def is_nifti(image: Image) -> bool:

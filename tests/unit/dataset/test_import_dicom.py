@@ -80,6 +80,8 @@ def test_imports_into_one_folder_add_up(clinic, tmp_path):
     rows = read_csv(output / "sources.csv")
     assert len(rows) == len({row["case"] for row in rows}) == 4
     assert sum(bool(row["label"]) for row in rows) == 2
+    assert run(root / "a", output) == 0
+    assert sum(bool(row["label"]) for row in read_csv(output / "sources.csv")) == 2, "labels that are still there"
 
 
 def test_without_a_table_names_are_listed_and_none_is_guessed(clinic, tmp_path):

@@ -160,15 +160,36 @@ def test_dicom_of_another_patient_or_choice_is_not_taken_for_what_is_asked_for(m
     ):
         caplog.clear()
         assert predict(model, tmp_path / folder / "CT", output, *options) == 1
-        assert "exists and holds what was made from another image or otherwise (tiny " in caplog.text
+        assert "exists and holds what was made from another image, or by another model" in caplog.text
     assert written.read_bytes() == before
+    assert predict(model, tmp_path / "p1/CT", output, *only, "--statistics", "--overwrite") == 0
     assert predict(model, tmp_path / "p2/CT", output, *only, "--overwrite") == 0
+    assert "CT.statistics.json: may be of earlier labels" in caplog.text
+    assert predict(model, tmp_path / "p2/CT", output, *only, "--statistics") == 0
+    assert json.loads((output / "CT.statistics.json").read_text())["image"].startswith(str(tmp_path / "p2"))
 
 
-def test_labels_of_another_image_are_not_taken_for_those_asked_for(model, tmp_path, caplog):
+def test_dicom_of_earlier_labels_is_made_again(model, ct, tmp_path):
+    output, both = tmp_path / "out", ("--output-type", "nifti", "dicom-seg")
+    assert predict(model, ct, output, *both) == 0
+    before = (output / "patient.seg.dcm").read_bytes()
+    assert predict(model, ct, output, "--step", "0.9", "--overwrite") == 0
+    labels = (output / "patient.nii.gz").read_bytes()
+    assert predict(model, ct, output, "--step", "0.9", *both) == 0
+    assert (output / "patient.seg.dcm").read_bytes() != before
+    assert (output / "patient.nii.gz").read_bytes() == labels
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mhd", ".nhdr", ".nrrd"])
+def test_labels_of_another_image_are_not_taken_for_those_asked_for(model, tmp_path, caplog, suffix):
     volume = a_volume((8, 20, 24), dtype=np.int16)
     for name, added in (("a", 0), ("b", 1)):
-        write_volume(tmp_path / name / "ct.nii.gz", volume.array + np.int16(added), volume.header)
+        array = volume.array + np.int16(added)
+        (tmp_path / name).mkdir()
+        if suffix.startswith(".nii"):
+            write_volume(tmp_path / name / f"ct{suffix}", array, volume.header)
+        else:
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), tmp_path / name / f"ct{suffix}")
     assert predict(model, tmp_path / "a", tmp_path / "out") == 0
     assert predict(model, tmp_path / "b", tmp_path / "out") == 1
     assert "holds the labels of another image (" in caplog.text
@@ -197,7 +218,7 @@ def test_only_broken_labels_are_made_again_unasked(model, tmp_path, caplog):
     (tmp_path / "out/ct.statistics.json").touch()
     assert predict(model, tmp_path / "in", tmp_path / "out") == 0
     assert np.array_equal(read_volume(labels).array, whole)
-    assert "ct.statistics.json: is left of an earlier run" in caplog.text
+    assert "ct.statistics.json: may be of earlier labels" in caplog.text
 
 
 def test_outputs_are_named_after_the_file_that_is_given(model, tmp_path, capsys):
@@ -242,8 +263,8 @@ def test_a_gap_is_named_and_interpolated_on_request(model, tmp_path, caplog, cap
     assert "its 11 slices were interpolated to 12" in caplog.text
     options = ("--irregular", "resample", "--output-type", "dicom-seg")
     assert predict(model, tmp_path / "gap", tmp_path / "other", *options) == 1
-    assert "its slices are interpolated, so that there can be no dicom-seg of it" in capsys.readouterr().err
-    assert not (tmp_path / "other").exists()
+    assert "its slices are interpolated, so that there can be no DICOM of it" in caplog.text
+    assert not list((tmp_path / "other").glob("gap*"))
 
 
 def test_dicom_output_of_a_nifti_file_is_refused(model, tmp_path, capsys):
