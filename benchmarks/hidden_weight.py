@@ -47,21 +47,21 @@ class World:
         self.lesion = torch.randn(FEATURES, generator=self.random)
         self.offsets = offset * torch.randn((len(SITES), FEATURES), generator=self.random)
 
-    def case(self, site: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return features (FEATURES, z, y, x) and true classes (z, y, x) of a case of a site."""
+    def case(self, site: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return features (FEATURES, z, y, x), organs and true classes (z, y, x) of a case of a site."""
         organs = torch.randint(1, ORGANS + 1, SHAPE, generator=self.random)
         organs[torch.rand(SHAPE, generator=self.random) > ORGAN_SHARE] = 0
         tumors = (organs > 0) & (torch.rand(SHAPE, generator=self.random) < TUMOR_SHARE)
         features = self.tissues[organs] + tumors[..., None] * self.lesion + self.offsets[site]
         features = features + NOISE * torch.randn(features.shape, generator=self.random)
-        self.organs = organs
-        return features.movedim(-1, 0), torch.where(tumors, TUMOR, organs)
+        return features.movedim(-1, 0), organs, torch.where(tumors, TUMOR, organs)
 
-    def labels(self, site: int, true: torch.Tensor) -> torch.Tensor:
-        """Return what the site's annotation of the last case has: a tumor is its organ where it is not annotated."""
-        labels = true if TUMOR in SITES[site] else self.organs
-        kept = torch.tensor([value in SITES[site] for value in range(CLASSES)])
-        return torch.where(kept[labels], labels, 0)
+
+def annotation(site: int, organs: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Return the labels of a case of a site: a tumor is its organ where tumors are not annotated."""
+    labels = true if TUMOR in SITES[site] else organs
+    kept = torch.tensor([value in SITES[site] for value in range(CLASSES)])
+    return torch.where(kept[labels], labels, 0)
 
 
 def train(world: World, first: float, share: float, last: float) -> torch.nn.Module:
@@ -78,8 +78,8 @@ def train(world: World, first: float, share: float, last: float) -> torch.nn.Mod
         sites = [int(site) for site in torch.randint(len(SITES), (BATCH,), generator=world.random)]
         batch = []
         for site in sites:
-            features, true = world.case(site)
-            batch.append((features, world.labels(site, true)))
+            features, organs, true = world.case(site)
+            batch.append((features, annotation(site, organs, true)))
         images, labels = (torch.stack(parts) for parts in zip(*batch, strict=True))
         optimizer.zero_grad()
         loss(network(images), labels[:, None], torch.stack([sets[site] for site in sites])).backward()
@@ -94,7 +94,7 @@ def score(world: World, network: torch.nn.Module, cases: int = 40) -> dict[str, 
     found: dict[str, list[float]] = {name: [] for name in COLUMNS}
     for _ in range(cases):
         for site in (1, 2):
-            features, true = world.case(site)
+            features, _, true = world.case(site)
             predicted = network(features[None])[0].argmax(0)
             organs, tumors = (true > 0) & (true < TUMOR), true == TUMOR
             recall = float((predicted[tumors] == TUMOR).float().mean())

@@ -217,11 +217,20 @@ class Config(Configuration):
             pretrained=None,
             hidden_in=hidden_in if table.training.needs_annotated else None,
             soft=bool(self._soft(model)),
-            training=self._protocol(table.training),
+            training=self._protocol(table.training, bool(hidden_in)),
         )
 
-    def _protocol(self, training: TrainingProtocol) -> TrainingProtocol:
-        """Return how a model is trained, with the copied label by its value (as text)."""
+    def _protocol(self, training: TrainingProtocol, may_hide: bool) -> TrainingProtocol:
+        """Return how a model is trained, with the copied label by its value (as text).
+
+        Without label sets, or labels that may be hidden, what is about them is at its default.
+        """
+        if training.loss != "label_sets" or not may_hide:
+            unused = {
+                name: TrainingProtocol.model_fields[name].default
+                for name in ("hidden_weight", "hidden_weight_epochs")
+            }
+            training = TrainingProtocol.of(training, **unused)
         if training.copy_tumors is None:
             return training
         value = str(self.label_map.value_of(training.copy_tumors.label))

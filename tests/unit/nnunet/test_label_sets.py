@@ -11,6 +11,7 @@ from cohorts import RECIPE, changed
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from trainings import MODEL, NAMES, command, prepare, settings
 
+from flare23_lib import versions
 from flare23_lib.cache.results import Results, read_shards
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case
@@ -64,7 +65,7 @@ def test_categories_with_different_labels_can_be_learned_from_by_their_sets():
         Config.load([RECIPE], {"models": {"student": PARTIAL}})
 
 
-def test_labels_are_hidden_in_other_labels(tmp_path):
+def test_labels_are_hidden_in_other_labels(tmp_path, monkeypatch):
     labels = [dict(label) for label in config().labels]
     labels[-1] |= {"hidden_in": ["liver", "spleen"]}
     one = config(labels=labels)
@@ -75,6 +76,11 @@ def test_labels_are_hidden_in_other_labels(tmp_path):
     ]
     folders = [folder_of(Results(tmp_path), other, []) for other in (settings, *others)]
     assert len({folder.path for folder in folders}) == 3
+    before = folder_of(Results(tmp_path), settings, []).path
+    ordinary = Config.load([RECIPE], {"model_defaults": {"training": {"hidden_weight": 1}}})
+    assert ordinary.training_settings("student") == Config.load([RECIPE]).training_settings("student")
+    monkeypatch.setattr(versions, "HIDDEN_LABELS", 99)
+    assert folder_of(Results(tmp_path), settings, []).path != before
     assert one.training_settings("organ_teacher") == Config.load([RECIPE]).training_settings("organ_teacher")
     assert (one.cohort_settings(), one.evaluation_settings()) == (
         config().cohort_settings(), config().evaluation_settings()
