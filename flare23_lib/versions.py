@@ -20,7 +20,7 @@ PREPROCESSED_LABEL = 4
 TRAINING = 2
 """A training's last weights."""
 
-HIDDEN_LABELS = 3
+HIDDEN_LABELS = 2
 """How a training with label sets takes annotations that may cover other labels."""
 
 SEGMENTATION = 4

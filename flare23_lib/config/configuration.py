@@ -223,14 +223,11 @@ class Config(Configuration):
     def _protocol(self, training: TrainingProtocol, may_hide: bool) -> TrainingProtocol:
         """Return how a model is trained, with the copied label by its value (as text).
 
-        Without label sets, or labels that may be hidden, what is about them is at its default.
+        Without label sets, or labels that may be hidden, the weight of hidden labels is the default.
         """
         if training.loss != "label_sets" or not may_hide:
-            unused = {
-                name: TrainingProtocol.model_fields[name].default
-                for name in ("hidden_weight", "hidden_weight_epochs")
-            }
-            training = TrainingProtocol.of(training, **unused)
+            default = TrainingProtocol.model_fields["hidden_weight"].default
+            training = TrainingProtocol.of(training, hidden_weight=default)
         if training.copy_tumors is None:
             return training
         value = str(self.label_map.value_of(training.copy_tumors.label))

@@ -205,10 +205,8 @@ class TrainingProtocol(Table):
     """nnunet takes what was not annotated for background; label_sets learns from cases in which different labels were
     annotated (docs/training.md)."""
     hidden_weight: Share = Field(default=0.01, exclude_if=lambda value: value == 0.01)
-    """label_sets: weight, in the first epochs, of a class that the annotation of another may cover (`hidden_in`), beside
-    1 of the annotated class; far below 1 over the number of such annotations (docs/training.md)."""
-    hidden_weight_epochs: Share = Field(default=0.5, exclude_if=lambda value: value == 0.5)
-    """Share of the epochs, from the first on, that have `hidden_weight`; in the others the weight is 1."""
+    """label_sets: weight of a class that the annotation of another may cover (`hidden_in`), beside 1 of the annotated
+    class; far below 1 over the number of such annotations (docs/training.md)."""
     targets: Literal["hard", "area", "native"] = Field(default="hard", exclude_if=lambda value: value == "hard")
     """hard: a label per voxel of the training's grid; area: the share of each label in it, from finer labels; native:
     the logits are interpolated to the finer labels, as in inference, and the loss is there (docs/training.md)."""

@@ -184,8 +184,8 @@ class Outputs:
     ) -> None:
         """Write all that is wanted of a case, from uint8 file values (z, y, x) and the image's header.
 
-        With `with_labels=False` the NIfTI file of the labels is left as it is; else DICOM, statistics and pictures that
-        are there and not wanted, which may be of earlier labels, are named in the log.
+        With `with_labels=False` the NIfTI file of the labels is left as it is; else DICOM, statistics and pictures
+        that are there and not wanted, which may be of earlier labels, are named in the log.
         """
         if with_labels and "nifti" in self.types:
             extension = header_extension(self.table, self._made_by(case)) if self.table else b""

@@ -4,13 +4,12 @@ Each case has its annotated classes; what was not annotated may be anywhere. So 
 classes that it can be, its admissible set. The loss asks that one of them is predicted and does not care which: sums
 of probabilities, exact, in float32. Where everything was annotated it equals nnU-Net's loss.
 
-Few voxels of an organ's annotation are of a tumor that was not annotated. Were both classes as good there from the
-start, a network could call all organs tumors at no cost in every case without annotated tumors, and small networks do.
-So classes that an annotation may cover count with a weight w at first. Before a network can tell K organs apart, it
-gives all their voxels the same probabilities p. The mean of log(p_organ + w p_tumor) over these, concave in p, is
-largest without tumor if K w is at most 1: where p_tumor is 0 and each p_organ the organ's share of the voxels, its
-slope is K w along p_tumor and 1 along any p_organ. Later w is 1: with less, no tumor is best wherever a network can
-tell that tumors were not annotated.
+Few voxels of an organ's annotation are of a tumor that was not annotated. Were both classes as good there, a network
+could call all organs tumors at no cost in every case without annotated tumors, and small networks do so. So classes
+that an annotation may cover count with a weight w. Before a network can tell K organs apart, it gives all their
+voxels the same probabilities p. The mean of log(p_organ + w p_tumor) over these, concave in p, is largest without
+tumor if K w is at most 1: where p_tumor is 0 and each p_organ the organ's share of the voxels, its slope is K w along
+p_tumor and 1 along any p_organ.
 
 A loss is computed from sums over voxels, so that volumes can be taken in parts and processes can share them.
 """

@@ -54,7 +54,6 @@ class FlareTrainer(ResumableTrainer):
         workers: processes that load and augment; 0 to load in the training's own process.
         soft: whether labels are soft where a teacher hesitated (`soft_labels`).
         sets: admissible sets of each case (`losses.admissible_sets`); None with nnU-Net's loss.
-        early_sets: the same with `hidden_weight`, for the first epochs.
     """
 
     def __init__(
@@ -78,12 +77,9 @@ class FlareTrainer(ResumableTrainer):
         self.oversample_foreground_percent = protocol.oversample_foreground
         self.soft = plans.get("soft", False)
         by_sets = self.soft or protocol.loss == "label_sets" or protocol.label_factor is not None
-        self.sets = self._label_sets(plans, dataset_json, 1) if by_sets else None
-        self.early_sets = self._label_sets(plans, dataset_json, protocol.hidden_weight) if by_sets else None
+        self.sets = self._label_sets(plans, dataset_json) if by_sets else None
 
-    def _label_sets(
-        self, plans: dict[str, Any], dataset_json: dict[str, Any], hidden_weight: float
-    ) -> dict[str, torch.Tensor]:
+    def _label_sets(self, plans: dict[str, Any], dataset_json: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the admissible sets of each case (`losses.admissible_sets`).
 
         A class that is annotated in no case cannot be learned; it counts as absent from all of them. Without the loss
@@ -94,8 +90,9 @@ class FlareTrainer(ResumableTrainer):
         annotated: dict[str, list[int]] = dataset_json["annotated"] if self.protocol.loss == "label_sets" else whole
         nowhere = set(labels).difference(*annotated.values())
         hidden_in = {int(label): others for label, others in plans.get("hidden_in", {}).items()}
+        weight = self.protocol.hidden_weight
         return {
-            case: admissible_sets({*found, *nowhere}, len(labels) + 1, hidden_in, hidden_weight)
+            case: admissible_sets({*found, *nowhere}, len(labels) + 1, hidden_in, weight)
             for case, found in annotated.items()
         }
 
@@ -298,9 +295,7 @@ class FlareTrainer(ResumableTrainer):
         """Return the admissible sets of a batch's cases, (b, classes + 1, classes)."""
         labels = self.label_manager.foreground_labels
         whole = admissible_sets(labels, len(labels) + 1)
-        is_early = self.current_epoch < self.protocol.hidden_weight_epochs * self.num_epochs
-        sets = self.early_sets if is_early else self.sets
-        return torch.stack([whole if sets is None else sets[key] for key in batch["keys"]])
+        return torch.stack([whole if self.sets is None else self.sets[key] for key in batch["keys"]])
 
     def _forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return a batch's loss, and logits (b, classes, z, y, x) and labels (b, 1, z, y, x) of full resolution.
