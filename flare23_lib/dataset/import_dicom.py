@@ -113,14 +113,14 @@ def _with_earlier(path: Path, rows: Sequence[dict[str, object]]) -> list[dict[st
     Of a series that was imported again only the new row is left, but for an earlier one with a label that is still
     there where the new one has none; of an annotation whose series was not there then, that of its series.
     """
-    earlier = {}
-    for row in read_csv(path) if path.exists() else ():
-        earlier[row.get("case") or row.get("annotations", "")] = {name: row.get(name, "") for name in COLUMNS}
+    earlier: dict[str, dict[str, object]] = {}
+    for old in read_csv(path) if path.exists() else ():
+        earlier[old.get("case") or old.get("annotations", "")] = {name: old.get(name, "") for name in COLUMNS}
     made = []
     for row in rows:
         before = earlier.pop(str(row["case"] or row["annotations"]), {})
         label = before.get("label")
-        made.append(before if label and not row["label"] and (path.parent / label).exists() else row)
+        made.append(before if label and not row["label"] and (path.parent / str(label)).exists() else row)
         for name in str(row["annotations"]).split("; "):
             earlier.pop(name, None)
     return [*earlier.values(), *made]

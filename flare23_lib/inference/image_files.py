@@ -64,11 +64,12 @@ class PredictionCase:
     def identity(self) -> str:
         """What tells this image, as it is when this is asked first, from others; ImageError if it cannot be read."""
         image = self.image
+        known: tuple[object, ...]
         if isinstance(image, Path):
-            known = [file_identity(file) for file in files_of(image)]
+            known = tuple(map(file_identity, files_of(image)))
         else:
-            known = [image.uid, image.orientation, image.matrix]
-            known += [(frame.uid, frame.index, frame.position) for frame in image.frames]
+            slices = [(frame.uid, frame.index, frame.position) for frame in image.frames]
+            known = (image.uid, image.orientation, image.matrix, *slices)
         return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
     def beside(self, suffix: str) -> Path:
