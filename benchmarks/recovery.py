@@ -1,6 +1,6 @@
 """How much of what full labels would give does the pipeline recover from partial ones?
 
-    python benchmarks/recovery.py --folder FOLDER [--seeds 3 4 5] [--arms sets options soft]
+    python benchmarks/recovery.py --folder FOLDER [--seeds 3 4 5] [--arms sets exact later options soft]
         [--runs lower pipeline exact sets later truth] [--orientation canonical|stored] [--output FILE]
 
 On phantoms, whose whole truth is known but hidden from the pipeline, students of the same network and budget are

@@ -142,9 +142,8 @@ class Outputs:
                 raise _exists(file, "what was made from another image, or by another model or with other options")
         newest = max((file.stat().st_mtime_ns for file in written), default=0)
         others = [file for file in self.files(case) if file not in written]
-        return bool(written) and "nifti" not in self.types and all(
-            self._is_current(case, file, newest) for file in others
-        )  # fmt: skip
+        complete = all(self._is_current(case, file, newest) for file in others)
+        return bool(written) and complete and "nifti" not in self.types
 
     def _dicom_files(self, case: PredictionCase) -> list[Path]:
         return [case.beside(SUFFIXES[kind]) for kind in self.types if kind != "nifti"]
