@@ -5,7 +5,6 @@ This module imports no torch: the first image is read while torch is being impor
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flare23_lib.cache.entries import Shard
+from flare23_lib.cache.entries import Shard, fingerprint
 from flare23_lib.dataset.image_info import header_info
 from flare23_lib.dataset.quality import file_issues, image_issues
 from flare23_lib.errors import ImageError
@@ -64,13 +63,10 @@ class PredictionCase:
     def identity(self) -> str:
         """What tells this image, as it is when this is asked first, from others; ImageError if it cannot be read."""
         image = self.image
-        known: tuple[object, ...]
         if isinstance(image, Path):
-            known = tuple(map(file_identity, files_of(image)))
-        else:
-            slices = [(frame.uid, frame.index, frame.position) for frame in image.frames]
-            known = (image.uid, image.orientation, image.matrix, *slices)
-        return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+            return fingerprint(*map(file_identity, files_of(image)))
+        slices = [(frame.uid, frame.index, frame.position) for frame in image.frames]
+        return fingerprint(image.uid, image.orientation, image.matrix, slices)
 
     def beside(self, suffix: str) -> Path:
         """Return the file beside the labels that has another suffix, such as `.seg.dcm`."""

@@ -6,7 +6,6 @@ imports no torch, and SimpleITK and pydicom only when they are needed.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from flare23_lib.cache.entries import fingerprint
 from flare23_lib.choices import OutputType
 from flare23_lib.errors import ImageError
 from flare23_lib.inference.image_files import PredictionCase
@@ -170,8 +170,8 @@ class Outputs:
         if not self.made_by:
             return ""
         names = [(structure.value, structure.name) for structure in self.table]
-        digest = hashlib.sha256(repr((self.made_by, names, case.identity)).encode()).hexdigest()[:16]
-        return f"{self.made_by[:200].encode('ascii', 'replace').decode()}; {digest}"
+        shown = self.made_by[:200].encode("ascii", "replace").decode()
+        return f"{shown}; {fingerprint(self.made_by, names, case.identity)}"
 
     def refuse_interpolated(self, case: PredictionCase) -> None:
         """Raise ImageError if DICOM is wanted of a series whose slices are interpolated, or its slices are faulty."""

@@ -103,14 +103,14 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _row(row: Mapping[str, Any]) -> str:
-    """Return a table in one line of YAML, texts without quotes where they need none."""
+def _row(row: Mapping[str, Any] | Sequence[Any]) -> str:
+    """Return a table or a list in one line of YAML, texts without quotes where they need none."""
     return yaml.safe_dump(row, default_flow_style=True, sort_keys=False, width=1_000_000).rstrip()
 
 
 def _word(text: str) -> str:
     """Return a text as YAML has it, in quotes where it would be something else."""
-    return yaml.safe_dump([text], default_flow_style=True, allow_unicode=True, width=1_000_000).strip()[1:-1]
+    return _row([text])[1:-1]
 
 
 def _source(source: FolderSource) -> list[str]:
