@@ -207,7 +207,10 @@ def by_hand(original, predicted, annotated, chosen, count):
 
     for place in np.ndindex(original.shape):
         known, guess = original[place], predicted[place]
-        if guess == TUMOR and TUMOR in annotated and not marked[place] and chosen.unmarked_tumors != "keep_original":
+        if (
+            known != IGNORE_VALUE and guess == TUMOR and TUMOR in annotated
+            and not marked[place] and chosen.unmarked_tumors != "keep_original"
+        ):  # fmt: skip
             labels[place] = tumor_or_ignored(place, chosen.unmarked_tumors)
         elif (
             known not in (0, IGNORE_VALUE) and guess == TUMOR and TUMOR not in annotated
