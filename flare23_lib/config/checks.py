@@ -244,10 +244,6 @@ def _check_training_set(config: Configuration, key: str, model: ModelSettings) -
     for category in sources:
         if sources.count(category) > 1:
             raise ConfigError(f"{key}: the category {category!r} would be learned from twice")
-    for item in completions:
-        targets = model.training.targets
-        if config.completions[item].soft and targets != "hard":
-            raise ConfigError(f"{key}.label_completions: the labels of {item!r} are soft, and targets are {targets}")
     if model.training.loss != "label_sets":
         _check_annotated(config, f"{key}.manual_labels", manual, bool(completions))
 

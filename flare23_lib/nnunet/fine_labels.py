@@ -20,14 +20,14 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
 
 def unpacked(channels: torch.Tensor, factor: Sequence[int]) -> torch.Tensor:
-    """Return labels on their fine grid, (1, z, y, x), out of channels of the coarse one.
+    """Return labels on their fine grid, (c, z, y, x), out of channels of the coarse one.
 
     Args:
-        channels: (voxels within a voxel, z, y, x), as `preprocessing.preprocess.packed` makes them.
+        channels: (c * voxels within a voxel, z, y, x), as `preprocessing.preprocess.packed` makes them.
         factor: (z, y, x).
     """
-    parts = channels.reshape(*factor, *channels.shape[1:]).permute(3, 0, 4, 1, 5, 2)
-    return parts.reshape(1, *(size * one for size, one in zip(channels.shape[1:], factor, strict=True)))
+    parts = channels.reshape(-1, *factor, *channels.shape[1:]).permute(0, 4, 1, 5, 2, 6, 3)
+    return parts.reshape(len(parts), *(size * one for size, one in zip(channels.shape[1:], factor, strict=True)))
 
 
 def refined(grid: torch.Tensor, factor: Sequence[int]) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from flare23_lib.axes import as_triple
-from flare23_lib.nnunet.losses import loss_of_sums, sums_of_labels, sums_of_shares
+from flare23_lib.nnunet.losses import loss_of_sums, soft_shares, sums_of_shares, sums_of_target
 from flare23_lib.preprocessing.resampling import Axis
 
 SLAB_BYTES = 256 * 2**20
@@ -40,12 +40,12 @@ class FineLabelLoss(nn.Module):
         self.several = several
         self.slab_bytes = slab_bytes
 
-    def forward(self, scales: Sequence[torch.Tensor], labels: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
+    def forward(self, scales: Sequence[torch.Tensor], target: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
         """Return the loss.
 
         Args:
             scales: logits (b, classes, z, y, x) of each scale, the finest first.
-            labels: (b, 1, z, y, x) label indices; a whole number of voxels in each voxel of a scale.
+            target: as `losses.sums_of_target`, with a whole number of voxels in each voxel of a scale.
             sets: (b, classes + 1, classes), `admissible_sets` of each case.
         """
         shares = None
@@ -54,35 +54,37 @@ class FineLabelLoss(nn.Module):
             if weight == 0:
                 continue
             if self.native and index == 0:
-                total = sums_of_slabs(logits, labels, sets, self.slab_bytes)
+                total = sums_of_slabs(logits, target, sets, self.slab_bytes)
             else:
                 if shares is None:
-                    shares = label_shares(labels, logits.shape[2:], logits.shape[1] + 1)
+                    shares = label_shares(target, logits.shape[2:], logits.shape[1] + 1)
                 shares = F.adaptive_avg_pool3d(shares, as_triple(logits.shape[2:]))
                 total = sums_of_shares(logits, shares, sets)
             losses.append(weight * loss_of_sums(total, sets, self.several))
         return torch.stack(losses).sum()
 
 
-def label_shares(labels: torch.Tensor, shape: Sequence[int], count: int) -> torch.Tensor:
+def label_shares(target: torch.Tensor, shape: Sequence[int], count: int) -> torch.Tensor:
     """Return the share of each label in the voxels of a coarser grid.
 
     Args:
-        labels: (b, 1, z, y, x) label indices.
+        target: as `losses.sums_of_target`.
         shape: (z, y, x) of the grid, which divides that of the labels.
         count: how many labels there are.
 
     Returns:
         float32 (b, count, z, y, x).
     """
-    shares = torch.empty((len(labels), count, *shape), device=labels.device)
+    if target.shape[1] > 1:
+        return F.adaptive_avg_pool3d(soft_shares(target, count), as_triple(shape))
+    shares = torch.empty((len(target), count, *shape), device=target.device)
     for index in range(count):
-        shares[:, index] = F.adaptive_avg_pool3d((labels == index).float(), as_triple(shape))[:, 0]
+        shares[:, index] = F.adaptive_avg_pool3d((target == index).float(), as_triple(shape))[:, 0]
     return shares
 
 
 def sums_of_slabs(
-    logits: torch.Tensor, labels: torch.Tensor, sets: torch.Tensor, slab_bytes: int = SLAB_BYTES
+    logits: torch.Tensor, target: torch.Tensor, sets: torch.Tensor, slab_bytes: int = SLAB_BYTES
 ) -> torch.Tensor:
     """Return the sums of logits that are interpolated to the grid of finer labels.
 
@@ -90,14 +92,14 @@ def sums_of_slabs(
 
     Args:
         logits: (b, classes, z, y, x), of any floating-point type.
-        labels: (b, 1, z, y, x) label indices on a finer grid of the same extent.
+        target: as `losses.sums_of_target`, on a finer grid of the same extent.
         sets: (b, classes + 1, classes), `admissible_sets` of each case.
         slab_bytes: memory for the logits of a slab; at least one slice is taken at a time.
 
     Returns:
-        As `sums_of_labels`.
+        As `sums_of_target`.
     """
-    depth, height, width = labels.shape[2:]
+    depth, height, width = target.shape[2:]
     thickness = max(1, slab_bytes // (4 * logits.shape[0] * logits.shape[1] * height * width))
     axis = Axis.between(logits.shape[2], depth)
 
@@ -109,7 +111,7 @@ def sums_of_slabs(
         slab = torch.lerp(below, above, share.to(kind)[:, None, None])
         plane = F.interpolate(slab.flatten(1, 2), size=(height, width), mode="bilinear", align_corners=False)
         slab = plane.view(*slab.shape[:3], height, width)
-        return sums_of_labels(slab, labels[:, :, start:stop], sets)
+        return sums_of_target(slab, target[:, :, start:stop], sets)
 
     sums = [
         checkpoint(of_slab, logits, start, min(start + thickness, depth), use_reentrant=False)

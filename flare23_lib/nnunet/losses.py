@@ -26,6 +26,10 @@ from torch import nn
 SMOOTH = 1e-5
 """Added to the soft Dice's numerator and denominator; nnU-Net's."""
 
+SOFT_CHANNELS = 4
+"""Channels of labels of which some are soft: the label, the first and the second class, and the share of the first in
+255ths, which is 0 where the label alone counts (`preprocessing.preprocess.preprocess_labels`)."""
+
 
 def admissible_sets(
     annotated: Collection[int],
@@ -127,6 +131,37 @@ def sums_of_shares(logits: torch.Tensor, shares: torch.Tensor, sets: torch.Tenso
     return _joined(entropy, voxels, found, every - found, labeled.sum((0, 2, 3, 4)))
 
 
+def soft_shares(target: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the share of each label in each voxel.
+
+    Args:
+        target: (b, `SOFT_CHANNELS`, z, y, x).
+        count: how many labels there are, the last of voxels to ignore, which no class has a share in.
+
+    Returns:
+        float32 (b, count, z, y, x).
+    """
+    labels, first, second, share = target.long().split(1, dim=1)
+    is_soft = (share > 0) & (labels < count - 1)
+    part = torch.where(is_soft, share / 255, 1.0)
+    shares = torch.zeros((len(target), count, *target.shape[2:]), device=target.device)
+    shares.scatter_add_(1, torch.where(is_soft, first, labels), part)
+    return shares.scatter_add_(1, torch.where(is_soft, second, labels), 1 - part)
+
+
+def sums_of_target(logits: torch.Tensor, target: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
+    """Return the sums of a batch: `sums_of_labels`, or with `SOFT_CHANNELS` `sums_of_shares`.
+
+    Args:
+        logits: (b, classes, z, y, x), of any floating-point type.
+        target: (b, 1 or `SOFT_CHANNELS`, z, y, x).
+        sets: (b, classes + 1, classes), `admissible_sets` of each case.
+    """
+    if target.shape[1] == 1:
+        return sums_of_labels(logits, target, sets)
+    return sums_of_shares(logits, soft_shares(target, logits.shape[1] + 1), sets)
+
+
 def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
 
@@ -190,7 +225,8 @@ class LabelSetLoss(nn.Module):
     """Cross-entropy and soft Dice of the classes that a voxel can be.
 
     Where an annotation may cover other classes its voxels count with the weighted sum of the probabilities. Soft Dice
-    takes the voxels in which it is known whether they are of a class.
+    takes the voxels in which it is known whether they are of a class. Soft labels have cross-entropy with the shares
+    of both classes, and a soft Dice that is largest where probability and share are equal.
 
     Args:
         several: whether processes share the batch.
@@ -200,9 +236,9 @@ class LabelSetLoss(nn.Module):
         super().__init__()
         self.several = several
 
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
-        """Return the loss; arguments as `sums_of_labels`."""
-        return loss_of_sums(sums_of_labels(logits, labels, sets), sets, self.several)
+    def forward(self, logits: torch.Tensor, target: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
+        """Return the loss; arguments as `sums_of_target`."""
+        return loss_of_sums(sums_of_target(logits, target, sets), sets, self.several)
 
 
 def count_voxels(logits: torch.Tensor, labels: torch.Tensor, sets: torch.Tensor) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from flare23_lib.nnunet.fine_losses import FineLabelLoss
 from flare23_lib.nnunet.loop import ResumableTrainer
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels
 from flare23_lib.nnunet.sampling import BalancedDataLoader, cases_by_class, endless
-from flare23_lib.nnunet.soft_labels import SoftLabelLoss, with_soft_labels
+from flare23_lib.nnunet.soft_labels import with_soft_labels
 from flare23_lib.nnunet.tumor_copies import Copied, CopyTumors, NamedCases
 from flare23_lib.preprocessing.preprocess import identifier
 from flare23_lib.runtime.devices import memory_format
@@ -207,7 +208,8 @@ class FlareTrainer(ResumableTrainer):
         if factor:
             augmentation, plain = (with_fine_labels(transforms, factor) for transforms in (augmentation, plain))
         if self.soft:
-            augmentation, plain = map(with_soft_labels, (augmentation, plain))
+            voxels = math.prod(factor or ())
+            augmentation, plain = (with_soft_labels(transforms, voxels) for transforms in (augmentation, plain))
         return augmentation, plain, initial_patch_size
 
     def _loader(self, dataset, members, patch_size, transforms) -> nnUNetDataLoader:
@@ -288,7 +290,7 @@ class FlareTrainer(ResumableTrainer):
         if self.protocol.label_factor:
             return FineLabelLoss(loss.weight_factors, self.protocol.targets == "native", self.is_ddp)
         if self.sets is not None:
-            loss.loss = (SoftLabelLoss if self.soft else LabelSetLoss)(self.is_ddp)
+            loss.loss = LabelSetLoss(self.is_ddp)
         return loss
 
     def _sets_of(self, batch: dict) -> torch.Tensor:
@@ -304,10 +306,10 @@ class FlareTrainer(ResumableTrainer):
         """
         data = batch["data"].to(self.device, non_blocking=True, memory_format=memory_format(self.device))
         if self.protocol.label_factor:
-            labels = batch["target"].to(self.device, non_blocking=True)
+            fine = batch["target"].to(self.device, non_blocking=True)
             with self.autocast():
                 output = self.network(data)
-                return self._loss(output, labels, self._sets_of(batch)), output[0], labels
+                return self._loss(output, fine, self._sets_of(batch)), output[0], fine[:, :1]
         target = [scale.to(self.device, non_blocking=True) for scale in batch["target"]]
         with self.autocast():
             output = self.network(data)

@@ -99,8 +99,8 @@ def preprocess_labels(
     Args:
         source: label map; 255 stands for voxels to ignore.
         target: `.b2nd` file of indices (1, z, y, x): the position in `label_values` counted from 1, and the index
-            after the last for voxels to ignore. Finer labels have several channels (`packed`). A `.pkl` file of the
-            same name gets nnU-Net's `class_locations`.
+            after the last for voxels to ignore. Finer labels have several channels (`packed`), as has each of the
+            channels of soft labels. A `.pkl` file of the same name gets nnU-Net's `class_locations`.
         grid: of the result.
         label_values: the label map's values in order.
         image_spacing: (z, y, x) in mm of the image as stored; None for the label's own, which may differ from it
@@ -126,13 +126,13 @@ def preprocess_labels(
         locations = {key: np.unique(places // [1, *grid.label_factor], axis=0) for key, places in locations.items()}
     with atomic_path(target.with_suffix(".pkl")) as temporary:
         temporary.write_bytes(pickle.dumps({"class_locations": locations, "spacing": list(grid.spacing)}))
-    channels = packed(labels, grid.label_factor)
+    planes = [labels]
     if soft is not None:
-        nearest = np.empty(shape, np.int32)
+        nearest = np.empty(fine, np.int32)
         write_nearest(turn.forward(read_volume(soft).array), nearest)
         first, second, share = unpack_soft(nearest)
-        pair = [label_indices(values, label_values) for values in (first, second)]
-        channels = np.concatenate([channels, np.stack([*pair, share])])
+        planes += [label_indices(first, label_values), label_indices(second, label_values), share]
+    channels = np.concatenate([packed(plane, grid.label_factor) for plane in planes])
     _save(target, channels.astype(np.int16), grid.patch_size)
     ignored = len(classes) + 1
     present = [index for index in classes if len(locations[index])]

@@ -16,7 +16,6 @@ from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.config.training_models import MergePolicy
 from flare23_lib.dataset.cases import Case
-from flare23_lib.errors import ConfigError
 from flare23_lib.inference.segmentations import Extras, model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.nnunet.training_job import TrainingJob
 from flare23_lib.preprocessing import fit_intensity, preprocess_cases
@@ -101,14 +100,6 @@ def test_soft_labels_move_what_is_made_from_them_and_nothing_else():
         one, other = (made.preprocessing_settings(model) for made in (soft, plain))
         for entry, case in ((preprocess_cases.image_entry, CASE), (preprocess_cases.label_entry, ORIGINAL)):
             assert entry(RESULTS, one, case) == entry(RESULTS, other, case)
-
-
-@pytest.mark.parametrize("targets", ["area", "native"])
-def test_soft_labels_are_for_hard_targets(targets):
-    row = {"category": "tumor", "teacher": "organ_teacher", "soft": True}
-    changes = {"completions": {"tumor": row}, "models": {"tumor_teacher": {"training": {"targets": targets}}}}
-    with pytest.raises(ConfigError, match=r"models\.tumor_teacher\.train_on\.label_completions: .*'tumor' are soft"):
-        Config.load([REPOSITORY / "config.yaml"], changes)
 
 
 def test_a_completed_label_follows_from_image_original_prediction_and_base():

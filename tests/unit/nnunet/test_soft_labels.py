@@ -4,6 +4,7 @@ import blosc2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
@@ -17,10 +18,18 @@ from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import header_for, write_volume
 from flare23_lib.labels import pack_soft, unpack_soft
 from flare23_lib.nnunet import plans as nnunet_plans
+from flare23_lib.nnunet.fine_labels import with_fine_labels
+from flare23_lib.nnunet.fine_losses import FineLabelLoss, label_shares
 from flare23_lib.nnunet.launch import TrainingRun, make_trainer
-from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets
-from flare23_lib.nnunet.soft_labels import SoftLabelLoss, soft_shares, with_soft_labels
-from flare23_lib.preprocessing.preprocess import TrainingGrid, annotated_classes, link_dataset, preprocess_labels
+from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, loss_of_sums, soft_shares, sums_of_shares
+from flare23_lib.nnunet.soft_labels import with_soft_labels
+from flare23_lib.preprocessing.preprocess import (
+    TrainingGrid,
+    annotated_classes,
+    link_dataset,
+    packed,
+    preprocess_labels,
+)
 
 CLASSES = 5
 IGNORE = CLASSES
@@ -53,21 +62,21 @@ def test_shares_of_one_and_hard_labels_give_the_ordinary_loss(seed, annotated):
     hard[:, 3:] = 0
     certain[:, 1:2], certain[:, 3:] = labels % CLASSES, 255
     for one in (hard, certain):
-        assert float(SoftLabelLoss()(logits, one, sets)) == pytest.approx(ordinary, abs=1e-6)
+        assert float(LabelSetLoss()(logits, one, sets)) == pytest.approx(ordinary, abs=1e-6)
 
 
 @given(SEEDS, ANNOTATED)
 def test_gradients_are_those_of_finite_differences(seed, annotated):
     logits, target, sets = batch(seed, annotated)
     logits.requires_grad_()
-    (gradient,) = torch.autograd.grad(SoftLabelLoss()(logits, target, sets), logits)
+    (gradient,) = torch.autograd.grad(LabelSetLoss()(logits, target, sets), logits)
     random = np.random.default_rng(seed)
     with torch.no_grad():
         for _ in range(2):
             step = torch.zeros_like(logits)
             place = tuple(int(random.integers(size)) for size in logits.shape)
             step[place] = 1e-5
-            difference = SoftLabelLoss()(logits + step, target, sets) - SoftLabelLoss()(logits - step, target, sets)
+            difference = LabelSetLoss()(logits + step, target, sets) - LabelSetLoss()(logits - step, target, sets)
             assert float(gradient[place]) == pytest.approx(float(difference) / 2e-5, abs=1e-6)
 
 
@@ -82,10 +91,10 @@ def test_the_two_classes_are_interchangeable(values, share):
     logits = torch.tensor(values, dtype=torch.float64).view(1, CLASSES, 1, 1, 1)
     swapped = logits[:, [0, 2, 1, *range(3, CLASSES)]]
     one, other = two_classes(share), two_classes(255 - share)
-    loss = float(SoftLabelLoss()(logits, one, sets))
-    assert float(SoftLabelLoss()(swapped, other, sets)) == pytest.approx(loss, abs=1e-6)
+    loss = float(LabelSetLoss()(logits, one, sets))
+    assert float(LabelSetLoss()(swapped, other, sets)) == pytest.approx(loss, abs=1e-6)
     other[:, 1:3] = other[:, 1:3].flip(1)
-    assert float(SoftLabelLoss()(logits, other, sets)) == pytest.approx(loss, abs=1e-6)
+    assert float(LabelSetLoss()(logits, other, sets)) == pytest.approx(loss, abs=1e-6)
 
 
 def test_shares_are_those_of_both_classes_and_ignored_voxels_stay_ignored():
@@ -97,9 +106,24 @@ def test_shares_are_those_of_both_classes_and_ignored_voxels_stay_ignored():
     logits, target, sets = batch(0)
     target[0, 0] = IGNORE
     logits.requires_grad_()
-    SoftLabelLoss()(logits, target, sets).backward()
+    LabelSetLoss()(logits, target, sets).backward()
     assert not logits.grad[0].any()
     assert logits.grad[1].any()
+
+
+@given(SEEDS, ANNOTATED)
+def test_finer_soft_labels_are_averaged_or_native(seed, annotated):
+    logits, target, sets = batch(seed, annotated)
+    target = F.interpolate(target.double(), size=[2 * size for size in SIZE]).short()
+    target[:, 3, ::2] = 0  # voxels of a coarser one differ
+    full = F.interpolate(logits, size=target.shape[2:], mode="trilinear", align_corners=False)
+    native = FineLabelLoss([1], native=True, slab_bytes=10**9)([logits], target, sets)
+    assert float(native) == pytest.approx(float(LabelSetLoss()(full, target, sets)), abs=1e-6)
+    shares = label_shares(target, SIZE, CLASSES + 1)
+    whole = soft_shares(target, CLASSES + 1)
+    torch.testing.assert_close(shares[:, :, 0, 0, 0], whole[:, :, :2, :2, :2].mean((2, 3, 4)))
+    average = FineLabelLoss([1], native=False)([logits], target, sets)
+    assert float(average) == pytest.approx(float(loss_of_sums(sums_of_shares(logits, shares, sets), sets, False)))
 
 
 # ---------------------------------------------------------------- patches
@@ -153,6 +177,27 @@ def test_labels_without_soft_channels_get_them_and_move_as_ever():
     assert soft["segmentation"][1:].max() == 0
 
 
+def test_finer_soft_labels_move_with_finer_labels():
+    factor, shape = (1, 2, 3), (8, 24, 36)
+    place = np.indices(shape).sum(0)
+    planes = [place % 5, place % 3, place // 3 % 4, place % 16]
+    channels = torch.from_numpy(np.concatenate([packed(plane, factor) for plane in planes])).short()
+    given = {"image": torch.rand(1, 8, 12, 12), "segmentation": channels}
+    chain = ComposeTransforms([spatial((6, 8, 8))])
+    found = with_soft_labels(with_fine_labels(chain, factor), 6)(**given)["segmentation"]
+    assert found.shape == (4, 6, 16, 24)
+    inside = found[3] >= 0
+    assert inside.float().mean() > 0.5
+    known = {tuple(values) for values in np.stack(planes[1:], -1).reshape(-1, 3).tolist()}
+    assert {tuple(values) for values in found[1:].permute(1, 2, 3, 0)[inside].tolist()} <= known, "of one voxel"
+    assert len(found[3][inside].unique()) == 16
+    plain = with_soft_labels(with_fine_labels(ComposeTransforms([]), factor), 6)
+    np.testing.assert_array_equal(plain(**given)["segmentation"].numpy(), planes)
+    hard = plain(image=given["image"], segmentation=channels[:6])["segmentation"]
+    np.testing.assert_array_equal(hard[0].numpy(), planes[0])
+    assert not hard[1:].any()
+
+
 # ---------------------------------------------------------------- preprocessing
 
 
@@ -183,6 +228,17 @@ def test_soft_labels_lie_on_the_grid_of_the_labels(tmp_path, orientation):
         np.testing.assert_array_equal(middle[0], middle[1], "the first class is the label here")
         np.testing.assert_array_equal(middle[2], 3 - middle[0])
         assert set(middle[3].tolist()) <= {150, 200}
+    grid = TrainingGrid((3, 2, 4), orientation, (8, 16, 16), (1, 1, 2))
+    preprocess_labels(labels, target, grid, [2, 1], soft=soft)
+    finer = blosc2.open(str(target))[:]
+    assert finer.shape == (8, *SHAPE[:2], SHAPE[2] // 2), "channels of a plane, plane by plane"
+    preprocess_labels(labels, target, TrainingGrid((3, 2, 2), orientation, (8, 16, 16)), [2, 1], soft=soft)
+    np.testing.assert_array_equal(
+        with_soft_labels(with_fine_labels(ComposeTransforms([]), (1, 1, 2)), 2)(
+            image=torch.zeros(1, *finer.shape[1:]), segmentation=torch.from_numpy(finer)
+        )["segmentation"].numpy(),
+        blosc2.open(str(target))[:],
+    )
     first, second, share = unpack_soft(codes)
     assert pack_soft(first, second, share).tolist() == codes.tolist()
 
@@ -190,28 +246,32 @@ def test_soft_labels_lie_on_the_grid_of_the_labels(tmp_path, orientation):
 # ---------------------------------------------------------------- trainings
 
 
-@pytest.mark.parametrize("loss", ["nnunet", "label_sets"])
-def test_a_training_learns_from_soft_labels_beside_hard_ones(tmp_path, loss):
-    prepared = prepare(tmp_path / "prepared", loss="label_sets")
+@pytest.mark.parametrize(
+    ("loss", "targets"), [("nnunet", "hard"), ("label_sets", "hard"), ("nnunet", "native"), ("label_sets", "area")]
+)
+def test_a_training_learns_from_soft_labels_beside_hard_ones(tmp_path, loss, targets):
+    prepared = prepare(tmp_path / "prepared", loss="label_sets", targets=targets)
+    factor = (1, 1, 1) if targets == "hard" else (1, 2, 2)
     rows = read_shards(prepared, "preprocessed", MODEL, 1)
     (labels, soft), _ = write_soft(tmp_path)
     for row in rows[:2]:
-        preprocess_labels(labels, prepared.root / row["label"], TrainingGrid((3, 2, 2), "stored", (8, 16, 16)),
-                          [1, 2, 3, 4], soft=soft)  # fmt: skip
+        grid = TrainingGrid((3, 2, 2), "stored", (8, 16, 16), factor)
+        preprocess_labels(labels, prepared.root / row["label"], grid, [1, 2, 3, 4], soft=soft)
     data = tmp_path / "preprocessed" / nnunet_plans.DATASET_NAME
     link_dataset(data / nnunet_plans.DATA_IDENTIFIER, prepared.root, rows)
     write_json(data / "dataset_fingerprint.json", {"cases": len(rows)})
-    chosen = settings(loss=loss, oversample_foreground=1).model_copy(update={"soft": True})
+    chosen = settings(loss=loss, targets=targets, oversample_foreground=1).model_copy(update={"soft": True})
     dataset = nnunet_plans.dataset_json(NAMES, chosen.ignore_label, rows)
     dataset["annotated"] = annotated_classes(chosen.label_values, rows)
     trainer = make_trainer(TrainingRun(tmp_path, nnunet_plans.plans(chosen), dataset, torch.device("cpu")))
-    assert isinstance(trainer.loss.loss, SoftLabelLoss)
     trainer.on_train_start()
     losses, seen = [], set()
     for _ in range(8):
         patches = next(trainer.dataloader_train)
-        assert [scale.shape[1] for scale in patches["target"]] == [4] * len(patches["target"])
-        seen |= set(patches["target"][0][:, 3].unique().tolist())
+        scales = patches["target"] if targets == "hard" else [patches["target"]]
+        assert [scale.shape[1] for scale in scales] == [4] * len(scales)
+        assert list(scales[0].shape[2:]) == [8, 16 * factor[1], 16 * factor[2]]
+        seen |= set(scales[0][:, 3].unique().tolist())
         losses.append(float(trainer.train_step(patches)))
     assert np.isfinite(losses).all()
     assert seen == {0, 150, 200}
