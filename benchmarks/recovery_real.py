@@ -25,8 +25,8 @@ Arms (their models have the same network, seed and number of iterations: `recove
 - `sets_soft`: as `sets_student`, from soft labels (`soft: true`): where `sets` hesitates between two classes, the
   student learns both, each with its share.
 - `shuffled`: as `sets`, but each site is stated to have annotated what the next one did. A control.
-- `lower_native`, `upper_native`, `sets_native`, `sets_student_native`: as those without `_native`, with the loss at
-  labels about as fine as the files' own (`targets: native`).
+- `lower_native`, `upper_native`, `sets_native`, `sets_student_native`, `sets_soft_native`: as those without
+  `_native`, with the loss at labels about as fine as the files' own (`targets: native`).
 
 Endpoint: the mean over organs of the mean DSC over the validation cases that have the organ contoured, at full
 resolution. Recovery of an arm S is (S - L) / (U - L); the difference to the paper's chain is paired by case. They
@@ -55,6 +55,8 @@ The arms with `_native` were added when all arms of 4 cases, and those of btcv b
 known; they are run with 4 cases and 36 epochs, and on btcv, with seed 11. Questions: the signs of
 `sets_student_native` minus `sets_student` and of `upper_native` minus `upper`; the recovery of `sets_student_native`
 between L and U, and between the two that learn from native labels as well (`recovery_native`).
+
+`sets_soft_native` was added, with the same questions, before any of these was known.
 
 U of 16 cases is that of 8, not trained again: the same 170 cases, seed and iterations (with 8 and 4 cases it was
 trained twice, and its scores agreed in every case).
@@ -294,7 +296,7 @@ def arms(study: Study, full: int) -> dict[str, dict[str, Any]]:
         "shuffled": {"categories": categories(following),
                      "models": {"shuffled": learner({"manual_labels": groups}, **LABEL_SETS)}},
     }  # fmt: skip
-    for arm in ("lower", "upper", "sets", "sets_student"):
+    for arm in ("lower", "upper", "sets", "sets_student", "sets_soft"):
         models = dict(found[arm]["models"])
         model = models.pop(arm)
         native = {**model.get("training", {}), "targets": "native", "target_factor": study.native}
