@@ -17,6 +17,11 @@ def with_path(path: object, error: object) -> str:
     return text if text.startswith(str(path)) else f"{path}: {text}"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; the name of its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def one_line(path: object, error: BaseException) -> str:
     """Return what an error says in one line, with the file that it is about in front.
 
@@ -28,7 +33,7 @@ def one_line(path: object, error: BaseException) -> str:
         return text if error.filename is not None else f"{path}: {text}"
     if not isinstance(error, FlareError):
         text = f"{type(error).__name__}: {text}"
-    return text if text.startswith(str(path)) else f"{path}: {text}"
+    return with_path(path, text)
 
 
 class ConfigError(FlareError):

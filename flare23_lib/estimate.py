@@ -320,11 +320,6 @@ def measured_figures(root: Path, config: Config) -> Figures:
     return figures
 
 
-def write_estimate(path: Path, table: pd.DataFrame) -> None:
-    """Write the table as CSV."""
-    atomic.write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-
-
 def format_estimate(table: pd.DataFrame) -> str:
     """Return the table as text, with notes below."""
     table = table.assign(cases=table["cases"].astype("string").fillna(""), windows=table["windows"].replace(0, ""))

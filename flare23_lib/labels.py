@@ -99,10 +99,6 @@ class LabelMap:
         }
         return names.get(value, str(value))
 
-    def to_indices(self, volume: np.ndarray) -> np.ndarray:
-        """Turn a label volume of file values into one of network indices; as `label_indices`."""
-        return label_indices(volume, self.values)
-
     def restricted(self, values: Iterable[int]) -> LabelMap:
         """Return the map without the labels whose values are not among those given."""
         kept = set(map(int, values))

@@ -38,7 +38,6 @@ rule pseudo_label:
     shell:
         "flare23 stage pseudo-label"
         " --results {params.results:q}"
-        " --completion {wildcards.completion}"
         " --settings {params.settings:q}"
         " --shard {wildcards.shard}"
         " --device {params.device}"

@@ -12,7 +12,7 @@ from typing import Any
 from flare23_lib.cache.entries import CacheFolder, Entry, Shard
 from flare23_lib.choices import MODEL_FILE
 from flare23_lib.errors import StoreError
-from flare23_lib.io.atomic import link_to, read_json
+from flare23_lib.io.atomic import link_to
 from flare23_lib.io.tables import read_csv, write_csv
 
 REMEDY = "run `flare23 verify`, then the workflow"
@@ -69,10 +69,6 @@ class Results:
     def summary(self, model: str) -> Path:
         """The scores of a model by class."""
         return self.root / "evaluation" / model / "summary.csv"
-
-    def efficiency(self, model: str) -> Path:
-        """Time and memory of single cases."""
-        return self.root / "evaluation" / model / "efficiency.csv"
 
     def cache(self, stage: str, key: Mapping[str, Any]) -> CacheFolder:
         """A stage's folder of the cache under the fingerprint of a key."""
@@ -136,11 +132,6 @@ def read_shards(results: Results, stage: str, name: str, shards: int) -> list[di
     """Read the records of all shards of a stage, sorted by case; only those of this number of shards."""
     rows = [row for index in range(shards) for row in read_csv(results.shard(stage, name, Shard(index, shards)))]
     return sorted(rows, key=lambda row: row["case"])
-
-
-def read_training(results: Results, model: str) -> dict[str, Any]:
-    """Read the record that a model is trained; StoreError if it is not."""
-    return read_json(results.training(model))
 
 
 def collect(results: Results, stage: str, name: str, shards: int, cases: Sequence[str]) -> list[dict[str, str]]:

@@ -93,6 +93,7 @@ def _status(args: argparse.Namespace) -> None:
 def _estimate(args: argparse.Namespace) -> None:
     from flare23_lib import estimate
     from flare23_lib.dataset.cases import read_cases
+    from flare23_lib.evaluation.tables import write_table
 
     config = load_config(args)
     table = args.cases or Path(config.results) / "cohort" / "cases.csv"
@@ -105,7 +106,7 @@ def _estimate(args: argparse.Namespace) -> None:
     result = estimate.estimate(config, sizes, figures)
     print(estimate.format_estimate(result))
     if args.output:
-        estimate.write_estimate(args.output, result)
+        write_table(args.output, result, "%.6g")
 
 
 def register(commands: Commands) -> None:

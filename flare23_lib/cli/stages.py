@@ -95,12 +95,13 @@ def _cohort(args: argparse.Namespace) -> None:
 def _estimate(args: argparse.Namespace) -> None:
     from flare23_lib.config import Config
     from flare23_lib.dataset.cases import read_cases
-    from flare23_lib.estimate import estimate, format_estimate, sizes_of_cases, write_estimate
+    from flare23_lib.estimate import estimate, format_estimate, sizes_of_cases
+    from flare23_lib.evaluation.tables import write_table
 
     config = Config.from_json(args.settings["settings"])
     result = estimate(config, sizes_of_cases(read_cases(args.results.cases)))
     log.info("%s", format_estimate(result))
-    write_estimate(args.output, result)
+    write_table(args.output, result, "%.6g")
 
 
 @stage("measure-intensity", "measure the intensities of a training set", "model settings threads")
@@ -151,7 +152,7 @@ def _export(args: argparse.Namespace) -> None:
     export(args.results, args.model, inference, labels, args.output.parent)
 
 
-@stage("pseudo-label", "segment a category with a teacher", "completion settings shard device threads")
+@stage("pseudo-label", "segment a category with a teacher", "settings shard device threads")
 @ended_at_once()
 def _pseudo_label(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import PseudoLabelSettings

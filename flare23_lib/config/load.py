@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,6 @@ import yaml
 
 from flare23_lib.config.cohort_models import BACKGROUND
 from flare23_lib.errors import ConfigError
-
-log = logging.getLogger(__name__)
 
 
 def merge(base: Mapping, update: Mapping) -> dict:

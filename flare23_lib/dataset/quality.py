@@ -11,7 +11,7 @@ from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.io.label_maps import ValueTable, listed, unknown_values
 from flare23_lib.labels import IGNORE_VALUE, LabelMap
 
-QUARANTINE, WARN, UNLABELED = "quarantine", "warn", "unlabeled"
+QUARANTINE, UNLABELED = "quarantine", "unlabeled"
 """Severities: the case is left out; it is only listed; it counts as a case without a label."""
 
 SHEAR_NOTICED_DEGREES = 0.01

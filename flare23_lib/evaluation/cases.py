@@ -21,9 +21,10 @@ import numpy as np
 from flare23_lib.cache.results import DEEP_REMEDY
 from flare23_lib.config.models import Evaluation
 from flare23_lib.config.settings import EvaluationSettings
+from flare23_lib.dataset.image_info import value_counts
 from flare23_lib.errors import EvaluationError, FlareError, ImageError, StoreError
 from flare23_lib.evaluation.details import Details, measure_details
-from flare23_lib.evaluation.metrics import METRICS, MIN_DSC_FOR_NSD, as_uint8, check_mode, score_case, values_in
+from flare23_lib.evaluation.metrics import METRICS, MIN_DSC_FOR_NSD, as_uint8, check_mode, score_case
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import open_volume, read_labels
@@ -182,7 +183,7 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
         prediction = np.broadcast_to(np.uint8(0), reference.shape)
     scored = scoring.seen if pair.annotated is None else scoring.seen.restricted(pair.annotated)
     if scoring.partial_references:
-        scored = scored.restricted(values_in(reference))
+        scored = scored.restricted(map(int, value_counts(reference)))
     details = None
     if scoring.with_details:
         details = measure_details(pair.case, reference, prediction, spacing, scored)

@@ -13,7 +13,6 @@ import logging
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from flare23_lib.io.atomic import link_to, read_json
 from flare23_lib.io.locks import lock
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.runtime.devices import choose
-from flare23_lib.runtime.machine import available_cores, processor_name
+from flare23_lib.runtime.machine import available_cores, package_version, processor_name
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -138,18 +137,12 @@ def _key(digest: str | None, inference: InferenceSettings) -> dict[str, Any]:
 
 def _conditions(device: str, threads: int, gpu: Gpu | None) -> dict[str, Any]:
     """Return what beside model and case determines a measurement: device, machine, threads, versions of packages."""
-    packages: dict[str, str | None] = dict.fromkeys(("flare23_lib", "torch", "numpy"))
-    for package in packages:
-        try:
-            packages[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return {
         "device": device,
         "gpu": gpu.name if gpu else None,
         "machine": {"processor": processor_name(), "cores": available_cores()},
         "threads": threads,
-        "versions": packages,
+        "versions": {package: package_version(package) for package in ("flare23_lib", "torch", "numpy")},
     }
 
 

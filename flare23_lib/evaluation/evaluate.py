@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from flare23_lib.cache.results import REMEDY, Results, read_training
+from flare23_lib.cache.results import REMEDY, Results
 from flare23_lib.config.cohort_models import label_map
 from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.dataset.cases import usable_cases
@@ -17,6 +17,7 @@ from flare23_lib.errors import EvaluationError, StoreError
 from flare23_lib.evaluation.cases import OK, Pair, Scoring, score_cases
 from flare23_lib.evaluation.details import write_details
 from flare23_lib.evaluation.tables import DECIMALS, format_summary, score_table, summarize, write_table
+from flare23_lib.io.atomic import read_json
 from flare23_lib.io.nifti import SUFFIXES, stem
 from flare23_lib.io.tables import read_csv
 
@@ -49,7 +50,7 @@ def evaluate(
         pairs.append(Pair(case.case, label, results.root / files[case.case], case.annotated))
     if not pairs:
         raise EvaluationError(f"no validation case has a label (see {results.cases}); {model} needs evaluate: false")
-    unseen = read_training(results, model)["labels_unseen"]
+    unseen = read_json(results.training(model))["labels_unseen"]
     scoring = Scoring.from_settings(settings, label_map(settings.labels), unseen)
     scoring = replace(scoring, processes=processes, memory_mb=memory_mb, stored_predictions=True)
     evaluate_cases(pairs, scoring, output)

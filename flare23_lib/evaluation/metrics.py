@@ -15,6 +15,7 @@ import numpy as np
 
 from flare23_lib.axes import Spacing
 from flare23_lib.choices import EvaluationMode
+from flare23_lib.dataset.image_info import value_counts
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.surfaces import Region, surface_dice
 from flare23_lib.labels import Label, LabelMap
@@ -196,18 +197,11 @@ def as_uint8(volume: np.ndarray, labels: LabelMap, side: str) -> np.ndarray:
     """
     if volume.dtype.kind not in "iub":
         raise EvaluationError(f"the {side} holds {volume.dtype}, not whole numbers")
-    unknown = sorted(set(values_in(volume)) - {0, *labels.values})
+    unknown = sorted(set(value_counts(volume)) - {0, *labels.values})
     if unknown:
         shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
         raise EvaluationError(f"the {side} holds values that are not in the label map: {shown}")
     return np.ascontiguousarray(volume, dtype=np.uint8)
-
-
-def values_in(volume: np.ndarray) -> list[int]:
-    """Return the values of a label volume, sorted: those where its long runs of equal voxels begin."""
-    flat = volume.ravel()
-    heads = np.concatenate([flat[:1], flat[1:][flat[1:] != flat[:-1]]])
-    return [int(value) for value in np.unique(heads)]
 
 
 def _joint_counts(reference: np.ndarray, prediction: np.ndarray, labels: LabelMap) -> np.ndarray:

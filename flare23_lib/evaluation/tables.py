@@ -46,9 +46,10 @@ _TEXT = ("Name", "status", "class", "kind", "note", "GPU", "GPU_Backend", "RAM_B
 """Columns that hold text, in all tables of the evaluation."""
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
+def write_table(path: Path, table: pd.DataFrame, float_format: str | None = None) -> None:
     """Write a table as CSV, atomically; its index is a column if it has a name."""
-    write_text(path, table.to_csv(index=table.index.name is not None, lineterminator="\n"))
+    is_indexed = table.index.name is not None
+    write_text(path, table.to_csv(index=is_indexed, float_format=float_format, lineterminator="\n"))
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from numpy._core import multiarray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from flare23_lib.errors import BundleError
+from flare23_lib.errors import BundleError, first_line
 
 SAFE_GLOBALS: list[Any] = [
     np.dtype,
@@ -39,7 +39,7 @@ def read_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: PyTorch's, of a file it cannot map
-        raise BundleError(f"{path}: cannot be read ({_first_line(error)})") from error
+        raise BundleError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise BundleError(f"{path}: is refused, and nothing in it was run: {_reason(error)}") from error
     except Exception as error:  # a broken file ends in errors of many kinds
-        raise BundleError(f"{path}: is broken or not a checkpoint ({_first_line(error)})") from error
+        raise BundleError(f"{path}: is broken or not a checkpoint ({first_line(error)})") from error
     if not isinstance(checkpoint, dict):
         raise BundleError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint")
     return checkpoint
@@ -91,8 +91,4 @@ def checkpoint_weights(checkpoint: Mapping[str, Any], source: str | Path) -> dic
 def _reason(error: pickle.UnpicklingError) -> str:
     """Shorten torch's page of advice to the line that names what the pickle wanted."""
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return f"it needs {named.group(1)}" if named else _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"it needs {named.group(1)}" if named else first_line(error)

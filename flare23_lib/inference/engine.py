@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from flare23_lib.axes import Triple, as_triple
-from flare23_lib.errors import BundleError, ConfigError, ImageError
+from flare23_lib.errors import BundleError, ConfigError, ImageError, first_line
 from flare23_lib.inference.body_mask import Body, find_body
 from flare23_lib.inference.bundle import Bundle
 from flare23_lib.inference.logit_accumulator import TTAAgreement
@@ -138,8 +138,7 @@ class Engine:
             with torch.inference_mode(), _reproducible(self.device, self.precision):
                 self._network(torch.zeros(1, *self.model.patch_size))
         except Exception as error:  # compilers fail in many ways
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"torch.compile does not work here: {reason}") from error
+            raise ConfigError(f"torch.compile does not work here: {first_line(error)}") from error
 
     @property
     def flips(self) -> list[tuple[int, ...]]:

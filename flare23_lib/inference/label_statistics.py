@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK
+from scipy import ndimage
 
+from flare23_lib.axes import CONNECTIVITY
 from flare23_lib.errors import ImageError
 from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.io.atomic import read_json, write_json
@@ -58,42 +59,30 @@ def measure_labels(labels: np.ndarray, image: Volume, table: Sequence[Structure]
     if not np.isfinite(image.array).all():
         raise ImageError("the image has values that are no numbers (NaN or infinite)")
     voxel_ml = abs(float(np.linalg.det(image.geometry.affine[:3, :3]))) / 1000
-    marks = SimpleITK.GetImageFromArray(labels.astype(np.uint8, copy=False))
-    measured = SimpleITK.LabelIntensityStatisticsImageFilter()
-    measured.Execute(marks, SimpleITK.GetImageFromArray(image.array))
-    there = set(measured.GetLabels())
+    labels = labels.astype(np.uint8, copy=False)
+    boxes = [*ndimage.find_objects(labels), *[None] * 255]
     rows = []
     for structure in table:
-        value, found = structure.value, structure.value in there
-        voxels = measured.GetNumberOfPixels(value) if found else 0
+        box = boxes[structure.value - 1]
+        inside = np.zeros((0, 0, 0), bool) if box is None else labels[box] == structure.value
+        values = np.empty(0) if box is None else image.array[box][inside].astype(np.float64)
+        voxels = len(values)
         rows.append(
             LabelStatistics(
                 label=structure.name,
-                value=value,
+                value=structure.value,
                 voxels=voxels,
                 volume_ml=round(voxels * voxel_ml, 4),
-                hu_mean=round(measured.GetMean(value), 2) if found else None,
-                hu_sd=round(measured.GetStandardDeviation(value), 2) if voxels > 1 else None,
-                hu_median=_median(labels, image.array, value, measured.GetBoundingBox(value)) if found else None,
-                components=_components(marks, value) if structure.is_tumor else None,
-                touches_border=bool(found and measured.GetNumberOfPixelsOnBorder(value)),
+                hu_mean=round(float(values.mean()), 2) if voxels else None,
+                hu_sd=round(float(values.std(ddof=1)), 2) if voxels > 1 else None,
+                hu_median=round(float(np.median(values)), 2) if voxels else None,
+                components=ndimage.label(inside, CONNECTIVITY)[1] if structure.is_tumor else None,
+                touches_border=any(
+                    part.start == 0 or part.stop == size for part, size in zip(box or (), labels.shape, strict=False)
+                ),
             )
         )
     return rows
-
-
-def _median(labels: np.ndarray, values: np.ndarray, value: int, box: Sequence[int]) -> float:
-    """Return the exact median in a label; SimpleITK's is that of a histogram. The box is (x, y, z, sizes)."""
-    inside = tuple(slice(box[axis], box[axis] + box[axis + 3]) for axis in (2, 1, 0))
-    return round(float(np.median(values[inside][labels[inside] == value])), 2)
-
-
-def _components(marks: SimpleITK.Image, value: int) -> int:
-    """Count the parts of a label that are connected through faces, edges and corners."""
-    counted = SimpleITK.ConnectedComponentImageFilter()
-    counted.FullyConnectedOn()
-    counted.Execute(marks == value)
-    return int(counted.GetObjectCount())
 
 
 def measure_files(case: PredictionCase, folder: Path, table: Sequence[Structure] | None = None) -> Path:

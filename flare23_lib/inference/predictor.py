@@ -234,6 +234,4 @@ def _with_header(array: np.ndarray, affine: np.ndarray) -> Volume:
         array = array.astype(np.float32)
     if abs(np.linalg.det(affine)) < 1e-12 or not np.isfinite(affine).all():
         raise ImageError(f"the affine {affine.tolist()} gives the voxels no place")
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
-    geometry = Geometry(as_triple(array.shape), affine, as_triple(map(float, spacing)))
-    return Volume(array, geometry, header_for(array.shape, affine, array.dtype))
+    return Volume(array, Geometry.of(array.shape, affine), header_for(array.shape, affine, array.dtype))

@@ -141,20 +141,13 @@ def _umask() -> int:
     return mask
 
 
-def remove_partial(folder: Path) -> int:
-    """Remove what killed writers left half-written in and below a folder; return the bytes that it freed.
-
-    Nothing may be writing there.
-    """
-    freed = 0
+def remove_partial(folder: Path) -> None:
+    """Remove what killed writers left half-written in and below a folder; nothing may be writing there."""
     for path in list(folder.rglob(TEMPORARY_MARK + "*")):
         if path.is_dir() and not path.is_symlink():
-            freed += sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
             shutil.rmtree(path)
         else:
-            freed += path.lstat().st_size
             path.unlink()
-    return freed
 
 
 _with_checksums: ContextVar[frozenset[Path]] = ContextVar("with_checksums", default=frozenset())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,8 +16,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 import pydicom
 
-from flare23_lib.axes import as_triple
-from flare23_lib.errors import ImageError
+from flare23_lib.errors import ImageError, first_line
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.nifti import Volume, header_for
 from flare23_lib.io.slices import SliceGrid, grid_of, resampled_along_normal
@@ -141,7 +139,7 @@ class Series:
     def geometry(self) -> Geometry:
         """Return shape, affine and spacing without reading voxels; ImageError as `grid`."""
         grid = self.grid()
-        return _geometry((grid.count, *self.matrix), self._affine(grid))
+        return Geometry.of((grid.count, *self.matrix), self._affine(grid))
 
     @property
     def held_bytes(self) -> int:
@@ -160,7 +158,7 @@ class Series:
                 "%s: the gantry was tilted by %.1f degrees; the affine keeps the shear", self, grid.tilt_degrees
             )
             header.set_qform(None, 0)  # a quaternion has no shear
-        return Volume(array, _geometry(array.shape, affine), header)
+        return Volume(array, Geometry.of(array.shape, affine), header)
 
     def warnings(self) -> tuple[str, ...]:
         """Return warnings about a volume that can be read, a line each."""
@@ -178,11 +176,6 @@ class Series:
         affine[:3, 2] = grid.step
         affine[:3, 3] = grid.origin
         return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-
-
-def _geometry(shape: Sequence[int], affine: np.ndarray) -> Geometry:
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
-    return Geometry(as_triple(map(int, shape)), affine, as_triple(map(float, spacing)))
 
 
 def _read_frames(series: Series) -> np.ndarray:
@@ -218,8 +211,7 @@ def _stored_frames(file: DicomFile) -> np.ndarray:
     except ImageError:
         raise
     except Exception as error:  # codecs fail in many ways
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ImageError(f"{file}: its pixels cannot be decoded ({reason})") from error
+        raise ImageError(f"{file}: its pixels cannot be decoded ({first_line(error)})") from error
 
 
 def frames_of(dataset: pydicom.Dataset) -> np.ndarray:

@@ -74,7 +74,7 @@ def read_made_by(path: Path) -> str:
 
 def write_seg(
     path: Path, series: Series, labels: np.ndarray, table: Sequence[Structure], model: str, made_by: str = ""
-) -> list[str]:
+) -> None:
     """Write labels as a DICOM segmentation of a series: binary segments with names, SNOMED codes and colors.
 
     Args:
@@ -85,8 +85,7 @@ def write_seg(
         model: name of the model, the algorithm of the segments.
         made_by: see `set_made_by`.
 
-    Returns:
-        The names of the segments in order. Errors as `structures_and_images`.
+    Raises as `structures_and_images`.
     """
     present, images = structures_and_images(path, series, labels, table)
     numbers = np.zeros(256, np.uint8)
@@ -111,7 +110,6 @@ def write_seg(
     set_made_by(segmentation, made_by)
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
-    return [structure.name for structure in present]
 
 
 def _in_order_of_frames(labels: np.ndarray, series: Series) -> np.ndarray:

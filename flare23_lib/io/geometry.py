@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
 
-from flare23_lib.axes import Spacing, Triple
+from flare23_lib.axes import Spacing, Triple, as_triple
 
 GEOMETRY_TOLERANCE = 0.1
 """Geometries that put a corner of the volume further apart than this, in voxels, are different."""
@@ -26,6 +27,12 @@ class Geometry:
     shape: Triple
     affine: np.ndarray
     spacing: Spacing
+
+    @classmethod
+    def of(cls, shape: Sequence[int], affine: np.ndarray) -> Geometry:
+        """Return the geometry of an image of a shape (z, y, x) whose spacing is its affine's."""
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
+        return cls(as_triple(map(int, shape)), affine, as_triple(map(float, spacing)))
 
     @property
     def axis_codes(self) -> str:

@@ -1,4 +1,4 @@
-"""From the axes of a file to those that a network sees, and back."""
+"""From the axes of a file to those that a network sees."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ CANONICAL_AXES = ("L", "P", "S")
 
 @dataclass(frozen=True)
 class Orientation:
-    """How stored axes become the axes a network sees, and back, as nibabel's orientation arrays of (x, y, z). Both
-    ways are exact (flips and permutations)."""
+    """How stored axes become the axes a network sees, as nibabel's orientation array of (x, y, z): flips and
+    permutations."""
 
-    forward_transform: np.ndarray
-    backward_transform: np.ndarray
+    transform: np.ndarray
 
     @classmethod
     def of(cls, affine: np.ndarray, mode: str) -> Orientation:
@@ -32,19 +31,15 @@ class Orientation:
             raise ValueError(f"orientation must be stored or canonical, not {mode!r}")
         if np.isnan(stored).any():
             raise ImageError("the affine is singular: an axis has no direction")
-        return cls(nib.orientations.ornt_transform(stored, seen), nib.orientations.ornt_transform(seen, stored))
+        return cls(nib.orientations.ornt_transform(stored, seen))
 
     def forward(self, array: np.ndarray) -> np.ndarray:
-        """Turn a stored (z, y, x) array into the seen one (a view)."""
-        return nib.orientations.apply_orientation(array.T, self.forward_transform).T
-
-    def backward(self, array: np.ndarray) -> np.ndarray:
-        """Turn a seen (z, y, x) array back into the stored one (a view)."""
-        return nib.orientations.apply_orientation(array.T, self.backward_transform).T
+        """Turn a stored (z, y, x) array into the seen one: a view, through which the stored one can be filled."""
+        return nib.orientations.apply_orientation(array.T, self.transform).T
 
     def spacing(self, spacing: Sequence[float]) -> Spacing:
         """Reorder a stored spacing (z, y, x) for the seen axes."""
         seen = [0.0, 0.0, 0.0]
-        for axis, (target, _) in enumerate(self.forward_transform):
+        for axis, (target, _) in enumerate(self.transform):
             seen[int(target)] = spacing[::-1][axis]
         return as_triple(seen[::-1])

@@ -32,8 +32,8 @@ _COPIED = (
 
 def write_rtstruct(
     path: Path, series: Series, labels: np.ndarray, table: Sequence[Structure], model: str, made_by: str = ""
-) -> list[str]:
-    """Write labels as an RT structure set; arguments, result and errors as `dicom_seg.write_seg`."""
+) -> None:
+    """Write labels as an RT structure set; arguments and errors as `dicom_seg.write_seg`."""
     present, images = structures_and_images(path, series, labels, table)
     dataset = _structure_set(images[0], model)
     classes = {str(image.SOPInstanceUID): str(image.SOPClassUID) for image in images}
@@ -61,7 +61,6 @@ def write_rtstruct(
     set_made_by(dataset, made_by)
     with atomic_path(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
-    return [structure.name for structure in present]
 
 
 def _dataset(**attributes: object) -> Dataset:

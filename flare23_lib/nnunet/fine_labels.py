@@ -66,18 +66,16 @@ class Unpack(SegOnlyTransform):
         return unpacked(segmentation, self.factor)
 
 
-class FineSpatialTransform(BasicTransform):
-    """A spatial transform of the image, and the same of finer labels.
+class ImageTransform(BasicTransform):
+    """A transform of the image as another has it; labels are left to a subclass.
 
     Args:
-        transform: the transform of a patch of as many axes as the factor has.
-        factor: of each axis.
+        transform: the other.
     """
 
-    def __init__(self, transform: SpatialTransform, factor: Sequence[int]) -> None:
+    def __init__(self, transform: BasicTransform) -> None:
         super().__init__()
         self.transform = transform
-        self.factor = tuple(factor)
 
     def get_parameters(self, **data_dict: Any) -> dict:
         """Draw the parameters of the transform."""
@@ -85,6 +83,21 @@ class FineSpatialTransform(BasicTransform):
 
     def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
         return self.transform._apply_to_image(img, **params)
+
+
+class FineSpatialTransform(ImageTransform):
+    """A spatial transform of the image, and the same of finer labels.
+
+    Args:
+        transform: the transform of a patch of as many axes as the factor has.
+        factor: of each axis.
+    """
+
+    transform: SpatialTransform
+
+    def __init__(self, transform: SpatialTransform, factor: Sequence[int]) -> None:
+        super().__init__(transform)
+        self.factor = tuple(factor)
 
     def _apply_to_segmentation(self, segmentation: torch.Tensor, **params: Any) -> torch.Tensor:
         fine = copy.copy(self.transform)

@@ -23,8 +23,6 @@ from flare23_lib.nnunet.plans import CONFIGURATION
 from flare23_lib.nnunet.trainer import FlareTrainer
 from flare23_lib.runtime.signals import Signals, StoppedError
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class TrainingRun:

@@ -13,7 +13,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, Se
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
-from flare23_lib.nnunet.fine_labels import FineSpatialTransform
+from flare23_lib.nnunet.fine_labels import FineSpatialTransform, ImageTransform
 from flare23_lib.nnunet.losses import SOFT_CHANNELS
 
 
@@ -33,7 +33,7 @@ class AddSoftChannels(SegOnlyTransform):
         return torch.cat([segmentation, segmentation.new_zeros(missing, *segmentation.shape[1:])])
 
 
-class SoftSpatialTransform(BasicTransform):
+class SoftSpatialTransform(ImageTransform):
     """A spatial transform that takes soft labels from the nearest voxel; labels are interpolated as ever.
 
     Args:
@@ -41,21 +41,10 @@ class SoftSpatialTransform(BasicTransform):
     """
 
     def __init__(self, transform: SpatialTransform | FineSpatialTransform) -> None:
-        super().__init__()
-        self.transform = transform
-        self.nearest = copy.copy(transform)
-        if isinstance(self.nearest, FineSpatialTransform):
-            self.nearest.transform = copy.copy(self.nearest.transform)
-            self.nearest.transform.mode_seg = "nearest"
-        else:
-            self.nearest.mode_seg = "nearest"
-
-    def get_parameters(self, **data_dict: Any) -> dict:
-        """Draw the parameters of the transform."""
-        return self.transform.get_parameters(**data_dict)
-
-    def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
-        return self.transform._apply_to_image(img, **params)
+        super().__init__(transform)
+        self.nearest = copy.deepcopy(transform)
+        spatial = self.nearest.transform if isinstance(self.nearest, FineSpatialTransform) else self.nearest
+        spatial.mode_seg = "nearest"
 
     def _apply_to_segmentation(self, segmentation: torch.Tensor, **params: Any) -> torch.Tensor:
         labels = (

@@ -17,7 +17,7 @@ import numpy as np
 
 from flare23_lib import __version__
 from flare23_lib.cache.entries import Metadata
-from flare23_lib.cache.results import DEEP_REMEDY, Results, read_training
+from flare23_lib.cache.results import DEEP_REMEDY, Results
 from flare23_lib.choices import WEIGHTS_FILE
 from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.config.training_models import InferenceSettings
@@ -27,13 +27,12 @@ from flare23_lib.errors import StoreError, TrainingError
 from flare23_lib.inference.bundle import file_sha256, write_bundle
 from flare23_lib.inference.model import InferenceDefaults, Model, ModelLabel, Weights
 from flare23_lib.inference.training_images import TrainingImages, summarize
-from flare23_lib.io.atomic import about_path, atomic_path, link_to, remove_partial, write_json
+from flare23_lib.io.atomic import about_path, atomic_path, link_to, read_json, remove_partial, write_json
 from flare23_lib.io.locks import lock
 from flare23_lib.labels import Label
 from flare23_lib.networks.weight_files import save_weights
 from flare23_lib.nnunet import history as epochs
-from flare23_lib.nnunet.initial_weights import TABLE, load_initial_weights, publish
-from flare23_lib.nnunet.pretrained import read_weights
+from flare23_lib.nnunet.pretrained import TABLE, load_initial_weights, publish, read_weights
 from flare23_lib.nnunet.retry_state import attempt, forget
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
 from flare23_lib.preprocessing.intensity import Intensity
@@ -232,7 +231,7 @@ def export(
     output: Path,
 ) -> None:
     """Write a trained model's bundle, model.safetensors and model.json; StoreError if the weights are damaged."""
-    record = read_training(results, model)
+    record = read_json(results.training(model))
     provenance = {
         "trained_on_cases": record["cases"],
         "training": record["settings"]["training"],

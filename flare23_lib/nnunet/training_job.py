@@ -102,7 +102,7 @@ def training_job(
         StoreError: its cases are not preprocessed.
         BundleError: the initial weights cannot be read.
     """
-    from flare23_lib.nnunet.initial_weights import digest_of
+    from flare23_lib.nnunet.pretrained import digest_of
 
     settings = with_intensity(settings, given.intensity)
     settings = TrainingSettings.of(settings, pretrained=digest_of(given.pretrained))  # the path shapes nothing

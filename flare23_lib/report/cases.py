@@ -20,7 +20,7 @@ from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.label_maps import read_label_map
 from flare23_lib.io.nifti import read_labels, read_volume
 from flare23_lib.io.orientation import Orientation
-from flare23_lib.labels import IGNORE_VALUE, LabelMap
+from flare23_lib.labels import IGNORE_VALUE, LabelMap, label_indices
 from flare23_lib.report.style import INK, add_legend, display_name, new_figure
 
 WINDOW_HU = (-160.0, 240.0)
@@ -96,7 +96,7 @@ def read_case(ranked: RankedCase, labels: LabelMap) -> CaseVolumes:
     true = read_label_map(ranked.case.label_files or "").array
     known = true != IGNORE_VALUE
     reference, prediction = (
-        np.where(known, labels.to_indices(array), 0).astype(np.uint8)
+        np.where(known, label_indices(array, labels.values), 0).astype(np.uint8)
         for array in (true, read_labels(ranked.prediction).array)
     )
     return CaseVolumes(image.array, reference, prediction, image.geometry)

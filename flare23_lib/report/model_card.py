@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flare23_lib.cache.results import Results, read_training
+from flare23_lib.cache.results import Results
 from flare23_lib.evaluation.metrics import METRICS
 from flare23_lib.io.atomic import read_json, write_text
 from flare23_lib.io.tables import read_csv
@@ -27,7 +27,7 @@ def write_model_card(results: Results, model: str, about: Mapping[str, str], out
         output: file of the card.
         scored: whether the model is evaluated in this run; if not, scores that are there are of earlier weights.
     """
-    description, record = read_json(results.model_file(model)), read_training(results, model)
+    description, record = read_json(results.model_file(model)), read_json(results.training(model))
     lines = [f"# {model}", "", about["intended_use"], "", NOT_A_DEVICE, ""]
     lines += _table([("license", about["license"]), ("contact", about["contact"]), *_facts(description)], "", "")
     lines += ["", "```bash", f"flare23 predict --model {model} --input ct.nii.gz --output labels", "```", ""]

@@ -6,7 +6,6 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from flare23_lib.evaluation.paper_tables import table_names
 from flare23_lib.io.atomic import read_json, read_text
 from flare23_lib.pseudo_labels.merge import OUTCOMES
 from flare23_lib.report.style import count, display_name
+from flare23_lib.runtime.machine import package_version
 
 MAX_ISSUES = 50
 """Quality issues that the page lists one by one; the tables of the cohort have all."""
@@ -211,16 +211,10 @@ def read_markdown(text: str) -> PageTable:
 
 def versions() -> PageTable:
     """Return the versions of Python and packages, and the commit of the library."""
-    rows = [("Python", platform.python_version()), *((name, _version(name)) for name in PACKAGES)]
+    installed = [(name, package_version(name) or "not installed") for name in PACKAGES]
+    rows = [("Python", platform.python_version()), *installed]
     rows.append(("commit", commit(Path(__file__).parents[2])))
     return PageTable("Versions", pd.DataFrame(rows, columns=["", "version"]))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def commit(folder: Path) -> str:

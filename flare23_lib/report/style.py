@@ -85,15 +85,10 @@ def new_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
         yield figure
-        save_figure(path, figure)
-
-
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a figure that was drawn under `STYLE` as SVG and, beside it, as PNG."""
-    with atomic.atomic_path(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
-    with atomic.atomic_path(path.with_suffix(".png")) as temporary:
-        figure.savefig(temporary, format="png", dpi=PNG_DPI, metadata={"Software": None})
+        with atomic.atomic_path(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+        with atomic.atomic_path(path.with_suffix(".png")) as temporary:
+            figure.savefig(temporary, format="png", dpi=PNG_DPI, metadata={"Software": None})
 
 
 def dress(axes: Axes, title: str = "", grid: Literal["x", "both"] | None = "x", ticks: str = INK) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from flare23_lib import IMPORTED
@@ -33,6 +34,14 @@ def available_memory() -> int:
             raise ConfigError("the free memory is not known here; give a limit, or install psutil") from error
         return psutil.virtual_memory().available
     return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+
+
+def package_version(package: str) -> str | None:
+    """Return the version of an installed package; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def processor_name() -> str:

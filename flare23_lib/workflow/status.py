@@ -25,7 +25,7 @@ from flare23_lib.inference.segmentations import (
     segmentation_folder,
 )
 from flare23_lib.nnunet.checkpoints import mark
-from flare23_lib.nnunet.initial_weights import digest_of
+from flare23_lib.nnunet.pretrained import digest_of
 from flare23_lib.nnunet.train import describe
 from flare23_lib.nnunet.training_job import TrainingJob
 from flare23_lib.preprocessing.fit_intensity import case_entry, intensity_folder, pooled_entry

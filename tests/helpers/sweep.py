@@ -123,7 +123,7 @@ def stages(cohort: Path, run: Path) -> list[Stage]:
         Stage("train", [job("train", f"training/{MODEL}/training.json", *model, *one, *cpu, *training,
                             settings=config.training_settings(MODEL), label_names=names)]),
         Stage("bundle", [job("export", f"models/{MODEL}/model.json", *model, inference=inference, labels=labels)]),
-        Stage("pseudo_label", [job("pseudo-label", f"pseudo_labels/{COMPLETION}/0-of-1.csv", *of_completion, *shard,
+        Stage("pseudo_label", [job("pseudo-label", f"pseudo_labels/{COMPLETION}/0-of-1.csv", *shard,
                                    *cpu, settings=pseudo, teacher=MODEL, inference=inference, base=None)]),
         Stage("complete", [
             job("complete", f"completed_labels/{COMPLETION}/0-of-1.csv", *of_completion, *shard, **completion),

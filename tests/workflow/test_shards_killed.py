@@ -46,7 +46,7 @@ def start(results: Results, output: Path) -> Command:
     write_json(told, {"settings": SETTINGS.to_json(), "inference": INFERENCE, "teacher": "teacher", "base": None})
     command = [
         sys.executable, "-m", "flare23_lib.cli", "stage", "pseudo-label", "--results", str(results.root),
-        "--completion", "unlabeled", "--settings", str(told), "--shard", "0-of-1", "--device", "cpu",
+        "--settings", str(told), "--shard", "0-of-1", "--device", "cpu",
         "--output", str(output),
     ]  # fmt: skip
     return Command(command, env=ENVIRONMENT)

@@ -53,10 +53,9 @@ CASES = {
 @pytest.mark.parametrize(("write", "read"), [(write_seg, read_seg), (write_rtstruct, read_rtstruct)])
 def test_what_is_written_reads_back_equal(tmp_path, write, read, options):
     series, labels = a_case(tmp_path / "ct", **options)
-    names = write(tmp_path / "out.dcm", series, labels, TABLE, "student")
-    assert names == ["liver", "spleen", "tumor"]  # no right kidney occurs
+    write(tmp_path / "out.dcm", series, labels, TABLE, "student")
     segments = read(DicomFile(tmp_path / "out.dcm"), series)
-    assert [segment.name for segment in segments] == names
+    assert [segment.name for segment in segments] == ["liver", "spleen", "tumor"]  # no right kidney occurs
     for segment, value in zip(segments, (1, 5, 14), strict=True):
         assert np.array_equal(segment.mask, labels == value), segment.name
 

@@ -194,7 +194,6 @@ def test_canonical_is_one_orientation_in_world_space_however_it_is_stored(order,
     array = np.asarray(stored.dataobj).T
     turn = Orientation.of(stored.affine, "canonical")
     assert np.array_equal(turn.forward(array), canonical)
-    assert np.array_equal(turn.backward(canonical), array)
     spacing = tuple(np.linalg.norm(stored.affine[:3, :3], axis=0)[::-1])
     assert np.allclose(turn.spacing(spacing), (2.5, 0.7, 0.8))
     assert np.allclose(world_point(array, stored.affine), world_point(canonical, affine))

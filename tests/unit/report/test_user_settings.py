@@ -8,14 +8,11 @@ import pytest
 from places import REPOSITORY
 
 DRAW = """
-import matplotlib, sys
+import sys
 from pathlib import Path
-from matplotlib.figure import Figure
-from flare23_lib.report.style import STYLE, save_figure
-with matplotlib.rc_context(STYLE):
-    figure = Figure()
+from flare23_lib.report.style import new_figure
+with new_figure(Path(sys.argv[1]), 6.4, 4.8) as figure:
     figure.subplots().set_title("a_b")
-    save_figure(Path(sys.argv[1]), figure)
 """
 
 
