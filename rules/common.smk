@@ -171,7 +171,8 @@ def base(wildcards):
 
 def base_of_runner_up(wildcards):
     """The same for the teacher's job, which looks at it only to make labels without the annotated classes."""
-    return base(wildcards) if CONFIG.pseudo_label_settings(wildcards.completion).annotated == "present" else []
+    annotated = CONFIG.pseudo_label_settings(wildcards.completion).annotated
+    return base(wildcards) if annotated in ("present", "only_present") else []
 
 
 def compared(wildcards):

@@ -155,7 +155,7 @@ def _check_completion(config: Configuration, name: str, completion: Completion) 
     check_known(f"{key}.category", [completion.category], _category_names(config), "category")
     check_known(f"{key}.teacher", [completion.teacher], config.models, "model")
     check_known(f"{key}.min_component_ml", completion.min_component_ml, _label_names(config), "label")
-    if completion.annotated != "present":
+    if completion.annotated not in (None, "present"):
         check_known(f"{key}.annotated", completion.annotated, _label_names(config), "label")
         if completion.annotated and unlabeled:
             raise ConfigError(f"{key}.annotated: the category {completion.category!r} has no labels")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 import flare23_lib.config.settings as stages
 from flare23_lib.choices import WEIGHTS_FILE
 from flare23_lib.config.checks import check_consistency, order_of
-from flare23_lib.config.cohort_models import IGNORE, Category, LabelRow, label_map
+from flare23_lib.config.cohort_models import IGNORE, LabelRow, label_map
 from flare23_lib.config.load import merge, prepared, read_yaml
 from flare23_lib.config.messages import check_known, explain
 from flare23_lib.config.models import Configuration
@@ -120,8 +120,7 @@ class Config(Configuration):
 
     def cohort_settings(self) -> stages.CohortSettings:
         """Return what shapes cases.csv, the cohort's folder aside."""
-        categories = [category.conditions for category in self.categories]
-        return stages.CohortSettings.of(self, labels=self._plain_labels, categories=categories)
+        return stages.CohortSettings.of(self, labels=self._plain_labels)
 
     @property
     def _plain_labels(self) -> list[LabelRow]:
@@ -174,21 +173,19 @@ class Config(Configuration):
         if not table.training.needs_annotated:
             return None
         return stages.LabelSets(
-            manual_labels={
-                one.name: self._annotated(one) for one in self.categories if one.name in table.train_on.manual_labels
-            },
             label_completions={
                 name: tuple(sorted({one.teacher for one in self._with_bases(name)}))
                 for name in sorted(table.train_on.label_completions)
             },
         )
 
-    def _annotated(self, category: Category) -> stages.AnnotatedValues:
-        """Return what a category states, as values of labels."""
-        if category.annotated not in (None, "present"):
-            return self._values(category.annotated)
-        # Where no source states anything, both mean the same.
-        return "only_present" if category.annotated and sources_state(self, category) else "present"
+    def _annotated(self, completion: Completion) -> stages.AnnotatedValues:
+        """Return what counts as annotated in the cases of a completion, as values of labels."""
+        if completion.annotated not in (None, "present"):
+            return self._values(completion.annotated)
+        category = next(one for one in self.categories if one.name == completion.category)
+        is_stated = category.annotated is not None or sources_state(self, category)
+        return "only_present" if completion.annotated and is_stated else "present"  # the same where nothing is stated
 
     def _values(self, names: Iterable[str]) -> tuple[int, ...]:
         """Return the values of labels, sorted."""
@@ -240,14 +237,9 @@ class Config(Configuration):
     def completion_settings(self, completion: str) -> stages.CompletionSettings:
         """Return what shapes a completion's labels, teacher and base aside."""
         table, value_of = self.completion(completion), self.label_map.value_of
-        annotated: stages.AnnotatedValues = (
-            table.annotated if table.annotated == "present" else self._values(table.annotated)
-        )
-        if "annotated" not in table.model_fields_set and table.base is None:
-            annotated = next(self._annotated(one) for one in self.categories if one.name == table.category)
         return stages.CompletionSettings.of(
             table,
-            annotated=annotated,
+            annotated=self._annotated(table),
             min_component_ml={str(value_of(label)): volume for label, volume in table.min_component_ml.items()},
             label_values=self.label_map.values,
             tumor_values=[label.value for label in self.label_map.tumors],

@@ -34,8 +34,8 @@ Made = Annotated[
 ]
 """An architecture, also from its JSON."""
 AnnotatedValues = Literal["present", "only_present"] | Values
-"""Label values that count as annotated in a case: these; `present` for those that its source states, else those that
-occur in it; `only_present` for the latter."""
+"""Label values that count as annotated in a case: these; `present` for those that its category or source states, else
+those that occur in it; `only_present` for the latter."""
 SOFT = Field(default=False, exclude_if=lambda value: not value)
 
 
@@ -59,14 +59,12 @@ class TrainingSet(Table):
 
 
 class LabelSets(Table):
-    """Where the annotated labels of a model's cases follow from.
+    """Where the annotated labels of a model's completed cases follow from.
 
     Attributes:
-        manual_labels: by category, what is annotated in each case.
         label_completions: by completion, the teachers whose labels it holds: what they know is annotated.
     """
 
-    manual_labels: dict[str, AnnotatedValues]
     label_completions: dict[str, Names]
 
 

@@ -94,9 +94,9 @@ class Completion(MergePolicy):
     """Model that predicts them."""
     base: Text | None = None
     """Another completion of the same category, whose labels are completed further."""
-    annotated: NamesOrPresent = "present"
-    """Classes that count as annotated in a case and are not extended: those that occur in it, or a list. By default
-    what the category states, and present if it states nothing."""
+    annotated: NamesOrPresent | None = None
+    """Classes that count as annotated in a case and are not extended: a list, or present for those that occur in it.
+    By default what its category or source states, and present if they state nothing."""
     min_component_ml: dict[str, Positive] = Field({})
     """By label, the volume below which components of pseudo-labels are dropped."""
     exclude_most_changed: LeaveOut | None = None

@@ -40,7 +40,8 @@ class Case:
         status: "ok", "warned" or "quarantined".
         image_id: identity of the image's content (`io.identity.file_identity`).
         label_id: identity of the label's content in our values, or empty.
-        annotated: label values that were looked for in it, sorted; None if the configuration leaves it open.
+        annotated: label values that were looked for in it, by its category or source, sorted; None if the
+            configuration leaves it open.
         mapping: what the values in the label file stand for (`label_maps.ValueTable`); empty for our own.
     """
 
@@ -105,7 +106,7 @@ def _joined(numbers: Iterable[int]) -> str:
 
 
 def annotated_of(case: Case, stated: AnnotatedValues = "present") -> list[int]:
-    """Return the label values that count as annotated in a case, sorted; by what is stated of its category."""
+    """Return the label values that count as annotated in a case, sorted; by what a completion states."""
     if stated == "present":
         stated = "only_present" if case.annotated is None else case.annotated
     return case.labels_present if stated == "only_present" else sorted(stated)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from flare23_lib.config.cohort_models import label_map
+from flare23_lib.config.cohort_models import Category, label_map
 from flare23_lib.config.settings import CohortSettings
 from flare23_lib.dataset import compare_sources, quality
 from flare23_lib.dataset.cases import Case
@@ -100,7 +100,7 @@ class _Scanner:
             if not label:
                 self.issue(name, paths[0], "image_without_label", "there is no label of that name")
             case = self._case(files, name, paths, label)
-            self.cases.append(self._as_validation(case) if name in drawn else self._categorised(files, case))
+            self.cases.append(self._drawn(files, case) if name in drawn else self._categorised(files, case))
         for name, paths in files.unlabeled_images.items():
             self.cases.append(self._categorised(files, self._case(files, name, paths, [])))
         for name, paths in files.validation_images.items():
@@ -111,17 +111,35 @@ class _Scanner:
 
     def _categorised(self, files: SourceFiles, case: Case) -> Case:
         """Return a training case with its category; one that fits none is an issue."""
-        empty = self._counts_as_unlabeled(case.case)
-        present = None if case.label is None or empty else set(map(self.labels.name_of, case.voxels))
-        place = files.folders[Path(case.image)]
-        folders = [name for name, folder in self.folders.items() if folder == place]
-        category = categorise(case.case, present, self.settings.categories, folders, files.name)
+        category = self._category(files, case)
         if category is not None:
-            return replace(case if not empty else self._without_label(case), category=category.name)
+            if self._counts_as_unlabeled(case.case):
+                case = self._without_label(case)
+            return replace(self._stated(case, category), category=category.name)
         if not any(issue.severity == QUARANTINE for issue in self.issues[case.case]):
             listed = ", ".join(map(self.labels.name_of, case.labels_present)) or "none"
             self.issue(case.case, case.label or case.image, "no_category", f"its labels ({listed}) fit no category")
         return case
+
+    def _category(self, files: SourceFiles, case: Case) -> Category | None:
+        is_unlabeled = case.label is None or self._counts_as_unlabeled(case.case)
+        present = None if is_unlabeled else set(map(self.labels.name_of, case.voxels))
+        place = files.folders[Path(case.image)]
+        folders = [name for name, folder in self.folders.items() if folder == place]
+        return categorise(case.case, present, self.settings.categories, folders, files.name)
+
+    def _stated(self, case: Case, category: Category) -> Case:
+        """Return a case with the annotated labels that its category states, if it does, instead of its source's."""
+        if case.label is None or category.annotated is None:
+            return case
+        is_open = category.annotated == "present"
+        values = case.labels_present if is_open else sorted(map(self.labels.value_of, category.annotated))
+        return replace(case, annotated=tuple(values))
+
+    def _drawn(self, files: SourceFiles, case: Case) -> Case:
+        """Return a case for validation with the annotated labels of the category that it would have."""
+        category = self._category(files, case)
+        return self._as_validation(case if category is None else self._stated(case, category))
 
     def _as_validation(self, case: Case) -> Case:
         """Return a case as one for validation; those have no category."""

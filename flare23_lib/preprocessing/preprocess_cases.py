@@ -148,14 +148,14 @@ def record_row(results: Results, settings: PreprocessingSettings, case: Training
 def annotated_in(results: Results, settings: PreprocessingSettings, sets: LabelSets, case: TrainingCase) -> list[int]:
     """Return the values of the labels that are annotated in a case: a voxel without them is known to have none.
 
-    In a manual label these are those that its category states, else its source, else those that are present. In a
-    completed label also the classes that one of its teachers has learned, and those that are present.
+    In a manual label these are those that its category or source states, else those that are present. In a completed
+    label also the classes that one of its teachers has learned, and those that are present.
 
     Raises:
         StoreError: the bundle of a teacher is missing.
     """
     if case.completion is None:
-        return annotated_of(case.case, sets.manual_labels[case.case.category])
+        return annotated_of(case.case)
     known = {*case.present, *annotated_of(case.case)}
     for teacher in sets.label_completions[case.completion]:
         description = read_json(results.model_file(teacher))

@@ -77,17 +77,17 @@ def annotated_labels(annotated: AnnotatedValues, case: Case, bases: Mapping[str,
     """Return the label values that count as annotated in a case.
 
     Args:
-        annotated: what the completion states; "present" of one with a base is what the source states and what is
-            present in the base's label.
+        annotated: what the completion states; of one with a base what is present is that in the base's label.
         case: the case.
         bases: `base_rows`.
 
     Raises:
         StoreError: the case is not among them.
     """
-    if annotated == "present" and bases:
-        return sorted({*map(int, base_of(case, bases)["labels_present"].split()), *(case.annotated or ())})
-    return annotated_of(case, annotated)
+    if annotated not in ("present", "only_present") or not bases:
+        return annotated_of(case, annotated)
+    stated = case.annotated or () if annotated == "present" else ()
+    return sorted({*map(int, base_of(case, bases)["labels_present"].split()), *stated})
 
 
 # Cases whose pseudo-labels changed most can be left out of training. What changes from one teacher to the next, or

@@ -16,6 +16,7 @@ from flare23_lib.config import Config
 from flare23_lib.config.settings import LabelSets
 from flare23_lib.dataset.cases import Case
 from flare23_lib.evaluation.cases import Pair, Scoring, score_cases
+from flare23_lib.io.atomic import write_json
 from flare23_lib.io.label_maps import LabelFiles, ValueTable
 from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_labels
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_in
@@ -90,16 +91,16 @@ def test_what_was_looked_for_is_part_of_a_completed_labels_identity():
     assert len(names) == 3
 
 
-@pytest.mark.parametrize(
-    ("stated", "category", "known"),
-    [((1, 3, 14), "present", [1, 3, 14]), (None, "present", [1, 3]), ((1, 3, 14), (1, 4), [1, 4])],
-)
-def test_training_learns_from_what_was_looked_for(stated, category, known):
-    sets = LabelSets(manual_labels={"lits": category}, label_completions={})
-    chosen = replace(case(stated), category="lits")
-    item = TrainingCase(chosen, Path("l.nii.gz"), "id", present=(1, 3))
+@pytest.mark.parametrize(("stated", "known"), [((1, 3, 14), [1, 3, 14]), (None, [1, 3]), ((), [])])
+def test_training_learns_from_what_was_looked_for(stated, known, tmp_path):
+    sets = LabelSets(label_completions={"lits": ("teacher",)})
+    item = TrainingCase(case(stated), Path("l.nii.gz"), "id", present=(1, 3))
     settings = CONFIG.preprocessing_settings("student")
-    assert annotated_in(Results(Path("results")), settings, sets, item) == known
+    assert annotated_in(Results(tmp_path), settings, sets, item) == known
+    labels = [{"name": label.name, "value": label.value} for label in LABELS.labels[:4]]
+    write_json(tmp_path / "models/teacher/model.json", {"labels": labels, "unseen": ["spleen"]})
+    completed = replace(item, completion="lits", present=(1, 4))
+    assert annotated_in(Results(tmp_path), settings, sets, completed) == sorted({1, 2, 4, *known})
 
 
 def test_a_model_whose_labels_ignore_voxels_has_nnunets_ignore_label():

@@ -69,11 +69,6 @@ def test_annotated_labels_are_labels(labels, message):
         config("a", a=labels)
 
 
-def test_a_category_is_the_same_whatever_was_annotated():
-    one, two = config("a"), config("a", a=["liver"])
-    assert one.cohort_settings() == two.cohort_settings()
-
-
 def test_annotated_labels_alone_are_no_condition():
     with pytest.raises(ConfigError, match="has no condition"):
         Config.check(merge(read_yaml(RECIPE), {"categories": [{"name": "a", "annotated": ["liver"]}]}))

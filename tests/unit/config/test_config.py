@@ -460,14 +460,21 @@ def test_a_smoke_run_has_patches_on_foreground_whatever_the_batch_was():
 
 
 def test_a_completion_takes_what_its_category_states_for_annotated():
-    def annotated(category=None, **completion):
+    every = [row["name"] for row in yaml.safe_load(RECIPE.read_text())["labels"]]
+
+    def annotated(category=None, source=None, **completion):
         rows = yaml.safe_load(RECIPE.read_text())["categories"]
         rows = [{**row, "annotated": category} if row["name"] == "five_organs" else row for row in rows]
         changes = {"categories": rows, "completions": {"five_organs": completion}}
-        return Config.load([RECIPE], changes).completion_settings("five_organs").annotated
+        changes["sources"] = {"flare23": {"annotated": source}}
+        config = Config.load([RECIPE], changes)
+        again = Config.from_json(config.to_json())
+        assert again.completion_settings("five_organs") == config.completion_settings("five_organs")
+        return config.completion_settings("five_organs").annotated
 
-    assert annotated() == annotated("present") == annotated(["liver"], annotated="present") == "present"
-    assert annotated(["liver", "spleen"]) == (1, 3)
+    assert annotated() == annotated(annotated="present") == annotated("present") == annotated(["liver"]) == "present"
+    assert annotated(["liver"], annotated="present") == annotated(source=every, annotated="present")
+    assert annotated(["liver"], annotated="present") == "only_present"
     assert annotated(["liver"], annotated=["spleen"]) == (3,)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,14 +28,15 @@ from seven_sources import (
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
-from flare23_lib.config.cohort_models import Source
+from flare23_lib.config.cohort_models import Source, label_map
 from flare23_lib.config.load import merge
-from flare23_lib.config.settings import CohortSettings
+from flare23_lib.config.settings import CohortSettings, LabelSets
 from flare23_lib.dataset.cases import annotated_of, read_cases
 from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.dataset.sources import SourceLabels
 from flare23_lib.dataset.summary import format_scan, write_scan
 from flare23_lib.errors import ConfigError, ImageError, TrainingError
+from flare23_lib.io.atomic import write_json
 from flare23_lib.io.label_maps import ValueTable, read_label_map, right_side
 from flare23_lib.io.tables import read_csv
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_in, preprocess
@@ -138,14 +140,32 @@ def test_missing_masks_are_refused_under_a_loss_that_takes_them_for_background(c
 
 
 def test_a_category_can_state_that_only_what_occurs_is_known(seven, tmp_path):
-    rows = [{"name": name, "sources": [name], "annotated": "present"} for name in NAMES]
-    config = Config.check(merge(merge(yaml.safe_load(RECIPE.read_text()), overrides()), {"categories": rows}))
-    case = {case.case: case for case in scan(seven, tmp_path).cases}["btcv_001"]
-    model = next(iter(config.models))
-    settings = config.preprocessing_settings(model)
-    found = annotated_in(None, settings, settings.label_sets, TrainingCase(case, case.label_files, "id"))
-    assert found == case.labels_present != annotated_of(case)
-    assert annotated_labels("only_present", case, {}) == case.labels_present
+    states = dict.fromkeys(NAMES, "present") | {"lits": ["tumor"], "kits": None}
+    rows = [{"name": name, "sources": [name], "annotated": stated} for name, stated in states.items()]
+    plain = {case.case: case for case in scan(seven, tmp_path).cases}
+    cases = {case.case: case for case in scan(seven, tmp_path, categories=rows).cases}
+    partial = cases["btcv_001"]
+    assert annotated_of(partial) == partial.labels_present != annotated_of(plain["btcv_001"])
+    assert cases["lits_liver_001"].annotated == (label_map(settings().labels).value_of("tumor"),)
+    assert cases["kits_case_001"] == plain["kits_case_001"]
+
+    # Completed labels, and those that complete them further, know no more of what is absent.
+    write_json(tmp_path / "models/teacher/model.json", {"labels": [{"name": "liver", "value": 1}], "unseen": []})
+    config = Config.check(merge(yaml.safe_load(RECIPE.read_text()), overrides()))
+    of_model = config.preprocessing_settings(next(iter(config.models)))
+    sets = LabelSets(label_completions={"btcv": ("teacher",)})
+    completed = TrainingCase(partial, Path("c.nii.gz"), "c", "btcv", (1, 4))
+    assert annotated_in(Results(tmp_path), of_model, sets, completed) == sorted({1, 4, *partial.labels_present})
+    bases = {"btcv_001": {"labels_present": "1 2"}}
+    assert annotated_labels("present", partial, bases) == sorted({1, 2, *partial.labels_present})
+    assert annotated_labels("only_present", plain["btcv_001"], {}) == partial.labels_present
+    assert annotated_labels("only_present", plain["btcv_001"], bases) == [1, 2]
+
+    drawn = scan(seven, tmp_path, categories=rows, validation={"share": 0.9, "sources": ["btcv", "lits"]}).cases
+    held = {case.case: case for case in drawn if case.split == "validation"}
+    assert len(held) == 6
+    assert all(case.annotated == cases[name].annotated for name, case in held.items())
+    assert not any(case.category for case in held.values())
 
 
 def test_255_is_passed_over_in_a_label_with_a_table(cohort, tmp_path):

@@ -91,12 +91,10 @@ def test_labels_are_hidden_in_other_labels(tmp_path, monkeypatch):
             config(labels=labels)
 
 
-@pytest.mark.parametrize(("annotated", "expected"), [(None, "1"), ("present", "1"), (["spleen", "tumor"], "3 14")])
-def test_the_annotated_labels_of_a_case_are_those_of_its_category(annotated, expected):
-    categories = [dict(row.to_json()) for row in config().categories]
-    categories[0] |= {} if annotated is None else {"annotated": annotated}
-    chosen = config(categories=categories).preprocessing_settings("student")
-    row = preprocessing.record_row(Results(Path("results")), chosen, replace(ORIGINAL, present=(1,)))
+@pytest.mark.parametrize(("annotated", "expected"), [(None, "1"), ((3, 14), "3 14"), ((), "")])
+def test_the_annotated_labels_of_a_manual_label_are_those_of_its_case(annotated, expected):
+    original = replace(ORIGINAL, case=replace(ORIGINAL.case, annotated=annotated))
+    row = preprocessing.record_row(Results(Path("results")), config().preprocessing_settings("student"), original)
     assert row["annotated"] == expected
 
 
@@ -191,9 +189,9 @@ def test_two_processes_share_batches_of_label_sets(tmp_path, targets):
 def test_the_preset_of_partial_labels_has_one_teacher_of_all_labels():
     chosen = Config.load([RECIPE, RECIPE.parent / "presets/partial_labels.yaml"])
     assert [name for kind, name in chosen.order() if kind == "models"] == ["teacher", "student", "student_2200"]
-    sets = chosen.preprocessing_settings("teacher").label_sets
-    assert sets.manual_labels == {
-        "tumor": "present", "all_organs": tuple(range(1, 14)), "five_organs": (1, 2, 3, 4, 13)
-    }  # fmt: skip
+    stated = {category.name: category.annotated for category in chosen.cohort_settings().categories}
+    organs = chosen.label_map.names[:13]
+    assert stated.pop("all_organs") == tuple(organs)
+    assert stated == {"tumor": "present", "five_organs": (*organs[:4], organs[12]), "unlabeled": None}
     assert set(chosen.training_settings("teacher").hidden_in) == {"14"}
     assert chosen.training_settings("student") == Config.load([RECIPE]).training_settings("student")
