@@ -47,10 +47,11 @@ class Limits:
                 raise ConfigError(f"{name} {value} MB is not a limit")
 
     def gpu_bytes(self, device: torch.device) -> int:
-        """Return the limit on a GPU; without one, nine tenths of what is free on it."""
+        """Return the limit on a GPU; without one, nine tenths of what is free on it or PyTorch's, and the context."""
         if self.gpu is not None:
             return self.gpu * MB
-        return int(0.9 * torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device)  # by PyTorch, of earlier cases and the weights
+        return int(0.9 * (torch.cuda.mem_get_info(device)[0] + kept)) + GPU_BASE
 
     def enforce(self, device: torch.device, weights: int) -> None:
         """Make PyTorch refuse memory on a GPU beyond the limit; what it counts is less than the driver does.
@@ -64,14 +65,16 @@ class Limits:
             least = math.ceil((GPU_BASE + weights) / MB)
             raise ConfigError(f"gpu-memory {self.gpu} MB: CUDA and the weights alone take {least}")
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (self.gpu * MB - GPU_BASE) / total), device)
+        share = min(1.0, (self.gpu * MB - GPU_BASE) / total)
+        torch.cuda.set_per_process_memory_fraction(share, None if device.index is None else device)
 
     def host_bytes(self) -> int:
         """Return the limit on the host; without one, nine tenths of what is available there, or to the SLURM job."""
         if self.host is not None:
             return self.host * MB
         available = available_memory()
-        if granted := int(os.environ.get("SLURM_MEM_PER_NODE", 0)):
+        of_cores = int(os.environ.get("SLURM_MEM_PER_CPU", 0)) * int(os.environ.get("SLURM_CPUS_ON_NODE", 0))
+        if granted := int(os.environ.get("SLURM_MEM_PER_NODE", 0)) or of_cores:
             available = min(available, granted * 1024**2)
         return int(0.9 * available)
 

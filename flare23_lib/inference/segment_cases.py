@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -133,6 +134,7 @@ def segment_cases(engine: Engine, reader: Reader, write: Write) -> Iterator[Outc
                     segmented = _segment(engine, reader, index, outcome, held)
             except Exception as error:  # whatever is wrong with it
                 outcome.error, outcome.image = error, None
+                _release(error)
             if writing is not None:
                 yield _finished(*writing)
                 writing, held = None, 0
@@ -148,6 +150,17 @@ def segment_cases(engine: Engine, reader: Reader, write: Write) -> Iterator[Outc
                 writing, held = None, 0
         if writing is not None:
             yield _finished(*writing)
+
+
+def _release(error: BaseException) -> None:
+    """Give up what the frames of an error hold, which else stays in memory while the next cases are computed."""
+    import torch
+
+    for one in (error, error.__cause__, error.__context__):
+        if one is not None:
+            traceback.clear_frames(one.__traceback__)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _finished(outcome: Outcome, writing: Future[float]) -> Outcome:

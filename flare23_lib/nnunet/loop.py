@@ -298,6 +298,8 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         if name == checkpoints.FINAL and self.local_rank == 0:
             checkpoints.remove_intermediate(Path(self.output_folder))  # what an interrupted end left
         self.bare_network.load_state_dict(content["network_weights"])
+        for group in content["optimizer_state"]["param_groups"]:
+            group["fused"] = self.optimizer.defaults["fused"]  # of this device; the checkpoint may be of another
         self.optimizer.load_state_dict(content["optimizer_state"])
         if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
             self.grad_scaler.load_state_dict(content["grad_scaler_state"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import shutil
 from typing import Any
 
 import numpy as np
@@ -117,6 +119,14 @@ class FlareTrainer(ResumableTrainer):
             devices = None if self.device.type == "cpu" else [self.local_rank]
             self.network = DistributedDataParallel(self.network, device_ids=devices)
             checkpoints.seed(self.protocol.seed + self.local_rank)
+
+    def _do_i_compile(self) -> bool:
+        """Return nnU-Net's choice: to compile on a GPU, unless nnUNet_compile is false; not without a C compiler."""
+        chosen = super()._do_i_compile()
+        if chosen and not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
+            log.warning("the network is not compiled, which is slower: torch.compile needs a C compiler (gcc)")
+            return False
+        return chosen
 
     def configure_optimizers(self):
         """Return the configured optimizer and the polynomial decay of its learning rate."""
@@ -250,6 +260,7 @@ class FlareTrainer(ResumableTrainer):
             "loss": type(getattr(self.loss, "loss", self.loss)).__name__,
             "computed_in": str(reduced.fast_dtype if reduced._enabled else torch.float32),
             "loss_scaling": self.grad_scaler is not None,
+            "compiled": self._do_i_compile(),
             "batch_size": self.configuration_manager.batch_size,
             "patch_size": [int(size) for size in self.configuration_manager.patch_size],
             "forced_patches_per_batch": forced_patches(self.batch_size, self.oversample_foreground_percent),

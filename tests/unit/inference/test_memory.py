@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from engines import a_bundle
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.logit_accumulator import UNCOVERED, LogitAccumulator
-from flare23_lib.inference.memory import MB, CaseSize, Limits, plan, sums_bytes, weight_bytes
+from flare23_lib.inference.memory import GPU_BASE, MB, CaseSize, Limits, plan, sums_bytes, weight_bytes
 from flare23_lib.inference.model import Model, ModelLabel
 from flare23_lib.inference.windows import importance_map
 from flare23_lib.io.geometry import Geometry
@@ -73,6 +74,20 @@ def test_a_gpu_takes_as_many_windows_as_fit_and_gives_up_sums_before_it_gives_up
     chosen = plan(teacher, "float16", GPU, task, Limits(gpu=4500, host=20000))
     assert not chosen.sums_on_device
     assert chosen.gpu <= 4500 * MB
+
+
+def test_what_earlier_cases_left_with_pytorch_is_free_for_the_next(monkeypatch):
+    fractions = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2000 * MB, 24_000 * MB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20_000 * MB)
+    assert Limits().gpu_bytes(GPU) == int(0.9 * 22_000 * MB) + GPU_BASE
+    assert Limits(gpu=5000).gpu_bytes(GPU) == 5000 * MB
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Mock(total_memory=8000 * MB))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: fractions.append(given))
+    for device in (torch.device("cuda"), torch.device("cuda:1")):
+        Limits(gpu=4000).enforce(device, 250 * MB)
+    # PyTorch takes no device without an index here.
+    assert fractions == [((4000 * MB - GPU_BASE) / (8000 * MB), place) for place in (None, torch.device("cuda:1"))]
 
 
 def test_a_limit_that_cannot_be_kept_is_refused_with_what_is_needed():
@@ -182,3 +197,7 @@ def test_without_a_limit_a_job_of_slurm_takes_no_more_than_it_asked_for(monkeypa
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
     assert Limits().host_bytes() == int(0.9 * 100 * 1024**2) < machine
     assert Limits(host=200).host_bytes() == 200 * MB
+    monkeypatch.delenv("SLURM_MEM_PER_NODE")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
+    assert Limits().host_bytes() == int(0.9 * 200 * 1024**2)

@@ -3,11 +3,13 @@ import logging
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from engines import a_bundle, a_volume
 
 from flare23_lib.cache.entries import Shard
@@ -223,6 +225,23 @@ def test_a_case_that_does_not_fit_the_memory_is_named_and_never_read_ahead(image
     assert "--memory" in faults[1].error
     assert run(images, tmp_path / "labels") == []
     assert run(images, tmp_path / "labels", limits=Limits(host=100)) == []  # nothing is left to be done
+
+
+def test_a_case_that_fails_leaves_no_tensors_behind(images, tmp_path, monkeypatch):
+    engine = an_engine(limits=Limits(host=8000))
+    infer, alive = engine.infer, []
+
+    def fail_once(prepared):
+        if alive:
+            assert alive[0]() is None, "of the case that failed"
+            return infer(prepared)
+        held = torch.zeros(10)
+        alive.append(weakref.ref(held))
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(engine, "infer", fail_once)
+    outcomes = list(segment_cases(engine, Reader(find_cases(images, tmp_path / "labels")), lambda *given: None))
+    assert [str(outcome.error) for outcome in outcomes] == ["out of memory", "None"]
 
 
 def test_the_next_case_is_read_ahead_only_if_both_fit(images, tmp_path, monkeypatch):

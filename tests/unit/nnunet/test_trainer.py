@@ -277,6 +277,34 @@ def test_a_checkpoint_restores_optimizer_and_random_numbers(made):
     assert np.array_equal(checkpoints.random_state(again.device)["numpy"][1], random["numpy"][1])
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_training_of_another_device_resumes_with_this_ones_optimizer(made, optimizer):
+    first = made(epochs=2, iterations_per_epoch=4, optimizer=optimizer)
+    stop_after(first, 2)
+    again = made(epochs=2, iterations_per_epoch=4, optimizer=optimizer)
+    again.optimizer = type(again.optimizer)(again.network.parameters(), 0.1, fused=True)  # as on a GPU
+    assert again.resume()
+    assert all(group["fused"] for group in again.optimizer.param_groups)
+    again.optimizer.grad_scale, again.optimizer.found_inf = None, torch.tensor(0.0)  # as nnU-Net's scaler of gradients
+    for parameter, state in again.optimizer.state.items():
+        if None not in state.values():  # the head of a scale that is not learned from has no momentum
+            parameter.grad = torch.ones_like(parameter)
+    again.optimizer.step()
+
+
+def test_a_network_is_compiled_on_a_gpu_with_a_compiler_alone(made, monkeypatch, caplog):
+    one = made()
+    assert not one._do_i_compile()
+    one.device = torch.device("cuda")
+    monkeypatch.delenv("nnUNet_compile", raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: name == "gcc" or None)
+    assert one._do_i_compile()
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not one._do_i_compile()
+    assert "torch.compile needs a C compiler" in caplog.text
+
+
 def test_a_checkpoint_is_written_in_time_while_patches_are_looked_at_too(made, monkeypatch):
     one = made(epochs=2, iterations_per_epoch=1, validation_iterations=5)
     saved, save, look = [], one._save, one.validation_step

@@ -52,6 +52,8 @@ def test_a_gpu_that_is_named_by_its_number_is_that_one(machine, name, count, cho
         ("cuda:0", 0, 1, "cuda:0 was requested, and PyTorch finds no GPU"),
         ("cuda:2", 2, 1, "cuda:2 was requested, and the last GPU that PyTorch finds is cuda:1"),
         ("cuda:1", 2, 2, "cuda:1 is one GPU, and 2 are to share the work"),
+        ("cuda", 1, 2, "2 GPUs are to share the work, and PyTorch finds 1"),
+        ("auto", 3, 4, "4 GPUs are to share the work, and PyTorch finds 3"),
         ("mps", 0, 1, "mps was requested, and PyTorch has no Metal here"),
         ("gpu", 1, 1, "'gpu' is not auto, cpu, cuda, cuda:N or mps"),
     ],
