@@ -23,6 +23,7 @@ from flare23_lib.errors import CohortError, ImageError
 from flare23_lib.io.dicom import Irregular, Series
 from flare23_lib.io.dicom_search import DicomSearch, find_series
 from flare23_lib.io.dicom_seg import Segment, read_seg
+from flare23_lib.io.images import read_header
 from flare23_lib.io.label_tables import Structure, header_extension, label_table
 from flare23_lib.io.nifti import Volume, write_volume
 from flare23_lib.io.rtstruct import read_rtstruct
@@ -84,8 +85,8 @@ def import_dicom(
 
     Writes `images/{case}_0000.nii.gz`, `labels/{case}.nii.gz`, `sources.csv` (a row for each series, with what could
     not be read; rows of earlier imports into the folder are kept) and `unmatched_names.csv`, of this import. Images
-    that are there are not written again. Without a table of names only images are written, and all names are listed
-    as unmatched. ImageError if there is no CT volume.
+    that are there are not written again, unless the series has other slices now. Without a table of names only images
+    are written, and all names are listed as unmatched. ImageError if there is no CT volume.
 
     Returns:
         The new rows of sources.csv, and the names that are not in the table, with how many annotations have them.
@@ -95,7 +96,11 @@ def import_dicom(
     if not volumes:
         raise ImageError(f"{inputs}: holds no CT series")
     unmatched: Counter[str] = Counter()
-    rows = [_import_series(series, found, output, names, unmatched) for series in progress(volumes)]
+    alike = Counter(map(case_of, volumes))
+    rows = []
+    for series in progress(volumes):
+        case = case_of(series, with_spacing=alike[case_of(series)] > 1)
+        rows.append(_import_series(case, series, found, output, names, unmatched))
     known = {series.uid for series in volumes}
     for annotation in found.annotations:
         if not known & set(annotation.series):
@@ -126,16 +131,20 @@ def _with_earlier(path: Path, rows: Sequence[dict[str, object]]) -> list[dict[st
     return [*earlier.values(), *made]
 
 
-def case_of(series: Series) -> str:
-    """Return the name of a series' case; parts of one series, of different orientation or matrix, differ."""
+def case_of(series: Series, with_spacing: bool = False) -> str:
+    """Return the name of a series' case; parts of one series, of different orientation or matrix, differ.
+
+    With `with_spacing` parts of different pixel spacing or distance of slices differ, too.
+    """
     text = f"{series.uid} {series.orientation} {series.matrix}"
+    if with_spacing:
+        text += f" {series.pixel_spacing} {series.distance:.4f}"
     return "ct_" + hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def _import_series(
-    series: Series, found: DicomSearch, output: Path, names: NameTable | None, unmatched: Counter[str]
+    case: str, series: Series, found: DicomSearch, output: Path, names: NameTable | None, unmatched: Counter[str]
 ) -> dict[str, object]:
-    case = case_of(series)
     image, label = output / "images" / f"{case}_0000.nii.gz", output / "labels" / f"{case}.nii.gz"
     annotations = [one for one in found.annotations if series.uid in one.series]
     row: dict[str, object] = {
@@ -145,7 +154,7 @@ def _import_series(
     }  # fmt: skip
     try:
         volume = series.read()
-        if not image.exists():
+        if not image.exists() or read_header(image)[0].difference(volume.geometry):  # slices came later
             write_volume(image, volume.array, volume.header)
         row["image"] = str(image.relative_to(output))
         row["warnings"] = "; ".join(series.warnings())

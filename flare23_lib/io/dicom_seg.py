@@ -25,7 +25,9 @@ from flare23_lib.io.dicom import DicomFile, Series, frame_attributes, frames_of
 from flare23_lib.io.label_tables import Structure
 
 MANUFACTURER = "flare23"
-SAME_PLACE_MM = 0.01
+SAME_PLACE_MM, SAME_PLACE = 0.02, 0.02
+"""How far a frame may be from a slice, in mm, and in distances of slices: as far as slices from their grid."""
+
 SERIES_NUMBER = 1000
 """Series Number of what is written; viewers list it behind the images."""
 
@@ -192,6 +194,6 @@ def _slice_of(file: DicomFile, series: Series, dataset: Dataset, index: int, sha
     distances = [float(np.linalg.norm(position - frame.position)) for frame in series.frames]
     nearest = int(np.argmin(distances))
     turned = np.abs(orientation - np.array(series.orientation)).max() > 1e-3
-    if turned or shape != series.matrix or distances[nearest] > SAME_PLACE_MM:
+    if turned or shape != series.matrix or distances[nearest] > max(SAME_PLACE_MM, SAME_PLACE * series.distance):
         raise ImageError(f"{file}: lies on another grid than {series}")
     return nearest

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from dicoms import a_series, an_image, save
+from dicoms import a_series, an_image, new_uids, save
+from pydicom.uid import generate_uid
 
 from flare23_lib.cli import main
 from flare23_lib.dataset.import_dicom import NameTable, case_of
@@ -82,6 +83,32 @@ def test_imports_into_one_folder_add_up(clinic, tmp_path):
     assert sum(bool(row["label"]) for row in rows) == 2
     assert run(root / "a", output) == 0
     assert sum(bool(row["label"]) for row in read_csv(output / "sources.csv")) == 2, "labels that are still there"
+
+
+def test_a_series_that_has_grown_is_written_again(tmp_path):
+    slices = a_series(an_image((8, 20, 24)))
+    folder = save(tmp_path / "series", slices[:5])
+    for count in (5, 8):
+        assert run(folder, tmp_path / "cohort") == 0
+        (row,) = read_csv(tmp_path / "cohort/sources.csv")
+        assert (row["slices"], row["problem"]) == (str(count), "")
+        assert read_volume(tmp_path / "cohort" / row["image"]).array.shape[0] == count
+        save(folder, slices)
+
+
+def test_parts_of_a_series_with_other_spacing_are_cases_of_their_own(tmp_path):
+    uids = new_uids()
+    save(tmp_path / "series", a_series(an_image(), uids=uids), "A{:04d}.dcm")
+    other = a_series(an_image(seed=1), uids=uids, origin=(-10.0, -20.0, 300.0))
+    for part in other:
+        part.PixelSpacing = [0.9, 0.9]
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    save(tmp_path / "series", other, "B{:04d}.dcm")
+    assert run(tmp_path / "series", tmp_path / "cohort") == 0
+    rows = read_csv(tmp_path / "cohort/sources.csv")
+    assert len({row["case"] for row in rows}) == len(rows) == 2
+    arrays = [read_volume(tmp_path / "cohort" / row["image"]).array for row in rows]
+    assert sorted(array.sum() for array in arrays) == sorted([an_image().sum(), an_image(seed=1).sum()])
 
 
 def test_without_a_table_names_are_listed_and_none_is_guessed(clinic, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
-from dicoms import AXIAL, OBLIQUE, SAGITTAL, a_series, an_image, enhanced, save
+from dicoms import AXIAL, OBLIQUE, SAGITTAL, a_series, an_image, enhanced, new_uids, save
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -118,6 +118,25 @@ def test_a_segmentation_of_another_series_is_refused(tmp_path):
     write_seg(tmp_path / "seg.dcm", series, labels, TABLE, "student")
     with pytest.raises(ImageError, match="another grid"):
         read_seg(DicomFile(tmp_path / "seg.dcm"), other)
+
+
+def test_a_segmentation_from_a_regular_grid_fits_slices_that_jitter(tmp_path):
+    """Slices may be off their grid by some hundredths of a millimeter; tools write frames on the grid."""
+    image = an_image()
+    uids = new_uids()
+    regular = a_series(image, step=5.0, uids=uids)
+    save(tmp_path / "regular", regular)
+    (series,) = find_series(tmp_path / "regular").series
+    labels = np.zeros(image.shape, np.uint8)
+    labels[1:4, 3:9, 3:9] = 1
+    write_seg(tmp_path / "seg.dcm", series, labels, TABLE, "student")
+    for number, dataset in enumerate(regular):
+        x, y, z = map(float, dataset.ImagePositionPatient)
+        dataset.ImagePositionPatient = [x, y, z + (0.03 if number % 2 else -0.03)]
+    save(tmp_path / "jitter", regular)
+    (jittered,) = find_series(tmp_path / "jitter").series
+    (segment,) = read_seg(DicomFile(tmp_path / "seg.dcm"), jittered)
+    assert np.array_equal(segment.mask, labels == 1)
 
 
 def test_contours_between_slices_are_refused_and_tiny_ones_counted(tmp_path):
