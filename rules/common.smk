@@ -213,10 +213,9 @@ def print_summaries():
         if not summary.exists():
             continue
         inputs = [RESULTS.cases, RESULTS.training(model), RESULTS.collected("predictions", model)]
-        if all(path.exists() and path.stat().st_mtime <= summary.stat().st_mtime for path in inputs):
-            print(f"\n{model} ({summary})\n\n{format_summary(summary)}")
-        else:
-            print(f"\n{model}: {summary} is older than its inputs; the target `evaluation` updates it")
+        is_older = any(not path.exists() or path.stat().st_mtime > summary.stat().st_mtime for path in inputs)
+        note = "; older than its inputs: the target `evaluation` updates it if they changed" if is_older else ""
+        print(f"\n{model} ({summary}{note})\n\n{format_summary(summary)}")
     page = Path(R) / "report" / "index.html"
     if page.exists():
         print(f"\nReport: {page}")

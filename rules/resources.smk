@@ -5,6 +5,7 @@
 # trainings go on where they ended, in the same time; short jobs, which begin anew, ask for more of that too.
 
 from flare23_lib.cache.entries import Shard
+from flare23_lib.errors import FlareError
 from flare23_lib.inference.segmentations import NO_EXTRAS, segmentation_entries, validation_shard
 from flare23_lib.nnunet import retry_state
 from flare23_lib.nnunet.training_job import GivenFiles, training_job
@@ -38,15 +39,21 @@ def noop_or(is_done, name, amount):
 
 
 def for_training(name, amount):
-    """A function that gives a training's resource: little if it is done, or given up in this run of the workflow."""
+    """A function that gives a training's resource: little if it is done, or bound to fail in this run of the workflow."""
 
     def resource(wildcards, input, attempt):
         if attempt == 1:
             return NOOP_RESOURCES[name] if is_trained(wildcards, input) else amount(wildcards)
-        folder = job_of_training(wildcards).folder.path
-        if retry_state.is_given_up(folder):
+        try:
+            folder = job_of_training(wildcards).folder.path
+            if retry_state.is_given_up(folder):
+                return NOOP_RESOURCES[name]
+            killed = retry_state.killed(folder)
+        except FlareError:  # a broken input, which the job itself will name
             return NOOP_RESOURCES[name]
-        return scaled(amount(wildcards), retry_state.killed(folder)) if name == "mem_mb" else amount(wildcards)
+        except OSError:
+            return amount(wildcards)
+        return scaled(amount(wildcards), killed) if name == "mem_mb" else amount(wildcards)
 
     return resource
 

@@ -95,6 +95,7 @@ rule train:
         mem_mb=for_training("mem_mb", lambda wildcards: 64000),
         runtime=for_training("runtime", lambda wildcards: 4320),
         gpu=for_training("gpu", training_gpus),
+        nodes=1,  # SLURM may divide several GPUs among nodes
         processes=training_gpus,
         attempt=lambda wildcards, attempt: attempt,
     params:

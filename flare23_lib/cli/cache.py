@@ -37,7 +37,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _clean(args: argparse.Namespace) -> None:
-    from flare23_lib.workflow.cleanup import clean, size, unused
+    from flare23_lib.workflow.cleanup import clean, is_unfinished, size, unused
     from flare23_lib.workflow.status import make_plan
 
     config = load_config(args)
@@ -46,6 +46,9 @@ def _clean(args: argparse.Namespace) -> None:
     for notice in plan.notices:
         print(notice)
     paths = unused(results, plan, config)
+    if not args.unfinished and (kept := [path for path in paths if is_unfinished(path)]):
+        print("unfinished trainings of other settings or cases, deleted with --unfinished only:", *kept, sep="\n")
+        paths = [path for path in paths if path not in kept]
     sizes = [size(path) for path in paths]
     for path, number in zip(paths, sizes, strict=True):
         print(f"{number / 1e6:10.1f} MB  {path}")
@@ -70,3 +73,4 @@ def register(commands: Commands) -> None:
             parser.add_argument("--deep", action="store_true", help="read files whole: a flipped bit is noticed")
         else:
             parser.add_argument("--yes", action="store_true", help="delete them")
+            parser.add_argument("--unfinished", action="store_true", help="unfinished trainings, too")

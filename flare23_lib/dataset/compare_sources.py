@@ -88,7 +88,8 @@ def _read(cases: Sequence[Case], memory: Path, processes: int) -> Iterator[tuple
     for case, row in zip(fresh, in_processes(look_at, fresh, processes, attrgetter("case")), strict=True):
         known[_key(case)] = row
     if fresh:
-        write_json(memory, with_checksum({_key(case): known[_key(case)] for case in cases}))
+        # One without figures could not be read, perhaps just now.
+        write_json(memory, with_checksum({_key(case): row for case in cases if (row := known[_key(case)])}))
     for case in cases:
         yield case, known[_key(case)]
 

@@ -16,6 +16,8 @@ from flare23_lib.preprocessing.fit_intensity import with_intensity
 from flare23_lib.preprocessing.preprocess_cases import ANNOTATED
 
 WEIGHTS = ".safetensors"
+FINAL = "model"
+"""Name of the entry of the final weights in a training's folder."""
 CHECKPOINTS = f"results/{DATASET_NAME}/FlareTrainer__{PLANS_NAME}__{CONFIGURATION}/fold_all"
 """nnU-Net's folder of the checkpoints in a training's folder."""
 
@@ -67,7 +69,7 @@ class TrainingJob:
     @property
     def weights(self) -> Entry:
         """The entry of the final weights."""
-        return Entry(self.folder, "model", {"cases": len(self.rows)})
+        return Entry(self.folder, FINAL, {"cases": len(self.rows)})
 
     @property
     def checkpoints(self) -> Path:

@@ -12,11 +12,20 @@ from flare23_lib.config import Config
 from flare23_lib.errors import StoreError
 from flare23_lib.io.atomic import remove_partial
 from flare23_lib.io.locks import is_locked
+from flare23_lib.nnunet.training_job import CHECKPOINTS, FINAL
 from flare23_lib.workflow.status import Plan
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a folder of the cache is of a training that has checkpoints and no final weights."""
+    return not (folder / f"{FINAL}.json").exists() and any((folder / CHECKPOINTS).glob("*.pth"))
 
 
 def unused(results: Results, plan: Plan, config: Config) -> list[Path]:
     """Return the unused files and folders of the cache, and the records of other numbers of shards.
+
+    Unfinished trainings (`is_unfinished`) that the plan does not use are among them; the cohort may be another one
+    just now.
 
     Args:
         results: the results folder.

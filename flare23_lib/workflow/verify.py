@@ -56,6 +56,9 @@ def verify(results: Results, processes: int = 1, deep: bool = False) -> Verifica
     files = list(dict.fromkeys(file for _, listed_here in listed for file in listed_here or ()))
     faults = dict(zip(files, _check_all(results, files, processes, deep), strict=True))
     found.broken = list(dict.fromkeys(path for paths in faults.values() for path in paths))
+    for file, paths in faults.items():
+        if paths:
+            results.entry(file).metadata_path.unlink(missing_ok=True)  # a job is told from its metadata to be done
     for record, listed_here in listed:
         if listed_here is None:
             found.broken.append(record)

@@ -12,6 +12,7 @@ from flare23_lib.io import atomic, locks, tables
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv
+from flare23_lib.nnunet.training_job import CHECKPOINTS
 
 
 def clean(folder, *arguments):
@@ -150,6 +151,20 @@ def test_what_records_list_stays_while_cases_are_not_there(chain):
     assert "sources.flare23.unlabeled_images: there is no folder" in done.stdout
     assert before - files(chain) == set()
     assert "there is no folder" in flare23(chain, "status", *CONFIGURATION).stdout
+
+
+def test_checkpoints_of_an_unfinished_training_stay_while_it_is_of_other_cases(chain):
+    finished = next((chain / "results/store/training").iterdir())
+    other = shutil.copytree(finished, finished.with_name("0123456789abcdef"), symlinks=True)
+    (other / "model.json").unlink()
+    checkpoint = other / CHECKPOINTS / "checkpoint_latest.pth"
+    checkpoint.write_bytes(b"weights")
+    done = clean(chain, "--yes")
+    assert str(other.relative_to(chain)) in done.stdout
+    assert checkpoint.exists()
+    assert clean(chain, "--yes", "--unfinished").returncode == 0
+    assert not other.exists()
+    assert finished.exists()
 
 
 def test_records_of_another_number_of_shards_keep_nothing(chain):

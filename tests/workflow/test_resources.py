@@ -5,7 +5,7 @@ import re
 
 import processes
 import pytest
-from conftest import ENVIRONMENT, run_snakemake, snakemake_command
+from conftest import CONFIGURATION, ENVIRONMENT, flare23, run_snakemake, snakemake_command
 
 from flare23_lib.cache.entries import CacheFolder
 from flare23_lib.errors import FlareError, StoreError
@@ -71,6 +71,26 @@ def test_after_one_unlabeled_case_only_those_who_meet_it_ask_for_a_gpu(chain):
 def test_a_lost_file_is_work_to_do(chain):
     next((chain / "results/store/segmentations").glob("*/FLARE23_2201.*.json")).unlink()
     assert asked(chain)["pseudo_label", "unlabeled", "0-of-1"]["gpu"] == 1
+
+
+def test_after_verify_a_lost_segmentation_is_work_to_do(chain):
+    lost = next((chain / "results/store/segmentations").glob("*/FLARE23_2201.*.nii.gz"))
+    lost.unlink()
+    assert flare23(chain, "verify", *CONFIGURATION).returncode == 1
+    assert asked(chain)["pseudo_label", "unlabeled", "0-of-1"]["gpu"] == 1
+
+
+def test_a_training_whose_input_is_damaged_ends_in_one_line_after_its_retries(chain):
+    record = chain / "results/preprocessed/organ_teacher/0-of-1.csv"
+    text = record.read_text()
+    record.write_text(text.replace("case", "kase", 1))
+    target = "results/training/organ_teacher/training.json"
+    (chain / target).unlink()
+    done = run_snakemake(chain, "--config", "max_training_restarts=1", "--", target)
+    assert done.returncode == 1
+    assert "Trying to restart" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "InputFunctionException" not in done.stderr
 
 
 def test_a_job_is_looked_at_again_only_when_a_file_changed(tmp_path):

@@ -51,4 +51,4 @@ def test_the_plan_does_not_grow_with_the_cohort(finished_chain, tmp_path):
     images.mkdir(parents=True)
     for number in range(60):
         (images / f"case{number}_0000.nii.gz").write_bytes(b"")
-    assert jobs(small) == jobs(images.parent)
+    assert jobs(small) == jobs(images.parent) != []

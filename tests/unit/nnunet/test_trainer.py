@@ -285,7 +285,7 @@ def test_a_training_of_another_device_resumes_with_this_ones_optimizer(made, opt
     again.optimizer = type(again.optimizer)(again.network.parameters(), 0.1, fused=True)  # as on a GPU
     assert again.resume()
     assert all(group["fused"] for group in again.optimizer.param_groups)
-    again.optimizer.grad_scale, again.optimizer.found_inf = None, torch.tensor(0.0)  # as nnU-Net's scaler of gradients
+    again.optimizer.grad_scale, again.optimizer.found_inf = None, torch.tensor(0.0)  # as GradScaler sets them
     for parameter, state in again.optimizer.state.items():
         if None not in state.values():  # the head of a scale that is not learned from has no momentum
             parameter.grad = torch.ones_like(parameter)
