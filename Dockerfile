@@ -4,7 +4,7 @@
 ARG BASE=python:3.11-slim
 FROM ${BASE}
 
-# Where pip finds another build of PyTorch (for the processor alone it is a tenth of the size).
+# Where pip finds another build of PyTorch (for CPUs alone it is a tenth of the size).
 ARG PIP_EXTRA_INDEX_URL
 
 WORKDIR /opt/flare23

@@ -12,7 +12,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[workflow,dicom,slurm,test]'
 	touch $@
 
-## The whole method on synthetic CTs: minutes on a processor.
+## The whole method on synthetic CTs: minutes on a CPU.
 demo: $(VENV)/installed demo/cohort
 	$(BIN)/snakemake --cores $(CORES) --configfile presets/demo.yaml
 	@echo

@@ -102,7 +102,7 @@ def register(commands: Commands) -> None:
                         help="GPU as nvidia-smi counts (default: the first visible one)")  # fmt: skip
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the program and its arguments")
 
-    parser = command(commands, "rank", _rank, "rank result folders as FLARE23 does")
+    parser = command(commands, "rank", _rank, "rank result folders by FLARE23's metrics and rules")
     parser.add_argument("--output", type=output_file, required=True, help="CSV file for the ranking")
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER",
                         help="with metrics.csv and, if efficiency is to count, efficiency.csv")  # fmt: skip

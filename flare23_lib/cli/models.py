@@ -217,7 +217,7 @@ def register(commands: Commands) -> None:
                         help="bundle that names the labels (default: the names in the label files)")  # fmt: skip
     _add_series(parser)
 
-    parser = command(commands, "export", _export, "make a model bundle from an nnU-Net checkpoint of a STU-Net")
+    parser = command(commands, "export", _export, "make a bundle from an nnU-Net checkpoint, or the reverse")
     parser.add_argument("--checkpoint", type=Path, help="checkpoint_final.pth of nnU-Net v2")
     parser.add_argument("--to", choices=["bundle", "nnunet"], default="bundle",
                         help="nnunet: from --model to nnU-Net's model folder (default: %(default)s)")  # fmt: skip
