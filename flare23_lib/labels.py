@@ -134,6 +134,11 @@ SOFT_LABELS = ".soft.nii.gz"
 """End of the name of the file of soft labels, beside the `.nii.gz` of the labels."""
 
 
+SOFT_CHANNELS = 4
+"""Channels of soft labels in training: the label, the first and the second class, and the share of the first in
+255ths, which is 0 where the label alone counts."""
+
+
 def soft_file(labels: Path) -> Path:
     """Return the file of soft labels beside one of labels."""
     return labels.with_name(labels.name.removesuffix(".nii.gz") + SOFT_LABELS)

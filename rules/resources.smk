@@ -49,7 +49,7 @@ def for_training(name, amount):
             if retry_state.is_given_up(folder):
                 return NOOP_RESOURCES[name]
             killed = retry_state.killed(folder)
-        except FlareError:  # a broken input, which the job itself will name
+        except (FlareError, KeyError, TypeError, ValueError):  # a broken input, which the job itself will name
             return NOOP_RESOURCES[name]
         except OSError:
             return amount(wildcards)

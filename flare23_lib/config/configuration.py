@@ -172,11 +172,13 @@ class Config(Configuration):
         table = self.model(model)
         if not table.training.needs_annotated:
             return None
+        names = sorted(table.train_on.label_completions)
+        stated = {name: self._annotated(self.completion(name)) for name in names}
         return stages.LabelSets(
             label_completions={
-                name: tuple(sorted({one.teacher for one in self._with_bases(name)}))
-                for name in sorted(table.train_on.label_completions)
+                name: tuple(sorted({one.teacher for one in self._with_bases(name)})) for name in names
             },
+            stated={name: annotated for name, annotated in stated.items() if annotated != "present"},
         )
 
     def _annotated(self, completion: Completion) -> stages.AnnotatedValues:

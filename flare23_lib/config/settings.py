@@ -63,9 +63,11 @@ class LabelSets(Table):
 
     Attributes:
         label_completions: by completion, the teachers whose labels it holds: what they know is annotated.
+        stated: by completion, what it states of the original labels, if that is not `present`.
     """
 
     label_completions: dict[str, Names]
+    stated: dict[str, AnnotatedValues] = Field(default={}, exclude_if=lambda value: not value)
 
 
 class PreprocessingSettings(TrainingSet):

@@ -96,11 +96,11 @@ def import_dicom(
     if not volumes:
         raise ImageError(f"{inputs}: holds no CT series")
     unmatched: Counter[str] = Counter()
-    alike = Counter(map(case_of, volumes))
-    rows = []
-    for series in progress(volumes):
-        case = case_of(series, with_spacing=alike[case_of(series)] > 1)
-        rows.append(_import_series(case, series, found, output, names, unmatched))
+    cases = _cases_of(volumes, output)
+    rows = [
+        _import_series(case, series, found, output, names, unmatched)
+        for case, series in progress(list(zip(cases, volumes, strict=True)))
+    ]
     known = {series.uid for series in volumes}
     for annotation in found.annotations:
         if not known & set(annotation.series):
@@ -142,10 +142,31 @@ def case_of(series: Series, with_spacing: bool = False) -> str:
     return "ct_" + hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+def _cases_of(volumes: Sequence[Series], output: Path) -> list[str]:
+    """Return the case of each series.
+
+    Of parts of a series that differ in spacing alone, only one that was imported before has its plain name.
+    """
+    alike = Counter(map(case_of, volumes))
+    cases = []
+    for series in volumes:
+        case = case_of(series)
+        if alike[case] > 1:
+            image, spacing = _image(output, case), (series.distance, *series.pixel_spacing)
+            if not (image.exists() and np.allclose(read_header(image)[0].spacing, spacing, atol=1e-3)):
+                case = case_of(series, with_spacing=True)
+        cases.append(case)
+    return cases
+
+
+def _image(output: Path, case: str) -> Path:
+    return output / "images" / f"{case}_0000.nii.gz"
+
+
 def _import_series(
     case: str, series: Series, found: DicomSearch, output: Path, names: NameTable | None, unmatched: Counter[str]
 ) -> dict[str, object]:
-    image, label = output / "images" / f"{case}_0000.nii.gz", output / "labels" / f"{case}.nii.gz"
+    image, label = _image(output, case), output / "labels" / f"{case}.nii.gz"
     annotations = [one for one in found.annotations if series.uid in one.series]
     row: dict[str, object] = {
         "case": case, "patient": series.patient, "study": series.study, "series": series.uid,
@@ -154,10 +175,15 @@ def _import_series(
     }  # fmt: skip
     try:
         volume = series.read()
-        if not image.exists() or read_header(image)[0].difference(volume.geometry):  # slices came later
+        warnings = series.warnings()
+        is_there = image.exists()
+        if not is_there or read_header(image)[0].difference(volume.geometry):
             write_volume(image, volume.array, volume.header)
+            if is_there:
+                warnings = (*warnings, "had other slices in an earlier import; its label of then is deleted")
+                label.unlink(missing_ok=True)
         row["image"] = str(image.relative_to(output))
-        row["warnings"] = "; ".join(series.warnings())
+        row["warnings"] = "; ".join(warnings)
         segments = [segment for one in annotations for segment in READERS[one.modality](one.file, series)]
         for segment in segments:
             if names is None or normalized(segment.name) not in names.values:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from flare23_lib.axes import as_triple
-from flare23_lib.nnunet.losses import loss_of_sums, soft_shares, sums_of_shares, sums_of_target
+from flare23_lib.nnunet.losses import loss_of_sums, share_of, sums_of_shares, sums_of_target
 from flare23_lib.preprocessing.resampling import Axis
 
 SLAB_BYTES = 256 * 2**20
@@ -75,11 +75,9 @@ def label_shares(target: torch.Tensor, shape: Sequence[int], count: int) -> torc
     Returns:
         float32 (b, count, z, y, x).
     """
-    if target.shape[1] > 1:
-        return F.adaptive_avg_pool3d(soft_shares(target, count), as_triple(shape))
     shares = torch.empty((len(target), count, *shape), device=target.device)
-    for index in range(count):
-        shares[:, index] = F.adaptive_avg_pool3d((target == index).float(), as_triple(shape))[:, 0]
+    for index in range(count):  # a label at a time: finer voxels are many
+        shares[:, index] = F.adaptive_avg_pool3d(share_of(target, index, count), as_triple(shape))[:, 0]
     return shares
 
 

@@ -26,10 +26,6 @@ from torch import nn
 SMOOTH = 1e-5
 """Added to the soft Dice's numerator and denominator; nnU-Net's."""
 
-SOFT_CHANNELS = 4
-"""Channels of labels of which some are soft: the label, the first and the second class, and the share of the first in
-255ths, which is 0 where the label alone counts (`preprocessing.preprocess.preprocess_labels`)."""
-
 
 def admissible_sets(
     annotated: Collection[int],
@@ -131,22 +127,28 @@ def sums_of_shares(logits: torch.Tensor, shares: torch.Tensor, sets: torch.Tenso
     return _joined(entropy, voxels, found, every - found, labeled.sum((0, 2, 3, 4)))
 
 
-def soft_shares(target: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the share of each label in each voxel.
+def share_of(target: torch.Tensor, label: int, count: int) -> torch.Tensor:
+    """Return the share of a label in each voxel.
 
     Args:
-        target: (b, `SOFT_CHANNELS`, z, y, x).
+        target: (b, 1 or `SOFT_CHANNELS`, z, y, x).
+        label: index of the label.
         count: how many labels there are, the last of voxels to ignore, which no class has a share in.
 
     Returns:
-        float32 (b, count, z, y, x).
+        float32 (b, 1, z, y, x).
     """
-    labels, first, second, share = target.long().split(1, dim=1)
-    is_soft = (share > 0) & (labels < count - 1)
-    part = torch.where(is_soft, share / 255, 1.0)
-    shares = torch.zeros((len(target), count, *target.shape[2:]), device=target.device)
-    shares.scatter_add_(1, torch.where(is_soft, first, labels), part)
-    return shares.scatter_add_(1, torch.where(is_soft, second, labels), 1 - part)
+    if target.shape[1] == 1:
+        return (target == label).float()
+    labels, first, second, share = target.split(1, dim=1)
+    part = share / 255
+    soft = torch.where(first == label, part, 0) + torch.where(second == label, 1 - part, 0)
+    return torch.where((share > 0) & (labels < count - 1), soft, (labels == label).float())
+
+
+def soft_shares(target: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the share of each label in each voxel, float32 (b, count, z, y, x); arguments as `share_of`."""
+    return torch.cat([share_of(target, label, count) for label in range(count)], 1)
 
 
 def sums_of_target(logits: torch.Tensor, target: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:

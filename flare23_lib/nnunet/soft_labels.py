@@ -1,6 +1,6 @@
 """Patches whose labels are soft where a teacher hesitated between two classes: stored, and augmented.
 
-In nnU-Net's data loader they have channels (`losses.SOFT_CHANNELS`), those of finer labels a whole factor of them.
+In nnU-Net's data loader they have channels (`labels.SOFT_CHANNELS`), those of finer labels a whole factor of them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, Se
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
+from flare23_lib.labels import SOFT_CHANNELS
 from flare23_lib.nnunet.fine_labels import FineSpatialTransform, ImageTransform
-from flare23_lib.nnunet.losses import SOFT_CHANNELS
 
 
 class AddSoftChannels(SegOnlyTransform):
@@ -47,9 +47,8 @@ class SoftSpatialTransform(ImageTransform):
         spatial.mode_seg = "nearest"
 
     def _apply_to_segmentation(self, segmentation: torch.Tensor, **params: Any) -> torch.Tensor:
-        labels = (
-            len(segmentation) // SOFT_CHANNELS
-        )  # slices are channels too where patches are turned in the plane alone
+        # Slices are channels too where patches are turned in the plane alone.
+        labels = len(segmentation) // SOFT_CHANNELS
         parts = zip((self.transform, self.nearest), (segmentation[:labels], segmentation[labels:]), strict=True)
         return torch.cat([transform._apply_to_segmentation(part, **params) for transform, part in parts])
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shlex
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,12 +124,18 @@ class FlareTrainer(ResumableTrainer):
             checkpoints.seed(self.protocol.seed + self.local_rank)
 
     def _do_i_compile(self) -> bool:
-        """Return nnU-Net's choice: to compile on a GPU, unless nnUNet_compile is false; not without a C compiler."""
-        chosen = super()._do_i_compile()
-        if chosen and not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
-            log.warning("the network is not compiled, which is slower: torch.compile needs a C compiler (gcc)")
+        """Return nnU-Net's choice: to compile on a GPU, unless nnUNet_compile is false; not if Triton cannot.
+
+        Triton builds with CC, gcc or clang against Python's headers.
+        """
+        if not super()._do_i_compile():
             return False
-        return chosen
+        compilers = shlex.split(os.environ.get("CC", ""))[:1] or ["gcc", "clang"]
+        headers = Path(sysconfig.get_path("include"), "Python.h")
+        can_build = any(map(shutil.which, compilers)) and headers.exists()
+        if not can_build and not self.was_initialized:
+            log.warning("training without torch.compile, which needs a C compiler and %s", headers)
+        return can_build
 
     def configure_optimizers(self):
         """Return the configured optimizer and the polynomial decay of its learning rate."""

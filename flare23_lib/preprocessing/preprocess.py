@@ -21,7 +21,7 @@ from flare23_lib.io.atomic import atomic_path, link_to
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import MAX_VOXELS, read_volume
 from flare23_lib.io.orientation import Orientation
-from flare23_lib.labels import label_indices, unpack_soft
+from flare23_lib.labels import SOFT_CHANNELS, label_indices, unpack_soft
 from flare23_lib.preprocessing.resampling import (
     Intensity,
     prepare_image,
@@ -126,14 +126,18 @@ def preprocess_labels(
         locations = {key: np.unique(places // [1, *grid.label_factor], axis=0) for key, places in locations.items()}
     with atomic_path(target.with_suffix(".pkl")) as temporary:
         temporary.write_bytes(pickle.dumps({"class_locations": locations, "spacing": list(grid.spacing)}))
-    planes = [labels]
+    voxels = math.prod(grid.label_factor)
+    channels = np.empty((voxels if soft is None else SOFT_CHANNELS * voxels, *shape), np.int16)
+    channels[:voxels] = packed(labels, grid.label_factor)
     if soft is not None:
         nearest = np.empty(fine, np.int32)
         write_nearest(turn.forward(read_volume(soft).array), nearest)
         first, second, share = unpack_soft(nearest)
-        planes += [label_indices(first, label_values), label_indices(second, label_values), share]
-    channels = np.concatenate([packed(plane, grid.label_factor) for plane in planes])
-    _save(target, channels.astype(np.int16), grid.patch_size)
+        del nearest
+        for number, plane in enumerate((first, second, share), start=1):
+            indices = plane if plane is share else label_indices(plane, label_values)
+            channels[number * voxels : (number + 1) * voxels] = packed(indices, grid.label_factor)
+    _save(target, channels, grid.patch_size)
     ignored = len(classes) + 1
     present = [index for index in classes if len(locations[index])]
     return [*present, ignored] if (labels == ignored).any() else present

@@ -149,14 +149,15 @@ def annotated_in(results: Results, settings: PreprocessingSettings, sets: LabelS
     """Return the values of the labels that are annotated in a case: a voxel without them is known to have none.
 
     In a manual label these are those that its category or source states, else those that are present. In a completed
-    label also the classes that one of its teachers has learned, and those that are present.
+    label those of the original (or those that the completion states), the classes that one of its teachers has
+    learned, and those that are present.
 
     Raises:
         StoreError: the bundle of a teacher is missing.
     """
     if case.completion is None:
         return annotated_of(case.case)
-    known = {*case.present, *annotated_of(case.case)}
+    known = {*case.present, *annotated_of(case.case, sets.stated.get(case.completion, "present"))}
     for teacher in sets.label_completions[case.completion]:
         description = read_json(results.model_file(teacher))
         known |= {label["value"] for label in description["labels"] if label["name"] not in description["unseen"]}

@@ -73,7 +73,7 @@ def choose(device: str, claimed: int = 0) -> torch.device:
         return torch.device("cpu")
     if not count:
         raise ConfigError(f"device: {device} was requested, and PyTorch finds no GPU; use cpu or auto")
-    if (claimed or 0) > count:
+    if claimed > count:
         raise ConfigError(f"device: {claimed} GPUs are to share the work, and PyTorch finds {count}")
     chosen = torch.device("cuda" if device == "auto" else device)
     if (chosen.index or 0) >= count:

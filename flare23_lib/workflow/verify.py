@@ -56,9 +56,6 @@ def verify(results: Results, processes: int = 1, deep: bool = False) -> Verifica
     files = list(dict.fromkeys(file for _, listed_here in listed for file in listed_here or ()))
     faults = dict(zip(files, _check_all(results, files, processes, deep), strict=True))
     found.broken = list(dict.fromkeys(path for paths in faults.values() for path in paths))
-    for file, paths in faults.items():
-        if paths:
-            results.entry(file).metadata_path.unlink(missing_ok=True)  # a job is told from its metadata to be done
     for record, listed_here in listed:
         if listed_here is None:
             found.broken.append(record)
@@ -155,12 +152,18 @@ def _check_part(results: Results, deep: bool, files: Sequence[str]) -> list[list
 
 
 def _check(results: Results, deep: bool, file: str) -> list[Path]:
-    """Return what is missing or broken of the entry that a file belongs to."""
+    """Return what is missing or broken of the entry that a file belongs to.
+
+    The metadata of such files is deleted, as jobs take it for a sign that they are there; not if reading failed.
+    """
     entry, path = results.entry(file), results.root / file
     metadata = entry.metadata()
     if metadata is None:
         return [entry.metadata_path if path.exists() else path]
     try:
-        return entry.broken_files(metadata, deep)
+        broken = entry.broken_files(metadata, deep)
     except OSError:
         return [path]
+    if broken:
+        entry.metadata_path.unlink()
+    return broken

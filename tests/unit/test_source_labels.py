@@ -101,6 +101,9 @@ def test_training_learns_from_what_was_looked_for(stated, known, tmp_path):
     write_json(tmp_path / "models/teacher/model.json", {"labels": labels, "unseen": ["spleen"]})
     completed = replace(item, completion="lits", present=(1, 4))
     assert annotated_in(Results(tmp_path), settings, sets, completed) == sorted({1, 2, 4, *known})
+    for overrule, original in (("only_present", {1, 3}), ((9,), {9})):
+        other = LabelSets(label_completions=sets.label_completions, stated={"lits": overrule})
+        assert annotated_in(Results(tmp_path), settings, other, completed) == sorted({1, 2, 4, *original})
 
 
 def test_a_model_whose_labels_ignore_voxels_has_nnunets_ignore_label():

@@ -93,7 +93,13 @@ def test_a_series_that_has_grown_is_written_again(tmp_path):
         (row,) = read_csv(tmp_path / "cohort/sources.csv")
         assert (row["slices"], row["problem"]) == (str(count), "")
         assert read_volume(tmp_path / "cohort" / row["image"]).array.shape[0] == count
+        if count == 5:
+            label = tmp_path / "cohort/labels" / f"{row['case']}.nii.gz"
+            label.parent.mkdir()
+            label.write_bytes(b"of five slices")
         save(folder, slices)
+    assert "other slices in an earlier import" in row["warnings"]
+    assert not label.exists()
 
 
 def test_parts_of_a_series_with_other_spacing_are_cases_of_their_own(tmp_path):
@@ -104,8 +110,15 @@ def test_parts_of_a_series_with_other_spacing_are_cases_of_their_own(tmp_path):
         part.PixelSpacing = [0.9, 0.9]
         part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     save(tmp_path / "series", other, "B{:04d}.dcm")
+    for number in range(6):
+        (tmp_path / f"series/B{number:04d}.dcm").rename(tmp_path / f"B{number:04d}.dcm")
+    assert run(tmp_path / "series", tmp_path / "cohort") == 0
+    (first,) = read_csv(tmp_path / "cohort/sources.csv")
+    for number in range(6):
+        (tmp_path / f"B{number:04d}.dcm").rename(tmp_path / f"series/B{number:04d}.dcm")
     assert run(tmp_path / "series", tmp_path / "cohort") == 0
     rows = read_csv(tmp_path / "cohort/sources.csv")
+    assert first in rows
     assert len({row["case"] for row in rows}) == len(rows) == 2
     arrays = [read_volume(tmp_path / "cohort" / row["image"]).array for row in rows]
     assert sorted(array.sum() for array in arrays) == sorted([an_image().sum(), an_image(seed=1).sum()])

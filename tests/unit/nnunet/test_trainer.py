@@ -292,17 +292,21 @@ def test_a_training_of_another_device_resumes_with_this_ones_optimizer(made, opt
     again.optimizer.step()
 
 
-def test_a_network_is_compiled_on_a_gpu_with_a_compiler_alone(made, monkeypatch, caplog):
+def test_a_network_is_compiled_on_a_gpu_with_a_compiler_alone(made, monkeypatch, caplog, tmp_path):
     one = made()
     assert not one._do_i_compile()
     one.device = torch.device("cuda")
     monkeypatch.delenv("nnUNet_compile", raising=False)
     monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     monkeypatch.setattr("shutil.which", lambda name: name == "gcc" or None)
-    assert one._do_i_compile()
-    monkeypatch.setattr("shutil.which", lambda name: None)
+    one.was_initialized = False
     assert not one._do_i_compile()
-    assert "torch.compile needs a C compiler" in caplog.text
+    assert "Python.h" in caplog.text
+    (tmp_path / "Python.h").touch()
+    assert one._do_i_compile()
+    monkeypatch.setenv("CC", "missing -O2")
+    assert not one._do_i_compile()
 
 
 def test_a_checkpoint_is_written_in_time_while_patches_are_looked_at_too(made, monkeypatch):
