@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +15,15 @@ import yaml
 from flare23_lib.axes import Spacing, Triple, as_triple
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
+from flare23_lib.config.cohort_models import IGNORE
 from flare23_lib.config.load import read_yaml
 from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.dataset.read_files import Task, read_files
 from flare23_lib.errors import CohortError
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.orientation import Orientation
+from flare23_lib.labels import IGNORE_VALUE
+from flare23_lib.starter.names import UNNAMED, names_of_values
 from flare23_lib.starter.planner import plan_network
 from flare23_lib.starter.recognize import FolderSource, labels_of, recognize
 from flare23_lib.starter.write import configuration_text
@@ -60,7 +62,13 @@ def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, pro
     results = output.with_suffix("").name + "_results"
     grid = _inspect(cohort, sources, Results(output.parent / results).scan_memory, processes)
     if not any(source.targets for source in sources):
-        raise CohortError(f"{', '.join(map(str, folders))}: no image has a label; there is nothing to learn from")
+        found = "; ".join(f"{source.keys['images']} are images" for source in sources if "images" in source.keys)
+        remarks = "; ".join(remark for source in sources for remark in source.remarks)
+        raise CohortError(
+            f"{', '.join(map(str, folders))}: no image has a label; there is nothing to learn from "
+            f"({'; '.join(filter(None, (found, remarks)))}). If there are labels, their names do not fit those of "
+            "the images: write `sources` by hand (docs/your_cohort.md)"
+        )
     _divide_by_sides(sources)
     labels = _labels(sources, recipe)
     for source in sources:
@@ -136,9 +144,25 @@ def _add_values(source: FolderSource, infos: Sequence[ImageInfo], several: bool)
     if "values" in source.keys:
         source.targets = {str(value): target for value, target in source.keys["values"].items()}
     else:
-        values = sorted({*map(int, source.present), *source.names})
+        present = sorted(map(int, source.present))
+        names = names_of_values(source.folder, present) if source.folder else {}
         unnamed = f"{source.name}_label" if several else "label"  # label_1 of two sources is not the same
-        source.targets = {str(value): source.names.get(value, f"{unnamed}_{value}") for value in values}
+        names = {value: IGNORE if value == IGNORE_VALUE else f"{unnamed}_{value}" for value in present} | names
+        source.targets = {str(value): names[value] for value in sorted(names)}
+    _tell_apart(source)
+
+
+def _tell_apart(source: FolderSource) -> None:
+    """Give values, or masks, whose names have become alike different names."""
+    if source.folder is None:
+        return  # a preset's layout, whose values are right
+    taken: set[str] = set()
+    for number, (value, target) in enumerate(source.targets.items(), start=1):
+        for name in labels_of(target):
+            if name in taken:
+                source.targets[value] = f"{name}_{value if value.isdigit() else number}"
+                source.remarks.append(f"{source.targets[value]} would be {name} like another; are they the same?")
+            taken.add(name)
 
 
 def _divide_by_sides(sources: Sequence[FolderSource]) -> None:
@@ -186,7 +210,7 @@ def _questions(source: FolderSource) -> list[str]:
         questions.append(
             f"in fewer than {labeled} cases: {', '.join(rare)}; where not looked for: `annotated: present`"
         )
-    if unnamed := [name for name in counts if re.search(r"(^|_)label_\d+$", name)]:
+    if unnamed := [name for name in counts if UNNAMED.search(name)]:
         questions.append(f"no table names {', '.join(unnamed)}: write what they are, here and in `labels`")
     return questions
 

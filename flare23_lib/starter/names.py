@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from flare23_lib.config.cohort_models import BACKGROUND, IGNORE
 from flare23_lib.errors import FlareError
 from flare23_lib.labels import RESERVED
+
+log = logging.getLogger(__name__)
 
 SYNONYMS = {
     "arota": "aorta", "postcava": "inferior_vena_cava", "ivc": "inferior_vena_cava", "gall_bladder": "gallbladder",
@@ -24,29 +28,50 @@ TABLE = re.compile(r"(label|class|lut|color).*\.(json|csv|tsv|txt)$")
 """Names of files that may name label values; other tables, such as lists of patients, hold numbers too."""
 
 
+UNNAMED = re.compile(r"(^|_)label_\d+$")
+"""Names of values that no table names."""
+
+
 def identifier(text: str) -> str:
     """Return a name as the configuration takes it."""
     name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-    name = re.sub(r"^(.*)_(left|right)$", r"\2_\1", name)
+    name = re.sub(r"^(.+)_(left|right|lt?|rt?)$", r"\2_\1", name)
+    name = re.sub(r"^(l|r)(?:t|eft|ight)?_", lambda match: f"{'left' if match[1] == 'l' else 'right'}_", name)
     name = SYNONYMS.get(name, name)
     return name if name and name[0].isalpha() and name not in RESERVED else f"label_{name}".rstrip("_")
 
 
 def name_of(value: int, text: str) -> str:
-    """Return a value's name as the configuration takes it; `label_VALUE` if the name has letters of other scripts."""
+    """Return a value's name as the configuration takes it; `label_VALUE` if the name has letters of other scripts.
+
+    nnU-Net's `ignore` and `background` are what they are in the configuration.
+    """
+    if text.strip().lower() in (IGNORE, BACKGROUND):
+        return text.strip().lower()
     latin = "".join(one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
     return identifier(latin) if latin.isascii() else f"label_{value}"
 
 
-def names_of_values(folder: Path) -> dict[int, str]:
-    """Return names of values from dataset.json, a table of two columns or ITK-SNAP's label file; empty without."""
+def has_sides(names: Iterable[str]) -> bool:
+    """Return whether one of some names tells right from left, or may do so, as it only has a number."""
+    return any({"left", "right"} & set(name.split("_")) or UNNAMED.search(name) for name in names)
+
+
+def names_of_values(folder: Path, present: Collection[int] | None = None) -> dict[int, str]:
+    """Return names of values from dataset.json, a table of two columns or ITK-SNAP's label file; empty without.
+
+    With the values that are present in labels, other tables than dataset.json name these alone.
+    """
     tables = [path for path in sorted(folder.iterdir()) if TABLE.search(path.name.lower())]
     for path in [path for path in (folder / "dataset.json", *tables) if path.is_file()]:
         try:
             text = path.read_text(encoding="utf-8-sig")
             found = _from_json(json.loads(text)) if path.suffix == ".json" else _from_table(text)
-        except (OSError, ValueError, FlareError):
+        except (OSError, ValueError, FlareError) as error:
+            log.warning("%s: names no values, as it cannot be read (%s)", path, error)
             continue
+        if present is not None and path.name != "dataset.json":
+            found = {value: name for value, name in found.items() if value in present}
         if found:
             return {value: name_of(value, name) for value, name in found.items() if value > 0}
     return {}

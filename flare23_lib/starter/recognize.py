@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,16 @@ from flare23_lib.dataset.discover import SourceFiles, files_below, find
 from flare23_lib.dataset.image_info import read_info
 from flare23_lib.errors import CohortError
 from flare23_lib.io.nifti import SUFFIXES
-from flare23_lib.starter.names import identifier, names_of_values
+from flare23_lib.starter.names import identifier, name_of
 
 MAX_LABEL_VALUES = 254
-"""A file with more different values, or negative ones, is an image."""
+"""A file with more different values is an image."""
+
+MAX_SIGNED_VALUES = 60
+"""The same if some are negative."""
+
+HELD_OUT = re.compile(r"[a-z](Ts|Val)$|(?i:(^|[_-])(test(ing)?|val(id(ation)?)?)$)")
+"""Folders of images that are not for training."""
 
 
 @dataclass
@@ -29,7 +35,7 @@ class FolderSource:
     Attributes:
         root: the folder that the patterns begin in.
         keys: patterns, and `prefix`, `annotated` or `values` where a preset has them.
-        names: names of values, where a table of the folder has them.
+        folder: the one that was looked at; None for that of a preset's layout, whose values have names.
         remarks: what a user should know, one line each.
         targets: labels by value, or by mask.
         present: cases in which each value occurs.
@@ -38,7 +44,7 @@ class FolderSource:
     name: str
     root: Path
     keys: dict[str, Any]
-    names: Mapping[int, str] = field(default_factory=dict)
+    folder: Path | None = None
     remarks: list[str] = field(default_factory=list)
     files: SourceFiles = field(default_factory=lambda: SourceFiles(""))
     targets: dict[str, Any] = field(default_factory=dict)
@@ -80,9 +86,7 @@ def recognize(folder: Path, presets: Path | None = None) -> FolderSource:
                 source = FolderSource(name, root, keys, remarks=[f"laid out as presets/sources/{preset.name}"])
                 if _has_labeled_cases(source, folder):
                     return source
-    source = _guess(folder)
-    source.names = names_of_values(folder)
-    return source
+    return _guess(folder)
 
 
 def _has_labeled_cases(source: FolderSource, folder: Path) -> bool:
@@ -110,7 +114,9 @@ class _FileGroup:
     def is_label(self) -> bool:
         """Return by the content of a file whether these are label maps."""
         info = read_info(next(iter(self.cases.values())), True)
-        return info.voxels is not None and len(info.voxels) <= MAX_LABEL_VALUES and min(info.voxels, default=0) >= 0
+        if info.voxels is None:
+            return False
+        return len(info.voxels) <= (MAX_LABEL_VALUES if min(info.voxels, default=0) >= 0 else MAX_SIGNED_VALUES)
 
     def forms(self) -> Iterator[tuple[str, dict[str, Path]]]:
         yield self.pattern, self.cases
@@ -119,7 +125,7 @@ class _FileGroup:
 
 
 def _guess(folder: Path) -> FolderSource:
-    files = sorted(Path(file) for file in files_below(str(folder)) if file.endswith(SUFFIXES))
+    files = sorted(Path(file) for file in files_below(str(folder)) if file.lower().endswith(SUFFIXES))
     if not files:
         raise CohortError(f"{folder}: holds no NIfTI file (*.nii.gz, *.nii)")
     groups = list(_groups(folder, files))
@@ -128,32 +134,86 @@ def _guess(folder: Path) -> FolderSource:
     if not images:
         raise CohortError(f"{folder}: holds no image, label maps only")
     name = identifier(folder.resolve().name)
-    if masks := _masks(labels):
+    if masks := _masks(folder, files, labels, images):
         pattern, names, cases = masks
         image = max(images, key=lambda group: len(set(group.cases) & cases))
-        values = {mask: identifier(mask) for mask in names}
-        return FolderSource(name, folder, {"images": image.pattern, "masks": pattern, "values": values})
+        values = {mask: name_of(number, mask) for number, mask in enumerate(names, start=1)}
+        keys: dict[str, Any] = {"images": image.pattern, "masks": pattern, "values": values}
+        remarks = [f"{group.pattern} are images without masks, not used" for group in images if group is not image]
+        return FolderSource(name, folder, keys, folder, remarks)
+    keys, remarks = _paired(folder, images, labels)
+    return FolderSource(name, folder, keys, folder, remarks)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Groups of images and labels with cases in common, and the form in which they have them."""
+
+    image: _FileGroup
+    label: _FileGroup
+    form: int
+    cases: frozenset[str]
+
+    @property
+    def patterns(self) -> tuple[str, str]:
+        """Of the images and of the labels."""
+        return list(self.image.forms())[self.form][0], list(self.label.forms())[self.form][0]
+
+
+def _paired(folder: Path, images: Sequence[_FileGroup], labels: Sequence[_FileGroup]) -> tuple[dict, list[str]]:
+    """Return the patterns of images with labels, of those without and of those held out, and remarks.
+
+    Raises:
+        CohortError: images in several places have cases of the same names.
+    """
+    pairs: list[_Pair] = []
+    while found := list(_pairs(images, labels, pairs)):
+        pairs.append(max(found, key=lambda pair: len(pair.cases)))
+    held_out = [pair for pair in pairs if _is_held_out(pair.image)]
+    training = [pair for pair in pairs if pair not in held_out]
+    if not training:
+        training, held_out = held_out, []
+    for one, two in combinations(training, 2):
+        if one.cases & two.cases:
+            raise CohortError(
+                f"{folder}: {one.patterns[0]} and {two.patterns[0]} have cases of the same names: give "
+                "`flare23 init` a folder for each"
+            )
     keys: dict[str, Any] = {}
-    paired: set[str] = set()
-    pairs = [
-        (len(set(one[1]) & set(two[1])), one[0], two[0])
-        for group, other in product(images, labels)
-        for one, two in zip(group.forms(), other.forms(), strict=False)
-    ]
-    overlap, image_pattern, label_pattern = max(pairs, key=lambda row: row[0], default=(0, "", ""))
-    if overlap:
-        keys = {"images": image_pattern, "labels": label_pattern}
-        paired = {image_pattern, label_pattern}
-    others = [group for group in images if not paired & {group.pattern, group.short}]
-    if others:
-        short = any(group.short == image_pattern for group in images if group.short)
-        patterns = [(group.short if short else "") or group.pattern for group in others]
-        keys["unlabeled_images" if keys else "images"] = patterns
+    for start, chosen in (("", training), ("validation_", held_out)):
+        for number, kind in enumerate(("images", "labels")):
+            patterns = [pair.patterns[number] for pair in chosen]
+            if patterns:
+                keys[start + kind] = patterns[0] if len(patterns) == 1 else patterns
+    others = [group for group in images if group not in [pair.image for pair in pairs]]
+    form = training[0].form if training else 0
+    unlabeled = [(group.short if form else "") or group.pattern for group in others if not _is_held_out(group)]
+    if unlabeled:
+        keys["unlabeled_images" if keys else "images"] = unlabeled
     remarks = [
-        f"{group.pattern} are label maps without an image" for group in labels
-        if not paired & {group.pattern, group.short}
+        f"{group.pattern} look held out and are not used; as `unlabeled_images` they would be learned from"
+        for group in others if _is_held_out(group)
     ]  # fmt: skip
-    return FolderSource(name, folder, keys, remarks=remarks)
+    for group in labels:
+        if group not in [pair.label for pair in pairs]:
+            taken = [pair for pair in pairs if pair.cases & {*group.cases, *group.short_cases}]
+            fits = f"that fit the images of {taken[0].patterns[1]}, too, not used" if taken else "without an image"
+            remarks.append(f"{group.pattern} are label maps {fits}")
+    return keys, remarks
+
+
+def _pairs(images: Sequence[_FileGroup], labels: Sequence[_FileGroup], known: Sequence[_Pair]) -> Iterator[_Pair]:
+    """Yield the pairs of groups that are in no known one, the full names' form first."""
+    for image, label in product(images, labels):
+        if any(pair.image is image or pair.label is label for pair in known):
+            continue
+        for form, (one, two) in enumerate(zip(image.forms(), label.forms(), strict=False)):
+            if cases := set(one[1]) & set(two[1]):
+                yield _Pair(image, label, form, frozenset(cases))
+
+
+def _is_held_out(group: _FileGroup) -> bool:
+    return any(HELD_OUT.search(part) for part in group.pattern.split("/")[:-1])
 
 
 def _groups(folder: Path, files: Sequence[Path]) -> Iterator[_FileGroup]:
@@ -203,7 +263,7 @@ def _of_numbers(start: str, paths: Sequence[Path]) -> _FileGroup:
 def _of_names(start: str, paths: Sequence[Path]) -> _FileGroup:
     """Return the group of names of any form: they end in the same, from the last `_`, `-` or `.` that they share."""
     names = [path.name for path in paths]
-    suffix = next(suffix for suffix in SUFFIXES if names[0].endswith(suffix))
+    suffix = _suffix(names[0])
     for place in [match.start() for match in re.finditer(r"[_.-]", names[0])]:
         if len(paths) > 1 and place and all(name.endswith(names[0][place:]) for name in names):
             suffix = names[0][place:]
@@ -214,16 +274,26 @@ def _of_names(start: str, paths: Sequence[Path]) -> _FileGroup:
     return _FileGroup(f"{start}{{case}}{suffix}", cases)
 
 
-def _masks(labels: Sequence[_FileGroup]) -> tuple[str, list[str], set[str]] | None:
+def _masks(
+    folder: Path, files: Sequence[Path], labels: Sequence[_FileGroup], images: Sequence[_FileGroup]
+) -> tuple[str, list[str], set[str]] | None:
     """Return the pattern of masks, their names and cases, if there are several label files in a folder per case."""
-    folders: dict[str, list[_FileGroup]] = defaultdict(list)
+    scans = {path for group in images for path in group.cases.values()}
+    others = [path.relative_to(folder).as_posix() for path in files if path not in scans]
+    found: dict[str, list[re.Match]] = {}
     for group in labels:
         start, _, name = group.pattern.rpartition("/")
         if "{case}" in start and "{case}" not in name:
-            folders[start].append(group)
-    start, groups = max(folders.items(), key=lambda item: len(item[1]), default=("", []))
-    if len(groups) < 2:
+            before, after = map(re.escape, start.split("{case}"))
+            form = re.compile(f"{before}([^/]+){after}/([^/]+){re.escape(_suffix(name))}")
+            found[f"{start}/{{mask}}{_suffix(name)}"] = [match for path in others if (match := form.fullmatch(path))]
+    masks = {pattern: sorted({match[2] for match in matches}) for pattern, matches in found.items()}
+    pattern = max(masks, key=lambda one: len(masks[one]), default="")
+    if len(masks.get(pattern, ())) < 2:
         return None
-    suffix = next(suffix for suffix in SUFFIXES if groups[0].pattern.endswith(suffix))
-    names = sorted(group.pattern.rpartition("/")[2].removesuffix(suffix) for group in groups)
-    return f"{start}/{{mask}}{suffix}", names, set().union(*(group.cases for group in groups))
+    return pattern, masks[pattern], {match[1] for match in found[pattern]}
+
+
+def _suffix(name: str) -> str:
+    """Return the suffix of a NIfTI file, in its own case."""
+    return name[-len(next(suffix for suffix in SUFFIXES if name.lower().endswith(suffix))) :]

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from flare23_lib.starter.names import has_sides
 from flare23_lib.starter.planner import NetworkPlan
 from flare23_lib.starter.recognize import FolderSource
 
@@ -73,8 +74,7 @@ def configuration_text(
     every = {row["name"] for row in labels}
     is_partial = any(set(source.labels) != every or source.keys.get("annotated") for source in labeled)
     has_unlabeled = any(source.has_unlabeled for source in sources)
-    has_sides = any(name.startswith(("right_", "left_")) for name in every)
-    mirror_axes = "[0, 1]    # not along x: labels tell right from left" if has_sides else "[0, 1, 2]"
+    mirror_axes = "[0, 1]    # not along x: labels may tell right from left" if has_sides(every) else "[0, 1, 2]"
     categories = [f"  - {_row({'name': source.name, 'sources': [source.name]})}" for source in labeled]
     left_out = () if is_partial else ("hidden_in",)
     rows = [{key: row[key] for key in _ORDER if key in row and key not in left_out} for row in labels]

@@ -217,6 +217,117 @@ def test_the_planner_has_larger_patches_for_larger_gpus():
     assert len(small.strides) == 6
 
 
+def test_ignored_voxels_are_no_class(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"own/imagesTr/case_{number}_0000.nii.gz", ct(number), AFFINE)
+        write(tmp_path / f"own/labelsTr/case_{number}.nii.gz", labels(v1=LIVER, v3=LEFT, v255=RIGHT), AFFINE)
+    table = {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}
+    (tmp_path / "own/dataset.json").write_text(json.dumps({"labels": table}))
+    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    assert dict(config.sources["own"].values) == {"1": "liver", "2": "spleen", "3": "ignore", "255": "ignore"}
+    assert [label.name for label in config.labels] == ["liver", "spleen"]
+
+
+@pytest.mark.parametrize(
+    ("names", "axes"),
+    [
+        (["Kidney L", "Kidney R"], (0, 1)),
+        (["rib_left_1", "spine"], (0, 1)),
+        (["liver"], (0, 1, 2)),
+        ([], (0, 1)),  # a value without a name may be one of two sides
+    ],
+)
+def test_sides_are_not_mirrored_whatever_they_are_called(tmp_path, names, axes):
+    boxes = dict(zip(("v1", "v2"), (LEFT, RIGHT), strict=True))
+    for number in range(2):
+        write(tmp_path / f"own/img/{number}.nii.gz", ct(number), AFFINE)
+        write(tmp_path / f"own/seg/{number}.nii.gz", labels(**dict(list(boxes.items())[: len(names) or 2])), AFFINE)
+    rows = "".join(f"{value};{name}\n" for value, name in enumerate(names, start=1))
+    (tmp_path / "own/labels.csv").write_text(rows)
+    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    assert config.models["student"].training.mirror_axes == axes
+    if axes == (0, 1) and names == ["Kidney L", "Kidney R"]:
+        assert [label.name for label in config.labels] == ["left_kidney", "right_kidney"]
+
+
+def test_a_test_set_is_for_validation_or_left_out(tmp_path):
+    for folder, numbers in (("Tr", range(3)), ("Ts", range(10, 12))):
+        for number in numbers:
+            write(tmp_path / f"own/images{folder}/case_{number}_0000.nii.gz", ct(number), AFFINE)
+            write(tmp_path / f"own/labels{folder}/case_{number}.nii.gz", labels(v1=LIVER), AFFINE)
+    found = keys(tmp_path / "own")[1]
+    assert found["images"] == "imagesTr/{case}_0000.nii.gz"
+    assert found["validation_images"] == "imagesTs/{case}_0000.nii.gz"
+    assert found["validation_labels"] == "labelsTs/{case}.nii.gz"
+    for path in (tmp_path / "own/labelsTs").iterdir():
+        path.unlink()
+    found = recognize(tmp_path / "own")
+    assert set(found.keys) == {"images", "labels"}
+    assert any("look held out" in remark for remark in found.remarks)
+
+
+def test_labels_in_several_places_are_all_taken_or_refused(tmp_path):
+    for place, numbers in (("north", range(3)), ("south", range(5, 8))):
+        for number in numbers:
+            write(tmp_path / f"own/{place}/ct/{number}.nii.gz", ct(number), AFFINE)
+            write(tmp_path / f"own/{place}/seg/{number}.nii.gz", labels(v1=LIVER), AFFINE)
+    found = keys(tmp_path / "own")[1]
+    assert sorted(found["images"]) == ["north/ct/{case}.nii.gz", "south/ct/{case}.nii.gz"]
+    assert len(found["labels"]) == 2
+    for number in range(3):
+        for visit in (1, 2):
+            write(tmp_path / f"visits/p{number}/v{visit}/ct.nii.gz", ct(number + visit), AFFINE)
+            write(tmp_path / f"visits/p{number}/v{visit}/seg.nii.gz", labels(v1=LIVER), AFFINE)
+    with pytest.raises(CohortError, match="have cases of the same names"):
+        recognize(tmp_path / "visits")
+
+
+def test_other_labels_of_the_same_images_are_named(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"images/{number}.nii.gz", ct(number), AFFINE)
+        for kind in ("auto", "manual"):
+            write(tmp_path / f"{kind}/{number}.nii.gz", labels(v1=LIVER), AFFINE)
+    found = recognize(tmp_path)
+    assert found.remarks == [
+        "manual/{case}.nii.gz are label maps that fit the images of auto/{case}.nii.gz, too, not used"
+    ]
+
+
+def test_no_mask_is_lost(tmp_path):
+    for number, name in enumerate(("anna", "bert", "carl")):
+        write(tmp_path / f"{name}/ct.nii.gz", ct(number), AFFINE)
+        for mask in ("liver", *(f"rib_left_{rib}" for rib in range(1, 6)), *(["tumor"] if number == 1 else [])):
+            write(tmp_path / f"{name}/seg/{mask}.nii.gz", labels(v1=LIVER), AFFINE)
+    assert set(keys(tmp_path)[1]["values"]) == {"liver", "tumor", *(f"rib_left_{rib}" for rib in range(1, 6))}
+
+
+def test_names_that_become_alike_are_told_apart(tmp_path):
+    for number in range(2):
+        write(tmp_path / f"own/img/{number}.nii.gz", ct(number), AFFINE)
+        write(tmp_path / f"own/seg/{number}.nii.gz", labels(v1=LIVER, v2=LEFT), AFFINE)
+    (tmp_path / "own/labels.csv").write_text("1;node +\n2;node -\n")
+    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    assert [label.name for label in config.labels] == ["node", "node_2"]
+    assert "node_2 would be node like another" in (tmp_path / "m.yaml").read_text()
+
+
+def test_a_table_names_only_values_that_are_there(tmp_path, caplog):
+    (tmp_path / "colorectal_patients.csv").write_text("id,age\ncrc_0,60\ncrc_1,61\n")
+    assert names_of_values(tmp_path, [1, 2]) == {}
+    (tmp_path / "labels.csv").write_bytes("1;Nièren\n".encode("latin-1"))
+    assert names_of_values(tmp_path, [1, 2]) == {}
+    assert "labels.csv: names no values, as it cannot be read" in caplog.text
+
+
+def test_labels_with_negative_values_and_upper_case_suffixes_are_labels(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"images/{number}.nii.gz", ct(number), AFFINE)
+        write(tmp_path / f"labels/{number}.nii.gz", labels(v1=LIVER).astype(np.int16) - 1, AFFINE)
+        for kind in ("images", "labels"):
+            (tmp_path / f"{kind}/{number}.nii.gz").rename(tmp_path / f"{kind}/{number}.NII.GZ")
+    assert keys(tmp_path)[1] == {"images": "images/{case}.NII.GZ", "labels": "labels/{case}.NII.GZ"}
+
+
 def test_folders_without_images_or_labels_are_refused(tmp_path):
     with pytest.raises(CohortError, match="there is no folder"):
         recognize(tmp_path / "lost")
