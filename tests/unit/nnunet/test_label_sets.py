@@ -194,4 +194,7 @@ def test_the_preset_of_partial_labels_has_one_teacher_of_all_labels():
     assert stated.pop("all_organs") == tuple(organs)
     assert stated == {"tumor": "present", "five_organs": (*organs[:4], organs[12]), "unlabeled": None}
     assert set(chosen.training_settings("teacher").hidden_in) == {"14"}
-    assert chosen.training_settings("student") == Config.load([RECIPE]).training_settings("student")
+    assert all(completion.soft for completion in chosen.completions.values())
+    assert chosen.training_settings("student") == changed(
+        Config.load([RECIPE]).training_settings("student"), soft=True
+    )
