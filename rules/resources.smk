@@ -106,7 +106,7 @@ def predicted_entries(wildcards):
     )
 
 
-is_measured = UpToDate(pooled_entries)
+is_measured = UpToDate(pooled_entries, has_files=False)
 is_preprocessed = UpToDate(preprocessed_entries)
 is_trained = UpToDate(lambda wildcards: [job_of_training(wildcards).weights])
 is_pseudo_labeled = UpToDate(pseudo_label_entries)

@@ -152,18 +152,12 @@ def _check_part(results: Results, deep: bool, files: Sequence[str]) -> list[list
 
 
 def _check(results: Results, deep: bool, file: str) -> list[Path]:
-    """Return what is missing or broken of the entry that a file belongs to.
-
-    The metadata of such files is deleted, as jobs take it for a sign that they are there; not if reading failed.
-    """
+    """Return what is missing or broken of the entry that a file belongs to."""
     entry, path = results.entry(file), results.root / file
     metadata = entry.metadata()
     if metadata is None:
         return [entry.metadata_path if path.exists() else path]
     try:
-        broken = entry.broken_files(metadata, deep)
+        return entry.broken_files(metadata, deep)
     except OSError:
         return [path]
-    if broken:
-        entry.metadata_path.unlink()
-    return broken

@@ -58,7 +58,7 @@ def test_no_module_imports_snakemake():
 
 
 def test_the_files_of_the_two_walks_exist():
-    text = (REPOSITORY / "docs" / "developers.md").read_text().split("## Two walks")[1].split("\n## ")[0]
+    text = (REPOSITORY / "docs" / "developers.md").read_text().split("## The path of one case")[1].split("\n## ")[0]
     named = set(re.findall(r"`([\w/]+\.py)`", text))
     assert len(named) > 20
     assert [file for file in sorted(named) if not (LIBRARY / file).exists()] == []

@@ -96,7 +96,8 @@ def test_a_training_whose_input_is_damaged_ends_in_one_line_after_its_retries(ch
 def test_a_job_is_looked_at_again_only_when_a_file_changed(tmp_path):
     file = tmp_path / "cases.csv"
     entry = CacheFolder.of(tmp_path, "labels", {}).create().entry("a", {})
-    entry.save([], {})
+    entry.file(".nii.gz").touch()
+    entry.save([".nii.gz"], {})
     calls = []
 
     def entries(wildcards):
@@ -110,10 +111,13 @@ def test_a_job_is_looked_at_again_only_when_a_file_changed(tmp_path):
     assert up_to_date(["a"], [file])
     assert len(calls) == 1
     assert up_to_date(["b"], [file])
-    entry.metadata_path.unlink()
+    entry.file(".nii.gz").unlink()
     os.utime(file, ns=(1, 1))
     assert not up_to_date(["a"], [file])
     assert len(calls) == 3
+    assert UpToDate(entries, has_files=False)(["a"], [file])
+    entry.metadata_path.unlink()
+    assert not UpToDate(entries, has_files=False)(["a"], [file])
 
 
 def test_what_cannot_be_told_is_work():
