@@ -19,7 +19,7 @@ _listings: dict[Path, tuple[int, set[str], set[str]]] = {}
 
 
 def _listed(folder: Path) -> tuple[set[str], set[str]]:
-    """Return of which entries a folder of the cache has metadata, and files. It is listed again only if it changed."""
+    """Return of which entries a folder of the cache has metadata, and files; listed again only if it changed."""
     changed = folder.stat().st_mtime_ns
     if folder not in _listings or _listings[folder][0] != changed:
         names = list(folder.iterdir())
