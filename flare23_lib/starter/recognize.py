@@ -186,14 +186,15 @@ def _paired(folder: Path, images: Sequence[_FileGroup], labels: Sequence[_FileGr
             if patterns:
                 keys[start + kind] = patterns[0] if len(patterns) == 1 else patterns
     others = [group for group in images if group not in [pair.image for pair in pairs]]
+    unused = [group for group in others if training and _is_held_out(group)]
     form = training[0].form if training else 0
-    unlabeled = [(group.short if form else "") or group.pattern for group in others if not _is_held_out(group)]
+    unlabeled = [(group.short if form else "") or group.pattern for group in others if group not in unused]
     if unlabeled:
         keys["unlabeled_images" if keys else "images"] = unlabeled
     remarks = [
         f"{group.pattern} look held out and are not used; as `unlabeled_images` they would be learned from"
-        for group in others if _is_held_out(group)
-    ]  # fmt: skip
+        for group in unused
+    ]
     for group in labels:
         if group not in [pair.label for pair in pairs]:
             taken = [pair for pair in pairs if pair.cases & {*group.cases, *group.short_cases}]

@@ -264,6 +264,8 @@ def test_a_test_set_is_for_validation_or_left_out(tmp_path):
     found = recognize(tmp_path / "own")
     assert set(found.keys) == {"images", "labels"}
     assert any("look held out" in remark for remark in found.remarks)
+    write(tmp_path / "more/test/1.nii.gz", ct(1), AFFINE)
+    assert keys(tmp_path / "more")[1] == {"images": ["test/{case}.nii.gz"]}
 
 
 def test_labels_in_several_places_are_all_taken_or_refused(tmp_path):
