@@ -93,7 +93,7 @@ def _check_categories(config: Configuration) -> None:
             raise ConfigError(f"{key}.name: {category.name!r} is given twice")
         if category.name == "validation":
             raise ConfigError(f"{key}.name: 'validation' is kept for the validation cases")
-        if len(category.conditions.to_json()) == 1:
+        if category.to_json().keys() <= {"name", "annotated"}:
             raise ConfigError(f"{key}: {category.name!r} has no condition")
         conditions = {
             "contains_any": (category.contains_any, "no case"),

@@ -199,11 +199,6 @@ class Category(Table):
     known to be absent; or present, if that differs by case and only the labels that occur in it are known. Without it
     that is what the sources state, and if they state nothing, the labels of the conditions."""
 
-    @property
-    def conditions(self) -> Category:
-        """The category without what is no condition."""
-        return self.model_copy(update={"annotated": None})
-
 
 class Scan(Table):
     """How the files of the cohort are read."""

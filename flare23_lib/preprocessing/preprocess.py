@@ -134,9 +134,9 @@ def preprocess_labels(
         write_nearest(turn.forward(read_volume(soft).array), nearest)
         first, second, share = unpack_soft(nearest)
         del nearest
-        for number, plane in enumerate((first, second, share), start=1):
-            indices = plane if plane is share else label_indices(plane, label_values)
-            channels[number * voxels : (number + 1) * voxels] = packed(indices, grid.label_factor)
+        planes = label_indices(first, label_values), label_indices(second, label_values), share
+        for number, plane in enumerate(planes, start=1):
+            channels[number * voxels : (number + 1) * voxels] = packed(plane, grid.label_factor)
     _save(target, channels, grid.patch_size)
     ignored = len(classes) + 1
     present = [index for index in classes if len(locations[index])]

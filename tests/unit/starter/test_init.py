@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,13 @@ PRESETS = REPOSITORY / "presets" / "sources"
 def keys(folder):
     found = recognize(folder, PRESETS)
     return found.name, found.keys
+
+
+def write_pairs(image, label, numbers, **boxes):
+    """Write CTs and label maps; `#` in their paths stands for the number."""
+    for number in numbers:
+        write(Path(str(image).replace("#", str(number))), ct(number), AFFINE)
+        write(Path(str(label).replace("#", str(number))), labels(**boxes), AFFINE)
 
 
 def test_a_decathlon_task_becomes_a_configuration_that_stands_alone(tmp_path):
@@ -218,9 +226,8 @@ def test_the_planner_has_larger_patches_for_larger_gpus():
 
 
 def test_ignored_voxels_are_no_class(tmp_path):
-    for number in range(3):
-        write(tmp_path / f"own/imagesTr/case_{number}_0000.nii.gz", ct(number), AFFINE)
-        write(tmp_path / f"own/labelsTr/case_{number}.nii.gz", labels(v1=LIVER, v3=LEFT, v255=RIGHT), AFFINE)
+    images, maps = tmp_path / "own/imagesTr/case_#_0000.nii.gz", tmp_path / "own/labelsTr/case_#.nii.gz"
+    write_pairs(images, maps, range(3), v1=LIVER, v3=LEFT, v255=RIGHT)
     table = {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}
     (tmp_path / "own/dataset.json").write_text(json.dumps({"labels": table}))
     config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
@@ -239,9 +246,8 @@ def test_ignored_voxels_are_no_class(tmp_path):
 )
 def test_sides_are_not_mirrored_whatever_they_are_called(tmp_path, names, axes):
     boxes = dict(zip(("v1", "v2"), (LEFT, RIGHT), strict=True))
-    for number in range(2):
-        write(tmp_path / f"own/img/{number}.nii.gz", ct(number), AFFINE)
-        write(tmp_path / f"own/seg/{number}.nii.gz", labels(**dict(list(boxes.items())[: len(names) or 2])), AFFINE)
+    present = dict(list(boxes.items())[: len(names) or 2])
+    write_pairs(tmp_path / "own/img/#.nii.gz", tmp_path / "own/seg/#.nii.gz", range(2), **present)
     rows = "".join(f"{value};{name}\n" for value, name in enumerate(names, start=1))
     (tmp_path / "own/labels.csv").write_text(rows)
     config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
@@ -252,9 +258,10 @@ def test_sides_are_not_mirrored_whatever_they_are_called(tmp_path, names, axes):
 
 def test_a_test_set_is_for_validation_or_left_out(tmp_path):
     for folder, numbers in (("Tr", range(3)), ("Ts", range(10, 12))):
-        for number in numbers:
-            write(tmp_path / f"own/images{folder}/case_{number}_0000.nii.gz", ct(number), AFFINE)
-            write(tmp_path / f"own/labels{folder}/case_{number}.nii.gz", labels(v1=LIVER), AFFINE)
+        own = tmp_path / "own"
+        write_pairs(
+            own / f"images{folder}/case_#_0000.nii.gz", own / f"labels{folder}/case_#.nii.gz", numbers, v1=LIVER
+        )
     found = keys(tmp_path / "own")[1]
     assert found["images"] == "imagesTr/{case}_0000.nii.gz"
     assert found["validation_images"] == "imagesTs/{case}_0000.nii.gz"
@@ -270,9 +277,8 @@ def test_a_test_set_is_for_validation_or_left_out(tmp_path):
 
 def test_labels_in_several_places_are_all_taken_or_refused(tmp_path):
     for place, numbers in (("north", range(3)), ("south", range(5, 8))):
-        for number in numbers:
-            write(tmp_path / f"own/{place}/ct/{number}.nii.gz", ct(number), AFFINE)
-            write(tmp_path / f"own/{place}/seg/{number}.nii.gz", labels(v1=LIVER), AFFINE)
+        folder = tmp_path / "own" / place
+        write_pairs(folder / "ct/#.nii.gz", folder / "seg/#.nii.gz", numbers, v1=LIVER)
     found = keys(tmp_path / "own")[1]
     assert sorted(found["images"]) == ["north/ct/{case}.nii.gz", "south/ct/{case}.nii.gz"]
     assert len(found["labels"]) == 2
@@ -304,9 +310,7 @@ def test_no_mask_is_lost(tmp_path):
 
 
 def test_names_that_become_alike_are_told_apart(tmp_path):
-    for number in range(2):
-        write(tmp_path / f"own/img/{number}.nii.gz", ct(number), AFFINE)
-        write(tmp_path / f"own/seg/{number}.nii.gz", labels(v1=LIVER, v2=LEFT), AFFINE)
+    write_pairs(tmp_path / "own/img/#.nii.gz", tmp_path / "own/seg/#.nii.gz", range(2), v1=LIVER, v2=LEFT)
     (tmp_path / "own/labels.csv").write_text("1;node +\n2;node -\n")
     config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
     assert [label.name for label in config.labels] == ["node", "node_2"]
