@@ -86,8 +86,8 @@ seed 4 during the teacher's training: five organs that only the fully labeled ca
 72 epochs."""
 
 SETS_SOFT = ("student_sets_soft", "student_sets_soft_native")
-"""Students of the same teacher's soft labels; the second at the labels' resolution. Frozen when `SETS` was known on both
-seeds. Aim: a recovery above 0.6; question: are they above those of hard labels?"""
+"""Students of the same teacher's soft labels; the second at the labels' resolution. Frozen when `SETS` was known on
+both seeds. Aim: a recovery above 0.6; question: are they above those of hard labels?"""
 
 LATER = ("teacher_sets", "teacher_exact_later")
 """The teacher of `SETS`, and the same one later (`recovery_later.yaml`), themselves scored. Question: do organs stay
