@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from flare23_lib.axes import Triple, as_triple
 from flare23_lib.errors import BundleError, ConfigError, ImageError, first_line
 from flare23_lib.inference.body_mask import Body, find_body
 from flare23_lib.inference.bundle import Bundle
+from flare23_lib.inference.image_files import NO_EXTRAS, Extras
 from flare23_lib.inference.logit_accumulator import TTAAgreement
 from flare23_lib.inference.memory import CaseSize, Limits, MemoryPlan, plan, weight_bytes
 from flare23_lib.inference.network import WindowNetwork
@@ -45,7 +46,7 @@ class Segmentation:
         tta_agreement: by label name, the Dice between each mirrored pass's labels and the mean's, averaged over the
             passes, at the model's resolution; None for a class that neither holds. Empty without TTA.
         tta_vote_count: uint8, likewise: how many passes give the label of their mean at the nearest voxel of the
-            model's resolution; None unless `count_votes`.
+            model's resolution; None unless wanted.
         soft: int32, likewise: soft labels at the nearest voxel of the model's resolution (`labels.pack_soft`); None
             unless wanted.
         passes: how many there are.
@@ -74,9 +75,7 @@ class Prepared:
         body: where the body is; None if all windows are wanted, or nothing was found.
         plan: how the memory is used.
         timer: its phases so far.
-        exclude: as `Engine.segment`.
-        count_votes: as `Engine.segment`.
-        soft: as `Engine.segment`.
+        extras: what is made in addition to labels.
     """
 
     image: torch.Tensor
@@ -85,9 +84,7 @@ class Prepared:
     body: Body | None
     plan: MemoryPlan
     timer: PhaseTimer
-    exclude: Collection[int]
-    count_votes: bool
-    soft: bool
+    extras: Extras
 
 
 class Engine:
@@ -145,14 +142,7 @@ class Engine:
         """The axes (z, y, x) that each pass mirrors along: none, and with TTA each combination of the model's."""
         return all_flips(self.model.mirror_axes) if self.model.inference.tta else [()]
 
-    def plan(
-        self,
-        geometry: Geometry,
-        image_bytes: int,
-        exclude: Collection[int] = (),
-        count_votes: bool = False,
-        soft: bool = False,
-    ) -> MemoryPlan:
+    def plan(self, geometry: Geometry, image_bytes: int, extras: Extras = NO_EXTRAS) -> MemoryPlan:
         """Return how a volume of a geometry and a size in bytes would be computed and what memory that takes.
 
         Raises:
@@ -168,41 +158,32 @@ class Engine:
             shape=padded,
             passes=len(self.flips),
             unpadded=0 if padded == resampled else math.prod(resampled),
-            outputs=1 + bool(exclude) + count_votes,
-            count_votes=count_votes,
-            soft=soft,
+            extras=extras,
             compiled=self.compiled,
         )
         return plan(self.model, self.precision, self.device, task, self.limits)
 
-    def segment(
-        self, volume: Volume, exclude: Collection[int] = (), count_votes: bool = False, soft: bool = False
-    ) -> Segmentation:
+    def segment(self, volume: Volume, extras: Extras = NO_EXTRAS) -> Segmentation:
         """Segment a volume: `prepare` and `infer`.
 
         Args:
             volume: a CT in HU.
-            exclude: label values whose classes may not win in `runner_up_labels`; values that the model does not know
-                have no effect.
-            count_votes: keep how many of the mirrored passes agree at every voxel.
-            soft: keep the two strongest classes where the model hesitates between them.
+            extras: what is made in addition to labels.
 
         Raises:
             ImageError: the volume is empty or holds values that are not finite, or the limits of memory are too low.
             ConfigError: every class is excluded, or there are no mirrored passes to count.
         """
-        return self.infer(self.prepare(volume, exclude, count_votes, soft))
+        return self.infer(self.prepare(volume, extras))
 
-    def prepare(
-        self, volume: Volume, exclude: Collection[int] = (), count_votes: bool = False, soft: bool = False
-    ) -> Prepared:
+    def prepare(self, volume: Volume, extras: Extras = NO_EXTRAS) -> Prepared:
         """Make the image that the network sees; arguments and errors as `segment`."""
         stored = volume.array
         if stored.size == 0 or stored.dtype.kind not in "iufb":
             raise ImageError(f"a volume of shape {stored.shape} and type {stored.dtype} is not a CT")
         if stored.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in stored):
             raise ImageError("the volume holds values that are not finite (NaN or infinite)")
-        chosen = self.plan(volume.geometry, stored.nbytes, exclude, count_votes, soft)
+        chosen = self.plan(volume.geometry, stored.nbytes, extras)
         log.info("memory: %s", chosen)
         timer = PhaseTimer(self.device)
         orientation = Orientation.of(volume.geometry.affine, self.model.orientation)
@@ -217,27 +198,26 @@ class Engine:
             if body is None:
                 log.info("windows: no body was found in the image; all of it is computed")
         timer.phase("resample")
-        shape = as_triple(stored.shape)
-        return Prepared(image, shape, orientation, body, chosen, timer, exclude, count_votes, soft)
+        return Prepared(image, as_triple(stored.shape), orientation, body, chosen, timer, extras)
 
     def infer(self, prepared: Prepared) -> Segmentation:
         """Segment a prepared volume; errors as `segment`."""
-        model, flips, exclude = self.model, self.flips, set(prepared.exclude)
-        excluded = [index for index, value in enumerate(model.values) if value in exclude]
+        model, flips, extras = self.model, self.flips, prepared.extras
+        excluded = [index for index, value in enumerate(model.values) if value in extras.exclude]
         if len(excluded) == len(model.values):
             raise ConfigError("exclude: every label of the model is excluded")
-        if prepared.count_votes and len(flips) == 1:
+        if extras.votes and len(flips) == 1:
             raise ConfigError(f"model {model.name}: votes need test-time augmentation (tta, mirror_axes)")
         turn, values = prepared.orientation.forward, np.array(model.values, np.uint8)
-        stored = [np.zeros(prepared.stored_shape, np.uint8) for _ in range(1 + bool(exclude))]
+        stored = [np.zeros(prepared.stored_shape, np.uint8) for _ in range(1 + bool(extras.exclude))]
         outputs = [
             Output(turn(labels), values, kept_out) for labels, kept_out in zip(stored, ([], excluded), strict=False)
         ]
-        if prepared.soft:
+        if extras.soft:
             outputs[0] = replace(outputs[0], soft=np.zeros(prepared.image.shape, np.int32))
         agreement = None
         if len(flips) > 1:
-            counted = prepared.image.shape if prepared.count_votes else None
+            counted = prepared.image.shape if extras.votes else None
             agreement = TTAAgreement(len(model.labels), len(flips), counted)
         prepared.timer.start()
         with torch.inference_mode(), _reproducible(self.device, self.precision):
@@ -249,14 +229,14 @@ class Engine:
         log.info("windows: %d computed (%s)", computed, model.inference.windows)
         scores = dict(zip(model.names[1:], agreement.scores()[1:], strict=True)) if agreement else {}
         counts = None
-        if agreement and prepared.count_votes:
+        if agreement and extras.votes:
             counts = np.empty(prepared.stored_shape, np.uint8)
             agreement.write_vote_count(turn(counts))
         soft = None
         if outputs[0].soft is not None:
             soft = np.empty(prepared.stored_shape, np.int32)
             write_nearest(outputs[0].soft, turn(soft))
-        runner_up = stored[1] if exclude else None
+        runner_up = stored[1] if extras.exclude else None
         return Segmentation(stored[0], runner_up, scores, counts, soft, len(flips), prepared.timer.seconds, computed)
 
     def _slabs(self, shape: Sequence[int], box: Sequence[slice], body: Body | None) -> list[WindowSlab]:

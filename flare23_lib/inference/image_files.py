@@ -40,6 +40,35 @@ WRITING = 2
 
 
 @dataclass(frozen=True)
+class Extras:
+    """What is made of an image in addition to its labels.
+
+    Attributes:
+        exclude: label values whose classes may not win in runner-up labels; without any, these are not made. Values
+            that the model does not know have no effect.
+        votes: how many of the mirrored passes agree at every voxel.
+        soft: soft labels: the two strongest classes where the model hesitates between them.
+    """
+
+    exclude: tuple[int, ...] = ()
+    votes: bool = False
+    soft: bool = False
+
+    @property
+    def voxel_bytes(self) -> int:
+        """Bytes that a voxel takes in labels and extras together."""
+        return 1 + bool(self.exclude) + self.votes + 4 * self.soft
+
+    @property
+    def writing_bytes(self) -> int:
+        """Bytes by voxel that writing the largest of them takes, in addition to it."""
+        return WRITING * (4 if self.soft else 1)
+
+
+NO_EXTRAS = Extras()
+
+
+@dataclass(frozen=True)
 class PredictionCase:
     """An image to segment and where its labels go.
 
@@ -47,17 +76,13 @@ class PredictionCase:
         name: of the case.
         image: its file, or its series of DICOM files.
         labels: the NIfTI file of its labels; files of other kinds are named after it.
-        exclude: label values without which its runner-up labels are made.
-        count_votes: whether the votes of the mirrored passes are counted.
-        soft: whether soft labels are made.
+        extras: what is made in addition to labels.
     """
 
     name: str
     image: Image
     labels: Path
-    exclude: tuple[int, ...] = ()
-    count_votes: bool = False
-    soft: bool = False
+    extras: Extras = NO_EXTRAS
 
     @cached_property
     def identity(self) -> str:

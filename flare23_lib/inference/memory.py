@@ -16,7 +16,7 @@ import torch
 
 from flare23_lib.axes import Triple
 from flare23_lib.errors import ConfigError, ImageError
-from flare23_lib.inference.image_files import HOST_BASE, MB, WRITING
+from flare23_lib.inference.image_files import HOST_BASE, MB, NO_EXTRAS, Extras
 from flare23_lib.inference.model import Model
 from flare23_lib.networks.size import parameters
 from flare23_lib.preprocessing.resampling import SLAB_BYTES
@@ -89,9 +89,7 @@ class CaseSize:
         shape: (z, y, x) of the resampled and padded image.
         unpadded: voxels of the resampled image if it was padded, and is kept in addition to the padded one; else 0.
         passes: mirrored passes.
-        outputs: volumes to make: labels, and with them runner-up labels and vote counts.
-        count_votes: whether vote counts are kept, at the model's resolution too.
-        soft: whether soft labels are made, of 4 bytes, at the model's resolution too.
+        extras: what is made in addition to labels; votes and soft labels are kept at the model's resolution, too.
         compiled: the network was compiled, for one window at a time.
     """
 
@@ -100,9 +98,7 @@ class CaseSize:
     shape: Triple
     passes: int
     unpadded: int = 0
-    outputs: int = 1
-    count_votes: bool = False
-    soft: bool = False
+    extras: Extras = NO_EXTRAS
     compiled: bool = False
 
 
@@ -182,8 +178,9 @@ def _with_cost(plan: MemoryPlan, model: Model, precision: str, on_gpu: bool, tas
     if on_gpu:
         gpu += GPU_BASE + plan.slab_bytes
     # The image is held while it is resampled, its labels afterwards; the last one is copied to be written.
-    labels = (task.outputs + 4 * task.soft) * task.voxels + (task.count_votes + 4 * task.soft) * math.prod(task.shape)
-    writing = WRITING * (4 if task.soft else 1) * task.voxels
+    extras = task.extras
+    labels = extras.voxel_bytes * task.voxels + (extras.votes + 4 * extras.soft) * math.prod(task.shape)
+    writing = extras.writing_bytes * task.voxels
     host = HOST_BASE + weight_bytes(model, 4) + (COMPILER if task.compiled else 0)
     host += max(task.image + plan.slab_bytes + resampled, labels + working, labels + writing)
     return replace(plan, host=host, gpu=gpu)

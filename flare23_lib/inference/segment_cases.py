@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flare23_lib.inference.image_files import HOST_BASE, WRITING, PredictionCase, image_warnings
+from flare23_lib.inference.image_files import HOST_BASE, PredictionCase, image_warnings
 from flare23_lib.inference.outputs import Outputs
 from flare23_lib.inference.training_images import unlike_training
 from flare23_lib.io.images import read_header, read_image
@@ -195,16 +195,15 @@ def _segment(
     if image is None:
         raise ValueError(f"{case.name} was not read")
     # What its label maps take while they are being written, and what is made of them.
-    maps = 1 + bool(case.exclude) + case.count_votes + 4 * case.soft + WRITING * (4 if case.soft else 1)
-    maps *= image.array.size
+    maps = (case.extras.voxel_bytes + case.extras.writing_bytes) * image.array.size
     header, written = image.header, maps + reader.outputs.bytes(image.array.size, image.array.nbytes)
     ahead = False
     if index + 1 < len(reader.cases):
-        plan = engine.plan(image.geometry, image.array.nbytes, case.exclude, case.count_votes, case.soft)
+        plan = engine.plan(image.geometry, image.array.nbytes, case.extras)
         ahead = can_prefetch(engine, plan.host + held, reader.cases[index + 1], written)
         if ahead:
             reader.start(index + 1)
-    prepared = engine.prepare(image, case.exclude, case.count_votes, case.soft)
+    prepared = engine.prepare(image, case.extras)
     # From here on only the resampled image is needed.
     outcome.image = None
     del image
@@ -222,8 +221,7 @@ def can_prefetch(engine: Engine, taken: int, following: PredictionCase, written:
     """
     try:
         geometry, size = read_header(following.image)
-        options = following.exclude, following.count_votes, following.soft
-        after = engine.plan(geometry, size, *options).host + written
+        after = engine.plan(geometry, size, following.extras).host + written
     except Exception:  # whatever is wrong with it is reported when it is its turn
         return False
     return max(taken + size, after) <= engine.limits.host_bytes()
@@ -231,7 +229,7 @@ def can_prefetch(engine: Engine, taken: int, following: PredictionCase, written:
 
 def _check_memory(engine: Engine, case: PredictionCase) -> None:
     """Check by its header that an image can be segmented within the limits; ImageError if not."""
-    engine.plan(*read_header(case.image), case.exclude, case.count_votes, case.soft)
+    engine.plan(*read_header(case.image), case.extras)
 
 
 def _timed(write: Write, case: PredictionCase, segmentation: Segmentation, header: nib.Nifti1Header) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, Shard, finge
 from flare23_lib.cache.results import Results, collect, write_record
 from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset.cases import Case, usable_cases
-from flare23_lib.inference.image_files import PredictionCase
+from flare23_lib.inference.image_files import NO_EXTRAS, Extras, PredictionCase
 from flare23_lib.inference.model import read_model
 from flare23_lib.inference.segment_cases import Reader, segment_cases
 from flare23_lib.io.atomic import read_json
@@ -56,23 +56,10 @@ def segmentation_folder(results: Results, digest: str, inference: InferenceSetti
     return results.cache("segmentations", key)
 
 
-@dataclass(frozen=True)
-class Extras:
-    """What is made in addition to labels: the votes of the mirrored passes, soft labels."""
-
-    votes: bool = False
-    soft: bool = False
-
-
-NO_EXTRAS = Extras()
-
-
-def segmentation_entry(
-    folder: CacheFolder, case: Case, exclude: Collection[int] = (), extras: Extras = NO_EXTRAS
-) -> Entry:
-    """Return the entry of a case's segmentation; with runner-up labels without the label values of `exclude`."""
-    inputs: dict[str, Any] = {"image": case.image_id, "exclude": sorted(exclude)}
-    inputs |= {name: True for name, wanted in asdict(extras).items() if wanted}
+def segmentation_entry(folder: CacheFolder, case: Case, extras: Extras = NO_EXTRAS) -> Entry:
+    """Return the entry of a case's segmentation with what is made in addition."""
+    inputs: dict[str, Any] = {"image": case.image_id, "exclude": sorted(extras.exclude)}
+    inputs |= {name: True for name in ("votes", "soft") if getattr(extras, name)}
     return folder.entry(case.case, inputs)
 
 
@@ -93,39 +80,37 @@ class ModelUse:
     threads: int = 1
 
 
-Wanted = Sequence[tuple[Case, Collection[int]]]
-"""Cases, each with the label values without which its runner-up labels are made."""
+Wanted = Sequence[tuple[Case, Extras]]
+"""Cases, each with what is made in addition to its labels."""
 
 
-def segmentation_entries(
-    results: Results, model: str, inference: InferenceSettings, wanted: Wanted, extras: Extras
-) -> list[Entry]:
+def segmentation_entries(results: Results, model: str, inference: InferenceSettings, wanted: Wanted) -> list[Entry]:
     """Return the entries of a model's segmentations; StoreError if the model has no bundle."""
     folder = segmentation_folder(results, model_digest(read_json(results.model_file(model))), inference)
-    return [segmentation_entry(folder, case, exclude, extras) for case, exclude in wanted]
+    return [segmentation_entry(folder, case, extras) for case, extras in wanted]
 
 
 def predict_validation(results: Results, model: ModelUse, shard: Shard, output: Path) -> None:
     """Segment the validation cases of a shard, and write its record."""
     wanted = validation_shard(results, shard)
-    made = segment_missing(results, model, wanted, NO_EXTRAS, f"validation-{shard}")
+    made = segment_missing(results, model, wanted, f"validation-{shard}")
     write_record(output, ["case", "file"], [row for row, _ in made])
 
 
 def validation_shard(results: Results, shard: Shard) -> Wanted:
     """Return the validation cases of a shard."""
-    return [(case, ()) for case in usable_cases(results.cases, "validation") if case.case in shard]
+    return [(case, NO_EXTRAS) for case in usable_cases(results.cases, "validation") if case.case in shard]
 
 
 def segment_missing(
-    results: Results, model: ModelUse, wanted: Wanted, extras: Extras, lock_name: str
+    results: Results, model: ModelUse, wanted: Wanted, lock_name: str
 ) -> list[tuple[dict[str, str], Metadata]]:
     """Segment what is missing, under a lock of a name; returns each case's `case` and `file`, and its metadata.
 
     Raises:
         CasesFailedError: the other cases are done.
     """
-    entries = segmentation_entries(results, model.name, model.inference, wanted, extras)
+    entries = segmentation_entries(results, model.name, model.inference, wanted)
     if not entries:
         return []
     with entries[0].folder.create().lock(lock_name):
@@ -134,7 +119,7 @@ def segment_missing(
         log.info("%d cases, %d of them to be segmented", len(entries), len(missing))
         if missing:
             engine = _engine(results, model)
-            cases = [_case_to_segment(wanted[index][0], entries[index]) for index in missing]
+            cases = [_case_to_segment(*wanted[index], entries[index]) for index in missing]
             save = partial(_save, engine, {case: entries[index] for case, index in zip(cases, missing, strict=True)})
             outcomes = progress(segment_cases(engine, Reader(cases, overwrite=True), save), total=len(cases))
             failures = CaseFailures(len(entries))
@@ -150,11 +135,8 @@ def segment_missing(
     return list(zip(rows, filter(None, found), strict=True))
 
 
-def _case_to_segment(case: Case, entry: Entry) -> PredictionCase:
-    inputs = entry.inputs
-    image, labels = Path(case.image), entry.file(LABELS)
-    extras = [inputs.get(name, False) for name in ("votes", "soft")]
-    return PredictionCase(case.case, image, labels, tuple(inputs["exclude"]), *extras)
+def _case_to_segment(case: Case, extras: Extras, entry: Entry) -> PredictionCase:
+    return PredictionCase(case.case, Path(case.image), entry.file(LABELS), extras)
 
 
 def _save(

@@ -13,7 +13,8 @@ from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.settings import AnnotatedValues, PseudoLabelSettings
 from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
 from flare23_lib.errors import StoreError
-from flare23_lib.inference.segmentations import Extras, ModelUse, Wanted, segment_missing
+from flare23_lib.inference.image_files import Extras
+from flare23_lib.inference.segmentations import ModelUse, Wanted, segment_missing
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.tables import read_csv
 
@@ -35,7 +36,7 @@ def pseudo_label(
     """
     wanted = category_shard(results, settings, base, shard)
     lock_name = f"{settings.category}-{shard}"  # other completions of the category share its segmentations
-    made = segment_missing(results, teacher, wanted, extras_of(settings), lock_name)
+    made = segment_missing(results, teacher, wanted, lock_name)
     labels = read_json(results.model_file(teacher.name))["labels"][1:]
     names = {str(label["value"]): label["name"] for label in labels}
     rows = []
@@ -45,18 +46,17 @@ def pseudo_label(
     write_record(output, ["case", "file", *(f"agreement_{name}" for name in names.values())], rows)
 
 
-def extras_of(settings: PseudoLabelSettings) -> Extras:
-    """Return what a completion needs in addition to labels."""
-    return Extras(settings.votes, settings.soft)
+def extras_of(settings: PseudoLabelSettings, case: Case, bases: Mapping[str, Mapping[str, str]]) -> Extras:
+    """Return what a completion needs of a case in addition to labels; `bases` as `base_rows`."""
+    exclude = () if settings.annotated is None else annotated_labels(settings.annotated, case, bases)
+    return Extras(tuple(exclude), settings.votes, settings.soft)
 
 
 def category_shard(results: Results, settings: PseudoLabelSettings, base: str | None, shard: Shard) -> Wanted:
-    """Return a category's cases of a shard, with their annotated classes if runner-up labels are made."""
+    """Return a category's cases of a shard, with what is made of them."""
     cases = [case for case in usable_cases(results.cases, "training", settings.category) if case.case in shard]
-    if settings.annotated is None:
-        return [(case, ()) for case in cases]
-    bases = base_rows(results, base)
-    return [(case, annotated_labels(settings.annotated, case, bases)) for case in cases]
+    bases = base_rows(results, base) if settings.annotated is not None else {}
+    return [(case, extras_of(settings, case, bases)) for case in cases]
 
 
 def base_rows(results: Results, base: str | None) -> dict[str, dict[str, str]]:

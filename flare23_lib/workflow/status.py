@@ -15,15 +15,8 @@ from flare23_lib.dataset.discover import find, notices
 from flare23_lib.dataset.scan import CohortScan, scan_found
 from flare23_lib.errors import StoreError
 from flare23_lib.evaluation.efficiency import measured_folders
-from flare23_lib.inference.segmentations import (
-    LABELS,
-    NO_EXTRAS,
-    Extras,
-    Wanted,
-    model_digest,
-    segmentation_entry,
-    segmentation_folder,
-)
+from flare23_lib.inference.image_files import NO_EXTRAS
+from flare23_lib.inference.segmentations import LABELS, Wanted, model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.nnunet.checkpoints import mark
 from flare23_lib.nnunet.pretrained import digest_of
 from flare23_lib.nnunet.train import describe
@@ -37,7 +30,7 @@ from flare23_lib.preprocessing.preprocess_cases import (
     select_cases,
 )
 from flare23_lib.pseudo_labels.complete import change_entry, completed_entry, completion_folder, left_out
-from flare23_lib.pseudo_labels.pseudo_label import annotated_labels, extras_of, pass_change
+from flare23_lib.pseudo_labels.pseudo_label import extras_of, pass_change
 
 Rows = list[dict]
 """A completion's cases: `case`, `file`, `labels_present`, `left_out`."""
@@ -142,7 +135,7 @@ class _Planner:
         else:
             self._training(job)
         if name in self.config.evaluated:
-            wanted: Wanted = [(case, ()) for case in self.cases if case.split == "validation"]
+            wanted: Wanted = [(case, NO_EXTRAS) for case in self.cases if case.split == "validation"]
             self._segmentations("predictions", name, name, wanted)
             if self.config.evaluation.efficiency_cases:
                 measured = measured_folders(self.results, self.digests[name], self.config.inference_settings(name))
@@ -215,7 +208,7 @@ class _Planner:
         self.plan.steps.append(Step("training", job.model, 1, 1, note, not resumes))
 
     def _segmentations(
-        self, stage: str, name: str, model: str, wanted: Wanted, extras: Extras = NO_EXTRAS
+        self, stage: str, name: str, model: str, wanted: Wanted
     ) -> tuple[list[Entry], list[Metadata | None]] | None:
         digest = self.digests[model]
         if digest is None:
@@ -224,7 +217,7 @@ class _Planner:
             )
             return None
         folder = segmentation_folder(self.results, digest, self.config.inference_settings(model))
-        entries = [segmentation_entry(folder, case, exclude, extras) for case, exclude in wanted]
+        entries = [segmentation_entry(folder, case, extras) for case, extras in wanted]
         return entries, self._count(stage, name, entries)
 
     def _completion(self, name: str) -> Rows | None:
@@ -236,9 +229,8 @@ class _Planner:
         segmented = None
         if known is not None:
             asked = self.config.pseudo_label_settings(name)
-            annotated = [annotated_labels(asked.annotated, case, bases) if asked.annotated else () for case in cases]
-            wanted = list(zip(cases, annotated, strict=True))
-            segmented = self._segmentations("pseudo-labels", name, row.teacher, wanted, extras_of(asked))
+            wanted = [(case, extras_of(asked, case, bases)) for case in cases]
+            segmented = self._segmentations("pseudo-labels", name, row.teacher, wanted)
         if segmented is None:
             self.plan.steps.append(Step("completion", name, len(cases), len(cases), unknown=True))
             return None

@@ -16,7 +16,8 @@ from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.config.training_models import MergePolicy
 from flare23_lib.dataset.cases import Case
-from flare23_lib.inference.segmentations import Extras, model_digest, segmentation_entry, segmentation_folder
+from flare23_lib.inference.image_files import NO_EXTRAS, Extras
+from flare23_lib.inference.segmentations import model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.nnunet.training_job import TrainingJob
 from flare23_lib.preprocessing import fit_intensity, preprocess_cases
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase
@@ -141,8 +142,9 @@ def test_a_segmentation_follows_from_image_use_classes_left_out_and_extras():
     inference = config().inference_settings("student")
     folder = segmentation_folder(RESULTS, "digest", inference)
     assert segmentation_folder(RESULTS, "digest", changed(inference, tile_step_size=0.123)) != folder
-    extras = [(CASE, [], Extras(votes=True)), (CASE, [], Extras(soft=True)), (CASE, [], Extras(True, True))]
-    asked = [(CASE,), (replace(CASE, image_id="other"),), (CASE, [1]), (CASE, [1, 2]), *extras]
+    exclude = [Extras((1,)), Extras((1, 2))]
+    extras = [NO_EXTRAS, *exclude, Extras(votes=True), Extras(soft=True), Extras(votes=True, soft=True)]
+    asked = [(CASE, one) for one in extras] + [(replace(CASE, image_id="other"), NO_EXTRAS)]
     assert len({segmentation_entry(folder, *question).name for question in asked}) == len(asked)
 
 

@@ -16,6 +16,7 @@ from flare23_lib.errors import BundleError, ConfigError, ImageError
 from flare23_lib.inference import engine as engine_module
 from flare23_lib.inference import memory
 from flare23_lib.inference.engine import Engine, all_flips
+from flare23_lib.inference.image_files import Extras
 from flare23_lib.inference.logit_accumulator import TTAAgreement
 from flare23_lib.inference.model import InferenceDefaults
 from flare23_lib.inference.network import WindowNetwork
@@ -142,7 +143,7 @@ def whole_logits(engine, image):
 def test_labels_are_those_of_interpolating_the_whole_images_logits(spacing, shape, tta):
     engine = Engine(a_bundle(spacing=spacing).with_inference(tta=tta))
     volume = a_volume(shape)
-    result = engine.segment(volume, exclude={2})
+    result = engine.segment(volume, Extras((2,)))
     assert result.labels.shape == shape
     with torch.inference_mode():
         logits = whole_logits(engine, engine.prepare(volume).image)
@@ -161,7 +162,7 @@ def test_an_image_smaller_than_the_patch_is_segmented_whole(shape):
 def test_an_excluded_class_does_not_win_in_the_alternative():
     engine = Engine(a_bundle(values=(0, 20, 3, 7)))
     plain = engine.segment(a_volume())
-    result = engine.segment(a_volume(), exclude={20, 99})
+    result = engine.segment(a_volume(), Extras((20, 99)))
     assert plain.runner_up_labels is None
     assert np.array_equal(result.labels, plain.labels)
     assert (result.labels == 20).any()
@@ -174,24 +175,24 @@ def test_an_excluded_class_does_not_win_in_the_alternative():
 def test_a_class_that_the_model_never_saw_is_never_the_answer(precision):
     bundle = a_bundle(values=(0, 20, 3, 7))
     unseen = replace(bundle, model=replace(bundle.model, unseen=("label_20",)))
-    expected = Engine(bundle.with_inference(precision=precision)).segment(a_volume(), exclude={20}).runner_up_labels
-    result = Engine(unseen.with_inference(precision=precision, tta=True)).segment(a_volume(), count_votes=True)
+    expected = Engine(bundle.with_inference(precision=precision)).segment(a_volume(), Extras((20,))).runner_up_labels
+    result = Engine(unseen.with_inference(precision=precision, tta=True)).segment(a_volume(), Extras(votes=True))
     assert not (result.labels == 20).any()
     assert np.array_equal(Engine(unseen.with_inference(precision=precision)).segment(a_volume()).labels, expected)
     assert np.array_equal(
-        Engine(bundle.with_inference(precision=precision)).segment(a_volume(), exclude={20}).runner_up_labels,
+        Engine(bundle.with_inference(precision=precision)).segment(a_volume(), Extras((20,))).runner_up_labels,
         expected,
     )
 
 
 def test_excluding_only_what_the_model_does_not_know_changes_nothing():
-    result = Engine(a_bundle()).segment(a_volume(), exclude={99})
+    result = Engine(a_bundle()).segment(a_volume(), Extras((99,)))
     assert np.array_equal(result.runner_up_labels, result.labels)
 
 
 def test_excluding_everything_is_refused():
     with pytest.raises(ConfigError, match="every label"):
-        Engine(a_bundle()).segment(a_volume(), exclude={0, 1, 2, 3})
+        Engine(a_bundle()).segment(a_volume(), Extras((0, 1, 2, 3)))
 
 
 def test_a_result_repeats_to_the_bit():
@@ -208,7 +209,7 @@ def whole(request):
 
     def segment():
         engine = Engine(bundle.with_inference(tta=True, windows=request.param, precision="float32"))
-        return engine.segment(volume, exclude={2}, soft=True)
+        return engine.segment(volume, Extras((2,), soft=True))
 
     return segment, segment()
 
@@ -290,7 +291,7 @@ def test_votes_count_the_passes_that_say_what_their_mean_says(monkeypatch):
     # The volume has the model's resolution, so the passes' labels can be had one by one.
     engine, volume = Engine(a_bundle().with_inference(tta=True)), a_volume()
     flips = engine.flips
-    result = engine.segment(volume, count_votes=True)
+    result = engine.segment(volume, Extras(votes=True))
     assert np.array_equal(engine.segment(volume).labels, result.labels)
     expected = np.zeros(volume.array.shape, int)
     for flip in flips:
@@ -316,13 +317,13 @@ def test_votes_are_taken_from_the_nearest_voxel():
 
 def test_votes_without_mirroring_are_refused():
     with pytest.raises(ConfigError, match="votes"):
-        Engine(a_bundle().with_inference(tta=False)).segment(a_volume(), count_votes=True)
+        Engine(a_bundle().with_inference(tta=False)).segment(a_volume(), Extras(votes=True))
 
 
 @pytest.mark.parametrize("tta", [False, True])
 def test_soft_labels_have_the_two_strongest_classes_and_the_share_of_the_first(tta):
     engine, volume = Engine(a_bundle(values=(0, 20, 3, 7)).with_inference(tta=tta, precision="float32")), a_volume()
-    result = engine.segment(volume, soft=True)
+    result = engine.segment(volume, Extras(soft=True))
     assert engine.segment(volume).soft is None
     assert np.array_equal(engine.segment(volume).labels, result.labels)
     with torch.inference_mode():

@@ -10,6 +10,7 @@ from engines import a_bundle
 
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.engine import Engine
+from flare23_lib.inference.image_files import Extras
 from flare23_lib.inference.logit_accumulator import UNCOVERED, LogitAccumulator
 from flare23_lib.inference.memory import GPU_BASE, MB, CaseSize, Limits, plan, sums_bytes, weight_bytes
 from flare23_lib.inference.model import Model, ModelLabel
@@ -115,16 +116,17 @@ def test_an_image_that_was_padded_is_counted_beside_its_padded_copy():
 
 
 def test_votes_are_counted_at_both_resolutions():
-    task = CaseSize(image=10 * MB, voxels=200 * MB, shape=(300, 500, 500), passes=8, outputs=2)
-    with_vote_count = replace(task, count_votes=True)
+    task = CaseSize(image=10 * MB, voxels=200 * MB, shape=(300, 500, 500), passes=8, extras=Extras((1,)))
+    with_vote_count = replace(task, extras=Extras((1,), votes=True))
     hosts = [plan(a_model(), "float32", CPU, one, Limits(host=60000)).host for one in (task, with_vote_count)]
-    assert hosts[1] - hosts[0] == 300 * 500 * 500
+    assert hosts[1] - hosts[0] == 200 * MB + 300 * 500 * 500
 
 
 @pytest.mark.parametrize(("voxels", "copies"), [(20 * MB, 0), (2000 * MB, 2)])
 def test_soft_labels_are_counted_at_both_resolutions_and_while_they_are_written(voxels, copies):
     task = CaseSize(image=10 * MB, voxels=voxels, shape=(8, 16, 16), passes=1)
-    hosts = [plan(a_model(), "float32", CPU, replace(task, soft=soft), Limits(host=60000)).host for soft in (0, 1)]
+    tasks = [task, replace(task, extras=Extras(soft=True))]
+    hosts = [plan(a_model(), "float32", CPU, one, Limits(host=60000)).host for one in tasks]
     assert hosts[1] - hosts[0] == 4 * (8 * 16 * 16 + voxels) + 3 * copies * voxels
 
 

@@ -16,7 +16,7 @@ from flare23_lib.cache.entries import Shard
 from flare23_lib.errors import ImageError
 from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.engine import Engine
-from flare23_lib.inference.image_files import HOST_BASE, find_cases
+from flare23_lib.inference.image_files import HOST_BASE, Extras, find_cases
 from flare23_lib.inference.memory import Limits
 from flare23_lib.inference.predict import PHASES, predict
 from flare23_lib.inference.segment_cases import Reader, segment_cases
@@ -301,9 +301,9 @@ def test_the_command_line_predicts_without_nnunet_simpleitk_and_pandas(images, t
 def test_runner_up_labels_and_vote_counts_take_memory_while_they_are_written(images, tmp_path, monkeypatch):
     engine = an_engine(limits=Limits(host=8000))
     engine.model = replace(engine.model, inference=replace(engine.model.inference, tta=True))
-    cases = [replace(case, exclude=(1,), count_votes=True) for case in find_cases(images, tmp_path / "labels")]
+    cases = [replace(case, extras=Extras((1,), votes=True)) for case in find_cases(images, tmp_path / "labels")]
     volume = read_volume(cases[0].image)
-    least = engine.plan(volume.geometry, volume.array.nbytes, (1,), True).host
+    least = engine.plan(volume.geometry, volume.array.nbytes, Extras((1,), votes=True)).host
     infer = engine.infer
     # Three label maps, and two copies of the last one.
     for room, expected in ((5 * volume.array.size, True), (5 * volume.array.size - 1, False)):

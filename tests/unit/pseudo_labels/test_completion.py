@@ -9,6 +9,7 @@ from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.errors import CasesFailedError, StoreError
+from flare23_lib.inference.image_files import NO_EXTRAS, Extras
 from flare23_lib.io.nifti import header_for, read_labels, read_volume, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE, SOFT_LABELS, pack_soft, soft_file, unpack_soft
@@ -163,9 +164,11 @@ def test_the_next_class_is_looked_for_without_what_counts_as_annotated(tmp_path)
     base = {"case": ABSENT.case, "file": "f", "labels_present": f"{STOMACH}"}
     write_csv(results.collected("completed_labels", "first"), list(base), [base])
     asked = config_of(conflict_policy="next_class").pseudo_label_settings("tumor")
-    assert category_shard(results, asked, "first", SHARD) == [(ABSENT, [STOMACH])]
-    assert category_shard(results, asked, None, SHARD) == [(ABSENT, [LIVER])]
-    assert category_shard(results, config_of().pseudo_label_settings("tumor"), "first", SHARD) == [(ABSENT, ())]
+    assert category_shard(results, asked, "first", SHARD) == [(ABSENT, Extras((STOMACH,)))]
+    assert category_shard(results, asked, None, SHARD) == [(ABSENT, Extras((LIVER,)))]
+    assert category_shard(results, config_of().pseudo_label_settings("tumor"), "first", SHARD) == [
+        (ABSENT, NO_EXTRAS)
+    ]
 
 
 def test_where_nothing_is_annotated_no_class_is_dropped_and_no_next_one_is_looked_for(tmp_path):
