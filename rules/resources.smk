@@ -6,12 +6,12 @@
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.errors import FlareError
-from flare23_lib.inference.segmentations import NO_EXTRAS, segmentation_entries, validation_shard
+from flare23_lib.inference.segmentations import segmentation_entries, validation_shard
 from flare23_lib.nnunet import retry_state
 from flare23_lib.nnunet.training_job import GivenFiles, training_job
 from flare23_lib.preprocessing import fit_intensity, preprocess_cases
 from flare23_lib.pseudo_labels.complete import CompletionJob, all_entries
-from flare23_lib.pseudo_labels.pseudo_label import category_shard, extras_of
+from flare23_lib.pseudo_labels.pseudo_label import category_shard
 from flare23_lib.workflow.up_to_date import UpToDate
 
 NOOP_RESOURCES = {"mem_mb": 2000, "runtime": 10, "gpu": 0}
@@ -88,7 +88,7 @@ def pseudo_label_entries(wildcards):
     """What `pseudo_label` keeps."""
     teacher, settings = teacher_name(wildcards), CONFIG.pseudo_label_settings(wildcards.completion)
     wanted = category_shard(RESULTS, settings, base_name(wildcards), Shard.parse(wildcards.shard))
-    return segmentation_entries(RESULTS, teacher, CONFIG.inference_settings(teacher), wanted, extras_of(settings))
+    return segmentation_entries(RESULTS, teacher, CONFIG.inference_settings(teacher), wanted)
 
 
 def completed_entries(wildcards):
@@ -101,9 +101,7 @@ def completed_entries(wildcards):
 def predicted_entries(wildcards):
     """What `predict` keeps."""
     wanted = validation_shard(RESULTS, Shard.parse(wildcards.shard))
-    return segmentation_entries(
-        RESULTS, wildcards.model, CONFIG.inference_settings(wildcards.model), wanted, NO_EXTRAS
-    )
+    return segmentation_entries(RESULTS, wildcards.model, CONFIG.inference_settings(wildcards.model), wanted)
 
 
 is_measured = UpToDate(pooled_entries, has_files=False)
