@@ -1,4 +1,4 @@
-"""Write config.schema.yaml and docs/configuration.md from the models of the configuration.
+"""Write docs/configuration.md from the models of the configuration.
 
 python scripts/configuration_docs.py
 """
@@ -11,16 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flare23_lib.config.models import Configuration
 
 ROOT = Path(__file__).resolve().parent.parent
-SCHEMA, PAGE = ROOT / "config.schema.yaml", ROOT / "docs" / "configuration.md"
-
-HEAD = """\
-# Made from flare23_lib/config/models.py by scripts/configuration_docs.py; for editors, not read by the workflow.
-"""
+PAGE = ROOT / "docs" / "configuration.md"
 
 INTRODUCTION = """\
 # Configuration
@@ -48,14 +42,6 @@ LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 Node = dict[str, Any]
 
 
-def schema() -> Node:
-    """Return the JSON schema, as plain as it can be."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **_tidy(Configuration.model_json_schema(by_alias=False)),
-    }
-
-
 def _tidy(node: Any) -> Any:
     """Leave out what pydantic adds: titles, null as an alternative, docstrings of tables that a key describes."""
     if isinstance(node, list):
@@ -70,27 +56,19 @@ def _tidy(node: Any) -> Any:
         del node["default"]
     if "oneOf" in node:
         node["anyOf"] = node.pop("oneOf")
-    if "patternProperties" in node:
-        node["additionalProperties"] = False
     if "prefixItems" in node:
         node["items"] = node.pop("prefixItems")[0]
     if "properties" in node:
         first = node.get("required", ())
         node["properties"] = dict(sorted(node["properties"].items(), key=lambda item: item[0] not in first))
     if isinstance(node.get("description"), str):
-        node = {"description": " ".join(node.pop("description").split()), **node}
+        node["description"] = " ".join(node["description"].split())
     return node
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes lists of words and numbers in one line."""
-
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
-        return super().represent_sequence(tag, sequence, not any(isinstance(item, dict) for item in sequence))
-
-
-def page(root: Node) -> str:
+def page() -> str:
     """Return the page: a section for each key of the configuration that is a table, one for the others."""
+    root = _tidy(Configuration.model_json_schema(by_alias=False))
     top = [row for row in _rows(root, root, "") if "." not in row[0] and "[" not in row[0]]
     lines = [INTRODUCTION, *_table(root, top)]
     for key, child in root["properties"].items():
@@ -161,13 +139,5 @@ def _linked(text: str) -> str:
     return re.sub(r"docs/(\w+\.md)", r"[\1](\1)", text)
 
 
-def written() -> dict[Path, str]:
-    """Return the content of each file."""
-    root = schema()
-    text = yaml.dump(root, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=118)
-    return {SCHEMA: HEAD + text, PAGE: page(root)}
-
-
 if __name__ == "__main__":
-    for path, text in written().items():
-        path.write_text(text, encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,7 +1,7 @@
 """All keys of the configuration: types, choices, ranges, defaults and descriptions, each in one place.
 
-`config.schema.yaml` and `docs/configuration.md` are generated from here (`scripts/configuration_docs.py`); what one
-key alone cannot show is in `checks.py`.
+`docs/configuration.md` is generated from here (`scripts/configuration_docs.py`); what one key alone cannot show is in
+`checks.py`.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
 import importlib.util
 import json
 
-import jsonschema
 import pytest
 import yaml
 from places import REPOSITORY
 from snakemake.cli import parse_config
 
 from flare23_lib.config import Config
-from flare23_lib.config.load import merge, parse_overrides, prepared, read_yaml
+from flare23_lib.config.load import merge, parse_overrides, read_yaml
 from flare23_lib.errors import ConfigError
 
 RECIPE = REPOSITORY / "config.yaml"
@@ -424,33 +423,12 @@ def generated():
     return module
 
 
-def test_the_schema_and_the_page_of_all_keys_are_made_from_the_models():
-    for path, text in generated().written().items():
-        assert path.read_text() == text, "python scripts/configuration_docs.py"
-
-
-def test_every_key_is_described():
-    schema = generated().schema()
-    rows = list(generated()._rows(schema, schema, ""))
+def test_the_page_of_all_keys_is_made_from_the_models():
+    page = generated().page()
+    assert (REPOSITORY / "docs/configuration.md").read_text() == page, "python scripts/configuration_docs.py"
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert len(rows) > 100
-    assert [name for name, node, _ in rows if not node.get("description")] == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "place"),
-    [
-        ({}, None),
-        ({"shards": {"predictions": 0}}, ["shards", "predictions"]),
-        ({"models": {"student": {"intensity": "measured"}}}, ["models", "student", "intensity"]),
-        ({"models": {"student": {"spacing": [1, 2]}}}, ["models", "student", "spacing"]),
-        ({"completions": {"1st": {}}}, ["completions"]),
-        ({"cohrot": "x"}, []),
-    ],
-)
-def test_the_schema_takes_the_recipe_and_refuses_what_is_wrong(changes, place):
-    values = prepared(merge(read_yaml(RECIPE), changes))
-    errors = list(jsonschema.Draft202012Validator(read_yaml(REPOSITORY / "config.schema.yaml")).iter_errors(values))
-    assert [list(error.absolute_path) for error in errors] == ([] if place is None else [place])
+    assert [row for row in rows if row.endswith("|  |")] == []
 
 
 def test_a_smoke_run_has_patches_on_foreground_whatever_the_batch_was():
