@@ -24,7 +24,6 @@ rule model_card:
         f"{R}/benchmarks/model_card/{{model}}.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=scale_with_attempt(2000),
         runtime=scale_with_attempt(10),
@@ -64,7 +63,6 @@ rule cohort_figure:
         f"{R}/benchmarks/report/cohort.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=scale_with_attempt(2000),
         runtime=scale_with_attempt(10),
@@ -92,7 +90,6 @@ rule method_figure:
         f"{R}/benchmarks/report/method.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=scale_with_attempt(2000),
         runtime=scale_with_attempt(10),
@@ -120,7 +117,6 @@ rule training_figure:
         f"{R}/benchmarks/report/training/{{model}}.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=scale_with_attempt(2000),
         runtime=scale_with_attempt(10),
@@ -146,7 +142,6 @@ rule conflicts_figure:
         f"{R}/benchmarks/report/pseudo_labels/{{completion}}.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=scale_with_attempt(2000),
         runtime=scale_with_attempt(10),
@@ -175,7 +170,6 @@ rule score_figure:
         f"{R}/benchmarks/report/scores.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=scale_with_attempt(2000),
         runtime=scale_with_attempt(10),
@@ -208,7 +202,6 @@ rule report_page:
         efficiency=expand(f"{R}/evaluation/{{model}}/efficiency.csv", model=MEASURED),
         tables=rules.paper_tables.output if CONFIG.evaluated else [],
         scores=rules.score_figure.output.figure if CONFIG.evaluated else [],
-        benchmark=CONFIG.report.inference_benchmark or [],
         viewer=VIEWER if HAS_VIEWER else [],
     output:
         page=f"{R}/report/index.html",
@@ -218,7 +211,6 @@ rule report_page:
         f"{R}/benchmarks/report/page.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=scale_with_attempt(8000),
         runtime=scale_with_attempt(60),

@@ -94,9 +94,6 @@ class Config(Configuration):
 
     def check_given_files(self) -> None:
         """Look for the files that the configuration names and no job makes; ConfigError for one that is missing."""
-        benchmark = self.report.inference_benchmark
-        if benchmark and not Path(benchmark).is_file():
-            raise ConfigError(f"report.inference_benchmark: there is no file {benchmark}")
         for name, model in self.models.items():
             path = self.pretrained_file(name)
             if path is not None and model.pretrained_model is None and not path.is_file():

@@ -40,8 +40,6 @@ class Report(Table):
 
     viewer_cases: Natural = 20
     """Validation cases in the CT viewer, evenly from the best to the worst."""
-    inference_benchmark: str = ""
-    """A result of benchmarks/inference.py, whose phases are shown beside nnU-Net's; empty for none."""
 
 
 class ModelCard(Table):

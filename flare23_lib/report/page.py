@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -18,7 +18,6 @@ import yaml
 from flare23_lib.cache.results import Results
 from flare23_lib.colors import label_colors
 from flare23_lib.config import Config
-from flare23_lib.errors import FlareError
 from flare23_lib.evaluation.efficiency import CURVES
 from flare23_lib.io import atomic
 from flare23_lib.report.cases import RankedCase, draw_case, rank_cases, read_case, spread
@@ -34,13 +33,6 @@ ASSETS = Path(__file__).with_name("assets")
 
 EXTREMES = 2
 """How many of the best and of the worst cases are pictured."""
-
-BENCHMARK_SIDES = {
-    "nnU-Net": "nnunet",
-    "ours, its windows": "ours_all_windows",
-    "ours, as deployed": "ours_deployed",
-}
-"""Bars of the comparison with nnU-Net -> what `benchmarks/inference.py` calls them."""
 
 
 def write_report(results: Results, config: Config, viewer: Path | None, output: Path) -> None:
@@ -68,7 +60,6 @@ def write_report(results: Results, config: Config, viewer: Path | None, output: 
             scored=scored,
             measured=_draw_memory(run, folder / "figures"),
             timings=timings,
-            benchmark=_draw_benchmark(config.report.inference_benchmark, folder / "figures"),
             pictured=pictured,
             not_shown=len(next(iter(scored.values()), [])) - len(ranked),
             viewer_cases=_write_cases(run, pictured, in_viewer, folder),
@@ -121,25 +112,6 @@ def _draw_memory(run: Run, figures: Path) -> dict[str, pd.DataFrame]:
             draw_memory(figures / "memory" / f"{model}.svg", model, curves)
             measured[model] = table
     return measured
-
-
-def _draw_benchmark(path: str | None, figures: Path) -> Mapping[str, str] | None:
-    """Draw the phases of one case by nnU-Net's predictor and by ours; return what was measured, and how.
-
-    Raises:
-        FlareError: the file is missing, or is not a result of `benchmarks/inference.py`.
-    """
-    if not path:
-        return None
-    found = atomic.read_json(Path(path))
-    try:
-        sides = {name: found[key] for name, key in BENCHMARK_SIDES.items()}
-        draw_phases(figures / "phases_nnunet.svg", {name: side["phases"] for name, side in sides.items()})
-        seconds = "; ".join(f"{name}: {side['seconds']:.1f} s" for name, side in sides.items())
-        network, machine = display_name(found["network"]), found["machine"]["processor"]
-        return {"seconds": seconds, "measured": f"{network} on {found['device']}, {machine}, {found['date']}"}
-    except (KeyError, TypeError) as error:
-        raise FlareError(f"{path} is not a result of benchmarks/inference.py: it has no {error}") from error
 
 
 def _rank(run: Run, model: str, metrics: pd.DataFrame) -> list[RankedCase]:

@@ -5,18 +5,15 @@ import gzip
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from engines import a_volume
-from places import REPOSITORY
 from reports import SHAPE, SPACING, configuration, finished_run, report_of, stand_in
 
 from flare23_lib.colors import label_colors
 from flare23_lib.dataset.cases import Case
-from flare23_lib.errors import FlareError
 from flare23_lib.io.label_maps import ValueTable
 from flare23_lib.io.nifti import write_volume
 from flare23_lib.io.tables import write_csv
@@ -312,22 +309,6 @@ def test_the_largest_error_is_found_and_none_where_there_is_none():
     prediction[0, 0, 0] = 1
     prediction[1:4, 4:7, 5:8] = 2
     assert largest_error(reference, prediction) == (2, 5, 6)
-
-
-def test_phases_against_nnunets_are_shown_where_they_were_measured(tmp_path):
-    measured = str(REPOSITORY / "benchmarks/results/inference.json")
-    config = configuration("chain.yaml", report={"viewer_cases": 0, "inference_benchmark": measured})
-    page = report_of(finished_run(tmp_path, config, validation=1), config)
-    seconds = json.loads(Path(measured).read_text())["nnunet"]["seconds"]
-    assert f"nnU-Net: {seconds:.1f} s" in Page(page.read_text()).text
-    assert (page.parent / "figures/phases_nnunet.png").stat().st_size
-
-
-def test_another_file_in_place_of_a_measurement_is_refused(tmp_path):
-    (tmp_path / "other.json").write_text("{}")
-    config = configuration("chain.yaml", report={"inference_benchmark": str(tmp_path / "other.json")})
-    with pytest.raises(FlareError, match=r"other\.json is not a result of benchmarks/inference\.py"):
-        report_of(finished_run(tmp_path, config, validation=1), config)
 
 
 @pytest.mark.parametrize("label", ["l.nii.gz", "{mask}.nii.gz"])
