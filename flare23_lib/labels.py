@@ -29,7 +29,6 @@ class Label:
         tolerance_mm: tolerance of the normalized surface Dice.
         scored: "volume", or "reference_slices" for structures that are scored only between the first and
             the last slice in which the reference holds them.
-        hidden_in: names of the labels whose annotations cover it in cases in which it is not annotated.
     """
 
     name: str
@@ -37,7 +36,6 @@ class Label:
     kind: LabelKind = "organ"
     tolerance_mm: float = 2.0
     scored: Scored = "volume"
-    hidden_in: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

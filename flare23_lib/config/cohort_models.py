@@ -174,7 +174,7 @@ class LabelRow(Table):
 
 def label_map(labels: Iterable[LabelRow]) -> LabelMap:
     """Return the label map; ConfigError if two labels share a name or a value, or a name is reserved."""
-    return LabelMap(tuple(structures.Label(**dict(label)) for label in labels))
+    return LabelMap(tuple(structures.Label(**label.model_dump(exclude={"hidden_in"})) for label in labels))
 
 
 class Category(Table):

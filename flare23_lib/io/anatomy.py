@@ -68,14 +68,24 @@ _LESIONS = {
     "lesion": ("52988006", "Lesion"),
     "tumor": ("108369006", "Neoplasm"),
 }
-_SYNONYMS = {
+SYNONYMS = {
+    "adrenal": "adrenal gland",
+    "adrenal glands": "adrenal gland",
+    "arota": "aorta",
+    "cancer": "tumor",
+    "gall bladder": "gallbladder",
     "ivc": "inferior vena cava",
+    "kidneys": "kidney",
     "neoplasm": "tumor",
     "oesophagus": "esophagus",
     "postcava": "inferior vena cava",
     "tumour": "tumor",
     "urinary bladder": "bladder",
 }
+"""Names in public label tables -> those of the tables here."""
+
+_TUMORS = ("tumor", "tumour", "cancer", "lesion", "metasta", "neoplasm", "nodule", "cyst")
+"""What names of tumors contain, such as `liver_tumor`."""
 
 
 def anatomy_of(name: str) -> Anatomy | None:
@@ -83,7 +93,7 @@ def anatomy_of(name: str) -> Anatomy | None:
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
     sides = [word for word in words if word in SIDES]
     key = " ".join(word for word in words if word not in SIDES)
-    key = _SYNONYMS.get(key, key)
+    key = SYNONYMS.get(key, key)
     if len(sides) > 1 or key not in _ORGANS | _LESIONS:
         return None
     category = STRUCTURE if key in _ORGANS else ABNORMAL
@@ -97,7 +107,4 @@ def codes_of(name: str, is_tumor: bool = False) -> Anatomy:
 
 def is_tumor(name: str, kind: str | None = None) -> bool:
     """Tell whether a structure is a tumor: by its kind or, if that is not known, by its name."""
-    if kind is not None:
-        return kind == "tumor"
-    anatomy = anatomy_of(name)
-    return anatomy is not None and anatomy.category == ABNORMAL
+    return any(part in name.lower() for part in _TUMORS) if kind is None else kind == "tumor"

@@ -295,7 +295,8 @@ def collect_completed(job: CompletionJob, shards: int, output: Path, confusion: 
         for (original, predicted), count in sorted(totals.items())
     ]
     write_csv(confusion, ["original", "predicted", "voxels"], table)
-    write_label_tables(output.parent, label_table(job.label_names, settings.label_values))
+    tumors = [job.names[value] for value in settings.tumor_values]
+    write_label_tables(output.parent, label_table(job.label_names, settings.label_values, tumors))
     write_csv(output, ["case", "file", "left_out", *columns_of(job.label_names)[2:]], rows)
     for outcome in [*OUTCOMES][1:]:
         total = sum(int(value) for row in rows for name, value in row.items() if name.startswith(f"{outcome}_"))

@@ -20,6 +20,7 @@ from flare23_lib.config.load import read_yaml
 from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.dataset.read_files import Task, read_files
 from flare23_lib.errors import CohortError
+from flare23_lib.io.anatomy import is_tumor
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.labels import IGNORE_VALUE
@@ -32,9 +33,6 @@ log = logging.getLogger(__name__)
 
 SIDES = ("kidney", "adrenal_gland")
 """Structures that some sources label without sides."""
-
-TUMORS = ("tumor", "cancer", "lesion", "metasta", "nodule", "cyst")
-"""Parts of names that stand for a tumor."""
 
 TOLERANCE_MM = 2
 """Of labels that the recipe does not have."""
@@ -185,16 +183,12 @@ def _labels(sources: Sequence[FolderSource], recipe: Path) -> list[dict[str, Any
                 names.setdefault(name, int(value) if plain else None)
     if None in names.values():
         names = {name: index for index, name in enumerate(names, start=1)}
-    organs = [name for name in names if not _is_tumor(name)]
+    organs = [name for name in names if not is_tumor(name)]
     return [
         {"name": name, "value": value, "tolerance_mm": known.get(name, {}).get("tolerance_mm", TOLERANCE_MM)}
-        | ({"kind": "tumor", "hidden_in": organs} if _is_tumor(name) else {})
+        | ({"kind": "tumor", "hidden_in": organs} if is_tumor(name) else {})
         for name, value in names.items()
     ]
-
-
-def _is_tumor(name: str) -> bool:
-    return any(part in name for part in TUMORS)
 
 
 def _questions(source: FolderSource) -> list[str]:
@@ -205,7 +199,7 @@ def _questions(source: FolderSource) -> list[str]:
     for value, target in source.targets.items():
         for name in labels_of(target):
             counts[name] = max(counts.get(name, 0), source.present[value])
-    rare = [f"{name} ({count})" for name, count in counts.items() if not _is_tumor(name) and count < OFTEN * labeled]
+    rare = [f"{name} ({count})" for name, count in counts.items() if not is_tumor(name) and count < OFTEN * labeled]
     if rare and source.present and "values" not in source.keys:
         questions.append(
             f"in fewer than {labeled} cases: {', '.join(rare)}; where not looked for: `annotated: present`"

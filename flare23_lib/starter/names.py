@@ -12,17 +12,10 @@ from pathlib import Path
 
 from flare23_lib.config.cohort_models import BACKGROUND, IGNORE
 from flare23_lib.errors import FlareError
+from flare23_lib.io.anatomy import SYNONYMS
 from flare23_lib.labels import RESERVED
 
 log = logging.getLogger(__name__)
-
-SYNONYMS = {
-    "arota": "aorta", "postcava": "inferior_vena_cava", "ivc": "inferior_vena_cava", "gall_bladder": "gallbladder",
-    "oesophagus": "esophagus", "cancer": "tumor", "tumour": "tumor", "kidneys": "kidney", "adrenal": "adrenal_gland",
-    "adrenal_glands": "adrenal_gland",
-}  # fmt: skip
-"""Names in public label tables -> ours."""
-
 
 TABLE = re.compile(r"(label|class|lut|color).*\.(json|csv|tsv|txt)$")
 """Names of files that may name label values; other tables, such as lists of patients, hold numbers too."""
@@ -37,7 +30,8 @@ def identifier(text: str) -> str:
     name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
     name = re.sub(r"^(.+)_(left|right|lt?|rt?)$", r"\2_\1", name)
     name = re.sub(r"^(l|r)(?:t|eft|ight)?_", lambda match: f"{'left' if match[1] == 'l' else 'right'}_", name)
-    name = SYNONYMS.get(name, name)
+    words = name.replace("_", " ")
+    name = SYNONYMS.get(words, words).replace(" ", "_")
     return name if name and name[0].isalpha() and name not in RESERVED else f"label_{name}".rstrip("_")
 
 

@@ -88,4 +88,12 @@ def test_names_are_known_in_several_spellings():
     assert len({anatomy.anatomy_of(name) for name in spellings}) == 1
     assert anatomy.anatomy_of("IVC") == anatomy.anatomy_of("inferior_vena_cava")
     assert anatomy.anatomy_of("left_right_kidney") is None
+    assert anatomy.anatomy_of("gall_bladder") == anatomy.anatomy_of("gallbladder")
     assert anatomy.codes_of("unheard_of").type.scheme == "99FLARE23"
+
+
+def test_a_tumor_is_told_by_its_kind_or_else_by_its_name():
+    tumors = ("tumor", "liver_tumor", "pancreas_cancer", "kidney_cyst", "Lesion 2")
+    assert all(anatomy.is_tumor(name) for name in tumors)
+    assert not any(anatomy.is_tumor(name) for name in ("liver", "right_kidney", "unheard_of"))
+    assert anatomy.is_tumor("mass", "tumor") and not anatomy.is_tumor("kidney_cyst", "organ")
