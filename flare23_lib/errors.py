@@ -1,5 +1,9 @@
 """Errors whose message is the one line that a user sees."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class FlareError(Exception):
     """Bad input or a broken state; the message says what is wrong, with the file, and what to do.
@@ -20,6 +24,11 @@ def with_path(path: object, error: object) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says; the name of its type if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def listed(values: Sequence[object]) -> str:
+    """Return the first five values for a message, and how many more there are."""
+    return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
 
 
 def one_line(path: object, error: BaseException) -> str:

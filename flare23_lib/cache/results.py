@@ -11,7 +11,7 @@ from typing import Any
 
 from flare23_lib.cache.entries import CacheFolder, Entry, Shard
 from flare23_lib.choices import MODEL_FILE
-from flare23_lib.errors import StoreError
+from flare23_lib.errors import StoreError, listed
 from flare23_lib.io.atomic import link_to
 from flare23_lib.io.tables import read_csv, write_csv
 
@@ -145,8 +145,9 @@ def collect(results: Results, stage: str, name: str, shards: int, cases: Sequenc
     rows = {row["case"]: row for row in read_shards(results, stage, name, shards)}
     missing = [case for case in cases if case not in rows]
     if missing:
-        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise StoreError(f"{stage} of {name}: {len(missing)} of {len(cases)} cases are in no record: {listed}")
+        raise StoreError(
+            f"{stage} of {name}: {len(missing)} of {len(cases)} cases are in no record: {listed(missing)}"
+        )
     chosen = [rows[case] for case in sorted(cases)]
     folder = results.collected(stage, name).parent
     links = {folder / f"{row['case']}.nii.gz": results.file(row["file"]) for row in chosen}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from flare23_lib.dataset.image_info import ImageInfo
-from flare23_lib.io.label_maps import ValueTable, listed, unknown_values
+from flare23_lib.errors import listed
+from flare23_lib.io.label_maps import ValueTable, unknown_values
 from flare23_lib.labels import IGNORE_VALUE, LabelMap
 
 QUARANTINE, UNLABELED = "quarantine", "unlabeled"

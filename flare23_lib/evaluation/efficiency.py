@@ -23,7 +23,7 @@ from flare23_lib.cache.entries import MANIFEST, CacheFolder, Entry, Metadata
 from flare23_lib.cache.results import Results
 from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset.cases import usable_cases
-from flare23_lib.errors import EvaluationError
+from flare23_lib.errors import EvaluationError, listed
 from flare23_lib.evaluation.profiling import POLL_SLEEP, Gpu, Profile, find_gpu, profile_command
 from flare23_lib.inference.segmentations import ModelUse, model_digest
 from flare23_lib.io.atomic import link_to, read_json
@@ -181,9 +181,7 @@ def measure(results: Results, model: ModelUse, cases: int, output: Path) -> None
             curves[f"{case.case}.csv"] = entry.file(CURVE)
             rows.append({**metadata["results"], "file": results.relative(entry.file(CURVE))})
     if failed:
-        raise EvaluationError(
-            f"{len(failed)} predictions of {model.name} failed: {', '.join(failed[:5])}; see the log"
-        )
+        raise EvaluationError(f"{len(failed)} predictions of {model.name} failed: {listed(failed)}; see the log")
     for path in (output.parent / CURVES).glob("*.csv"):
         if path.is_symlink() and path.name not in curves:
             path.unlink()

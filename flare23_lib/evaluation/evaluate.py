@@ -13,7 +13,7 @@ from flare23_lib.cache.results import REMEDY, Results
 from flare23_lib.config.cohort_models import label_map
 from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.dataset.cases import usable_cases
-from flare23_lib.errors import EvaluationError, StoreError
+from flare23_lib.errors import EvaluationError, StoreError, listed
 from flare23_lib.evaluation.cases import OK, Pair, Scoring, score_cases
 from flare23_lib.evaluation.details import write_details
 from flare23_lib.evaluation.tables import DECIMALS, format_summary, score_table, summarize, write_table
@@ -151,8 +151,9 @@ def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path
         }
         others = [path.name for path, case in named.items() if case and path not in own]
         if own and others:
-            shown = ", ".join(others[:5])
-            log.warning("%s: %d files do not end in %s and are no %ss: %s", folder, len(others), suffix, kind, shown)
+            log.warning(
+                "%s: %d files do not end in %s and are no %ss: %s", folder, len(others), suffix, kind, listed(others)
+            )
         named = own or named
     files: dict[str, Path] = {}
     for path, case in named.items():

@@ -16,7 +16,7 @@ import numpy as np
 from flare23_lib.axes import Spacing
 from flare23_lib.choices import EvaluationMode
 from flare23_lib.dataset.image_info import value_counts
-from flare23_lib.errors import EvaluationError
+from flare23_lib.errors import EvaluationError, listed
 from flare23_lib.evaluation.surfaces import Region, surface_dice
 from flare23_lib.labels import Label, LabelMap
 
@@ -199,8 +199,7 @@ def as_uint8(volume: np.ndarray, labels: LabelMap, side: str) -> np.ndarray:
         raise EvaluationError(f"the {side} holds {volume.dtype}, not whole numbers")
     unknown = sorted(set(value_counts(volume)) - {0, *labels.values})
     if unknown:
-        shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
-        raise EvaluationError(f"the {side} holds values that are not in the label map: {shown}")
+        raise EvaluationError(f"the {side} holds values that are not in the label map: {listed(unknown)}")
     return np.ascontiguousarray(volume, dtype=np.uint8)
 
 

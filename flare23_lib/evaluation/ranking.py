@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from flare23_lib.errors import EvaluationError
+from flare23_lib.errors import EvaluationError, listed
 from flare23_lib.evaluation.metrics import METRICS
 from flare23_lib.evaluation.tables import mean, read_table
 from flare23_lib.labels import LabelMap
@@ -94,8 +94,7 @@ def _gaps(values: pd.DataFrame, known: pd.MultiIndex, ranked: pd.DataFrame) -> l
 
 
 def _some(table: pd.DataFrame) -> str:
-    cases = list(table.index.unique("case"))
-    return ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "")
+    return listed(list(table.index.unique("case")))
 
 
 def _accuracy(path: Path, labels: LabelMap) -> pd.DataFrame:

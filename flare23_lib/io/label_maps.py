@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from flare23_lib.axes import CONNECTIVITY
-from flare23_lib.errors import ImageError
+from flare23_lib.errors import ImageError, listed
 from flare23_lib.io.nifti import Volume, read_labels
 from flare23_lib.io.patterns import MASK
 from flare23_lib.labels import IGNORE_VALUE
@@ -138,11 +138,6 @@ def read_label_map(label: LabelFiles | Path | str) -> LabelVolume:
 def unknown_values(values: list[int], place: str = "the `values` of its source") -> str:
     """Return what is wrong with values that a table does not have."""
     return f"has the values {listed(values)}, which are not in {place}"
-
-
-def listed(values: list[int]) -> str:
-    """Return the first values for a message."""
-    return ", ".join(map(str, values[:5])) + (" and others" if len(values) > 5 else "")
 
 
 def _read_masks(label: LabelFiles, table: ValueTable | None) -> LabelVolume:

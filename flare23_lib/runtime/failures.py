@@ -8,16 +8,13 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from flare23_lib.errors import CasesFailedError, KilledError, LockError, one_line
+from flare23_lib.errors import CasesFailedError, KilledError, LockError, listed, one_line
 from flare23_lib.runtime.signals import StoppedError
 
 log = logging.getLogger(__name__)
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """What is no fault of a case: every other one would end in it, too."""
-
-SHOWN = 5
-"""Failed cases that the last line names; the log has all."""
 
 
 def concerns_all(error: BaseException) -> bool:
@@ -61,9 +58,7 @@ class CaseFailures:
         """
         if not self.lines:
             return
-        names = ", ".join(list(self.lines)[:SHOWN]) + (", ..." if len(self.lines) > SHOWN else "")
         first = next(iter(self.lines.values()))
         rest = "; the log names the others" if len(self.lines) > 1 else ""
-        raise CasesFailedError(
-            f"{len(self.lines)} of {self.total} cases failed ({names}), the others are done: {first}{rest}"
-        )
+        count = f"{len(self.lines)} of {self.total} cases"
+        raise CasesFailedError(f"{count} failed ({listed(list(self.lines))}), the others are done: {first}{rest}")
