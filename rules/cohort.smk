@@ -65,7 +65,6 @@ rule estimate:
         f"{R}/benchmarks/estimate.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=scale_with_attempt(2000),
         runtime=scale_with_attempt(10),

@@ -106,7 +106,6 @@ rule paper_tables:
         f"{R}/benchmarks/paper_tables.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=scale_with_attempt(2000),
         runtime=scale_with_attempt(10),

@@ -61,7 +61,6 @@ rule complete:
         f"{R}/benchmarks/complete/{{completion}}/{{shard}}.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=noop_or(is_completed, "mem_mb", 16000),
         runtime=noop_or(is_completed, "runtime", 240),
@@ -104,7 +103,6 @@ rule gather_completed:
         f"{R}/benchmarks/gather_completed/{{completion}}.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=scale_with_attempt(4000),
         runtime=scale_with_attempt(30),

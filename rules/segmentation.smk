@@ -51,7 +51,6 @@ rule gather_predictions:
         f"{R}/benchmarks/gather_predictions/{{model}}.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=scale_with_attempt(4000),
         runtime=scale_with_attempt(30),

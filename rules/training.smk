@@ -49,7 +49,6 @@ rule preprocess:
         f"{R}/benchmarks/preprocess/{{model}}/{{shard}}.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=noop_or(is_preprocessed, "mem_mb", 6000),
         runtime=noop_or(is_preprocessed, "runtime", 480),
@@ -143,7 +142,6 @@ rule bundle:
         f"{R}/benchmarks/bundle/{{model}}.tsv"
     conda:
         "../envs/workflow.yaml"
-    threads: 1
     resources:
         mem_mb=scale_with_attempt(8000),
         runtime=scale_with_attempt(10),

@@ -15,7 +15,6 @@ from flare23_lib.config import Config
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
 from flare23_lib.nnunet.plans import CONFIGURATION, dataset_json, plans
-from flare23_lib.nnunet.sampling import Rounds
 from flare23_lib.preprocessing.intensity import Intensity
 from flare23_lib.preprocessing.preprocess import (
     TrainingGrid,
@@ -155,16 +154,6 @@ def test_names_that_nnunet_takes_for_labels_are_links_of_their_own(tmp_path):
     for name in found:
         links = [(folder / (name + end)).readlink().name.split(".")[0] for end in (".b2nd", "_seg.b2nd", ".pkl")]
         assert len(set(links)) == 1
-
-
-def test_every_class_is_the_target_once_a_round_however_rare_it_is():
-    np.random.seed(0)
-    members = {1: [f"case{number}" for number in range(50)], 2: ["case7"], 3: [], 4: ["case1", "case2"]}
-    rounds = Rounds(members)
-    for _ in range(20):
-        drawn = [rounds.draw() for _ in range(3)]
-        assert sorted(target for target, _ in drawn) == [1, 2, 4]
-        assert all(case in members[target] for target, case in drawn)
 
 
 def test_the_plans_are_nnunets_and_hold_what_was_configured():
