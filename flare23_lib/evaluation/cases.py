@@ -150,7 +150,12 @@ def affordable_processes(pairs: Sequence[Pair], scoring: Scoring) -> int:
 def _needed_mb(pair: Pair) -> float:
     """Return the memory of a case by the headers of its files; 0 for broken ones, which are named later."""
     total = 0.0
-    reference = pair.reference.path if isinstance(pair.reference, LabelFiles) else pair.reference
+    reference: Path | None
+    if isinstance(pair.reference, LabelFiles):
+        label = pair.reference
+        reference = next(iter(label.mask_files().values()), None) if label.has_masks else label.path
+    else:
+        reference = pair.reference
     for path in filter(None, (reference, pair.prediction)):
         with suppress(FlareError, OSError), open_volume(path) as stream:
             voxels = float(stream.header["dim"][1:4].astype(float).prod())
@@ -181,8 +186,10 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
         lost = {name: metric.no_prediction for name, metric in METRICS.items()}
         scores, status = dict.fromkeys(labels.names, lost), _line(error)
         prediction = np.broadcast_to(np.uint8(0), reference.shape)
-    scored = scoring.seen if pair.annotated is None else scoring.seen.restricted(pair.annotated)
-    if scoring.partial_references:
+    scored = scoring.seen
+    if pair.annotated is not None:
+        scored = scored.restricted(pair.annotated)
+    elif scoring.partial_references:
         scored = scored.restricted(map(int, value_counts(reference)))
     details = None
     if scoring.with_details:

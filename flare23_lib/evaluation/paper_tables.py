@@ -96,10 +96,10 @@ class Evaluated:
         columns = [f"{metric}_{statistic}" for metric in METRICS for statistic in statistics]
         return _percent(self.summary.reindex(classes)[columns])
 
-    def notes(self, left_out: Sequence[str] = ()) -> list[str]:
-        """Return the notes of the summary about its classes."""
-        notes = self.summary["note"].drop(list(left_out), errors="ignore")
-        return [f"{_shown(name)}: {note}" for name, note in notes.items() if note]
+    @property
+    def notes(self) -> list[str]:
+        """The notes of the summary about its classes and the mean of organs."""
+        return [f"{_shown(name)}: {note}" for name, note in self.summary["note"].items() if note]
 
 
 def write_tables(results: Results, settings: TablesSettings, folder: Path) -> None:
@@ -190,10 +190,9 @@ def _differences(scoring: Scoring) -> list[str]:
     return lines
 
 
-def _unseen(models: Iterable[Evaluated]) -> list[str]:
-    """Return a line for each model whose means are of fewer organs, since it never saw the others."""
-    noted = {model.name: "; ".join(model.notes(left_out=[ORGANS])) for model in models}
-    return [f"{name}: its mean is of the other organs ({notes})." for name, notes in noted.items() if notes]
+def _means_of_fewer(models: Iterable[Evaluated]) -> list[str]:
+    """Return a line for each model with classes that it never saw, or whose means are of fewer organs."""
+    return [f"{model.name}: {'; '.join(model.notes)}." for model in models if model.notes]
 
 
 def _table6(models: Sequence[Evaluated], scoring: Scoring) -> PaperTable:
@@ -211,7 +210,11 @@ def _table6(models: Sequence[Evaluated], scoring: Scoring) -> PaperTable:
             numbers = scores[[f"{metric.name}_{statistic}" for statistic in ("mean", "low", "high", "std")]]
             shown[f"{model.name} {metric.title}"] = [_with_interval(*row) for row in numbers.to_numpy()]
         cases = f"{model.name}: {len(model.metrics)} validation cases"
-        notes.append("; ".join([cases, *model.notes()]) + ".")
+        notes.append("; ".join([cases, *model.notes]) + ".")
+        counts = model.summary["cases"].reindex(classes).reset_index(drop=True)
+        values[f"{model.name}_cases"] = counts
+        if (counts != len(model.metrics)).any():
+            shown[f"{model.name} cases"] = counts.map(str)
     if published:
         for result in PAPER_RESULTS[::-1]:
             split = result["cases"].removeprefix("FLARE23 ")
@@ -247,7 +250,9 @@ def _table7(models: Sequence[Evaluated], labels: LabelMap, pairs: Sequence[Seque
             ]
         shown.append(text)
     notes = ["Percent; differences are paired by case, with the 95 % interval of their mean."]
-    notes += _unseen(by_name[name] for name in dict.fromkeys(name for pair in pairs for name in pair))
+    fewer = _means_of_fewer(by_name[name] for name in dict.fromkeys(name for pair in pairs for name in pair))
+    if fewer:
+        notes += ["Means of organs are of those that both models have.", *fewer]
     return PaperTable("Ablation", pd.concat(values), pd.concat(shown), notes)
 
 
@@ -283,7 +288,7 @@ def _table9(models: Sequence[Evaluated], scoring: Scoring) -> PaperTable:
     columns = ["system", "cases", *scores, "time, s", "GPU area, official sum, MB s", "note"]
     rows = []
     notes = ["Scores in percent. Other cases and other machines: the published figures place ours, no more."]
-    notes += [*_differences(scoring), *_unseen(models)]
+    notes += [*_differences(scoring), *_means_of_fewer(models)]
     for model in models:
         numbers = list(model.percent([ORGANS, TUMOR], ["mean"]).to_numpy().ravel())
         gpus = ""
@@ -293,7 +298,10 @@ def _table9(models: Sequence[Evaluated], scoring: Scoring) -> PaperTable:
             notes.append(f"{model.name}: time and GPU area are means of {len(model.efficiency)} measured cases.")
         cells = [round(float(number), 2) for number in numbers]
         cells += [np.nan] * (len(scores) + 2 - len(cells))
-        rows.append([f"ours: {model.name}", f"our {len(model.metrics)} validation cases", *cells, gpus])
+        counts = model.summary["cases"].reindex([ORGANS, TUMOR]).dropna().astype(int)
+        of = ", ".join(f"{name} {count}" for name, count in counts.items() if count != len(model.metrics))
+        cases = f"our {len(model.metrics)} validation cases" + (f" ({of})" if of else "")
+        rows.append([f"ours: {model.name}", cases, *cells, gpus])
     rows += [
         [result.get(column, "" if column == "note" else None) for column in columns]
         for result in PUBLISHED["results"]

@@ -40,7 +40,8 @@ class Ranking:
 def rank_folders(folders: Sequence[Path], labels: LabelMap) -> Ranking:
     """Rank folders that each hold a metrics.csv and, if efficiency is to count, an efficiency.csv.
 
-    Organs count by their mean in a case, tumors likewise.
+    Organs count by their mean in a case, tumors likewise; where a folder lacks classes there, by that of the classes
+    that all folders have.
 
     Raises:
         EvaluationError: fewer than two folders, one given twice, a table without the columns, or no case.
@@ -50,8 +51,10 @@ def rank_folders(folders: Sequence[Path], labels: LabelMap) -> Ranking:
         raise EvaluationError("a ranking needs at least two folders")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise EvaluationError("a folder is given twice")
-    accuracy = [_accuracy(folder / "metrics.csv", labels) for folder in folders]
+    accuracy, unequal = _accuracy([folder / "metrics.csv" for folder in folders], labels)
     efficiency, notes = _efficiency(folders, accuracy)
+    if unequal:
+        notes.append(f"in {unequal} cases scores are means of the classes that all folders have there")
     tables = [table.join(other) for table, other in zip(accuracy, efficiency, strict=True)]
     known = pd.concat(tables, keys=map(str, folders), names=["folder", "case"])
     cases = sorted(known.index.unique("case"))
@@ -97,17 +100,28 @@ def _some(table: pd.DataFrame) -> str:
     return listed(list(table.index.unique("case")))
 
 
-def _accuracy(path: Path, labels: LabelMap) -> pd.DataFrame:
-    """Return per case the means of the organs' and the tumors' scores; empty cells are left out."""
+def _accuracy(paths: Sequence[Path], labels: LabelMap) -> tuple[list[pd.DataFrame], int]:
+    """Return per table and case the means of the organs' and the tumors' scores, and in how many cases a score of a
+    table does not count, as another one lacks it; where none is common to all, all that a table has count."""
     columns = {}
     for kind, group in (("organ", labels.organs), ("tumor", labels.tumors)):
         for metric in METRICS if group else ():
             columns[f"{kind}_{metric}"] = [f"{label.name}_{metric}" for label in group]
-    table = _read(path, [name for names in columns.values() for name in names])
-    if table.index.has_duplicates:
-        raise EvaluationError(f"{path}: two rows are of the case {table.index[table.index.duplicated()][0]}")
-    means = {name: table[names].apply(mean, axis=1).map(_rounded) for name, names in columns.items()}
-    return pd.DataFrame(means, index=table.index)
+    tables = [_read(path, [name for names in columns.values() for name in names]) for path in paths]
+    for path, table in zip(paths, tables, strict=True):
+        if table.index.has_duplicates:
+            raise EvaluationError(f"{path}: two rows are of the case {table.index[table.index.duplicated()][0]}")
+    known = pd.concat([table.notna() for table in tables]).groupby(level=0).all()
+    means, unequal = [], set[str]()
+    for table in tables:
+        found = {}
+        for name, names in columns.items():
+            common = known.loc[table.index, names]
+            counted = table[names].where(common | ~common.any(axis=1).to_numpy()[:, None])
+            unequal |= set(table.index[(counted.isna() & table[names].notna()).any(axis=1)])
+            found[name] = counted.apply(mean, axis=1).map(_rounded)
+        means.append(pd.DataFrame(found, index=table.index))
+    return means, len(unequal)
 
 
 def _efficiency(folders: Sequence[Path], accuracy: Sequence[pd.DataFrame]) -> tuple[list[pd.DataFrame], list[str]]:

@@ -179,7 +179,7 @@ def mean_intervals(scores: pd.DataFrame, organs: Sequence[str]) -> pd.DataFrame:
     means = _resampled_means(scores)
     if organs:
         scored = [name for name in organs if cases[name]]
-        means[ORGANS] = means[scored].mean(axis=1)
+        means[ORGANS] = means[scored].mean(axis=1, skipna=False)  # another draw is of fewer organs
         cases[ORGANS] = cases[scored].min() if scored else 0
     intervals = means.quantile(INTERVAL).T.set_axis(["low", "high"], axis=1)
     return intervals.where(cases >= 2)

@@ -31,11 +31,18 @@ ERROR_COLOR = "#ff00c8"
 
 @dataclass(frozen=True)
 class RankedCase:
-    """A validation case, its mean DSC over organs, and the file of its prediction."""
+    """A validation case, its mean DSC, the names of the classes that it is of, and the file of its prediction.
+
+    Attributes:
+        scored: all classes that were scored, those of the mean among them.
+        averaged: how many classes the mean is of.
+    """
 
     case: Case
     score: float
     prediction: Path
+    scored: tuple[str, ...]
+    averaged: int
 
     @property
     def name(self) -> str:
@@ -63,7 +70,7 @@ def rank_cases(
 ) -> list[RankedCase]:
     """Return a model's cases that were scored without error, the best first.
 
-    The score is the mean DSC over the organs, or over all labels where none is an organ.
+    The score is the mean DSC over the organs that were scored, or over all labels if no organ was.
 
     Args:
         results: the results folder.
@@ -71,14 +78,18 @@ def rank_cases(
         predictions: predictions.csv of the model.
         labels: the label map.
     """
-    columns = [f"{label.name}_DSC" for label in labels.organs or labels.labels]
-    scores = metrics.set_index("Name")[columns].apply(pd.to_numeric).mean(axis=1)
-    scores = scores[(metrics["status"] == "ok").to_numpy()].dropna()
+    table = metrics[metrics["status"] == "ok"].set_index("Name")[[f"{name}_DSC" for name in labels.names]]
+    table = table.apply(pd.to_numeric).set_axis(labels.names, axis=1)
+    organs = {label.name for label in labels.organs}
     files = dict(zip(predictions["case"], predictions["file"], strict=True))
     cases = {case.case: case for case in read_cases(results.cases)}
-    ranked = [
-        RankedCase(cases[name], score, results.file(files[name])) for name, score in scores.items() if name in files
-    ]
+    ranked = []
+    for name, row in table.iterrows():
+        scores = row.dropna()
+        averaged = scores[[label for label in scores.index if label in organs] or list(scores.index)]
+        if len(scores) and name in files:
+            file = results.file(files[name])
+            ranked.append(RankedCase(cases[name], averaged.mean(), file, tuple(scores.index), len(averaged)))
     return sorted(ranked, key=lambda case: (-case.score, case.name))
 
 
@@ -91,12 +102,14 @@ def spread(ranked: Sequence[RankedCase], number: int) -> list[RankedCase]:
 
 
 def read_case(ranked: RankedCase, labels: LabelMap) -> CaseVolumes:
-    """Read a case's image, reference and prediction; voxels that the reference ignores are background in both."""
+    """Read a case's image, reference and prediction; in both what is not scored is background: voxels that the
+    reference ignores, and classes that were not looked for in the case."""
     image = read_volume(ranked.case.image)
     true = read_label_map(ranked.case.label_files or "").array
     known = true != IGNORE_VALUE
+    values = [value if name in ranked.scored else 0 for name, value in zip(labels.names, labels.values, strict=True)]
     reference, prediction = (
-        np.where(known, label_indices(array, labels.values), 0).astype(np.uint8)
+        np.where(known & np.isin(array, values), label_indices(array, labels.values), 0).astype(np.uint8)
         for array in (true, read_labels(ranked.prediction).array)
     )
     return CaseVolumes(image.array, reference, prediction, image.geometry)

@@ -128,7 +128,7 @@ def _write_cases(
     for case in progress(sorted(wanted.values(), key=lambda case: (-case.score, case.name))):
         volumes = read_case(case, labels)
         if case in pictured:
-            title = f"{case.name}: mean DSC {case.percent}"
+            title = f"{case.name}: mean DSC {case.percent} ({count(case.averaged, 'class')})"
             draw_case(folder / "figures" / "cases" / f"{case.name}.svg", title, volumes, labels.names)
         if case in in_viewer:
             file = f"viewer/cases/{len(entries):03d}.js"

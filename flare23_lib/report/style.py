@@ -59,8 +59,9 @@ def display_name(name: str) -> str:
 
 
 def count(number: int, thing: str) -> str:
-    """Return a number of things, `1 case` or `2,000 cases`."""
-    return f"{number:,} {thing}{'s' * (number != 1)}"
+    """Return a number of things, `1 case`, `2,000 cases` or `2 classes`."""
+    plural = "" if number == 1 else "es" if thing.endswith("s") else "s"
+    return f"{number:,} {thing}{plural}"
 
 
 def add_legend(figure: Figure, colors: Iterable[tuple[str, Any]], columns: int, size: int) -> None:

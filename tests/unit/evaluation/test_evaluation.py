@@ -16,6 +16,7 @@ from flare23_lib.evaluation.cases import CaseScores, Pair, Scoring, affordable_p
 from flare23_lib.evaluation.evaluate import evaluate_folders
 from flare23_lib.evaluation.metrics import score_case
 from flare23_lib.evaluation.tables import format_summary, read_table, score_table, summarize, write_table
+from flare23_lib.io.label_maps import LabelFiles, ValueTable
 from flare23_lib.io.nifti import header_for, read_labels, write_volume
 from flare23_lib.labels import Label, LabelMap
 
@@ -252,6 +253,9 @@ def test_as_many_processes_run_as_the_memory_allows_for_the_largest_case(tmp_pat
     assert processes([small, large] * 4, 1000) == 4
     assert processes([large] * 8, 10) == 1
     assert processes([large] * 8, None) == 8
+    mapping = ValueTable({"large": 1}).text
+    masks = Pair("masks", LabelFiles(tmp_path / "{mask}.nii.gz", mapping), tmp_path / "missing.nii.gz")
+    assert processes([masks] * 8, 1000) == processes([large] * 8, 1000) < 8
 
 
 @pytest.mark.parametrize("mode", ["flare23", "plain"])
@@ -321,6 +325,17 @@ def test_what_a_partial_reference_does_not_hold_is_not_scored_in_it(folders):
     distances = table(output / "distances.csv")
     assert [row["class"] for row in distances if row["Name"] == "case_1"] == ["liver"]
     assert not [row for row in table(output / "tumors.csv") if row["Name"] == "case_1"]
+
+
+def test_a_class_that_is_known_to_be_absent_is_scored_in_a_partial_reference(folders):
+    predictions, references, _ = folders
+    healthy = organs(0)
+    healthy[healthy != 1] = 0
+    save(references / "case_1.nii.gz", healthy)
+    pair = Pair("case_1", references / "case_1.nii.gz", predictions / "case_1.nii.gz", annotated=(1, 14))
+    (case,) = score_cases([pair], Scoring(LABELS, partial_references=True))
+    assert case.scores["tumor"]["DSC"] == 0
+    assert math.isnan(case.scores["spleen"]["DSC"])
 
 
 def test_references_may_end_in_a_suffix_of_their_own(folders, caplog):

@@ -34,13 +34,14 @@ def tables_of(models, labels, pairs=(), shapes=None, **rules):
     return make_tables(models, scoring, pairs, shapes or {})
 
 
-def evaluated(name, score, labels, folder, efficiency=(), cases=4, unseen=()):
-    """A model whose DSC is the score plus a hundredth per case, and its NSD a tenth more."""
+def evaluated(name, score, labels, folder, efficiency=(), cases=4, unseen=(), rare=None):
+    """A model: its DSC is the score plus a hundredth per case, its NSD a tenth more; rare labels have few cases."""
     rows = []
     for case in range(cases):
         row = {"Name": f"case_{case}", "status": "ok"}
         for label in labels.names:
-            value = None if label in unseen else score + case / 100
+            is_empty = label in unseen or case >= (rare or {}).get(label, cases)
+            value = None if is_empty else score + case / 100
             row |= {f"{label}_DSC": value, f"{label}_NSD": None if value is None else value + 0.1}
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -86,6 +87,18 @@ def test_classes_that_a_model_never_saw_are_noted_and_not_zero(tmp_path):
     assert record_of(table, **{"class": "tumor"})["teacher_DSC_mean"] is None
     assert table.shown.iloc[-1, 1] == "-"
     assert "teacher: 4 validation cases; tumor: not seen in training." in table.notes
+
+
+def test_organs_that_no_case_has_and_classes_of_few_cases_are_noted(tmp_path):
+    student = evaluated("student", 0.8, FLARE, tmp_path, unseen=["duodenum"], rare={"tumor": 1})
+    summary = student.summary.assign(note=student.summary["note"].replace("not seen in training", ""))
+    other = replace(student, name="other")
+    tables = tables_of([replace(student, summary=summary), other], FLARE, [["student", "other"]])
+    assert tables["table6"].shown["student cases"].tolist()[-3:] == ["4", "4", "1"]
+    assert tables["table9"].values["cases"][0] == "our 4 validation cases (tumor 1)"
+    for name in ("table7", "table9"):
+        assert "student: organs, mean: mean of 12 of 13 organs." in tables[name].notes
+    assert "Means of organs are of those that both models have." in tables["table7"].notes
 
 
 def test_table_7_is_the_paired_difference_of_a_pair(tmp_path):

@@ -118,6 +118,15 @@ def test_classes_that_a_model_never_saw_do_not_enter_its_mean(tmp_path):
     assert (table["b"]["tumor_DSC_rank"], table["a"]["tumor_DSC_rank"]) == (2, 1)
 
 
+def test_a_model_without_the_hard_classes_ranks_no_better_for_it(tmp_path):
+    row = {"Name": "x", **dict.fromkeys(COLUMNS, 0.9), "spleen_DSC": 0.5, "spleen_NSD": 0.5}
+    for name, known in (("a", row), ("b", row | {"spleen_DSC": None, "spleen_NSD": None})):
+        write_csv(tmp_path / name / "metrics.csv", ["Name", *COLUMNS], [known])
+    ranking = rank_folders([tmp_path / "a", tmp_path / "b"], LABELS)
+    assert ranks(ranking) == {"a": (1, 1.0), "b": (1, 1.0)}
+    assert "in 1 cases scores are means of the classes that all folders have there" in ranking.notes
+
+
 def test_what_a_folder_alone_lacks_counts_as_worst_and_is_said(tmp_path):
     a = team(tmp_path / "a", {"x": 0.9, "y": 0.9}, {"x": 20})
     b = team(tmp_path / "b", {"x": 0.8, "y": 0.8}, {"x": 30, "y": 30})

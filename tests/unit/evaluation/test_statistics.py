@@ -52,6 +52,14 @@ def test_the_same_table_has_the_same_interval_and_chunks_do_not_matter(monkeypat
     assert mean_intervals(pd.DataFrame(values), [0, 1]).to_numpy() == pytest.approx(first.to_numpy(), abs=1e-12)
 
 
+def test_a_class_of_few_cases_does_not_widen_the_interval_of_the_organs_mean():
+    rare = np.full(50, np.nan)
+    rare[:2] = 0.6
+    intervals, organs = intervals_of(np.column_stack([np.full(50, 0.9), rare]), [0, 1])
+    assert intervals.tolist() == [pytest.approx([0.9, 0.9]), pytest.approx([0.6, 0.6])]
+    assert organs == pytest.approx([0.75, 0.75])
+
+
 def test_empty_cells_do_not_count_and_a_single_case_has_no_interval():
     values = np.array([[0.5, 0.2, np.nan], [np.nan, 0.4, np.nan], [np.nan, np.nan, np.nan], [np.nan, 0.6, np.nan]])
     intervals, organs = intervals_of(values, [0, 1, 2])

@@ -3,22 +3,25 @@
 import base64
 import gzip
 import json
+import math
 import re
 from html.parser import HTMLParser
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from engines import a_volume
 from reports import SHAPE, SPACING, configuration, finished_run, report_of, stand_in
 
+from flare23_lib.cache.results import Results
 from flare23_lib.colors import label_colors
-from flare23_lib.dataset.cases import Case
+from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.io.label_maps import ValueTable
 from flare23_lib.io.nifti import write_volume
 from flare23_lib.io.tables import write_csv
 from flare23_lib.labels import Label, LabelMap
-from flare23_lib.report.cases import ERROR_COLOR, RankedCase, choose_slice, overlaid, read_case, spread
+from flare23_lib.report.cases import ERROR_COLOR, RankedCase, choose_slice, overlaid, rank_cases, read_case, spread
 from flare23_lib.report.run import read_markdown
 from flare23_lib.report.viewer import averaged, largest_error, thinned_affine, thinning
 
@@ -329,6 +332,40 @@ def test_references_are_read_as_their_source_keeps_them(tmp_path, label):
         "a", str(tmp_path / "i.nii.gz"), str(tmp_path / label), "validation", {}, mapping=ValueTable(table).text
     )  # fmt: skip
     labels = LabelMap((Label("kidney", 2), Label("spleen", 3)))
-    volumes = read_case(RankedCase(case, 1.0, tmp_path / "p.nii.gz"), labels)
+    volumes = read_case(RankedCase(case, 1.0, tmp_path / "p.nii.gz", labels.names, 2), labels)
     assert np.array_equal(volumes.reference, np.array([0, 0, 1, 2])[ours])
     assert np.array_equal(volumes.prediction, volumes.reference)
+
+
+def test_pictures_show_what_was_scored_in_the_case(tmp_path):
+    volume = a_volume((4, 5, 6), dtype=np.int16)
+    reference, prediction = np.zeros((2, 4, 5, 6), np.uint8)
+    reference[1] = prediction[1] = prediction[2] = 1
+    prediction[3] = 2  # a spleen, which nobody looked for
+    for name, array in (("i", volume.array), ("l", reference), ("p", prediction)):
+        write_volume(tmp_path / f"{name}.nii.gz", array, volume.header)
+    case = Case("a", str(tmp_path / "i.nii.gz"), str(tmp_path / "l.nii.gz"), "validation", {}, annotated=(1,))
+    labels = LabelMap((Label("liver", 1), Label("spleen", 2)))
+    volumes = read_case(RankedCase(case, 1.0, tmp_path / "p.nii.gz", ("liver",), 1), labels)
+    assert [slice_.tolist() for slice_ in (volumes.reference != volumes.prediction).any(axis=(1, 2)).nonzero()] == [
+        [2]
+    ]
+
+
+def test_cases_with_tumors_alone_are_ranked_by_them(tmp_path):
+    labels = LabelMap((Label("liver", 1), Label("spleen", 2), Label("tumor", 3, kind="tumor")))
+    names = ("whole", "liver", "tumor", "lost", "nothing")
+    results = Results(tmp_path)
+    for name in names:
+        (tmp_path / f"{name}.nii.gz").touch()
+    write_cases(results.cases, [Case(name, f"{name}.nii.gz", None, "validation", {}) for name in names])
+    nothing = math.nan
+    scores = [[0.9, 0.5, 0.3], [0.8, nothing, nothing], [nothing, nothing, 0.6], [0, 0, 0], [nothing] * 3]
+    metrics = pd.DataFrame(scores, columns=[f"{name}_DSC" for name in labels.names])
+    metrics = metrics.assign(Name=names, status=["ok", "ok", "ok", "no prediction", "ok"])
+    predictions = pd.DataFrame({"case": names, "file": [f"{name}.nii.gz" for name in names]})
+    ranked = rank_cases(results, metrics, predictions, labels)
+    assert [(case.name, case.score, case.averaged) for case in ranked] == [
+        ("liver", 0.8, 1), ("whole", 0.7, 2), ("tumor", 0.6, 1),
+    ]  # fmt: skip
+    assert ranked[1].scored == ("liver", "spleen", "tumor")
