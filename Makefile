@@ -61,7 +61,7 @@ docs: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-## The schema and the page of all keys of the configuration, from its models.
+## The page of all keys of the configuration, from its models.
 docs/configuration.md: $(wildcard flare23_lib/config/*.py) scripts/configuration_docs.py | $(VENV)/installed
 	$(BIN)/python scripts/configuration_docs.py
 

@@ -1,8 +1,7 @@
 """Does the engine give nnU-Net's labels, and do windows over the body give those of all windows?
 
-    flare23 phantoms --output demo/cohort --cases 32 --validation 6 --seed 0
-    snakemake --cores 2 --configfile presets/demo.yaml -- demo/results/models/organ_teacher/model.json
-    python benchmarks/parity.py --bundle demo/results/models/organ_teacher [--real FOLDER]
+    python benchmarks/inference_case.py --folder FOLDER --network stunet_tiny --minutes 75
+    python benchmarks/parity.py --bundle FOLDER/stunet_tiny --output FILE [--real FOLDER]
 
 For each image: nnU-Net's own predictor (step 0.5, plans that name its torch resampling, trilinear along all axes)
 against ours with all windows in float32; and ours with windows over the body against all of them, at step 0.8. The
@@ -193,7 +192,7 @@ def main() -> None:
     parser.add_argument("--coarseness", type=float, default=0.5, help="of the phantoms (default: %(default)s)")
     parser.add_argument("--tta", action="store_true", help="compare mirrored passes too")
     parser.add_argument("--device", choices=list(NNUNET_PRECISION), help="compare the engine there with the CPU's")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "parity.json")
+    parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     bundle = load_bundle(args.bundle)

@@ -1,6 +1,6 @@
 """Windows over the body against all windows of the image: do they agree, and which is nearer to the truth?
 
-    python benchmarks/windows.py --bundle FOLDER [--bundle FOLDER ...] [--output FILE]
+    python benchmarks/windows.py --bundle FOLDER [--bundle FOLDER ...] --output FILE
 
 The images are phantoms with a wide margin of air, as in a scan with a large field of view, so that a grid over the
 image and one over the body differ in number and place. Both label maps are compared with each other and with the
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, action="append", required=True, help="a trained model")
     parser.add_argument("--phantoms", type=int, default=3, help="how many to draw (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "windows.json")
+    parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     models = {folder.name: compare(folder, args.phantoms) for folder in args.bundle}
     write_json(args.output, {**provenance(), "margin_mm": MARGIN_MM, "models": models})

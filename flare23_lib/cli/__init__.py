@@ -18,7 +18,8 @@ from flare23_lib.cli import cache, dataset, evaluation, models, stages
 from flare23_lib.errors import ConfigError, FlareError
 from flare23_lib.runtime.signals import stopped_by
 
-INSTALL = "pip install -c constraints.txt -e '.[workflow]' brings what this command needs"
+EXTRAS = {"pydicom": "dicom", "highdicom": "dicom", "gdcm": "dicom"}
+"""Module -> what is to be installed for it; `workflow` for all others."""
 
 SPINS = 10_000
 """How often a thread of GNU's OpenMP looks for work before it sleeps, below a millisecond; libgomp takes 300,000.
@@ -65,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if args.debug or error.name is None or error.name.startswith("flare23_lib"):
             raise
-        sys.stderr.write(f"flare23: {error.name} is not installed; {INSTALL}\n")
+        extra = EXTRAS.get(error.name.partition(".")[0], "workflow")
+        install = f"pip install -c constraints.txt -e '.[{extra}]'"
+        sys.stderr.write(f"flare23: {error.name} is not installed; {install} brings what this command needs\n")
         return 1
     except OSError as error:
         if args.debug or not error.strerror:

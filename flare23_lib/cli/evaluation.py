@@ -81,7 +81,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("--references", type=Path, required=True)
     parser.add_argument("--output", type=output_folder, required=True, help="folder for metrics.csv and summary.csv")
     parser.add_argument("--model", type=Path,
-                        help="bundle that gives names, tolerances and rules of the labels (default: the "
+                        help="bundle that gives names, tolerances and slices of the labels (default: the "
                         "configuration)")  # fmt: skip
     parser.add_argument("--mode", choices=get_args(EvaluationMode),
                         help="the challenge's rules, or whole volumes (default: the configuration's)")  # fmt: skip

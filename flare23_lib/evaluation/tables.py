@@ -62,7 +62,7 @@ def read_table(path: Path) -> pd.DataFrame:
         options = {"keep_default_na": False, "na_values": [""]}
         table = pd.read_csv(StringIO(read_text(path, ENCODING)), dtype=dict.fromkeys(_TEXT, str), **options)
     except FileNotFoundError as error:
-        raise StoreError(f"{path} is missing; make it with the workflow first") from error
+        raise StoreError(f"{path} is missing; `flare23 evaluate` or the workflow makes it") from error
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror})") from error
     except ValueError as error:  # also those of pandas, and bytes that are not text
