@@ -82,7 +82,7 @@ class TrainingError(FlareError):
 
 
 class KilledError(FlareError):
-    """A process of a job was killed from outside or lacked memory; another attempt may succeed."""
+    """A process of a job was killed from outside, or lacked memory or a working GPU; another attempt may succeed."""
 
 
 class BundleError(FlareError):

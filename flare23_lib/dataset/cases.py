@@ -9,7 +9,8 @@ from pathlib import Path
 from flare23_lib.axes import as_triple
 from flare23_lib.config.settings import AnnotatedValues
 from flare23_lib.errors import CohortError
-from flare23_lib.io.label_maps import LabelFiles
+from flare23_lib.io.identity import file_identity
+from flare23_lib.io.label_maps import LabelFiles, label_id
 from flare23_lib.io.tables import read_csv, write_csv
 
 SHAPE, SPACING = ["slices", "rows", "columns"], ["spacing_z", "spacing_y", "spacing_x"]
@@ -110,6 +111,25 @@ def annotated_of(case: Case, stated: AnnotatedValues = "present") -> list[int]:
     if stated == "present":
         stated = "only_present" if case.annotated is None else case.annotated
     return case.labels_present if stated == "only_present" else sorted(stated)
+
+
+def refuse_changed(case: Case, image: bool = False, label: bool = False) -> None:
+    """Refuse a case whose image or label is no longer the file that the scan of the cohort saw.
+
+    What is made of it would be kept under the identity of the other file.
+
+    Raises:
+        CohortError: it is another file.
+        ImageError: it cannot be read.
+    """
+    files = case.label_files
+    if image and file_identity(case.image) != case.image_id:
+        changed = case.image
+    elif label and files is not None and label_id(files.files_identity, files.table) != case.label_id:
+        changed = str(files.path)
+    else:
+        return
+    raise CohortError(f"{changed}: has changed since the cohort was read; start the workflow again")
 
 
 def write_cases(path: Path, cases: Iterable[Case]) -> None:

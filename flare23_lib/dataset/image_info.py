@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from isal import isal_zlib
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
 from flare23_lib.io.geometry import Geometry, lengths_at_corners
-from flare23_lib.io.identity import file_identity, identity_of
+from flare23_lib.io.identity import identity_of
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import Stream, with_qfac
 from flare23_lib.labels import IGNORE_VALUE
@@ -119,15 +118,12 @@ def _read_mapped(label: LabelFiles) -> ImageInfo:
     """Read a label as later stages do, and count the voxels of our values."""
     labels = read_label_map(label)
     masks = label.mask_files() if label.has_masks else {}
-    identities = [f"{name} {file_identity(path)}" for name, path in masks.items()]
-    digest = hashlib.sha256("\n".join(identities).encode()).hexdigest()[:24]
-    identity = digest if masks else file_identity(label.path)
     with nifti.open_volume(next(iter(masks.values()), label.path)) as stream:
         info = header_info(stream)
     counts = {int(value): count for value, count in value_counts(labels.array).items()}
     return replace(
         info,
-        identity=identity,
+        identity=label.files_identity,
         voxels={value: count for value, count in counts.items() if value not in (0, IGNORE_VALUE)},
         mapped=True,
         overlaps=labels.overlaps,

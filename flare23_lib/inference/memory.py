@@ -20,7 +20,7 @@ from flare23_lib.inference.image_files import HOST_BASE, MB, NO_EXTRAS, Extras
 from flare23_lib.inference.model import Model
 from flare23_lib.networks.size import parameters
 from flare23_lib.preprocessing.resampling import SLAB_BYTES
-from flare23_lib.runtime.machine import available_memory
+from flare23_lib.runtime.machine import available_memory, memory_limit
 
 GPU_BASE = 700 * MB
 """A CUDA context with its libraries, as the driver counts it."""
@@ -69,10 +69,12 @@ class Limits:
         torch.cuda.set_per_process_memory_fraction(share, None if device.index is None else device)
 
     def host_bytes(self) -> int:
-        """Return the limit on the host; without one, nine tenths of what is available there, or to the SLURM job."""
+        """Return the limit on the host; without one, nine tenths of what is available there, or to the SLURM job or
+        control group."""
         if self.host is not None:
             return self.host * MB
         available = available_memory()
+        available = min(available, memory_limit() or available)
         of_cores = int(os.environ.get("SLURM_MEM_PER_CPU", 0)) * int(os.environ.get("SLURM_CPUS_ON_NODE", 0))
         if granted := int(os.environ.get("SLURM_MEM_PER_NODE", 0)) or of_cores:
             available = min(available, granted * 1024**2)

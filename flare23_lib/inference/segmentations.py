@@ -13,7 +13,7 @@ from flare23_lib import versions
 from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, Shard, fingerprint
 from flare23_lib.cache.results import Results, collect, write_record
 from flare23_lib.config.training_models import InferenceSettings
-from flare23_lib.dataset.cases import Case, usable_cases
+from flare23_lib.dataset.cases import Case, refuse_changed, usable_cases
 from flare23_lib.inference.image_files import NO_EXTRAS, Extras, PredictionCase
 from flare23_lib.inference.model import read_model
 from flare23_lib.inference.segment_cases import Reader, segment_cases
@@ -120,7 +120,8 @@ def segment_missing(
         if missing:
             engine = _engine(results, model)
             cases = [_case_to_segment(*wanted[index], entries[index]) for index in missing]
-            save = partial(_save, engine, {case: entries[index] for case, index in zip(cases, missing, strict=True)})
+            places = {case: (wanted[index][0], entries[index]) for case, index in zip(cases, missing, strict=True)}
+            save = partial(_save, engine, places)
             outcomes = progress(segment_cases(engine, Reader(cases, overwrite=True), save), total=len(cases))
             failures = CaseFailures(len(entries))
             for index, outcome in zip(missing, outcomes, strict=True):
@@ -141,13 +142,13 @@ def _case_to_segment(case: Case, extras: Extras, entry: Entry) -> PredictionCase
 
 def _save(
     engine: Engine,
-    entries: Mapping[PredictionCase, Entry],
+    places: Mapping[PredictionCase, tuple[Case, Entry]],
     case: PredictionCase,
     segmentation: Segmentation,
     header: nib.Nifti1Header,
 ) -> None:
     """Write a segmentation, and the metadata of its entry last."""
-    entry = entries[case]
+    scanned, entry = places[case]
     volumes = {
         RUNNER_UP_LABELS: segmentation.runner_up_labels,
         TTA_VOTE_COUNT: segmentation.tta_vote_count,
@@ -157,6 +158,7 @@ def _save(
     written = {suffix: volume for suffix, volume in volumes.items() if volume is not None}
     for suffix, volume in written.items():
         write_volume(entry.file(suffix), volume, header)
+    refuse_changed(scanned, image=True)
     values = {label.name: str(label.value) for label in engine.model.labels}
     entry.save(
         written,

@@ -213,8 +213,9 @@ def read_json(path: str | Path) -> Any:
 
 
 def link_to(link: Path, target: Path) -> None:
-    """Make (or turn) a relative symbolic link to a file of the results."""
-    relative = Path(os.path.relpath(target, link.parent))
+    """Make (or turn) a relative symbolic link to a file of the results, whose folders may be links themselves."""
+    target = target.absolute()
+    relative = Path(os.path.relpath(target.parent.resolve() / target.name, link.parent.resolve()))
     if link.is_symlink() and link.readlink() == relative:
         return
     temporary = link.with_name(f"{THIS_MACHINE}{secrets.token_hex(4)}-{_ending(link)}")

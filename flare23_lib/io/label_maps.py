@@ -12,6 +12,7 @@ import numpy as np
 
 from flare23_lib.axes import CONNECTIVITY
 from flare23_lib.errors import ImageError, listed
+from flare23_lib.io.identity import file_identity
 from flare23_lib.io.nifti import Volume, read_labels
 from flare23_lib.io.patterns import MASK
 from flare23_lib.labels import IGNORE_VALUE
@@ -99,6 +100,19 @@ class LabelFiles:
         table = self.table
         paths = {name: Path(str(self.path).replace(MASK, name)) for name in (table.targets if table else ())}
         return {name: path for name, path in paths.items() if path.exists()}
+
+    @property
+    def files_identity(self) -> str:
+        """What tells one version of the file or of the masks from another; ImageError if one cannot be read."""
+        if not (self.has_masks and (masks := self.mask_files())):
+            return file_identity(self.path)
+        identities = [f"{name} {file_identity(path)}" for name, path in masks.items()]
+        return hashlib.sha256("\n".join(identities).encode()).hexdigest()[:24]
+
+
+def label_id(identity: str, table: ValueTable | None) -> str:
+    """Return what tells a label in our values from another, by its file's identity and its source's table."""
+    return f"{identity}-{table.digest}" if table and identity else identity
 
 
 @dataclass(frozen=True)

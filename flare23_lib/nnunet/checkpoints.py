@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import random
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flare23_lib.io.atomic import TEMPORARY_MARK, atomic_path
+from flare23_lib.io.atomic import atomic_path
 from flare23_lib.networks.weight_files import save_checkpoint
 
 log = logging.getLogger(__name__)
@@ -38,14 +36,15 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_latest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the newest checkpoint and keep the one before it, which is complete; at any moment one of them is."""
-    latest, previous = folder / LATEST, folder / PREVIOUS
+    """Write the newest checkpoint and keep the one before it, which is complete; at any moment one of them is.
+
+    Files are renamed only: some file systems of clusters have no hard links.
+    """
+    latest = folder / LATEST
     with atomic_path(latest) as temporary:
         save_checkpoint(temporary, content)
         if latest.exists():
-            with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY_MARK) as place:
-                os.link(latest, Path(place) / PREVIOUS)
-                (Path(place) / PREVIOUS).replace(previous)
+            latest.replace(folder / PREVIOUS)
 
 
 def remove_intermediate(folder: Path) -> None:

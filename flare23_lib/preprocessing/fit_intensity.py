@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, fingerprint
 from flare23_lib.cache.results import Results
 from flare23_lib.config.settings import PreprocessingSettings, TrainingSet, TrainingSettings
 from flare23_lib.config.training_models import IntensityValues
+from flare23_lib.dataset.cases import refuse_changed
 from flare23_lib.errors import ConfigError, TrainingError, one_line
 from flare23_lib.io.atomic import atomic_path, read_json, write_json
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 DRAWN = ".npy"
 
-Task = tuple[str, Path, LabelFiles | Path, Entry]
-"""A case to draw from: its name, image, label, and where the result is kept."""
+Task = tuple[TrainingCase, LabelFiles | Path, Entry]
+"""A case to draw from, its label, and where the result is kept."""
 
 WithIntensity = TypeVar("WithIntensity", PreprocessingSettings, TrainingSettings)
 
@@ -67,7 +67,7 @@ def measure(results: Results, model: str, settings: TrainingSet, processes: int,
 
     def make(pooled: Entry) -> Metadata:
         missing = [
-            (case.case.case, Path(case.case.image), label_file(results, case), entry)
+            (case, label_file(results, case), entry)
             for case, entry in zip(cases, entries, strict=True)
             if entry.load() is None
         ]
@@ -91,20 +91,25 @@ def measure(results: Results, model: str, settings: TrainingSet, processes: int,
 def _draw_all(tasks: Sequence[Task], processes: int) -> None:
     """Draw from cases; CasesFailedError if one fails, KilledError as `in_processes`."""
     failures = CaseFailures(len(tasks))
-    names = [case for case, *_ in tasks]
-    for case, line in zip(names, in_processes(_draw, tasks, processes, name=itemgetter(0)), strict=True):
+    for task, line in zip(tasks, in_processes(_draw, tasks, processes, name=_name), strict=True):
         if line:
-            failures.add(case, line)
+            failures.add(_name(task), line)
     failures.raise_any()
+
+
+def _name(task: Task) -> str:
+    return task[0].case.case
 
 
 def _draw(task: Task) -> str | None:
     """Draw from a case and return None, or one line why it failed."""
-    _, image, label, entry = task
+    case, label, entry = task
+    image = Path(case.case.image)
     try:
         drawn = draw_foreground(read_volume(image).array, read_label_map(label).array)
         with atomic_path(entry.file(DRAWN)) as temporary, temporary.open("wb") as handle:
             np.save(handle, drawn)
+        refuse_changed(case.case, image=True, label=case.completion is None)
         entry.save([DRAWN], {"voxels": len(drawn)})
     except Exception as error:
         if concerns_all(error) or isinstance(error, MemoryError):

@@ -13,7 +13,7 @@ from flare23_lib import versions
 from flare23_lib.cache.entries import Entry, Metadata, Shard
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.settings import LabelSets, PreprocessingSettings, TrainingSet
-from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
+from flare23_lib.dataset.cases import Case, annotated_of, refuse_changed, usable_cases
 from flare23_lib.errors import CohortError, TrainingError
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.label_maps import LabelFiles
@@ -217,7 +217,9 @@ def _make_image(
 
     grid = TrainingGrid(settings.spacing, settings.orientation, patch_size)
     intensity = Intensity.of(settings.intensity)
-    return entry.save([".b2nd"], preprocess_image(Path(case.case.image), entry.file(".b2nd"), grid, intensity))
+    results = preprocess_image(Path(case.case.image), entry.file(".b2nd"), grid, intensity)
+    refuse_changed(case.case, image=True)
+    return entry.save([".b2nd"], results)
 
 
 def _make_label(
@@ -229,5 +231,7 @@ def _make_label(
     source, values = label_file(results, case), settings.label_values
     soft = soft_file(results.file(case.label_id)) if case.completion in (settings.soft or ()) else None
     indices = preprocess_labels(source, entry.file(".b2nd"), grid, values, case.case.spacing, soft)
+    if case.completion is None:
+        refuse_changed(case.case, label=True)
     present = [values[index - 1] for index in indices if index <= len(values)]
     return entry.save([".b2nd", ".pkl"], {"labels_present": present, "ignored": len(present) < len(indices)})

@@ -17,7 +17,7 @@ from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, Shard
 from flare23_lib.cache.results import REMEDY, Results, collect, write_record
 from flare23_lib.config.settings import CompletionSettings
 from flare23_lib.config.tables import OLD_NAMES
-from flare23_lib.dataset.cases import Case, usable_cases
+from flare23_lib.dataset.cases import Case, refuse_changed, usable_cases
 from flare23_lib.errors import MergeError, StoreError
 from flare23_lib.inference.segmentations import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
 from flare23_lib.io.label_maps import read_label_map
@@ -213,6 +213,8 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
         soft = merge_soft(soft, original, predicted.array, merged.labels, annotated)
         write_volume(entry.file(SOFT_LABELS), soft, predicted.header)
         suffixes.append(SOFT_LABELS)
+    if not bases:
+        refuse_changed(case, label=True)
     there = np.flatnonzero(np.bincount(merged.labels.ravel()))
     measures = {
         "voxels": int(merged.labels.size),

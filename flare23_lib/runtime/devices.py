@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from flare23_lib.errors import ConfigError
+from flare23_lib.errors import ConfigError, KilledError
 from flare23_lib.io.locks import try_lock
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def choose(device: str, claimed: int = 0) -> torch.device:
 
     Raises:
         ConfigError: there is no such device, or it is a single one and several are claimed.
+        KilledError: a job of SLURM has a GPU that does not work; another attempt may be on another node.
     """
     import torch
 
@@ -68,6 +69,8 @@ def choose(device: str, claimed: int = 0) -> torch.device:
         log.info("runs on Apple's GPU")
         return torch.device("mps")
     count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    if device != "cpu" and not count and (granted := _granted_by_slurm()):
+        raise KilledError(f"device: SLURM gave this job GPU {granted}, and PyTorch finds none; is the node broken?")
     if device == "cpu" or (device == "auto" and not count):
         log.info("runs on CPU with %d threads", torch.get_num_threads())
         return torch.device("cpu")
@@ -80,6 +83,12 @@ def choose(device: str, claimed: int = 0) -> torch.device:
         raise ConfigError(f"device: {device} was requested, and the last GPU that PyTorch finds is cuda:{count - 1}")
     log.info("runs on %s", torch.cuda.get_device_name(chosen))
     return chosen
+
+
+def _granted_by_slurm() -> str:
+    """Return the GPUs that a job of SLURM was given, as `CUDA_VISIBLE_DEVICES` names them; empty for none."""
+    named = os.environ.get(VISIBLE, "") if "SLURM_JOB_ID" in os.environ else ""
+    return named if re.match(r"\d|GPU-|MIG-", named) else ""
 
 
 def _check_mps() -> None:

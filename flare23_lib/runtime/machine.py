@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
@@ -10,6 +11,9 @@ from pathlib import Path
 
 from flare23_lib import IMPORTED
 from flare23_lib.errors import ConfigError
+
+CGROUPS = Path("/proc/self/cgroup")
+CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
@@ -34,6 +38,32 @@ def available_memory() -> int:
             raise ConfigError("the free memory is not known here; give a limit, or install psutil") from error
         return psutil.virtual_memory().available
     return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+
+
+def memory_limit() -> int | None:
+    """Return the bytes of memory that this process's control group may take, as of a SLURM job or a container; None
+    if none limits it, or that is not known.
+
+    Limits are `memory.max` (cgroup v2) or `memory.limit_in_bytes` (v1) of the group and of those that it is in; a
+    container sees its own group as the root (man 7 cgroups, cgroup_namespaces).
+    """
+    limits = []
+    try:
+        lines = CGROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, name = (CGROUP_ROOT / "memory", "memory.limit_in_bytes") if controllers else (CGROUP_ROOT, "memory.max")
+        group = root / path.strip("/")
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # "max", or a group that is not seen here
+                limits.append(int((folder / name).read_text(encoding="utf-8")))
+            if folder == root:
+                break
+    return min(limits, default=None)
 
 
 def package_version(package: str) -> str | None:

@@ -18,6 +18,7 @@ from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.io import nifti
 from flare23_lib.io.atomic import write_json
+from flare23_lib.io.identity import file_identity
 from flare23_lib.preprocessing.preprocess_cases import preprocess
 
 MODEL = "student"
@@ -66,7 +67,8 @@ def write_case(folder: Path, number: int, healthy: bool = False) -> Case:
     present = {int(value): int(np.sum(labels == value)) for value in np.unique(labels) if value}
     return Case(
         case=f"case{number}", image=str(paths[0]), label=str(paths[1]), split="training", voxels=present,
-        category="all", shape=SHAPE, spacing=(3.0, 2.0, 2.0), image_id=f"i{number}", label_id=f"l{number}",
+        category="all", shape=SHAPE, spacing=(3.0, 2.0, 2.0), image_id=file_identity(paths[0]),
+        label_id=file_identity(paths[1]),
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """One case that fails in a shard stops no other: the stages that go case by case."""
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from flare23_lib.errors import CasesFailedError
 from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.segmentations import LABELS, ModelUse, predict_validation
 from flare23_lib.io import nifti
-from flare23_lib.io.nifti import header_for, read_labels, write_volume
+from flare23_lib.io.identity import file_identity
+from flare23_lib.io.nifti import header_for, read_labels, read_volume, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.preprocessing.fit_intensity import measure
 from flare23_lib.preprocessing.preprocess_cases import preprocess
@@ -103,9 +105,10 @@ def test_segmenting_names_failing_cases_and_does_the_others(tmp_path, broken):
     for number in range(4):
         volume, path = a_volume((12, 24, 24), seed=number, dtype=np.int16), tmp_path / f"{number}.nii.gz"
         write_volume(path, volume.array, volume.header)
+        identity = file_identity(path)
         if number in broken:
             cut(path)
-        cases.append(Case(f"case{number}", str(path), None, "validation", {}, image_id=f"i{number}"))
+        cases.append(Case(f"case{number}", str(path), None, "validation", {}, image_id=identity))
     write_cases(results.cases, cases)
     inference = InferenceSettings.from_json({"step": 0.5, "tta": False, "windows": "all", "precision": "float32"})
     record = results.shard("predictions", "student", SHARD)
@@ -113,6 +116,22 @@ def test_segmenting_names_failing_cases_and_does_the_others(tmp_path, broken):
         predict_validation(results, ModelUse("student", inference, "cpu"), SHARD, record)
     assert not record.exists()
     assert len(list(results.root.glob("store/segmentations/*/case*.nii.gz"))) == 4 - len(broken)
+
+
+def test_a_segmentation_of_another_image_than_the_one_that_was_seen_is_not_kept(tmp_path):
+    results = Results(tmp_path / "results")
+    bundle = a_bundle(orientation="canonical")
+    write_bundle(results.bundle("student"), bundle.model, bundle.state_dict)
+    volume, path = a_volume((12, 24, 24), dtype=np.int16), tmp_path / "image.nii.gz"
+    write_volume(path, volume.array, volume.header)
+    case = Case("case", str(path), None, "validation", {}, image_id=file_identity(path))
+    write_cases(results.cases, [case])
+    write_volume(path, volume.array + np.int16(1), volume.header)
+    inference = InferenceSettings.from_json({"step": 0.5, "tta": False, "windows": "all", "precision": "float32"})
+    record = results.shard("predictions", "student", SHARD)
+    with pytest.raises(CasesFailedError, match=r"image\.nii\.gz: has changed since the cohort was read"):
+        predict_validation(results, ModelUse("student", inference, "cpu"), SHARD, record)
+    assert not list(results.root.glob("store/segmentations/*/case*"))
 
 
 def test_completing_names_a_failing_case_and_does_the_others(tmp_path):
@@ -128,7 +147,17 @@ def test_completing_names_a_failing_case_and_does_the_others(tmp_path):
         write_volume(entry.file(LABELS), array, header_for(shape, affine, array.dtype))
         entry.save([LABELS], {"passes": 1})
         cases.append(
-            Case(f"case{number}", "a", str(label), "training", {1: 9}, "tumor", shape, (10.0,) * 3, label_id="l")
+            Case(
+                f"case{number}",
+                "a",
+                str(label),
+                "training",
+                {1: 9},
+                "tumor",
+                shape,
+                (10.0,) * 3,
+                label_id=file_identity(label),
+            )
         )
         rows.append({"case": f"case{number}", "file": results.relative(entry.file(LABELS))})
     cut(tmp_path / "label1.nii.gz")
@@ -142,12 +171,29 @@ def test_completing_names_a_failing_case_and_does_the_others(tmp_path):
     assert len(list(results.root.glob("store/completed_labels/*/case*.nii.gz"))) == 2
 
 
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_a_file_that_changes_after_the_scan_is_not_kept_as_the_one_that_was_seen(cohort, kind):
+    """Else a label that is changed and changed back would leave what was made of the other one."""
+    case = read_cases(cohort.cases)[1]
+    path = Path(getattr(case, kind))
+    before, volume = path.read_bytes(), read_labels(path) if kind == "label" else read_volume(path)
+    write_volume(path, np.roll(volume.array, 1, 0), volume.header)
+    record = cohort.shard("preprocessed", trainings.MODEL, SHARD)
+    with pytest.raises(CasesFailedError, match=rf"case1.*{path.name}: has changed since the cohort was read"):
+        preprocess(cohort, settings().preprocessing_settings(trainings.MODEL), [8, 16, 16], SHARD, record)
+    path.write_bytes(before)
+    preprocess(cohort, settings().preprocessing_settings(trainings.MODEL), [8, 16, 16], SHARD, record)
+    assert len(read_csv(record)) == 4
+
+
 def test_voxels_to_ignore_in_a_users_label_reach_the_training(cohort):
     """Without a word of it in the configuration: nnU-Net's dataset.json gets its ignore label."""
     case = read_cases(cohort.cases)[0]
     volume = read_labels(case.label)
     volume.array[:2] = 255
     write_volume(case.label, volume.array, volume.header)
+    seen_again = replace(case, label_id=file_identity(case.label))
+    write_cases(cohort.cases, [seen_again, *read_cases(cohort.cases)[1:]])
     record = cohort.shard("preprocessed", trainings.MODEL, SHARD)
     preprocess(cohort, settings().preprocessing_settings(trainings.MODEL), [8, 16, 16], SHARD, record)
     rows = read_csv(record)

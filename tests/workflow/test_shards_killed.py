@@ -17,6 +17,7 @@ from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.io.atomic import TEMPORARY_MARK, write_json
+from flare23_lib.io.identity import file_identity
 from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv
 
@@ -36,7 +37,7 @@ def prepare(results: Results, number_of_cases: int) -> None:
         write_volume(path, volume.array, volume.header)
         cases.append(
             Case(f"case{number:02d}", str(path), None, "training", {}, "unlabeled", SHAPE, (1.0, 1.0, 1.0),
-                 image_id=f"image{number}")
+                 image_id=file_identity(path))
         )  # fmt: skip
     write_cases(results.cases, cases)
 

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from flare23_lib.io.geometry import Geometry
 from flare23_lib.networks import Architecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.preprocessing.intensity import Intensity
+from flare23_lib.runtime import machine
 
 LARGEST = CaseSize(image=2 * 2651 * 512 * 512, voxels=2651 * 512 * 512, shape=(742, 297, 297), passes=1)
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -193,11 +195,33 @@ def test_the_memory_of_the_sums_is_what_was_counted():
     assert int(done.stdout) < 1.1 * sums_bytes(patch, shape, 1, 15, 4)
 
 
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/slurm/job7/step0", {"slurm/job7/memory.max": 3000, "slurm/job7/step0/memory.max": "max"}, 3000),
+        ("0::/", {"memory.max": 5000}, 5000),
+        ("5:cpu,cpuacct:/a\n4:memory:/b/c", {"memory/b/memory.limit_in_bytes": 4000, "a/memory.max": 1}, 4000),
+        ("0::/slurm", {"slurm/memory.max": "max"}, None),
+        ("0::/../outside", {}, None),
+    ],
+)
+def test_the_limit_of_a_control_group_is_that_of_the_narrowest(tmp_path, monkeypatch, groups, files, limit):
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "self")
+    monkeypatch.setattr(machine, "CGROUP_ROOT", tmp_path / "root")
+    assert machine.memory_limit() is None
+    (tmp_path / "self").write_text(groups + "\n")
+    for name, value in files.items():
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text(f"{value}\n")
+    assert machine.memory_limit() == limit
+    assert Limits().host_bytes() <= 0.9 * (limit or math.inf)
+
+
 def test_without_a_limit_a_job_of_slurm_takes_no_more_than_it_asked_for(monkeypatch):
     monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
-    machine = Limits().host_bytes()
+    whole = Limits().host_bytes()
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
-    assert Limits().host_bytes() == int(0.9 * 100 * 1024**2) < machine
+    assert Limits().host_bytes() == int(0.9 * 100 * 1024**2) < whole
     assert Limits(host=200).host_bytes() == 200 * MB
     monkeypatch.delenv("SLURM_MEM_PER_NODE")
     monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")

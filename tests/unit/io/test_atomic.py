@@ -92,3 +92,13 @@ def test_a_file_or_a_link_in_a_links_place_is_replaced(tmp_path):
     for name in ("file", "link"):
         link_to(tmp_path / name, tmp_path / "target")
         assert (tmp_path / name).readlink() == Path("target")
+
+
+def test_links_hold_in_folders_that_are_links_to_another_disk(tmp_path):
+    (tmp_path / "fast").mkdir()
+    (tmp_path / "results/store").mkdir(parents=True)
+    (tmp_path / "results/store/training").symlink_to(tmp_path / "fast")
+    target = tmp_path / "results/store/pp/x"
+    write_text(target, "x")
+    link_to(tmp_path / "results/store/training/1/x", target)
+    assert (tmp_path / "fast/1/x").read_text() == "x"

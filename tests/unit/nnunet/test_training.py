@@ -304,6 +304,16 @@ def test_two_attempts_without_a_new_checkpoint_are_enough(tmp_path):
         die(number)
 
 
+def test_checkpoints_need_no_hard_links(tmp_path, monkeypatch):
+    """BeeGFS and AFS have none across folders, CIFS and FUSE mounts often none at all."""
+    monkeypatch.delattr(os, "link")
+    for epoch in range(1, 4):
+        checkpoints.write_latest(tmp_path, {"epoch": epoch})
+    assert checkpoints.newest(tmp_path)[1]["epoch"] == 3
+    (tmp_path / checkpoints.LATEST).unlink()
+    assert checkpoints.newest(tmp_path)[1]["epoch"] == 2
+
+
 def test_a_stop_by_a_signal_is_no_failure(tmp_path):
     progress = Progress()
     for number in range(1, 9):

@@ -1,6 +1,7 @@
 """Intensities measured on a training set: as nnU-Net measures them, kept case by case, and used by what follows."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from flare23_lib.dataset.cases import write_cases
 from flare23_lib.errors import ConfigError, StoreError, TrainingError
 from flare23_lib.io import nifti
 from flare23_lib.io.atomic import read_json
+from flare23_lib.io.identity import file_identity
 from flare23_lib.preprocessing.fit_intensity import measure, with_intensity
 from flare23_lib.preprocessing.intensity import SAMPLES, draw_foreground, pool
 
@@ -105,6 +107,8 @@ def test_a_case_without_foreground_is_named_and_a_set_of_such_cases_refused(coho
     results, cases = cohort
     blank = np.zeros_like(arrays(cases[0])[1])
     nifti.write_volume(cases[0].label, blank, nifti.read_volume(cases[0].label).header)
+    cases[0] = replace(cases[0], label_id=file_identity(cases[0].label))
+    write_cases(results.cases, cases)
     measure(results, MODEL, SETTINGS, 1, tmp_path / "intensity.json")
     assert read_json(tmp_path / "intensity.json")["cases_without_foreground"] == ["case0"]
     write_cases(results.cases, cases[:1])

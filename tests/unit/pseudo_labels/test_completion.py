@@ -10,6 +10,7 @@ from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.errors import CasesFailedError, StoreError
 from flare23_lib.inference.image_files import NO_EXTRAS, Extras
+from flare23_lib.io.identity import file_identity
 from flare23_lib.io.nifti import header_for, read_labels, read_volume, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE, SOFT_LABELS, pack_soft, soft_file, unpack_soft
@@ -59,7 +60,18 @@ def completed(folder, without_tumor=False, healthy=False, drawn_on=(SHAPE, AFFIN
     write_volume(label, original[:, :, : shape[2]], header_for(shape, affine, original.dtype))
     voxels = {int(value): int((original == value).sum()) for value in np.unique(original) if value}
     spacing = (10.0, 10.0, 10.0)
-    case = Case("a", "a.nii.gz", str(label), "training", voxels, "tumor", SHAPE, spacing, image_id="i", label_id="l")
+    case = Case(
+        "a",
+        "a.nii.gz",
+        str(label),
+        "training",
+        voxels,
+        "tumor",
+        SHAPE,
+        spacing,
+        image_id="i",
+        label_id=file_identity(label),
+    )
     write_cases(results.cases, [case])
     store = results.cache("segmentations", {"made": "by hand"}).create()
     entry = store.entry("a", {"image": "image"})

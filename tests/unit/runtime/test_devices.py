@@ -9,7 +9,7 @@ from places import REPOSITORY
 
 from flare23_lib import cli
 from flare23_lib.config import Config
-from flare23_lib.errors import ConfigError
+from flare23_lib.errors import ConfigError, KilledError
 from flare23_lib.runtime import devices
 
 
@@ -43,6 +43,18 @@ def test_a_gpu_that_is_named_by_its_number_is_that_one(machine, name, count, cho
     claimed = machine(count)
     assert devices.choose(name, claimed=1) == torch.device(chosen)
     assert claimed == claims
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_a_job_of_slurm_does_not_train_on_the_cpu_because_its_gpu_is_broken(machine, monkeypatch, name):
+    machine()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(KilledError, match="SLURM gave this job GPU 0, and PyTorch finds none"):
+        devices.choose(name, claimed=1)
+    for none in ("", "NoDevFiles", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert devices.choose("auto") == torch.device("cpu")
 
 
 @pytest.mark.parametrize(

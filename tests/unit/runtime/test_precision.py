@@ -17,6 +17,7 @@ from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.errors import ConfigError
 from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.segmentations import ModelUse, predict_validation
+from flare23_lib.io.identity import file_identity
 from flare23_lib.io.nifti import write_volume
 from flare23_lib.io.tables import read_csv
 from flare23_lib.runtime import precision
@@ -127,7 +128,7 @@ def test_a_cohort_that_is_finished_on_a_machine_of_another_kind_is_not_computed_
         volume, path = a_volume(seed=number, dtype=np.int16), tmp_path / f"case{number}.nii.gz"
         write_volume(path, volume.array, volume.header)
         cases.append(Case(f"case{number}", str(path), None, "validation", {}, "", volume.array.shape, (1.0, 1.0, 1.0),
-                          image_id=f"image{number}"))  # fmt: skip
+                          image_id=file_identity(path)))  # fmt: skip
     inference = Config.load([RECIPE]).inference_settings("student")
 
     def predict(cases):
