@@ -149,6 +149,7 @@ def _save(
 ) -> None:
     """Write a segmentation, and the metadata of its entry last."""
     scanned, entry = places[case]
+    refuse_changed(scanned, image=True)
     volumes = {
         RUNNER_UP_LABELS: segmentation.runner_up_labels,
         TTA_VOTE_COUNT: segmentation.tta_vote_count,
@@ -158,7 +159,6 @@ def _save(
     written = {suffix: volume for suffix, volume in volumes.items() if volume is not None}
     for suffix, volume in written.items():
         write_volume(entry.file(suffix), volume, header)
-    refuse_changed(scanned, image=True)
     values = {label.name: str(label.value) for label in engine.model.labels}
     entry.save(
         written,

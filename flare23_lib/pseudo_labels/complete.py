@@ -191,6 +191,8 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
             text = "labels of different geometry cannot be merged"
             raise MergeError(f"{case.case}: {case.label} and {prediction}: {text}: {difference}")
         original = volume.array
+    if not bases:
+        refuse_changed(case, label=True)
     least = {int(value): volume for value, volume in settings.min_component_ml.items()}
     spacing = predicted.geometry.spacing
     labels, specks = remove_small_components(predicted.array, least, spacing)
@@ -213,8 +215,6 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
         soft = merge_soft(soft, original, predicted.array, merged.labels, annotated)
         write_volume(entry.file(SOFT_LABELS), soft, predicted.header)
         suffixes.append(SOFT_LABELS)
-    if not bases:
-        refuse_changed(case, label=True)
     there = np.flatnonzero(np.bincount(merged.labels.ravel()))
     measures = {
         "voxels": int(merged.labels.size),
