@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from flare23_lib.choices import OrientationMode, OutputType, Precision, Windows
+from flare23_lib.choices import MODEL_FILE, OrientationMode, OutputType, Precision, Windows
 from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder, shard
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime.devices import NAMES
@@ -63,10 +63,13 @@ def _predict(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     chosen = choose(args.device)
     bundle = load_bundle(args.model).with_inference(args.step, args.tta, args.windows, args.precision)
-    engine = Engine(bundle, chosen, Limits(args.gpu_memory, args.memory), args.compile)
+    engine = Engine(bundle, chosen, Limits(args.gpu_memory, args.memory, whole_process=True), args.compile)
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
     reports = predict(reader, engine, args.timings, seconds)
     failed = sum(report.error is not None for report in reports)
+    if args.run_report:
+        options = {key: _plain(value) for key, value in sorted(vars(args).items()) if key != "run"}
+        write_run_report(args.run_report, engine, options, reports)
     if args.label_files and failed < len(cases) and ("nifti" in outputs.types or outputs.per_class):
         write_names(cases, args.output, table)
     if args.statistics and cases:
@@ -74,9 +77,6 @@ def _predict(args: argparse.Namespace) -> int:
 
         folder = cases[0].labels.parent
         write_statistics_table(folder / "statistics.csv", folder.glob("*.statistics.json"))
-    if args.run_report:
-        options = {key: _plain(value) for key, value in sorted(vars(args).items()) if key != "run"}
-        write_run_report(args.run_report, engine, options, reports)
     return 1 if failed else 0
 
 
@@ -138,6 +138,8 @@ def _export(args: argparse.Namespace) -> None:
 
     if args.checkpoint is None:
         raise ConfigError("export: give --checkpoint or, with --to nnunet, --model")
+    if (args.output / MODEL_FILE).exists():
+        raise ConfigError(f"export: {args.output} holds a model already; give another folder, or delete it")
     inference = InferenceDefaults(step=args.step, tta=args.tta, windows=args.windows)
     model = export_checkpoint(args.checkpoint, args.output, args.name, args.orientation, inference)
     print(f"{args.output}: {model.name}, {len(model.labels) - 1} labels, orientation {model.orientation}")

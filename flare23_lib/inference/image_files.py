@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
@@ -34,6 +34,11 @@ MB = 10**6
 
 HOST_BASE = 700 * MB
 """A process that has imported torch and run a network, without weights: 620 MB were measured, on a CPU."""
+
+DERIVED = (".seg.dcm", ".rtstruct.dcm")
+"""Endings of DICOM files that are made of labels."""
+
+DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
 
 WRITING = 2
 """Copies of a label map that writing it takes, in addition to the map."""
@@ -138,6 +143,8 @@ def find_cases(
                 f"{error}; {below.parent} holds images: give that folder" if below else str(error)
             ) from error
     elif files:
+        if inputs.is_dir() and (other := _dicom_among(inputs, files)):
+            raise ImageError(f"{inputs}: holds images ({files[0].name}) and DICOM ({other.name}); give one of them")
         pairs = [(name, path) for path in files if (name := case_name(path))]
     else:
         raise ImageError(f"{inputs}: is no DICOM, and is not named {', '.join('*' + end for end in IMAGE_SUFFIXES)}")
@@ -162,6 +169,14 @@ def _image_files(folder: Path) -> list[Path]:
     return images
 
 
+def _dicom_among(folder: Path, images: Collection[Path]) -> Path | None:
+    """Return a file of a folder that is DICOM, but for segmentations and structure sets of ours; None without one."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path not in images and not path.name.endswith(DERIVED) and _may_be_dicom(path):
+            return path
+    return None
+
+
 def _may_be_dicom(path: Path) -> bool:
     """Tell by its first bytes whether a file is DICOM or a zip archive."""
     with path.open("rb") as handle:
@@ -172,8 +187,9 @@ def _may_be_dicom(path: Path) -> bool:
 def find_series_at(inputs: Path, wanted: str | None, irregular: Irregular) -> dict[str, Series]:
     """Return the wanted DICOM series below a folder, in an archive or in a file, by case name.
 
-    A folder with one volume gives its name to the case; of several each has its series' number (or, if two have the
-    same, the number in the list) behind it, however many are wanted.
+    A folder with one volume gives its name to the case; of several each has its number (`numbers_of`) behind it,
+    however many are wanted. Volumes of several patients have the names of their folders below the input instead,
+    joined, and the number where these are not enough.
 
     Args:
         inputs: the folder, archive or file.
@@ -183,8 +199,10 @@ def find_series_at(inputs: Path, wanted: str | None, irregular: Irregular) -> di
     Raises:
         ImageError: as `choose_series`, or pydicom is not installed.
     """
+    if not inputs.exists():
+        raise ImageError(f"{inputs}: no such file or folder")
     try:
-        from flare23_lib.io.dicom_search import choose_series, find_series
+        from flare23_lib.io.dicom_search import choose_series, find_series, numbers_of
     except ModuleNotFoundError as error:
         raise ImageError(
             f"{inputs}: holds no image files, and for DICOM {error.name} is missing (pip install '.[dicom]')"
@@ -193,15 +211,16 @@ def find_series_at(inputs: Path, wanted: str | None, irregular: Irregular) -> di
     found = find_series(inputs)
     chosen = choose_series(found, inputs, wanted)
     volumes = [series for series in found.series if series.is_volume]
-    place = inputs.resolve()
-    name = place.name if place.is_dir() else place.stem
-    numbers = [series.number for series in volumes]
-    distinct = all(numbers) and len(set(numbers)) == len(numbers)
+    place = inputs.resolve() if inputs.name in ("", "..") else inputs.absolute()
+    name = place.name if place.is_dir() or place.suffix.lower() not in DICOM_SUFFIXES else place.stem
+    names = [name] * len(volumes)
+    if len({series.patient for series in volumes}) > 1:
+        names = ["_".join(series.place.relative_to(inputs).parts) or name for series in volumes]
     images = {}
-    for index, series in enumerate(volumes, 1):
+    for number, own, series in zip(numbers_of(volumes), names, volumes, strict=True):
         if series in chosen:
-            ending = "" if len(volumes) == 1 else f"_{series.number if distinct else index}"
-            images[name + ending] = replace(series, irregular=irregular)
+            ending = f"_{number}" if names.count(own) > 1 else ""
+            images[own + ending] = replace(series, irregular=irregular)
     return images
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +19,8 @@ from flare23_lib.io.images import read_image
 from flare23_lib.io.label_tables import Structure, label_table, read_label_table
 from flare23_lib.io.nifti import Volume, read_labels
 from flare23_lib.io.tables import write_csv
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,5 +120,8 @@ def write_statistics_table(path: Path, files: Iterable[Path]) -> None:
     rows: list[dict[str, Any]] = []
     for file in sorted(files):
         content = read_json(file)
+        if not (isinstance(content, dict) and {"case", "labels"} <= content.keys()):
+            log.warning("%s: is passed over; it holds no statistics of ours", file)
+            continue
         rows += [{"case": content["case"], **row} for row in content["labels"]]
     write_csv(path, COLUMNS, rows)

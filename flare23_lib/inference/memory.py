@@ -36,10 +36,17 @@ BATCHES = (8, 4, 2, 1)
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of memory in MB (10^6 bytes); None for what the machine has."""
+    """Limits of memory in MB (10^6 bytes); None for what the machine has.
+
+    Attributes:
+        gpu: of the GPU, as its driver counts.
+        host: of the process on the host.
+        whole_process: PyTorch refuses any memory of the process beyond the GPU's limit, that of other networks too.
+    """
 
     gpu: int | None = None
     host: int | None = None
+    whole_process: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("gpu-memory", self.gpu), ("memory", self.host)):
@@ -54,7 +61,9 @@ class Limits:
         return int(0.9 * (torch.cuda.mem_get_info(device)[0] + kept)) + GPU_BASE
 
     def enforce(self, device: torch.device, weights: int) -> None:
-        """Make PyTorch refuse memory on a GPU beyond the limit; what it counts is less than the driver does.
+        """Check that weights fit the GPU's limit and, for the whole process, make PyTorch refuse memory beyond it.
+
+        What PyTorch counts is less than the driver does.
 
         Raises:
             ConfigError: not even the network's weights, given in bytes, fit.
@@ -64,6 +73,8 @@ class Limits:
         if self.gpu * MB < GPU_BASE + weights:
             least = math.ceil((GPU_BASE + weights) / MB)
             raise ConfigError(f"gpu-memory {self.gpu} MB: CUDA and the weights alone take {least}")
+        if not self.whole_process:
+            return
         total = torch.cuda.get_device_properties(device).total_memory
         share = min(1.0, (self.gpu * MB - GPU_BASE) / total)
         torch.cuda.set_per_process_memory_fraction(share, None if device.index is None else device)

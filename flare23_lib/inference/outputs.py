@@ -7,6 +7,7 @@ imports no torch, and SimpleITK and pydicom only when they are needed.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,9 +94,15 @@ class Outputs:
         """Return the files that are wanted of a case beside its NIfTI labels."""
         files = [case.beside(SUFFIXES[kind]) for kind in self.types if kind != "nifti"]
         if self.per_class:
-            files += [case.beside("") / f"{structure.name}.nii.gz" for structure in self.table]
+            files += [self._class_file(case, structure) for structure in self.table]
         files += [case.beside(STATISTICS)] if self.statistics else []
         return files + ([case.beside(PREVIEW)] if self.draw else [])
+
+    @staticmethod
+    def _class_file(case: PredictionCase, structure: Structure) -> Path:
+        """Return the file of one label; what a file's name cannot hold becomes `_`."""
+        name = re.sub(r"[/\\\0]|^\.", "_", structure.name)
+        return case.beside("") / f"{name}.nii.gz"
 
     def first(self, case: PredictionCase) -> Path:
         """Return the file to name in messages."""
@@ -128,6 +135,8 @@ class Outputs:
         for key, what in ((MODEL, "another model or other options"), (IMAGE, "another image")):
             if key in kept and kept[key] != made_by.get(key, kept[key]):
                 raise _exists(case.labels, f"the labels of {what} ({kept[key]})")
+        if made_by and not {MODEL, IMAGE} <= kept.keys():
+            raise _exists(case.labels, "labels that do not say which model and image they are of")
         if names and not there:
             raise _exists(case.labels, "labels on another grid than its image's")
         made = case.labels.stat().st_mtime_ns
@@ -192,7 +201,7 @@ class Outputs:
         self._write_dicom(case, labels)
         for structure in self.table if self.per_class else ():
             one = (labels == structure.value).astype(np.uint8)
-            write_volume(case.beside("") / f"{structure.name}.nii.gz", one, header)
+            write_volume(self._class_file(case, structure), one, header)
         image = read_image(case.image) if self.needs_image else None
         if image is not None and self.statistics:
             from flare23_lib.inference.label_statistics import measure_labels, write_case_statistics
@@ -204,6 +213,7 @@ class Outputs:
         derived = {
             case.beside(suffix) for suffix in (SUFFIXES["dicom-seg"], SUFFIXES["rtstruct"], STATISTICS, PREVIEW)
         }
+        derived.update(case.beside("").glob("*.nii.gz"))
         for file in sorted(derived.difference(self.files(case))) if with_labels else ():
             if file.exists():
                 log.warning("%s: may be of earlier labels", file)
@@ -214,6 +224,8 @@ class Outputs:
             return
         if not labels.any():
             log.warning("%s: no structure was found; DICOM knows no empty segmentation, none is written", case.image)
+            for file in self._dicom_files(case):  # of earlier labels
+                file.unlink(missing_ok=True)
             return
         for kind in kinds:
             if kind == "dicom-seg":

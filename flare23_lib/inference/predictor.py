@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Union, cast
 
@@ -23,7 +23,7 @@ from flare23_lib.inference.training_images import unlike_training
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.images import ITK_SUFFIXES, Image, image_stem, read_image
 from flare23_lib.io.label_tables import Structure, header_extension
-from flare23_lib.io.nifti import SUFFIXES, Volume, header_for, write_volume
+from flare23_lib.io.nifti import SUFFIXES, Volume, header_for, millimeters, write_volume
 from flare23_lib.runtime.devices import choose
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ class Predictor:
         tta: average over mirrored passes; None for the model's.
         precision: "auto", "float32", "bfloat16" or "float16".
         windows: "all", "body" or "center_first"; None for the model's.
-        limits: of memory; None for those of `flare23 predict`.
+        limits: of memory, for what this model computes; None for those of `flare23 predict` (4,000 MB of the GPU,
+            8,000 MB of the host).
 
     Raises:
         BundleError: the model cannot be loaded.
@@ -164,16 +165,19 @@ class Predictor:
                 array (z, y, x) with its affine.
             affine: 4x4, voxel (x, y, z) to RAS+ mm; for an array only.
             labels_only: names of the labels that are kept; all if there are none.
-            series: number or UID of the DICOM series, if there are several.
+            series: number (Series Number, or place in the list where that is not unique) or UID of the DICOM series,
+                if there are several.
             irregular: "refuse", or "resample" for DICOM slices that are not equally spaced.
 
         Raises:
             ImageError: the image cannot be read or is no CT, or several DICOM series were found.
             ConfigError: there is no such label.
-            TypeError: an array without an affine, or something else that is no image.
+            TypeError: an array without an affine, an affine with another image, or something that is no image.
         """
+        if affine is not None and not isinstance(image, np.ndarray):
+            raise TypeError("an affine is given with an array only; other images have their own")
         model = self.engine.model
-        table = chosen_labels(model.label_table, labels_only)
+        table = chosen_labels(model.label_table, [labels_only] if isinstance(labels_only, str) else labels_only)
         source = _find(image, series, irregular) if isinstance(image, str | Path) else None
         volume = read_image(source) if source is not None else _volume_of(image, affine)
         segmentation = self.engine.segment(volume)
@@ -213,11 +217,13 @@ def _volume_of(image: ImageLike, affine: np.ndarray | None) -> Volume:
             raise TypeError("an array needs its affine: predictor(array, affine), the array (z, y, x)")
         return _with_header(image, np.asarray(affine, float))
     if isinstance(image, nib.spatialimages.SpatialImage):
-        volume = _with_header(np.asanyarray(image.dataobj).T, image.affine)
-        if isinstance(image.header, nib.Nifti1Header):  # its bits are kept, as those of a file
-            zooms = as_triple(float(zoom) for zoom in image.header.get_zooms()[::-1])
-            return Volume(volume.array, Geometry(volume.geometry.shape, image.affine, zooms), image.header)
-        return volume
+        array = np.asanyarray(image.dataobj).T
+        if not isinstance(image.header, nib.Nifti1Header):
+            return _with_header(array, image.affine)
+        unit = millimeters(image.header)  # its bits are kept, as those of a file
+        volume = _with_header(array, np.diag([unit, unit, unit, 1]) @ image.affine)
+        zooms = as_triple(unit * float(zoom) for zoom in image.header.get_zooms()[::-1])
+        return replace(volume, geometry=replace(volume.geometry, spacing=zooms), header=image.header)
     if type(image).__module__.split(".")[0] == "SimpleITK":
         from flare23_lib.io.itk import volume_of_itk
 

@@ -6,6 +6,7 @@ everywhere else. Slices ascend along the normal of their plane. Frames of a mult
 
 from __future__ import annotations
 
+import functools
 import logging
 import zipfile
 from dataclasses import dataclass
@@ -29,6 +30,12 @@ MIN_SLICES = 3
 """What has fewer is a localizer or a single image, no volume."""
 
 
+@functools.lru_cache(maxsize=1)
+def _archive(path: Path, changed: int) -> zipfile.ZipFile:
+    """Open an archive, whose list of members may be long, once; again if it has changed (ns)."""
+    return zipfile.ZipFile(path)
+
+
 @dataclass(frozen=True, order=True)
 class DicomFile:
     """A file in a folder, or a member of a zip archive."""
@@ -38,10 +45,16 @@ class DicomFile:
 
     def open(self) -> BinaryIO:
         """Open it for reading; a member of an archive is inflated into memory."""
-        if not self.member:
-            return self.path.open("rb")
-        with zipfile.ZipFile(self.path) as archive:
-            return BytesIO(archive.read(self.member))
+        return BytesIO(self._archive.read(self.member)) if self.member else self.path.open("rb")
+
+    def start(self, size: int) -> bytes:
+        """Return its first bytes."""
+        with self._archive.open(self.member) if self.member else self.path.open("rb") as handle:
+            return handle.read(size)
+
+    @property
+    def _archive(self) -> zipfile.ZipFile:
+        return _archive(self.path, self.path.stat().st_mtime_ns)
 
     def read(self, without_pixels: bool = False) -> pydicom.Dataset:
         """Read it whole, or up to its pixels."""
@@ -101,7 +114,13 @@ class Series:
     irregular: Irregular = "refuse"
 
     def __str__(self) -> str:
-        return f"{self.root} (series {self.number or self.uid})"
+        return f"{self.place} (series {self.number or self.uid})"
+
+    @property
+    def place(self) -> Path:
+        """The folder of its first file, in an archive too; the file itself if that was searched."""
+        file = self.frames[0].file
+        return (file.path / file.member).parent if file.path != self.root or file.member else file.path
 
     @property
     def is_volume(self) -> bool:
@@ -143,8 +162,9 @@ class Series:
 
     @property
     def held_bytes(self) -> int:
-        """Memory that the volume takes while it is read."""
-        return (2 if self.whole_numbers else 4) * int(np.prod(self.geometry().shape))
+        """Memory that the volume takes while it is read; pydicom decodes a multi-frame file whole."""
+        times = 2 if len(self.files) < len(self.frames) else 1
+        return times * (2 if self.whole_numbers else 4) * int(np.prod(self.geometry().shape))
 
     def read(self) -> Volume:
         """Read the volume in HU, int16 where that holds all values exactly, else float32; ImageError if slices are

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pydicom
@@ -34,6 +34,13 @@ TAGS = [
 """What the search reads of a file."""
 
 
+UNREADABLE = (
+    OSError, zipfile.BadZipFile, zlib.error, InvalidDicomError, EOFError, ValueError,
+    RuntimeError, NotImplementedError,
+)  # fmt: skip
+"""What is raised for a broken file or archive; the last two for one that is encrypted, or packed otherwise."""
+
+
 @dataclass(frozen=True)
 class Annotation:
     """A segmentation or structure set, and the series (by UID) that it refers to."""
@@ -52,20 +59,16 @@ class DicomSearch:
     passed_over: Counter[str] = field(default_factory=Counter)
 
 
-def is_dicom(handle: BinaryIO) -> bool:
-    """Tell by its first bytes whether a file is DICOM; one without a preamble begins with group 2 or 8."""
-    start = handle.read(132)
-    handle.seek(0)
+def is_dicom(start: bytes) -> bool:
+    """Tell by its first 132 bytes whether a file is DICOM; one without a preamble begins with group 2 or 8."""
     return start[128:] == b"DICM" or (start[:2] in (b"\x02\0", b"\x08\0") and start[4:6].isalpha())
 
 
 def files_of(root: Path) -> Iterator[DicomFile]:
     """Give all files of a folder and its subfolders, of a zip archive, or the file itself; no hidden ones."""
     if root.is_dir():
-        for path in sorted(root.rglob("*")):
-            hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-            if path.is_file() and not hidden:
-                yield from files_of(path)
+        for path in sorted(_files_below(root, {root.resolve()})):
+            yield from files_of(path)
     elif zipfile.is_zipfile(root):
         with zipfile.ZipFile(root) as archive:
             for member in sorted(archive.namelist()):
@@ -74,6 +77,17 @@ def files_of(root: Path) -> Iterator[DicomFile]:
                     yield DicomFile(root, member)
     else:
         yield DicomFile(root)
+
+
+def _files_below(folder: Path, above: Collection[Path]) -> Iterator[Path]:
+    """Give the files below a folder, through links too, but none to a folder that it lies in; no hidden ones."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_file():
+            yield path
+        elif path.is_dir() and (target := path.resolve()) not in above:
+            yield from _files_below(path, {*above, target})
 
 
 def find_series(root: Path) -> DicomSearch:
@@ -89,12 +103,12 @@ def find_series(root: Path) -> DicomSearch:
     groups: dict[str, list[_SliceGroup]] = {}
     for file in files_of(root):
         try:
+            if not is_dicom(file.start(132)):
+                found.passed_over["no DICOM file"] += 1
+                continue
             with file.open() as handle:
-                if not is_dicom(handle):
-                    found.passed_over["no DICOM file"] += 1
-                    continue
                 dataset = pydicom.dcmread(handle, stop_before_pixels=True, specific_tags=TAGS, force=True)
-        except (OSError, zipfile.BadZipFile, InvalidDicomError, EOFError, ValueError) as error:
+        except UNREADABLE as error:
             raise ImageError(f"{file}: cannot be read ({error})") from error
         if dataset.get("Modality") in ("SEG", "RTSTRUCT"):
             found.annotations.append(Annotation(file, str(dataset.Modality), tuple(_referenced_series(dataset))))
@@ -202,7 +216,7 @@ def _as_number(text: str) -> tuple[float, str]:
 def choose_series(found: DicomSearch, root: Path, wanted: str | None) -> list[Series]:
     """Return the series to segment; ImageError for no CT volume, several of them and no choice, or no such series.
 
-    `wanted` is "all", a Series Instance UID, or a number of the list that the error shows; None if there must be one.
+    `wanted` is "all", a UID, or a number of the list that the error shows (`numbers_of`); None for the only one.
     """
     volumes = [series for series in found.series if series.is_volume]
     if not volumes:
@@ -216,20 +230,30 @@ def choose_series(found: DicomSearch, root: Path, wanted: str | None) -> list[Se
                 + format_series(volumes)
             )
         return volumes
-    chosen = [volume for number, volume in enumerate(volumes, 1) if wanted in (str(number), volume.uid)]
+    named = zip(numbers_of(volumes), volumes, strict=True)
+    chosen = [volume for number, volume in named if wanted in (number, volume.uid)]
     if len(chosen) != 1:
         problem = "is no series" if not chosen else f"has {len(chosen)} parts of different orientation or matrix"
         raise ImageError(f"{root}: {wanted!r} {problem}; the series are\n{format_series(volumes)}")
     return chosen
 
 
+def numbers_of(series: Sequence[Series]) -> list[str]:
+    """Return the numbers that series are known by: their Series Numbers or, unless each has its own, 1, 2, 3, ..."""
+    numbers = [one.number for one in series]
+    if all(numbers) and len(set(numbers)) == len(numbers):
+        return numbers
+    return [str(index) for index in range(1, len(series) + 1)]
+
+
 def format_series(series: Sequence[Series]) -> str:
     """Return a numbered list of series for users."""
-    rows = [("", "series", "description", "slices", "matrix", "spacing (mm)", "UID")]
-    for number, one in enumerate(series, 1):
+    rows = [("number", "series", "description", "slices", "matrix", "spacing (mm)", "folder", "UID")]
+    for number, one in zip(numbers_of(series), series, strict=True):
         columns = "x".join(f"{value:.4g}" for value in (*one.pixel_spacing[::-1], one.distance))
         matrix = f"{one.matrix[1]}x{one.matrix[0]}"
-        rows.append((str(number), one.number, one.description[:40], str(len(one.frames)), matrix, columns, one.uid))
+        slices, folder = str(len(one.frames)), one.place.name
+        rows.append((number, one.number, one.description[:40], slices, matrix, columns, folder, one.uid))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(f"  {line}" for line in lines)

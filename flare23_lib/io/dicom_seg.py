@@ -28,6 +28,12 @@ MANUFACTURER = "flare23"
 SAME_PLACE_MM, SAME_PLACE = 0.02, 0.02
 """How far a frame may be from a slice, in mm, and in distances of slices: as far as slices from their grid."""
 
+MAY_BE_EMPTY = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
+    "AccessionNumber", "SliceThickness",
+)  # fmt: skip
+"""Attributes of type 2 (PS3.5, 7.4.3), which may be empty but not absent; tools that remove names delete them."""
+
 SERIES_NUMBER = 1000
 """Series Number of what is written; viewers list it behind the images."""
 
@@ -53,7 +59,12 @@ def structures_and_images(
             f"{path}: labels of shape {labels.shape} do not lie on the {len(series.frames)} slices of the series "
             "(a series that was interpolated has no DICOM output)"
         )
-    return present, [file.read(without_pixels=True) for file in series.files]
+    images = [file.read(without_pixels=True) for file in series.files]
+    for image in images:
+        for name in MAY_BE_EMPTY:
+            if name not in image:
+                setattr(image, name, None if name == "SliceThickness" else "")
+    return present, images
 
 
 def set_made_by(dataset: Dataset, made_by: str) -> None:

@@ -41,7 +41,8 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     try:
         names = re.split(r"[:=\r\n]", path.read_text(encoding="utf-8", errors="replace"))
-        return [path, *(file for name in names if name.strip() and (file := path.parent / name.strip()).is_file())]
+        names = [name.strip() for name in names if 0 < len(name.strip().encode()) <= 255]  # NAME_MAX
+        return [path, *(file for name in names if (file := path.parent / name).is_file())]
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})", "cannot_be_read") from error
 

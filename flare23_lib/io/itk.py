@@ -19,14 +19,14 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def read_itk_geometry(path: Path) -> tuple[Geometry, int]:
-    """Return an image's geometry and the bytes that its voxels take, without reading them; errors as `read_itk`."""
+    """Return an image's geometry and the bytes that reading it takes, its voxels twice; errors as `read_itk`."""
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     with _reading(path):
         reader.ReadImageInformation()
     geometry = _geometry(reader, reader.GetNumberOfComponents(), path)
     bytes_per_voxel = SimpleITK.GetArrayFromImage(SimpleITK.Image(1, 1, reader.GetPixelID())).itemsize
-    return geometry, bytes_per_voxel * math.prod(geometry.shape)
+    return geometry, 2 * bytes_per_voxel * math.prod(geometry.shape)
 
 
 def read_itk(path: Path) -> Volume:

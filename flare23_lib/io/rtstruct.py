@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from contourpy import FillType, contour_generator
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from flare23_lib import __version__
 from flare23_lib.errors import ImageError
@@ -92,7 +92,7 @@ def _structure_set(image: Dataset, model: str) -> Dataset:
         **dict.fromkeys(("StructureSetDate", "InstanceCreationDate", "SeriesDate"), date),
         **dict.fromkeys(("StructureSetTime", "InstanceCreationTime", "SeriesTime"), time),
     )
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # explicit ones have 64 kB for a contour
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     for name in _COPIED:

@@ -89,6 +89,9 @@ def test_what_earlier_cases_left_with_pytorch_is_free_for_the_next(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: fractions.append(given))
     for device in (torch.device("cuda"), torch.device("cuda:1")):
         Limits(gpu=4000).enforce(device, 250 * MB)
+        assert fractions == [], "a limit of one model is not one of other networks in the process"
+    for device in (torch.device("cuda"), torch.device("cuda:1")):
+        Limits(gpu=4000, whole_process=True).enforce(device, 250 * MB)
     # PyTorch takes no device without an index here.
     assert fractions == [((4000 * MB - GPU_BASE) / (8000 * MB), place) for place in (None, torch.device("cuda:1"))]
 

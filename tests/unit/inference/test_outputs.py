@@ -9,12 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+import torch
 from dicoms import OBLIQUE, a_series, an_image, new_uids, save
 from engines import a_bundle, a_volume, volume_of
 from scipy import ndimage
 
 from flare23_lib.cli import main
-from flare23_lib.inference.bundle import write_bundle
+from flare23_lib.inference.bundle import load_bundle, write_bundle
 from flare23_lib.inference.label_statistics import measure_labels
 from flare23_lib.inference.model import ModelLabel
 from flare23_lib.io.dicom import DicomFile
@@ -22,7 +23,7 @@ from flare23_lib.io.dicom_search import choose_series, find_series
 from flare23_lib.io.dicom_seg import read_seg
 from flare23_lib.io.itk import itk_of_volume, read_itk, read_itk_geometry
 from flare23_lib.io.label_tables import label_table, read_label_table
-from flare23_lib.io.nifti import read_volume, write_volume
+from flare23_lib.io.nifti import header_for, read_volume, write_volume
 from flare23_lib.io.rtstruct import read_rtstruct
 from flare23_lib.report.preview import draw_preview, fullest
 
@@ -134,13 +135,19 @@ def test_labels_of_another_model_or_other_options_are_not_taken_for_those_asked_
     assert (tmp_path / "out/patient.statistics.json").stat().st_mtime_ns > figures, "older than the labels"
 
 
-def test_unnamed_labels_on_another_grid_are_not_replaced_unasked(model, ct, tmp_path, caplog):
-    foreign = nib.Nifti1Image(np.ones((5, 6, 7), np.uint8), np.eye(4))
-    (tmp_path / "out").mkdir()
-    nib.save(foreign, tmp_path / "out/patient.nii.gz")
-    assert predict(model, ct, tmp_path / "out") == 1
-    assert "holds labels on another grid than its image's" in caplog.text
-    assert read_volume(tmp_path / "out/patient.nii.gz").array.shape == (7, 6, 5)
+@pytest.mark.parametrize("on_the_same_grid", [True, False])
+def test_labels_of_others_are_neither_taken_for_ours_nor_replaced_unasked(
+    model, ct, tmp_path, caplog, on_the_same_grid
+):
+    (series,) = choose_series(find_series(ct), ct, None)
+    volume = series.read()
+    shape, affine = (volume.array.shape, volume.geometry.affine) if on_the_same_grid else ((5, 6, 7), np.eye(4))
+    write_volume(tmp_path / "out/patient.nii.gz", np.ones(shape, np.uint8), header_for(shape, affine, np.uint8))
+    before = (tmp_path / "out/patient.nii.gz").read_bytes()
+    assert predict(model, ct, tmp_path / "out", "--output-type", "nifti", "dicom-seg") == 1
+    assert "holds labels that do not say which model and image they are of" in caplog.text
+    assert (tmp_path / "out/patient.nii.gz").read_bytes() == before
+    assert not (tmp_path / "out/patient.seg.dcm").exists()
 
 
 @pytest.mark.parametrize("kind", ["dicom-seg", "rtstruct"])
@@ -240,9 +247,60 @@ def test_several_series_are_listed_or_all_segmented_under_their_numbers(model, t
         save(tmp_path / "scan", slices, f"{number}-{{}}")
     assert predict(model, tmp_path / "scan", tmp_path / "out") == 1
     assert "2 CT series; choose with --series" in capsys.readouterr().err
-    assert predict(model, tmp_path / "scan", tmp_path / "out", "--series", "2") == 0
+    assert predict(model, tmp_path / "scan", tmp_path / "out", "--series", "7") == 0
+    assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["scan_7.nii.gz"]
+    assert predict(model, tmp_path / "scan", tmp_path / "out", "--series", "2") == 1
     assert predict(model, tmp_path / "scan", tmp_path / "out", "--series", "all") == 0
     assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["scan_3.nii.gz", "scan_7.nii.gz"]
+
+
+def test_series_of_several_patients_are_named_after_their_folders(model, tmp_path):
+    for name in ("alice", "bob"):
+        slices = a_series(an_image((8, 20, 24), ord(name[0])), SeriesNumber=2, PatientID=name)
+        save(tmp_path / "cohort" / name / "CT", slices)
+    report = tmp_path / "run.json"
+    assert predict(model, tmp_path / "cohort", tmp_path / "out", "--series", "all", "--run-report", report) == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["alice_CT.nii.gz", "bob_CT.nii.gz"]
+    images = [case["image"] for case in json.loads(report.read_text())["cases"]]
+    assert images == [f"{tmp_path}/cohort/{name}/CT (series 2)" for name in ("alice", "bob")]
+
+
+def test_a_folder_of_dicom_and_labels_is_refused(model, ct, tmp_path, capsys):
+    """As after `--output` into the folder of the series: the labels would be segmented."""
+    assert predict(model, ct, ct / "seg.nii.gz") == 0
+    assert predict(model, ct, tmp_path / "again") == 1
+    assert "holds images (seg.nii.gz) and DICOM" in capsys.readouterr().err
+
+
+def test_dicom_of_earlier_labels_goes_when_nothing_is_found(model, ct, tmp_path, caplog):
+    types = ("--output-type", "nifti", "dicom-seg", "rtstruct")
+    assert predict(model, ct, tmp_path / "out", *types, "--per-class") == 0
+    bundle = load_bundle(model)
+    weights = {name: torch.zeros_like(weight) for name, weight in bundle.state_dict.items()}
+    write_bundle(tmp_path / "blind", bundle.model, weights)
+    assert predict(tmp_path / "blind", ct, tmp_path / "out", *types, "--overwrite") == 0
+    assert not read_volume(tmp_path / "out/patient.nii.gz").array.any()
+    assert not list((tmp_path / "out").glob("*.dcm"))
+    assert "patient/liver.nii.gz: may be of earlier labels" in caplog.text
+
+
+def test_names_of_labels_do_not_lead_out_of_the_case_s_folder(ct, tmp_path):
+    names = ("background", "kidney/left", "../up", "tumor")
+    labels = tuple(ModelLabel(name, value) for name, value in zip(names, (0, 1, 2, 14), strict=True))
+    bundle = a_bundle((0, 1, 2, 14), labels=labels, spacing=(2.5, 0.8, 0.7), orientation="canonical")
+    write_bundle(tmp_path / "odd", bundle.model, bundle.state_dict)
+    assert predict(tmp_path / "odd", ct, tmp_path / "out", "--per-class") == 0
+    files = sorted(path.name for path in (tmp_path / "out/patient").iterdir())
+    assert files == ["_._up.nii.gz", "kidney_left.nii.gz", "tumor.nii.gz"]
+    assert not list((tmp_path / "out").glob("up*"))
+
+
+def test_statistics_of_others_are_passed_over(model, ct, tmp_path, caplog):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/other.statistics.json").write_text('{"liver": {"volume": 1}}')
+    assert predict(model, ct, tmp_path / "out", "--statistics") == 0
+    assert "other.statistics.json: is passed over" in caplog.text
+    assert (tmp_path / "out/statistics.csv").exists()
 
 
 def test_a_zip_and_a_single_output_file(model, ct, tmp_path):
@@ -285,7 +343,7 @@ def test_other_formats_are_segmented_as_nifti(model, tmp_path, suffix):
     read, (geometry, size) = (f(tmp_path / "itk" / f"x{suffix}") for f in (read_itk, read_itk_geometry))
     assert np.array_equal(read.array, volume.array)
     assert geometry.difference(read.geometry) is None
-    assert size == volume.array.nbytes
+    assert size == 2 * volume.array.nbytes  # SimpleITK's copy and ours
     for folder in ("itk", "nifti"):
         assert predict(model, tmp_path / folder, tmp_path / f"{folder}_out") == 0
     one, other = (read_volume(tmp_path / f"{folder}_out" / "x.nii.gz") for folder in ("itk", "nifti"))

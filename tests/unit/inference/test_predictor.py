@@ -149,3 +149,20 @@ def test_a_script_needs_no_guard_and_the_import_is_light(model, files, tmp_path)
     assert done.stdout.strip() == "(8, 20, 24)", done.stderr
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = flare23_lib.Nothing
+
+
+@pytest.mark.parametrize(("unit", "size"), [("meter", 1e-3), ("micron", 1e3)])
+def test_a_nibabel_image_in_another_unit_is_the_same_image(predictor, expected, unit, size):
+    image = nib.Nifti1Image(IMAGE.T, np.diag([size, size, size, 1]) @ AFFINE)
+    image.header.set_xyzt_units(unit)
+    prediction = predictor(image)
+    assert np.array_equal(prediction.labels, expected)
+    assert np.allclose(prediction.affine, AFFINE, atol=1e-4)
+
+
+def test_what_is_given_in_vain_or_wrongly_is_refused(predictor, files):
+    with pytest.raises(TypeError, match="an affine is given with an array only"):
+        predictor(files / "ct.nii.gz", AFFINE)
+    with pytest.raises(ImageError, match=r"tpyo\.nii\.gz: no such file"):
+        predictor(files / "tpyo.nii.gz")
+    assert predictor(files / "ct.nii.gz", labels_only="liver").names == {1: "liver"}

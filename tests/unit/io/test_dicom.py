@@ -96,15 +96,52 @@ def test_of_several_series_none_is_taken_unasked(tmp_path):
     with pytest.raises(ImageError, match="2 CT series") as error:
         series_in(tmp_path / "ct")
     first, second = str(error.value).splitlines()[2:]
-    assert first.split()[:5] == ["1", "3", "phase", "3", "6"]
-    assert second.split()[:5] == ["2", "4", "phase", "4", "6"]
+    assert first.split()[:5] == ["3", "3", "phase", "3", "6"]
+    assert second.split()[:5] == ["4", "4", "phase", "4", "6"]
     assert "0.7x0.8x2.5" in first
-    assert np.array_equal(series_in(tmp_path / "ct", "2").read().array, arrays[1])
+    assert np.array_equal(series_in(tmp_path / "ct", "4").read().array, arrays[1])
     uid = first.split()[-1]
     assert np.array_equal(series_in(tmp_path / "ct", uid).read().array, arrays[0])
     assert len(choose_series(find_series(tmp_path / "ct"), tmp_path, "all")) == 2
-    with pytest.raises(ImageError, match="'3' is no series"):
-        series_in(tmp_path / "ct", "3")
+    with pytest.raises(ImageError, match="'2' is no series"):
+        series_in(tmp_path / "ct", "2")
+
+
+def test_series_of_the_same_number_are_known_by_their_place_in_the_list(tmp_path):
+    arrays = [an_image(seed=1), an_image(seed=2)]
+    for name, array in zip("ab", arrays, strict=True):
+        save(tmp_path / "ct" / name, a_series(array, SeriesNumber=3, PatientID=name))
+    with pytest.raises(ImageError, match="2 CT series") as error:
+        series_in(tmp_path / "ct")
+    assert [line.split()[:2] for line in str(error.value).splitlines()[2:]] == [["1", "3"], ["2", "3"]]
+    assert np.array_equal(series_in(tmp_path / "ct", "2").read().array, arrays[1])
+
+
+def test_linked_folders_are_searched_and_a_loop_ends(tmp_path):
+    save(tmp_path / "archive" / "ct", a_series(an_image()))
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/patient").symlink_to(tmp_path / "archive/ct")
+    (tmp_path / "links/loop").symlink_to(tmp_path / "links")
+    assert len(series_in(tmp_path / "links").frames) == 6
+
+
+@pytest.mark.parametrize("fault", ["encrypted", "broken", "packed otherwise"])
+def test_an_archive_that_cannot_be_unpacked_is_one_line(tmp_path, fault):
+    path = tmp_path / "ct.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(500))
+    content = bytearray(path.read_bytes())
+    directory = content.index(b"PK\1\2")
+    if fault == "encrypted":
+        content[6] |= 1
+        content[directory + 8] |= 1
+    elif fault == "packed otherwise":
+        content[8] = content[directory + 10] = 97
+    else:
+        content[31] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"ct\.zip/a: cannot be read"):
+        find_series(path)
 
 
 def test_localizers_other_modalities_and_other_orientations_are_no_part_of_a_volume(tmp_path):

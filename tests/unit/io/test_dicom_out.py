@@ -160,3 +160,35 @@ def test_any_plane_survives_its_outlines(mask):
     assert np.array_equal(filled(contours, mask.shape), mask)
     rounded = [np.round(points, 4) for points in contours]
     assert np.array_equal(filled(rounded, mask.shape), mask)
+
+
+ABSENT = ["PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
+          "AccessionNumber", "SliceThickness"]  # fmt: skip
+
+
+@pytest.mark.parametrize("write", [write_seg, write_rtstruct])
+def test_series_whose_names_were_deleted_have_dicom_too(tmp_path, write):
+    slices = a_series(an_image())
+    for image in slices:
+        for name in ABSENT:
+            if name in image:
+                del image[name]
+    folder = save(tmp_path / "ct", slices)
+    (series,) = choose_series(find_series(folder), folder, None)
+    write(tmp_path / "out.dcm", series, labels_of((6, 20, 24)), TABLE, "student")
+    assert pydicom.dcmread(tmp_path / "out.dcm").Modality in ("SEG", "RTSTRUCT")
+
+
+def test_a_contour_of_more_than_64_kb_keeps_its_type(tmp_path):
+    shape = (3, 300, 300)
+    folder = save(tmp_path / "ct", a_series(np.zeros(shape, np.int16)))
+    (series,) = choose_series(find_series(folder), folder, None)
+    labels = np.zeros(shape, np.uint8)
+    labels[1, :, 2] = 1
+    labels[1, ::2, 2:298] = 1  # a comb
+    write_rtstruct(tmp_path / "rt.dcm", series, labels, TABLE, "student")
+    (segment,) = read_rtstruct(DicomFile(tmp_path / "rt.dcm"), series)
+    assert np.array_equal(segment.mask, labels == 1)
+    (contour,) = pydicom.dcmread(tmp_path / "rt.dcm").ROIContourSequence[0].ContourSequence
+    assert len(str(contour.ContourData)) > 65_536
+    assert contour["ContourData"].VR == "DS"
