@@ -273,7 +273,7 @@ def arms(study: Study, full: int) -> dict[str, dict[str, Any]]:
     by_sets = completions(dict.fromkeys(sites, "sets"))
     by_sets_soft = {f"{name}_soft": {**row, "soft": True} for name, row in by_sets.items()}
     by_student = {
-        f"{group}_by_sets_soft": {"category": group, "teacher": "sets_soft", "soft": True} for group in sites
+        f"{group}_by_student": {"category": group, "teacher": "sets_soft", "soft": True} for group in sites
     }
     lower = {"lower": learner({"manual_labels": ["full"]})}
     sets = {"sets": learner({"manual_labels": groups}, **LABEL_SETS)}
