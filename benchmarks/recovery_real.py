@@ -272,9 +272,7 @@ def arms(study: Study, full: int) -> dict[str, dict[str, Any]]:
                             "site_c": "chain_teacher"})  # fmt: skip
     by_sets = completions(dict.fromkeys(sites, "sets"))
     by_sets_soft = {f"{name}_soft": {**row, "soft": True} for name, row in by_sets.items()}
-    by_student = {
-        f"{group}_by_student": {"category": group, "teacher": "sets_soft", "soft": True} for group in sites
-    }
+    by_student = {f"{group}_by_student": {"category": group, "teacher": "sets_soft", "soft": True} for group in sites}
     lower = {"lower": learner({"manual_labels": ["full"]})}
     sets = {"sets": learner({"manual_labels": groups}, **LABEL_SETS)}
     sets_soft = {**sets, "sets_soft": learner({"manual_labels": whole, "label_completions": list(by_sets_soft)})}

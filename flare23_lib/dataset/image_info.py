@@ -18,7 +18,6 @@ from flare23_lib.io.geometry import Geometry, lengths_at_corners
 from flare23_lib.io.identity import identity_of
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import Stream, with_qfac
-from flare23_lib.labels import IGNORE_VALUE
 
 MAX_VALUES = 1000
 """A file with more different values than this is no label map."""
@@ -120,11 +119,10 @@ def _read_mapped(label: LabelFiles) -> ImageInfo:
     masks = label.mask_files() if label.has_masks else {}
     with nifti.open_volume(next(iter(masks.values()), label.path)) as stream:
         info = header_info(stream)
-    counts = {int(value): count for value, count in value_counts(labels.array).items()}
     return replace(
         info,
         identity=label.files_identity,
-        voxels={value: count for value, count in counts.items() if value not in (0, IGNORE_VALUE)},
+        voxels={int(value): count for value, count in value_counts(labels.array).items() if value},
         mapped=True,
         overlaps=labels.overlaps,
     )

@@ -21,10 +21,12 @@ class SourceLabels:
     Attributes:
         annotated: our values that were looked for in every case; "present" if only those that occur in a case are
             known; None if the configuration leaves it open.
+        tumors: our values of tumors.
     """
 
     table: ValueTable | None = None
     annotated: tuple[int, ...] | Literal["present"] | None = None
+    tumors: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, source: Source, labels: LabelMap) -> SourceLabels:
@@ -37,7 +39,8 @@ class SourceLabels:
             if stated is None or stated == "present"
             else tuple(label.value for label in labels.labels if label.name in stated)
         )
-        return cls(ValueTable(targets) if targets else None, annotated)
+        tumors = frozenset(label.value for label in labels.tumors)
+        return cls(ValueTable(targets) if targets else None, annotated, tumors)
 
     @property
     def mapping(self) -> str:
@@ -56,15 +59,21 @@ class SourceLabels:
     def annotated_in(self, present: Iterable[int], masks: Collection[str] | None) -> tuple[int, ...] | None:
         """Return our values that were looked for in a case; None if the configuration leaves it open.
 
-        `present` occur in it; `masks` are the names of those that are there, None where the label is one file.
+        `present` occur in it; `masks` are the names of those that are there, None where the label is one file. An
+        organ of several masks, such as lobes, was looked for if all are there; a tumor, whose masks are numbered, if
+        any is.
         """
         if self.annotated == "present":
             return tuple(sorted(present))
         if self.annotated is None or self.table is None or masks is None:
             return self.annotated
-        there = [self.table.targets.get(name, 0) for name in masks]
-        values = {value for target in there for value in (target if isinstance(target, tuple) else (target,))}
-        return tuple(value for value in self.annotated if value in values)
+        there: dict[int, list[bool]] = {value: [] for value in self.annotated}
+        for name, target in self.table.targets.items():
+            for value in target if isinstance(target, tuple) else (target,):
+                there.setdefault(value, []).append(name in masks)
+        return tuple(
+            value for value in self.annotated if there[value] and (any if value in self.tumors else all)(there[value])
+        )
 
 
 def _target(target: NameOrSides, labels: LabelMap) -> Target:

@@ -84,7 +84,9 @@ SYNONYMS = {
 }
 """Names in public label tables -> those of the tables here."""
 
-_TUMORS = ("tumor", "tumour", "cancer", "lesion", "metasta", "neoplasm", "nodule", "cyst")
+_TUMORS = re.compile(
+    "tumor|tumour|cancer|lesion|metasta|neoplasm|nodule|cyst|carcinoma|sarcoma|lymphoma|(^|_)(hcc|pdac|mass|gtv)(_|$)"
+)
 """What names of tumors contain, such as `liver_tumor`."""
 
 
@@ -107,4 +109,4 @@ def codes_of(name: str, is_tumor: bool = False) -> Anatomy:
 
 def is_tumor(name: str, kind: str | None = None) -> bool:
     """Tell whether a structure is a tumor: by its kind or, if that is not known, by its name."""
-    return any(part in name.lower() for part in _TUMORS) if kind is None else kind == "tumor"
+    return kind == "tumor" if kind is not None else _TUMORS.search(re.sub(r"\W", "_", name.lower())) is not None

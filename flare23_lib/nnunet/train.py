@@ -127,6 +127,15 @@ def _train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None) 
     from flare23_lib.nnunet import checkpoints
 
     log.info("%s learns from %d cases", job.model, len(job.rows))
+    protocol, hidden = job.settings.training, job.settings.hidden_in or {}
+    for value, organs in hidden.items() if protocol.loss == "label_sets" else ():
+        if len(organs) * protocol.hidden_weight >= 1:
+            log.warning(
+                "%s may be hidden in %d labels; with this hidden_weight, 1 by their number or more, a network "
+                "tends to call them all so (docs/training.md)",
+                job.names[int(value)],
+                len(organs),
+            )
     quarantined = [case.case for case in read_cases(job.results.cases) if not case.usable]
     if quarantined:
         log.info("excluded (quarantine.csv has the reasons): %s", ", ".join(quarantined))
@@ -136,6 +145,11 @@ def _train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None) 
             raise no_case(job.model, job.results)
         if not job.seen:
             raise TrainingError(f"{job.model}: none of its {len(job.rows)} cases holds a label")
+        if job.unannotated:
+            raise TrainingError(
+                f"{job.model}: {', '.join(job.unannotated)}: labeled in cases, and looked for in none by `annotated` "
+                "of their categories and sources; nothing could be learned of it"
+            )
         initial = None if pretrained is None else partial(load_initial_weights, pretrained, job.folder.path / TABLE)
         return _run(job, runtime, initial)
 

@@ -196,14 +196,15 @@ def preprocess(
 
 
 def _refuse_missing_masks(cases: Iterable[TrainingCase], categories: Sequence[str]) -> None:
-    """Refuse manual labels of categories if different labels were looked for in their cases."""
-    manual = [case.case for case in cases if case.completion is None and case.case.category in categories]
+    """Refuse manual labels if different labels were looked for in their cases, and some categories have masks."""
+    manual = [case.case for case in cases if case.completion is None] if categories else []
     examples = {case.annotated: case.case for case in reversed(manual) if case.annotated is not None}
     if len(examples) > 1:
         one, two = sorted(examples.values())[:2]
         raise TrainingError(
-            f"{one} and {two} have masks of different labels, and the loss nnunet takes what was not annotated for "
-            "background: set training.loss to label_sets, or complete the labels of the category (`completions`)"
+            f"{one} and {two} have different labels annotated (a mask may be missing), and the loss nnunet takes "
+            "what was not annotated for background: set training.loss to label_sets, or complete the labels of the "
+            "category (`completions`)"
         )
 
 

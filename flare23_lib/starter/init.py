@@ -71,6 +71,7 @@ def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, pro
     labels = _labels(sources, recipe)
     for source in sources:
         source.remarks += _questions(source)
+    _ask_about_shared_tumors(sources)
     plan = plan_network([shape for shape, _ in grid], [spacing for _, spacing in grid], len(labels), gpu_gb)
     text = configuration_text(cohort, output.parent / results, labels, sources, plan)
     Config.check(yaml.safe_load(text))
@@ -87,6 +88,8 @@ def _inspect(
     """
     names: Counter[str] = Counter()
     for source in sources:
+        if source.name == "validation":  # the configuration keeps the word
+            source.name = "validation_cases"
         names[source.name] += 1
         if names[source.name] > 1:
             source.name += f"_{names[source.name]}"
@@ -145,8 +148,12 @@ def _add_values(source: FolderSource, infos: Sequence[ImageInfo], several: bool)
         present = sorted(map(int, source.present))
         names = names_of_values(source.folder, present) if source.folder else {}
         unnamed = f"{source.name}_label" if several else "label"  # label_1 of two sources is not the same
-        names = {value: IGNORE if value == IGNORE_VALUE else f"{unnamed}_{value}" for value in present} | names
+        ignored = {IGNORE_VALUE} if len(present) > 1 else set()  # alone it is what some tools write for a mask
+        names = {value: IGNORE if value in ignored else f"{unnamed}_{value}" for value in present} | names
         source.targets = {str(value): names[value] for value in sorted(names)}
+    if source.files.masks:  # of masks that overlap the later one has the voxels: tumors lie in organs
+        rows = sorted(source.targets.items(), key=lambda row: any(map(is_tumor, labels_of(row[1]))))
+        source.targets = dict(rows)
     _tell_apart(source)
 
 
@@ -168,8 +175,12 @@ def _divide_by_sides(sources: Sequence[FolderSource]) -> None:
     names = {name for source in sources for name in source.labels}
     for source in sources:
         for value, target in source.targets.items():
-            if target in SIDES and {f"right_{target}", f"left_{target}"} & names:
-                source.targets[value] = {"sides": [f"right_{target}", f"left_{target}"]}
+            if not isinstance(target, str):
+                continue
+            for name in (target, target.removesuffix("s")):
+                sides = [f"right_{name}", f"left_{name}"]
+                if names.issuperset(sides) or (name in SIDES and not names.isdisjoint(sides)):
+                    source.targets[value] = {"sides": sides}
 
 
 def _labels(sources: Sequence[FolderSource], recipe: Path) -> list[dict[str, Any]]:
@@ -189,6 +200,19 @@ def _labels(sources: Sequence[FolderSource], recipe: Path) -> list[dict[str, Any
         | ({"kind": "tumor", "hidden_in": organs} if is_tumor(name) else {})
         for name, value in names.items()
     ]
+
+
+def _ask_about_shared_tumors(sources: Sequence[FolderSource]) -> None:
+    """Ask, of a tumor that several sources with different organs have, whether it was looked for in all organs."""
+    organs = {source.name: {name for name in source.labels if not is_tumor(name)} for source in sources}
+    for source in sources:
+        for name in filter(is_tumor, dict.fromkeys(source.labels)):
+            others = [one.name for one in sources if name in one.labels and organs[one.name] != organs[source.name]]
+            if others:
+                source.remarks.append(
+                    f"{name} is one label with that of {', '.join(others)}, looked for in all organs of both; else "
+                    f"give each its own, such as liver_{name}, `hidden_in` its organ"
+                )
 
 
 def _questions(source: FolderSource) -> list[str]:

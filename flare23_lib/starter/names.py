@@ -27,11 +27,13 @@ UNNAMED = re.compile(r"(^|_)label_\d+$")
 
 def identifier(text: str) -> str:
     """Return a name as the configuration takes it."""
-    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text)  # KidneyLeft
+    name = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
     name = re.sub(r"^(.+)_(left|right|lt?|rt?)$", r"\2_\1", name)
     name = re.sub(r"^(l|r)(?:t|eft|ight)?_", lambda match: f"{'left' if match[1] == 'l' else 'right'}_", name)
-    words = name.replace("_", " ")
-    name = SYNONYMS.get(words, words).replace(" ", "_")
+    side = next((side for side in ("left_", "right_") if name.startswith(side)), "")
+    words = name.removeprefix(side).replace("_", " ")
+    name = side + SYNONYMS.get(words, words).replace(" ", "_")
     return name if name and name[0].isalpha() and name not in RESERVED else f"label_{name}".rstrip("_")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from flare23_lib.config.training_models import TrainingProtocol
 from flare23_lib.starter.names import has_sides
 from flare23_lib.starter.planner import NetworkPlan
 from flare23_lib.starter.recognize import FolderSource
@@ -58,6 +59,8 @@ evaluation: {mode: plain}       # whole volumes, without the challenge's special
 device: auto                    # a GPU if there is one
 """)
 
+HIDDEN_WEIGHT = float(TrainingProtocol.model_fields["hidden_weight"].default)
+
 LABEL_SETS = "\n    loss: label_sets        # what was not looked for in a case is not taken for background"
 
 
@@ -72,7 +75,12 @@ def configuration_text(
     plan."""
     labeled = [source for source in sources if source.targets]
     every = {row["name"] for row in labels}
-    is_partial = any(set(source.labels) != every or source.keys.get("annotated") for source in labeled)
+    is_partial = any(
+        set(source.labels) != every
+        or source.keys.get("annotated")
+        or any(len(files) < len(source.targets) for files in source.files.masks.values())
+        for source in labeled
+    )
     has_unlabeled = any(source.has_unlabeled for source in sources)
     mirror_axes = "[0, 1]    # not along x: labels may tell right from left" if has_sides(every) else "[0, 1, 2]"
     categories = [f"  - {_row({'name': source.name, 'sources': [source.name]})}" for source in labeled]
@@ -90,9 +98,17 @@ def configuration_text(
         spacing=_json(plan.spacing),
         strides=_json(plan.strides),
         batch_size=plan.batch_size,
-        mirror_axes=mirror_axes + LABEL_SETS * is_partial,
+        mirror_axes=mirror_axes + (LABEL_SETS + _hidden_weight(rows)) * is_partial,
         models=_models([_word(source.name) for source in labeled], is_partial, has_unlabeled),
     )
+
+
+def _hidden_weight(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a line with the weight of tumors that many organs may hide; empty where the default is small enough."""
+    most = max((len(row.get("hidden_in", ())) for row in rows), default=0)
+    if most * HIDDEN_WEIGHT < 0.5:
+        return ""
+    return f"\n    hidden_weight: {0.5 / most:.4f}    # less than 1 by the {most} labels that may hide a tumor"
 
 
 _ORDER = ("name", "value", "tolerance_mm", "kind", "hidden_in")

@@ -13,8 +13,10 @@ from places import REPOSITORY
 
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
+from flare23_lib.config.cohort_models import Source
 from flare23_lib.config.settings import LabelSets
 from flare23_lib.dataset.cases import Case
+from flare23_lib.dataset.sources import SourceLabels
 from flare23_lib.evaluation.cases import Pair, Scoring, score_cases
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.label_maps import LabelFiles, ValueTable
@@ -112,3 +114,17 @@ def test_a_model_whose_labels_ignore_voxels_has_nnunets_ignore_label():
         source = {"values": {**values, "15": target}}
         config = Config.load([REPOSITORY / "config.yaml"], {"sources": {"flare23": source}})
         assert config.training_settings("organ_teacher").ignore_label == expected
+
+
+@pytest.mark.parametrize(
+    ("masks", "known"),
+    [
+        ({"left_lobe", "right_lobe", "tumor_1"}, (1, 14)),
+        ({"left_lobe", "tumor_2"}, (14,)),
+        ({"right_lobe", "left_lobe"}, (1,)),
+    ],
+)
+def test_an_organ_of_several_masks_needs_all_and_a_tumor_any(masks, known):
+    values = {"left_lobe": "liver", "right_lobe": "liver", "tumor_1": "tumor", "tumor_2": "tumor"}
+    source = Source(images=("{case}/ct.nii.gz",), masks=("{case}/{mask}.nii.gz",), values=values)
+    assert SourceLabels.of(source, LABELS).annotated_in((), masks) == known

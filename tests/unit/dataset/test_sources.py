@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from cohorts import write
+from cohorts import changed, write
 from seven_sources import (
     AFFINE,
     BOXES,
@@ -32,12 +32,14 @@ from flare23_lib.config.cohort_models import Source, label_map
 from flare23_lib.config.load import merge
 from flare23_lib.config.settings import CohortSettings, LabelSets
 from flare23_lib.dataset.cases import annotated_of, read_cases
+from flare23_lib.dataset.discover import find, notices
 from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.dataset.sources import SourceLabels
 from flare23_lib.dataset.summary import format_scan, write_scan
 from flare23_lib.errors import ConfigError, ImageError, TrainingError
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.label_maps import ValueTable, read_label_map, right_side
+from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_in, preprocess
 from flare23_lib.pseudo_labels.pseudo_label import annotated_labels
@@ -89,6 +91,35 @@ def test_seven_sources_give_the_same_labels_in_our_values(seven, tmp_path):
     ]
 
 
+def test_a_mask_that_no_case_has_is_named_and_its_source_not_taken_for_whole(cohort, tmp_path):
+    for path in cohort.rglob("segmentations/spleen.nii.gz"):
+        path.unlink()
+    values = merge(yaml.safe_load(RECIPE.read_text()), overrides())
+    config = Config.check(values)
+    lines = notices(find(cohort, config.sources), config.sources, True, [])
+    assert "sources.totalsegmentator.values: no file fits the mask 'spleen': looked for in no case" in lines
+    write_scan(scan(cohort, tmp_path), tmp_path / "results/cohort")
+    model = {
+        "train_on": {"manual_labels": ["btcv", "totalsegmentator"]},
+        "intensity": {"low": 0, "high": 1, "mean": 0, "std": 1},
+    }
+    settings = Config.check(merge(values, {"models": {"student": model}})).preprocessing_settings("student")
+    with pytest.raises(TrainingError, match="btcv_001 and totalsegmentator_s001 have different labels annotated"):
+        preprocess(
+            Results(tmp_path / "results"), changed(settings, alike=("totalsegmentator",)), (8, 8, 8), Shard(0, 1),
+            tmp_path / "record.csv",
+        )  # fmt: skip
+
+
+def test_ignored_voxels_of_labels_with_sides_are_warned_of(cohort, tmp_path):
+    path = next((cohort / "kits23/dataset").glob("*/segmentation.nii.gz"))
+    volume = read_labels(path)
+    volume.array[0, 0, 0] = 3  # `ignore` in its table
+    write_volume(path, volume.array, volume.header)
+    found = scan(cohort, tmp_path, sources={"kits": {"values": {3: "ignore"}}})
+    assert [issue.case for issue in found.issues if issue.kind == "ignored_voxels"] == [f"kits_{path.parent.name}"]
+
+
 def test_what_was_looked_for_is_known_of_each_case(seven, tmp_path):
     cases = {case.case: case for case in scan(seven, tmp_path).cases}
     lits = [LABELS.value_of("liver"), LABELS.value_of("tumor")]
@@ -129,7 +160,7 @@ def test_missing_masks_are_refused_under_a_loss_that_takes_them_for_background(c
     }
     values = merge(yaml.safe_load(RECIPE.read_text()), overrides())
     config = Config.check(merge(values, {"models": {"student": {**model, "training": {"loss": "nnunet"}}}}))
-    message = "totalsegmentator_s001 and totalsegmentator_s002 have masks of different labels"
+    message = "totalsegmentator_s001 and totalsegmentator_s002 have different labels annotated"
     with pytest.raises(TrainingError, match=message):
         preprocess(
             Results(tmp_path / "results"), config.preprocessing_settings("student"), (8, 8, 8), Shard(0, 1),

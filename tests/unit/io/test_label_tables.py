@@ -93,7 +93,7 @@ def test_names_are_known_in_several_spellings():
 
 
 def test_a_tumor_is_told_by_its_kind_or_else_by_its_name():
-    tumors = ("tumor", "liver_tumor", "pancreas_cancer", "kidney_cyst", "Lesion 2")
+    tumors = ("tumor", "liver_tumor", "pancreas_cancer", "kidney_cyst", "Lesion 2", "HCC", "renal mass")
     assert all(anatomy.is_tumor(name) for name in tumors)
-    assert not any(anatomy.is_tumor(name) for name in ("liver", "right_kidney", "unheard_of"))
+    assert not any(anatomy.is_tumor(name) for name in ("liver", "right_kidney", "masseter", "unheard_of"))
     assert anatomy.is_tumor("mass", "tumor") and not anatomy.is_tumor("kidney_cyst", "organ")

@@ -198,3 +198,14 @@ def test_the_preset_of_partial_labels_has_one_teacher_of_all_labels():
     assert chosen.training_settings("student") == changed(
         Config.load([RECIPE]).training_settings("student"), soft=True
     )
+
+
+def test_a_label_that_cases_have_and_nobody_looked_for_is_named(tmp_path):
+    rows = [
+        {"case": "a", "image": "i", "label": "l", "labels_present": "1 2", "annotated": "1"},
+        {"case": "b", "image": "i", "label": "l", "labels_present": "1", "annotated": "1 3"},
+    ]
+    names = ["liver", "kidney", "spleen"]
+    for loss, named in (("label_sets", ["kidney"]), ("nnunet", [])):
+        chosen = changed(settings(loss=loss), label_values=(1, 2, 3))
+        assert TrainingJob(Results(tmp_path), "student", chosen, names, rows).unannotated == named

@@ -202,9 +202,19 @@ def test_a_list_of_patients_names_no_values(tmp_path):
 
 
 def test_names_are_made_fit_for_the_configuration():
-    given = ("Gall Bladder", "kidney_left", "arota", "3rd rib", "prostate/uterus", "Cancer")
+    given = (
+        "Gall Bladder",
+        "kidney_left",
+        "arota",
+        "3rd rib",
+        "prostate/uterus",
+        "Cancer",
+        "Rt Adrenal",
+        "KidneyLeft",
+    )
     assert [identifier(name) for name in given] == [
         "gallbladder", "left_kidney", "aorta", "label_3rd_rib", "prostate_uterus", "tumor",
+        "right_adrenal_gland", "left_kidney",
     ]  # fmt: skip
 
 
@@ -299,6 +309,72 @@ def test_other_labels_of_the_same_images_are_named(tmp_path):
     assert found.remarks == [
         "manual/{case}.nii.gz are label maps that fit the images of auto/{case}.nii.gz, too, not used"
     ]
+
+
+def test_masks_of_tumors_lie_over_those_of_organs_and_missing_ones_are_unknown(tmp_path):
+    for number, name in enumerate(("anna", "bert", "carl")):
+        write(tmp_path / f"own/{name}/ct.nii.gz", ct(number), AFFINE)
+        for mask, box in (("Lesion", np.s_[3:5, 5:8, 3:6]), ("Liver", LIVER)):
+            if (name, mask) != ("bert", "Lesion"):
+                write(tmp_path / f"own/{name}/seg/{mask}.nii.gz", labels(v1=box), AFFINE)
+    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    assert list(config.sources["own"].values) == ["Liver", "Lesion"]
+    assert {model.training.loss for model in config.models.values()} == {"label_sets"}
+    found = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl")
+    assert {case.case: case.annotated for case in found.cases} == {
+        "own_anna": (1, 2),
+        "own_bert": (1,),
+        "own_carl": (1, 2),
+    }
+    assert set(found.cases[0].voxels) == {1, 2}
+
+
+def test_structures_that_another_source_has_by_sides_are_divided(tmp_path):
+    for source, names in (("a", "1,Lungs\n2,Rt Adrenal"), ("b", "1,LungLeft\n2,right_lung\n3,Adrenal")):
+        for number in range(3):
+            boxes = {f"v{value}": box for value, box in enumerate((LEFT, RIGHT, LIVER)[: 2 + (source == "b")], 1)}
+            write(tmp_path / f"{source}/img/{number}.nii.gz", ct(number + 10 * ord(source)), AFFINE)
+            write(tmp_path / f"{source}/seg/{number}.nii.gz", labels(**boxes), AFFINE)
+        (tmp_path / source / "labels.csv").write_text(f"value,name\n{names}\n")
+    config = init([tmp_path / "a", tmp_path / "b"], RECIPE, tmp_path / "m.yaml", 8)
+    assert [label.name for label in config.labels] == [
+        "right_lung", "left_lung", "right_adrenal_gland", "left_adrenal_gland",
+    ]  # fmt: skip
+    assert set(config.sources["a"].targets) == {"right_lung", "left_lung", "right_adrenal_gland"}
+
+
+def test_a_tumor_that_sources_of_different_organs_share_is_asked_about(tmp_path):
+    for source, organ in (("task03", "liver"), ("task07", "pancreas")):
+        folder = decathlon(tmp_path / source, cases=3)
+        table = {"labels": {"0": "background", "1": organ, "2": "cancer"}}
+        (folder / "dataset.json").write_text(json.dumps(table))
+    init([tmp_path / "task03", tmp_path / "task07"], RECIPE, tmp_path / "m.yaml", 8)
+    text = (tmp_path / "m.yaml").read_text()
+    assert "# tumor is one label with that of task07, looked for in all organs of both" in text
+
+
+def test_a_tumor_that_many_organs_may_hide_has_a_small_weight(tmp_path):
+    for number in range(3):
+        array = np.zeros(ct(0).shape, np.uint8)
+        array.ravel()[:900] = np.repeat(np.arange(1, 61), 15)
+        write(tmp_path / f"many/img/{number}.nii.gz", ct(number), AFFINE)
+        write(tmp_path / f"many/seg/{number}.nii.gz", array, AFFINE)
+        write(tmp_path / f"tumors/img/{number}.nii.gz", ct(50 + number), AFFINE)
+        write(tmp_path / f"tumors/seg/{number}.nii.gz", labels(v1=LIVER), AFFINE)
+    (tmp_path / "tumors/labels.csv").write_text("value,name\n1,tumor\n")
+    config = init([tmp_path / "many", tmp_path / "tumors"], RECIPE, tmp_path / "m.yaml", 8)
+    (tumor,) = [label for label in config.labels if label.kind == "tumor"]
+    assert len(tumor.hidden_in) == 60
+    assert {model.training.hidden_weight for model in config.models.values()} == {0.0083}
+
+
+def test_masks_of_255_are_a_class_and_a_folder_named_validation_a_source(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"validation/img/{number}.nii.gz", ct(number), AFFINE)
+        write(tmp_path / f"validation/seg/{number}.nii.gz", labels(v255=LIVER), AFFINE)
+    config = init([tmp_path / "validation"], RECIPE, tmp_path / "m.yaml", 8)
+    assert config.sources["validation_cases"].values == {"255": "label_255"}
+    assert [label.value for label in config.labels] == [1]
 
 
 def test_no_mask_is_lost(tmp_path):
