@@ -411,19 +411,18 @@ def summarize(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def over_seeds(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return, for runs that differ in the seed alone, the mean of each figure of an arm and its interval."""
-    values: dict[str, dict[str, dict[str, list[float]]]] = {}
+    values: dict[tuple[str, str, str], list[float]] = {}
     for run in runs.values():
-        arms_of_dose = values.setdefault(f"{run['full']} fully labeled, {run['epochs']} epochs", {})
+        dose = f"{run['full']} fully labeled, {run['epochs']} epochs"
         for arm, row in run["summary"].items():
             for name, figure in row.items():
                 if name != "organs":
-                    arms_of_dose.setdefault(arm, {}).setdefault(name, []).append(figure["value"])
-    return {
-        dose: {
-            arm: {name: interval(each) for name, each in row.items() if len(each) > 1} for arm, row in rows.items()
-        }
-        for dose, rows in values.items()
-    }
+                    values.setdefault((dose, arm, name), []).append(figure["value"])
+    found: dict[str, Any] = {}
+    for (dose, arm, name), each in values.items():
+        if len(each) > 1:
+            found.setdefault(dose, {}).setdefault(arm, {})[name] = interval(each)
+    return found
 
 
 def run_folds(study: Study, args: argparse.Namespace, seed: int, full: int, arm: str) -> dict[str, Any]:
