@@ -413,7 +413,7 @@ def over_seeds(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return, for runs that differ in the seed alone, the mean of each figure of an arm and its interval."""
     values: dict[tuple[str, str, str], list[float]] = {}
     for run in runs.values():
-        dose = f"{run['full']} fully labeled, {run['epochs']} epochs"
+        dose = f"{run['full']} fully labeled, {run.get('epochs', EPOCHS)} epochs"
         for arm, row in run["summary"].items():
             for name, figure in row.items():
                 if name != "organs":
@@ -460,6 +460,8 @@ def main() -> None:
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     study = STUDIES[args.study]
     kept = read_json(args.output)["runs"] if args.output and args.output.exists() else {}
+    for run in kept.values():
+        run["summary"] = summarize(run["arms"])
     wanted = [
         (seed, full, arm)
         for seed in args.seeds
