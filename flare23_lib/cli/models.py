@@ -39,13 +39,15 @@ def _predict(args: argparse.Namespace) -> int:
     _import_nibabel()  # 0.2 s sooner
     from flare23_lib.inference.image_files import MB, find_cases
     from flare23_lib.inference.model import chosen_labels, read_model
-    from flare23_lib.inference.outputs import check_types, write_names
+    from flare23_lib.inference.outputs import check_class_names, check_types, write_names
     from flare23_lib.inference.segment_cases import Reader
 
     model = read_model(args.model)
     table = chosen_labels(model.label_table, args.labels_only)
     cases = find_cases(args.input, args.output, args.shard, args.series, args.irregular)
     check_types(args.output_type, cases)
+    if args.per_class and cases:
+        check_class_names(table, cases[0])
     outputs = _outputs(args, model, table)
     reader = Reader(cases, args.overwrite, outputs)
     reader.start_early(args.memory * MB)  # torch is imported and the weights are loaded beside it

@@ -26,7 +26,8 @@ class Evaluation(Table):
     """Lowest DSC with which a structure has an NSD in mode flare23. The challenge's script has 0.2 since March 2024;
     it had 0.1 when FLARE23's published results were made."""
     references: References = "complete"
-    """References are complete, or hold only what was labeled: a structure that one lacks is then not scored in it."""
+    """References are complete, or hold only what was labeled: a structure that one lacks is then not scored in it,
+    unless its source says that it was looked for."""
     details: bool = False
     """Write HD95, volumes and detected tumors to tables of their own."""
     compare: Annotated[tuple[Pair, ...], Strict(False)] = ()

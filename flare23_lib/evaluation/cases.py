@@ -55,8 +55,8 @@ class Scoring:
         labels: the structures.
         mode: see `metrics.MODES`.
         min_dsc_for_nsd: see `metrics.score_case`.
-        partial_references: classes that a reference does not hold were not labeled in it; their
-            cells stay empty.
+        partial_references: classes that a reference does not hold were not labeled in it, unless its source says what
+            was looked for; their cells stay empty.
         with_details: measure distances, volumes and tumors too (see `details`).
         unseen: names of classes that the model never saw in training; their cells stay empty.
         processes: maximum number of cases scored at once.

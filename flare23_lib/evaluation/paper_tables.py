@@ -179,7 +179,9 @@ def _differences(scoring: Scoring) -> list[str]:
             f"{PUBLISHED_MIN_DSC_FOR_NSD:g}, as in the challenge's script of 2023."
         )
     if scoring.partial_references:
-        lines.append("Ours are scored in a case only for the classes that its reference holds.")
+        lines.append(
+            "Ours are scored in a case only for the classes that its reference holds or its source looked for."
+        )
     other = []
     for label in scoring.labels.labels:
         official = PUBLISHED["tolerances_mm"].get(label.name, label.tolerance_mm)

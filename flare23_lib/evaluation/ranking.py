@@ -54,7 +54,10 @@ def rank_folders(folders: Sequence[Path], labels: LabelMap) -> Ranking:
     accuracy, unequal = _accuracy([folder / "metrics.csv" for folder in folders], labels)
     efficiency, notes = _efficiency(folders, accuracy)
     if unequal:
-        notes.append(f"in {unequal} cases scores are means of the classes that all folders have there")
+        notes.append(
+            f"in {unequal} cases scores are means of the classes that all folders have there, or of different ones "
+            "if there is none"
+        )
     tables = [table.join(other) for table, other in zip(accuracy, efficiency, strict=True)]
     known = pd.concat(tables, keys=map(str, folders), names=["folder", "case"])
     cases = sorted(known.index.unique("case"))
@@ -118,7 +121,7 @@ def _accuracy(paths: Sequence[Path], labels: LabelMap) -> tuple[list[pd.DataFram
         for name, names in columns.items():
             common = known.loc[table.index, names]
             counted = table[names].where(common | ~common.any(axis=1).to_numpy()[:, None])
-            unequal |= set(table.index[(counted.isna() & table[names].notna()).any(axis=1)])
+            unequal |= set(table.index[(table[names].notna() & ~common).any(axis=1)])
             found[name] = counted.apply(mean, axis=1).map(_rounded)
         means.append(pd.DataFrame(found, index=table.index))
     return means, len(unequal)

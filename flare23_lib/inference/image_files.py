@@ -5,6 +5,7 @@ This module imports no torch: the first image is read while torch is being impor
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Collection, Iterable
@@ -136,7 +137,7 @@ def find_cases(
     files = _image_files(inputs) if inputs.is_dir() else [inputs] if case_name(inputs) else []
     if not files and (inputs.is_dir() or _may_be_dicom(inputs)):
         try:
-            pairs = list(find_series_at(inputs, series, irregular).items())
+            pairs = [*find_series_at(inputs, series, irregular)]
         except ImageError as error:
             below = next((path for path in sorted(inputs.glob("*/*")) if case_name(path)), None)
             raise ImageError(
@@ -172,8 +173,11 @@ def _image_files(folder: Path) -> list[Path]:
 def _dicom_among(folder: Path, images: Collection[Path]) -> Path | None:
     """Return a file of a folder that is DICOM, but for segmentations and structure sets of ours; None without one."""
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path not in images and not path.name.endswith(DERIVED) and _may_be_dicom(path):
-            return path
+        if path in images or path.name.endswith(DERIVED) or path.name.startswith("."):
+            continue
+        with contextlib.suppress(OSError), path.open("rb") as handle:  # such as a folder, or one that may not be read
+            if handle.read(132)[128:] == b"DICM":
+                return path
     return None
 
 
@@ -184,8 +188,8 @@ def _may_be_dicom(path: Path) -> bool:
     return start[:4] == b"PK\3\4" or start[128:] == b"DICM" or start[:2] in (b"\x02\0", b"\x08\0")
 
 
-def find_series_at(inputs: Path, wanted: str | None, irregular: Irregular) -> dict[str, Series]:
-    """Return the wanted DICOM series below a folder, in an archive or in a file, by case name.
+def find_series_at(inputs: Path, wanted: str | None, irregular: Irregular) -> list[tuple[str, Series]]:
+    """Return the wanted DICOM series below a folder, in an archive or in a file, each with its case's name.
 
     A folder with one volume gives its name to the case; of several each has its number (`numbers_of`) behind it,
     however many are wanted. Volumes of several patients have the names of their folders below the input instead,
@@ -215,12 +219,12 @@ def find_series_at(inputs: Path, wanted: str | None, irregular: Irregular) -> di
     name = place.name if place.is_dir() or place.suffix.lower() not in DICOM_SUFFIXES else place.stem
     names = [name] * len(volumes)
     if len({series.patient for series in volumes}) > 1:
-        names = ["_".join(series.place.relative_to(inputs).parts) or name for series in volumes]
-    images = {}
+        names = ["_".join(series.place.parts) or name for series in volumes]
+    images = []
     for number, own, series in zip(numbers_of(volumes), names, volumes, strict=True):
         if series in chosen:
             ending = f"_{number}" if names.count(own) > 1 else ""
-            images[own + ending] = replace(series, irregular=irregular)
+            images.append((own + ending, replace(series, irregular=irregular)))
     return images
 
 

@@ -159,7 +159,7 @@ def plan(model: Model, precision: str, device: torch.device, task: CaseSize, lim
             return candidate
     least = min(candidates, key=lambda candidate: (candidate.host, candidate.gpu))
     if least.host > host_limit:
-        where = "--memory" if limits.host is not None else "nine tenths of what the machine or the SLURM job has"
+        where = "--memory" if limits.host is not None else "nine tenths of what machine, job or container has"
         raise ImageError(f"needs {least.host / MB:.0f} MB of memory, the limit is {host_limit / MB:.0f} ({where})")
     where = "--gpu-memory" if limits.gpu is not None else "nine tenths of what is free on it"
     raise ImageError(f"needs {least.gpu / MB:.0f} MB on the GPU, the limit is {gpu_limit / MB:.0f} ({where})")

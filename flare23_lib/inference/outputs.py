@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 from flare23_lib.cache.entries import fingerprint
 from flare23_lib.choices import OutputType
-from flare23_lib.errors import ImageError
+from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.io.images import read_header, read_image
 from flare23_lib.io.label_tables import (
@@ -213,7 +214,7 @@ class Outputs:
         derived = {
             case.beside(suffix) for suffix in (SUFFIXES["dicom-seg"], SUFFIXES["rtstruct"], STATISTICS, PREVIEW)
         }
-        derived.update(case.beside("").glob("*.nii.gz"))
+        derived.update(self._class_file(case, structure) for structure in self.table)
         for file in sorted(derived.difference(self.files(case))) if with_labels else ():
             if file.exists():
                 log.warning("%s: may be of earlier labels", file)
@@ -241,6 +242,14 @@ def write_names(cases: Sequence[PredictionCase], output: Path, table: Sequence[S
     if cases:
         is_file = cases[0].labels == output
         write_label_tables(cases[0].labels.parent, table, f"{stem(output)}.{STEM}" if is_file else STEM)
+
+
+def check_class_names(table: Sequence[Structure], case: PredictionCase) -> None:
+    """Raise ConfigError if two labels would have the same file of their own."""
+    names = Counter(Outputs._class_file(case, structure).name for structure in table)
+    for name, count in names.items():
+        if count > 1:
+            raise ConfigError(f"--per-class: {count} labels would be written to {name}; choose with --labels-only")
 
 
 def check_types(types: Sequence[OutputType], cases: Sequence[PredictionCase]) -> None:

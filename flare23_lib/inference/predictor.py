@@ -202,10 +202,10 @@ def _find(path: str | Path, wanted: str | None, irregular: Irregular) -> Image:
     path = Path(path)
     if path.is_file() and image_stem(path):
         return path
-    found = list(find_series_at(path, wanted, irregular).values())
+    found = find_series_at(path, wanted, irregular)
     if len(found) > 1:
         raise ImageError(f"{path}: a Predictor segments one series at a time; give its number or UID")
-    return found[0]
+    return found[0][1]
 
 
 def _volume_of(image: ImageLike, affine: np.ndarray | None) -> Volume:

@@ -11,7 +11,7 @@ import logging
 import zipfile
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -114,13 +114,15 @@ class Series:
     irregular: Irregular = "refuse"
 
     def __str__(self) -> str:
-        return f"{self.place} (series {self.number or self.uid})"
+        return f"{self.root / self.place} (series {self.number or self.uid})"
 
     @property
-    def place(self) -> Path:
-        """The folder of its first file, in an archive too; the file itself if that was searched."""
+    def place(self) -> PurePath:
+        """The folder of its first file below what was searched, in an archive too."""
         file = self.frames[0].file
-        return (file.path / file.member).parent if file.path != self.root or file.member else file.path
+        inner = [part for part in PurePosixPath(file.member).parts[:-1] if part not in ("/", "..")]
+        below = file.path.relative_to(self.root).parts
+        return PurePath(*(below if file.member else below[:-1]), *inner)
 
     @property
     def is_volume(self) -> bool:

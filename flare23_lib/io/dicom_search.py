@@ -35,10 +35,9 @@ TAGS = [
 
 
 UNREADABLE = (
-    OSError, zipfile.BadZipFile, zlib.error, InvalidDicomError, EOFError, ValueError,
-    RuntimeError, NotImplementedError,
+    OSError, zipfile.BadZipFile, zlib.error, InvalidDicomError, EOFError, ValueError, RuntimeError,
 )  # fmt: skip
-"""What is raised for a broken file or archive; the last two for one that is encrypted, or packed otherwise."""
+"""What is raised for a broken file or archive; the last for one that is encrypted, or packed otherwise."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def files_of(root: Path) -> Iterator[DicomFile]:
 
 
 def _files_below(folder: Path, above: Collection[Path]) -> Iterator[Path]:
-    """Give the files below a folder, through links too, but none to a folder that it lies in; no hidden ones."""
+    """Give the files below a folder, also through links, but not those to a folder above; no hidden ones."""
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
@@ -252,7 +251,7 @@ def format_series(series: Sequence[Series]) -> str:
     for number, one in zip(numbers_of(series), series, strict=True):
         columns = "x".join(f"{value:.4g}" for value in (*one.pixel_spacing[::-1], one.distance))
         matrix = f"{one.matrix[1]}x{one.matrix[0]}"
-        slices, folder = str(len(one.frames)), one.place.name
+        slices, folder = str(len(one.frames)), str(one.place)
         rows.append((number, one.number, one.description[:40], slices, matrix, columns, folder, one.uid))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)

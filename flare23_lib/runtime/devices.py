@@ -86,9 +86,13 @@ def choose(device: str, claimed: int = 0) -> torch.device:
 
 
 def _granted_by_slurm() -> str:
-    """Return the GPUs that a job of SLURM was given, as `CUDA_VISIBLE_DEVICES` names them; empty for none."""
-    named = os.environ.get(VISIBLE, "") if "SLURM_JOB_ID" in os.environ else ""
-    return named if re.match(r"\d|GPU-|MIG-", named) else ""
+    """Return the GPUs that a job of SLURM was given, by SLURM's variables; empty for none, or for a CPU build of
+    PyTorch, which finds none anywhere."""
+    import torch
+
+    if not (torch.version.cuda or torch.version.hip):
+        return ""
+    return os.environ.get("SLURM_STEP_GPUS") or os.environ.get("SLURM_JOB_GPUS", "")
 
 
 def _check_mps() -> None:

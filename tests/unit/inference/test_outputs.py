@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import zipfile
 
 import matplotlib.image
 import nibabel as nib
@@ -270,6 +271,39 @@ def test_a_folder_of_dicom_and_labels_is_refused(model, ct, tmp_path, capsys):
     assert predict(model, ct, ct / "seg.nii.gz") == 0
     assert predict(model, ct, tmp_path / "again") == 1
     assert "holds images (seg.nii.gz) and DICOM" in capsys.readouterr().err
+
+
+def test_other_files_beside_images_are_no_dicom(model, ct, tmp_path):
+    (series,) = choose_series(find_series(ct), ct, None)
+    volume = series.read()
+    write_volume(tmp_path / "images/a_0000.nii.gz", volume.array, volume.header)
+    for name in ("cases.xlsx", "arrays.npz", "notes"):
+        (tmp_path / "images" / name).write_bytes(b"PK\3\4" + bytes(200))
+    assert predict(model, tmp_path / "images", tmp_path / "out") == 0
+
+
+def test_two_labels_with_one_file_are_refused_before_anything_is_computed(ct, tmp_path, capsys):
+    names = ("background", "a/b", "a_b", "tumor")
+    labels = tuple(ModelLabel(name, value) for name, value in zip(names, (0, 1, 2, 14), strict=True))
+    bundle = a_bundle((0, 1, 2, 14), labels=labels, spacing=(2.5, 0.8, 0.7), orientation="canonical")
+    write_bundle(tmp_path / "odd", bundle.model, bundle.state_dict)
+    assert predict(tmp_path / "odd", ct, tmp_path / "out", "--per-class") == 1
+    assert "2 labels would be written to a_b.nii.gz" in capsys.readouterr().err
+
+
+def test_an_archive_of_several_patients_names_cases_and_loses_none(model, tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for folder, patient, number in (("/x", "p1", 1), ("/x", "p2", 2), ("../y", "p3", 3)):
+            slices = a_series(an_image((8, 20, 24), number), SeriesNumber=number, PatientID=patient)
+            for file in save(tmp_path / patient, slices).iterdir():
+                archive.write(file, f"{folder}/{patient}_{file.name}")
+    assert predict(model, tmp_path / "all.zip", tmp_path / "out") == 1
+    listed = capsys.readouterr().err
+    assert " x " in listed and " y " in listed
+    assert predict(model, tmp_path / "all.zip", tmp_path / "out", "--series", "all") == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
+        "x_1.nii.gz", "x_2.nii.gz", "y.nii.gz",
+    ]  # fmt: skip
 
 
 def test_dicom_of_earlier_labels_goes_when_nothing_is_found(model, ct, tmp_path, caplog):
