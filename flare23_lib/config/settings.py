@@ -1,8 +1,7 @@
 """What each stage is made from: settings cut out of a checked configuration.
 
 The settings of a stage are what shapes its result and nothing else: in the workflow they are parameters of its jobs,
-and part of its fingerprint in the store. What only changes how the work is done
-(shards, device) is never among them.
+and part of its fingerprint in the store. What only changes how the work is done (shards, device) is never among them.
 """
 
 from __future__ import annotations

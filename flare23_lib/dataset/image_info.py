@@ -116,8 +116,7 @@ def read_info(path: Path, is_label: bool, header_only: bool = False, mapping: st
 def _read_mapped(label: LabelFiles) -> ImageInfo:
     """Read a label as later stages do, and count the voxels of our values."""
     labels = read_label_map(label)
-    masks = label.mask_files() if label.has_masks else {}
-    with nifti.open_volume(next(iter(masks.values()), label.path)) as stream:
+    with nifti.open_volume(label.first_file) as stream:
         info = header_info(stream)
     return replace(
         info,

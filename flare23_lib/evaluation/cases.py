@@ -150,12 +150,7 @@ def affordable_processes(pairs: Sequence[Pair], scoring: Scoring) -> int:
 def _needed_mb(pair: Pair) -> float:
     """Return the memory of a case by the headers of its files; 0 for broken ones, which are named later."""
     total = 0.0
-    reference: Path | None
-    if isinstance(pair.reference, LabelFiles):
-        label = pair.reference
-        reference = next(iter(label.mask_files().values()), None) if label.has_masks else label.path
-    else:
-        reference = pair.reference
+    reference = pair.reference.first_file if isinstance(pair.reference, LabelFiles) else pair.reference
     for path in filter(None, (reference, pair.prediction)):
         with suppress(FlareError, OSError), open_volume(path) as stream:
             voxels = float(stream.header["dim"][1:4].astype(float).prod())

@@ -84,8 +84,7 @@ class Limits:
         control group."""
         if self.host is not None:
             return self.host * MB
-        available = available_memory()
-        available = min(available, memory_limit() or available)
+        available = min(available_memory(), memory_limit() or math.inf)
         of_cores = int(os.environ.get("SLURM_MEM_PER_CPU", 0)) * int(os.environ.get("SLURM_CPUS_ON_NODE", 0))
         if granted := int(os.environ.get("SLURM_MEM_PER_NODE", 0)) or of_cores:
             available = min(available, granted * 1024**2)

@@ -54,6 +54,12 @@ def keep_labels(labels: np.ndarray, table: Sequence[Structure]) -> np.ndarray:
     return kept[labels]
 
 
+def _class_file(case: PredictionCase, structure: Structure) -> Path:
+    """Return the file of one label; what a file's name cannot hold becomes `_`."""
+    name = re.sub(r"[/\\\0]|^\.", "_", structure.name)
+    return case.beside("") / f"{name}.nii.gz"
+
+
 def _exists(path: Path, held: str) -> ImageError:
     return ImageError(f"{path}: exists and holds {held}; give another output, or replace it with --overwrite")
 
@@ -95,15 +101,9 @@ class Outputs:
         """Return the files that are wanted of a case beside its NIfTI labels."""
         files = [case.beside(SUFFIXES[kind]) for kind in self.types if kind != "nifti"]
         if self.per_class:
-            files += [self._class_file(case, structure) for structure in self.table]
+            files += [_class_file(case, structure) for structure in self.table]
         files += [case.beside(STATISTICS)] if self.statistics else []
         return files + ([case.beside(PREVIEW)] if self.draw else [])
-
-    @staticmethod
-    def _class_file(case: PredictionCase, structure: Structure) -> Path:
-        """Return the file of one label; what a file's name cannot hold becomes `_`."""
-        name = re.sub(r"[/\\\0]|^\.", "_", structure.name)
-        return case.beside("") / f"{name}.nii.gz"
 
     def first(self, case: PredictionCase) -> Path:
         """Return the file to name in messages."""
@@ -202,7 +202,7 @@ class Outputs:
         self._write_dicom(case, labels)
         for structure in self.table if self.per_class else ():
             one = (labels == structure.value).astype(np.uint8)
-            write_volume(self._class_file(case, structure), one, header)
+            write_volume(_class_file(case, structure), one, header)
         image = read_image(case.image) if self.needs_image else None
         if image is not None and self.statistics:
             from flare23_lib.inference.label_statistics import measure_labels, write_case_statistics
@@ -214,7 +214,7 @@ class Outputs:
         derived = {
             case.beside(suffix) for suffix in (SUFFIXES["dicom-seg"], SUFFIXES["rtstruct"], STATISTICS, PREVIEW)
         }
-        derived.update(self._class_file(case, structure) for structure in self.table)
+        derived.update(_class_file(case, structure) for structure in self.table)
         for file in sorted(derived.difference(self.files(case))) if with_labels else ():
             if file.exists():
                 log.warning("%s: may be of earlier labels", file)
@@ -246,7 +246,7 @@ def write_names(cases: Sequence[PredictionCase], output: Path, table: Sequence[S
 
 def check_class_names(table: Sequence[Structure], case: PredictionCase) -> None:
     """Raise ConfigError if two labels would have the same file of their own."""
-    names = Counter(Outputs._class_file(case, structure).name for structure in table)
+    names = Counter(_class_file(case, structure).name for structure in table)
     for name, count in names.items():
         if count > 1:
             raise ConfigError(f"--per-class: {count} labels would be written to {name}; choose with --labels-only")

@@ -102,6 +102,11 @@ class LabelFiles:
         return {name: path for name, path in paths.items() if path.exists()}
 
     @property
+    def first_file(self) -> Path:
+        """The file or, of masks, the first that is there."""
+        return next(iter(self.mask_files().values()), self.path) if self.has_masks else self.path
+
+    @property
     def files_identity(self) -> str:
         """What tells one version of the file or of the masks from another; ImageError if one cannot be read."""
         if not (self.has_masks and (masks := self.mask_files())):
