@@ -85,6 +85,10 @@ class KilledError(FlareError):
     """A process of a job was killed from outside, or lacked memory or a working GPU; another attempt may succeed."""
 
 
+class GpuError(KilledError):
+    """A GPU lacked memory or does not work; another attempt may succeed, and more main memory would not help it."""
+
+
 class BundleError(FlareError):
     """A model bundle or checkpoint cannot be used."""
 

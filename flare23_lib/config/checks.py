@@ -291,6 +291,8 @@ def _check_network(key: str, model: ModelSettings) -> None:
             raise ConfigError(
                 f"{key}.patch_size: {size} is not a multiple of {factor}, the strides' product along axis {axis}"
             )
+    if tuple(model.patch_size) == tuple(architecture.downsampling):
+        raise ConfigError(f"{key}.patch_size: the strides leave one voxel of it, which cannot be normalized")
 
 
 def _check_pretrained(key: str, model: ModelSettings, name: str, source: ModelSettings) -> None:

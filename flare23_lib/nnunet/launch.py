@@ -18,7 +18,7 @@ import torch.distributed
 import torch.multiprocessing
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from flare23_lib.errors import KilledError, TrainingError
+from flare23_lib.errors import GpuError, KilledError, TrainingError, first_line
 from flare23_lib.nnunet.plans import CONFIGURATION
 from flare23_lib.nnunet.trainer import FlareTrainer
 from flare23_lib.runtime.signals import Signals, StoppedError
@@ -83,6 +83,7 @@ def train(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None = Non
         StoppedError: a signal asked for it; the state is saved.
         TrainingError: the loss is NaN.
         KilledError: one of several processes was killed.
+        GpuError: the GPU's memory is too small.
     """
     if run.processes > 1:
         _train_in_processes(run, prepare)
@@ -96,7 +97,13 @@ def _finish(trainer: FlareTrainer, prepare: Callable[[FlareTrainer], None] | Non
     if not trainer.resume() and prepare is not None:
         prepare(trainer)
     if trainer.current_epoch < trainer.num_epochs:
-        trainer.run_training()
+        try:
+            trainer.run_training()
+        except torch.OutOfMemoryError as error:
+            raise GpuError(
+                "a GPU's memory is too small for the training; a smaller batch_size or patch_size or more GPUs "
+                f"(`gpus` of the model) need less of it ({first_line(error)})"
+            ) from error
 
 
 def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None) -> None:
@@ -126,7 +133,8 @@ def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None
                 raise KilledError(f"process {error.error_index} of the training was killed{how}") from error
             last = str(error).strip().splitlines()[-1]
             if last.startswith("flare23_lib.errors."):
-                raise TrainingError(last.partition(": ")[2]) from error
+                name, _, message = last.removeprefix("flare23_lib.errors.").partition(": ")
+                raise (GpuError if name == GpuError.__name__ else TrainingError)(message) from error
             raise
 
 

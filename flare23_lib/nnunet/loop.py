@@ -34,7 +34,7 @@ RECENT_EPOCHS = 20
 class ResumableTrainer(nnUNetTrainer, abc.ABC):
     """nnU-Net's trainer with a loop of its own: checkpoints by time, in mid-epoch too, and no model selection.
 
-    Arguments as the base class's. A subclass gives `train_step`, `validation_step` and `seed_rank`.
+    Arguments as the base class's. A subclass gives the abstract methods.
 
     Attributes:
         checkpoint_seconds: the longest time between two checkpoints.
@@ -55,7 +55,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         self.checkpoint_seconds = 600.0
         self.history: list[dict[str, Any]] = []
         self.epoch = history.Epoch()
-        self._restored_random_state: dict[str, Any] | None = None
+        self._restored: dict[str, Any] | None = None
         self._nan_in_a_row = 0
         self._last_checkpoint = time.monotonic()
         self._timestamp = time.time()
@@ -71,6 +71,14 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
     @abc.abstractmethod
     def seed_rank(self) -> None:
         """Seed a process other than the first one of a resumed training."""
+
+    @abc.abstractmethod
+    def state_of_loaders(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the loaders beside the random state."""
+
+    @abc.abstractmethod
+    def restore_loaders(self, state: dict[str, Any]) -> None:
+        """Bring the loaders of a resumed training to the checkpoint's state."""
 
     @property
     def class_names(self) -> list[str]:
@@ -228,11 +236,12 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         return time.monotonic() - self._last_checkpoint >= self.checkpoint_seconds
 
     def _stop_or_save(self, signal: int | None) -> None:
-        """Write a checkpoint if one is due or a signal came, and stop for the signal."""
-        finished = self.current_epoch >= self.num_epochs
-        if signal is not None or (self._is_due() and not finished):
+        """Write a checkpoint if one is due or a signal came, and stop for the signal; not after the last epoch."""
+        if self.current_epoch >= self.num_epochs:
+            return
+        if signal is not None or self._is_due():
             self._save()
-        if signal is not None and not finished:
+        if signal is not None:
             place = f" in epoch {self.current_epoch + 1} after {len(self.epoch.losses)} iterations"
             raise StoppedError(signal, place)
 
@@ -265,6 +274,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
                 "history": self.history,
                 "epoch": asdict(self.epoch),
                 "random_state": checkpoints.random_state(self.device),
+                **self.state_of_loaders(),
             },
         }
 
@@ -308,17 +318,18 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
         state = content["flare23"]
         self.history, self.epoch = state["history"], history.Epoch(**state["epoch"])
-        self._restored_random_state = state["random_state"]
+        self._restored = state
         log.info("%s: epoch %d, iteration %d come next", name, self.current_epoch + 1, len(self.epoch.losses) + 1)
         return True
 
     def on_train_start(self) -> None:
         """Make the loaders; then set the random state, which making them used, to that of the checkpoint."""
         super().on_train_start()
-        if self._restored_random_state is None:
+        if self._restored is None:
             return
         if self.local_rank == 0:
-            checkpoints.restore_random_state(self._restored_random_state, self.device)
+            self.restore_loaders(self._restored)
+            checkpoints.restore_random_state(self._restored["random_state"], self.device)
         else:
             self.seed_rank()
 
@@ -329,6 +340,10 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         text = " ".join(str(arg) for arg in args).strip()
         if text:
             log.debug("%s", text)
+
+    def _save_debug_information(self) -> None:
+        """Write nothing: the base class writes out all attributes, with what is known of each case; training.json has
+        what matters."""
 
     def plot_network_architecture(self) -> None:
         """Draw nothing: the drawing needs an unmaintained package."""

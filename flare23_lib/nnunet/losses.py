@@ -175,8 +175,10 @@ def _log_sum(log_probabilities: torch.Tensor, weights: torch.Tensor) -> torch.Te
         log_probabilities: (b, classes, z, y, x).
         weights: (b, classes).
     """
-    if (weights == weights[0]).all() and weights[0].count_nonzero() == 1:
-        return log_probabilities[:, int(weights[0].nonzero())]
+    used = weights.any(0).nonzero().flatten()  # few of many classes, and the gradient keeps each
+    log_probabilities, weights = log_probabilities[:, used], weights[:, used]
+    if len(used) == 1:
+        return log_probabilities[:, 0]
     return (log_probabilities + weights.log().to(log_probabilities)[:, :, None, None, None]).logsumexp(1)
 
 

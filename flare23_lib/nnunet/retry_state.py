@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flare23_lib.errors import FlareError, KilledError, TrainingError
+from flare23_lib.errors import FlareError, GpuError, KilledError, TrainingError, one_line
 from flare23_lib.io.atomic import read_json, write_json
 
 FAILED = "failed.json"
@@ -47,20 +47,23 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
     now = progress()
     without = known["without"] + 1 if known["progress"] == [now] else 0
     if without >= MAX_ATTEMPTS_WITHOUT_PROGRESS:
-        message = f"{without} attempts ended without a new checkpoint; see the log and {folder}"
+        last = known.get("last") or "ended by force"  # which nothing can write down
+        message = f"{without} attempts ended without a new checkpoint; the last one: {last}"
         write_json(failed, {"message": message})
         raise TrainingError(message)
-    known |= {"progress": [now], "without": without, "begun": known["begun"] + 1}
+    known |= {"progress": [now], "without": without, "begun": known["begun"] + 1, "last": ""}
     write_json(counted, known)
     try:
         yield
-    except KilledError:
-        raise
-    except FlareError as error:
-        if isinstance(error, stopped):
-            write_json(counted, known | {"stopped": known["stopped"] + 1})
-        else:
+    except Exception as error:
+        if isinstance(error, FlareError) and not isinstance(error, (KilledError, stopped)):
             write_json(failed, {"message": str(error)})
+        else:
+            forced = not isinstance(error, (GpuError, stopped))
+            known |= {"last": one_line(folder, error), "stopped": known["stopped"] + (not forced)}
+            if isinstance(error, stopped):
+                known["progress"] = None  # what was stopped before its first checkpoint is no failure
+            write_json(counted, known)
         raise
     counted.unlink(missing_ok=True)
 
@@ -77,7 +80,7 @@ def is_given_up(folder: Path) -> bool:
 
 
 def killed(folder: Path) -> int:
-    """Return how many attempts of this run were ended by force: neither finished nor stopped by a signal."""
+    """Return how many attempts of this run may have lacked main memory: neither stopped nor failed on a GPU."""
     counted = folder / COUNTED
     if not counted.exists():
         return 0

@@ -70,17 +70,20 @@ class Rounds:
 
     Args:
         members: class -> the cases that hold it; classes that no case holds take no part.
+
+    Attributes:
+        left: classes that are still to be targets in this round, the next one last.
     """
 
     def __init__(self, members: Mapping[int, Collection[str]]) -> None:
         self.members = {name: sorted(cases) for name, cases in members.items() if cases}
-        self._left: list[int] = []
+        self.left: list[int] = []
 
     def draw(self) -> tuple[int, str]:
         """Return the next target class and one of its cases, by numpy's global random state (as nnU-Net)."""
-        if not self._left:
-            self._left = list(np.random.permutation(sorted(self.members)))
-        target = int(self._left.pop())
+        if not self.left:
+            self.left = np.random.permutation(sorted(self.members)).tolist()
+        target = self.left.pop()
         cases = self.members[target]
         return target, cases[np.random.randint(len(cases))]
 
@@ -90,7 +93,7 @@ class BalancedDataLoader(nnUNetDataLoader):
 
     def __init__(self, *args, members: Mapping[int, Collection[str]], **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self._rounds = Rounds(members)
+        self.rounds = Rounds(members)
         self._targets: list[int | None] = []
 
     def get_indices(self) -> list[str]:
@@ -98,8 +101,8 @@ class BalancedDataLoader(nnUNetDataLoader):
         keys = list(super().get_indices())
         self._targets = [None] * len(keys)
         for position in range(len(keys)):
-            if self._rounds.members and self.get_do_oversample(position):
-                self._targets[position], keys[position] = self._rounds.draw()
+            if self.rounds.members and self.get_do_oversample(position):
+                self._targets[position], keys[position] = self.rounds.draw()
         return keys
 
     def get_bbox(self, data_shape, force_fg, class_locations, overwrite_class=None, verbose=False):

@@ -37,7 +37,7 @@ from flare23_lib.nnunet.retry_state import attempt, forget
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
 from flare23_lib.preprocessing.intensity import Intensity
 from flare23_lib.preprocessing.preprocess_cases import no_case
-from flare23_lib.runtime.signals import StoppedError
+from flare23_lib.runtime.signals import StoppedError, raised
 
 if TYPE_CHECKING:
     import torch
@@ -157,6 +157,7 @@ def _train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None) 
 def _run(job: TrainingJob, runtime: TrainingRuntime, initial: Callable[[FlareTrainer], None] | None) -> Metadata:
     import torch
 
+    from flare23_lib.nnunet import checkpoints
     from flare23_lib.nnunet import plans as nnunet_plans
     from flare23_lib.nnunet.launch import TrainingRun
     from flare23_lib.nnunet.launch import train as run
@@ -164,7 +165,10 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: Callable[[FlareTra
     from flare23_lib.runtime.devices import choose
 
     folder, rows = job.folder.path, job.rows
-    job.results.require_whole([row[name] for row in rows for name in ("image", "label")], runtime.threads)
+    # An attempt of this run that has saved a checkpoint has read them all.
+    if runtime.attempt <= 1 or not checkpoints.mark(job.checkpoints):
+        with raised():
+            job.results.require_whole([row[name] for row in rows for name in ("image", "label")], runtime.threads)
     preprocessed = folder / "preprocessed" / nnunet_plans.DATASET_NAME
     link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, job.results.root, rows)
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})

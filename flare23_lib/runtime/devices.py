@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from flare23_lib.errors import ConfigError, KilledError
+from flare23_lib.errors import ConfigError, GpuError
 from flare23_lib.io.locks import try_lock
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def choose(device: str, claimed: int = 0) -> torch.device:
 
     Raises:
         ConfigError: there is no such device, or it is a single one and several are claimed.
-        KilledError: a job of SLURM has a GPU that does not work; another attempt may be on another node.
+        GpuError: a job of SLURM has a GPU that does not work; another attempt may be on another node.
     """
     import torch
 
@@ -70,7 +70,7 @@ def choose(device: str, claimed: int = 0) -> torch.device:
         return torch.device("mps")
     count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     if device != "cpu" and not count and (granted := _granted_by_slurm()):
-        raise KilledError(f"device: SLURM gave this job GPU {granted}, and PyTorch finds none; is the node broken?")
+        raise GpuError(f"device: SLURM gave this job GPU {granted}, and PyTorch finds none; is the node broken?")
     if device == "cpu" or (device == "auto" and not count):
         log.info("runs on CPU with %d threads", torch.get_num_threads())
         return torch.device("cpu")

@@ -110,6 +110,19 @@ class Signals:
 
 
 @contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """While it is entered, in the main thread, signals raise StoppedError: for work that has no state to save."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise StoppedError(number)
+
+    with contextlib.ExitStack() as stack:
+        for number in STOPPING:
+            stack.callback(signal.signal, number, signal.signal(number, stop))
+        yield
+
+
+@contextlib.contextmanager
 def ended_at_once() -> Iterator[None]:
     """While it is entered, SIGINT and SIGTERM end the process at once, in mid-convolution too, with one line.
 

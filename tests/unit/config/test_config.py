@@ -209,6 +209,7 @@ def leave_out_by(name):
         ({"categories": [{"name": "a", "contains_all": []}]}, "contains_all: is empty, every labeled case would fit"),
         ({"models": {"student": {"strides": [[1, 1, 1], [2, 2, 2]]}}}, "models.student.strides"),
         ({"models": {"student": {"patch_size": [50, 128, 160]}}}, "models.student.patch_size"),
+        ({"models": {"student": {"patch_size": [8, 32, 32]}}}, "models.student.patch_size: the strides leave one"),
         (
             {"models": {"student": {"train_on": {"label_completions": ["nothing"]}}}},
             "models.student.train_on.label_completions",

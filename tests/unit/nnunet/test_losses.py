@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
-from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels, rows_of_labels
+from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels, rows_of_labels, sums_of_shares
 
 CLASSES = 5
 IGNORE = CLASSES
@@ -199,3 +199,19 @@ def test_two_processes_are_one(tmp_path):
     for rank, (one, gradient) in enumerate(parts):
         assert float(one) == pytest.approx(float(loss.detach()), abs=1e-6)
         torch.testing.assert_close(gradient[0] / 2, logits.grad[rank], msg="DDP takes the mean over processes")
+
+
+def test_labels_that_few_classes_can_be_keep_little_for_the_gradient():
+    classes = 15
+    logits = torch.randn(1, classes, 4, 8, 8, requires_grad=True)
+    shares = torch.rand(1, classes + 1, 4, 8, 8).softmax(1)
+    sets = admissible_sets(range(1, 10), classes)[None]
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        sums_of_shares(logits, shares, sets)
+    assert sum(storage.nbytes() for storage in kept.values()) < 12 * logits.nbytes

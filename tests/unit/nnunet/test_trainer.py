@@ -230,17 +230,18 @@ def stop_after(one, iterations):
         one.run_training()
 
 
-def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(made, tmp_path):
+@pytest.mark.parametrize("iterations", [1, 2, 5, 6, 7])
+def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(made, tmp_path, iterations):
     protocol = {"epochs": 2, "iterations_per_epoch": 4, "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.01}
     whole = made(**protocol)
     whole.run_training()
     expected = copy.deepcopy(whole.bare_network.state_dict())
     for path in tmp_path.rglob("*.pth"):
         path.unlink()
-    stop_after(made(**protocol), 6)
+    stop_after(made(**protocol), iterations)
     again = made(**protocol)
     assert again.resume()
-    assert len(again.epoch.losses) == 2
+    assert len(again.epoch.losses) == iterations % 4
     again.run_training()
     state = again.bare_network.state_dict()
     assert all(torch.equal(state[name], expected[name]) for name in expected)

@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import processes
@@ -19,20 +20,20 @@ from machines import PATIENCE
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from processes import Command
 from safetensors.torch import load_file
-from trainings import MODEL, command, prepare, settings
+from trainings import MODEL, NAMES, command, prepare, settings
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config.training_models import TrainingProtocol
-from flare23_lib.errors import KilledError, TrainingError
+from flare23_lib.errors import GpuError, KilledError, TrainingError
 from flare23_lib.io.atomic import TEMPORARY_MARK, read_json
 from flare23_lib.io.tables import read_csv
-from flare23_lib.nnunet import checkpoints, launch, sampling
+from flare23_lib.nnunet import checkpoints, launch, sampling, train
 from flare23_lib.nnunet.losses import admissible_sets
-from flare23_lib.nnunet.retry_state import attempt
+from flare23_lib.nnunet.retry_state import attempt, killed
 from flare23_lib.nnunet.sampling import Rounds
 from flare23_lib.nnunet.trainer import FlareTrainer
-from flare23_lib.nnunet.training_job import CHECKPOINTS
+from flare23_lib.nnunet.training_job import CHECKPOINTS, GivenFiles, training_job
 from flare23_lib.runtime.signals import StoppedError
 
 
@@ -302,6 +303,53 @@ def test_two_attempts_without_a_new_checkpoint_are_enough(tmp_path):
     for number in range(2, 9):
         progress.value += 1
         die(number)
+
+
+def test_a_gpu_without_memory_is_named_at_the_end_and_asks_for_no_more_main_memory(tmp_path):
+    full = SimpleNamespace(resume=lambda: True, current_epoch=0, num_epochs=1, run_training=Mock())
+    full.run_training.side_effect = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+    for number in (1, 2):
+        with pytest.raises(GpuError, match="batch_size"), attempt(tmp_path, number, Progress(), StoppedError):
+            launch._finish(full, None)
+    assert killed(tmp_path) == 0
+    with pytest.raises(TrainingError, match=r"2 attempts .* \(CUDA out of memory. Tried to allocate 2 GiB.\)$"):
+        attempt(tmp_path, 3, Progress(), StoppedError).__enter__()
+
+
+def test_a_worker_that_was_killed_asks_for_more_main_memory(tmp_path):
+    error = RuntimeError("One or more background workers are no longer alive.")
+    for number in (1, 2):
+        with pytest.raises(RuntimeError), attempt(tmp_path, number, Progress(), StoppedError):
+            raise error
+    assert killed(tmp_path) == 2
+    with pytest.raises(TrainingError, match=r"RuntimeError: One or more background workers are no longer alive\.$"):
+        attempt(tmp_path, 3, Progress(), StoppedError).__enter__()
+
+
+def test_a_stop_before_the_first_checkpoint_is_no_failure(tmp_path):
+    for number in range(1, 9):
+        with pytest.raises(StoppedError), attempt(tmp_path, number, Progress(), StoppedError):
+            raise StoppedError(signal.SIGTERM)
+    assert killed(tmp_path) == 0
+
+
+def test_a_signal_ends_the_reading_of_the_cases_and_only_the_first_start_reads_them(results, monkeypatch):
+    read = []
+
+    def require_whole(self, files, threads=1):
+        read.append(files)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Results, "require_whole", require_whole)
+    job = training_job(results, MODEL, settings(), NAMES, 1, GivenFiles())
+    with pytest.raises(StoppedError) as error:
+        train._train(job, train.TrainingRuntime(device="cpu"), None)
+    assert error.value.exit_code == 128 + signal.SIGTERM
+    assert read_json(job.folder.path / "attempts.json")["stopped"] == 1
+    checkpoints.write_latest(job.checkpoints, {})
+    with pytest.raises(KeyError, match="network_weights"):
+        train._train(job, train.TrainingRuntime(device="cpu", attempt=2), None)
+    assert len(read) == 1
 
 
 def test_checkpoints_need_no_hard_links(tmp_path, monkeypatch):
