@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +11,7 @@ import torch
 
 from flare23_lib import __version__
 from flare23_lib.evaluation.profiling import find_gpu
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
+from flare23_lib.runtime.machine import available_cores, processor_name
 
 
 def provenance() -> dict[str, Any]:
@@ -32,8 +20,8 @@ def provenance() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "machine": {
-            "processor": processor(),
-            "cores": len(os.sched_getaffinity(0)),
+            "processor": processor_name(),
+            "cores": available_cores(),
             "gpu": torch.cuda.is_available(),
             **({"gpu_name": gpu.name} if gpu else {}),
         },

@@ -161,8 +161,8 @@ class Finished:
         self._entry(entry, [WEIGHTS], {"weights_sha256": sha})
         record = {"model": name, "weights": self.results.relative(entry.file(WEIGHTS)), "labels_unseen": []}
         write_json(self.results.training(name), record)
-        inference, names = self.config.inference_settings(name), self.config.label_map.names
-        model = train.describe(name, settings, inference, names, sha)
+        inference, labels = self.config.inference_settings(name), self.config.label_map.labels
+        model = train.describe(name, settings, inference, labels, sha)
         write_json(self.results.bundle(name) / "model.json", model.to_json())
         (self.results.bundle(name) / "model.safetensors").write_bytes(b"weights")
         self.digests[name] = segmentations.model_digest(read_json(self.results.bundle(name) / "model.json"))

@@ -30,7 +30,7 @@ from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.nnunet.train import TrainingRuntime, export, train
-from flare23_lib.nnunet.training_job import GivenFiles, training_job
+from flare23_lib.nnunet.training_job import training_job
 from flare23_lib.preprocessing.preprocess_cases import preprocess
 from flare23_lib.pseudo_labels.merge import MergeRules, merge
 from flare23_lib.pseudo_labels.pseudo_label import annotated_labels
@@ -86,7 +86,7 @@ def main() -> None:
         shuffle(config, real, other, completion)
     record = other.shard("preprocessed", model, ALL)
     preprocess(other, config.preprocessing_settings(model), config.model(model).patch_size, ALL, record)
-    job = training_job(other, model, config.training_settings(model), names, 1, GivenFiles())
+    job = training_job(other, model, config.training_settings(model), names, 1)
     history = other.training(model).with_name("training.csv")
     train(job, TrainingRuntime(config.device, threads), None, other.training(model), history)
     inference = config.inference_settings(model)

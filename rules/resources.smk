@@ -8,7 +8,7 @@ from flare23_lib.cache.entries import Shard
 from flare23_lib.errors import FlareError
 from flare23_lib.inference.segmentations import segmentation_entries, validation_shard
 from flare23_lib.nnunet import retry_state
-from flare23_lib.nnunet.training_job import GivenFiles, training_job
+from flare23_lib.nnunet.training_job import training_job
 from flare23_lib.preprocessing import fit_intensity, preprocess_cases
 from flare23_lib.pseudo_labels.complete import CompletionJob, all_entries
 from flare23_lib.pseudo_labels.pseudo_label import category_shard
@@ -66,9 +66,9 @@ def intensity_record(wildcards):
 
 def job_of_training(wildcards):
     """A model's training."""
-    given = GivenFiles(intensity_record(wildcards), CONFIG.pretrained_file(wildcards.model))
+    given = intensity_record(wildcards), CONFIG.pretrained_file(wildcards.model)
     settings = CONFIG.training_settings(wildcards.model)
-    return training_job(RESULTS, wildcards.model, settings, LABEL_NAMES, SHARDS["preprocessing"], given)
+    return training_job(RESULTS, wildcards.model, settings, LABEL_NAMES, SHARDS["preprocessing"], *given)
 
 
 def pooled_entries(wildcards):

@@ -131,11 +131,11 @@ def _preprocess(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import TrainingSettings
     from flare23_lib.nnunet.train import TrainingRuntime, train
-    from flare23_lib.nnunet.training_job import GivenFiles, training_job
+    from flare23_lib.nnunet.training_job import training_job
 
     parts = args.settings
-    settings, given = TrainingSettings.from_json(parts["settings"]), GivenFiles(args.intensity, args.pretrained)
-    job = training_job(args.results, args.model, settings, parts["label_names"], args.shards, given)
+    settings, given = TrainingSettings.from_json(parts["settings"]), (args.intensity, args.pretrained)
+    job = training_job(args.results, args.model, settings, parts["label_names"], args.shards, *given)
     runtime = TrainingRuntime(args.device, args.threads, args.gpus, args.checkpoint_minutes, args.attempt)
     train(job, runtime, args.pretrained, args.output, args.history)
 

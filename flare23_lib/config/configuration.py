@@ -250,11 +250,9 @@ class Config(Configuration):
     def pseudo_label_settings(self, completion: str) -> stages.PseudoLabelSettings:
         """Return what a completion needs of its teacher."""
         settings = self.completion_settings(completion)
-        runner_up = settings.conflict_policy == "next_class"
         return stages.PseudoLabelSettings(
             category=settings.category,
-            runner_up=runner_up,
-            annotated=settings.annotated if runner_up else None,
+            annotated=settings.annotated if settings.conflict_policy == "next_class" else None,
             votes=bool(settings.asking_for_votes),
             soft=settings.soft,
         )

@@ -117,14 +117,13 @@ class PseudoLabelSettings(Table):
     """What a completion needs of its teacher; nothing else of a completion segments a case again.
 
     Attributes:
-        runner_up: whether labels without the annotated classes are needed, too.
         votes: whether the votes of the mirrored passes are needed.
-        annotated: label values that count as annotated; None without runner-up labels.
+        annotated: label values that count as annotated, where labels without these classes are needed, too; else
+            None.
         soft: whether soft labels are needed.
     """
 
     category: str
-    runner_up: bool
     votes: bool
     annotated: AnnotatedValues | None = None
     soft: bool = SOFT

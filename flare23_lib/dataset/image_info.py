@@ -84,12 +84,11 @@ class ImageInfo:
 
     @classmethod
     def from_json(cls, content: dict) -> ImageInfo:
-        """Read what `to_json` returned, or did up to version 0.1, which called issues faults."""
+        """Read what `to_json` returned."""
         row: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
         }
-        voxels, issue = content["voxels"], row.pop("fault", content.get("issue", ""))
-        return cls(**row | {"issue": issue, "voxels": None if voxels is None else dict(voxels)})
+        return cls(**row | {"voxels": None if content["voxels"] is None else dict(content["voxels"])})
 
 
 def read_info(path: Path, is_label: bool, header_only: bool = False, mapping: str = "") -> ImageInfo:

@@ -7,7 +7,6 @@ structures values; a name that is not in it is listed, never guessed.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
 import re
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flare23_lib.errors import CohortError, ImageError
+from flare23_lib.errors import CohortError, ImageError, StoreError
 from flare23_lib.io.dicom import Irregular, Series
 from flare23_lib.io.dicom_search import DicomSearch, find_series
 from flare23_lib.io.dicom_seg import Segment, read_seg
@@ -54,13 +53,10 @@ class NameTable:
         """Read a CSV with the columns `name`, `value` and `aliases` (separated by semicolons; may be missing);
         CohortError if it cannot be read, a value is no number from 1 to 254, or a name stands for two values."""
         try:
-            with path.open(encoding="utf-8-sig", newline="") as handle:
-                reader = csv.DictReader(handle)
-                rows = list(reader)
-            if missing := {"name", "value"}.difference(reader.fieldnames or ()):
-                raise KeyError(*sorted(missing))
+            if not (rows := read_csv(path)):
+                raise ValueError("it has no row")
             names, numbers = [row["name"].strip() for row in rows], [int(row["value"]) for row in rows]
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (StoreError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CohortError(f"{path}: is no table of the columns name, value and aliases ({error})") from error
         values: dict[str, int] = {}
         for row, name, value in zip(rows, names, numbers, strict=True):

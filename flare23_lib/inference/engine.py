@@ -229,9 +229,9 @@ class Engine:
         log.info("windows: %d computed (%s)", computed, model.inference.windows)
         scores = dict(zip(model.names[1:], agreement.scores()[1:], strict=True)) if agreement else {}
         counts = None
-        if agreement and extras.votes:
+        if agreement and agreement.vote_count is not None:
             counts = np.empty(prepared.stored_shape, np.uint8)
-            agreement.write_vote_count(turn(counts))
+            write_nearest(agreement.vote_count, turn(counts))
         soft = None
         if outputs[0].soft is not None:
             soft = np.empty(prepared.stored_shape, np.int32)

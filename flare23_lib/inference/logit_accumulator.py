@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from flare23_lib.axes import Slices, as_triple
-from flare23_lib.preprocessing.resampling import write_nearest
 
 UNCOVERED = -1e4
 """Logit of every class but the background where no window was computed: background by decision, also when it is
@@ -166,9 +165,3 @@ class TTAAgreement:
                 if size:
                     score.append(2 * shared / size)
         return [sum(score) / len(score) if score else None for score in scores]
-
-    def write_vote_count(self, seen: np.ndarray) -> None:
-        """Fill a uint8 array (z, y, x), axes as the network sees them, with each voxel's count at the nearest one."""
-        if self.vote_count is None:
-            raise ValueError("votes were not counted")
-        write_nearest(self.vote_count, seen)

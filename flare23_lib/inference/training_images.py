@@ -7,10 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from flare23_lib.axes import Spacing, Triple
-from flare23_lib.io.geometry import Geometry
+from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.io.nifti import Volume
 
 AIR_HU = -500.0
@@ -61,16 +58,11 @@ def _pair(values: Iterable[float] | None) -> tuple[float, float] | None:
     return low, high
 
 
-def summarize(
-    images: Iterable[tuple[np.ndarray, Triple, Spacing, float | None, float | None]],
-) -> TrainingImages | None:
-    """Summarize images, each with affine, shape and spacing (z, y, x), lowest and highest value; None without any."""
-    axes: Counter[str] = Counter()
-    ranges = []
-    for affine, shape, spacing, low, high in images:
-        axes[Geometry(shape, affine, spacing).axis_codes] += 1
-        if low is not None and high is not None:
-            ranges.append((low, high))
+def summarize(images: Iterable[ImageInfo]) -> TrainingImages | None:
+    """Summarize images; None if the header of none could be read."""
+    readable = [info for info in images if info.shape is not None]
+    axes = Counter(info.geometry.axis_codes for info in readable)
+    ranges = [(info.low, info.high) for info in readable if info.low is not None and info.high is not None]
     if not axes:
         return None
     lowest, highest = ((min(part), max(part)) for part in zip(*ranges, strict=True)) if ranges else (None, None)

@@ -194,11 +194,7 @@ def read_text(path: str | Path, encoding: str = "utf-8") -> str:
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write a JSON file atomically, indented, keys in the order given."""
-    write_text(path, _json_text(content))
-
-
-def _json_text(content: Any) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:

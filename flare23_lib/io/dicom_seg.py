@@ -156,7 +156,7 @@ def _describe(structure: Structure, number: int, model: str) -> SegmentDescripti
 
 @dataclass(frozen=True)
 class Segment:
-    """A structure that was read from DICOM: its name, and the value of its type's code (or empty).
+    """A structure that was read from DICOM.
 
     Attributes:
         mask: bool, (slices, rows, columns) of the series.
@@ -164,7 +164,6 @@ class Segment:
     """
 
     name: str
-    code: str
     mask: np.ndarray
     tiny: int = 0
 
@@ -186,15 +185,10 @@ def read_seg(file: DicomFile, series: Series) -> list[Segment]:
         identified = frame_attributes(dataset, index, "SegmentIdentificationSequence")
         masks[int(identified.ReferencedSegmentNumber)][place] |= frame > 0
     return [
-        Segment(str(item.SegmentLabel), _code_of(item), masks[int(item.SegmentNumber)])
+        Segment(str(item.SegmentLabel), masks[int(item.SegmentNumber)])
         for item in dataset.SegmentSequence
         if item.SegmentNumber != 0  # the background of a label map
     ]
-
-
-def _code_of(item: Dataset) -> str:
-    types = item.get("SegmentedPropertyTypeCodeSequence")
-    return str(types[0].get("CodeValue", "")) if types else ""
 
 
 def _slice_of(file: DicomFile, series: Series, dataset: Dataset, index: int, shape: tuple[int, ...]) -> int:

@@ -50,7 +50,7 @@ class Geometry:
         voxels."""
         if self.shape != other.shape:
             return f"shape {self.shape} against {other.shape}"
-        distances = self.corner_distances(other)
+        distances = lengths_at_corners(self.shape, np.linalg.solve(self.affine, other.affine - self.affine))
         if (distance := distances.max()) <= tolerance:
             return None
         if np.ptp(distances) < distance / 2:
@@ -58,10 +58,6 @@ class Geometry:
         else:
             what = f"axes {self.axes} against {other.axes}"
         return f"{what}, a corner is {distance:.3g} voxels off"
-
-    def corner_distances(self, other: Geometry) -> np.ndarray:
-        """Return how far apart two geometries put each corner of this volume, in voxels of this one; (8,)."""
-        return lengths_at_corners(self.shape, np.linalg.solve(self.affine, other.affine - self.affine))
 
 
 def lengths_at_corners(shape: Triple, shift: np.ndarray) -> np.ndarray:

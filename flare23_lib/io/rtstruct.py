@@ -206,7 +206,7 @@ def read_rtstruct(file: DicomFile, series: Series) -> list[Segment]:
         for place, contours in planes.items():
             mask[place] = filled(contours, series.matrix)
             tiny += sum(not filled([points], series.matrix).any() for points in contours if len(points) < 9)
-        segments.append(Segment(name, "", mask, tiny))
+        segments.append(Segment(name, mask, tiny))
     return segments
 
 

@@ -17,10 +17,10 @@ A loss is computed from sums over voxels, so that volumes can be taken in parts 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import nn
 
 SMOOTH = 1e-5
@@ -186,24 +186,6 @@ def _joined(entropy: torch.Tensor, voxels: torch.Tensor, *by_class: torch.Tensor
     return torch.cat([part.to(entropy.dtype) for part in (entropy[None], voxels[None], *by_class)])
 
 
-class SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over the processes of a training, also for gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the sum."""
-        total = tensor.clone()
-        torch.distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the gradients: every process computes the whole loss, and DDP takes their mean."""
-        total = gradient.clone()
-        torch.distributed.all_reduce(total)
-        return total
-
-
 def loss_of_sums(total: torch.Tensor, sets: torch.Tensor, several: bool) -> torch.Tensor:
     """Return cross-entropy minus soft Dice.
 
@@ -217,7 +199,7 @@ def loss_of_sums(total: torch.Tensor, sets: torch.Tensor, several: bool) -> torc
     """
     total = torch.cat([total, (sets[:, 0, 1:] == 0).sum(0).to(total)])
     if several:
-        total = SumOverProcesses.apply(total)
+        total = AllGatherGrad.apply(total).sum(0)  # every process computes the whole loss, and DDP takes their mean
     entropy, voxels = total[0], total[1]
     found, elsewhere, sizes, annotated = total[2:].view(4, -1)
     dice = (2 * found + SMOOTH) / (found + elsewhere + sizes + SMOOTH)

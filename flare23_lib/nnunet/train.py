@@ -8,12 +8,10 @@ import platform
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from flare23_lib import __version__
 from flare23_lib.cache.entries import Metadata
@@ -114,12 +112,7 @@ def _training_images(job: TrainingJob) -> TrainingImages | None:
     """Return what the scan of the cohort remembers of the images of a training; None if it remembers none."""
     known = remembered(job.results.scan_memory)
     paths = {case.case: Path(case.image) for case in read_cases(job.results.cases)}
-    facts = [known[path] for row in job.rows if (path := paths.get(row["case"])) in known]
-    return summarize(
-        (np.array(one.affine).reshape(4, 4), one.shape, one.spacing, one.low, one.high)
-        for one in facts
-        if one.shape is not None and one.spacing is not None
-    )
+    return summarize(known[path] for row in job.rows if (path := paths.get(row["case"])) in known)
 
 
 def _train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None) -> Metadata:
@@ -216,7 +209,7 @@ def describe(
     model: str,
     settings: TrainingSettings,
     inference: InferenceSettings,
-    label_names: Sequence[str],
+    labels: Sequence[Label],
     weights_sha256: str,
 ) -> Model:
     """Return the description of a trained model: all of model.json that shapes results."""
@@ -227,18 +220,11 @@ def describe(
         spacing=settings.spacing,
         intensity=Intensity.of(settings.intensity),
         orientation=settings.orientation,
-        labels=(
-            ModelLabel("background", 0),
-            *(ModelLabel(*pair) for pair in zip(label_names, settings.label_values, strict=True)),
-        ),
+        labels=(ModelLabel("background", 0), *(ModelLabel(**asdict(label)) for label in labels)),
         mirror_axes=settings.training.mirror_axes,
         inference=InferenceDefaults(**inference.to_json()),
         weights=Weights(WEIGHTS_FILE, weights_sha256),
     )
-
-
-def _model_label(label: Label) -> ModelLabel:
-    return ModelLabel(label.name, label.value, label.kind, label.tolerance_mm, label.scored)
 
 
 def export(
@@ -256,17 +242,9 @@ def export(
         "fingerprint": record["fingerprint"],
         "versions": record["versions"],
     }
-    description = describe(
-        model,
-        TrainingSettings.from_json(record["settings"]),
-        inference,
-        [label.name for label in labels],
-        record["weights_sha256"],
-    )
-    images = record.get("training_images")
+    settings, images = TrainingSettings.from_json(record["settings"]), record.get("training_images")
     description = replace(
-        description,
-        labels=(description.labels[0], *map(_model_label, labels)),
+        describe(model, settings, inference, labels, record["weights_sha256"]),
         unseen=tuple(record["labels_unseen"]),
         provenance=provenance,
         training_images=TrainingImages.from_json(images) if images else None,

@@ -85,28 +85,19 @@ class TrainingJob:
         return self.folder.path / CHECKPOINTS
 
 
-@dataclass(frozen=True)
-class GivenFiles:
-    """Files that complete a training's settings.
-
-    Attributes:
-        intensity: record of the measured intensity, if the settings say `measure`.
-        pretrained: file of weights to start from, or None.
-    """
-
-    intensity: Path | None = None
-    pretrained: Path | None = None
-
-
 def training_job(
     results: Results,
     model: str,
     settings: TrainingSettings,
     label_names: Sequence[str],
     shards: int,
-    given: GivenFiles,
+    intensity: Path | None = None,
+    pretrained: Path | None = None,
 ) -> TrainingJob:
-    """Return a model's training, whose settings the given files complete, by the shards of its preprocessing.
+    """Return a model's training, by the shards of its preprocessing.
+
+    Its settings are completed by the record of the measured intensity, if they say `measure`, and by the digest of
+    the file of weights to start from.
 
     Raises:
         StoreError: its cases are not preprocessed.
@@ -114,6 +105,6 @@ def training_job(
     """
     from flare23_lib.nnunet.pretrained import digest_of
 
-    settings = with_intensity(settings, given.intensity)
-    settings = TrainingSettings.of(settings, pretrained=digest_of(given.pretrained))  # the path shapes nothing
+    settings = with_intensity(settings, intensity)
+    settings = TrainingSettings.of(settings, pretrained=digest_of(pretrained))  # the path shapes nothing
     return TrainingJob(results, model, settings, label_names, read_shards(results, "preprocessed", model, shards))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -51,7 +51,7 @@ def draw_preview(path: Path, name: str, image: Volume, labels: np.ndarray, table
     spacing = turn.spacing(image.geometry.spacing)
     colors = list(label_colors([structure.name for structure in table]).values())
     present = [row for row in table if (labels == row.value).any()]
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(10.8, 8.4), facecolor="white", layout="constrained")
         axes = figure.subplots(2, 3)
         for axis, (plane, side) in enumerate(PLANES.items()):

@@ -11,37 +11,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
+import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from flare23_lib.io import atomic
 
-NO_STYLE = (
-    "backend",
-    "interactive",
-    "toolbar",
-    "timezone",
-    "tk.",
-    "webagg.",
-    "date.epoch",
-    "docstring.",
-    "savefig.d",
-)
-"""Beginnings of the names of matplotlib's settings that are no matter of looks."""
-
-STYLE: dict[Any, Any] = {
-    # Nothing of a user's matplotlibrc, such as LaTeX, which a node may lack.
-    **{name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(NO_STYLE)},
-    "svg.fonttype": "none",
-    "svg.hashsalt": "flare23",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
-    "text.parse_math": False,  # a case may be named with dollar signs
-}
-"""For `matplotlib.rc_context`."""
+STYLE: list[Any] = [
+    "default",  # nothing of a user's matplotlibrc, such as LaTeX, which a node may lack
+    {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "flare23",
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": 10,
+        "text.parse_math": False,  # a case may be named with dollar signs
+    },
+]
+"""For `matplotlib.style.context`."""
 
 INK, PALE_INK, GRID = "#1d2733", "#5d6876", "#d5dbe1"
 """Colors of text, of less important text, and of grid lines."""
@@ -83,7 +71,7 @@ def new_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         width: in inches.
         height: in inches.
     """
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
         yield figure
         with atomic.atomic_path(path) as temporary:

@@ -194,7 +194,7 @@ class _Planner:
         if done:
             sha256 = done["results"]["weights_sha256"]
             inference = self.config.inference_settings(job.model)
-            model = describe(job.model, job.settings, inference, job.label_names, sha256)
+            model = describe(job.model, job.settings, inference, self.config.label_map.labels, sha256)
             self.weights[job.model], self.digests[job.model] = sha256, model_digest(model.to_json())
             preprocessed = not self.plan.steps[-1].to_do
             never = f"; never saw {', '.join(job.unseen)}" if job.unseen and preprocessed else ""

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from cohorts import changed
 from places import REPOSITORY
 
 from flare23_lib.cache.entries import Shard, fingerprint
-from flare23_lib.cache.results import Results
+from flare23_lib.cache.results import Results, read_shards
 from flare23_lib.config import Config
 from flare23_lib.config.load import merge
 from flare23_lib.config.settings import TrainingSettings
@@ -19,6 +20,10 @@ from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.io import nifti
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.identity import file_identity
+from flare23_lib.nnunet import plans
+from flare23_lib.nnunet.launch import TrainingRun, make_trainer
+from flare23_lib.nnunet.trainer import FlareTrainer
+from flare23_lib.preprocessing.preprocess import annotated_classes, link_dataset
 from flare23_lib.preprocessing.preprocess_cases import preprocess
 
 MODEL = "student"
@@ -88,6 +93,18 @@ def settings(**training) -> TrainingSettings:
     """Return the training's settings, with changes to its protocol."""
     made = Config.load([REPOSITORY / "config.yaml"], CHANGES).training_settings(MODEL)
     return changed(made, training={**PROTOCOL, **training})
+
+
+def trainer_of(results: Results, folder: Path, chosen: TrainingSettings | None = None, rows=None) -> FlareTrainer:
+    """Make a trainer of the prepared cases, in a folder of its own."""
+    chosen, rows = chosen or settings(), rows or read_shards(results, "preprocessed", MODEL, 1)
+    data = folder / "preprocessed" / plans.DATASET_NAME
+    link_dataset(data / plans.DATA_IDENTIFIER, results.root, rows)
+    write_json(data / "dataset_fingerprint.json", {"cases": len(rows)})
+    dataset = plans.dataset_json(NAMES, chosen.ignore_label, rows)
+    if "annotated" in rows[0]:
+        dataset["annotated"] = annotated_classes(chosen.label_values, rows)
+    return make_trainer(TrainingRun(folder, plans.plans(chosen), dataset, torch.device("cpu")))
 
 
 def command(

@@ -348,7 +348,7 @@ class Earlier:
                   "settings": settings.to_json()}  # fmt: skip
         write_json(self.results.training(model), record | changes)
         described = train.describe(model, settings, self.config.inference_settings(model),
-                                      self.config.label_map.names, "0" * 64)  # fmt: skip
+                                      self.config.label_map.labels, "0" * 64)  # fmt: skip
         write_json(self.results.model_file(model), described.to_json())
 
     def segmented(self, model, name, seconds):

@@ -44,7 +44,7 @@ from flare23_lib.networks.size import forward_macs
 from flare23_lib.networks.stunet import DecoderSwitch
 from flare23_lib.nnunet.plans import plans
 from flare23_lib.nnunet.train import TrainingRuntime, export, train
-from flare23_lib.nnunet.training_job import GivenFiles, training_job
+from flare23_lib.nnunet.training_job import training_job
 from flare23_lib.pseudo_labels.merge import RULES, MergeRules, merge
 from flare23_lib.report.scores import draw_scores
 
@@ -254,7 +254,7 @@ def test_a_new_network_is_trained(toy, tmp_path):
     config = Config.load([RECIPE], merge_files(CHANGES, {"models": {MODEL: {"network": "toy"}}}))
     short = {**PROTOCOL, "epochs": 1, "iterations_per_epoch": 2}
     settings = changed(config.training_settings(MODEL), training=short)
-    job, record = training_job(one, MODEL, settings, NAMES, 1, GivenFiles()), one.training(MODEL)
+    job, record = training_job(one, MODEL, settings, NAMES, 1), one.training(MODEL)
     train(job, TrainingRuntime("cpu"), None, record, record.with_name("training.csv"))
     labels = [Label(name, value, tolerance_mm=1.0) for value, name in enumerate(NAMES, start=1)]
     export(one, MODEL, config.inference_settings(MODEL), labels, tmp_path / "bundle")

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import surface_distance
+from structures import box
 
 from flare23_lib.evaluation.details import detection, hausdorff, measure_details, tumor_components
 from flare23_lib.labels import Label, LabelMap
@@ -11,12 +12,6 @@ LIVER, SPLEEN = Label("liver", 1), Label("spleen", 3)
 TUMOR = Label("tumor", 14, kind="tumor")
 LABELS = LabelMap((LIVER, SPLEEN, TUMOR))
 SPACING = (2.0, 1.0, 0.5)
-
-
-def box(start, stop, value=1, shape=(12, 14, 16)):
-    volume = np.zeros(shape, dtype=np.uint8)
-    volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = value
-    return volume
 
 
 def test_a_box_shifted_along_x_has_that_distance():

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from structures import CUBE, FOUR, box
 
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD, PUBLISHED_MIN_DSC_FOR_NSD, score_case
@@ -7,21 +8,6 @@ from flare23_lib.labels import Label, LabelMap
 
 ONE = LabelMap((Label("liver", 1, tolerance_mm=1.0),))
 AORTA = LabelMap((Label("aorta", 1, tolerance_mm=1.0, scored="reference_slices"),))
-FOUR = LabelMap(
-    (
-        Label("liver", 3, tolerance_mm=5.0),
-        Label("aorta", 1, tolerance_mm=2.0, scored="reference_slices"),
-        Label("duodenum", 200, tolerance_mm=7.0),
-        Label("tumor", 14, kind="tumor", tolerance_mm=2.0),
-    )
-)
-CUBE = (1.0, 1.0, 1.0)
-
-
-def box(start, stop, shape=(12, 14, 16), value=1):
-    volume = np.zeros(shape, dtype=np.uint8)
-    volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = value
-    return volume
 
 
 # Known answers

@@ -7,20 +7,12 @@ import pytest
 import surface_distance
 from hypothesis import given
 from hypothesis import strategies as st
+from structures import CUBE, FOUR
 
 from flare23_lib.evaluation.metrics import score_case
 from flare23_lib.evaluation.surfaces import surfel_areas
 from flare23_lib.labels import Label, LabelMap
 
-FOUR = LabelMap(
-    (
-        Label("liver", 3, tolerance_mm=5.0),
-        Label("aorta", 1, tolerance_mm=2.0, scored="reference_slices"),
-        Label("duodenum", 200, tolerance_mm=7.0),
-        Label("tumor", 14, kind="tumor", tolerance_mm=2.0),
-    )
-)
-CUBE = (1.0, 1.0, 1.0)
 KINDS = ("smooth", "shifted", "thin", "specks", "border", "sparse")
 QUICK, THOROUGH = 25, pytest.param(150, marks=pytest.mark.slow)
 """Numbers of random volumes of each kind."""

@@ -24,6 +24,7 @@ from flare23_lib.inference.upsampling import SURE
 from flare23_lib.inference.windows import all_windows, importance_map, pad_to_patch
 from flare23_lib.labels import unpack_soft
 from flare23_lib.networks import STUNetArchitecture
+from flare23_lib.preprocessing.resampling import write_nearest
 from flare23_lib.runtime.precision import inference_precision
 
 
@@ -310,7 +311,7 @@ def test_votes_are_taken_from_the_nearest_voxel():
     passes = [torch.tensor([[values]], dtype=torch.uint8) for values in ([0, 1, 2], [0, 1, 0], [0, 0, 0], [1, 1, 0])]
     agreement.add(passes, mean, (slice(1, 2), slice(0, 1), slice(0, 3)))
     seen = np.zeros((4, 2, 6), np.uint8)
-    agreement.write_vote_count(seen)
+    write_nearest(agreement.vote_count, seen)
     assert seen[:, 0].tolist() == [[4] * 6] * 2 + [[3, 3, 3, 3, 1, 1]] * 2
     assert (seen[:, 1] == 4).all(), "where nothing was computed all passes agree on background"
 

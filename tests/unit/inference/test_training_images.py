@@ -7,6 +7,7 @@ from engines import a_bundle, volume_of
 
 from flare23_lib import Predictor
 from flare23_lib.cli import main
+from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.inference.bundle import load_bundle, write_bundle
 from flare23_lib.inference.segmentations import model_digest
 from flare23_lib.inference.training_images import TrainingImages, summarize, unlike_training
@@ -49,8 +50,10 @@ def test_a_model_that_does_not_say_only_doubts_windowed_values():
 
 
 def test_training_images_are_summed_up():
-    images = [(LPS, (8, 20, 20), (2.0, 1.0, 1.0), low, high) for low, high in ((-1024, 1500), (-2000, 3000))]
-    images += [(LAS, (8, 20, 20), (2.0, 1.0, 1.0), None, None)]
+    images = [
+        ImageInfo(shape=(8, 20, 20), spacing=(2.0, 1.0, 1.0), affine=tuple(affine.ravel()), low=low, high=high)
+        for affine, low, high in ((LPS, -1024, 1500), (LPS, -2000, 3000), (LAS, None, None))
+    ]
     made = summarize(images)
     assert made == TrainingImages({"LAS": 1, "LPS": 2}, (-2000, -1024), (1500, 3000))
     assert TrainingImages.from_json(made.to_json()) == made

@@ -14,19 +14,16 @@ from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, 
 from cohorts import RECIPE
 from hypothesis import given
 from hypothesis import strategies as st
-from trainings import MODEL, NAMES, prepare, settings
+from trainings import MODEL, prepare, settings, trainer_of
 
 from flare23_lib.cache.results import Results, read_shards
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case
 from flare23_lib.errors import ConfigError
-from flare23_lib.io.atomic import write_json
-from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.fine_labels import FineSpatialTransform, refined, unpacked, with_fine_labels
 from flare23_lib.nnunet.fine_losses import FineLabelLoss, label_shares, sums_of_slabs
-from flare23_lib.nnunet.launch import TrainingRun, make_trainer
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, loss_of_sums, sums_of_labels, sums_of_shares
-from flare23_lib.preprocessing.preprocess import annotated_classes, link_dataset, packed
+from flare23_lib.preprocessing.preprocess import packed
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, image_entry, label_entry
 
 CLASSES = 4
@@ -191,14 +188,7 @@ def made(prepared, tmp_path):
     """A function that makes a trainer with finer labels."""
 
     def make(**training):
-        rows = read_shards(prepared, "preprocessed", MODEL, 1)
-        data = tmp_path / "preprocessed" / nnunet_plans.DATASET_NAME
-        link_dataset(data / nnunet_plans.DATA_IDENTIFIER, prepared.root, rows)
-        write_json(data / "dataset_fingerprint.json", {"cases": len(rows)})
-        chosen = settings(**training)
-        dataset = nnunet_plans.dataset_json(NAMES, chosen.ignore_label, rows)
-        dataset["annotated"] = annotated_classes(chosen.label_values, rows)
-        return make_trainer(TrainingRun(tmp_path, nnunet_plans.plans(chosen), dataset, torch.device("cpu")))
+        return trainer_of(prepared, tmp_path, settings(**training))
 
     return make
 

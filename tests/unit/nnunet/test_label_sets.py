@@ -9,20 +9,17 @@ import pytest
 import torch
 from cohorts import RECIPE, changed
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
-from trainings import MODEL, NAMES, command, prepare, settings
+from trainings import MODEL, command, prepare, settings, trainer_of
 
 from flare23_lib import versions
-from flare23_lib.cache.results import Results, read_shards
+from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case
 from flare23_lib.errors import ConfigError
 from flare23_lib.io.atomic import read_json, write_json
-from flare23_lib.nnunet import plans as nnunet_plans
-from flare23_lib.nnunet.launch import TrainingRun, make_trainer
 from flare23_lib.nnunet.losses import LabelSetLoss
 from flare23_lib.nnunet.training_job import TrainingJob
 from flare23_lib.preprocessing import preprocess_cases as preprocessing
-from flare23_lib.preprocessing.preprocess import annotated_classes, link_dataset
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase
 
 CASE = Case("a", "a.nii.gz", "l.nii.gz", "training", {1: 5}, "tumor", (4, 5, 6), (5.0, 2.0, 2.0), "ok", "i", "l")
@@ -48,15 +45,8 @@ def prepared(tmp_path_factory):
 
 
 def make(results, folder, rows=None, **training):
-    """Make a trainer of the prepared cases."""
-    rows = rows or read_shards(results, "preprocessed", MODEL, 1)
-    data = folder / "preprocessed" / nnunet_plans.DATASET_NAME
-    link_dataset(data / nnunet_plans.DATA_IDENTIFIER, results.root, rows)
-    write_json(data / "dataset_fingerprint.json", {"cases": len(rows)})
     chosen = changed(settings(**training), hidden_in={"3": [1]}) if training else settings()
-    dataset = nnunet_plans.dataset_json(NAMES, chosen.ignore_label, rows)
-    dataset["annotated"] = annotated_classes(chosen.label_values, rows)
-    return make_trainer(TrainingRun(folder, nnunet_plans.plans(chosen), dataset, torch.device("cpu")))
+    return trainer_of(results, folder, chosen, rows)
 
 
 def test_categories_with_different_labels_can_be_learned_from_by_their_sets():

@@ -11,22 +11,17 @@ from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import Dow
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from hypothesis import given
 from hypothesis import strategies as st
-from trainings import AFFINE, MODEL, NAMES, SHAPE, prepare, settings
+from trainings import AFFINE, MODEL, SHAPE, prepare, settings, trainer_of
 
 from flare23_lib.cache.results import read_shards
-from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import header_for, write_volume
 from flare23_lib.labels import pack_soft, unpack_soft
-from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.fine_labels import with_fine_labels
 from flare23_lib.nnunet.fine_losses import FineLabelLoss, label_shares
-from flare23_lib.nnunet.launch import TrainingRun, make_trainer
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, loss_of_sums, soft_shares, sums_of_shares
 from flare23_lib.nnunet.soft_labels import with_soft_labels
 from flare23_lib.preprocessing.preprocess import (
     TrainingGrid,
-    annotated_classes,
-    link_dataset,
     packed,
     preprocess_labels,
 )
@@ -258,13 +253,8 @@ def test_a_training_learns_from_soft_labels_beside_hard_ones(tmp_path, loss, tar
     for row in rows[:2]:
         grid = TrainingGrid((3, 2, 2), "stored", (8, 16, 16), factor)
         preprocess_labels(labels, prepared.root / row["label"], grid, [1, 2, 3, 4], soft=soft)
-    data = tmp_path / "preprocessed" / nnunet_plans.DATASET_NAME
-    link_dataset(data / nnunet_plans.DATA_IDENTIFIER, prepared.root, rows)
-    write_json(data / "dataset_fingerprint.json", {"cases": len(rows)})
     chosen = settings(loss=loss, targets=targets, oversample_foreground=1).model_copy(update={"soft": True})
-    dataset = nnunet_plans.dataset_json(NAMES, chosen.ignore_label, rows)
-    dataset["annotated"] = annotated_classes(chosen.label_values, rows)
-    trainer = make_trainer(TrainingRun(tmp_path, nnunet_plans.plans(chosen), dataset, torch.device("cpu")))
+    trainer = trainer_of(prepared, tmp_path, chosen, rows)
     trainer.on_train_start()
     losses, seen = [], set()
     for _ in range(8):

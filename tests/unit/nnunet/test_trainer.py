@@ -10,17 +10,12 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from machines import needs_bfloat16
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from trainings import MODEL, NAMES, prepare, settings
+from trainings import prepare, settings, trainer_of
 
 from flare23_lib import versions
-from flare23_lib.cache.results import read_shards
 from flare23_lib.config.checks import forced_patches
-from flare23_lib.io.atomic import write_json
 from flare23_lib.nnunet import checkpoints, loop, trainer
-from flare23_lib.nnunet import plans as nnunet_plans
-from flare23_lib.nnunet.launch import TrainingRun, make_trainer
 from flare23_lib.nnunet.sampling import BalancedDataLoader
-from flare23_lib.preprocessing.preprocess import link_dataset
 from flare23_lib.runtime import progress
 from flare23_lib.runtime.signals import StoppedError
 
@@ -33,16 +28,9 @@ def prepared(tmp_path_factory):
 @pytest.fixture
 def made(prepared, tmp_path):
     """A function that makes a trainer with changes to the protocol; several go on in one folder."""
-    rows = read_shards(prepared, "preprocessed", MODEL, 1)
-    folder = tmp_path / "preprocessed" / nnunet_plans.DATASET_NAME
-    link_dataset(folder / nnunet_plans.DATA_IDENTIFIER, prepared.root, rows)
-    write_json(folder / "dataset_fingerprint.json", {"cases": len(rows)})
 
     def make(**training):
-        chosen = settings(**training)
-        dataset = nnunet_plans.dataset_json(NAMES, chosen.ignore_label, rows)
-        run = TrainingRun(tmp_path, nnunet_plans.plans(chosen), dataset, torch.device("cpu"))
-        return make_trainer(run)
+        return trainer_of(prepared, tmp_path, settings(**training))
 
     return make
 

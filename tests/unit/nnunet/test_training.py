@@ -33,7 +33,7 @@ from flare23_lib.nnunet.losses import admissible_sets
 from flare23_lib.nnunet.retry_state import attempt, killed
 from flare23_lib.nnunet.sampling import Rounds
 from flare23_lib.nnunet.trainer import FlareTrainer
-from flare23_lib.nnunet.training_job import CHECKPOINTS, GivenFiles, training_job
+from flare23_lib.nnunet.training_job import CHECKPOINTS, training_job
 from flare23_lib.runtime.signals import StoppedError
 
 
@@ -341,7 +341,7 @@ def test_a_signal_ends_the_reading_of_the_cases_and_only_the_first_start_reads_t
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Results, "require_whole", require_whole)
-    job = training_job(results, MODEL, settings(), NAMES, 1, GivenFiles())
+    job = training_job(results, MODEL, settings(), NAMES, 1)
     with pytest.raises(StoppedError) as error:
         train._train(job, train.TrainingRuntime(device="cpu"), None)
     assert error.value.exit_code == 128 + signal.SIGTERM

@@ -7,18 +7,14 @@ import pytest
 import torch
 from cohorts import RECIPE
 from scipy import ndimage
-from trainings import MODEL, NAMES, prepare, settings
+from trainings import MODEL, prepare, settings, trainer_of
 
 from flare23_lib.cache.results import Results, read_shards
 from flare23_lib.config import Config
 from flare23_lib.config.training_models import TumorCopies
 from flare23_lib.errors import ConfigError, TrainingError
-from flare23_lib.io.atomic import write_json
-from flare23_lib.nnunet import plans as nnunet_plans
-from flare23_lib.nnunet.launch import TrainingRun, make_trainer
 from flare23_lib.nnunet.training_job import TrainingJob
 from flare23_lib.nnunet.tumor_copies import BORDER, MARGIN, Copied, CopyTumors, NamedCases, Tumor, opacity, paste
-from flare23_lib.preprocessing.preprocess import annotated_classes, link_dataset
 
 TUMOR, HOST, OTHER = 3, 1, 2
 SHAPE = (14, 20, 22)
@@ -224,13 +220,7 @@ def prepared(tmp_path_factory):
 def make(results, folder, annotated="1 2 3", **training):
     """Make a trainer of the prepared cases, in all of which the same was annotated."""
     rows = [row | {"annotated": annotated} for row in read_shards(results, "preprocessed", MODEL, 1)]
-    data = folder / "preprocessed" / nnunet_plans.DATASET_NAME
-    link_dataset(data / nnunet_plans.DATA_IDENTIFIER, results.root, rows)
-    write_json(data / "dataset_fingerprint.json", {"cases": len(rows)})
-    chosen = settings(**training)
-    dataset = nnunet_plans.dataset_json(NAMES, chosen.ignore_label, rows)
-    dataset["annotated"] = annotated_classes(chosen.label_values, rows)
-    return make_trainer(TrainingRun(folder, nnunet_plans.plans(chosen), dataset, torch.device("cpu")))
+    return trainer_of(results, folder, settings(**training), rows)
 
 
 @pytest.mark.parametrize("loss", ["nnunet", "label_sets"])
