@@ -18,7 +18,7 @@ from flare23_lib.config.messages import check_known, explain
 from flare23_lib.config.models import Configuration
 from flare23_lib.config.old_keys import with_new_names, with_sources
 from flare23_lib.config.smoke import is_smoke, shrunk
-from flare23_lib.config.source_checks import sources_state
+from flare23_lib.config.source_checks import label_sources, sources_state
 from flare23_lib.config.training_models import (
     Completion,
     InferenceSettings,
@@ -202,13 +202,15 @@ class Config(Configuration):
         """Return what shapes a model's weights, its data aside."""
         table = self.model(model)
         completions = [one for name in table.train_on.label_completions for one in self._with_bases(name)]
+        learned = {*table.train_on.manual_labels, *(one.category for one in completions)}
+        sources = [source for one in self.categories if one.name in learned for source in label_sources(self, one)]
         hidden_in = {str(one.value): self._values(one.hidden_in) for one in self.labels if one.hidden_in}
         return stages.TrainingSettings.of(
             table,
             network=table.architecture,
             label_values=self.label_map.values,
             ignore_label=table.ignore_label == "always"
-            or any(IGNORE in source.targets for source in self.sources.values())
+            or any(IGNORE in source.targets for source in sources)
             or any(one.may_ignore for one in completions),
             pretrained=None,
             hidden_in=hidden_in if table.training.needs_annotated else None,

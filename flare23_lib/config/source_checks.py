@@ -81,6 +81,12 @@ def _check_values(config: Configuration, key: str, source: Source) -> None:
         check_known(f"{key}.annotated", source.annotated, known, "label of `values`" if source.values else "label")
 
 
+def label_sources(config: Configuration, category: Category) -> list[Source]:
+    """Return the sources whose training labels a category can hold."""
+    sources = [config.sources[name] for name in category.sources or config.sources]
+    return [source for source in sources if source.has_labels and not category.no_labels]
+
+
 def sources_state(config: Configuration, category: Category) -> bool:
     """Return whether a source of a category states which labels were looked for in its cases."""
     return any(config.sources[name].stated is not None for name in category.sources or config.sources)

@@ -114,6 +114,15 @@ def test_a_model_whose_labels_ignore_voxels_has_nnunets_ignore_label():
         source = {"values": {**values, "15": target}}
         config = Config.load([REPOSITORY / "config.yaml"], {"sources": {"flare23": source}})
         assert config.training_settings("organ_teacher").ignore_label == expected
+    given = {str(value): name for value, name in enumerate([*LABELS.names, "ignore"], start=1)}
+    patterns = {"validation_images": "more/{case}.nii.gz", "validation_labels": "more/{case}_seg.nii.gz"}
+    validation = Config.load([REPOSITORY / "config.yaml"], {"sources": {"more": {**patterns, "values": given}}})
+    rows = [{"name": "more", "sources": ["more"]}, *(one.to_json() for one in CONFIG.categories)]
+    own = {"images": "more/{case}.nii.gz", "labels": "more/{case}_seg.nii.gz", "values": given}
+    apart = Config.load([REPOSITORY / "config.yaml"], {"sources": {"more": own}, "categories": [
+        {**row, "sources": row.get("sources", ["flare23"])} for row in rows]})  # fmt: skip
+    for name in CONFIG.models:
+        assert validation.training_settings(name) == apart.training_settings(name) == CONFIG.training_settings(name)
 
 
 @pytest.mark.parametrize(
