@@ -19,8 +19,8 @@ class SourceLabels:
     """How the labels of a source are read, by a table of values or as our own.
 
     Attributes:
-        annotated: our values that were looked for in every case; "present" if only those that occur in a case are
-            known; None if the configuration leaves it open.
+        annotated: our values that were looked for in every case, sorted; "present" if only those that occur in a case
+            are known; None if the configuration leaves it open.
         tumors: our values of tumors.
     """
 
@@ -34,11 +34,7 @@ class SourceLabels:
         rows = source.values.items() if source.has_masks else sorted(source.values.items())
         targets = {name: _target(target, labels) for name, target in rows}
         stated = source.stated
-        annotated = (
-            stated
-            if stated is None or stated == "present"
-            else tuple(label.value for label in labels.labels if label.name in stated)
-        )
+        annotated = stated if stated is None or stated == "present" else tuple(sorted(map(labels.value_of, stated)))
         tumors = frozenset(label.value for label in labels.tumors)
         return cls(ValueTable(targets) if targets else None, annotated, tumors)
 

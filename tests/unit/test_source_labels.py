@@ -20,6 +20,7 @@ from flare23_lib.dataset.sources import SourceLabels
 from flare23_lib.evaluation.cases import Pair, Scoring, score_cases
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.label_maps import LabelFiles, ValueTable
+from flare23_lib.labels import LabelMap
 from flare23_lib.preprocessing.preprocess import TrainingGrid, preprocess_labels
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_in
 from flare23_lib.pseudo_labels.complete import completed_entry, completion_folder
@@ -137,3 +138,10 @@ def test_an_organ_of_several_masks_needs_all_and_a_tumor_any(masks, known):
     values = {"left_lobe": "liver", "right_lobe": "liver", "tumor_1": "tumor", "tumor_2": "tumor"}
     source = Source(images=("{case}/ct.nii.gz",), masks=("{case}/{mask}.nii.gz",), values=values)
     assert SourceLabels.of(source, LABELS).annotated_in((), masks) == known
+
+
+def test_what_was_looked_for_is_sorted_in_whatever_order_labels_are_listed():
+    labels = LabelMap(tuple(reversed(LABELS.labels)))
+    values = {"a": "liver", "b": "tumor", "c": "spleen"}
+    source = Source(images=("{case}/ct.nii.gz",), masks=("{case}/{mask}.nii.gz",), values=values)
+    assert SourceLabels.of(source, labels).annotated_in((), {"a", "b", "c"}) == (1, 3, 14)
