@@ -89,7 +89,7 @@ def label_sources(config: Configuration, category: Category) -> list[Source]:
 
 def sources_state(config: Configuration, category: Category) -> bool:
     """Return whether a source of a category states which labels were looked for in its cases."""
-    return any(config.sources[name].stated is not None for name in category.sources or config.sources)
+    return any(source.stated is not None for source in label_sources(config, category))
 
 
 def stated_labels(config: Configuration, category: Category) -> frozenset[str] | None:
@@ -101,8 +101,7 @@ def stated_labels(config: Configuration, category: Category) -> frozenset[str] |
     """
     if category.annotated is not None:
         return None if category.annotated == "present" else frozenset(category.annotated)
-    sources = [config.sources[name] for name in category.sources or config.sources]
-    stated = {source.stated for source in sources if source.has_labels}
+    stated = {source.stated for source in label_sources(config, category)}
     if stated - {None}:
         return None if len(stated) > 1 or "present" in stated else frozenset(*stated)
     return frozenset([*(category.contains_all or ()), *(category.contains_any or ())])

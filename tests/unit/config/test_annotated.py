@@ -63,6 +63,18 @@ def test_only_what_is_learned_from_is_compared():
     assert Config.check(read_yaml(RECIPE)), "five_organs and tumor are annotated differently, and are completed"
 
 
+def test_what_a_source_of_validation_images_states_is_nothing_about_training_cases():
+    validation = {"validation_images": "v/{case}.nii.gz", "validation_labels": "r/{case}.nii.gz"}
+    source = {"sources": {"amos": {**validation, "values": {1: "spleen", 6: "liver"}}}}
+    train_on = {"manual_labels": ["all_organs"], "label_completions": ["tumor", "five_organs", "unlabeled"]}
+    changes = {
+        "models": {"student": {"train_on": train_on}},
+        "completions": {"tumor": {"annotated": "present"}},
+    }
+    plain, more = (Config.check(merge(merge(read_yaml(RECIPE), changes), added)) for added in ({}, source))
+    assert more.completion_settings("tumor") == plain.completion_settings("tumor")
+
+
 @pytest.mark.parametrize(("labels", "message"), [(["heart"], "there is no label 'heart'"), ([1], "string")])
 def test_annotated_labels_are_labels(labels, message):
     with pytest.raises(ConfigError, match=message):
