@@ -96,10 +96,11 @@ class LabelFiles:
         return MASK in str(self.path)
 
     def mask_files(self) -> dict[str, Path]:
-        """Return the files of the masks that the table has and that are there, in the table's order."""
+        """Return the files of the masks that the table has and that are there, in the table's order; a dead link is
+        there and cannot be read."""
         table = self.table
         paths = {name: Path(str(self.path).replace(MASK, name)) for name in (table.targets if table else ())}
-        return {name: path for name, path in paths.items() if path.exists()}
+        return {name: path for name, path in paths.items() if path.exists() or path.is_symlink()}
 
     @property
     def first_file(self) -> Path:

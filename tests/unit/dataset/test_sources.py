@@ -138,6 +138,15 @@ def test_a_mask_that_is_not_there_was_not_looked_for(cohort, tmp_path):
     assert [spleen in annotated_of(cases[f"totalsegmentator_s00{number}"]) for number in (1, 2)] == [False, True]
 
 
+def test_a_mask_that_is_a_link_to_nowhere_cannot_be_read(cohort, tmp_path):
+    path = cohort / "Totalsegmentator_dataset_v201/s001/segmentations/spleen.nii.gz"
+    path.unlink()
+    path.symlink_to("annex/spleen")
+    found = scan(cohort, tmp_path)
+    issues = [(issue.case, issue.kind) for issue in found.issues if issue.severity == "quarantine"]
+    assert issues == [("totalsegmentator_s001", "cannot_be_read")]
+
+
 def test_masks_that_swap_their_names_are_read_again(cohort, tmp_path):
     folder = cohort / "Totalsegmentator_dataset_v201/s001/segmentations"
     before = {case.case: case for case in scan(cohort, tmp_path).cases}["totalsegmentator_s001"]
