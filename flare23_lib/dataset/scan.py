@@ -199,7 +199,7 @@ class _Scanner:
             message = f"its name has {len(name.encode())} bytes, more than {quality.MAX_NAME_BYTES}"
             self.issue(name, images[0], "name_too_long", message)
         image = self.infos[self._image_task(images[0])]
-        self._look_at_file(name, images[0], image)
+        self._look_at_file(files, name, images[0], image)
         header_kinds = {issue.kind for issue in self.issues[name]}
         if not image.error:
             for kind, message in quality.image_issues(image):
@@ -223,7 +223,7 @@ class _Scanner:
         """Look at a case's label."""
         source = self.sources[files.name]
         label = self.infos[self._label_task(files.name, path)]
-        self._look_at_file(case.case, path, label, known)
+        self._look_at_file(files, case.case, path, label, known)
         voxels: dict[int, int] = {}
         if not label.error:
             pair = () if image.error else quality.pair_issues(image, label)
@@ -242,11 +242,12 @@ class _Scanner:
             mapping=source.mapping,
         )
 
-    def _look_at_file(self, name: str, path: Path, info: ImageInfo, known: Collection[str] = ()) -> None:
+    def _look_at_file(
+        self, files: SourceFiles, name: str, path: Path, info: ImageInfo, known: Collection[str] = ()
+    ) -> None:
         """Look at a file as such. What is known of a case's image is not listed for its label again."""
-        for kind, message in quality.file_issues(
-            info, path in self.found.twins, self.settings.scan.shear_limit_degrees
-        ):
+        has_twin = not self.found.twins.isdisjoint(files.masks.get(path, [path]))
+        for kind, message in quality.file_issues(info, has_twin, self.settings.scan.shear_limit_degrees):
             if info.issue or kind not in known:
                 self.issue(name, path, kind, message)
 

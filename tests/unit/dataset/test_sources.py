@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -145,6 +146,13 @@ def test_a_mask_that_is_a_link_to_nowhere_cannot_be_read(cohort, tmp_path):
     found = scan(cohort, tmp_path)
     issues = [(issue.case, issue.kind) for issue in found.issues if issue.severity == "quarantine"]
     assert issues == [("totalsegmentator_s001", "cannot_be_read")]
+
+
+def test_a_mask_that_lies_beside_an_uncompressed_one_is_a_twin(cohort, tmp_path):
+    path = cohort / "Totalsegmentator_dataset_v201/s001/segmentations/spleen.nii.gz"
+    path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+    issues = [(issue.case, issue.kind) for issue in scan(cohort, tmp_path).issues if issue.case]
+    assert issues == [("totalsegmentator_s001", "uncompressed_twin")]
 
 
 def test_masks_that_swap_their_names_are_read_again(cohort, tmp_path):
