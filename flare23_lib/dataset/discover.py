@@ -197,10 +197,11 @@ def _source_files(
     closest: dict[str, tuple[tuple[int, int], _Placed, str]] = {}
     masks: dict[Path, list[Path]] = defaultdict(list)
     for one in patterns:
-        match = one.pattern.expression.fullmatch
+        named = [one.pattern.naming(source.values)] if MASK in one.pattern.rest else []
+        expressions = [*named, one.pattern.expression]
         skip = len(one.start)
         for file in _beginning_with(one.start, present):
-            found = match(file, skip)
+            found = next(filter(None, (expression.fullmatch(file, skip) for expression in expressions)), None)
             if found and (file not in closest or one.closeness > closest[file][0]):
                 closest[file] = (one.closeness, one, found["case"])
                 if MASK in one.pattern.rest:

@@ -9,6 +9,7 @@ pattern begins with the names of the folders that are listed: `Task03_Liver/imag
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,11 +55,20 @@ class FilePattern:
     def expression(self) -> re.Pattern[str]:
         """What matches the path of a file below `folder`, with groups `case` and `mask`, which are the same wherever
         they occur."""
+        return self.naming(())
+
+    def naming(self, masks: Collection[str]) -> re.Pattern[str]:
+        """Return `expression` for masks of these names, the longest that fits; for masks of any name without any."""
+        names = []
+        for mask in sorted(masks, key=len, reverse=True):
+            longer = (other for other in masks if other.endswith(mask) and other != mask)
+            not_after = "".join(f"(?<!{re.escape(other.removesuffix(mask))})" for other in longer)
+            names.append(not_after + re.escape(mask))
         seen: list[str] = []
         found = []
         for part in _SPECIAL.split(self.rest):
             if part == MASK or part.startswith(CASE):
-                name, _, matched = part[1:-1].partition(":")
+                name, _, matched = ("mask", "", "|".join(names)) if part == MASK else part[1:-1].partition(":")
                 again = f"(?P<{name}{seen.count(name)}>(?P={name}))"
                 found.append(again if name in seen else f"(?P<{name}>{matched or '[^/]+'})")
                 seen.append(name)

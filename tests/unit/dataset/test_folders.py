@@ -7,6 +7,7 @@ import pytest
 from cohorts import RECIPE, SETTINGS, changed, image_array, label_array, laid_out, small_cohort, write
 
 from flare23_lib.config import Config
+from flare23_lib.config.cohort_models import Source
 from flare23_lib.dataset.discover import find, listing, notices
 from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.errors import CohortError
@@ -186,3 +187,19 @@ def test_a_cohort_may_have_both_endings(tmp_path, plain):
     found = scan_cohort(tmp_path, settings, tmp_path / "memory.jsonl")
     assert found.issues == []
     assert [case.case for case in found.cases] == ["mine_m0", "mine_m1", "mine_m2"]
+
+
+def test_a_mask_may_be_named_with_the_sign_that_parts_it_from_the_case(tmp_path):
+    masks = ("liver", "kidney_left", "other_organ")
+    for number in range(2):
+        write(tmp_path / f"images/p{number}.nii.gz", image_array(number))
+        for mask in masks:
+            write(tmp_path / f"masks/p{number}_{mask}.nii.gz", label_array(1))
+    patterns = {"images": "images/{case}.nii.gz", "masks": "masks/{case}_{mask}.nii.gz"}
+    sources = {"mine": Source(**patterns, values={"liver": "liver", "kidney_left": "left_kidney"})}
+    found = find(tmp_path, sources)
+    assert list(found.sources[0].labels) == ["mine_p0", "mine_p1"]
+    assert notices(found, sources, False, []) == []
+    before = listing(found)
+    write(tmp_path / "masks/p1_kidney_left.nii.gz", label_array(1, 1))
+    assert listing(find(tmp_path, sources)) != before

@@ -57,6 +57,21 @@ def test_the_name_of_a_mask_may_occur_twice():
     assert expression.fullmatch("liver/liver_1_spleen.nii.gz") is None
 
 
+@pytest.mark.parametrize(
+    ("text", "file", "case", "mask"),
+    [
+        ("{case}_{mask}.nii.gz", "p1_liver.nii.gz", "p1", "liver"),
+        ("{case}_{mask}.nii.gz", "p_1_liver_tumor.nii.gz", "p_1", "liver_tumor"),
+        ("{case}_{mask}.nii.gz", "p1_lung_tumor.nii.gz", "p1_lung", "tumor"),
+        ("{mask}_{case}.nii.gz", "liver_tumor_p1.nii.gz", "p1", "liver_tumor"),
+        ("{case}_{mask}.nii.gz", "p1_other.nii.gz", None, None),
+    ],
+)
+def test_of_masks_that_are_named_the_longest_that_fits_counts(text, file, case, mask):
+    found = FilePattern.parse(text).naming(["tumor", "liver", "liver_tumor"]).fullmatch(file)
+    assert (found and found["case"], found and found["mask"]) == (case, mask)
+
+
 def test_what_follows_a_case_is_known_only_if_nothing_precedes_it():
     texts = ("a/{case}_seg.nii", "a/{case:x+}.nii.gz", "a/label{case}.nii", "{case}/seg.nii", "{case}.nii*")
     assert [FilePattern.parse(text).suffix for text in texts] == ["_seg.nii", ".nii.gz", None, None, None]
