@@ -214,6 +214,11 @@ def _source_files(
     folders = {}
     for file in sorted(closest):
         _, one, case = closest[file]
+        if "/" in case:
+            raise CohortError(
+                f"{file}: sources.{name}.{one.key}: {one.pattern.rest!r} takes {case!r} for the name of its case, "
+                "which can have no slash: use [^/] in place of a dot"
+            )
         taken.add(file)
         path: Path | None = Path(file)
         if MASK in one.pattern.rest:

@@ -203,3 +203,10 @@ def test_a_mask_may_be_named_with_the_sign_that_parts_it_from_the_case(tmp_path)
     before = listing(found)
     write(tmp_path / "masks/p1_kidney_left.nii.gz", label_array(1, 1))
     assert listing(find(tmp_path, sources)) != before
+
+
+def test_a_name_of_a_case_that_is_a_path_is_refused(cohort):
+    cohort.image("e", folder="imagesTr2200/more")
+    sources = changed(SETTINGS, sources={"cohort": {"images": "imagesTr2200/{case:.+}_0000.nii.gz"}}).sources
+    with pytest.raises(CohortError, match=r"e_0000.nii.gz: sources.cohort.images: .* takes 'more/e' for the name"):
+        find(cohort.root, sources)
