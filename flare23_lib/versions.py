@@ -32,6 +32,9 @@ MERGE = 3
 SPECKS = 2
 """Components that are dropped from pseudo-labels."""
 
+SPECK_VOTES = 1
+"""How a merge with `min_agreement` takes the votes where components were dropped."""
+
 CHANGE = 1
 """How much two completed labels of a case differ."""
 

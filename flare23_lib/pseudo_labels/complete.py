@@ -67,7 +67,8 @@ class CompletionJob:
 
 def completion_folder(results: Results, settings: CompletionSettings) -> CacheFolder:
     """Return the folder of labels merged with these settings."""
-    key = {"version": [versions.MERGE, versions.SPECKS], **settings.to_json()}
+    speck_votes = [versions.SPECK_VOTES] if settings.min_component_ml and settings.min_agreement else []
+    key = {"version": [versions.MERGE, versions.SPECKS, *speck_votes], **settings.to_json()}
     del key["category"], key[OLD_NAMES["exclude_most_changed"]]  # which cases there are, and are learned from
     return results.cache("completed_labels", key)
 
@@ -205,7 +206,9 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
     votes = None
     if rules.asking_for_votes:
         passes = results.metadata(entry.inputs["prediction"])["passes"]
-        votes = Votes(_beside(prediction, TTA_VOTE_COUNT), passes)
+        count = _beside(prediction, TTA_VOTE_COUNT)
+        count[labels != predicted.array] = passes  # a component that was dropped is background for certain
+        votes = Votes(count, passes)
     merged = merge(original, labels, annotated, rules, next_class, votes, bool(bases))
     # The prediction carries the image's header; the original's may differ from it within the tolerance.
     write_volume(entry.file(LABELS), merged.labels, predicted.header)

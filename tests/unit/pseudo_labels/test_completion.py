@@ -146,8 +146,9 @@ def test_a_speck_is_background_for_certain(tmp_path):
 
 
 def test_specks_and_unsure_voxels_are_counted(tmp_path):
-    _, made = completed(tmp_path, min_component_ml={"spleen": 1.5}, min_agreement=0.6)
+    labels, made = completed(tmp_path, min_component_ml={"spleen": 1.5}, min_agreement=0.6)
     assert int(made["specks_spleen"]) == 2, "the doubtful voxel is a speck, too"
+    assert labels[SPECK] == labels[DOUBTFUL] == int(made["unsure_background"]) == 0
     _, made = completed(tmp_path / "other", min_agreement=0.6)
     assert int(made["unsure_spleen"]) == 1
 
