@@ -169,7 +169,8 @@ class LabelRow(Table):
     structure."""
     hidden_in: Names = Field(default=(), exclude_if=lambda value: not value)
     """Labels whose annotations cover the structure in cases in which it was not annotated itself, as those of organs
-    cover tumors; for the loss label_sets."""
+    cover tumors; for the loss label_sets, copy_tumors, and of a tumor for tumor_inside_organs and unmarked_tumors,
+    which put it into no other organ."""
 
 
 def label_map(labels: Iterable[LabelRow]) -> LabelMap:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, Self
@@ -190,6 +190,11 @@ class Config(Configuration):
         """Return the values of labels, sorted."""
         return tuple(sorted(map(self.label_map.value_of, names)))
 
+    def _hidden_in(self, values: Collection[int]) -> dict[str, tuple[int, ...]]:
+        """Return, by value (as text) of those labels among some that are hidden in others, the values of these."""
+        found = [label for label in self.labels if label.hidden_in and label.value in values]
+        return {str(label.value): self._values(label.hidden_in) for label in found}
+
     def _with_bases(self, completion: str) -> Iterator[Completion]:
         """Yield a completion and those that it builds on."""
         name: str | None = completion
@@ -204,7 +209,7 @@ class Config(Configuration):
         completions = [one for name in table.train_on.label_completions for one in self._with_bases(name)]
         learned = {*table.train_on.manual_labels, *(one.category for one in completions)}
         sources = [source for one in self.categories if one.name in learned for source in label_sources(self, one)]
-        hidden_in = {str(one.value): self._values(one.hidden_in) for one in self.labels if one.hidden_in}
+        hidden_in = self._hidden_in(self.label_map.values)
         return stages.TrainingSettings.of(
             table,
             network=table.architecture,
@@ -241,12 +246,14 @@ class Config(Configuration):
     def completion_settings(self, completion: str) -> stages.CompletionSettings:
         """Return what shapes a completion's labels, teacher and base aside."""
         table, value_of = self.completion(completion), self.label_map.value_of
+        tumors = [label.value for label in self.label_map.tumors]
         return stages.CompletionSettings.of(
             table,
             annotated=self._annotated(table),
             min_component_ml={str(value_of(label)): volume for label, volume in table.min_component_ml.items()},
             label_values=self.label_map.values,
-            tumor_values=[label.value for label in self.label_map.tumors],
+            tumor_values=tumors,
+            hidden_in=self._hidden_in(tumors) if any("tumor" in name for name in table.chosen) else {},
         )
 
     def pseudo_label_settings(self, completion: str) -> stages.PseudoLabelSettings:

@@ -137,6 +137,8 @@ class CompletionSettings(MergePolicy):
         min_component_ml: by label value (as text), the volume below which components are dropped.
         label_values: of all labels, in order.
         tumor_values: of those that are tumors.
+        hidden_in: by value of a tumor (as text), those of the organs that it can be in, where the policy may put it
+            into them; empty where it cannot, or into any.
         soft: whether the labels are soft where the teacher hesitates.
     """
 
@@ -146,6 +148,7 @@ class CompletionSettings(MergePolicy):
     exclude_most_changed: LeaveOut | None
     label_values: Values
     tumor_values: Values
+    hidden_in: dict[str, Values] = Field(default={}, exclude_if=lambda value: not value)
     soft: bool = SOFT
 
     def to_json(self, by_alias: bool = True) -> dict[str, Any]:

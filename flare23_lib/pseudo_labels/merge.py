@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Strict
+from pydantic import Field
 
+from flare23_lib.config.settings import Values
 from flare23_lib.config.training_models import MergePolicy
 from flare23_lib.errors import MergeError
 from flare23_lib.labels import IGNORE_VALUE, unpack_soft
@@ -39,9 +40,11 @@ BY_SIDE = np.array([("original", "predicted", "result").index(side) for side in 
 
 
 class MergeRules(MergePolicy):
-    """A merge policy, and the label values that are tumors."""
+    """A merge policy, the label values that are tumors and, by that of a tumor (as text), those of the organs that it
+    can be in; of any organ where they are not given."""
 
-    tumors: Annotated[tuple[int, ...], Strict(False)] = ()
+    tumors: Values = ()
+    hidden_in: dict[str, Values] = Field({})
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,11 @@ def merge(
     - *dropped*: no original label, and the prediction is of a class that is annotated in this case, hence known not
       to be there; `MergeRules.conflict_policy` decides.
     - *taken*: no original label, and the prediction is of a class that is not annotated.
-    - *tumor_inside*: a tumor is predicted inside an annotated organ, of a class that is not annotated in this case;
-      `MergeRules.tumor_inside_organs` decides.
+    - *tumor_inside*: a tumor is predicted inside an annotated organ that it can be in, of a class that is not
+      annotated in this case; `MergeRules.tumor_inside_organs` decides.
     - *unmarked_tumor*: a tumor of an annotated class is predicted apart from all marked ones, and
-      `MergeRules.unmarked_tumors` says that this is not simply kept or dropped.
+      `MergeRules.unmarked_tumors` says that this is not simply kept or dropped; but for voxels of organs that it
+      cannot be in.
     - *unsure*: no original label, what is left to take is background or a prediction, and too few passes agree.
 
     Args:
@@ -200,7 +204,7 @@ def _tables(annotated: Collection[int], rules: MergeRules) -> tuple[np.ndarray, 
     known = np.isin(predicted, list(annotated)) & (predicted != 0)
     organ = has_original & ~np.isin(original, [*rules.tumors, IGNORE_VALUE])
     open_tumor = np.isin(predicted, [value for value in rules.tumors if value not in annotated])
-    inside = organ & open_tumor
+    inside = organ & open_tumor & ~_barred(rules)[original, predicted]
     conditions = {
         "tumor_inside": inside,
         "agreed": has_original & (original == predicted),
@@ -217,6 +221,15 @@ def _tables(annotated: Collection[int], rules: MergeRules) -> tuple[np.ndarray, 
     elif rules.tumor_inside_organs in ("ignore", "if_sure"):
         labels[inside] = IGNORE_VALUE
     return outcomes, labels.astype(np.uint8)
+
+
+def _barred(rules: MergeRules) -> np.ndarray:
+    """Return whether a predicted tumor cannot be where an original label is, (256, 256) by original and predicted."""
+    barred = np.zeros((256, 256), dtype=bool)
+    for tumor, organs in rules.hidden_in.items():
+        barred[1:, int(tumor)] = True
+        barred[[*organs, *rules.tumors, IGNORE_VALUE], int(tumor)] = False
+    return barred
 
 
 Decision = tuple[str, Any, np.ndarray | int]
@@ -247,14 +260,15 @@ def _tumors(case: MergeCase) -> Iterator[Decision]:
         judged.append(("unmarked_tumor", rules.unmarked_tumors, known, _among(rules.tumors)[case.original]))
     if (unknown := set(rules.tumors) - known) and rules.tumor_inside_organs == "if_sure":
         judged.append(("tumor_inside", "if_sure", unknown, None))
+    barred = _barred(rules)
     for outcome, policy, values, marked in judged:
         for place, certainty in find_tumors(_among(values)[case.predicted], marked, case.votes):
             if outcome == "tumor_inside":
-                inside = case.outcomes[place] == CODES[outcome]
-                place = tuple(index[inside] for index in place)
-            elif not case.based:
-                marked_to_ignore = case.original[place] == IGNORE_VALUE
-                place = tuple(index[~marked_to_ignore] for index in place)
+                decided = case.outcomes[place] == CODES[outcome]
+            else:
+                decided = ~barred[case.original[place], case.predicted[place]]
+                decided &= case.based | (case.original[place] != IGNORE_VALUE)
+            place = tuple(index[decided] for index in place)
             is_one = policy == "tumor" or (policy == "if_sure" and certainty >= rules.min_tumor_agreement)
             yield outcome, place, case.predicted[place] if is_one else IGNORE_VALUE
 

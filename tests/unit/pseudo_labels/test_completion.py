@@ -126,6 +126,15 @@ def test_a_tumor_inside_an_annotated_organ_is_what_the_option_says(tmp_path, opt
     assert int(made["tumor_inside_liver"]) == labels[INSIDE].size
 
 
+@pytest.mark.parametrize(
+    ("policy", "hidden_in"), [({}, {}), ({"tumor_inside_organs": "tumor"}, {str(TUMOR): (STOMACH,)})]
+)
+def test_the_organs_that_a_tumor_can_be_in_are_settings_where_a_policy_asks(policy, hidden_in):
+    labels = [{**one.to_json(), "hidden_in": ["stomach"] * (one.name == "tumor")} for one in config_of().labels]
+    config = Config.load([REPOSITORY / "config.yaml"], {"labels": labels, "completions": {"tumor": policy}})
+    assert config.completion_settings("tumor").hidden_in == hidden_in
+
+
 def test_soft_labels_lie_beside_labels_that_they_do_not_change(tmp_path):
     plain, _ = completed(tmp_path / "plain")
     labels, made = completed(tmp_path / "soft", soft=True)

@@ -127,6 +127,26 @@ def test_what_an_annotation_passes_over_becomes_no_unmarked_tumor(based, label):
     assert result.labels.ravel().tolist() == [label, TUMOR, 0, 2]
 
 
+@pytest.mark.parametrize(
+    ("rules", "annotated", "expected"),
+    [
+        ({}, [1, 2], [2, 2, 1, 4, 1]),
+        ({"tumor_inside_organs": "tumor"}, [1, 2], [2, 2, 4, 4, 1]),
+        ({"tumor_inside_organs": "if_sure"}, [1, 2], [2, 2, 4, 4, 1]),
+        ({"tumor_inside_organs": "ignore"}, [1, 2], [2, 2, IGNORE_VALUE, 4, 1]),
+        ({"unmarked_tumors": "tumor"}, [1, 2, 4, TUMOR], [2, 2, 4, 4, 1]),
+        ({"unmarked_tumors": "if_sure"}, [1, 2, 4, TUMOR], [2, 2, 4, 4, 1]),
+        ({"unmarked_tumors": "ignore"}, [1, 2, 4, TUMOR], [2, 2, IGNORE_VALUE, IGNORE_VALUE, 1]),
+    ],
+)
+def test_a_tumor_of_one_organ_is_put_into_no_other(rules, annotated, expected):
+    """Labels are liver, kidney, a tumor of the liver (4), and one of the kidney."""
+    original, predicted = row(2, 2, 1, 0, 1), row(2, 4, 4, 4, TUMOR)
+    rules = MergeRules(tumors=(4, TUMOR), hidden_in={"4": (1,), str(TUMOR): (2,)}, **rules)
+    made = merge(original, predicted, annotated, rules, votes=Votes(np.full_like(original, 8), 8))
+    assert made.labels.ravel().tolist() == expected
+
+
 def test_without_annotated_tumors_no_tumor_is_unmarked():
     assert merged(row(1, 0), row(TUMOR, TUMOR), [1], unmarked_tumors="ignore") == [1, TUMOR]
 
@@ -170,6 +190,7 @@ rules = st.builds(
     unmarked_tumors=st.sampled_from(["keep_original", "ignore", "tumor", "if_sure"]),
     min_tumor_agreement=st.sampled_from([0.3, 0.6, 0.9]),
     min_agreement=st.sampled_from([0, 0.3, 0.75, 1]),
+    hidden_in=st.sampled_from([{}, {str(TUMOR): (1, 3)}]),
 )
 
 
@@ -207,13 +228,14 @@ def by_hand(original, predicted, annotated, chosen, count):
 
     for place in np.ndindex(original.shape):
         known, guess = original[place], predicted[place]
+        is_barred = bool(chosen.hidden_in) and known in (2, 4)
         if (
-            known != IGNORE_VALUE and guess == TUMOR and TUMOR in annotated
+            known != IGNORE_VALUE and guess == TUMOR and TUMOR in annotated and not is_barred
             and not marked[place] and chosen.unmarked_tumors != "keep_original"
         ):  # fmt: skip
             labels[place] = tumor_or_ignored(place, chosen.unmarked_tumors)
         elif (
-            known not in (0, IGNORE_VALUE) and guess == TUMOR and TUMOR not in annotated
+            known not in (0, IGNORE_VALUE) and guess == TUMOR and TUMOR not in annotated and not is_barred
             and chosen.tumor_inside_organs != "keep_organ"
         ):  # fmt: skip
             labels[place] = tumor_or_ignored(place, chosen.tumor_inside_organs)
