@@ -91,6 +91,8 @@ def completed_entry(
     inputs: dict[str, Any] = {"image": case.image_id, "original": original, "prediction": prediction}
     if case.annotated is not None:
         inputs["annotated"] = list(case.annotated)
+    if bases and case.label_id and folder.key["unmarked_tumors"] != "keep_original":
+        inputs["annotation"] = case.label_id  # what it marks to be ignored
     return folder.entry(case.case, inputs)
 
 
@@ -192,7 +194,11 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
             text = "labels of different geometry cannot be merged"
             raise MergeError(f"{case.case}: {case.label} and {prediction}: {text}: {difference}")
         original = volume.array
-    if not bases:
+    sealed = None
+    if bases and "unmarked_tumors" in settings.chosen:
+        annotation = np.zeros_like(original) if case.label_files is None else read_label_map(case.label_files).array
+        sealed = annotation == IGNORE_VALUE
+    if not bases or sealed is not None:
         refuse_changed(case, label=True)
     least = {int(value): volume for value, volume in settings.min_component_ml.items()}
     spacing = predicted.geometry.spacing
@@ -209,7 +215,7 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
         count = _beside(prediction, TTA_VOTE_COUNT)
         count[labels != predicted.array] = passes  # a component that was dropped is background for certain
         votes = Votes(count, passes)
-    merged = merge(original, labels, annotated, rules, next_class, votes, bool(bases))
+    merged = merge(original, labels, annotated, rules, next_class, votes, sealed)
     # The prediction carries the image's header; the original's may differ from it within the tolerance.
     write_volume(entry.file(LABELS), merged.labels, predicted.header)
     suffixes = [LABELS]

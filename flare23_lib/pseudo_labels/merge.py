@@ -75,7 +75,7 @@ class MergeCase:
     next_class: np.ndarray | None
     votes: Votes | None
     outcomes: np.ndarray
-    based: bool = False
+    sealed: np.ndarray | None = None
 
     def slices_with(self, *outcomes: str) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the slices, each with its mask of the voxels that have one of these outcomes."""
@@ -90,7 +90,7 @@ def merge(
     rules: MergeRules,
     next_class: np.ndarray | None = None,
     votes: Votes | None = None,
-    based: bool = False,
+    sealed: np.ndarray | None = None,
 ) -> Merged:
     """Complete an original label map with a prediction.
 
@@ -114,8 +114,8 @@ def merge(
         rules: who wins.
         next_class: the prediction's best classes when those annotated may not win, same shape.
         votes: how the teacher's passes agree, same shape.
-        based: whether the original is another completion, whose ignored voxels may be decided again; those of an
-            annotation stay ignored.
+        sealed: bool, same shape: voxels that become no unmarked tumor, since an annotation marks them to be ignored;
+            None for all that the original ignores. Those that another completion ignores may be decided again.
 
     Raises:
         MergeError: different shapes, or something that the rules need is not given.
@@ -141,7 +141,7 @@ def merge(
         pairs += np.bincount(pair.ravel(), minlength=len(pairs))
         outcomes[z], labels[z] = outcome_of[pair], label_of[pair]
     totals = _counted(outcome_of, *np.divmod(np.arange(1 << 16), 256), label_of, pairs)
-    case = MergeCase(original, predicted, annotated, rules, next_class, votes, outcomes, based)
+    case = MergeCase(original, predicted, annotated, rules, next_class, votes, outcomes, sealed)
     for rule in RULES:
         for outcome, voxels, values in rule(case):
             totals -= _counted(*(volume[voxels] for volume in (outcomes, original, predicted, labels)))
@@ -266,8 +266,8 @@ def _tumors(case: MergeCase) -> Iterator[Decision]:
             if outcome == "tumor_inside":
                 decided = case.outcomes[place] == CODES[outcome]
             else:
-                decided = ~barred[case.original[place], case.predicted[place]]
-                decided &= case.based | (case.original[place] != IGNORE_VALUE)
+                sealed = case.original[place] == IGNORE_VALUE if case.sealed is None else case.sealed[place]
+                decided = ~(sealed | barred[case.original[place], case.predicted[place]])
             place = tuple(index[decided] for index in place)
             is_one = policy == "tumor" or (policy == "if_sure" and certainty >= rules.min_tumor_agreement)
             yield outcome, place, case.predicted[place] if is_one else IGNORE_VALUE

@@ -116,10 +116,11 @@ def test_a_completed_label_follows_from_image_original_prediction_and_base():
         (CASE, "p", other),
     ]
     assert len({completed_entry(folder, *question).name for question in asked}) == len(asked)
-    # Under a base the original's own file says nothing.
-    assert completed_entry(folder, replace(CASE, label_id="other"), "p", base) == completed_entry(
-        folder, CASE, "p", base
-    )  # fmt: skip
+    # Under a base the original's own file says nothing, but where it may seal voxels against unmarked tumors.
+    again = completion_folder(RESULTS, config(unmarked_tumors="tumor").completion_settings("tumor"))
+    for place, is_same in ((folder, True), (again, False)):
+        one, other = (completed_entry(place, case, "p", base) for case in (CASE, replace(CASE, label_id="other")))
+        assert (one == other) == is_same
 
 
 def test_a_change_follows_from_both_labels():

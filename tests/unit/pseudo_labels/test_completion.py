@@ -44,8 +44,13 @@ def volumes():
     return original, predicted, following, votes
 
 
-def completed(folder, without_tumor=False, healthy=False, drawn_on=(SHAPE, AFFINE), **options):
-    """Run the stage on one case under a completion's options; returns its labels and its record."""
+def completed(
+    folder, without_tumor=False, healthy=False, drawn_on=(SHAPE, AFFINE), ignored=None, first_look=None, **options
+):
+    """Run the stage on one case under a completion's options; returns its labels and its record.
+
+    The annotation marks `ignored` to be ignored; a base that is the annotation otherwise so marks `first_look`.
+    """
     row = {"category": "tumor", "teacher": "organ_teacher", **options}
     changes = {"completions": {"tumor": row}, "models": {"organ_teacher": {"inference": {"tta": True}}}}
     config = Config.load([REPOSITORY / "config.yaml"], changes)
@@ -55,6 +60,8 @@ def completed(folder, without_tumor=False, healthy=False, drawn_on=(SHAPE, AFFIN
         original[original == TUMOR] = 0
     if healthy:
         original[:] = 0
+    if ignored is not None:
+        original[ignored] = IGNORE_VALUE
     label = folder / "label.nii.gz"
     shape, affine = drawn_on
     write_volume(label, original[:, :, : shape[2]], header_for(shape, affine, original.dtype))
@@ -83,8 +90,14 @@ def completed(folder, without_tumor=False, healthy=False, drawn_on=(SHAPE, AFFIN
     entry.save(list(parts), {"passes": PASSES})
     record = results.shard("pseudo_labels", "tumor", SHARD)
     write_csv(record, ["case", "file"], [{"case": "a", "file": results.relative(entry.file(LABELS))}])
+    base = None
+    if first_look is not None:
+        base, original[first_look] = "first", IGNORE_VALUE
+        write_volume(results.root / "store/first.nii.gz", original, header_for(SHAPE, AFFINE, original.dtype))
+        row = {"case": "a", "file": "store/first.nii.gz", "labels_present": " ".join(map(str, voxels))}
+        write_csv(results.collected("completed_labels", base), list(row), [row])
     output = results.shard("completed_labels", "tumor", SHARD)
-    complete(CompletionJob(results, "tumor", None, settings, config.label_map.names), SHARD, output)
+    complete(CompletionJob(results, "tumor", base, settings, config.label_map.names), SHARD, output)
     made = read_csv(output)[0]
     return read_labels(results.root / made["file"]).array, made
 
@@ -124,6 +137,12 @@ def test_a_tumor_inside_an_annotated_organ_is_what_the_option_says(tmp_path, opt
     labels, made = completed(tmp_path, without_tumor=True, tumor_inside_organs=option)
     assert np.unique(labels[INSIDE]).tolist() == [value]
     assert int(made["tumor_inside_liver"]) == labels[INSIDE].size
+
+
+def test_a_second_look_decides_what_the_first_ignored_and_not_what_the_annotation_ignores(tmp_path):
+    labels, _ = completed(tmp_path, ignored=SURE, first_look=UNSURE, unmarked_tumors="tumor")
+    assert np.unique(labels[SURE]).tolist() == [IGNORE_VALUE]
+    assert np.unique(labels[UNSURE]).tolist() == [TUMOR]
 
 
 @pytest.mark.parametrize(

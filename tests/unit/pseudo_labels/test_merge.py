@@ -120,11 +120,14 @@ def test_an_unmarked_tumor_that_the_passes_are_not_sure_of_is_ignored():
     assert result == [TUMOR, 0, IGNORE_VALUE, IGNORE_VALUE, 0]
 
 
-@pytest.mark.parametrize(("based", "label"), [(False, IGNORE_VALUE), (True, TUMOR)])
-def test_what_an_annotation_passes_over_becomes_no_unmarked_tumor(based, label):
+@pytest.mark.parametrize(
+    ("sealed", "labels"), [(None, [IGNORE_VALUE] * 2), (row(1, 0, 0, 0) == 1, [IGNORE_VALUE, TUMOR])]
+)
+def test_what_an_annotation_passes_over_becomes_no_unmarked_tumor(sealed, labels):
     rules = MergeRules(tumors=(TUMOR,), unmarked_tumors="tumor")
-    result = merge(row(IGNORE_VALUE, 1, 0, 2), row(TUMOR, TUMOR, 0, 0), [1, TUMOR], rules, based=based)
-    assert result.labels.ravel().tolist() == [label, TUMOR, 0, 2]
+    original, predicted = row(IGNORE_VALUE, IGNORE_VALUE, 1, 2), row(TUMOR, TUMOR, TUMOR, 0)
+    result = merge(original, predicted, [1, TUMOR], rules, sealed=sealed)
+    assert result.labels.ravel().tolist() == [*labels, TUMOR, 2]
 
 
 @pytest.mark.parametrize(
