@@ -44,7 +44,8 @@ class MergePolicy(Table):
     """What voxels become that are predicted as an annotated class outside its annotation."""
     tumor_inside_organs: Literal["keep_organ", "ignore", "tumor", "if_sure"] = "keep_organ"
     """What a tumor becomes that is predicted inside an annotated organ, in cases without annotated tumors; if_sure: a
-    tumor if the mirrored passes agree (min_tumor_agreement), else ignored."""
+    tumor if the mirrored passes agree (min_tumor_agreement), else ignored. With a base those that it predicted count
+    as annotated: set unmarked_tumors to the same."""
     unmarked_tumors: Literal["keep_original", "ignore", "tumor", "if_sure"] = "keep_original"
     """What predicted tumors become that touch no annotated one, in cases with annotated tumors; keep_original: voxels
     are decided like all others."""
