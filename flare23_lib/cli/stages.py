@@ -121,7 +121,7 @@ def _preprocess(args: argparse.Namespace) -> None:
 
     parts = args.settings
     settings = with_intensity(PreprocessingSettings.from_json(parts["settings"]), args.intensity)
-    preprocess(args.results, settings, parts["patch_size"], args.shard, args.output)
+    preprocess(args.results, settings, parts["patch_size"], args.shard, args.output, parts["organs"])
 
 
 @stage(

@@ -141,23 +141,15 @@ class Config(Configuration):
             label_sets=self._label_sets(model),
             label_factor=self.model(model).training.label_factor,
             soft=self._soft(model) or None,
-            alike=self._alike(model),
         )
 
-    def _alike(self, model: str) -> tuple[str, ...]:
-        """Return the categories of manual labels in which a mask that is missing would be taken for background."""
+    def background_organs(self, model: str) -> dict[str, int] | None:
+        """Return the organs, value by name, that a model's loss takes for background where a manual label lacks them;
+        None for a loss that does not, and without manual labels."""
         table = self.model(model)
-        if table.training.loss == "label_sets" or not any(source.masks for source in self.sources.values()):
-            return ()
-        return tuple(
-            sorted(
-                one.name
-                for one in self.categories
-                if one.name in table.train_on.manual_labels
-                and one.annotated is None
-                and any(self.sources[name].masks for name in one.sources or self.sources)
-            )
-        )
+        if table.training.loss == "label_sets" or not table.train_on.manual_labels:
+            return None
+        return {label.name: label.value for label in self.labels if label.kind == "organ"}
 
     def _soft(self, model: str) -> tuple[str, ...]:
         """Return the completions with soft labels that a model learns from, sorted."""

@@ -76,7 +76,6 @@ class PreprocessingSettings(TrainingSet):
         label_sets: what is annotated in them, for trainings that must know it (`TrainingProtocol.needs_annotated`).
         label_factor: voxels (z, y, x) of labels in a voxel of the grid; None for one.
         soft: the completions whose labels are soft; None without any.
-        alike: categories of manual labels from masks, whose cases must all have the same labels annotated.
     """
 
     spacing: Millimeters
@@ -86,7 +85,6 @@ class PreprocessingSettings(TrainingSet):
     label_sets: LabelSets | None = None
     label_factor: Voxels | None = None
     soft: Names | None = None
-    alike: Names = Field(default=(), exclude_if=lambda value: not value)
 
 
 class TrainingSettings(Table):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -165,18 +167,25 @@ def annotated_in(results: Results, settings: PreprocessingSettings, sets: LabelS
 
 
 def preprocess(
-    results: Results, settings: PreprocessingSettings, patch_size: Sequence[int], shard: Shard, output: Path
+    results: Results,
+    settings: PreprocessingSettings,
+    patch_size: Sequence[int],
+    shard: Shard,
+    output: Path,
+    organs: Mapping[str, int] | None = None,
 ) -> None:
     """Make the preprocessed cases of a shard that are missing, and its record.
 
-    The settings have the intensity as numbers; the patch size (z, y, x) determines the chunks of the files.
+    The settings have the intensity as numbers; the patch size (z, y, x) determines the chunks of the files; `organs`
+    are those that the loss takes for background where they are not labeled (`Config.background_organs`).
 
     Raises:
         CasesFailedError: the other cases are done, and the record is not written.
-        TrainingError: masks are missing in some cases, which the loss would take for background.
+        TrainingError: not all was looked for in some cases, which the loss would take for background.
     """
     chosen = training_set(results, settings)
-    _refuse_missing_masks(chosen, settings.alike)
+    if organs is not None:
+        _refuse_partial_labels(chosen, organs)
     cases = [case for case in chosen if case.case.case in shard]
     rows = []
     made = 0
@@ -195,17 +204,34 @@ def preprocess(
     write_record(output, COLUMNS if settings.label_sets is None else [*COLUMNS, ANNOTATED], rows)
 
 
-def _refuse_missing_masks(cases: Iterable[TrainingCase], categories: Sequence[str]) -> None:
-    """Refuse manual labels if different labels were looked for in their cases, and some categories have masks."""
-    manual = [case.case for case in cases if case.completion is None] if categories else []
+def _refuse_partial_labels(cases: Sequence[TrainingCase], organs: Mapping[str, int]) -> None:
+    """Refuse manual labels if different labels were looked for in their cases.
+
+    Where nothing is stated, an organ of the training set was not looked for in all cases of a source if clearly fewer
+    than half of them have it: by two standard deviations of as many tosses of a coin, which takes 5 cases or more.
+    """
+    manual = [case.case for case in cases if case.completion is None]
+    remedy = (
+        "the loss nnunet takes what was not annotated for background: set training.loss to label_sets, or complete "
+        "the labels of the category (`completions`)"
+    )
     examples = {case.annotated: case.case for case in reversed(manual) if case.annotated is not None}
     if len(examples) > 1:
         one, two = sorted(examples.values())[:2]
-        raise TrainingError(
-            f"{one} and {two} have different labels annotated (a mask may be missing), and the loss nnunet takes "
-            "what was not annotated for background: set training.loss to label_sets, or complete the labels of the "
-            "category (`completions`)"
-        )
+        raise TrainingError(f"{one} and {two} have different labels annotated (a mask may be missing), and {remedy}")
+    held = {value for case in cases for value in case.present}
+    unstated: dict[str, list[Case]] = defaultdict(list)
+    for case in manual:
+        if case.annotated is None:
+            unstated[case.source].append(case)
+    for source, members in unstated.items():
+        for name, value in organs.items():
+            count, total = sum(value in case.voxels for case in members), len(members)
+            if value in held and count + math.sqrt(total) < total / 2:
+                raise TrainingError(
+                    f"{name} is in {count} of {total} cases of {source}, and nothing states that it was looked for: "
+                    f"if it was, in all, list the labels in `annotated` of the category; if not, {remedy}"
+                )
 
 
 # These two import torch and nnU-Net, which a job that finds all files made does not wait for.

@@ -32,7 +32,7 @@ from flare23_lib.config import Config
 from flare23_lib.config.cohort_models import Source, label_map
 from flare23_lib.config.load import merge
 from flare23_lib.config.settings import CohortSettings, LabelSets
-from flare23_lib.dataset.cases import annotated_of, read_cases
+from flare23_lib.dataset.cases import Case, annotated_of, read_cases, write_cases
 from flare23_lib.dataset.discover import find, notices
 from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.dataset.sources import SourceLabels
@@ -41,7 +41,7 @@ from flare23_lib.errors import ConfigError, ImageError, TrainingError
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.label_maps import ValueTable, read_label_map, right_side
 from flare23_lib.io.nifti import read_labels, write_volume
-from flare23_lib.io.tables import read_csv
+from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_in, preprocess
 from flare23_lib.pseudo_labels.pseudo_label import annotated_labels
 
@@ -107,8 +107,7 @@ def test_a_mask_that_no_case_has_is_named_and_its_source_not_taken_for_whole(coh
     settings = Config.check(merge(values, {"models": {"student": model}})).preprocessing_settings("student")
     with pytest.raises(TrainingError, match="btcv_001 and totalsegmentator_s001 have different labels annotated"):
         preprocess(
-            Results(tmp_path / "results"), changed(settings, alike=("totalsegmentator",)), (8, 8, 8), Shard(0, 1),
-            tmp_path / "record.csv",
+            Results(tmp_path / "results"), settings, (8, 8, 8), Shard(0, 1), tmp_path / "record.csv", organs={}
         )  # fmt: skip
 
 
@@ -181,10 +180,67 @@ def test_missing_masks_are_refused_under_a_loss_that_takes_them_for_background(c
     with pytest.raises(TrainingError, match=message):
         preprocess(
             Results(tmp_path / "results"), config.preprocessing_settings("student"), (8, 8, 8), Shard(0, 1),
-            tmp_path / "record.csv",
+            tmp_path / "record.csv", config.background_organs("student"),
         )  # fmt: skip
     config = Config.check(merge(values, {"models": {"student": model}}))
-    assert config.preprocessing_settings("student").alike == ()
+    assert config.background_organs("student") is None
+
+
+FIVE, ALL = (1, 2, 3, 4, 13), tuple(range(1, 14))
+NONE_SHARD = Shard(0, 1 << 30)
+"""A shard without a case."""
+
+
+def check_manual(tmp_path, groups, completed=()):
+    """Preprocess no case of a training set of label sets by source, under the ordinary loss."""
+    sets = [(source, present) for source, found in groups.items() for count, *present in found for _ in range(count)]
+    cases = [
+        Case(f"{source}_{number}", "i", "l", "training", dict.fromkeys(present, 5), "all_organs", source=source)
+        for number, (source, present) in enumerate(sets)
+    ]
+    cases += [Case("more", "i", None, "training", {}, "unlabeled")] * bool(completed)
+    results, config = Results(tmp_path), Config.load([RECIPE])
+    write_cases(results.cases, cases)
+    row = {"case": "more", "file": "f", "labels_present": " ".join(map(str, completed)), "left_out": ""}
+    write_csv(results.collected("completed_labels", "unlabeled"), list(row), [row])
+    settings = changed(
+        config.preprocessing_settings("organ_teacher"), label_completions=["unlabeled"] if completed else []
+    )
+    organs = config.background_organs("organ_teacher")
+    preprocess(results, settings, (8, 8, 8), NONE_SHARD, tmp_path / "record.csv", organs)
+
+
+@pytest.mark.parametrize(
+    ("groups", "completed", "message"),
+    [
+        ({"flare23": [(61, *FIVE, 14), (89, 14)]}, (), "liver is in 61 of 150 cases of flare23, and nothing states"),
+        ({"flare23": [(45, *FIVE)]}, ALL, "aorta is in 0 of 45 cases of flare23"),
+        ({"flare23": [(45, *FIVE), (25, *ALL)]}, (), "aorta is in 25 of 70 cases of flare23"),
+        ({"a": [(5, 1)], "b": [(5, 3)]}, (), "spleen is in 0 of 5 cases of a"),
+    ],
+)
+def test_organs_that_most_cases_of_a_source_lack_are_refused_where_nothing_is_stated(
+    tmp_path, groups, completed, message
+):
+    with pytest.raises(TrainingError, match=message) as refused:
+        check_manual(tmp_path, groups, completed)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("groups", "completed"),
+    [
+        ({"flare23": [(23, *ALL), (2, *{*ALL} - {9})]}, ()),
+        ({"flare23": [(23, *ALL), (2, *{*ALL} - {9})]}, (*ALL, 14)),
+        ({"flare23": [(45, *FIVE)]}, ()),
+        ({"flare23": [(30, 1), (20, 1, 14)]}, ()),
+        ({"male": [(20, 1, 5), (24, 1, 6)]}, ()),
+        ({"a": [(4, 1)], "b": [(4, 3)]}, ()),
+    ],
+    ids=["all organs", "beside completed ones", "five organs", "few tumors", "about half", "few cases"],
+)
+def test_organs_that_some_cases_lack_are_absent_there(tmp_path, groups, completed):
+    check_manual(tmp_path, groups, completed)
 
 
 def test_a_category_can_state_that_only_what_occurs_is_known(seven, tmp_path):
