@@ -16,7 +16,7 @@ from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
 from flare23_lib.io.geometry import Geometry, lengths_at_corners
 from flare23_lib.io.identity import identity_of
-from flare23_lib.io.label_maps import LabelFiles, read_label_map
+from flare23_lib.io.label_maps import LabelFiles, ValueTable, read_label_map
 from flare23_lib.io.nifti import Stream, with_qfac
 
 MAX_VALUES = 1000
@@ -77,6 +77,11 @@ class ImageInfo:
         if self.shape is None or self.spacing is None:
             raise ValueError(f"a file that cannot be read has no geometry ({self.error})")
         return Geometry(self.shape, np.array(self.affine).reshape(4, 4), self.spacing)
+
+    def our_voxels(self, table: ValueTable | None) -> dict[int, int]:
+        """Return the voxels of a label per value of ours, by the table of its source, if that has one."""
+        voxels = self.voxels or {}
+        return voxels if self.mapped or table is None else table.counts(voxels)
 
     def to_json(self) -> dict:
         """Return plain data for `from_json`."""

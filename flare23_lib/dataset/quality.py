@@ -154,7 +154,7 @@ def label_issues(info: ImageInfo, labels: LabelMap, table: ValueTable | None = N
         yield "scaled_label", cause
     if info.overlaps:
         yield "overlapping_masks", f"its masks overlap in {info.overlaps} voxels"
-    ours = info.voxels if info.mapped or table is None or table.has_sides else table.counts(info.voxels)
+    ours = info.our_voxels(table)
     ignored = ours.get(IGNORE_VALUE, 0)
     if not ours.keys() - {0, IGNORE_VALUE}:
         yield "empty_label", "has no labeled voxel"

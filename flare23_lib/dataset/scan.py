@@ -229,8 +229,7 @@ class _Scanner:
             pair = () if image.error else quality.pair_issues(image, label)
             for kind, message in (*quality.label_issues(label, self.labels, source.table), *pair):
                 self.issue(case.case, path, kind, message)
-            counts = label.voxels or {}
-            counts = counts if label.mapped or source.table is None else source.table.counts(counts)
+            counts = label.our_voxels(source.table)
             voxels = {value: count for value, count in counts.items() if value in self.labels.values}
         masks = LabelFiles(path, source.mapping).mask_files() if path in files.masks else None
         return replace(

@@ -96,12 +96,14 @@ def completed_entry(
     return folder.entry(case.case, inputs)
 
 
-def shard_entries(job: CompletionJob, shard: Shard) -> list[tuple[Case, Entry]]:
-    """Return the cases of a shard with the entries of their labels; StoreError if a pseudo-label is in no record."""
+def shard_entries(
+    job: CompletionJob, shard: Shard, bases: Mapping[str, Mapping[str, str]]
+) -> list[tuple[Case, Entry, dict[str, str]]]:
+    """Return the cases of a shard with the entries of their labels and the records of their pseudo-labels; `bases` as
+    `base_rows`; StoreError if a pseudo-label is in no record."""
     results, settings = job.results, job.settings
     record = results.shard("pseudo_labels", job.name, shard)
-    predictions = {row["case"]: row["file"] for row in read_csv(record)}
-    bases = base_rows(results, job.base)
+    predictions = {row["case"]: row for row in read_csv(record)}
     folder = completion_folder(results, settings)
     found = []
     for case in usable_cases(results.cases, "training", settings.category):
@@ -109,18 +111,19 @@ def shard_entries(job: CompletionJob, shard: Shard) -> list[tuple[Case, Entry]]:
             continue
         if case.case not in predictions:
             raise StoreError(f"{case.case} is not in {record}; {REMEDY}")
-        found.append((case, completed_entry(folder, case, predictions[case.case], bases)))
+        prediction = predictions[case.case]
+        found.append((case, completed_entry(folder, case, prediction["file"], bases), prediction))
     return found
 
 
 def all_entries(job: CompletionJob, shard: Shard) -> list[Entry]:
     """Return all entries of a shard of `complete`, the changes that are compared included."""
-    found = shard_entries(job, shard)
-    entries = [entry for _, entry in found]
+    found = shard_entries(job, shard, base_rows(job.results, job.base))
+    entries = [entry for _, entry, _ in found]
     compared = compared_rows(job.results, job.settings)
     if compared is None:
         return entries
-    return entries + [_compared_entry(job, case, entry, compared) for case, entry in found]
+    return entries + [_compared_entry(job, case, entry, compared) for case, entry, _ in found]
 
 
 def complete(job: CompletionJob, shard: Shard, output: Path) -> None:
@@ -131,18 +134,17 @@ def complete(job: CompletionJob, shard: Shard, output: Path) -> None:
         StoreError: a pseudo-label is in no record.
     """
     results, settings = job.results, job.settings
-    entries = shard_entries(job, shard)
-    agreements = {row["case"]: row for row in read_csv(results.shard("pseudo_labels", job.name, shard))}
     bases = base_rows(results, job.base)
+    entries = shard_entries(job, shard, bases)
     compared = compared_rows(results, settings)
     rows = []
     made = 0
     failures = CaseFailures(len(entries))
-    for case, entry in progress(entries):
+    for case, entry, prediction in progress(entries):
         with failures.case(case.case, case.label or case.image):
             metadata, new = entry.load_or_make(f"{job.name}-{shard}", partial(_complete_case, job, case, bases))
             made += new
-            texts = [agreements[case.case].get(f"agreement_{name}") for name in job.label_names]
+            texts = [prediction.get(f"agreement_{name}") for name in job.label_names]
             scores = [float(text) for text in texts if text]
             mean = round(sum(scores) / len(scores), 4) if scores else None
             if settings.exclude_most_changed is None:
