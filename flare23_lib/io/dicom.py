@@ -97,6 +97,8 @@ class Series:
         orientation: directions of increasing column (x) and row (y), LPS.
         matrix: rows, columns.
         pixel_spacing: between rows and between columns, mm.
+        left_out: CT images under its UID that are part of no volume: of another orientation, matrix or spacing, or
+            without a usable position, slope or pixels. Localizers do not count.
     """
 
     root: Path
@@ -112,6 +114,7 @@ class Series:
     pixel_spacing: tuple[float, float]
     frames: tuple[DicomFrame, ...]
     irregular: Irregular = "refuse"
+    left_out: int = 0
 
     def __str__(self) -> str:
         return f"{self.root / self.place} (series {self.number or self.uid})"
@@ -189,6 +192,9 @@ class Series:
             found.append(f"the gantry was tilted by {grid.tilt_degrees:.1f} degrees; the affine is sheared")
         if grid.places is not None:
             found.append(f"its {len(self.frames)} slices were interpolated to {grid.count} equally spaced ones")
+        if self.left_out:
+            why = "they differ in orientation, matrix or spacing, or are damaged"
+            found.append(f"{self.left_out} images of the series are left out: {why}")
         return tuple(found)
 
     def _affine(self, grid: SliceGrid) -> np.ndarray:

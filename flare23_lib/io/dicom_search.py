@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from pydicom.errors import InvalidDicomError
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io.dicom import MIN_SLICES, DicomFile, DicomFrame, Series, frame_attributes
+
+log = logging.getLogger(__name__)
 
 SAME_DIRECTION = 1e-3
 """Largest difference of direction cosines within one volume."""
@@ -51,11 +54,22 @@ class Annotation:
 
 @dataclass
 class DicomSearch:
-    """What a search found: series, annotations of series, and files that are neither with the reason."""
+    """What a search found: series, annotations of series, and files that are neither with the reason.
+
+    `damaged` counts CT images by their Series Instance UID that cannot be part of their series.
+    """
 
     series: list[Series] = field(default_factory=list)
     annotations: list[Annotation] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
+    damaged: Counter[str] = field(default_factory=Counter)
+
+    def pass_over(self, dataset: Dataset, what: str, count: int = 1) -> None:
+        """Count an image, or frames of one, that cannot be used."""
+        modality = dataset.get("Modality", "no modality")
+        self.passed_over[f"{what} ({modality})"] += count
+        if modality == "CT" and "LOCALIZER" not in (dataset.get("ImageType") or []):
+            self.damaged[_series_key(dataset)] += count
 
 
 def is_dicom(start: bytes) -> bool:
@@ -83,27 +97,35 @@ def _files_below(folder: Path, above: Collection[Path]) -> Iterator[Path]:
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
-        if path.is_file():
+        if path.is_file() or _is_dead_link(path):
             yield path
         elif path.is_dir() and (target := path.resolve()) not in above:
             yield from _files_below(path, {*above, target})
+
+
+def _is_dead_link(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def find_series(root: Path) -> DicomSearch:
     """Group the DICOM images below a folder, in a zip archive or in a file into series.
 
     Files are known by their content, whatever their names. Slices are grouped by Series Instance UID, then by
-    orientation, matrix and pixel spacing. A file that is there twice (same SOP Instance UID) counts once. ImageError
-    if there is nothing, or a file cannot be read.
+    orientation, matrix and pixel spacing. A file that is there twice (same SOP Instance UID) counts once. What is there
+    beside volumes is logged in one line. ImageError if there is nothing, or a file cannot be read.
     """
     if not root.exists():
         raise ImageError(f"{root}: there is no such file or folder")
     found, seen = DicomSearch(), set()
     groups: dict[str, list[_SliceGroup]] = {}
     for file in files_of(root):
+        if _is_dead_link(file.path):
+            found.passed_over["dead link"] += 1
+            continue
         try:
-            if not is_dicom(file.start(132)):
-                found.passed_over["no DICOM file"] += 1
+            start = file.start(132)
+            if not is_dicom(start):
+                found.passed_over["no DICOM file" if start else "empty file"] += 1
                 continue
             with file.open() as handle:
                 dataset = pydicom.dcmread(handle, stop_before_pixels=True, specific_tags=TAGS, force=True)
@@ -112,17 +134,31 @@ def find_series(root: Path) -> DicomSearch:
         if dataset.get("Modality") in ("SEG", "RTSTRUCT"):
             found.annotations.append(Annotation(file, str(dataset.Modality), tuple(_referenced_series(dataset))))
         elif dataset.get("Rows") is None:
-            found.passed_over[f"no image ({dataset.get('Modality', 'no modality')})"] += 1
+            found.pass_over(dataset, "no image")
         elif dataset.get("SOPInstanceUID") in seen:
             found.passed_over["a second copy of an image"] += 1
         else:
             seen.add(dataset.get("SOPInstanceUID"))
             _group(groups, file, dataset, found)
     found.series = sorted(
-        (_series(root, group) for groups_of_series in groups.values() for group in groups_of_series),
+        (series for key, parts in groups.items() for series in _parts(root, parts, found.damaged[key])),
         key=lambda series: (series.patient, series.study, _as_number(series.number), series.uid, -len(series.frames)),
     )
+    if any(series.is_volume for series in found.series) and (others := _what_else(found)):
+        log.info("%s: holds beside CT volumes %s", root, others)
     return found
+
+
+def _series_key(dataset: Dataset) -> str:
+    return str(dataset.get("SeriesInstanceUID", ""))
+
+
+def _parts(root: Path, groups: Sequence[_SliceGroup], damaged: int) -> list[Series]:
+    """Return the parts of a series, its volumes with the number of its images that are part of none."""
+    parts = [_series(root, group) for group in groups]
+    others = [part for part in parts if part.modality == "CT" and not part.is_localizer and not part.is_volume]
+    left_out = damaged + sum(len(part.frames) for part in others)
+    return [replace(part, left_out=left_out) if part.is_volume else part for part in parts]
 
 
 def _referenced_series(dataset: Dataset) -> Iterator[str]:
@@ -148,13 +184,17 @@ class _SliceGroup:
 
 def _group(groups: dict[str, list[_SliceGroup]], file: DicomFile, dataset: Dataset, found: DicomSearch) -> None:
     """Put the frames of a file into the groups they belong to."""
-    for index in range(int(dataset.get("NumberOfFrames") or 1)):
+    count = int(dataset.get("NumberOfFrames") or 1)
+    for index in range(count):
+        fault = "an image without position"
         try:
-            position, orientation, spacing, slope, intercept = _plane(dataset, index)
+            position, orientation, spacing = _plane(dataset, index)
+            fault = "an image whose slope or intercept is no number"
+            slope, intercept = _rescale(dataset, index)
         except (AttributeError, IndexError, TypeError, ValueError):
-            found.passed_over[f"an image without position ({dataset.get('Modality', 'no modality')})"] += 1
+            found.pass_over(dataset, fault, count - index)
             return
-        several = groups.setdefault(str(dataset.get("SeriesInstanceUID", "")), [])
+        several = groups.setdefault(_series_key(dataset), [])
         for group in several:
             same = np.abs(group.orientation - orientation).max() < SAME_DIRECTION
             if same and _shape(group.dataset) == _shape(dataset) and np.allclose(group.spacing, spacing, rtol=1e-4):
@@ -172,20 +212,24 @@ def _shape(dataset: Dataset) -> tuple[int, int]:
     return int(dataset.Rows), int(dataset.Columns)
 
 
-def _plane(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray, tuple[float, float], float, float]:
-    """Return position, orientation (2, 3), pixel spacing, slope and intercept of a frame."""
+def _plane(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Return position, orientation (2, 3) and pixel spacing of a frame."""
     position = frame_attributes(dataset, index, "PlanePositionSequence").ImagePositionPatient
     orientation = frame_attributes(dataset, index, "PlaneOrientationSequence").ImageOrientationPatient
     spacing = frame_attributes(dataset, index, "PixelMeasuresSequence").PixelSpacing
-    values = frame_attributes(dataset, index, "PixelValueTransformationSequence")
     directions = np.array([float(value) for value in orientation]).reshape(2, 3)
     directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     rows, columns = (float(value) for value in spacing)
     if not (np.isfinite(directions).all() and min(rows, columns) > 0 and abs(directions[0] @ directions[1]) < 0.01):
         raise ValueError("no plane")
     place = np.array([float(value) for value in position]).reshape(3)
-    slope, intercept = float(values.get("RescaleSlope", 1)), float(values.get("RescaleIntercept", 0))
-    return place, directions, (rows, columns), slope, intercept
+    return place, directions, (rows, columns)
+
+
+def _rescale(dataset: Dataset, index: int) -> tuple[float, float]:
+    """Return slope and intercept of a frame."""
+    values = frame_attributes(dataset, index, "PixelValueTransformationSequence")
+    return float(values.get("RescaleSlope", 1)), float(values.get("RescaleIntercept", 0))
 
 
 def _series(root: Path, group: _SliceGroup) -> Series:
@@ -219,7 +263,7 @@ def choose_series(found: DicomSearch, root: Path, wanted: str | None) -> list[Se
     """
     volumes = [series for series in found.series if series.is_volume]
     if not volumes:
-        raise ImageError(f"{root}: holds no CT series ({_what_else(found)})")
+        raise ImageError(f"{root}: holds no CT series ({_what_else(found) or 'it is empty'})")
     if wanted == "all":
         return volumes
     if wanted is None:
@@ -259,12 +303,15 @@ def format_series(series: Sequence[Series]) -> str:
 
 
 def _what_else(found: DicomSearch) -> str:
+    """Return what was found but volumes; empty for nothing."""
     counts = found.passed_over.copy()
     if found.annotations:
         counts["segmentation or structure set"] = len(found.annotations)
     for series in found.series:
+        if series.is_volume:
+            continue
         kind = "localizer" if series.modality == "CT" else f"series of modality {series.modality or 'unknown'}"
         if series.modality == "CT" and not series.is_localizer:
             kind = f"CT series of fewer than {MIN_SLICES} slices"
         counts[kind] += 1
-    return ", ".join(f"{count} x {what}" for what, count in counts.items()) or "it is empty"
+    return ", ".join(f"{count} x {what}" for what, count in counts.items())

@@ -169,6 +169,42 @@ def test_missing_slices_are_refused_with_their_place(tmp_path, missing, what):
         series.read()
 
 
+def test_images_of_a_series_that_are_left_out_are_counted_in_its_warnings(tmp_path):
+    slices = a_series(an_image((8, 20, 24)))
+    slices[-1].PixelSpacing = [0.8, 0.701]
+    series = series_in(save(tmp_path / "spacing", slices))
+    assert len(series.frames) == 7
+    assert series.warnings()[0].startswith("1 images of the series are left out")
+    slices = a_series(an_image((8, 20, 24)))
+    slices[-1].RescaleSlope = None
+    del slices[0].ImagePositionPatient
+    found = find_series(save(tmp_path / "position", slices))
+    assert found.series[0].warnings()[0].startswith("2 images of the series are left out")
+    assert found.passed_over == {
+        "an image without position (CT)": 1,
+        "an image whose slope or intercept is no number (CT)": 1,
+    }
+    marked = a_slice(an_image()[0], new_uids(), 1, (0, 0, 0), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    marked.SeriesInstanceUID = slices[0].SeriesInstanceUID
+    del marked.ImagePositionPatient
+    save(tmp_path / "position", [marked], "localizer.dcm")
+    assert series_in(tmp_path / "position").left_out == 2
+
+
+def test_files_that_are_passed_over_beside_a_volume_are_logged_in_one_line(tmp_path, caplog):
+    folder = save(tmp_path / "ct", a_series(an_image((8, 20, 24))))
+    (folder / "IM0000.dcm").write_bytes(b"")
+    cut = folder / "IM0006.dcm"
+    content = cut.read_bytes()
+    cut.write_bytes(content[: content.index(b"\x28\0\x10\0")])  # before its number of rows
+    (folder / "IM0007.dcm").unlink()
+    (folder / "IM0007.dcm").symlink_to(tmp_path / "nowhere")
+    with caplog.at_level("INFO"):
+        series = series_in(folder)
+    assert "holds beside CT volumes 1 x empty file, 1 x no image (CT), 1 x dead link" in caplog.text
+    assert (len(series.frames), series.left_out) == (5, 1)
+
+
 def moved(slices, index, shift):
     position = np.array(slices[index].ImagePositionPatient, float) + shift
     slices[index].ImagePositionPatient = position.round(6).tolist()
