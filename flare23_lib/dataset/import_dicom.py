@@ -20,7 +20,7 @@ import numpy as np
 
 from flare23_lib.errors import CohortError, ImageError, StoreError
 from flare23_lib.io.dicom import Irregular, Series
-from flare23_lib.io.dicom_search import DicomSearch, find_series
+from flare23_lib.io.dicom_search import Annotation, DicomSearch, find_series
 from flare23_lib.io.dicom_seg import Segment, read_seg
 from flare23_lib.io.images import read_header
 from flare23_lib.io.label_tables import Structure, header_extension, label_table
@@ -127,32 +127,48 @@ def _with_earlier(path: Path, rows: Sequence[dict[str, object]]) -> list[dict[st
     return [*earlier.values(), *made]
 
 
-def case_of(series: Series, with_spacing: bool = False) -> str:
+def case_of(series: Series, with_spacing: bool = False, with_patient: bool = False) -> str:
     """Return the name of a series' case; parts of one series, of different orientation or matrix, differ.
 
-    With `with_spacing` parts of different pixel spacing or distance of slices differ, too.
+    With `with_spacing` parts of different pixel spacing or distance of slices differ, too; with `with_patient` series
+    of several patients under one UID.
     """
     text = f"{series.uid} {series.orientation} {series.matrix}"
     if with_spacing:
         text += f" {series.pixel_spacing} {series.distance:.4f}"
+    if with_patient:
+        text += f" of {series.patient}"
     return "ct_" + hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def _cases_of(volumes: Sequence[Series], output: Path) -> list[str]:
     """Return the case of each series.
 
-    Of parts of a series that differ in spacing alone, only one that was imported before has its plain name.
+    Of parts of a series that differ in spacing alone, and of patients who share a UID, only one that was imported
+    before has the plain name.
     """
-    alike = Counter(map(case_of, volumes))
+    sources = output / SOURCES
+    earlier = {row["case"]: row["patient"] for row in (read_csv(sources) if sources.exists() else ())}
+    alike = Counter((case_of(series), series.patient) for series in volumes)
+    patients = Counter(case for case, _ in {*alike, *earlier.items()})
     cases = []
     for series in volumes:
-        case = case_of(series)
-        if alike[case] > 1:
+        plain = case_of(series)
+        shared = patients[plain] > 1 and earlier.get(plain) != series.patient
+        case = case_of(series, with_patient=shared)
+        if alike[plain, series.patient] > 1:
             image, spacing = _image(output, case), (series.distance, *series.pixel_spacing)
             if not (image.exists() and np.allclose(read_header(image)[0].spacing, spacing, atol=1e-3)):
-                case = case_of(series, with_spacing=True)
+                case = case_of(series, with_spacing=True, with_patient=shared)
         cases.append(case)
     return cases
+
+
+def _annotations_of(series: Series, found: DicomSearch) -> list[Annotation]:
+    """Return the annotations that refer to a series; of the same patient where several share its UID."""
+    shared = any(other.uid == series.uid and other.patient != series.patient for other in found.series)
+    of_uid = [one for one in found.annotations if series.uid in one.series]
+    return [one for one in of_uid if one.patient == series.patient] if shared else of_uid
 
 
 def _image(output: Path, case: str) -> Path:
@@ -163,7 +179,7 @@ def _import_series(
     case: str, series: Series, found: DicomSearch, output: Path, names: NameTable | None, unmatched: Counter[str]
 ) -> dict[str, object]:
     image, label = _image(output, case), output / "labels" / f"{case}.nii.gz"
-    annotations = [one for one in found.annotations if series.uid in one.series]
+    annotations = _annotations_of(series, found)
     row: dict[str, object] = {
         "case": case, "patient": series.patient, "study": series.study, "series": series.uid,
         "number": series.number, "description": series.description, "slices": len(series.frames),

@@ -45,24 +45,25 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class Annotation:
-    """A segmentation or structure set, and the series (by UID) that it refers to."""
+    """A segmentation or structure set, and the series (by UID) that it refers to, of a patient (by ID)."""
 
     file: DicomFile
     modality: str
     series: tuple[str, ...]
+    patient: str
 
 
 @dataclass
 class DicomSearch:
     """What a search found: series, annotations of series, and files that are neither with the reason.
 
-    `damaged` counts CT images by their Series Instance UID that cannot be part of their series.
+    `damaged` counts CT images that cannot be part of their series, by Patient ID and Series Instance UID.
     """
 
     series: list[Series] = field(default_factory=list)
     annotations: list[Annotation] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
-    damaged: Counter[str] = field(default_factory=Counter)
+    damaged: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def pass_over(self, dataset: Dataset, what: str, count: int = 1) -> None:
         """Count an image, or frames of one, that cannot be used."""
@@ -110,14 +111,15 @@ def _is_dead_link(path: Path) -> bool:
 def find_series(root: Path) -> DicomSearch:
     """Group the DICOM images below a folder, in a zip archive or in a file into series.
 
-    Files are known by their content, whatever their names. Slices are grouped by Series Instance UID, then by
-    orientation, matrix and pixel spacing. A file that is there twice (same SOP Instance UID) counts once. What is there
-    beside volumes is logged in one line. ImageError if there is nothing, or a file cannot be read.
+    Files are known by their content, whatever their names. Slices are grouped by Patient ID and Series Instance UID,
+    then by orientation, matrix and pixel spacing. A file that is there twice (same patient, UIDs, position, number)
+    counts once. What is there beside volumes is logged in one line. ImageError if there is nothing, or a file cannot
+    be read.
     """
     if not root.exists():
         raise ImageError(f"{root}: there is no such file or folder")
     found, seen = DicomSearch(), set()
-    groups: dict[str, list[_SliceGroup]] = {}
+    groups: dict[tuple[str, str], list[_SliceGroup]] = {}
     for file in files_of(root):
         if _is_dead_link(file.path):
             found.passed_over["dead link"] += 1
@@ -132,13 +134,15 @@ def find_series(root: Path) -> DicomSearch:
         except UNREADABLE as error:
             raise ImageError(f"{file}: cannot be read ({error})") from error
         if dataset.get("Modality") in ("SEG", "RTSTRUCT"):
-            found.annotations.append(Annotation(file, str(dataset.Modality), tuple(_referenced_series(dataset))))
+            series, patient = tuple(_referenced_series(dataset)), str(dataset.get("PatientID", ""))
+            found.annotations.append(Annotation(file, str(dataset.Modality), series, patient))
         elif dataset.get("Rows") is None:
             found.pass_over(dataset, "no image")
-        elif dataset.get("SOPInstanceUID") in seen:
+        elif (image := _image_key(dataset)) in seen:
             found.passed_over["a second copy of an image"] += 1
         else:
-            seen.add(dataset.get("SOPInstanceUID"))
+            if dataset.get("SOPInstanceUID"):  # else nothing tells copies from other images
+                seen.add(image)
             _group(groups, file, dataset, found)
     found.series = sorted(
         (series for key, parts in groups.items() for series in _parts(root, parts, found.damaged[key])),
@@ -149,8 +153,14 @@ def find_series(root: Path) -> DicomSearch:
     return found
 
 
-def _series_key(dataset: Dataset) -> str:
-    return str(dataset.get("SeriesInstanceUID", ""))
+def _series_key(dataset: Dataset) -> tuple[str, str]:
+    """Return what tells a series from others; UIDs repeat where names were removed by a template."""
+    return str(dataset.get("PatientID", "")), str(dataset.get("SeriesInstanceUID", ""))
+
+
+def _image_key(dataset: Dataset) -> tuple[str, ...]:
+    names = ("SOPInstanceUID", "ImagePositionPatient", "InstanceNumber")
+    return *_series_key(dataset), *(str(dataset.get(name)) for name in names)
 
 
 def _parts(root: Path, groups: Sequence[_SliceGroup], damaged: int) -> list[Series]:
@@ -182,7 +192,9 @@ class _SliceGroup:
     frames: list[DicomFrame] = field(default_factory=list)
 
 
-def _group(groups: dict[str, list[_SliceGroup]], file: DicomFile, dataset: Dataset, found: DicomSearch) -> None:
+def _group(
+    groups: dict[tuple[str, str], list[_SliceGroup]], file: DicomFile, dataset: Dataset, found: DicomSearch
+) -> None:
     """Put the frames of a file into the groups they belong to."""
     count = int(dataset.get("NumberOfFrames") or 1)
     for index in range(count):
@@ -276,7 +288,7 @@ def choose_series(found: DicomSearch, root: Path, wanted: str | None) -> list[Se
     named = zip(numbers_of(volumes), volumes, strict=True)
     chosen = [volume for number, volume in named if wanted in (number, volume.uid)]
     if len(chosen) != 1:
-        problem = "is no series" if not chosen else f"has {len(chosen)} parts of different orientation or matrix"
+        problem = "is no series" if not chosen else f"stands for {len(chosen)} of them, parts or of several patients"
         raise ImageError(f"{root}: {wanted!r} {problem}; the series are\n{format_series(volumes)}")
     return chosen
 

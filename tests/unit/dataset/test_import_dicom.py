@@ -124,6 +124,33 @@ def test_parts_of_a_series_with_other_spacing_are_cases_of_their_own(tmp_path):
     assert sorted(array.sum() for array in arrays) == sorted([an_image().sum(), an_image(seed=1).sum()])
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_patients_who_share_all_uids_are_cases_of_their_own(tmp_path, together):
+    uids, label = new_uids(), np.zeros((6, 20, 24), np.uint8)
+    images = [generate_uid() for _ in range(6)]
+    for number, name in enumerate("AB", 1):
+        slices = a_series(an_image(seed=number), uids=uids, PatientID=name)
+        for one, uid in zip(slices, images, strict=True):
+            one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = uid
+        (series,) = find_series(save(tmp_path / "clinic" / name, slices)).series
+        label[number] = 1
+        write_seg(tmp_path / "clinic" / name / "seg.dcm", series, label, label_table(["liver"], [1]), "clinic")
+    (tmp_path / "names.csv").write_text(NAMES)
+    options = (tmp_path / "cohort", "--names", tmp_path / "names.csv")
+    for folder in ("",) if together else ("A", "B"):
+        assert run(tmp_path / "clinic" / folder, *options) == 0
+    before = read_csv(tmp_path / "cohort/sources.csv")
+    assert run(tmp_path / "clinic", *options) == 0
+    rows = read_csv(tmp_path / "cohort/sources.csv")
+    assert sorted((row["patient"], row["case"]) for row in rows) == sorted((r["patient"], r["case"]) for r in before)
+    assert sorted(row["patient"] for row in rows) == ["A", "B"]
+    for row in rows:
+        number = "AB".index(row["patient"]) + 1
+        assert np.array_equal(read_volume(tmp_path / "cohort" / row["image"]).array, an_image(seed=number))
+        found = read_volume(tmp_path / "cohort" / row["label"]).array
+        assert (found.any(axis=(1, 2)) == [False, True, number == 2, False, False, False]).all()
+
+
 def test_without_a_table_names_are_listed_and_none_is_guessed(clinic, tmp_path):
     run(clinic[0], tmp_path / "cohort")
     assert not (tmp_path / "cohort" / "labels").exists()

@@ -250,6 +250,31 @@ def test_two_slices_at_one_place_are_refused_and_copies_of_a_file_are_not(tmp_pa
         series.read()
 
 
+def test_patients_who_share_all_uids_are_series_of_their_own(tmp_path):
+    uids, arrays = new_uids(), [an_image(seed=1), an_image(seed=2)]
+    images = [new_uids()[0] for _ in arrays[0]]
+    for name, array in zip("AB", arrays, strict=True):
+        slices = a_series(array, uids=uids, PatientID=name)
+        for one, uid in zip(slices, images, strict=True):
+            one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = uid
+        save(tmp_path / "ct" / name, slices)
+    volumes = choose_series(find_series(tmp_path / "ct"), tmp_path, "all")
+    assert [series.patient for series in volumes] == ["A", "B"]
+    assert all(np.array_equal(one.read().array, array) for one, array in zip(volumes, arrays, strict=True))
+    with pytest.raises(ImageError, match="stands for 2 of them"):
+        series_in(tmp_path / "ct", uids[1])
+
+
+def test_images_without_uids_are_no_copies_of_each_other(tmp_path):
+    slices = a_series(an_image())
+    for one in slices:
+        del one.SOPInstanceUID
+    for index, one in enumerate(slices):
+        (tmp_path / "ct").mkdir(exist_ok=True)
+        one.save_as(tmp_path / "ct" / f"{index}.dcm", enforce_file_format=False)
+    assert np.array_equal(series_in(tmp_path / "ct").read().array, an_image())
+
+
 def test_a_tilted_gantry_keeps_its_shear(tmp_path, caplog):
     array = an_image()
     series = series_in(save(tmp_path / "ct", a_series(array, tilt=0.9)))
