@@ -120,7 +120,7 @@ def find_cases(
     """List the images of a file or folder, sorted, with the file for each one's labels.
 
     Args:
-        inputs: an image file (NIfTI, NRRD, MetaImage, GIPL), or a folder of them, links among them even if they lead
+        inputs: an image file (NIfTI, NRRD, MetaImage), or a folder of them, links among them even if they lead
             nowhere; hidden ones are not taken, and one whose name ends so in capitals is passed over with a warning.
             Or a DICOM file, a zip archive, or a folder without image files: the DICOM series in it.
         output: a folder; for a single image it may be a NIfTI file's name.

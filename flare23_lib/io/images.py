@@ -1,4 +1,4 @@
-"""An image of any format that is read: NIfTI, NRRD, MetaImage and GIPL files, and series of DICOM files.
+"""An image of any format that is read: NIfTI, NRRD and MetaImage files, and series of DICOM files.
 
 SimpleITK and pydicom are imported only for their formats.
 """
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 Image = Union[Path, "Series"]
 """A file, or a series of DICOM files."""
 
-ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".gipl.gz")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+"""GIPL is none of them: it has no directions of axes, and a file that was cut short reads as if it were whole."""
 
 IMAGE_SUFFIXES = (*SUFFIXES, *ITK_SUFFIXES)
 

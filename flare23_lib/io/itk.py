@@ -1,11 +1,13 @@
-"""Images that SimpleITK reads beside NIfTI: NRRD, MetaImage, GIPL. Arrays are (z, y, x), affines nibabel's (RAS+)."""
+"""Images that SimpleITK reads beside NIfTI: NRRD, MetaImage. Arrays are (z, y, x), affines nibabel's (RAS+)."""
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import SimpleITK
@@ -13,9 +15,12 @@ import SimpleITK
 from flare23_lib.axes import as_triple
 from flare23_lib.errors import ImageError
 from flare23_lib.io.geometry import Geometry
-from flare23_lib.io.nifti import Volume, header_for
+from flare23_lib.io.nifti import BLOCK_BYTES, Volume, header_for
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+TRUE = ("T", "t", "1")
+"""How a value of a MetaImage's header begins that is true."""
 
 
 def read_itk_geometry(path: Path) -> tuple[Geometry, int]:
@@ -31,9 +36,46 @@ def read_itk_geometry(path: Path) -> tuple[Geometry, int]:
 
 def read_itk(path: Path) -> Volume:
     """Read a 3-D image of one channel; ImageError if it is missing, broken, of another format, or not 3-D."""
+    size = read_itk_geometry(path)[1] // 2
+    if path.name.endswith((".mha", ".mhd")):
+        _check_metaimage(path, size)
     with _reading(path):
         image = SimpleITK.ReadImage(str(path))
     return volume_of_itk(image, path)
+
+
+def _check_metaimage(path: Path, size: int) -> None:
+    """Raise ImageError if a MetaImage does not hold all bytes of its voxels, or they differ from their checksum.
+
+    ITK does not compare the checksum that compressed voxels have.
+    """
+    fields: dict[str, str] = {}
+    try:
+        with path.open("rb") as header:
+            while "ElementDataFile" not in fields and (line := header.readline(BLOCK_BYTES)):
+                name, _, value = line.decode("latin-1").partition("=")
+                fields[name.strip()] = value.strip()
+            start, place = header.tell(), fields.get("ElementDataFile", "")
+        compressed, binary = (fields.get(key, "")[:1] in TRUE for key in ("CompressedData", "BinaryData"))
+        is_local = place.lower() == "local"
+        voxels = path if is_local else path.parent / place
+        if not compressed and not (binary and voxels.is_file()):  # in text, or in several files
+            return
+        with voxels.open("rb") as data:
+            data.seek(start if is_local else 0)
+            whole = _inflates_to(data, size) if compressed else voxels.stat().st_size - data.tell() >= size
+    except (OSError, zlib.error) as error:
+        raise ImageError(f"{path}: its voxels cannot be read ({error})") from error
+    if not whole:
+        raise ImageError(f"{path}: is cut short, or does not hold as many voxels as its header states")
+
+
+def _inflates_to(data: BinaryIO, size: int) -> bool:
+    """Tell whether a compressed stream ends after so many bytes; zlib.error if broken, or its checksum differs."""
+    stream, found = zlib.decompressobj(wbits=47), 0  # of zlib or gzip
+    while not stream.eof and found <= size and (block := stream.unconsumed_tail or data.read(BLOCK_BYTES)):
+        found += len(stream.decompress(block, BLOCK_BYTES))
+    return stream.eof and found == size
 
 
 def volume_of_itk(image: SimpleITK.Image, name: object = "the image") -> Volume:

@@ -4,12 +4,13 @@ import tracemalloc
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.identity import file_identity
-from flare23_lib.io.images import held_bytes, read_header
+from flare23_lib.io.images import held_bytes, image_stem, read_header, read_image
 from flare23_lib.io.orientation import Orientation
 
 AFFINE = np.array([[-0.8, 0, 0, 100.5], [0, -0.7, 0, 90.25], [0, 0, 2.5, -400.125], [0, 0, 0, 1]])
@@ -252,3 +253,43 @@ def test_a_qfac_of_zero_means_one(image):
 def test_a_header_that_makes_no_sense_is_refused_in_one_line(image, fields):
     with pytest.raises(ImageError, match="is not NIfTI"):
         nifti.read_volume(_with_header(image[0], **fields))
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize(("name", "voxels"), [("x.mha", "x.mha"), ("x.mhd", "x.zraw"), ("x.nrrd", "x.nrrd")])
+def test_damaged_images_of_other_formats_are_refused(tmp_path, name, voxels, compressed):
+    array = np.random.default_rng(0).integers(-1000, 1000, (6, 7, 8)).astype(np.int16)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), tmp_path / name, compressed)
+    path = tmp_path / (voxels if compressed else voxels.replace("zraw", "raw"))
+    assert np.array_equal(read_image(tmp_path / name).array, array)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    with pytest.raises(ImageError, match=r"cut short|cannot be read \((?!Reason)"):
+        read_image(tmp_path / name)
+    if compressed:
+        for place in (-100, -2):  # in the voxels, in their checksum
+            changed = bytearray(whole)
+            changed[place - 4 * (name == "x.nrrd")] ^= 16
+            path.write_bytes(changed)
+            with pytest.raises(ImageError, match="cannot be read"):
+                read_image(tmp_path / name)
+
+
+def test_the_voxels_of_a_metaimage_may_be_text_or_in_several_files(tmp_path):
+    array = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
+    header = "ObjectType = Image\nNDims = 3\nBinaryData = {}\nDimSize = 4 3 2\nElementType = MET_SHORT\n"
+    text = " ".join(map(str, array.ravel()))
+    (tmp_path / "text.mha").write_text(header.format("False") + f"ElementDataFile = LOCAL\n{text}\n")
+    (tmp_path / "list.mhd").write_text(header.format("True") + "ElementDataFile = LIST\na.raw\nb.raw\n")
+    for name, plane in zip(("a.raw", "b.raw"), array, strict=True):
+        (tmp_path / name).write_bytes(plane.tobytes())
+    for name in ("text.mha", "list.mhd"):
+        assert np.array_equal(read_image(tmp_path / name).array, array)
+
+
+def test_gipl_is_no_image_as_it_has_no_directions(tmp_path):
+    image = SimpleITK.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
+    image.SetDirection((1, 0, 0, 0, 0, 1, 0, -1, 0))
+    SimpleITK.WriteImage(image, tmp_path / "x.gipl")
+    assert SimpleITK.ReadImage(tmp_path / "x.gipl").GetDirection() != image.GetDirection()
+    assert image_stem(tmp_path / "x.gipl") is None
