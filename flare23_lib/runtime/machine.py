@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 
 from flare23_lib import IMPORTED
 from flare23_lib.errors import ConfigError
@@ -32,12 +34,27 @@ def available_memory() -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        try:
-            import psutil
-        except ImportError as error:
-            raise ConfigError("the free memory is not known here; give a limit, or install psutil") from error
-        return psutil.virtual_memory().available
+        return _psutil().virtual_memory().available
     return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+
+
+def own_memory() -> int:
+    """Return the bytes of memory that this process alone holds; on Linux without mapped files, which others may use.
+
+    ConfigError as `available_memory`.
+    """
+    try:
+        pages = [int(field) for field in Path("/proc/self/statm").read_text(encoding="utf-8").split()]
+    except OSError:
+        return _psutil().Process().memory_info().rss
+    return (pages[1] - pages[2]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _psutil() -> ModuleType:
+    try:
+        return importlib.import_module("psutil")
+    except ImportError as error:
+        raise ConfigError("the free memory is not known here; give a limit, or install psutil") from error
 
 
 def memory_limit() -> int | None:

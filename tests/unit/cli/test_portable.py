@@ -102,10 +102,12 @@ def test_without_proc_psutil_tells_the_free_memory_if_it_is_there(monkeypatch):
     known = machine.available_memory()
     monkeypatch.setattr(machine, "Path", lambda name: REPOSITORY / "nowhere" / name.lstrip("/"))
     assert abs(machine.available_memory() - known) < 0.2 * psutil.virtual_memory().total
+    assert machine.own_memory() == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
     assert machine.processor_name()
     monkeypatch.setitem(sys.modules, "psutil", None)
-    with pytest.raises(ConfigError, match="install psutil"):
-        machine.available_memory()
+    for ask in (machine.available_memory, machine.own_memory):
+        with pytest.raises(ConfigError, match="install psutil"):
+            ask()
 
 
 def test_cores_are_counted_where_no_affinity_is_known(monkeypatch):

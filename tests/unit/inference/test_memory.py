@@ -10,6 +10,7 @@ import torch
 from engines import a_bundle
 
 from flare23_lib.errors import ConfigError, ImageError
+from flare23_lib.inference import memory
 from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.image_files import Extras
 from flare23_lib.inference.logit_accumulator import UNCOVERED, LogitAccumulator
@@ -137,6 +138,16 @@ def test_soft_labels_are_counted_at_both_resolutions_and_while_they_are_written(
 
 def test_without_a_limit_what_the_machine_has_is_one():
     assert 100 * MB < Limits().host_bytes() < 10**14
+
+
+def test_what_the_process_holds_already_is_no_less_of_a_limit(monkeypatch):
+    """As a machine of 2,600 MB, on which 500 MB are taken by an image that is counted in each plan."""
+    start = machine.own_memory()
+    monkeypatch.setattr(memory, "available_memory", lambda: 2600 * MB - (machine.own_memory() - start))
+    monkeypatch.setattr(memory, "memory_limit", lambda: None)
+    before, image = Limits().host_bytes(), np.ones(500 * MB, np.uint8)
+    assert machine.own_memory() - start > 0.9 * image.nbytes
+    assert Limits().host_bytes() == pytest.approx(before, abs=10 * MB)
 
 
 def rolling(depth, passes=1):
