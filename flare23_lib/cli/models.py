@@ -37,10 +37,11 @@ def _import_nibabel() -> None:
 @ended_at_once()
 def _predict(args: argparse.Namespace) -> int:
     _import_nibabel()  # 0.2 s sooner
-    from flare23_lib.inference.image_files import MB, find_cases
+    from flare23_lib.inference.image_files import MB, default_memory, find_cases
     from flare23_lib.inference.model import chosen_labels, read_model
     from flare23_lib.inference.outputs import check_class_names, check_types, write_names
     from flare23_lib.inference.segment_cases import Reader
+    from flare23_lib.runtime.machine import seconds_since_start, usable_memory
 
     model = read_model(args.model)
     table = chosen_labels(model.label_table, args.labels_only)
@@ -50,7 +51,9 @@ def _predict(args: argparse.Namespace) -> int:
         check_class_names(table, cases[0])
     outputs = _outputs(args, model, table)
     reader = Reader(cases, args.overwrite, outputs)
-    reader.start_early(args.memory * MB)  # torch is imported and the weights are loaded beside it
+    memory = args.memory or default_memory()
+    # torch is imported and the weights are loaded beside it.
+    reader.start_early(memory * MB if memory else usable_memory())
     import torch
 
     from flare23_lib.inference.bundle import load_bundle
@@ -58,14 +61,13 @@ def _predict(args: argparse.Namespace) -> int:
     from flare23_lib.inference.memory import Limits
     from flare23_lib.inference.predict import predict, write_run_report
     from flare23_lib.runtime.devices import choose
-    from flare23_lib.runtime.machine import seconds_since_start
 
     seconds = {"start_up": seconds_since_start()}
     if args.threads:
         torch.set_num_threads(args.threads)
     chosen = choose(args.device)
     bundle = load_bundle(args.model).with_inference(args.step, args.tta, args.windows, args.precision)
-    engine = Engine(bundle, chosen, Limits(args.gpu_memory, args.memory, whole_process=True), args.compile)
+    engine = Engine(bundle, chosen, Limits(args.gpu_memory, memory, whole_process=True), args.compile)
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
     reports = predict(reader, engine, args.timings, seconds)
     failed = sum(report.error is not None for report in reports)
@@ -202,8 +204,8 @@ def register(commands: Commands) -> None:
                         help=f"{NAMES}; N counts GPUs from 0 (default: auto, a GPU if there is one)")  # fmt: skip
     parser.add_argument("--gpu-memory", type=at_least(1), default=4000, metavar="MB",
                         help="limit on the GPU, as its driver counts (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--memory", type=at_least(1), default=8000, metavar="MB",
-                        help="limit of the process on the host (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--memory", type=at_least(1), metavar="MB",
+                        help="limit of the process on the host (default: 8000, or what is there)")  # fmt: skip
     parser.add_argument("--compile", action="store_true",
                         help="compile the network first; pays over many cases, if at all")  # fmt: skip
     parser.add_argument("--threads", type=at_least(1), help="CPU threads (default: PyTorch's choice)")

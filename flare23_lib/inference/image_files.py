@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 from flare23_lib.cache.entries import Shard, fingerprint
 from flare23_lib.dataset.image_info import header_info
 from flare23_lib.dataset.quality import file_issues, image_issues
-from flare23_lib.errors import ImageError
+from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.io.identity import file_identity
 from flare23_lib.io.images import IMAGE_SUFFIXES, Image, files_of, image_stem
 from flare23_lib.io.nifti import Stream, Volume, stem
+from flare23_lib.runtime.machine import usable_memory
 
 if TYPE_CHECKING:
     from flare23_lib.io.dicom import Irregular, Series
@@ -35,6 +36,9 @@ MB = 10**6
 
 HOST_BASE = 700 * MB
 """A process that has imported torch and run a network, without weights: 620 MB were measured, on a CPU."""
+
+DEFAULT_MEMORY = 8000
+"""Limit of memory on the host, in MB, of the command line and in Python."""
 
 DERIVED = (".seg.dcm", ".rtstruct.dcm")
 """Endings of DICOM files that are made of labels."""
@@ -71,7 +75,7 @@ class Extras:
         return WRITING * (4 if self.soft else 1)
 
 
-NO_EXTRAS = Extras()
+NO_EXTRAS: Extras = Extras()
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,14 @@ class PredictionCase:
     def beside(self, suffix: str) -> Path:
         """Return the file beside the labels that has another suffix, such as `.seg.dcm`."""
         return self.labels.with_name((stem(self.labels) or self.labels.name) + suffix)
+
+
+def default_memory() -> int | None:
+    """Return the limit on the host where none is given, in MB; None for what is usable here if that is less."""
+    with contextlib.suppress(ConfigError):  # it is not known here
+        if usable_memory() < DEFAULT_MEMORY * MB:
+            return None
+    return DEFAULT_MEMORY
 
 
 def case_name(path: Path) -> str | None:

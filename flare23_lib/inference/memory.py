@@ -8,7 +8,6 @@ of the plane, whose common windows are then computed for each (slower, the same 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +19,7 @@ from flare23_lib.inference.image_files import HOST_BASE, MB, NO_EXTRAS, Extras
 from flare23_lib.inference.model import Model
 from flare23_lib.networks.size import parameters
 from flare23_lib.preprocessing.resampling import SLAB_BYTES
-from flare23_lib.runtime.machine import available_memory, memory_limit, own_memory
+from flare23_lib.runtime.machine import usable_memory
 
 GPU_BASE = 700 * MB
 """A CUDA context with its libraries, as the driver counts it."""
@@ -80,15 +79,8 @@ class Limits:
         torch.cuda.set_per_process_memory_fraction(share, None if device.index is None else device)
 
     def host_bytes(self) -> int:
-        """Return the limit on the host; without one, nine tenths of what is available there and what the process
-        holds, or of what the SLURM job or control group has."""
-        if self.host is not None:
-            return self.host * MB
-        available = min(available_memory() + own_memory(), memory_limit() or math.inf)
-        of_cores = int(os.environ.get("SLURM_MEM_PER_CPU", 0)) * int(os.environ.get("SLURM_CPUS_ON_NODE", 0))
-        if granted := int(os.environ.get("SLURM_MEM_PER_NODE", 0)) or of_cores:
-            available = min(available, granted * 1024**2)
-        return int(0.9 * available)
+        """Return the limit on the host; without one, what is usable there."""
+        return usable_memory() if self.host is None else self.host * MB
 
 
 @dataclass(frozen=True)

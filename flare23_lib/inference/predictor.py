@@ -15,7 +15,7 @@ from flare23_lib.choices import Precision, Windows
 from flare23_lib.errors import ImageError
 from flare23_lib.inference.bundle import load_bundle
 from flare23_lib.inference.engine import Engine
-from flare23_lib.inference.image_files import find_series_at, image_warnings
+from flare23_lib.inference.image_files import default_memory, find_series_at, image_warnings
 from flare23_lib.inference.memory import Limits
 from flare23_lib.inference.model import chosen_labels
 from flare23_lib.inference.outputs import keep_labels
@@ -122,7 +122,7 @@ class Predictor:
         precision: "auto", "float32", "bfloat16" or "float16".
         windows: "all", "body" or "center_first"; None for the model's.
         limits: of memory, for what this model computes; None for those of `flare23 predict` (4,000 MB of the GPU,
-            8,000 MB of the host).
+            8,000 MB of the host, or what is there if that is less).
 
     Raises:
         BundleError: the model cannot be loaded.
@@ -140,7 +140,7 @@ class Predictor:
         windows: Windows | None = None,
         limits: Limits | None = None,
     ) -> None:
-        limits = limits or Limits(gpu=4000, host=8000)
+        limits = limits or Limits(gpu=4000, host=default_memory())
         bundle = load_bundle(model).with_inference(step, tta, windows, precision)
         self.engine = Engine(bundle, choose(device), limits)
 

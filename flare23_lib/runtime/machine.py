@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import platform
 import time
@@ -36,6 +37,16 @@ def available_memory() -> int:
     except OSError:
         return _psutil().virtual_memory().available
     return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+
+
+def usable_memory() -> int:
+    """Return nine tenths of the bytes that are free here or held by this process, or of what the SLURM job or control
+    group has if that is less; ConfigError as `available_memory`."""
+    available = min(available_memory() + own_memory(), memory_limit() or math.inf)
+    of_cores = int(os.environ.get("SLURM_MEM_PER_CPU", 0)) * int(os.environ.get("SLURM_CPUS_ON_NODE", 0))
+    if granted := int(os.environ.get("SLURM_MEM_PER_NODE", 0)) or of_cores:
+        available = min(available, granted * 1024**2)
+    return int(0.9 * available)
 
 
 def own_memory() -> int:

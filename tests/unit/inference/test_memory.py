@@ -10,7 +10,6 @@ import torch
 from engines import a_bundle
 
 from flare23_lib.errors import ConfigError, ImageError
-from flare23_lib.inference import memory
 from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.image_files import Extras
 from flare23_lib.inference.logit_accumulator import UNCOVERED, LogitAccumulator
@@ -143,8 +142,8 @@ def test_without_a_limit_what_the_machine_has_is_one():
 def test_what_the_process_holds_already_is_no_less_of_a_limit(monkeypatch):
     """As a machine of 2,600 MB, on which 500 MB are taken by an image that is counted in each plan."""
     start = machine.own_memory()
-    monkeypatch.setattr(memory, "available_memory", lambda: 2600 * MB - (machine.own_memory() - start))
-    monkeypatch.setattr(memory, "memory_limit", lambda: None)
+    monkeypatch.setattr(machine, "available_memory", lambda: 2600 * MB - (machine.own_memory() - start))
+    monkeypatch.setattr(machine, "memory_limit", lambda: None)
     before, image = Limits().host_bytes(), np.ones(500 * MB, np.uint8)
     assert machine.own_memory() - start > 0.9 * image.nbytes
     assert Limits().host_bytes() == pytest.approx(before, abs=10 * MB)

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 
 import matplotlib.image
 import nibabel as nib
@@ -16,9 +17,12 @@ from engines import a_bundle, a_volume, volume_of
 from scipy import ndimage
 
 from flare23_lib.cli import main
+from flare23_lib.inference import memory
 from flare23_lib.inference.bundle import load_bundle, write_bundle
+from flare23_lib.inference.image_files import MB
 from flare23_lib.inference.label_statistics import measure_labels
 from flare23_lib.inference.model import ModelLabel
+from flare23_lib.inference.segment_cases import Reader
 from flare23_lib.io.dicom import DicomFile
 from flare23_lib.io.dicom_search import choose_series, find_series
 from flare23_lib.io.dicom_seg import read_seg
@@ -27,6 +31,7 @@ from flare23_lib.io.label_tables import label_table, read_label_table
 from flare23_lib.io.nifti import header_for, read_volume, write_volume
 from flare23_lib.io.rtstruct import read_rtstruct
 from flare23_lib.report.preview import draw_preview, fullest
+from flare23_lib.runtime import machine
 
 NAMES = ("background", "liver", "right_kidney", "tumor")
 
@@ -357,6 +362,22 @@ def test_a_gap_is_named_and_interpolated_on_request(model, tmp_path, caplog, cap
     assert predict(model, tmp_path / "gap", tmp_path / "other", *options) == 1
     assert "its slices are interpolated, so that there can be no DICOM of it" in caplog.text
     assert not list((tmp_path / "other").glob("gap*"))
+
+
+@pytest.mark.parametrize(("limit", "code"), [(2000, 1), (16000, 0)])
+def test_without_memory_the_limit_is_that_of_the_container_if_it_has_less(
+    model, ct, tmp_path, caplog, monkeypatch, limit, code
+):
+    """A case that needs 3 GB is refused in a container of 2, and not killed by it."""
+    early, needed = [], 3000 * MB
+    monkeypatch.setattr(machine, "available_memory", lambda: 32_000 * MB)
+    monkeypatch.setattr(machine, "memory_limit", lambda: limit * MB)
+    monkeypatch.setattr(Reader, "start_early", lambda self, size: early.append(size))
+    monkeypatch.setattr(memory, "_with_cost", lambda plan, *_: replace(plan, host=needed))
+    assert predict(model, ct, tmp_path / "out") == code
+    assert early == [min(8000, 0.9 * limit) * MB]
+    if code:
+        assert "needs 3000 MB of memory, the limit is 1800 (nine tenths of what machine, job or" in caplog.text
 
 
 def test_dicom_output_of_a_nifti_file_is_refused(model, tmp_path, capsys):
