@@ -66,12 +66,19 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     isa = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "DEFAULT")).upper()
-    reported = torch.cpu.get_capabilities()
     return (
-        any(reported.get(name) for name in BFLOAT16_INSTRUCTIONS)
+        _has_bfloat16_instructions()
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         and any(part in isa for part in BFLOAT16_ISA)
     )
+
+
+def _has_bfloat16_instructions() -> bool:
+    """Return whether the CPU reports them; False where a PyTorch of before 2026 cannot tell."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        reported = torch.cpu.get_capabilities()
+        return any(reported.get(name) for name in BFLOAT16_INSTRUCTIONS)
+    return getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
 
 
 def refuse_emulation(name: str, device: torch.device) -> None:

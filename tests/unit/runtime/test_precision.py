@@ -56,6 +56,16 @@ def test_auto_takes_float32_on_a_cpu_that_would_emulate(machine, instructions, o
     assert precision.inference_precision("auto", CPU) == precision.training_precision("auto", CPU) == "float32"
 
 
+@pytest.mark.parametrize(("older", "taken"), [(True, "bfloat16"), (False, "float32"), (None, "float32")])
+def test_auto_knows_the_cpu_by_what_an_older_pytorch_reports(machine, monkeypatch, older, taken):
+    machine()
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: older, raising=False)
+    if older is None:
+        monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert precision.inference_precision("auto", CPU) == precision.training_precision("auto", CPU) == taken
+
+
 @pytest.mark.parametrize(("isa", "taken"), [("AVX2", "float32"), ("AVX512_CORE_VNNI", "float32"),
                                             ("AVX512_CORE_BF16", "bfloat16"), ("default", "bfloat16")])  # fmt: skip
 def test_auto_minds_the_limit_that_the_user_sets_for_onednn(machine, monkeypatch, isa, taken):
