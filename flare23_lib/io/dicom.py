@@ -167,8 +167,9 @@ class Series:
 
     @property
     def held_bytes(self) -> int:
-        """Memory that the volume takes while it is read; pydicom decodes a multi-frame file whole."""
-        times = 2 if len(self.files) < len(self.frames) else 1
+        """Memory that the volume takes while it is read; pydicom decodes a multi-frame file whole, and slices that
+        are interpolated are held as stored, too."""
+        times = 1 + (len(self.files) < len(self.frames)) + (self.grid().places is not None)
         return times * (2 if self.whole_numbers else 4) * int(np.prod(self.geometry().shape))
 
     def read(self) -> Volume:

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import tracemalloc
 import zipfile
 from dataclasses import replace
 
@@ -225,6 +226,18 @@ def test_a_jump_is_refused_and_resampled_only_on_request(tmp_path):
     heights = np.abs(volume.geometry.affine[2, 2]) * np.arange(11)
     expected = np.interp(heights, [*(2.5 * np.arange(5)), *(2.5 * np.arange(5, 10) + 1.25)], 100 * np.arange(10))
     assert np.abs(volume.array[:, 0, 0] - expected).max() <= 0.51
+
+
+def test_slices_that_are_interpolated_take_no_more_memory_than_is_counted(tmp_path):
+    slices = a_series(an_image((60, 100, 200)))
+    series = series_in(save(tmp_path / "ct", [*slices[:30], *slices[31:]]))
+    resampled = replace(series, irregular="resample")
+    tracemalloc.start()
+    volume = resampled.read()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert volume.array.shape[0] == 60
+    assert peak <= 1.2 * resampled.held_bytes
 
 
 def test_positions_rounded_by_the_scanner_are_no_fault(tmp_path):
