@@ -217,6 +217,8 @@ def _volume_of(image: ImageLike, affine: np.ndarray | None) -> Volume:
             raise TypeError("an array needs its affine: predictor(array, affine), the array (z, y, x)")
         return _with_header(image, np.asarray(affine, float))
     if isinstance(image, nib.spatialimages.SpatialImage):
+        if image.affine is None:
+            raise ImageError("a nibabel image without an affine is no CT: its voxels have no place")
         array = np.asanyarray(image.dataobj).T
         if not isinstance(image.header, nib.Nifti1Header):
             return _with_header(array, image.affine)

@@ -126,6 +126,8 @@ def test_what_is_no_image_is_refused(predictor, tmp_path):
         predictor(IMAGE > 0, AFFINE)
     with pytest.raises(ImageError, match="gives the voxels no place"):
         predictor(IMAGE, np.zeros((4, 4)))
+    with pytest.raises(ImageError, match="without an affine"):
+        predictor(nib.Nifti1Image(IMAGE.T, None))
     with pytest.raises(ImageError, match="no such file"):
         predictor(tmp_path / "nowhere")
     study = new_uids()[0]
