@@ -21,7 +21,7 @@ from flare23_lib.inference.model import chosen_labels
 from flare23_lib.inference.outputs import keep_labels
 from flare23_lib.inference.training_images import unlike_training
 from flare23_lib.io.geometry import Geometry
-from flare23_lib.io.images import ITK_SUFFIXES, Image, image_stem, read_image
+from flare23_lib.io.images import Image, image_stem, read_image
 from flare23_lib.io.label_tables import Structure, header_extension
 from flare23_lib.io.nifti import SUFFIXES, Volume, header_for, millimeters, write_volume
 from flare23_lib.runtime.devices import choose
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     from flare23_lib.inference.label_statistics import LabelStatistics
     from flare23_lib.io.dicom import Irregular, Series
+
+SINGLE_FILES = (".nrrd", ".mha")
+"""Formats of SimpleITK for labels; others keep voxels in a second file, which the first one names."""
 
 ImageLike = Union[str, Path, nib.spatialimages.SpatialImage, "SimpleITK.Image", np.ndarray, Volume]
 """What a `Predictor` segments."""
@@ -84,24 +87,25 @@ class Prediction:
     def save(self, path: str | Path) -> Path:
         """Write the labels: NIfTI with the label names, a format of SimpleITK, or (from DICOM) a DICOM segmentation.
 
-        The suffix chooses the format: .nii.gz, .nii, .nrrd, .mha and the like, or .dcm. Returns the path.
+        The suffix chooses the format: .nii.gz, .nii, .nrrd, .mha or .dcm. Returns the path.
 
         Raises:
             ImageError: the suffix is another, or DICOM is wanted of an image that was none.
+            OSError: the file cannot be written.
         """
         path = Path(path)
         if path.name.endswith(SUFFIXES):
             write_volume(path, self.labels, self.image.header, header_extension(self._table))
-        elif path.name.endswith(ITK_SUFFIXES):
-            import SimpleITK
+        elif path.name.endswith(SINGLE_FILES):
+            from flare23_lib.io.itk import write_itk
 
-            SimpleITK.WriteImage(self.to_simpleitk(), str(path), useCompression=True)
+            write_itk(path, self.to_simpleitk())
         elif path.name.endswith(".dcm") and self._series is not None:
             from flare23_lib.io.dicom_seg import write_seg
 
             write_seg(path, self._series, self.labels, self._table, self._model)
         else:
-            formats = ", ".join((*SUFFIXES, *ITK_SUFFIXES))
+            formats = ", ".join((*SUFFIXES, *SINGLE_FILES))
             raise ImageError(f"{path}: labels are saved as {formats} or, of DICOM series, .dcm")
         return path
 

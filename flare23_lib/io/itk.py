@@ -14,6 +14,7 @@ import SimpleITK
 
 from flare23_lib.axes import as_triple
 from flare23_lib.errors import ImageError
+from flare23_lib.io.atomic import atomic_path
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.nifti import BLOCK_BYTES, Volume, header_for
 
@@ -27,7 +28,7 @@ def read_itk_geometry(path: Path) -> tuple[Geometry, int]:
     """Return an image's geometry and the bytes that reading it takes, its voxels twice; errors as `read_itk`."""
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
-    with _reading(path):
+    with _one_line(path):
         reader.ReadImageInformation()
     geometry = _geometry(reader, reader.GetNumberOfComponents(), path)
     bytes_per_voxel = SimpleITK.GetArrayFromImage(SimpleITK.Image(1, 1, reader.GetPixelID())).itemsize
@@ -39,7 +40,7 @@ def read_itk(path: Path) -> Volume:
     size = read_itk_geometry(path)[1] // 2
     if path.name.endswith((".mha", ".mhd")):
         _check_metaimage(path, size)
-    with _reading(path):
+    with _one_line(path):
         image = SimpleITK.ReadImage(str(path))
     return volume_of_itk(image, path)
 
@@ -78,6 +79,12 @@ def _inflates_to(data: BinaryIO, size: int) -> bool:
     return stream.eof and found == size
 
 
+def write_itk(path: Path, image: SimpleITK.Image) -> None:
+    """Write an image as one file (NRRD, MetaImage), compressed and atomically; ImageError if SimpleITK cannot."""
+    with atomic_path(path) as temporary, _one_line(path, "written"):
+        SimpleITK.WriteImage(image, str(temporary), useCompression=True)
+
+
 def volume_of_itk(image: SimpleITK.Image, name: object = "the image") -> Volume:
     """Return a SimpleITK image as a volume; ImageError with its name if it is not 3-D or has several channels."""
     geometry = _geometry(image, image.GetNumberOfComponentsPerPixel(), name)
@@ -114,10 +121,10 @@ def _geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader, channels: int,
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _one_line(path: Path, done: str = "read") -> Iterator[None]:
     """Convert an error of SimpleITK into an ImageError with its last line."""
     try:
         yield
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ImageError(f"{path}: cannot be read ({lines[-1] if lines else type(error).__name__})") from error
+        raise ImageError(f"{path}: cannot be {done} ({lines[-1] if lines else type(error).__name__})") from error

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -19,6 +20,7 @@ from flare23_lib.inference.model import ModelLabel
 from flare23_lib.io.dicom import DicomFile
 from flare23_lib.io.dicom_search import choose_series, find_series
 from flare23_lib.io.dicom_seg import read_seg
+from flare23_lib.io.images import read_image
 from flare23_lib.io.itk import itk_of_volume
 from flare23_lib.io.label_tables import read_label_table
 from flare23_lib.io.nifti import header_for, read_volume, write_volume
@@ -98,6 +100,32 @@ def test_a_prediction_is_measured_and_saved_in_any_format(predictor, files, expe
     assert np.array_equal(np.asarray(prediction.to_nibabel().dataobj).T, expected)
     with pytest.raises(ImageError, match="labels are saved as"):
         predictor(files / "ct.nii.gz").save(tmp_path / "b.dcm")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_labels_are_saved_whole_in_a_folder_that_is_made_or_not_at_all(
+    predictor, files, expected, tmp_path, monkeypatch, suffix
+):
+    prediction = predictor(files / "ct.nii.gz")
+    path = prediction.save(tmp_path / "new" / f"x{suffix}")
+    assert np.array_equal(read_image(path).array, expected)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        prediction.save(tmp_path / "file" / f"x{suffix}")
+    with pytest.raises(ImageError, match="labels are saved as"):
+        prediction.save(tmp_path / "new" / "x.mhd")
+    if suffix != ".nii.gz":
+        whole = path.read_bytes()
+
+        def fail(image, name, **options):
+            Path(name).write_bytes(b"half")
+            raise RuntimeError("Exception thrown in SimpleITK:\nITK ERROR: no space")
+
+        monkeypatch.setattr(SimpleITK, "WriteImage", fail)
+        with pytest.raises(ImageError, match=rf"x{suffix}: cannot be written \(ITK ERROR: no space\)$"):
+            prediction.save(path)
+        assert path.read_bytes() == whole
+    assert [one.name for one in (tmp_path / "new").iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.longdouble, np.int64])
