@@ -183,10 +183,18 @@ class Outputs:
         shown = self.made_by[:200].encode("ascii", "replace").decode()
         return f"{shown}; {fingerprint(self.made_by, names, case.identity)}"
 
-    def refuse_interpolated(self, case: PredictionCase) -> None:
-        """Raise ImageError if DICOM is wanted of a series whose slices are interpolated, or its slices are faulty."""
-        if self._dicom_files(case) and not isinstance(case.image, Path) and case.image.grid().places is not None:
-            raise ImageError(f"{case.image}: its slices are interpolated, so that there can be no DICOM of it")
+    def refuse_dicom(self, case: PredictionCase) -> None:
+        """Raise ImageError if DICOM is wanted of a series of which there can be none, or its slices are faulty."""
+        series = case.image
+        if isinstance(series, Path) or not self._dicom_files(case):
+            return
+        if series.grid().places is not None:
+            raise ImageError(f"{series}: its slices are interpolated, so that there can be no DICOM of it")
+        files = len(series.files)
+        if len({frame.uid for frame in series.frames if frame.uid}) < files:
+            raise ImageError(f"{series}: its files have no UIDs of their own, so that there can be no DICOM of it")
+        if "dicom-seg" in self.types and files > 1 and any(frame.is_numbered for frame in series.frames):
+            raise ImageError(f"{series}: is in {files} multi-frame files, of which there can be no dicom-seg")
 
     def write(
         self, case: PredictionCase, labels: np.ndarray, header: nib.Nifti1Header, with_labels: bool = True

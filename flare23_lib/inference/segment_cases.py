@@ -102,7 +102,7 @@ class Reader:
 
     def _read(self, case: PredictionCase, check: Check | None) -> Outcome:
         started = time.perf_counter()
-        self.outputs.refuse_interpolated(case)
+        self.outputs.refuse_dicom(case)
         if not self._overwrite:
             there, labels = self.outputs.find(case)
             if there:

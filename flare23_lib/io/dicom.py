@@ -85,6 +85,11 @@ class DicomFrame:
     slope: float
     intercept: float
 
+    @property
+    def is_numbered(self) -> bool:
+        """Whether its file is of a kind that has several frames."""
+        return "frame" in self.number
+
 
 @dataclass(frozen=True)
 class Series:

@@ -104,7 +104,7 @@ def _structure_set(image: Dataset, model: str) -> Dataset:
 def _frame_reference(frame: DicomFrame, sop_class: str) -> Dataset:
     """Return an item that refers to a slice."""
     item = _dataset(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=frame.uid)
-    if "frame" in frame.number:
+    if frame.is_numbered:
         item.ReferencedFrameNumber = frame.index + 1
     return item
 

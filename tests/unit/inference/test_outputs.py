@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
-from dicoms import OBLIQUE, a_series, an_image, new_uids, save
+from dicoms import OBLIQUE, a_series, an_image, enhanced, new_uids, save
 from engines import a_bundle, a_volume, volume_of
 from scipy import ndimage
 
@@ -378,6 +378,23 @@ def test_without_memory_the_limit_is_that_of_the_container_if_it_has_less(
     assert early == [min(8000, 0.9 * limit) * MB]
     if code:
         assert "needs 3000 MB of memory, the limit is 1800 (nine tenths of what machine, job or" in caplog.text
+
+
+def test_dicom_that_cannot_be_written_is_refused_before_the_segmentation(model, tmp_path, caplog, monkeypatch):
+    slices = a_series(an_image((8, 20, 24)))
+    save(tmp_path / "frames", [enhanced(slices[:4]), enhanced(slices[4:])])
+    both = ("--output-type", "nifti", "rtstruct")
+    assert predict(model, tmp_path / "frames", tmp_path / "out", *both) == 0
+    slices = a_series(an_image((8, 20, 24)))
+    for one in slices:
+        one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = slices[0].SOPInstanceUID
+    save(tmp_path / "uids", slices)
+    assert predict(model, tmp_path / "uids", tmp_path / "out") == 0
+    monkeypatch.setattr("flare23_lib.inference.engine.Engine.infer", None)
+    assert predict(model, tmp_path / "frames", tmp_path / "seg", "--output-type", "dicom-seg") == 1
+    assert "is in 2 multi-frame files, of which there can be no dicom-seg" in caplog.text
+    assert predict(model, tmp_path / "uids", tmp_path / "seg", *both) == 1
+    assert "its files have no UIDs of their own, so that there can be no DICOM of it" in caplog.text
 
 
 def test_dicom_output_of_a_nifti_file_is_refused(model, tmp_path, capsys):
