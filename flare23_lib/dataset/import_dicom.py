@@ -24,7 +24,7 @@ from flare23_lib.io.dicom_search import Annotation, DicomSearch, find_series
 from flare23_lib.io.dicom_seg import Segment, read_seg
 from flare23_lib.io.images import read_header
 from flare23_lib.io.label_tables import Structure, header_extension, label_table
-from flare23_lib.io.nifti import Volume, write_volume
+from flare23_lib.io.nifti import Volume, read_volume, write_volume
 from flare23_lib.io.rtstruct import read_rtstruct
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.runtime.progress import progress
@@ -81,8 +81,8 @@ def import_dicom(
 
     Writes `images/{case}_0000.nii.gz`, `labels/{case}.nii.gz`, `sources.csv` (a row for each series, with what could
     not be read; rows of earlier imports into the folder are kept) and `unmatched_names.csv`, of this import. Images
-    that are there are not written again, unless the series has other slices now. Without a table of names only images
-    are written, and all names are listed as unmatched. ImageError if there is no CT volume.
+    that are there are not written again, unless the series has other slices or values now. Without a table of names
+    only images are written, and all names are listed as unmatched. ImageError if there is no CT volume.
 
     Returns:
         The new rows of sources.csv, and the names that are not in the table, with how many annotations have them.
@@ -189,11 +189,14 @@ def _import_series(
         volume = series.read()
         warnings = series.warnings()
         is_there = image.exists()
-        if not is_there or read_header(image)[0].difference(volume.geometry):
+        moved = is_there and read_header(image)[0].difference(volume.geometry) is not None
+        if not is_there or moved or not np.array_equal(read_volume(image).array, volume.array):
             write_volume(image, volume.array, volume.header)
-            if is_there:
+            if moved:
                 warnings = (*warnings, "had other slices in an earlier import; its label of then is deleted")
                 label.unlink(missing_ok=True)
+            elif is_there:
+                warnings = (*warnings, "had other values in an earlier import")
         row["image"] = str(image.relative_to(output))
         row["warnings"] = "; ".join(warnings)
         segments = [segment for one in annotations for segment in READERS[one.modality](one.file, series)]

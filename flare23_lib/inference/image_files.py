@@ -101,7 +101,15 @@ class PredictionCase:
         if isinstance(image, Path):
             return fingerprint(*map(file_identity, files_of(image)))
         slices = [(frame.uid, frame.index, frame.position) for frame in image.frames]
-        return fingerprint(image.uid, image.orientation, image.matrix, slices)
+        earlier = fingerprint(image.uid, image.orientation, image.matrix, slices)
+        values = [(frame.slope, frame.intercept) for frame in image.frames]
+        sizes = [file.size for file in image.files]
+        return f"{earlier}-{fingerprint(image.patient, image.pixel_spacing, values, sizes)}"
+
+    @property
+    def earlier_identity(self) -> str:
+        """The part of a series' identity that labels made before it had a second one have; of a file all of it."""
+        return self.identity.partition("-")[0]
 
     def beside(self, suffix: str) -> Path:
         """Return the file beside the labels that has another suffix, such as `.seg.dcm`."""

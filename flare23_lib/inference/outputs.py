@@ -133,8 +133,9 @@ class Outputs:
             raise _exists(case.labels, f"{labels.array.dtype} voxels, not labels")
         if found and names and found != names:
             raise _exists(case.labels, f"other labels ({', '.join(found.values())})")
+        earlier = {IMAGE: case.earlier_identity} if made_by else {}
         for key, what in ((MODEL, "another model or other options"), (IMAGE, "another image")):
-            if key in kept and kept[key] != made_by.get(key, kept[key]):
+            if key in kept and kept[key] not in (made_by.get(key, kept[key]), earlier.get(key)):
                 raise _exists(case.labels, f"the labels of {what} ({kept[key]})")
         if made_by and not {MODEL, IMAGE} <= kept.keys():
             raise _exists(case.labels, "labels that do not say which model and image they are of")
@@ -166,22 +167,21 @@ class Outputs:
             return True
         from flare23_lib.io.dicom_seg import read_made_by
 
-        return read_made_by(file) == self._dicom_made_by(case)
+        identities = (case.identity, case.earlier_identity)
+        return read_made_by(file) in [self._dicom_made_by(identity) for identity in identities]
 
     def _made_by(self, case: PredictionCase) -> dict[str, str]:
         """Return what is kept in NIfTI files of how they were made; nothing without the model's `made_by`."""
         return {MODEL: self.made_by, IMAGE: case.identity} if self.made_by else {}
 
-    def _dicom_made_by(self, case: PredictionCase) -> str:
+    def _dicom_made_by(self, identity: str) -> str:
         """Return the same for DICOM, with the labels, of which those that were not found are not in the file.
 
         It ends with a digest of all, as DICOM has neither every letter nor room for every name.
         """
-        if not self.made_by:
-            return ""
         names = [(structure.value, structure.name) for structure in self.table]
         shown = self.made_by[:200].encode("ascii", "replace").decode()
-        return f"{shown}; {fingerprint(self.made_by, names, case.identity)}"
+        return f"{shown}; {fingerprint(self.made_by, names, identity)}"
 
     def refuse_dicom(self, case: PredictionCase) -> None:
         """Raise ImageError if DICOM is wanted of a series of which there can be none, or its slices are faulty."""
@@ -242,7 +242,8 @@ class Outputs:
             else:
                 from flare23_lib.io.rtstruct import write_rtstruct as write
             file = case.beside(SUFFIXES[kind])
-            write(file, case.image, labels, self.table, self.model, self._dicom_made_by(case))
+            made_by = self._dicom_made_by(case.identity) if self.made_by else ""
+            write(file, case.image, labels, self.table, self.model, made_by)
 
 
 def write_names(cases: Sequence[PredictionCase], output: Path, table: Sequence[Structure]) -> None:

@@ -53,6 +53,11 @@ class DicomFile:
             return handle.read(size)
 
     @property
+    def size(self) -> int:
+        """Its bytes, inflated."""
+        return self._archive.getinfo(self.member).file_size if self.member else self.path.stat().st_size
+
+    @property
     def _archive(self) -> zipfile.ZipFile:
         return _archive(self.path, self.path.stat().st_mtime_ns)
 

@@ -241,7 +241,10 @@ def _plane(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray, tuple[
 def _rescale(dataset: Dataset, index: int) -> tuple[float, float]:
     """Return slope and intercept of a frame."""
     values = frame_attributes(dataset, index, "PixelValueTransformationSequence")
-    return float(values.get("RescaleSlope", 1)), float(values.get("RescaleIntercept", 0))
+    slope, intercept = float(values.get("RescaleSlope", 1)), float(values.get("RescaleIntercept", 0))
+    if not np.isfinite((slope, intercept)).all():
+        raise ValueError("no number")
+    return slope, intercept
 
 
 def _series(root: Path, group: _SliceGroup) -> Series:

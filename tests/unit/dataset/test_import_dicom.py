@@ -102,6 +102,18 @@ def test_a_series_that_has_grown_is_written_again(tmp_path):
     assert not label.exists()
 
 
+def test_a_series_whose_values_were_corrected_is_written_again(tmp_path):
+    slices = a_series(an_image())
+    for intercept in (-1024, -1000):
+        for one in slices:
+            one.RescaleIntercept = intercept
+        assert run(save(tmp_path / "series", slices), tmp_path / "cohort") == 0
+        (row,) = read_csv(tmp_path / "cohort/sources.csv")
+        image = read_volume(tmp_path / "cohort" / row["image"])
+        assert np.array_equal(image.array, an_image() + 1024 + intercept)
+    assert "other values in an earlier import" in row["warnings"]
+
+
 def test_parts_of_a_series_with_other_spacing_are_cases_of_their_own(tmp_path):
     uids = new_uids()
     save(tmp_path / "series", a_series(an_image(), uids=uids), "A{:04d}.dcm")

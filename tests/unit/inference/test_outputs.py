@@ -9,6 +9,7 @@ from dataclasses import replace
 import matplotlib.image
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 import torch
@@ -19,7 +20,7 @@ from scipy import ndimage
 from flare23_lib.cli import main
 from flare23_lib.inference import memory
 from flare23_lib.inference.bundle import load_bundle, write_bundle
-from flare23_lib.inference.image_files import MB
+from flare23_lib.inference.image_files import MB, PredictionCase
 from flare23_lib.inference.label_statistics import measure_labels
 from flare23_lib.inference.model import ModelLabel
 from flare23_lib.inference.segment_cases import Reader
@@ -208,6 +209,28 @@ def test_labels_of_another_image_are_not_taken_for_those_asked_for(model, tmp_pa
     assert "holds the labels of another image (" in caplog.text
     assert predict(model, tmp_path / "a", tmp_path / "out") == 0
     assert predict(model, tmp_path / "b", tmp_path / "out", "--overwrite") == 0
+
+
+@pytest.mark.parametrize("kind", ["nifti", "dicom-seg"])
+def test_labels_of_a_series_that_was_corrected_are_not_taken_for_those_asked_for(
+    model, ct, tmp_path, caplog, monkeypatch, kind
+):
+    options = (tmp_path / "out", "--output-type", kind)
+    with monkeypatch.context() as earlier:
+        whole = PredictionCase.identity.func
+        earlier.setattr(PredictionCase, "identity", property(lambda case: whole(case).partition("-")[0]))
+        assert predict(model, ct, *options) == 0
+    caplog.set_level("INFO")
+    assert predict(model, ct, *options) == 0, "labels that were made before slopes and sizes counted"
+    assert "exists already" in caplog.text
+    assert predict(model, ct, *options, "--overwrite") == 0
+    assert predict(model, ct, *options) == 0
+    for path in ct.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.RescaleIntercept = -1000
+        dataset.save_as(path)
+    assert predict(model, ct, *options) == 1
+    assert "another image" in caplog.text
 
 
 def test_only_broken_labels_are_made_again_unasked(model, tmp_path, caplog):
