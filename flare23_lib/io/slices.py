@@ -15,6 +15,10 @@ SAME_PLACE_MM = 0.01
 TOLERANCE_MM, TOLERANCE_SHARE = 0.02, 0.02
 """How far a slice may be from its place on the grid: so many mm, or this share of the slices' distance."""
 
+ROUNDED_MM, MIN_ROUNDED_STEP_MM = 0.1, 0.5
+"""Where all positions are rounded to the first, as some scanners do, and slices have at least this distance, it is the
+tolerance: a slice, and the ends of the grid, are off by half of it."""
+
 MIN_TILT_DEGREES = 0.1
 
 
@@ -58,6 +62,8 @@ def grid_of(positions: np.ndarray, normal: np.ndarray, names: Sequence[str], irr
         raise ImageError(f"{names[at]} and {names[at + 1]} lie at the same place, {heights[at]:.2f} mm{more}")
     median = float(np.median(distances))
     tolerance = max(TOLERANCE_MM, TOLERANCE_SHARE * median)
+    if median >= MIN_ROUNDED_STEP_MM and np.array_equal(positions, positions.round(1)):
+        tolerance = max(tolerance, ROUNDED_MM + 1e-6)
     span = positions[-1] - positions[0]
     expected = positions[0] + np.outer((heights - heights[0]) / (heights[-1] - heights[0]), span)
     shifts = np.linalg.norm(positions - expected, axis=1)

@@ -251,6 +251,20 @@ def test_positions_rounded_by_the_scanner_are_no_fault(tmp_path):
     assert volume.geometry.spacing[0] == pytest.approx(1.4, abs=1e-3)
 
 
+@pytest.mark.parametrize("step", [0.625, 0.75, 1.25])
+@pytest.mark.parametrize("count", [6, 41])
+def test_positions_rounded_to_a_tenth_of_a_millimeter_are_no_fault(tmp_path, step, count):
+    array = an_image((count, 8, 8))
+    slices = a_series(array, step=step)
+    for one in slices:
+        one.ImagePositionPatient = [round(float(value), 1) for value in one.ImagePositionPatient]
+    volume = series_in(save(tmp_path / "ct", slices)).read()
+    assert np.array_equal(volume.array, array)
+    assert volume.geometry.spacing[0] == pytest.approx(step, abs=0.1 / (count - 1))
+    with pytest.raises(ImageError, match=r"missing|not equally spaced"):
+        series_in(save(tmp_path / "gap", [*slices[:2], *slices[3:]])).read()
+
+
 def test_two_slices_at_one_place_are_refused_and_copies_of_a_file_are_not(tmp_path):
     slices = a_series(an_image())
     save(tmp_path / "copies", slices)
