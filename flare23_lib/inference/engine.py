@@ -27,7 +27,7 @@ from flare23_lib.inference.network import WindowNetwork
 from flare23_lib.inference.sliding_window import Output, PhaseTimer, WindowedImage, run_slabs
 from flare23_lib.inference.windows import WindowSlab, all_windows, body_windows, center_first_windows, pad_to_patch
 from flare23_lib.io.geometry import Geometry
-from flare23_lib.io.nifti import Volume
+from flare23_lib.io.nifti import Volume, is_finite
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.preprocessing.resampling import prepare_image, resampled_shape, write_nearest
 from flare23_lib.runtime.precision import inference_precision
@@ -181,7 +181,7 @@ class Engine:
         stored = volume.array
         if stored.size == 0 or stored.dtype.kind not in "iufb":
             raise ImageError(f"a volume of shape {stored.shape} and type {stored.dtype} is not a CT")
-        if stored.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in stored):
+        if not is_finite(stored):
             raise ImageError("the volume holds values that are not finite (NaN or infinite)")
         chosen = self.plan(volume.geometry, stored.nbytes, extras)
         log.info("memory: %s", chosen)

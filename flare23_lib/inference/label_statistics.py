@@ -17,7 +17,7 @@ from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.images import read_image
 from flare23_lib.io.label_tables import Structure, label_table, read_label_table
-from flare23_lib.io.nifti import Volume, read_labels
+from flare23_lib.io.nifti import Volume, is_finite, read_labels
 from flare23_lib.io.tables import write_csv
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def measure_labels(labels: np.ndarray, image: Volume, table: Sequence[Structure]
     """
     if labels.shape != image.array.shape:
         raise ImageError(f"labels of shape {labels.shape} do not lie on an image of shape {image.array.shape}")
-    if not np.isfinite(image.array).all():
+    if not is_finite(image.array):
         raise ImageError("the image has values that are no numbers (NaN or infinite)")
     voxel_ml = abs(float(np.linalg.det(image.geometry.affine[:3, :3]))) / 1000
     labels = labels.astype(np.uint8, copy=False)

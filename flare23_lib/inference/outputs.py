@@ -46,6 +46,11 @@ INCOMPLETE = ("empty_file", "truncated_gzip", "corrupt_gzip", "wrong_length")
 """Faults of label files that are made again; other files are not replaced unasked."""
 
 
+def dicom_of(types: Sequence[OutputType]) -> list[OutputType]:
+    """Return the kinds of label files that are DICOM."""
+    return [kind for kind in types if kind != "nifti"]
+
+
 def keep_labels(labels: np.ndarray, table: Sequence[Structure]) -> np.ndarray:
     """Return label values (uint8) without those that are not in a table."""
     kept = np.zeros(256, np.uint8)
@@ -94,12 +99,12 @@ class Outputs:
 
     def bytes(self, voxels: int, image_bytes: int) -> int:
         """Estimate the memory that the outputs other than NIfTI take while they are written."""
-        dicom = 4 * voxels if set(self.types) - {"nifti"} else 0
+        dicom = 4 * voxels if dicom_of(self.types) else 0
         return max(dicom, 2 * image_bytes + 3 * voxels if self.needs_image else 0, voxels if self.per_class else 0)
 
     def files(self, case: PredictionCase) -> list[Path]:
         """Return the files that are wanted of a case beside its NIfTI labels."""
-        files = [case.beside(SUFFIXES[kind]) for kind in self.types if kind != "nifti"]
+        files = self._dicom_files(case)
         if self.per_class:
             files += [_class_file(case, structure) for structure in self.table]
         files += [case.beside(STATISTICS)] if self.statistics else []
@@ -157,7 +162,7 @@ class Outputs:
         return bool(written) and complete and "nifti" not in self.types
 
     def _dicom_files(self, case: PredictionCase) -> list[Path]:
-        return [case.beside(SUFFIXES[kind]) for kind in self.types if kind != "nifti"]
+        return [case.beside(SUFFIXES[kind]) for kind in dicom_of(self.types)]
 
     def _is_current(self, case: PredictionCase, file: Path, since: int) -> bool:
         """Tell whether a file is there, not older than a time in ns and, if it is DICOM, made as is wanted."""
@@ -228,7 +233,7 @@ class Outputs:
                 log.warning("%s: may be of earlier labels", file)
 
     def _write_dicom(self, case: PredictionCase, labels: np.ndarray) -> None:
-        kinds = [kind for kind in self.types if kind != "nifti"]
+        kinds = dicom_of(self.types)
         if not kinds or isinstance(case.image, Path):
             return
         if not labels.any():
@@ -263,7 +268,7 @@ def check_class_names(table: Sequence[Structure], case: PredictionCase) -> None:
 
 def check_types(types: Sequence[OutputType], cases: Sequence[PredictionCase]) -> None:
     """Raise ImageError if DICOM is wanted of images that are none."""
-    dicom = [kind for kind in types if kind != "nifti"]
+    dicom = dicom_of(types)
     for case in cases:
         if dicom and isinstance(case.image, Path):
             raise ImageError(f"{case.image}: is no DICOM series, so that there can be no {dicom[0]} of it")

@@ -327,7 +327,7 @@ def read_labels(path: str | Path) -> Volume:
     volume = read_volume(path)
     array = volume.array
     if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
+        if not is_finite(array):
             raise ImageError(f"{path}: has NaN or infinite label values", "fractional_label_values")
         whole = np.rint(array)
         off = float(np.abs(array - whole).max()) if array.size else 0.0
@@ -340,6 +340,11 @@ def read_labels(path: str | Path) -> Volume:
         low, high = (array.min(), array.max()) if array.size else (0, 0)
         array = array.astype(np.uint8 if low >= 0 and high <= 255 else np.int64)
     return Volume(array=array, geometry=volume.geometry, header=volume.header)
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Tell whether an array (z, y, x) has no NaN or infinite values; by plane, as a mask of all would take memory."""
+    return array.dtype.kind != "f" or all(np.isfinite(plane).all() for plane in array)
 
 
 def label_tolerance(slope: float) -> float:

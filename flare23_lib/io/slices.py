@@ -16,7 +16,7 @@ TOLERANCE_MM, TOLERANCE_SHARE = 0.02, 0.02
 """How far a slice may be from its place on the grid: so many mm, or this share of the slices' distance."""
 
 ROUNDED_MM, MIN_ROUNDED_STEP_MM = 0.1, 0.5
-"""Where all positions are rounded to the first, as some scanners do, and slices have at least this distance, it is the
+"""Where all positions are rounded to the first, as some scanners do, and slices have this distance or more, it is the
 tolerance: a slice, and the ends of the grid, are off by half of it."""
 
 MIN_TILT_DEGREES = 0.1

@@ -19,7 +19,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from flare23_lib.errors import ImageError
 from flare23_lib.io.atomic import atomic_path, link_to
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
-from flare23_lib.io.nifti import MAX_VOXELS, read_volume
+from flare23_lib.io.nifti import MAX_VOXELS, is_finite, read_volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.labels import SOFT_CHANNELS, label_indices, unpack_soft
 from flare23_lib.preprocessing.resampling import (
@@ -73,7 +73,7 @@ def preprocess_image(source: Path, target: Path, grid: TrainingGrid, intensity: 
     volume = read_volume(source)
     turn = Orientation.of(volume.geometry.affine, grid.orientation)
     array = turn.forward(volume.array)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if not is_finite(array):
         raise ImageError(f"{source}: has NaN or infinite voxels")
     source_spacing = turn.spacing(volume.geometry.spacing)
     shape = resampled_shape(array.shape, source_spacing, grid.spacing)
