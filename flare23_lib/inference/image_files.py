@@ -20,7 +20,7 @@ from flare23_lib.dataset.image_info import header_info
 from flare23_lib.dataset.quality import file_issues, image_issues
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.io.identity import file_identity
-from flare23_lib.io.images import IMAGE_SUFFIXES, Image, files_of, image_stem
+from flare23_lib.io.images import IMAGE_SUFFIXES, Image, files_of, image_stem, is_dicom
 from flare23_lib.io.nifti import Stream, Volume, stem
 from flare23_lib.runtime.machine import usable_memory
 
@@ -196,7 +196,7 @@ def _dicom_among(folder: Path, images: Collection[Path]) -> Path | None:
         if path in images or path.name.endswith(DERIVED) or path.name.startswith("."):
             continue
         with contextlib.suppress(OSError), path.open("rb") as handle:  # such as a folder, or one that may not be read
-            if handle.read(132)[128:] == b"DICM":
+            if is_dicom(handle.read(132)):
                 return path
     return None
 
@@ -205,7 +205,7 @@ def _may_be_dicom(path: Path) -> bool:
     """Tell by its first bytes whether a file is DICOM or a zip archive."""
     with path.open("rb") as handle:
         start = handle.read(132)
-    return start[:4] == b"PK\3\4" or start[128:] == b"DICM" or start[:2] in (b"\x02\0", b"\x08\0")
+    return start[:4] == b"PK\3\4" or is_dicom(start)
 
 
 def find_series_at(inputs: Path, wanted: str | None, irregular: Irregular) -> list[tuple[str, Series]]:

@@ -20,6 +20,7 @@ from pydicom.errors import InvalidDicomError
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io.dicom import MIN_SLICES, DicomFile, DicomFrame, Series, frame_attributes
+from flare23_lib.io.images import is_dicom
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +72,6 @@ class DicomSearch:
         self.passed_over[f"{what} ({modality})"] += count
         if modality == "CT" and "LOCALIZER" not in (dataset.get("ImageType") or []):
             self.damaged[_series_key(dataset)] += count
-
-
-def is_dicom(start: bytes) -> bool:
-    """Tell by its first 132 bytes whether a file is DICOM; one without a preamble begins with group 2 or 8."""
-    return start[128:] == b"DICM" or (start[:2] in (b"\x02\0", b"\x08\0") and start[4:6].isalpha())
 
 
 def files_of(root: Path) -> Iterator[DicomFile]:

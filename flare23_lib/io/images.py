@@ -48,6 +48,11 @@ def files_of(path: Path) -> list[Path]:
         raise ImageError(f"{path}: cannot be read ({error.strerror})", "cannot_be_read") from error
 
 
+def is_dicom(start: bytes) -> bool:
+    """Tell by its first 132 bytes whether a file is DICOM; one without a preamble begins with group 2 or 8."""
+    return start[128:] == b"DICM" or (start[:2] in (b"\x02\0", b"\x08\0") and start[4:6].isalpha())
+
+
 def is_nifti(image: Image) -> bool:
     """Tell whether an image is a NIfTI file by its name."""
     return isinstance(image, Path) and image.name.endswith(SUFFIXES)

@@ -299,6 +299,10 @@ def test_a_folder_of_dicom_and_labels_is_refused(model, ct, tmp_path, capsys):
     assert predict(model, ct, ct / "seg.nii.gz") == 0
     assert predict(model, ct, tmp_path / "again") == 1
     assert "holds images (seg.nii.gz) and DICOM" in capsys.readouterr().err
+    for path in ct.glob("*.dcm"):  # without a preamble
+        path.write_bytes(path.read_bytes()[132:])
+    assert predict(model, ct, tmp_path / "again") == 1
+    assert "holds images (seg.nii.gz) and DICOM" in capsys.readouterr().err
 
 
 def test_other_files_beside_images_are_no_dicom(model, ct, tmp_path):
