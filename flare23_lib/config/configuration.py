@@ -218,14 +218,11 @@ class Config(Configuration):
     def _protocol(self, training: TrainingProtocol, may_hide: bool) -> TrainingProtocol:
         """Return how a model is trained, with the copied label by its value (as text).
 
-        What has no effect is the default: the weight of hidden labels where none may be hidden or with another loss,
-        the momentum with AdamW.
+        Without label sets, or labels that may be hidden, the weight of hidden labels is the default.
         """
         if training.loss != "label_sets" or not may_hide:
             default = TrainingProtocol.model_fields["hidden_weight"].default
             training = TrainingProtocol.of(training, hidden_weight=default)
-        if training.optimizer == "adamw":
-            training = TrainingProtocol.of(training, momentum=TrainingProtocol.model_fields["momentum"].default)
         if training.copy_tumors is None:
             return training
         value = str(self.label_map.value_of(training.copy_tumors.label))
