@@ -31,6 +31,11 @@ def _column(name: str) -> str:
     return f"pseudo_dice_{name}"
 
 
+def _mean(values: Sequence[float], decimals: int) -> float | None:
+    finite = [value for value in values if np.isfinite(value)]
+    return round(float(np.mean(finite)), decimals) if finite else None
+
+
 def row(
     epoch: int,
     learning_rate: float,
@@ -39,6 +44,8 @@ def row(
     dice: Sequence[float],
 ) -> dict[str, Any]:
     """Return one epoch's row; a class without a voxel in the validation patches has None.
+
+    Means are of finite values, None where there are none.
 
     Classes have positions in it, not names, so that a training resumes after a label is renamed.
 
@@ -49,13 +56,12 @@ def row(
         validation_losses: of the validation patches.
         dice: per class; NaN for a class that was absent.
     """
-    known = [value for value in dice if not np.isnan(value)]
     return {
         "epoch": epoch,
         "learning_rate": float(f"{learning_rate:.6g}"),
-        "train_loss": round(float(np.mean(progress.losses)), 5),
-        "validation_loss": round(float(np.mean(validation_losses)), 5),
-        "pseudo_dice": round(float(np.mean(known)), 4) if known else None,
+        "train_loss": _mean(progress.losses, 5),
+        "validation_loss": _mean(validation_losses, 5),
+        "pseudo_dice": _mean(dice, 4),
         "classes": [None if np.isnan(value) else round(value, 4) for value in dice],
         "seconds": round(progress.seconds, 2),
         "waiting_seconds": round(progress.waiting, 2),

@@ -217,7 +217,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         known = dict(zip(self.class_names, row["classes"], strict=True))
         classes = ", ".join(f"{name} {dice:.2f}" for name, dice in known.items() if dice is not None)
         log.info(
-            "epoch %d of %d: loss %.4f, validation loss %.4f, %.1f s, about %s left; pseudo Dice %s (%s)",
+            "epoch %d of %d: loss %s, validation loss %s, %.1f s, about %s left; pseudo Dice %s (%s)",
             row["epoch"], self.num_epochs, row["train_loss"], row["validation_loss"], row["seconds"], duration(left),
             row["pseudo_dice"], classes,
         )  # fmt: skip

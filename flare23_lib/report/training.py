@@ -21,7 +21,7 @@ FEW_EPOCHS = 50
 
 def draw_training(path: Path, model: str, history: pd.DataFrame) -> None:
     """Write the figure of a model's training.csv as SVG and PNG."""
-    history = history.apply(pd.to_numeric).set_index("epoch")
+    history = history.apply(pd.to_numeric, errors="coerce").set_index("epoch")
     colors = label_colors([column.removeprefix(CLASS) for column in history if column.startswith(CLASS)])
     dices = {name: history[CLASS + name].dropna() for name in colors}
     seen = sorted((name for name in dices if len(dices[name])), key=lambda name: -dices[name].iloc[-1])

@@ -14,7 +14,7 @@ from trainings import prepare, settings, trainer_of
 
 from flare23_lib import versions
 from flare23_lib.config.checks import forced_patches
-from flare23_lib.nnunet import checkpoints, loop, trainer
+from flare23_lib.nnunet import checkpoints, history, loop, trainer
 from flare23_lib.nnunet.sampling import BalancedDataLoader
 from flare23_lib.runtime import progress
 from flare23_lib.runtime.signals import StoppedError
@@ -335,6 +335,15 @@ def test_the_time_left_follows_from_the_last_epochs_and_in_the_first_one_from_it
     one.history = [{"seconds": 500.0}] + [{"seconds": 60.0}] * loop.RECENT_EPOCHS
     one.current_epoch = 7
     assert one._state() == "loss 0.4000, about 2 min left in all"
+
+
+def test_an_epochs_losses_are_means_of_those_that_are_finite(made, caplog):
+    nan = float("nan")
+    row = history.row(1, 0.01, history.Epoch([0.5, nan, 0.3], 3.0), [nan, float("inf")], [0.5, nan])
+    assert (row["train_loss"], row["validation_loss"], row["pseudo_dice"]) == (0.4, None, 0.5)
+    caplog.set_level("INFO")
+    made().on_epoch_written(row | {"classes": [0.5] * len(NAMES)})
+    assert "loss 0.4, validation loss None, 3.0 s" in caplog.text
 
 
 def test_no_checkpoint_is_written_while_the_loss_is_nan(made, tmp_path):

@@ -34,6 +34,13 @@ def test_classes_are_named_in_the_order_of_their_last_values(tmp_path):
     assert texts == ["spleen", "aorta", "liver", "mean"]
 
 
+def test_a_loss_that_is_no_number_is_left_out(tmp_path):
+    history = rows(3, liver="0.9")
+    history.loc[1, "train_loss"] = "nan"
+    draw_training(tmp_path / "a.svg", "m", history)
+    assert (tmp_path / "a.svg").exists()
+
+
 def test_many_classes_are_named_within_the_figure(tmp_path):
     names = [f"class_{number}" for number in range(40)]
     draw_training(tmp_path / "a.svg", "m", rows(5, **dict.fromkeys(names, "0.9")))
