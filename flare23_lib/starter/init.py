@@ -114,8 +114,14 @@ def _inspect(
     infos = read_files(list(dict.fromkeys(every)), memory, processes)
     for source in sources:
         _add_values(source, [infos[task] for task in labels[source.name]], several=len(sources) > 1)
-        unlabeled = len(source.files.unlabeled_images)
-        log.info("%s: %d labeled images, %d without labels", source.name, _labeled_cases(source), unlabeled)
+        labeled = _labeled_cases(source)
+        if missing := len(source.files.images) - labeled:
+            source.remarks.append(
+                f"{missing} of its images have no label and are not used; to complete them, set `quality_issues: "
+                "{image_without_label: unlabeled}` and add a category `no_labels: true` with its completion"
+            )
+        unlabeled = len(source.files.unlabeled_images) + missing
+        log.info("%s: %d labeled images, %d without labels", source.name, labeled, unlabeled)
     return [_canonical(infos[task].geometry) for tasks in images.values() for task in tasks if not infos[task].error]
 
 

@@ -182,14 +182,15 @@ def _paired(folder: Path, images: Sequence[_FileGroup], labels: Sequence[_FileGr
     keys: dict[str, Any] = {}
     for start, chosen in (("", training), ("validation_", held_out)):
         for number, kind in enumerate(("images", "labels")):
-            patterns = [pair.patterns[number] for pair in chosen]
+            patterns = list(dict.fromkeys(pair.patterns[number] for pair in chosen))
             if patterns:
                 keys[start + kind] = patterns[0] if len(patterns) == 1 else patterns
     others = [group for group in images if group not in [pair.image for pair in pairs]]
     unused = [group for group in others if training and _is_held_out(group)]
     form = training[0].form if training else 0
-    unlabeled = [(group.short if form else "") or group.pattern for group in others if group not in unused]
-    if unlabeled:
+    left = dict.fromkeys((group.short if form else "") or group.pattern for group in others if group not in unused)
+    labeled = [pair.patterns[0] for pair in training]
+    if unlabeled := [pattern for pattern in left if pattern not in labeled]:
         keys["unlabeled_images" if keys else "images"] = unlabeled
     remarks = [
         f"{group.pattern} look held out and are not used; as `unlabeled_images` they would be learned from"

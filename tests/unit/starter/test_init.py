@@ -88,6 +88,30 @@ def test_images_and_labels_beside_each_other_are_told_apart_by_content(tmp_path)
     }
 
 
+@pytest.mark.parametrize(
+    "names", [("siteA_001", "siteA_002", "siteB_001", "siteB_002"), ("a_1", "a_2", "other"), ("c 0", "c 1", "pat.2")]
+)
+def test_names_of_several_forms_are_one_pattern(tmp_path, names):
+    for number, name in enumerate(names):
+        write(tmp_path / f"images/{name}_0000.nii.gz", ct(number), AFFINE)
+        write(tmp_path / f"labels/{name}.nii.gz", labels(v1=LIVER), AFFINE)
+    config = init([tmp_path], RECIPE, tmp_path / "m.yaml", 8)
+    (source,) = config.sources.values()
+    assert (source.images, source.labels) == (("images/{case}_0000.nii.gz",), ("labels/{case}.nii.gz",))
+    assert len(scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases) == len(names)
+
+
+def test_images_without_labels_among_labeled_ones_are_counted(tmp_path, caplog):
+    caplog.set_level("INFO")
+    write_pairs(tmp_path / "own/images/siteA_#.nii.gz", tmp_path / "own/labels/siteA_#.nii.gz", range(3), v1=LIVER)
+    for number in range(3, 5):
+        write(tmp_path / f"own/images/siteB_{number}.nii.gz", ct(number), AFFINE)
+    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    assert config.sources["own"].unlabeled_images == ()
+    assert "own: 3 labeled images, 2 without labels" in caplog.text
+    assert "2 of its images have no label and are not used" in (tmp_path / "m.yaml").read_text()
+
+
 def test_a_folder_per_case_with_masks_is_known(tmp_path):
     for name in ("anna", "bert", "carl"):
         write(tmp_path / f"{name}/ct.nii.gz", ct(len(name) + ord(name[0])), AFFINE)
