@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from flare23_lib import __version__
 from flare23_lib.cli import cache, dataset, evaluation, models, stages
 from flare23_lib.errors import ConfigError, FlareError
+from flare23_lib.io.patterns import check_utf8
 from flare23_lib.runtime.signals import stopped_by
 
 EXTRAS = {"pydicom": "dicom", "highdicom": "dicom", "gdcm": "dicom"}
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for noisy in ("nibabel", "matplotlib", "numexpr", "torch", "highdicom"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
+        for text in sys.argv[1:] if argv is None else argv:
+            check_utf8(text, FlareError)
         return args.run(args) or 0
     except FlareError as error:
         if args.debug:
@@ -75,6 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         place = f"{error.filename}: " if error.filename is not None else ""
         sys.stderr.write(f"flare23: {place}{error.strerror}\n")
+        return 1
+    except UnicodeEncodeError as error:
+        if args.debug:
+            raise
+        part = error.object[max(error.start - 20, 0) : error.end + 20]
+        sys.stderr.write(f"flare23: {part!a}: cannot be written as {error.encoding}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"flare23: {stopped_by(signal.SIGINT)}\n")

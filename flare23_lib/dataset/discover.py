@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flare23_lib.config.cohort_models import PATTERN_KEYS, Source
 from flare23_lib.errors import CohortError
-from flare23_lib.io.patterns import MASK, FilePattern
+from flare23_lib.io.patterns import MASK, FilePattern, check_utf8
 
 log = logging.getLogger(__name__)
 
@@ -152,11 +152,7 @@ def _nifti_files(places: set[Path]) -> list[str]:
             raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
     files = sorted(found)
     for file in files:
-        try:
-            file.encode()
-        except UnicodeEncodeError as error:
-            shown = os.fsencode(file).decode("utf-8", "backslashreplace")
-            raise CohortError(f"{shown}: its name is not UTF-8; rename it") from error
+        check_utf8(file, CohortError)
     return files
 
 
@@ -289,10 +285,13 @@ def listing(found: FoundFiles) -> list[tuple[str, int, int, int]]:
 
 
 def moved(source: Source, images: Path, labels: Path, unlabeled: Path | None) -> Source:
-    """Return a source whose files have the same names, in other folders; CohortError if one is not there."""
+    """Return a source whose files have the same names, in other folders; CohortError if one is not there, or its
+    name is not UTF-8."""
     for folder in (images, labels, unlabeled):
-        if folder is not None and not folder.is_dir():
-            raise CohortError(f"there is no folder {folder}")
+        if folder is not None:
+            check_utf8(folder.absolute(), CohortError)
+            if not folder.is_dir():
+                raise CohortError(f"there is no folder {folder}")
 
     def within(folder: Path | None, texts: Sequence[str]) -> list[str]:
         rests = dict.fromkeys(FilePattern.parse(text).rest for text in texts) if folder else ()

@@ -19,6 +19,7 @@ from flare23_lib.evaluation.details import write_details
 from flare23_lib.evaluation.tables import DECIMALS, format_summary, score_table, summarize, write_table
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.nifti import SUFFIXES, stem
+from flare23_lib.io.patterns import check_utf8
 from flare23_lib.io.tables import read_csv
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path
     """Return the label files of a folder by case, sorted; where some end in the suffix, only those.
 
     Raises:
-        EvaluationError: there is no such folder, or a case has two files.
+        EvaluationError: there is no such folder, a case has two files, or the name of one is not UTF-8.
     """
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: there is no such folder of {kind}s")
@@ -159,6 +160,7 @@ def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path
     for path, case in named.items():
         if not case:
             continue
+        check_utf8(path, EvaluationError)
         if case in files:
             raise EvaluationError(f"{path}: {files[case].name} is a {kind} of the same case; keep one of the two")
         files[case] = path

@@ -22,6 +22,7 @@ from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.io.identity import file_identity
 from flare23_lib.io.images import IMAGE_SUFFIXES, Image, files_of, image_stem, is_dicom
 from flare23_lib.io.nifti import Stream, Volume, stem
+from flare23_lib.io.patterns import check_utf8
 from flare23_lib.runtime.machine import usable_memory
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ def find_cases(
         irregular: likewise.
 
     Raises:
-        ImageError: nothing there, two images for one name, or labels that would replace their image.
+        ImageError: nothing there, two images for one name, a name that is not UTF-8, or labels that would replace
+            their image.
     """
     pairs: list[tuple[str, Image]]
     if not inputs.exists():
@@ -177,6 +179,8 @@ def find_cases(
         cases = [PredictionCase(stem(output) or name, image, output) for name, image in pairs]
     if inputs.is_dir() and output.is_dir() and output.samefile(inputs):
         raise ImageError(f"{output}: holds the images; give another folder for the labels")
+    for _, image in pairs:
+        check_utf8(image, ImageError)
     _refuse_collisions(cases)
     return [case for case in cases if shard is None or case.name in shard]
 

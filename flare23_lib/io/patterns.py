@@ -8,15 +8,31 @@ pattern begins with the names of the folders that are listed: `Task03_Liver/imag
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
+from flare23_lib.errors import FlareError
+
 CASE, MASK, ANY_FOLDERS = "{case", "{mask}", "**/"
 
 _SPECIAL = re.compile(r"(\*\*/|\*|\?|\{case(?::[^{}]*)?\}|\{mask\})")
 _MEANING = {ANY_FOLDERS: "(?:[^/]+/)*", "*": "[^/]*", "?": "[^/]"}
+
+
+def check_utf8(path: object, error: type[FlareError]) -> None:
+    """Raise an error if a path is not UTF-8, as tables and JSON are, or if it is not read as such in this locale."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as cause:
+        name = os.fsencode(str(path))
+        try:
+            message = f"{name.decode()}: its name cannot be read in this locale; set PYTHONUTF8=1"
+        except UnicodeDecodeError:
+            message = f"{name.decode('utf-8', 'backslashreplace')}: its name is not UTF-8; rename it"
+        raise error(message) from cause
 
 
 @dataclass(frozen=True)

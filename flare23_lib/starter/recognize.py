@@ -16,6 +16,7 @@ from flare23_lib.dataset.discover import SourceFiles, files_below, find
 from flare23_lib.dataset.image_info import read_info
 from flare23_lib.errors import CohortError
 from flare23_lib.io.nifti import SUFFIXES
+from flare23_lib.io.patterns import check_utf8
 from flare23_lib.starter.names import identifier, name_of
 
 MAX_LABEL_VALUES = 254
@@ -128,6 +129,8 @@ def _guess(folder: Path) -> FolderSource:
     files = sorted(Path(file) for file in files_below(str(folder)) if file.lower().endswith(SUFFIXES))
     if not files:
         raise CohortError(f"{folder}: holds no NIfTI file (*.nii.gz, *.nii)")
+    for file in files:
+        check_utf8(file, CohortError)
     groups = list(_groups(folder, files))
     labels = [group for group in groups if group.is_label()]
     images = [group for group in groups if group not in labels]

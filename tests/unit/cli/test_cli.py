@@ -1,9 +1,10 @@
 import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import flare23
+from conftest import ENVIRONMENT, flare23
 from places import REPOSITORY
 
 from flare23_lib import cli
@@ -159,6 +160,54 @@ def test_bad_files_are_told_in_one_line(tmp_path, monkeypatch, capsys, arguments
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flare23: ")]
     assert len(lines) == 1
     assert words in lines[0]
+
+
+NOT_UTF8 = os.fsdecode(b"M\xfcller")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["categorise", "--images", f"{NOT_UTF8}/images", "--labels", "labels", "--output", "out"],
+        ["evaluate", "--predictions", "labels", "--references", "labels", "--output", "out"],
+        ["init", "."],
+        ["measure", "--output", "out", "--name", NOT_UTF8, "true"],
+    ],
+)
+def test_names_that_are_not_utf8_are_refused_in_one_line(folders, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(folders)
+    (folders / "labels/one.nii.gz").rename(folders / f"labels/{NOT_UTF8}.nii.gz")
+    assert (
+        cli.main([*arguments, *(["--base-config", str(REPOSITORY / "config.yaml")] * (arguments[0] != "measure"))])
+        == 1
+    )
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flare23: ")]
+    assert "M\\xfcller" in line
+    assert "its name is not UTF-8; rename it" in line
+
+
+def test_a_folder_whose_path_is_not_utf8_is_refused_in_one_line(folders, monkeypatch, capsys):
+    folders = folders.rename(folders.with_name(NOT_UTF8))
+    monkeypatch.chdir(folders)
+    options = ["--output", "out", "--base-config", str(REPOSITORY / "config.yaml")]
+    assert cli.main(["categorise", "--images", "images", "--labels", "labels", *options]) == 1
+    assert "M\\xfcller/images: its name is not UTF-8; rename it" in capsys.readouterr().err
+
+
+def test_text_that_cannot_be_encoded_ends_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(cli.evaluation, "_rank", lambda args: f"image: {NOT_UTF8}".encode())
+    assert cli.main(["rank", "a", "--output", "ranking.csv"]) == 1
+    assert "flare23: 'image: M\\udcfcller': cannot be written as utf-8" in capsys.readouterr().err
+
+
+def test_in_a_locale_without_utf8_the_remedy_is_named(tmp_path):
+    (tmp_path / "Müller").mkdir()
+    environment = {**ENVIRONMENT, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "flare23_lib.cli", "measure", "--output", "out", "--name", "Müller", "true"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "its name cannot be read in this locale; set PYTHONUTF8=1" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):

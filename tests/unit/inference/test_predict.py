@@ -1,5 +1,6 @@
 import csv
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -74,6 +75,12 @@ def test_a_single_file_may_be_given_a_folder_or_a_name(images, tmp_path):
     assert run(image, tmp_path / "mine.nii") == []
     folder, name = (read_volume(tmp_path / p).array for p in ("labels/case_2.nii.gz", "mine.nii"))
     assert np.array_equal(folder, name)
+
+
+def test_a_file_name_that_is_not_utf8_is_refused(images, tmp_path):
+    (images / "case_1_0000.nii.gz").rename(images / os.fsdecode(b"M\xfcller_0000.nii.gz"))
+    with pytest.raises(ImageError, match=r"images/M\\xfcller_0000\.nii\.gz: its name is not UTF-8; rename it"):
+        find_cases(images, tmp_path / "labels")
 
 
 def test_a_broken_case_is_named_in_one_line_and_the_others_are_done(images, tmp_path, caplog):
