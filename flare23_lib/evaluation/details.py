@@ -7,6 +7,7 @@ measured, in every mode of the scores.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from flare23_lib.evaluation.metrics import Comparison
 from flare23_lib.evaluation.surfaces import find_surfels, surfel_areas
 from flare23_lib.io.tables import write_csv
 from flare23_lib.labels import Label, LabelMap
+
+log = logging.getLogger(__name__)
 
 DETAIL_TABLES = {
     "distances.csv": ("Name", "class", "reference_ml", "prediction_ml", "difference_ml", "HD95_mm"),
@@ -171,7 +174,7 @@ def write_details(folder: Path, details: Sequence[Details] | None, labels: Label
     """Write the tables of `detail_tables`; None for no details.
 
     Which tables there are follows from all labels, seen by the model or not, as the workflow expects them before a
-    model is trained. Tables of an earlier evaluation that are not written now are removed.
+    model is trained. Tables of an earlier evaluation that are not written now are removed; other files are kept.
     """
     tumors = [row for case in details or () for row in case.tumors]
     rows = {
@@ -181,7 +184,13 @@ def write_details(folder: Path, details: Sequence[Details] | None, labels: Label
     }
     written = [] if details is None else detail_tables(labels)
     for name, columns in DETAIL_TABLES.items():
+        path = folder / name
         if name in written:
-            write_csv(folder / name, columns, rows[name])
-        else:
-            (folder / name).unlink(missing_ok=True)
+            write_csv(path, columns, rows[name])
+        elif path.is_file():
+            with path.open("rb") as handle:
+                is_ours = handle.readline().strip() == ",".join(columns).encode()
+            if is_ours:
+                path.unlink()
+            else:
+                log.warning("%s: is kept; it is no table of an evaluation", path)

@@ -5,7 +5,7 @@ import pytest
 import surface_distance
 from structures import box
 
-from flare23_lib.evaluation.details import detection, hausdorff, measure_details, tumor_components
+from flare23_lib.evaluation.details import detection, hausdorff, measure_details, tumor_components, write_details
 from flare23_lib.labels import Label, LabelMap
 
 LIVER, SPLEEN = Label("liver", 1), Label("spleen", 3)
@@ -84,3 +84,12 @@ def test_detection_is_counted_by_size():
 def test_no_tumor_in_the_references_has_no_sensitivity():
     assert detection([], LABELS)[-1]["sensitivity"] is None
     assert detection([], LabelMap((LIVER,))) == []
+
+
+def test_tables_of_an_earlier_evaluation_are_removed_and_a_users_own_kept(tmp_path, caplog):
+    write_details(tmp_path, [], LABELS, LABELS)
+    assert {path.name for path in tmp_path.iterdir()} == {"distances.csv", "tumors.csv", "detection.csv"}
+    (tmp_path / "tumors.csv").write_text("patient,size\nanna,3\n")
+    write_details(tmp_path, None, LABELS, LABELS)
+    assert [path.name for path in tmp_path.iterdir()] == ["tumors.csv"]
+    assert f"{tmp_path / 'tumors.csv'}: is kept; it is no table of an evaluation" in caplog.text
