@@ -39,7 +39,7 @@ def _predict(args: argparse.Namespace) -> int:
     _import_nibabel()  # 0.2 s sooner
     from flare23_lib.inference.image_files import MB, default_memory, find_cases
     from flare23_lib.inference.model import chosen_labels, read_model
-    from flare23_lib.inference.outputs import check_class_names, check_types, write_names
+    from flare23_lib.inference.outputs import STATISTICS, check_class_names, check_types, write_names
     from flare23_lib.inference.segment_cases import Reader
     from flare23_lib.runtime.machine import seconds_since_start, usable_memory
 
@@ -79,8 +79,11 @@ def _predict(args: argparse.Namespace) -> int:
     if args.statistics and cases:
         from flare23_lib.inference.label_statistics import write_statistics_table
 
-        folder = cases[0].labels.parent
-        write_statistics_table(folder / "statistics.csv", folder.glob("*.statistics.json"))
+        folder, own = cases[0].labels.parent, cases[0].beside(STATISTICS)
+        if cases[0].labels == args.output:
+            write_statistics_table(own.with_suffix(".csv"), [own] if own.exists() else [])
+        else:
+            write_statistics_table(folder / "statistics.csv", folder.glob(f"[!.]*{STATISTICS}"))
     return 1 if failed else 0
 
 

@@ -31,6 +31,7 @@ from flare23_lib.io.itk import itk_of_volume, read_itk, read_itk_geometry
 from flare23_lib.io.label_tables import label_table, read_label_table
 from flare23_lib.io.nifti import header_for, read_volume, write_volume
 from flare23_lib.io.rtstruct import read_rtstruct
+from flare23_lib.io.tables import read_csv
 from flare23_lib.report.preview import draw_preview, fullest
 from flare23_lib.runtime import machine
 
@@ -367,6 +368,19 @@ def test_statistics_of_others_are_passed_over(model, ct, tmp_path, caplog):
     assert predict(model, ct, tmp_path / "out", "--statistics") == 0
     assert "other.statistics.json: is passed over" in caplog.text
     assert (tmp_path / "out/statistics.csv").exists()
+
+
+def test_hidden_statistics_and_those_beside_a_single_file_are_left_out(model, ct, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    for name in ("._patient", ".partial-other"):
+        (output / f"{name}.statistics.json").write_bytes(b"\0\5\x16\7")
+    (output / "other.statistics.json").write_text('{"case": "other", "labels": []}')
+    assert predict(model, ct, output, "--statistics") == 0
+    (output / "statistics.csv").write_text("mine")
+    assert predict(model, ct, output / "x.nii.gz", "--statistics") == 0
+    assert (output / "statistics.csv").read_text() == "mine"
+    assert {row["case"] for row in read_csv(output / "x.statistics.csv")} == {"x"}
 
 
 def test_a_zip_and_a_single_output_file(model, ct, tmp_path):
