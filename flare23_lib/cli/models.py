@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
+from unicodedata import normalize
 
 from flare23_lib.choices import MODEL_FILE, OrientationMode, OutputType, Precision, Windows
 from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder, shard
@@ -118,6 +119,15 @@ def _statistics(args: argparse.Namespace) -> int:
 
     table = read_model(args.model).label_table if args.model else None
     cases = find_cases(args.images, args.labels, series=args.series, irregular=args.irregular)
+    unused: dict[str, Path] = {}
+    if args.labels.is_dir():  # names look the same in composed and decomposed letters
+        unused = {normalize("NFC", path.name): path for path in sorted(args.labels.glob("[!.]*.nii.gz"))}
+        found = [unused.pop(normalize("NFC", case.labels.name), case.labels) for case in cases]
+        cases = [replace(case, labels=labels) for case, labels in zip(cases, found, strict=True)]
+    if not args.images.is_dir() or not all(isinstance(case.image, Path) for case in cases):
+        unused = {}  # one image was asked for
+    for path in unused.values():
+        log.warning("%s: has no image in %s and was left out", path, args.images)
     written, failed = [], 0
     for case in cases:
         try:
@@ -127,7 +137,7 @@ def _statistics(args: argparse.Namespace) -> int:
             log.error("%s", error if str(case.labels) in str(error) else one_line(case.image, error))
     write_statistics_table(args.output / "statistics.csv", written)
     print(f"{len(written)} of {len(cases)} cases measured; {args.output / 'statistics.csv'} is written")
-    return 1 if failed else 0
+    return 1 if failed or unused else 0
 
 
 def _export(args: argparse.Namespace) -> None:

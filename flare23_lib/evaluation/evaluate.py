@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unicodedata import normalize
 
 import pandas as pd
 
@@ -161,6 +162,7 @@ def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path
         if not case:
             continue
         check_utf8(path, EvaluationError)
+        case = normalize("NFC", case)  # the same name in composed or decomposed letters
         if case in files:
             raise EvaluationError(f"{path}: {files[case].name} is a {kind} of the same case; keep one of the two")
         files[case] = path

@@ -3,6 +3,7 @@ import errno
 import gzip
 import math
 import os
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -350,6 +351,15 @@ def test_references_may_end_in_a_suffix_of_their_own(folders, caplog):
     save(references / "case_1.nii.gz", organs(0))
     evaluate_folders(predictions, references, output, SCORING, reference_suffix="_seg.nii.gz")
     assert "1 files do not end in _seg.nii.gz and are no references: case_1.nii.gz" in caplog.text
+
+
+def test_names_are_compared_however_their_letters_are_encoded(folders):
+    predictions, references, output = folders
+    for folder, form in ((predictions, "NFD"), (references, "NFC")):
+        (folder / "case_1.nii.gz").rename(folder / f"{unicodedata.normalize(form, 'Müller')}.nii.gz")
+    report = evaluate_folders(predictions, references, output, SCORING)
+    assert report.is_complete
+    assert "Müller" in {row["Name"] for row in table(report.metrics)}
 
 
 def test_the_common_suffix_as_the_configured_one_changes_nothing(folders):

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import unicodedata
 import zipfile
 from dataclasses import replace
 
@@ -515,6 +516,18 @@ def test_statistics_of_files_name_labels_by_the_files_or_the_model(model, tmp_pa
     write_volume(tmp_path / "labels" / "x.nii.gz", labels[:-1], nib.Nifti1Image(labels[:-1].T, np.eye(4)).header)
     assert main(command) == 1
     assert "0 of 1 cases measured" in capsys.readouterr().out
+
+
+def test_statistics_find_labels_however_their_names_are_encoded_and_tell_those_without_an_image(tmp_path, caplog):
+    volume, labels = statistics_case()
+    for form, name in (("NFC", "images/Müller_0000"), ("NFD", "labels/Müller"), ("NFC", "labels/other")):
+        array = volume.array if name.startswith("images") else labels
+        write_volume(tmp_path / f"{unicodedata.normalize(form, name)}.nii.gz", array, volume.header)
+    command = ["statistics", "--labels", str(tmp_path / "labels"), "--output", str(tmp_path / "output"), "--images"]
+    assert main([*command, str(tmp_path / "images")]) == 1
+    assert {row["case"] for row in read_csv(tmp_path / "output/statistics.csv")} == {"Müller"}
+    assert caplog.messages == [f"{tmp_path}/labels/other.nii.gz: has no image in {tmp_path}/images and was left out"]
+    assert main([*command, str(tmp_path / "images/Müller_0000.nii.gz")]) == 0
 
 
 def test_a_preview_shows_where_most_was_found(tmp_path):
