@@ -27,6 +27,9 @@ HEAD, GAP = 2.8, 0.8
 ROW, COLUMN, BARS, HEADING, LETTER = 0.24, 0.46, 2.2, 1.9, 0.078
 """Inches: height of a row, width of a label's column and of the bars, height of labels' names, width of a letter."""
 
+SMALL_LETTER = 0.066
+"""The same in the note below."""
+
 SMALL: dict[str, Any] = {"fontsize": 8.5, "color": PALE_INK}
 ASIDE = SMALL | {"fontstyle": "italic"}
 NOTE = "Heads of categories: number and share of cases that hold the label. Rows: cases with just these labels."
@@ -76,7 +79,8 @@ def draw_cohort(path: Path, categories: pd.DataFrame, labels: Mapping[str, int])
     columns = COLUMN * len(labels)
     letters = max(len(text) for group in groups for text in (group.name, group.title))
     rows = sum(HEAD + len(group.rows) for group in groups) + GAP * (len(groups) - 1)
-    with new_figure(path, 0.4 + LETTER * letters + columns + BARS, HEADING + ROW * rows) as figure:
+    width = max(0.4 + LETTER * letters + columns + BARS, 0.4 + SMALL_LETTER * len(NOTE))
+    with new_figure(path, width, HEADING + ROW * rows) as figure:
         matrix, bars = figure.subplots(1, 2, sharey=True, width_ratios=(columns, BARS))
         dress(matrix, grid=None)
         dress(bars, "cases", grid=None)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from places import REPOSITORY
 
 from flare23_lib.cache.results import Results
@@ -16,6 +20,37 @@ from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import header_for, write_volume
 from flare23_lib.io.tables import write_csv
 from flare23_lib.report.page import write_report
+from flare23_lib.report.style import STYLE
+
+FIGURES = ("flare23_lib.report.style.Figure", "flare23_lib.report.preview.Figure")
+
+
+def drawn(monkeypatch) -> list[Figure]:
+    """Return a list that gets every figure of the report that is drawn from now on."""
+    figures: list[Figure] = []
+
+    def make(**options: Any) -> Figure:
+        figures.append(Figure(**options))
+        return figures[-1]
+
+    for name in FIGURES:
+        monkeypatch.setattr(name, make)
+    return figures
+
+
+def cut_off(figures: Sequence[Figure]) -> list[str]:
+    """Return what of legends, titles and notes is not wholly within its figure."""
+    found = []
+    for figure in figures:
+        with matplotlib.rc_context(STYLE):
+            figure.draw_without_rendering()
+        width, height = figure.bbox.size
+        for artist in filter(None, (*figure.legends, figure._suptitle, figure._supxlabel)):
+            box = artist.get_window_extent()
+            if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height:
+                found.append(f"{artist}: {box} in {width} x {height}")
+    return found
+
 
 SHAPE, SPACING = (6, 16, 20), (5.0, 2.0, 2.0)
 FAULT = {"case": "Broken", "file": "broken.nii.gz", "kind": "cannot_be_read", "message": "ends <early>",

@@ -3,6 +3,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
+from reports import cut_off, drawn
 
 from flare23_lib.dataset.summary import CATEGORY_COLUMNS
 from flare23_lib.io.tables import write_csv
@@ -101,6 +102,12 @@ def test_long_names_stay_inside_the_figure(tmp_path):
     ends = [float(element.get("x") or 0) for element in tree.iter(f"{SVG}text")]
     assert max(ends) < width
     assert min(ends) >= 0
+
+
+def test_the_note_of_a_cohort_of_one_label_is_not_cut_off(tmp_path, monkeypatch):
+    figures = drawn(monkeypatch)
+    draw_cohort(tmp_path / "one.svg", pd.DataFrame([row("a", "all", 5), row("a", "1", 5)]), {"liver": 1})
+    assert cut_off(figures) == []
 
 
 def test_the_same_rows_give_the_same_bytes_without_a_date(tmp_path):
