@@ -168,4 +168,4 @@ def draw_case(path: Path, title: str, volumes: CaseVolumes, names: Sequence[str]
         figure.suptitle(heading, x=0.01, ha="left", fontsize=11, color=INK)
         present = np.union1d(np.unique(reference), np.unique(prediction))
         shown = [(display_name(names[index - 1]), colors[index - 1]) for index in present[present > 0]]
-        add_legend(figure, [*shown, ("error", ERROR_COLOR)], columns=7, size=8)
+        add_legend(figure, [*shown, ("error", ERROR_COLOR)], size=8)

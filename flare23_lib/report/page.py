@@ -23,7 +23,7 @@ from flare23_lib.io import atomic
 from flare23_lib.report.cases import RankedCase, draw_case, rank_cases, read_case, spread
 from flare23_lib.report.efficiency import draw_memory, draw_phases
 from flare23_lib.report.run import Run, read_table, versions
-from flare23_lib.report.style import count, display_name
+from flare23_lib.report.style import count, display_name, shortened
 from flare23_lib.report.viewer import write_case
 from flare23_lib.runtime.progress import progress
 
@@ -128,7 +128,7 @@ def _write_cases(
     for case in progress(sorted(wanted.values(), key=lambda case: (-case.score, case.name))):
         volumes = read_case(case, labels)
         if case in pictured:
-            title = f"{case.name}: mean DSC {case.percent} ({count(case.averaged, 'class')})"
+            title = f"{shortened(case.name)}: mean DSC {case.percent} ({count(case.averaged, 'class')})"
             draw_case(folder / "figures" / "cases" / f"{case.name}.svg", title, volumes, labels.names)
         if case in in_viewer:
             file = f"viewer/cases/{len(entries):03d}.js"

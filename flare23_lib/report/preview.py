@@ -16,7 +16,7 @@ from flare23_lib.io.label_tables import Structure
 from flare23_lib.io.nifti import Volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.report.cases import overlaid, windowed
-from flare23_lib.report.style import INK, PALE_INK, STYLE, add_legend, display_name
+from flare23_lib.report.style import INK, PALE_INK, STYLE, add_legend, display_name, shortened
 
 DPI = 150
 PLANES = {"axial": "R", "coronal": "R", "sagittal": "A"}
@@ -68,9 +68,9 @@ def draw_preview(path: Path, name: str, image: Volume, labels: np.ndarray, table
                     0.02, 0.5, side, color="white", fontsize=11, va="center", transform=row[axis].transAxes
                 )
             axes[0][axis].set_title(f"{plane}, {at + 1} of {marked.shape[axis]}", fontsize=10, color=PALE_INK)
-        title = name if present else f"{name}: no structure was found"
+        title = shortened(name) + ("" if present else ": no structure was found")
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
         shown = ((display_name(row.name), as_triple(part / 255 for part in row.color)) for row in present)
-        add_legend(figure, shown, columns=6, size=9)
+        add_legend(figure, shown, size=9)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})

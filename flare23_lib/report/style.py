@@ -6,6 +6,7 @@ The model colors begin with the blue and the vermilion of Okabe and Ito (2008), 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,15 @@ INK, PALE_INK, GRID = "#1d2733", "#5d6876", "#d5dbe1"
 MODEL_COLORS = ("#0072b2", "#d55e00", "#4f8a76", "#3b1620", "#1b2fb5", "#0b0b3b")
 """Colors of models in the order in which a figure names them."""
 
+MAX_LETTERS = 64
+"""Letters of a case's name in a title; the longest of DICOM's UIDs fits."""
+
+LEGEND_PADDING, LEGEND_MARK, LEGEND_LETTER, LEGEND_ROW = 2, 4.8, 0.6, 1.5
+"""In a legend, in font sizes: width around it, of a color with its gaps and of a letter; height of a row."""
+
+LEGEND_ROWS = 3
+"""Rows that figures leave room for."""
+
 PNG_DPI = 200
 """Resolution of the PNG beside each SVG."""
 
@@ -52,9 +62,22 @@ def count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{plural}"
 
 
-def add_legend(figure: Figure, colors: Iterable[tuple[str, Any]], columns: int, size: int) -> None:
-    """Add the names and colors of labels, below the axes."""
-    handles = [Patch(facecolor=color, edgecolor=INK, label=name) for name, color in colors]
+def shortened(name: str) -> str:
+    """Return a name for a title, without its middle if it is too long."""
+    half = MAX_LETTERS // 2
+    return name if len(name) <= MAX_LETTERS else f"{name[:half]}…{name[-half:]}"
+
+
+def add_legend(figure: Figure, colors: Iterable[tuple[str, Any]], size: int) -> None:
+    """Add the names and colors of labels, below the axes, in as many columns as fit; a long one makes the figure
+    higher."""
+    shown = list(colors)
+    handles = [Patch(facecolor=color, edgecolor=INK, label=name) for name, color in shown]
+    letters = max((len(name) for name, _ in shown), default=0)
+    room = 72 * figure.get_figwidth() / size - LEGEND_PADDING
+    columns = max(1, int(room / (LEGEND_MARK + LEGEND_LETTER * letters)))
+    rows = math.ceil(len(handles) / columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * size / 72 * max(0, rows - LEGEND_ROWS))
     figure.legend(
         handles=handles, loc="outside lower left", ncols=columns, fontsize=size, frameon=False, labelcolor=INK
     )

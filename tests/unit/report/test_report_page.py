@@ -12,17 +12,30 @@ import numpy as np
 import pandas as pd
 import pytest
 from engines import a_volume
-from reports import SHAPE, SPACING, configuration, finished_run, report_of, stand_in
+from reports import SHAPE, SPACING, configuration, cut_off, drawn, finished_run, report_of, stand_in
 
 from flare23_lib.cache.results import Results
 from flare23_lib.colors import label_colors
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.io.label_maps import ValueTable
+from flare23_lib.io.label_tables import label_table
 from flare23_lib.io.nifti import write_volume
 from flare23_lib.io.tables import write_csv
 from flare23_lib.labels import Label, LabelMap
-from flare23_lib.report.cases import ERROR_COLOR, RankedCase, choose_slice, overlaid, rank_cases, read_case, spread
+from flare23_lib.report.cases import (
+    ERROR_COLOR,
+    CaseVolumes,
+    RankedCase,
+    choose_slice,
+    draw_case,
+    overlaid,
+    rank_cases,
+    read_case,
+    spread,
+)
+from flare23_lib.report.preview import draw_preview
 from flare23_lib.report.run import read_markdown
+from flare23_lib.report.style import shortened
 from flare23_lib.report.viewer import averaged, largest_error, thinned_affine, thinning
 
 SECTIONS = [
@@ -284,6 +297,22 @@ def test_the_chosen_slice_has_the_most_errors_among_those_with_many_classes():
     prediction[2, 0, 0] = 2
     prediction[3, 0, :] = 1
     assert choose_slice(reference, prediction) == 2
+
+
+@pytest.mark.parametrize("letters", [6, 28])
+def test_pictures_hold_their_legends_and_titles_whole(tmp_path, monkeypatch, letters):
+    names = [f"{f'label_{number}_':x<{letters}}" for number in range(60)]
+    volume = a_volume((10, 60, 60), np.diag([-1.0, -1, 6, 1]), dtype=np.int16)
+    array = np.broadcast_to(np.arange(1, 61, dtype=np.uint8), volume.array.shape)
+    figures, uid = drawn(monkeypatch), "1.3.6.1.4.1.14519.5.2.1.6279.6001.105756658031515062000744821260"
+    title = f"{shortened(uid * 3)}: mean DSC 91.22 % (60 classes)"
+    draw_case(tmp_path / "case.svg", title, CaseVolumes(volume.array, array, 61 - array, volume.geometry), names)
+    for name, shown in (("some", array), ("none", np.zeros_like(array))):
+        draw_preview(tmp_path / f"{name}.png", uid * 3, volume, shown, label_table(names, range(1, 61)))
+    assert len(figures) == 3
+    assert cut_off(figures) == []
+    assert all(axes.get_window_extent().height > 100 for figure in figures for axes in figure.axes)
+    assert shortened(uid) == uid
 
 
 def test_labels_are_laid_over_gray_in_their_colors():
