@@ -16,6 +16,7 @@ from reports import SHAPE, SPACING, configuration, cut_off, drawn, finished_run,
 
 from flare23_lib.cache.results import Results
 from flare23_lib.colors import label_colors
+from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.io.label_maps import ValueTable
 from flare23_lib.io.label_tables import label_table
@@ -238,6 +239,19 @@ def test_a_run_without_validation_labels_says_why_there_are_no_scores(tmp_path):
     config = configuration("chain.yaml", models={"student_2200": None, "student": {"evaluate": False}})
     page = report_of(finished_run(tmp_path, config, labeled=False), config, stand_in(tmp_path / "niivue"))
     assert Page(page.read_text()).text.count("No model of the configuration has `evaluate: true`") == 4
+
+
+def test_the_mean_of_a_cohort_without_organs_is_named_as_what_it_is(tmp_path):
+    model = {"train_on": {"manual_labels": ["all"]}, "evaluate": True, "patch_size": [16, 24, 24],
+             "intensity": "measure", "spacing": [14, 12, 12], "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+             "network": {"depth": [1, 1, 1], "widths": [4, 8, 8]}}  # fmt: skip
+    values = {"recipe": "none", "cohort": "cohort", "results": "results", "models": {"student": model},
+              "labels": [{"name": "lesion", "value": 1, "tolerance_mm": 2, "kind": "tumor"}],
+              "sources": {"own": {"images": "i/{case}.nii.gz", "labels": "l/{case}.nii.gz"}},
+              "categories": [{"name": "all", "contains_any": ["lesion"]}]}  # fmt: skip
+    config = Config.check(values)
+    page = report_of(finished_run(tmp_path, config, validation=1), config)
+    assert "by the mean DSC of the classes that were scored in the case" in Page(page.read_text()).text
 
 
 def test_a_cohort_without_validation_cases_says_so(tmp_path):
