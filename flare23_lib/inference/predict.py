@@ -20,7 +20,7 @@ from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.inference.outputs import keep_labels
 from flare23_lib.inference.segment_cases import Reader, segment_cases
 from flare23_lib.io.atomic import write_json
-from flare23_lib.io.tables import write_csv
+from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,34 @@ class CaseReport:
     error: str | None = None
 
 
+class Timings:
+    """A CSV of the seconds per phase of each case; rows of earlier runs are kept.
+
+    Attributes:
+        error: why the last row is not in it; None if it is. It is logged, and ends nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the rows of an earlier run; StoreError if what is there is no CSV."""
+        self._path = path
+        self._columns = ["case", *PHASES]
+        rows = read_csv(path) if path.exists() else []
+        self._rows: dict[str, dict[str, Any]] = {row["case"]: row for row in rows if list(row) == self._columns}
+        self.error: OSError | None = None
+
+    def add(self, case: str, seconds: dict[str, float]) -> None:
+        """Write the row of a case."""
+        self._rows[case] = {"case": case, **seconds}
+        try:
+            write_csv(self._path, self._columns, self._rows.values())
+            self.error = None
+        except OSError as error:
+            self.error = error
+            log.error("%s", one_line(self._path, error))
+
+
 def predict(
-    reader: Reader, engine: Engine, timings: Path | None = None, start: dict[str, float] | None = None
+    reader: Reader, engine: Engine, timings: Timings | None = None, start: dict[str, float] | None = None
 ) -> list[CaseReport]:
     """Segment cases and write what the reader's outputs ask for, such as `X.nii.gz` for `X_0000.nii.gz`.
 
@@ -62,14 +88,13 @@ def predict(
     Args:
         reader: reads the images.
         engine: segments them.
-        timings: CSV for the seconds per phase of each case; None for none.
+        timings: gets the seconds per phase of each case; None for none.
         start: seconds of the phases that come before the first case.
 
     Returns:
         What became of each case, in the order in which they were finished.
     """
     reports: list[CaseReport] = []
-    rows: list[dict[str, float | str]] = []
     before, count, outputs = start or {}, len(reader.cases), reader.outputs
 
     def write(case: PredictionCase, segmentation: Segmentation, header: nib.Nifti1Header) -> None:
@@ -95,8 +120,7 @@ def predict(
         seconds = {name: round(value, 3) for name, value in outcome.seconds.items()}
         reports.append(CaseReport(case.name, str(case.image), str(case.labels), seconds, outcome.warnings, message))
         if timings is not None and message is None and not outcome.kept:
-            rows.append({"case": case.name, **seconds})
-            write_csv(timings, ["case", *PHASES], rows)
+            timings.add(case.name, seconds)
     return reports
 
 

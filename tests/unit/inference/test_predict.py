@@ -19,9 +19,10 @@ from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.image_files import HOST_BASE, Extras, find_cases
 from flare23_lib.inference.memory import Limits
-from flare23_lib.inference.predict import PHASES, predict
+from flare23_lib.inference.predict import PHASES, Timings, predict
 from flare23_lib.inference.segment_cases import Reader, segment_cases
 from flare23_lib.io.nifti import read_volume, write_volume
+from flare23_lib.io.tables import read_csv
 
 ODD_AFFINE = np.array(
     [[-0.7123456, 0.0001, 0, 123.456], [0, 0.7123, 0.0002, -7.1], [0, 0, 2.50001, 3.3], [0, 0, 0, 1]]
@@ -200,13 +201,35 @@ def test_two_images_of_one_name_are_refused(images, tmp_path):
 
 def test_the_seconds_of_every_phase_are_listed(images, tmp_path):
     timings = tmp_path / "timings.csv"
-    run(images, tmp_path / "labels", timings=timings, start={"start_up": 1.5, "weights": 0.25})
+    run(images, tmp_path / "labels", timings=Timings(timings), start={"start_up": 1.5, "weights": 0.25})
     with timings.open() as handle:
         rows = list(csv.DictReader(handle))
     assert [row["case"] for row in rows] == ["case_1", "case_2"]
     assert list(rows[0]) == ["case", *PHASES]
     assert (rows[0]["start_up"], rows[1]["start_up"]) == ("1.5", "")
     assert all(float(row[phase]) >= 0 for row in rows for phase in PHASES[2:])
+
+
+def test_the_seconds_of_a_run_that_was_interrupted_are_kept(images, tmp_path):
+    timings = tmp_path / "timings.csv"
+    run(images / "case_1_0000.nii.gz", tmp_path / "labels", timings=Timings(timings))
+    first = read_csv(timings)
+    run(images, tmp_path / "labels", timings=Timings(timings))
+    rows = read_csv(timings)
+    assert rows[:1] == first
+    assert [row["case"] for row in rows] == ["case_1", "case_2"]
+    timings.write_text("a,b\n1,2\n")
+    run(images, tmp_path / "labels", overwrite=True, timings=Timings(timings))
+    assert [row["case"] for row in read_csv(timings)] == ["case_1", "case_2"]
+
+
+def test_seconds_that_cannot_be_written_stop_no_case(images, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    timings = Timings(tmp_path / "file" / "timings.csv")
+    assert run(images, tmp_path / "labels", timings=timings) == []
+    assert len(list((tmp_path / "labels").iterdir())) == 2
+    assert isinstance(timings.error, OSError)
+    assert f"{tmp_path}/file" in caplog.text
 
 
 def test_the_seconds_since_the_process_began_include_the_interpreters_start():
