@@ -49,6 +49,12 @@ class ConfigError(FlareError):
     """The configuration is wrong; the message names the key."""
 
 
+class UsageError(ConfigError):
+    """An option of the command line is wrong; the message names it."""
+
+    exit_code = 2
+
+
 class ImageError(FlareError):
     """A file is not the image or label map it should be.
 

@@ -15,12 +15,15 @@ from collections.abc import Sequence
 
 from flare23_lib import __version__
 from flare23_lib.cli import cache, dataset, evaluation, models, stages
-from flare23_lib.errors import ConfigError, FlareError
+from flare23_lib.errors import ConfigError, FlareError, UsageError
 from flare23_lib.io.patterns import check_utf8
 from flare23_lib.runtime.signals import stopped_by
 
 EXTRAS = {"pydicom": "dicom", "highdicom": "dicom", "gdcm": "dicom"}
 """Module -> what is to be installed for it; `workflow` for all others."""
+
+SIGPIPE = 13
+"""The signal that ends most programs whose output is not read; the module has it on POSIX only."""
 
 SPINS = 10_000
 """How often a thread of GNU's OpenMP looks for work before it sleeps, below a millisecond; libgomp takes 300,000.
@@ -43,6 +46,16 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _is_unread() -> bool:
+    """Return whether nobody reads the output any more, as after `| head`; what is left of it is then dropped."""
+    try:
+        print(flush=True)  # what could not be written is dropped already
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     os.environ["MPLBACKEND"] = "agg"  # a notebook's own backend cannot be loaded here, and nnU-Net would
@@ -59,11 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for text in sys.argv[1:] if argv is None else argv:
             check_utf8(text, FlareError)
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        print(end="", flush=True)
+        return code
     except FlareError as error:
         if args.debug:
             raise
-        kind = "configuration: " if isinstance(error, ConfigError) else ""
+        kind = "configuration: " if isinstance(error, ConfigError) and not isinstance(error, UsageError) else ""
         sys.stderr.write(f"flare23: {kind}{error}\n")
         return error.exit_code
     except ModuleNotFoundError as error:
@@ -74,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"flare23: {error.name} is not installed; {install} brings what this command needs\n")
         return 1
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            return 128 + SIGPIPE
         if args.debug or not error.strerror:
             raise
         place = f"{error.filename}: " if error.filename is not None else ""

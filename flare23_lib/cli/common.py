@@ -25,7 +25,7 @@ RECIPE = Path(__file__).parent.parent / "config" / "recipe.yaml"
 def command(commands: Commands, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
     """Add a command with what it does in one line; the function gets the options, and returns the exit code or None
     for 0."""
-    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
     parser.set_defaults(run=run)
     return parser
 

@@ -16,7 +16,7 @@ from flare23_lib.cli.common import (
     output_file,
     output_folder,
 )
-from flare23_lib.errors import ConfigError
+from flare23_lib.errors import ConfigError, FlareError, UsageError
 
 
 def _categorise(args: argparse.Namespace) -> None:
@@ -34,7 +34,7 @@ def _categorise(args: argparse.Namespace) -> None:
             )
     name = args.source or next(iter(settings.sources))
     if name not in settings.sources:
-        raise ConfigError(f"--source: there is no source {name!r}; there are {', '.join(settings.sources)}")
+        raise UsageError(f"--source: there is no source {name!r}; there are {', '.join(settings.sources)}")
     source = moved(settings.sources[name], args.images, args.labels, args.unlabeled)
     settings = type(settings).of(settings, sources={name: source}, validation=None)
     output = args.output
@@ -48,7 +48,7 @@ def _init(args: argparse.Namespace) -> None:
     from flare23_lib.starter.init import init, summary
 
     if args.output.exists():
-        raise ConfigError(f"{args.output}: is there; remove it, or give another --output")
+        raise FlareError(f"{args.output}: is there; remove it, or give another --output")
     config = init(args.folders, args.base_config, args.output, args.gpu_gb, args.processes)
     print(summary(config, args.output))
 

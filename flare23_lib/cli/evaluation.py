@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -17,7 +18,7 @@ from flare23_lib.cli.common import (
     output_file,
     output_folder,
 )
-from flare23_lib.errors import EvaluationError
+from flare23_lib.errors import UsageError
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -51,14 +52,14 @@ def _measure(args: argparse.Namespace) -> int:
 
     name = args.name or Path(args.command[0]).name
     if "/" in name or name.startswith("."):
-        raise EvaluationError(f"--name {name!r}: a curve's file is named so; give a name without / and . in front")
+        raise UsageError(f"--name {name!r}: a curve's file is named so; give a name without / and . in front")
     gpu = find_gpu(args.gpu)
     profile, code = profile_command(args.command, gpu)
     row = efficiency_row(name, profile, gpu, available_cores())
     print(format_efficiency(row))
     if code:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        print(f"{args.command[0]} failed ({how}); nothing is written")
+        print(f"{args.command[0]} failed ({how}); nothing is written", file=sys.stderr)
         return 128 - code if code < 0 else code
     print(f"{add_measurement(args.output, row, profile)} is written")
     return 0

@@ -8,12 +8,12 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from unicodedata import normalize
 
 from flare23_lib.choices import MODEL_FILE, OrientationMode, OutputType, Precision, Windows
 from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder, shard
-from flare23_lib.errors import ConfigError
+from flare23_lib.errors import BundleError, UsageError
 from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
 
@@ -147,7 +147,9 @@ def _export(args: argparse.Namespace) -> None:
         from flare23_lib.nnunet.export_folder import export_to_nnunet
 
         if args.model is None:
-            raise ConfigError("export: --to nnunet needs --model, the folder of a bundle")
+            raise UsageError("--to nnunet needs --model, the folder of a bundle")
+        if given := [f"--{name}" for name in ("checkpoint", *EXPORT_DEFAULTS) if getattr(args, name) is not None]:
+            raise UsageError(f"--to nnunet takes no {', '.join(given)}; what it writes is as the bundle's model")
         export_to_nnunet(load_bundle(args.model), args.output)
         print(f"{args.output}: nnUNetv2_predict_from_modelfolder -m {args.output} -f all -i IMAGES -o LABELS")
         return
@@ -155,13 +157,20 @@ def _export(args: argparse.Namespace) -> None:
     from flare23_lib.inference.model import InferenceDefaults
 
     if args.checkpoint is None:
-        raise ConfigError("export: give --checkpoint or, with --to nnunet, --model")
+        raise UsageError("give --checkpoint or, with --to nnunet, --model")
     if (args.output / MODEL_FILE).exists():
-        raise ConfigError(f"export: {args.output} holds a model already; give another folder, or delete it")
-    inference = InferenceDefaults(step=args.step, tta=args.tta, windows=args.windows)
-    model = export_checkpoint(args.checkpoint, args.output, args.name, args.orientation, inference)
+        raise BundleError(f"{args.output}: holds a model already; give another folder, or delete it")
+    name, orientation, step, windows, tta = (
+        default if getattr(args, option) is None else getattr(args, option)
+        for option, default in EXPORT_DEFAULTS.items()
+    )
+    inference = InferenceDefaults(step=step, tta=tta, windows=windows)
+    model = export_checkpoint(args.checkpoint, args.output, name, orientation, inference)
     print(f"{args.output}: {model.name}, {len(model.labels) - 1} labels, orientation {model.orientation}")
 
+
+EXPORT_DEFAULTS = dict[str, Any](name="student", orientation=None, step=0.5, windows="body", tta=False)
+"""Of the options that a bundle is made with; they are None where they are not given."""
 
 NOT_LABELS = (".nrrd", ".mha", ".mhd", ".gipl", ".dcm", ".zip", ".png")
 """Endings of what is no folder and no NIfTI file."""
@@ -243,10 +252,11 @@ def register(commands: Commands) -> None:
                         help="nnunet: from --model to nnU-Net's model folder (default: %(default)s)")  # fmt: skip
     parser.add_argument("--model", type=Path, help="bundle that --to nnunet exports")
     parser.add_argument("--output", type=output_folder, required=True, help="folder of the bundle")
-    parser.add_argument("--name", default="student", help="name of the model (default: %(default)s)")
+    parser.add_argument("--name", help=f"name of the model (default: {EXPORT_DEFAULTS['name']})")
     parser.add_argument("--orientation", choices=get_args(OrientationMode),
                         help="default: what its plans say, else stored, nnU-Net's way")  # fmt: skip
-    parser.add_argument("--step", type=float, default=0.5, help="distance of windows (default: %(default)s)")
-    parser.add_argument("--windows", choices=get_args(Windows), default="body",
-                        help="where windows are laid (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--tta", action="store_true", help="the model averages over mirrored passes by default")
+    parser.add_argument("--step", type=float, help=f"distance of windows (default: {EXPORT_DEFAULTS['step']})")
+    parser.add_argument("--windows", choices=get_args(Windows),
+                        help=f"where windows are laid (default: {EXPORT_DEFAULTS['windows']})")  # fmt: skip
+    parser.add_argument("--tta", action="store_true", default=None,
+                        help="the model averages over mirrored passes by default")  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from flare23_lib.config.cohort_models import BACKGROUND
-from flare23_lib.errors import ConfigError
+from flare23_lib.errors import ConfigError, UsageError
 
 
 def merge(base: Mapping, update: Mapping) -> dict:
@@ -27,7 +27,7 @@ def merge(base: Mapping, update: Mapping) -> dict:
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs as `snakemake --config` takes them; ConfigError for another text.
+    """Read KEY=VALUE pairs as `snakemake --config` takes them; UsageError for another text.
 
     A value is a number, True or False, or YAML in which all values are texts.
     """
@@ -35,10 +35,10 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--config {pair!r} is not KEY=VALUE")
+            raise UsageError(f"--config {pair!r} is not KEY=VALUE")
         value = _parsed(text.strip("'\""))
         if value is None and text:
-            raise ConfigError(f"--config {pair!r}: the value is empty")
+            raise UsageError(f"--config {pair!r}: the value is empty")
         values = merge(values, {key: value})
     return values
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from flare23_lib.axes import Spacing, Triple, as_triple
 from flare23_lib.choices import MODEL_FILE, LabelKind, OrientationMode, Precision, Scored, Windows
-from flare23_lib.errors import BundleError, ConfigError
+from flare23_lib.errors import BundleError, ConfigError, UsageError
 from flare23_lib.inference.training_images import TrainingImages
 from flare23_lib.io.anatomy import is_tumor
 from flare23_lib.io.checksum import without_checksum
@@ -244,9 +244,9 @@ def read_model(folder: Path) -> Model:
 
 
 def chosen_labels(table: Sequence[Structure], names: Sequence[str]) -> tuple[Structure, ...]:
-    """Return the named labels in the order of the table, all if none are named; ConfigError for an unknown name."""
+    """Return the named labels in the order of the table, all if none are named; UsageError for an unknown name."""
     known = [structure.name for structure in table]
     for name in names:
         if name not in known:
-            raise ConfigError(f"--labels-only: there is no label {name!r}; the labels are {', '.join(known)}")
+            raise UsageError(f"--labels-only: there is no label {name!r}; the labels are {', '.join(known)}")
     return tuple(structure for structure in table if not names or structure.name in names)

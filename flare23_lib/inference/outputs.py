@@ -18,7 +18,7 @@ import numpy as np
 
 from flare23_lib.cache.entries import fingerprint
 from flare23_lib.choices import OutputType
-from flare23_lib.errors import ConfigError, ImageError
+from flare23_lib.errors import ImageError, UsageError
 from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.io.images import read_header, read_image
 from flare23_lib.io.label_tables import (
@@ -259,11 +259,11 @@ def write_names(cases: Sequence[PredictionCase], output: Path, table: Sequence[S
 
 
 def check_class_names(table: Sequence[Structure], case: PredictionCase) -> None:
-    """Raise ConfigError if two labels would have the same file of their own."""
+    """Raise UsageError if two labels would have the same file of their own."""
     names = Counter(_class_file(case, structure).name for structure in table)
     for name, count in names.items():
         if count > 1:
-            raise ConfigError(f"--per-class: {count} labels would be written to {name}; choose with --labels-only")
+            raise UsageError(f"--per-class: {count} labels would be written to {name}; choose with --labels-only")
 
 
 def check_types(types: Sequence[OutputType], cases: Sequence[PredictionCase]) -> None:

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -59,8 +60,8 @@ def test_categorise_reads_the_numbers_of_a_source(folders):
     cases = {case.case: case for case in read_cases(folders / "out/cases.csv")}
     assert {name: case.labels_present for name, case in cases.items()} == {"other_one": [3, 14], "other_two": [1]}
     refused = flare23(folders, *command, "lost")
-    assert refused.returncode == 1
-    assert "--source: there is no source 'lost'; there are flare23, other" in refused.stderr
+    assert refused.returncode == 2
+    assert "flare23: --source: there is no source 'lost'; there are flare23, other" in refused.stderr
 
 
 def test_evaluate_scores_two_folders(folders):
@@ -121,6 +122,7 @@ def test_bad_usage_is_exit_code_2(tmp_path):
         (["phantoms", "--output", "taken"], "is a file, not a folder"),
         (["phantoms", "--output", "o", "--validation", "-2"], "-2 is less than 0"),
         (["phantoms", "--output", "o", "--seed", "x"], "invalid whole number value: 'x'"),
+        (["clean", "--unf", "--y"], "unrecognized arguments: --unf --y"),
         (["categorise", "--images", "i", "--labels", "l", "--output", "taken"], "is a file, not a folder"),
     ],
 )
@@ -160,6 +162,29 @@ def test_bad_files_are_told_in_one_line(tmp_path, monkeypatch, capsys, arguments
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flare23: ")]
     assert len(lines) == 1
     assert words in lines[0]
+
+
+@pytest.mark.parametrize("lines", [1, 10_000])
+def test_output_that_is_not_read_to_its_end_ends_the_command_quietly(tmp_path, lines):
+    code = (
+        "import sys, flare23_lib.cli as cli\n"
+        f"cli.evaluation._rank = lambda args: print('line\\n' * {lines})\n"
+        "sys.exit(cli.main(['rank', 'a', '--output', 'ranking.csv']))"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output:
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=output, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (128 + cli.SIGPIPE, b"")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(monkeypatch, capsys):
+    def rank(args):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(cli.evaluation, "_rank", rank)
+    assert cli.main(["rank", "a", "--output", "ranking.csv"]) == 1
+    assert "flare23: Broken pipe" in capsys.readouterr().err
 
 
 NOT_UTF8 = os.fsdecode(b"M\xfcller")

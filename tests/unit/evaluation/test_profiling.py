@@ -286,10 +286,10 @@ def test_measure_writes_a_row_and_a_curve_and_says_that_there_is_no_gpu(tmp_path
 def test_measure_hands_on_a_failed_command_s_exit_code_and_writes_nothing(tmp_path, capsys):
     code = cli.main(["measure", "--output", str(tmp_path / "out"), "--", sys.executable, "-c", "raise SystemExit(3)"])
     assert code == 3
-    assert "failed (exit code 3); nothing is written" in capsys.readouterr().out
+    assert "failed (exit code 3); nothing is written" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_measure_refuses_a_name_that_is_a_path(tmp_path, capsys):
-    assert cli.main(["measure", "--output", str(tmp_path), "--name", "../x", "--", "true"]) == 1
-    assert "without / and ." in capsys.readouterr().err
+    assert cli.main(["measure", "--output", str(tmp_path), "--name", "../x", "--", "true"]) == 2
+    assert "flare23: --name '../x'" in capsys.readouterr().err

@@ -130,6 +130,13 @@ def test_the_folder_says_what_nnunet_needs_to_prepare_a_case(trained):
     assert configuration.resampling_fn_data(image, [3, 4, 4], [3, 2, 2], [6, 4, 4]).shape == (1, 3, 4, 4)
 
 
+def test_options_that_the_folder_would_not_have_are_refused(tmp_path, capsys):
+    command = ["export", "--to", "nnunet", "--model", "lost", "--output", str(tmp_path / "nnunet")]
+    options = ["--step", "0.8", "--windows", "all", "--tta", "--name", "mine", "--orientation", "stored"]
+    assert main([*command, *options]) == 2
+    assert "--to nnunet takes no --name, --orientation, --step, --windows, --tta;" in capsys.readouterr().err
+
+
 def test_a_bundle_becomes_a_folder_that_nnunets_own_trainer_opens(trained, tmp_path, monkeypatch):
     results, _ = trained
     output = tmp_path / "nnunet"

@@ -123,7 +123,7 @@ def test_chosen_labels_are_those_of_the_whole_run(model, ct, tmp_path, capsys):
     assert np.array_equal(some, np.where(np.isin(whole, [1, 14]), whole, 0))
     assert read_label_table(tmp_path / "some" / "patient.nii.gz") == {1: "liver", 14: "tumor"}
     assert (tmp_path / "some" / "labels.ctbl").read_text().count("\n") == 5
-    assert predict(model, ct, tmp_path / "some", "--labels-only", "spleen") == 1
+    assert predict(model, ct, tmp_path / "some", "--labels-only", "spleen") == 2
     assert "no label 'spleen'; the labels are liver, right_kidney, tumor" in capsys.readouterr().err
 
 
@@ -321,7 +321,7 @@ def test_two_labels_with_one_file_are_refused_before_anything_is_computed(ct, tm
     labels = tuple(ModelLabel(name, value) for name, value in zip(names, (0, 1, 2, 14), strict=True))
     bundle = a_bundle((0, 1, 2, 14), labels=labels, spacing=(2.5, 0.8, 0.7), orientation="canonical")
     write_bundle(tmp_path / "odd", bundle.model, bundle.state_dict)
-    assert predict(tmp_path / "odd", ct, tmp_path / "out", "--per-class") == 1
+    assert predict(tmp_path / "odd", ct, tmp_path / "out", "--per-class") == 2
     assert "2 labels would be written to a_b.nii.gz" in capsys.readouterr().err
 
 
