@@ -5,11 +5,11 @@ Reads `input.categories` (categories.csv) and the label map in `params.labels`; 
 
 from pathlib import Path
 
+from flare23_lib.evaluation.tables import read_table
 from flare23_lib.report.cohort import draw_cohort
-from flare23_lib.report.run import read_table
 
 draw_cohort(
     Path(snakemake.output.figure),  # noqa: F821 (Snakemake's)
-    read_table(snakemake.input.categories),  # noqa: F821
+    read_table(snakemake.input.categories, as_text=True),  # noqa: F821
     snakemake.params.labels,  # noqa: F821
 )

@@ -6,10 +6,10 @@ Reads `input.categories` (categories.csv) and the tables in `params.settings`; w
 from pathlib import Path
 
 from flare23_lib.config.settings import MethodSettings
+from flare23_lib.evaluation.tables import read_table
 from flare23_lib.report.method import draw_method, method_graph
-from flare23_lib.report.run import read_table
 
-table = read_table(snakemake.input.categories)  # noqa: F821 (Snakemake's)
+table = read_table(snakemake.input.categories, as_text=True)  # noqa: F821 (Snakemake's)
 table = table[(table["split"] == "training") & (table["labels_present"] == "all")]
 cases = dict(zip(table["category"], table["cases"].astype(int) - table["quarantined"].astype(int), strict=True))
 settings = MethodSettings.from_json(snakemake.params.settings)  # noqa: F821

@@ -5,8 +5,8 @@ Reads `input.history` (training.csv of the model `wildcards.model`); writes `out
 
 from pathlib import Path
 
-from flare23_lib.report.run import read_table
+from flare23_lib.evaluation.tables import read_table
 from flare23_lib.report.training import draw_training
 
-rows = read_table(snakemake.input.history)  # noqa: F821
+rows = read_table(snakemake.input.history, as_text=True)  # noqa: F821
 draw_training(Path(snakemake.output.figure), snakemake.wildcards.model, rows)  # noqa: F821

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import logging
 import sys
 from dataclasses import replace
@@ -74,8 +75,8 @@ def _predict(args: argparse.Namespace) -> int:
     reports = predict(reader, engine, timings, seconds)
     failed = sum(report.error is not None for report in reports)
     if args.run_report:
-        options = {key: _plain(value) for key, value in sorted(vars(args).items()) if key != "run"}
-        write_run_report(args.run_report, engine, options, reports)
+        options = {key: value for key, value in sorted(vars(args).items()) if key != "run"}
+        write_run_report(args.run_report, engine, json.loads(json.dumps(options, default=str)), reports)
     if args.label_files and failed < len(cases) and ("nifti" in outputs.types or outputs.per_class):
         write_names(cases, args.output, table)
     if args.statistics and cases:
@@ -103,13 +104,6 @@ def _outputs(args: argparse.Namespace, model: Model, table: tuple[Structure, ...
 
         return replace(outputs, draw=draw_preview)
     return outputs
-
-
-def _plain(value: object) -> object:
-    """Return an option as JSON has it."""
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def _statistics(args: argparse.Namespace) -> int:

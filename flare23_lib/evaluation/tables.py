@@ -52,15 +52,19 @@ def write_table(path: Path, table: pd.DataFrame, float_format: str | None = None
     write_text(path, table.to_csv(index=is_indexed, float_format=float_format, lineterminator="\n"))
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, as_text: bool = False) -> pd.DataFrame:
     """Read a CSV file of scores or of efficiency: empty cells are NaN, in columns of text "".
+
+    Args:
+        path: of the file.
+        as_text: read any table, all of whose columns are text.
 
     Raises:
         StoreError: the file is missing, is not as its checksum says, or is not a table.
     """
     try:
-        options = {"keep_default_na": False, "na_values": [""]}
-        table = pd.read_csv(StringIO(read_text(path, ENCODING)), dtype=dict.fromkeys(_TEXT, str), **options)
+        options = {"dtype": str} if as_text else {"dtype": dict.fromkeys(_TEXT, str), "na_values": [""]}
+        table = pd.read_csv(StringIO(read_text(path, ENCODING)), keep_default_na=False, **options)
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing; `flare23 evaluate` or the workflow makes it") from error
     except OSError as error:
@@ -68,7 +72,7 @@ def read_table(path: Path) -> pd.DataFrame:
     except ValueError as error:  # also those of pandas, and bytes that are not text
         raise StoreError(f"{path} is not a CSV table") from error
     check_columns(path, list(table.columns))
-    return table.fillna(dict.fromkeys(_TEXT, ""))
+    return table if as_text else table.fillna(dict.fromkeys(_TEXT, ""))
 
 
 def score_table(cases: Iterable[CaseScores], labels: LabelMap) -> pd.DataFrame:

@@ -19,10 +19,11 @@ from flare23_lib.cache.results import Results
 from flare23_lib.colors import label_colors
 from flare23_lib.config import Config
 from flare23_lib.evaluation.efficiency import CURVES
+from flare23_lib.evaluation.tables import read_table
 from flare23_lib.io import atomic
 from flare23_lib.report.cases import RankedCase, draw_case, rank_cases, read_case, spread
 from flare23_lib.report.efficiency import draw_memory, draw_phases
-from flare23_lib.report.run import Run, read_table, versions
+from flare23_lib.report.run import Run, versions
 from flare23_lib.report.style import count, display_name, shortened
 from flare23_lib.report.viewer import write_case
 from flare23_lib.runtime.progress import progress
@@ -108,7 +109,7 @@ def _draw_memory(run: Run, figures: Path) -> dict[str, pd.DataFrame]:
         table = run.table("evaluation", model, "efficiency.csv")
         if table is not None and len(table):
             folder = run.results.root / "evaluation" / model / CURVES
-            curves = [read_table(folder / f"{name}.csv") for name in table["Name"]]
+            curves = [read_table(folder / f"{name}.csv", as_text=True) for name in table["Name"]]
             draw_memory(figures / "memory" / f"{model}.svg", model, curves)
             measured[model] = table
     return measured

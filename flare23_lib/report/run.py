@@ -6,7 +6,6 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -15,12 +14,13 @@ from flare23_lib.cache.results import SHARDED, Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.dataset.summary import ALL
-from flare23_lib.errors import StoreError
 from flare23_lib.evaluation.paper_tables import table_names
+from flare23_lib.evaluation.tables import read_table
 from flare23_lib.io.atomic import read_json, read_text
 from flare23_lib.pseudo_labels.merge import OUTCOMES
 from flare23_lib.report.style import count, display_name
 from flare23_lib.runtime.machine import package_version
+from flare23_lib.runtime.progress import duration
 
 MAX_ISSUES = 50
 """Quality issues that the page lists one by one; the tables of the cohort have all."""
@@ -56,7 +56,7 @@ class Run:
     def table(self, *parts: str) -> pd.DataFrame | None:
         """Return a table of the results folder as text; None if it is missing."""
         path = self.results.root.joinpath(*parts)
-        return read_table(path) if path.exists() else None
+        return read_table(path, as_text=True) if path.exists() else None
 
     def categories(self) -> PageTable | None:
         """Return the cases by category; None if the cohort was not scanned."""
@@ -192,14 +192,6 @@ class Run:
         return stage not in SHARDED or job[1].endswith(f"-of-{dict(config.shards)[SHARDED[stage][1]]}")
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a CSV table as text, empty cells as ""; StoreError if it is damaged or cannot be read."""
-    try:
-        return pd.read_csv(StringIO(read_text(path)), dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read ({error})") from error
-
-
 def read_markdown(text: str) -> PageTable:
     """Read a table back that the evaluation wrote: a bold title, the table, and notes."""
     title, *lines = [line for line in text.splitlines() if line.strip()]
@@ -225,10 +217,3 @@ def commit(folder: Path) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not known: the library is not in a git repository"
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in a fitting unit."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

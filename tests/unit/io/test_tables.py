@@ -1,6 +1,7 @@
 """Tables as spreadsheets save them."""
 
 import codecs
+from functools import partial
 
 import pytest
 
@@ -16,7 +17,7 @@ def first_row(read, path):
     return rows[0] if read is read_csv else rows.iloc[0].astype(str).to_dict()
 
 
-@pytest.mark.parametrize("read", [read_csv, read_table])
+@pytest.mark.parametrize("read", [read_csv, read_table, partial(read_table, as_text=True)])
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_a_mark_in_front_of_the_text_is_no_part_of_it(tmp_path, read, mark, ending):
@@ -25,7 +26,7 @@ def test_a_mark_in_front_of_the_text_is_no_part_of_it(tmp_path, read, mark, endi
     assert first_row(read, path) == {"Name": "Müller", "liver_DSC": "0.5"}
 
 
-@pytest.mark.parametrize("read", [read_csv, read_table])
+@pytest.mark.parametrize("read", [read_csv, read_table, partial(read_table, as_text=True)])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "ascii"])
 def test_semicolons_between_columns_are_named(tmp_path, read, encoding):
     path = tmp_path / "t.csv"
@@ -34,7 +35,7 @@ def test_semicolons_between_columns_are_named(tmp_path, read, encoding):
         read(path)
 
 
-@pytest.mark.parametrize("read", [read_csv, read_table])
+@pytest.mark.parametrize("read", [read_csv, read_table, partial(read_table, as_text=True)])
 @pytest.mark.parametrize("content", [TEXT.encode("utf-16"), TEXT.encode("latin-1")])
 def test_other_encodings_are_no_tables(tmp_path, read, content):
     (tmp_path / "t.csv").write_bytes(content)

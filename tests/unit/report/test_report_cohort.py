@@ -6,9 +6,9 @@ import pytest
 from reports import cut_off, drawn
 
 from flare23_lib.dataset.summary import CATEGORY_COLUMNS
+from flare23_lib.evaluation.tables import read_table
 from flare23_lib.io.tables import write_csv
 from flare23_lib.report.cohort import MAX_SETS, NO_LABELS, Group, draw_cohort, read_groups
-from flare23_lib.report.run import read_table
 
 LABELS = {"liver": 1, "right_kidney": 2, "tumor": 14}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -113,6 +113,6 @@ def test_the_note_of_a_cohort_of_one_label_is_not_cut_off(tmp_path, monkeypatch)
 def test_the_same_rows_give_the_same_bytes_without_a_date(tmp_path):
     write_csv(tmp_path / "categories.csv", CATEGORY_COLUMNS, ROWS)
     for name in ("a.svg", "b.svg"):
-        draw_cohort(tmp_path / name, read_table(tmp_path / "categories.csv"), LABELS)
+        draw_cohort(tmp_path / name, read_table(tmp_path / "categories.csv", as_text=True), LABELS)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert not re.search(r"\b20\d\d-\d\d-\d\d", (tmp_path / "a.svg").read_text())

@@ -213,8 +213,8 @@ def test_times_of_stages_are_added_up_from_the_benchmark_files(config, tmp_path)
         (folder.parents[1] / "train").mkdir(exist_ok=True)
         (folder.parents[1] / "train" / f"{model}.tsv").write_text(f"s\th:m:s\tmax_rss\n10\t-\t100{end}\n")
     text = Page(report_of(results, config).read_text()).text
-    assert "predict 1 30.0 s 300" in text
-    assert "train 2 20.0 s 100" in text
+    assert "predict 1 30 s 300" in text
+    assert "train 2 20 s 100" in text
 
 
 def test_a_single_case_is_enough(config, tmp_path):
