@@ -10,7 +10,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from machines import needs_bfloat16
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from trainings import prepare, settings, trainer_of
+from trainings import NAMES, prepare, settings, trainer_of
 
 from flare23_lib import versions
 from flare23_lib.config.checks import forced_patches
