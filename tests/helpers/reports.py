@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from places import REPOSITORY
@@ -42,7 +42,7 @@ def cut_off(figures: Sequence[Figure]) -> list[str]:
     """Return what of legends, titles and notes is not wholly within its figure."""
     found = []
     for figure in figures:
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.style.context(STYLE):
             figure.draw_without_rendering()
         width, height = figure.bbox.size
         for artist in filter(None, (*figure.legends, figure._suptitle, figure._supxlabel)):
