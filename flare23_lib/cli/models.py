@@ -53,9 +53,9 @@ def _predict(args: argparse.Namespace) -> int:
         check_class_names(table, cases[0])
     outputs = _outputs(args, model, table)
     reader = Reader(cases, args.overwrite, outputs)
-    memory = args.memory or default_memory()
+    args.memory = args.memory or default_memory()
     # torch is imported and the weights are loaded beside it.
-    reader.start_early(memory * MB if memory else usable_memory())
+    reader.start_early(args.memory * MB if args.memory else usable_memory())
     import torch
 
     from flare23_lib.inference.bundle import load_bundle
@@ -70,7 +70,7 @@ def _predict(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     chosen = choose(args.device)
     bundle = load_bundle(args.model).with_inference(args.step, args.tta, args.windows, args.precision)
-    engine = Engine(bundle, chosen, Limits(args.gpu_memory, memory, whole_process=True), args.compile)
+    engine = Engine(bundle, chosen, Limits(args.gpu_memory, args.memory, whole_process=True), args.compile)
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
     reports = predict(reader, engine, timings, seconds)
     failed = sum(report.error is not None for report in reports)
@@ -166,7 +166,7 @@ def _export(args: argparse.Namespace) -> None:
 EXPORT_DEFAULTS = dict[str, Any](name="student", orientation=None, step=0.5, windows="body", tta=False)
 """Of the options that a bundle is made with; they are None where they are not given."""
 
-NOT_LABELS = (".nrrd", ".mha", ".mhd", ".gipl", ".dcm", ".zip", ".png")
+NOT_LABELS = (".nrrd", ".mha", ".mhd", ".dcm", ".zip", ".png")
 """Endings of what is no folder and no NIfTI file."""
 
 

@@ -187,6 +187,12 @@ class Config(Configuration):
         found = [label for label in self.labels if label.hidden_in and label.value in values]
         return {str(label.value): self._values(label.hidden_in) for label in found}
 
+    def _barred_from(self) -> dict[str, tuple[int, ...]]:
+        """Return `_hidden_in` of the tumors that cannot be in every organ."""
+        organs = {label.value for label in self.label_map.organs}
+        hidden_in = self._hidden_in([label.value for label in self.label_map.tumors])
+        return {tumor: others for tumor, others in hidden_in.items() if not organs <= set(others)}
+
     def _with_bases(self, completion: str) -> Iterator[Completion]:
         """Yield a completion and those that it builds on."""
         name: str | None = completion
@@ -235,14 +241,13 @@ class Config(Configuration):
     def completion_settings(self, completion: str) -> stages.CompletionSettings:
         """Return what shapes a completion's labels, teacher and base aside."""
         table, value_of = self.completion(completion), self.label_map.value_of
-        tumors = [label.value for label in self.label_map.tumors]
         return stages.CompletionSettings.of(
             table,
             annotated=self._annotated(table),
             min_component_ml={str(value_of(label)): volume for label, volume in table.min_component_ml.items()},
             label_values=self.label_map.values,
-            tumor_values=tumors,
-            hidden_in=self._hidden_in(tumors) if any("tumor" in name for name in table.chosen) else {},
+            tumor_values=[label.value for label in self.label_map.tumors],
+            hidden_in=self._barred_from() if any("tumor" in name for name in table.chosen) else {},
         )
 
     def pseudo_label_settings(self, completion: str) -> stages.PseudoLabelSettings:

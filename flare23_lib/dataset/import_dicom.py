@@ -148,7 +148,8 @@ def _cases_of(volumes: Sequence[Series], output: Path) -> list[str]:
     before has the plain name.
     """
     sources = output / SOURCES
-    earlier = {row["case"]: row["patient"] for row in (read_csv(sources) if sources.exists() else ())}
+    rows = read_csv(sources) if sources.exists() else []
+    earlier = {row["case"]: row["patient"] for row in rows if row.get("patient")}
     alike = Counter((case_of(series), series.patient) for series in volumes)
     patients = Counter(case for case, _ in {*alike, *earlier.items()})
     cases = []

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from flare23_lib import versions
 from flare23_lib.dataset.image_info import ImageInfo, read_info
 from flare23_lib.io.atomic import about_path, write_text
-from flare23_lib.io.checksum import digest_of
+from flare23_lib.io.checksum import OWN_CHECKSUM, digest_of
 from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.locks import lock
 from flare23_lib.runtime.processes import in_processes
@@ -63,8 +63,8 @@ def _read(task: Task) -> ImageInfo:
 
 
 def _line(key: Key, info: ImageInfo) -> str:
-    parts = [versions.SCAN, *key, info.to_json()]
-    return json.dumps([*parts, digest_of(parts)])
+    parts = [versions.SCAN, *(key if key[-1] else key[:-1])]
+    return json.dumps([*parts, {**info.to_json(), OWN_CHECKSUM: digest_of([*parts, info.to_json()])}])
 
 
 def _remembered(memory: Path) -> dict[Key, ImageInfo]:
@@ -74,10 +74,12 @@ def _remembered(memory: Path) -> dict[Key, ImageInfo]:
         with about_path(memory), memory.open("rb") as handle:
             for line in handle:
                 try:
-                    *parts, digest = json.loads(line)
-                    version, *key, info = parts
-                    if version == versions.SCAN and digest == digest_of(parts):
-                        known[tuple(key)] = ImageInfo.from_json(info)
+                    *parts, info = json.loads(line)
+                    digest = info.pop(OWN_CHECKSUM)
+                    version, path, is_label, header_only, size, mtime, *mapping = parts
+                    if version == versions.SCAN and digest == digest_of([*parts, info]):
+                        key = path, is_label, header_only, size, mtime, "".join(mapping)
+                        known[key] = ImageInfo.from_json(info)
                 except (ValueError, TypeError, KeyError, AttributeError):
                     continue
     return known

@@ -39,7 +39,8 @@ class Limits:
 
     Attributes:
         gpu: of the GPU, as its driver counts.
-        host: of the process on the host.
+        host: of the process on the host, of which a case may take what PyTorch and the weights leave; what else a
+            program holds, as a notebook does, is not counted.
         whole_process: PyTorch refuses any memory of the process beyond the GPU's limit, that of other networks too.
     """
 

@@ -198,7 +198,7 @@ class Outputs:
         files = len(series.files)
         if len({frame.uid for frame in series.frames if frame.uid}) < files:
             raise ImageError(f"{series}: its files have no UIDs of their own, so that there can be no DICOM of it")
-        if "dicom-seg" in self.types and files > 1 and any(frame.is_numbered for frame in series.frames):
+        if "dicom-seg" in self.types and 1 < files < len(series.frames):
             raise ImageError(f"{series}: is in {files} multi-frame files, of which there can be no dicom-seg")
 
     def write(

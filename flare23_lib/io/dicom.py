@@ -205,7 +205,7 @@ class Series:
             found.append(f"its {len(self.frames)} slices were interpolated to {grid.count} equally spaced ones")
         if self.left_out:
             why = "they differ in orientation, matrix or spacing, or are damaged"
-            found.append(f"{self.left_out} images of the series are left out: {why}")
+            found.append(f"images of the series that are left out: {self.left_out}; {why}")
         return tuple(found)
 
     def _affine(self, grid: SliceGrid) -> np.ndarray:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import copy
 import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,22 @@ def train(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None = Non
     """
     if run.processes > 1:
         _train_in_processes(run, prepare)
-    trainer = make_trainer(replace(run, processes=1))
-    _finish(trainer, prepare)
+    with memory_errors():
+        trainer = make_trainer(replace(run, processes=1))
+        _finish(trainer, prepare)
     return trainer
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise GpuError for a GPU whose memory is full."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise GpuError(
+            "a GPU's memory is too small for the training; a smaller batch_size or patch_size or more GPUs "
+            f"(`gpus` of the model) need less of it ({first_line(error)})"
+        ) from error
 
 
 def _finish(trainer: FlareTrainer, prepare: Callable[[FlareTrainer], None] | None) -> None:
@@ -97,13 +111,7 @@ def _finish(trainer: FlareTrainer, prepare: Callable[[FlareTrainer], None] | Non
     if not trainer.resume() and prepare is not None:
         prepare(trainer)
     if trainer.current_epoch < trainer.num_epochs:
-        try:
-            trainer.run_training()
-        except torch.OutOfMemoryError as error:
-            raise GpuError(
-                "a GPU's memory is too small for the training; a smaller batch_size or patch_size or more GPUs "
-                f"(`gpus` of the model) need less of it ({first_line(error)})"
-            ) from error
+        trainer.run_training()
 
 
 def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None) -> None:
@@ -149,9 +157,10 @@ def _train_rank(rank: int, run: TrainingRun, port: int, prepare: Callable[[Flare
     torch.distributed.init_process_group(backend, rank=rank, world_size=run.processes)
     code = 1
     try:
-        trainer = make_trainer(run)
-        _kept.append(trainer)
-        _finish(trainer, prepare)
+        with memory_errors():
+            trainer = make_trainer(run)
+            _kept.append(trainer)
+            _finish(trainer, prepare)
         code = 0
     finally:
         torch.distributed.destroy_process_group()

@@ -18,6 +18,8 @@ from flare23_lib.io.atomic import read_json, write_json
 
 FAILED = "failed.json"
 COUNTED = "attempts.json"
+READ = "read.json"
+"""Stands in a job's folder when an attempt of this run has read its input whole."""
 
 MAX_ATTEMPTS_WITHOUT_PROGRESS = 2
 """Attempts without a new checkpoint after which there is no reason for another."""
@@ -65,12 +67,12 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
                 known["progress"] = None  # what was stopped before its first checkpoint is no failure
             write_json(counted, known)
         raise
-    counted.unlink(missing_ok=True)
+    forget(folder)
 
 
 def forget(folder: Path) -> None:
     """Remove the markers of earlier attempts."""
-    for name in (FAILED, COUNTED):
+    for name in (FAILED, COUNTED, READ):
         (folder / name).unlink(missing_ok=True)
 
 

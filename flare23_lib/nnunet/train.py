@@ -31,7 +31,7 @@ from flare23_lib.labels import Label
 from flare23_lib.networks.weight_files import save_weights
 from flare23_lib.nnunet import history as epochs
 from flare23_lib.nnunet.pretrained import TABLE, load_initial_weights, publish, read_weights
-from flare23_lib.nnunet.retry_state import attempt, forget
+from flare23_lib.nnunet.retry_state import READ, attempt, forget
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
 from flare23_lib.preprocessing.intensity import Intensity
 from flare23_lib.preprocessing.preprocess_cases import no_case
@@ -150,7 +150,6 @@ def _train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None) 
 def _run(job: TrainingJob, runtime: TrainingRuntime, initial: Callable[[FlareTrainer], None] | None) -> Metadata:
     import torch
 
-    from flare23_lib.nnunet import checkpoints
     from flare23_lib.nnunet import plans as nnunet_plans
     from flare23_lib.nnunet.launch import TrainingRun
     from flare23_lib.nnunet.launch import train as run
@@ -158,10 +157,10 @@ def _run(job: TrainingJob, runtime: TrainingRuntime, initial: Callable[[FlareTra
     from flare23_lib.runtime.devices import choose
 
     folder, rows = job.folder.path, job.rows
-    # An attempt of this run that has saved a checkpoint has read them all.
-    if runtime.attempt <= 1 or not checkpoints.mark(job.checkpoints):
+    if not (folder / READ).exists():
         with raised():
             job.results.require_whole([row[name] for row in rows for name in ("image", "label")], runtime.threads)
+        write_json(folder / READ, {})
     preprocessed = folder / "preprocessed" / nnunet_plans.DATASET_NAME
     link_dataset(preprocessed / nnunet_plans.DATA_IDENTIFIER, job.results.root, rows)
     write_json(preprocessed / "dataset_fingerprint.json", {"cases": len(rows)})

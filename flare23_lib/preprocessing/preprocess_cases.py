@@ -184,9 +184,9 @@ def preprocess(
         TrainingError: not all was looked for in some cases, which the loss would take for background.
     """
     chosen = training_set(results, settings)
-    if organs is not None:
-        _refuse_partial_labels(chosen, organs)
     cases = [case for case in chosen if case.case.case in shard]
+    if organs is not None and any(label_entry(results, settings, case).load() is None for case in cases):
+        _refuse_partial_labels(chosen, organs)
     rows = []
     made = 0
     failures = CaseFailures(len(cases))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from cohorts import SETTINGS, changed, label_array, laid_out, small_cohort, write
 
+from flare23_lib import versions
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import checks
@@ -18,6 +19,7 @@ from flare23_lib.dataset.read_files import Task, read_files
 from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.dataset.summary import write_scan
 from flare23_lib.errors import CohortError
+from flare23_lib.io.checksum import OWN_CHECKSUM, digest_of
 from flare23_lib.preprocessing.preprocess_cases import training_set
 
 CATEGORIES = [category.to_json() for category in SETTINGS.categories]
@@ -88,6 +90,9 @@ def test_the_memory_forgets_files_that_are_long_gone(cohort):
     cohort.scan()
     remembered = [json.loads(line) for line in cohort.memory.read_text().splitlines()]
     assert len(remembered) == len(find(cohort.root, SETTINGS.sources).files())
+    for *parts, info in remembered:  # the form is that of all memories of this version
+        assert parts[0] == versions.SCAN
+        assert info.pop(OWN_CHECKSUM) == digest_of([*parts, info])
 
 
 def test_parallel_scans_see_the_same(cohort):

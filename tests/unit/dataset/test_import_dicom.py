@@ -13,7 +13,7 @@ from flare23_lib.io.dicom_seg import write_seg
 from flare23_lib.io.label_tables import label_table, read_label_table
 from flare23_lib.io.nifti import read_volume
 from flare23_lib.io.rtstruct import write_rtstruct
-from flare23_lib.io.tables import read_csv
+from flare23_lib.io.tables import read_csv, write_csv
 
 NAMES = "name,value,aliases\nliver,1,Leber;HEPAR 2\nright_kidney,2,\ntumor,14,GTV\n"
 
@@ -112,6 +112,19 @@ def test_a_series_whose_values_were_corrected_is_written_again(tmp_path):
         image = read_volume(tmp_path / "cohort" / row["image"])
         assert np.array_equal(image.array, an_image() + 1024 + intercept)
     assert "other values in an earlier import" in row["warnings"]
+
+
+@pytest.mark.parametrize("patients", [{"patient": ""}, {}], ids=["blanked", "removed"])
+def test_a_table_whose_patients_were_taken_out_is_read(tmp_path, patients):
+    for seed in (0, 1):
+        save(tmp_path / "clinic" / str(seed), a_series(an_image(seed=seed)))
+    assert run(tmp_path / "clinic", tmp_path / "cohort") == 0
+    table = tmp_path / "cohort/sources.csv"
+    rows = [{key: value for key, value in row.items() if key != "patient"} | patients for row in read_csv(table)]
+    write_csv(table, list(rows[0]), rows)
+    assert run(tmp_path / "clinic", tmp_path / "cohort") == 0
+    assert [row["case"] for row in read_csv(table)] == [row["case"] for row in rows]
+    assert len(list((tmp_path / "cohort/images").iterdir())) == 2
 
 
 def test_parts_of_a_series_with_other_spacing_are_cases_of_their_own(tmp_path):

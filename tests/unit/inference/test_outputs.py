@@ -439,6 +439,26 @@ def test_dicom_that_cannot_be_written_is_refused_before_the_segmentation(model, 
     assert "its files have no UIDs of their own, so that there can be no DICOM of it" in caplog.text
 
 
+def test_slices_that_say_they_have_one_frame_are_no_multi_frame_files(model, tmp_path):
+    save(tmp_path / "ct", a_series(an_image((8, 20, 24)), NumberOfFrames=1))
+    assert predict(model, tmp_path / "ct", tmp_path / "seg", "--output-type", "dicom-seg") == 0
+
+
+@pytest.mark.parametrize("change", [{"PatientID": "B"}, {"PixelSpacing": [0.8, 0.9]}, {"ImageComments": "longer"}])
+def test_a_series_has_the_identity_of_its_patient_spacing_and_sizes(tmp_path, change):
+    uids, slices = new_uids(), []
+    for number, changes in enumerate(({}, change)):
+        slices = [*slices, a_series(an_image((8, 20, 24)), uids=uids, **changes)]
+        for one, first in zip(slices[-1], slices[0], strict=True):
+            one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
+        save(tmp_path / str(number), slices[-1])
+    one, other = (
+        PredictionCase("x", find_series(tmp_path / str(number)).series[0], tmp_path / "x.nii.gz") for number in (0, 1)
+    )
+    assert one.identity != other.identity
+    assert one.earlier_identity == other.earlier_identity
+
+
 def test_dicom_output_of_a_nifti_file_is_refused(model, tmp_path, capsys):
     volume = a_volume((8, 20, 24), dtype=np.int16)
     write_volume(tmp_path / "in" / "x.nii.gz", volume.array, volume.header)

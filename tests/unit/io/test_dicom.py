@@ -175,12 +175,12 @@ def test_images_of_a_series_that_are_left_out_are_counted_in_its_warnings(tmp_pa
     slices[-1].PixelSpacing = [0.8, 0.701]
     series = series_in(save(tmp_path / "spacing", slices))
     assert len(series.frames) == 7
-    assert series.warnings()[0].startswith("1 images of the series are left out")
+    assert series.warnings()[0].startswith("images of the series that are left out: 1;")
     slices = a_series(an_image((8, 20, 24)))
     slices[-1].RescaleSlope = None
     del slices[0].ImagePositionPatient
     found = find_series(save(tmp_path / "position", slices))
-    assert found.series[0].warnings()[0].startswith("2 images of the series are left out")
+    assert found.series[0].warnings()[0].startswith("images of the series that are left out: 2;")
     assert found.passed_over == {
         "an image without position (CT)": 1,
         "an image whose slope or intercept is no number (CT)": 1,

@@ -309,7 +309,8 @@ def test_a_gpu_without_memory_is_named_at_the_end_and_asks_for_no_more_main_memo
     full = SimpleNamespace(resume=lambda: True, current_epoch=0, num_epochs=1, run_training=Mock())
     full.run_training.side_effect = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
     for number in (1, 2):
-        with pytest.raises(GpuError, match="batch_size"), attempt(tmp_path, number, Progress(), StoppedError):
+        trying = attempt(tmp_path, number, Progress(), StoppedError)
+        with pytest.raises(GpuError, match="batch_size"), trying, launch.memory_errors():
             launch._finish(full, None)
     assert killed(tmp_path) == 0
     with pytest.raises(TrainingError, match=r"2 attempts .* \(CUDA out of memory. Tried to allocate 2 GiB.\)$"):
@@ -333,12 +334,13 @@ def test_a_stop_before_the_first_checkpoint_is_no_failure(tmp_path):
     assert killed(tmp_path) == 0
 
 
-def test_a_signal_ends_the_reading_of_the_cases_and_only_the_first_start_reads_them(results, monkeypatch):
+def test_a_signal_ends_the_reading_of_the_cases_and_what_was_read_is_not_read_again(results, monkeypatch):
     read = []
 
     def require_whole(self, files, threads=1):
         read.append(files)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if len(read) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Results, "require_whole", require_whole)
     job = training_job(results, MODEL, settings(), NAMES, 1)
@@ -347,9 +349,10 @@ def test_a_signal_ends_the_reading_of_the_cases_and_only_the_first_start_reads_t
     assert error.value.exit_code == 128 + signal.SIGTERM
     assert read_json(job.folder.path / "attempts.json")["stopped"] == 1
     checkpoints.write_latest(job.checkpoints, {})
-    with pytest.raises(KeyError, match="network_weights"):
-        train._train(job, train.TrainingRuntime(device="cpu", attempt=2), None)
-    assert len(read) == 1
+    for attempt_number, times in ((2, 2), (3, 2), (1, 3)):
+        with pytest.raises(KeyError, match="network_weights"):
+            train._train(job, train.TrainingRuntime(device="cpu", attempt=attempt_number), None)
+        assert len(read) == times
 
 
 def test_checkpoints_need_no_hard_links(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """From a completion's settings to the voxels of its labels: each option, on a case and a prediction made by hand."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from places import REPOSITORY
@@ -8,13 +10,13 @@ from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, write_cases
-from flare23_lib.errors import CasesFailedError, StoreError
+from flare23_lib.errors import CasesFailedError, CohortError, StoreError
 from flare23_lib.inference.image_files import NO_EXTRAS, Extras
 from flare23_lib.io.identity import file_identity
 from flare23_lib.io.nifti import header_for, read_labels, read_volume, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE, SOFT_LABELS, pack_soft, soft_file, unpack_soft
-from flare23_lib.pseudo_labels.complete import LABELS, CompletionJob, complete
+from flare23_lib.pseudo_labels.complete import LABELS, CompletionJob, complete, completed_entry, completion_folder
 from flare23_lib.pseudo_labels.pseudo_label import annotated_labels, category_shard
 
 SHAPE, AFFINE = (8, 12, 12), np.diag([10.0, 10.0, 10.0, 1.0])  # a voxel is 1 mL
@@ -149,9 +151,30 @@ def test_a_second_look_decides_what_the_first_ignored_and_not_what_the_annotatio
     ("policy", "hidden_in"), [({}, {}), ({"tumor_inside_organs": "tumor"}, {str(TUMOR): (STOMACH,)})]
 )
 def test_the_organs_that_a_tumor_can_be_in_are_settings_where_a_policy_asks(policy, hidden_in):
-    labels = [{**one.to_json(), "hidden_in": ["stomach"] * (one.name == "tumor")} for one in config_of().labels]
-    config = Config.load([REPOSITORY / "config.yaml"], {"labels": labels, "completions": {"tumor": policy}})
-    assert config.completion_settings("tumor").hidden_in == hidden_in
+    organs = [label.name for label in config_of().label_map.organs]
+    for places, found in ((["stomach"], hidden_in), (organs, {})):
+        labels = [{**one.to_json(), "hidden_in": places * (one.name == "tumor")} for one in config_of().labels]
+        config = Config.load([REPOSITORY / "config.yaml"], {"labels": labels, "completions": {"tumor": policy}})
+        assert config.completion_settings("tumor").hidden_in == found
+
+
+def test_an_annotation_that_changed_since_the_scan_is_refused_by_a_second_look(tmp_path, monkeypatch):
+    refused = Mock(side_effect=CohortError("has changed"))
+    monkeypatch.setattr("flare23_lib.pseudo_labels.complete.refuse_changed", refused)
+    with pytest.raises(CasesFailedError):
+        completed(tmp_path, ignored=SURE, first_look=UNSURE, unmarked_tumors="tumor")
+    assert refused.call_count == 1
+
+
+def test_labels_of_a_second_look_are_made_again_for_another_annotation(tmp_path):
+    results, names = Results(tmp_path), []
+    for policy in ("keep_original", "tumor"):
+        config = Config.load([REPOSITORY / "config.yaml"], {"completions": {"tumor": {"unmarked_tumors": policy}}})
+        folder = completion_folder(results, config.completion_settings("tumor"))
+        cases = [Case("a", "a", "l", "training", {}, "tumor", image_id="i", label_id=one) for one in ("one", "two")]
+        names.append([completed_entry(folder, case, "p", {"a": {"case": "a", "file": "f"}}).name for case in cases])
+    assert names[0][0] == names[0][1]
+    assert names[1][0] != names[1][1]
 
 
 def test_soft_labels_lie_beside_labels_that_they_do_not_change(tmp_path):
