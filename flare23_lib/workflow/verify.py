@@ -29,7 +29,8 @@ class Verification:
     Attributes:
         checked: number of files that were looked at.
         broken: files that are missing or not as they were written.
-        withdrawn: records and bundles that depend on them and were deleted, so that the next run makes them again.
+        withdrawn: what was deleted, so that the next run makes it again: broken files, and the records and bundles
+            that depend on them.
     """
 
     checked: int = 0
@@ -37,7 +38,7 @@ class Verification:
     withdrawn: list[Path] = field(default_factory=list)
 
     def withdraw(self, path: Path) -> None:
-        """Delete a record."""
+        """Delete a file."""
         path.unlink(missing_ok=True)
         if path not in self.withdrawn:
             self.withdrawn.append(path)
@@ -56,6 +57,8 @@ def verify(results: Results, processes: int = 1, deep: bool = False) -> Verifica
     files = list(dict.fromkeys(file for _, listed_here in listed for file in listed_here or ()))
     faults = dict(zip(files, _check_all(results, files, processes, deep), strict=True))
     found.broken = list(dict.fromkeys(path for paths in faults.values() for path in paths))
+    for path in filter(Path.is_file, found.broken):  # else the next run takes one of the right size for whole
+        found.withdraw(path)
     for record, listed_here in listed:
         if listed_here is None:
             found.broken.append(record)

@@ -246,6 +246,8 @@ def test_verify_reads_large_files_of_any_kind_whole_where_it_is_asked_to(tmp_pat
         found = verify(results, deep=deep)
         assert found.broken == ([path] if deep else [])
         assert record.exists() != deep
+        assert (entry.load() is None) == deep, "the next run makes what was found broken"
+        assert entry.metadata() is not None
         path.write_bytes(whole)
         record.write_bytes(kept)
 
