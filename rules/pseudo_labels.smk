@@ -67,7 +67,7 @@ rule complete:
     params:
         results=results,
         settings=settings(
-            version=[versions.MERGE, versions.SPECKS, versions.CHANGE],
+            version=[versions.MERGE, versions.SPECKS, versions.SPECK_VOTES, versions.CHANGE],
             settings=of_completion(CONFIG.completion_settings),
             label_names=LABEL_NAMES,
             base=base_name,

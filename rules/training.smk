@@ -101,7 +101,7 @@ rule train:
     params:
         results=results,
         settings=settings(
-            version=versions.TRAINING,
+            version=[versions.TRAINING, versions.HIDDEN_LABELS],
             settings=of_model(CONFIG.training_settings),
             label_names=LABEL_NAMES,
             pretrained=pretrained,

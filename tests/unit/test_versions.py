@@ -3,8 +3,11 @@
 The store takes what it holds for right as long as settings, inputs and these versions are the same.
 """
 
+import re
+
 import numpy as np
 import torch
+from places import REPOSITORY
 
 from flare23_lib import versions
 from flare23_lib.dataset.image_info import read_info
@@ -37,6 +40,11 @@ def wave(shape, speed):
 def volume(array):
     header = nifti.header_for(array.shape, AFFINE, array.dtype)
     return Volume(array, Geometry(array.shape, AFFINE, (5.0, 2.0, 2.0)), header)
+
+
+def test_each_version_is_a_parameter_of_a_rule():
+    rules = "".join(path.read_text() for path in (REPOSITORY / "rules").glob("*.smk"))
+    assert set(re.findall(r"\bversions\.([A-Z_]+)", rules)) == {name for name in vars(versions) if name.isupper()}
 
 
 def test_preprocessed_images(tmp_path):
