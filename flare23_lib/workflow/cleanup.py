@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from flare23_lib.cache.entries import MANIFEST
+from flare23_lib import versions
+from flare23_lib.cache.entries import MANIFEST, CacheFolder
 from flare23_lib.cache.records import records, superseded
 from flare23_lib.cache.results import REMEDY, Results, entry_name
 from flare23_lib.config import Config
@@ -55,12 +56,23 @@ def unused(results: Results, plan: Plan, config: Config) -> list[Path]:
         if folder.parent.name in ("training", "efficiency"):
             found += [] if folder in used_folders else [folder]
             continue
+        if _may_be_of_others(folder):
+            continue
         metadata = {path for path in folder.glob("*.json") if path.name != MANIFEST}
         if not metadata & used:
             found.append(folder)
         elif idle := {path.stem for path in metadata - used}:
             found += [path for path in sorted(folder.iterdir()) if entry_name(path) in idle]
     return found
+
+
+def _may_be_of_others(folder: Path) -> bool:
+    """Return whether a folder is of a stage whose small files no record lists, in the stage's current version.
+
+    What other configurations use of them cannot be told from unused files.
+    """
+    current = {"intensities": versions.INTENSITY, "label_changes": versions.CHANGE}.get(folder.parent.name)
+    return current is not None and (CacheFolder(folder).read_key() or {}).get("version") == current
 
 
 def clean(results: Results, paths: list[Path]) -> None:

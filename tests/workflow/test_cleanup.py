@@ -4,15 +4,23 @@ import shutil
 
 import numpy as np
 import pytest
+from cohorts import RECIPE
 from conftest import CHAIN, CONFIGURATION, flare23, run_snakemake
 from places import REPOSITORY
 
+from flare23_lib import versions
 from flare23_lib.cache import entries
+from flare23_lib.cache.results import Results
+from flare23_lib.config import Config
 from flare23_lib.io import atomic, locks, tables
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv
 from flare23_lib.nnunet.training_job import CHECKPOINTS
+from flare23_lib.preprocessing.fit_intensity import intensity_folder
+from flare23_lib.pseudo_labels.complete import change_entry
+from flare23_lib.workflow.cleanup import unused
+from flare23_lib.workflow.status import Plan
 
 
 def clean(folder, *arguments):
@@ -231,3 +239,24 @@ def test_scores_of_a_reference_that_changed_are_to_be_made_again(chain):
     write_volume(reference, np.roll(volume.array, 1, axis=1), volume.header)
     done = run_snakemake(chain, "--dry-run", "--", "evaluation")
     assert "evaluate" in done.stdout + done.stderr
+
+
+def saved(entry):
+    """Save an entry without files, and return its folder."""
+    entry.folder.create()
+    entry.save([], {})
+    return entry.folder.path
+
+
+def test_small_results_that_no_record_lists_stay_for_other_configurations(cohort, tmp_path, monkeypatch):
+    results, config = Results(tmp_path), Config.load([RECIPE])
+    settings = config.completion_settings(next(iter(config.completions)))
+    folders = [
+        saved(intensity_folder(results).entry("case", {"image": "1"})),
+        saved(change_entry(results, settings, "case", "one", "other")),
+    ]
+    plan = Plan(cohort.scan())
+    assert unused(results, plan, config) == []
+    monkeypatch.setattr(versions, "INTENSITY", 99)
+    monkeypatch.setattr(versions, "CHANGE", 99)
+    assert unused(results, plan, config) == folders
