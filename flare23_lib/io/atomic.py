@@ -80,9 +80,15 @@ def _locked_temporary(path: Path) -> tuple[IO[bytes], Path]:
 
 
 def _lock(file: IO[bytes], wait: bool = True) -> bool:
-    """Lock an open file; False if that cannot be, such as on a file system without locks."""
+    """Lock an open file; False if that cannot be, such as on a file system without locks.
+
+    Raises:
+        BlockingIOError: another open file holds the lock, and it is not waited for.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
     except (OSError, AttributeError):
         return False
     return True
@@ -142,12 +148,19 @@ def _umask() -> int:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what killed writers left half-written in and below a folder; nothing may be writing there."""
+    """Remove what killed writers left half-written in and below a folder.
+
+    A file whose writer holds its lock stays; links and folders have none, and must not be in the making.
+    """
     for path in list(folder.rglob(TEMPORARY_MARK + "*")):
-        if path.is_dir() and not path.is_symlink():
+        if path.is_symlink():
+            path.unlink()
+        elif path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink()
+            with contextlib.suppress(BlockingIOError, FileNotFoundError), path.open("rb+") as file:
+                _lock(file, wait=False)
+                path.unlink()
 
 
 _with_checksums: ContextVar[frozenset[Path]] = ContextVar("with_checksums", default=frozenset())

@@ -86,7 +86,7 @@ def clean(results: Results, paths: list[Path]) -> None:
             "Snakemake works in this folder, or was killed in it (then: `snakemake --unlock`); nothing was deleted"
         )
     # Locks hold across machines where the file system keeps flock.
-    for lock in (results.root / "store").rglob(".lock*"):
+    for lock in (results.root / "store").glob("*/*/.lock*"):
         if is_locked(lock):
             raise StoreError(f"a job works in {lock.parent}; nothing was deleted")
     for path in paths:
@@ -94,7 +94,8 @@ def clean(results: Results, paths: list[Path]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-    remove_partial(results.root)
+    for folder in (results.root, *(results.root / "store").glob("*/")):  # rglob enters no folder that is a link
+        remove_partial(folder)
 
 
 def size(path: Path) -> int:

@@ -12,6 +12,7 @@ from flare23_lib import versions
 from flare23_lib.cache import entries
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
+from flare23_lib.errors import StoreError
 from flare23_lib.io import atomic, locks, tables
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.nifti import read_labels, write_volume
@@ -19,6 +20,7 @@ from flare23_lib.io.tables import read_csv
 from flare23_lib.nnunet.training_job import CHECKPOINTS
 from flare23_lib.preprocessing.fit_intensity import intensity_folder
 from flare23_lib.pseudo_labels.complete import change_entry
+from flare23_lib.workflow import cleanup
 from flare23_lib.workflow.cleanup import unused
 from flare23_lib.workflow.status import Plan
 
@@ -260,3 +262,29 @@ def test_small_results_that_no_record_lists_stay_for_other_configurations(cohort
     monkeypatch.setattr(versions, "INTENSITY", 99)
     monkeypatch.setattr(versions, "CHANGE", 99)
     assert unused(results, plan, config) == folders
+
+
+@pytest.mark.parametrize("linked", ["store", "store/segmentations"])
+def test_work_behind_links_is_seen_and_what_was_left_half_written_there_removed(tmp_path, monkeypatch, linked):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "results/store/segmentations/0123456789abcdef"
+    folder.mkdir(parents=True)
+    place = tmp_path / "results" / linked
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    half = folder / f"{atomic.THIS_MACHINE}abcd_123-case.nii.gz"
+    half.write_bytes(b"half")
+    with locks.lock(folder / ".lock-0-of-1"), pytest.raises(StoreError, match=r"a job works in .*/segmentations/"):
+        cleanup.clean(Results(tmp_path / "results"), [])
+    assert half.exists()
+    cleanup.clean(Results(tmp_path / "results"), [])
+    assert not half.exists()
+
+
+def test_a_file_that_is_being_written_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "results/models/student/model.json"
+    with atomic.atomic_path(path) as temporary:
+        temporary.write_bytes(b"whole")
+        cleanup.clean(Results(tmp_path / "results"), [])
+    assert path.read_bytes() == b"whole"

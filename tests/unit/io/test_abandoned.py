@@ -141,6 +141,8 @@ def test_without_locks_nothing_is_taken_for_abandoned(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "fcntl", None)
     write_text(tmp_path / "b", "b")
     assert half.exists()
+    atomic.remove_partial(tmp_path)
+    assert names(tmp_path) == ["b"]
 
 
 def test_a_folder_is_listed_once_in_a_process(tmp_path, monkeypatch):
