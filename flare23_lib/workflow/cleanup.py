@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def unused(results: Results, plan: Plan, config: Config) -> list[Path]:
             used |= {entry.metadata_path for entry in entries}
             used_folders |= {entry.folder.path for entry in entries}
     found = sorted(old)
-    for folder in sorted(path.parent for path in (results.root / "store").glob(f"*/*/{MANIFEST}")):
+    for folder in sorted((results.root / "store").glob("*/*/")):
+        if not re.fullmatch("[0-9a-f]{16}", folder.name):
+            continue
         if folder.parent.name in ("training", "efficiency"):
             found += [] if folder in used_folders else [folder]
             continue

@@ -288,3 +288,14 @@ def test_a_file_that_is_being_written_stays(tmp_path, monkeypatch):
         temporary.write_bytes(b"whole")
         cleanup.clean(Results(tmp_path / "results"), [])
     assert path.read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("name", [None, "about.json"])
+def test_folders_of_version_0_1_and_those_without_a_manifest_are_listed(cohort, tmp_path, name):
+    results, plan, config = Results(tmp_path), Plan(cohort.scan()), Config.load([RECIPE])
+    folder = saved(results.cache("segmentations", {"version": 1}).entry("case", {}))
+    (folder.parent / "notes").mkdir()
+    assert unused(results, plan, config) == [folder]
+    manifest = folder / entries.MANIFEST
+    manifest.unlink() if name is None else manifest.rename(folder / name)
+    assert unused(results, plan, config) == [folder]
