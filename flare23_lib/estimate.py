@@ -21,7 +21,7 @@ from flare23_lib.config.settings import TrainingSettings
 from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset import flare23
 from flare23_lib.dataset.cases import SHAPE, SPACING, Case, read_cases
-from flare23_lib.errors import ConfigError
+from flare23_lib.errors import CohortError, ConfigError
 from flare23_lib.inference.segmentations import model_digest, segmentation_entry, segmentation_folder
 from flare23_lib.io import atomic
 from flare23_lib.networks.size import forward_macs, parameters
@@ -131,10 +131,15 @@ def estimate(config: Config, sizes: pd.DataFrame, figures: Figures = FIGURES) ->
         sizes: `sizes_of_cases` or `flare23_sizes`.
         figures: `FIGURES`, or with those of `measured_figures`.
 
+    Raises:
+        CohortError: there is no usable case.
+
     Returns:
         A table with stage, of (model or completion), cases, windows, disk_gb, gpu_hours, core_hours, and speed: that
         of the stage's network, assumed or measured.
     """
+    if sizes.empty:
+        raise CohortError("there is no usable case to estimate the cost of; cohort/quarantine.csv has the reasons")
     names = [*(category.name for category in config.categories), VALIDATION]
     if unknown := set(sizes["group"]) - set(names):
         raise ConfigError(f"categories: there are cases of {', '.join(sorted(unknown))}, but only {', '.join(names)}")

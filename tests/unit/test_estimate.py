@@ -16,7 +16,7 @@ from flare23_lib.config import Config
 from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset import flare23
 from flare23_lib.dataset.cases import Case, write_cases
-from flare23_lib.errors import ConfigError, StoreError
+from flare23_lib.errors import CohortError, ConfigError, StoreError
 from flare23_lib.estimate import (
     CORE,
     DISK,
@@ -246,6 +246,11 @@ def test_headers_alone_cost_no_voxel_of_the_images():
 
 def test_quarantined_cases_are_left_out():
     assert rows(tiny_config()) == rows(tiny_config(), [row for row in CASES if row.usable])
+
+
+def test_a_cohort_without_a_usable_case_is_refused():
+    with pytest.raises(CohortError, match=r"there is no usable case .*quarantine\.csv"):
+        rows(tiny_config(), [case("broken", C, "unlabeled", status="quarantined")])
 
 
 def test_a_case_of_an_unknown_category_is_refused_by_name():
