@@ -215,7 +215,11 @@ def print_summaries():
         inputs = [RESULTS.cases, RESULTS.training(model), RESULTS.collected("predictions", model)]
         is_older = any(not path.exists() or path.stat().st_mtime > summary.stat().st_mtime for path in inputs)
         note = "; older than its inputs: the target `evaluation` updates it if they changed" if is_older else ""
-        print(f"\n{model} ({summary}{note})\n\n{format_summary(summary)}")
+        try:
+            scores = format_summary(summary)
+        except FlareError as error:
+            scores = error
+        print(f"\n{model} ({summary}{note})\n\n{scores}")
     page = Path(R) / "report" / "index.html"
     if page.exists():
         print(f"\nReport: {page}")

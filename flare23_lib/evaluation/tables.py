@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from flare23_lib.errors import StoreError
+from flare23_lib.errors import StoreError, listed
 from flare23_lib.evaluation.cases import CaseScores
 from flare23_lib.evaluation.metrics import METRICS
 from flare23_lib.io.atomic import read_text, write_text
@@ -205,15 +205,21 @@ def _resampled_means(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_summary(path: Path) -> str:
-    """Return a summary.csv as a table for the terminal: organs, their mean, the other kinds."""
-    summary = read_table(path).set_index("class").rename({ORGANS: "organs, mean"})
+    """Return a summary.csv as a table for the terminal: organs, their mean, the other kinds.
+
+    StoreError if it lacks columns, or as `read_table`.
+    """
+    summary = read_table(path)
+    means = [f"{metric}_mean" for metric in METRICS]
+    if missing := [name for name in ("class", "kind", "cases", "note", *means) if name not in summary]:
+        raise StoreError(f"{path}: lacks columns ({listed(missing)}); make it again")
+    summary = summary.set_index("class").rename({ORGANS: "organs, mean"})
     order = {"organ": 0, ORGANS: 1}
     summary = summary.sort_values("kind", key=lambda kinds: kinds.map(order).fillna(2), kind="stable")
     width = max(map(len, ["class", *summary.index]))
     head = "  ".join([f"{'class':{width}}", *(f"{metric:>6}" for metric in METRICS), "cases"])
     lines = [head, "-" * len(head)]
     for name, row in summary.iterrows():
-        means = [row[f"{metric}_mean"] for metric in METRICS]
-        shown = ["     -" if np.isnan(mean) else f"{mean:.{DECIMALS}f}" for mean in means]
+        shown = ["     -" if np.isnan(row[mean]) else f"{row[mean]:.{DECIMALS}f}" for mean in means]
         lines.append("  ".join([f"{name:{width}}", *shown, f"{row['cases']:>5}", row["note"]]).rstrip())
     return "\n".join(lines)

@@ -52,3 +52,12 @@ def test_the_plan_does_not_grow_with_the_cohort(finished_chain, tmp_path):
     for number in range(60):
         (images / f"case{number}_0000.nii.gz").write_bytes(b"")
     assert jobs(small) == jobs(images.parent) != []
+
+
+def test_a_run_succeeds_beside_a_summary_that_it_did_not_make(cohort):
+    summary = cohort.root / "results/evaluation/student/summary.csv"
+    summary.parent.mkdir(parents=True)
+    summary.write_text("class;DSC\nliver;0,9\n")
+    done = run_snakemake(cohort.root, "--config", f"cohort={cohort.root}", "--", "cohort")
+    assert done.returncode == 0, done.stderr
+    assert "summary.csv: has semicolons between its columns" in done.stdout

@@ -482,3 +482,9 @@ def test_the_terminal_table_ends_with_the_organs_mean_and_the_tumor(tmp_path):
         "organs, mean  0.5000  0.5000      1  mean of 1 of 2 organs",
         "tumor         1.0000  1.0000      1",
     ]
+
+
+def test_a_summary_without_its_columns_is_refused_by_name(tmp_path):
+    (tmp_path / "summary.csv").write_text("class,DSC\nliver,0.9\n")
+    with pytest.raises(StoreError, match=r"summary\.csv: lacks columns \(kind, cases, note, DSC_mean, NSD_mean\)"):
+        format_summary(tmp_path / "summary.csv")
