@@ -104,6 +104,7 @@ class Results:
     def require_whole(self, files: Sequence[str], threads: int = 1) -> None:
         """Read files from records whole and compare them with their checksums; StoreError names one that is damaged.
 
+        OSError names one that cannot be read.
         For readers that notice no flipped bit, or do not end on one, such as blosc2's.
         """
 

@@ -157,10 +157,10 @@ def _check_part(results: Results, deep: bool, files: Sequence[str]) -> list[list
 def _check(results: Results, deep: bool, file: str) -> list[Path]:
     """Return what is missing or broken of the entry that a file belongs to."""
     entry, path = results.entry(file), results.root / file
-    metadata = entry.metadata()
-    if metadata is None:
-        return [entry.metadata_path if path.exists() else path]
     try:
+        metadata = entry.metadata()
+        if metadata is None:
+            return [entry.metadata_path if path.exists() else path]
         return entry.broken_files(metadata, deep)
-    except OSError:
-        return [path]
+    except OSError as error:
+        return [Path(error.filename)]

@@ -252,6 +252,19 @@ def test_verify_reads_large_files_of_any_kind_whole_where_it_is_asked_to(tmp_pat
         record.write_bytes(kept)
 
 
+@pytest.mark.parametrize("suffix", [".json", ".nii.gz"])
+def test_verify_names_what_cannot_be_read_and_looks_at_the_rest(tmp_path, suffix):
+    results, entry = Results(tmp_path), an_entry(tmp_path)
+    record = listed(results, entry, ".nii.gz", "predictions")
+    entry.file(suffix).unlink()
+    entry.file(suffix).mkdir()
+    manifest = entry.folder.path / "manifest.json"
+    manifest.write_text("")
+    found = verify(results)
+    assert found.broken == [entry.file(suffix), manifest]
+    assert found.withdrawn == [record, manifest]
+
+
 def test_entries_of_version_0_1_are_found_again(tmp_path):
     import json
 
