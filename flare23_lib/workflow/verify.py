@@ -69,7 +69,7 @@ def verify(results: Results, processes: int = 1, deep: bool = False) -> Verifica
                     found.withdraw(table)
     for name, table_name in COLLECTED.items():
         for table in sorted(results.root.glob(f"{name}/*/{table_name}")):
-            _verify_collected(table, found)
+            _verify_collected(results.root, table, found)
     small = _verify_checksums(results.root, found) + _verify_manifests(results.root, found)
     bundles = sorted(path.parent for path in (results.root / "models").glob("*/" + MODEL_FILE))
     for bundle in bundles:
@@ -112,8 +112,8 @@ def _verify_manifests(root: Path, found: Verification) -> int:
     return len(manifests)
 
 
-def _verify_collected(table: Path, found: Verification) -> None:
-    """Check that a table is complete, has the cases of the records beside it, and that its links exist."""
+def _verify_collected(root: Path, table: Path, found: Verification) -> None:
+    """Check that a table is complete, has the cases of the records beside it, and has right links."""
     broken = [table]
     if listed_files(table) is not None:
         rows = read_csv(table)
@@ -122,12 +122,13 @@ def _verify_collected(table: Path, found: Verification) -> None:
             if listed_files(record) is not None:
                 of_number[record.stem.partition("-of-")[2]] += [row["case"] for row in read_csv(record)]
         try:
-            cases = sorted(row["case"] for row in rows if row["file"])
+            files = sorted((row["case"], row["file"]) for row in rows if row["file"])
         except KeyError:
-            cases = []
-        if not of_number or cases in map(sorted, of_number.values()):
-            links = [table.with_name(f"{case}.nii.gz") for case in cases]
-            broken = [link for link in links if not os.path.lexists(link)]
+            files = []
+        if not of_number or [case for case, _ in files] in map(sorted, of_number.values()):
+            links = {table.with_name(f"{case}.nii.gz"): root / file for case, file in files}
+            # Not Path.resolve, which refuses links in a circle.
+            broken = [link for link, file in links.items() if os.path.realpath(link) != os.path.realpath(file)]
     if broken:
         found.broken += broken
         found.withdraw(table)

@@ -7,7 +7,7 @@ import pytest
 from bundles import a_model
 
 from flare23_lib.cache.entries import CacheFolder, Entry
-from flare23_lib.cache.results import Results
+from flare23_lib.cache.results import Results, collect
 from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.dataset.read_files import _line, remembered
 from flare23_lib.errors import BundleError, StoreError
@@ -263,6 +263,30 @@ def test_verify_names_what_cannot_be_read_and_looks_at_the_rest(tmp_path, suffix
     found = verify(results)
     assert found.broken == [entry.file(suffix), manifest]
     assert found.withdrawn == [record, manifest]
+
+
+@pytest.mark.parametrize("target", [None, "nowhere.nii.gz", "b.nii.gz", "a.nii.gz"])
+def test_verify_finds_links_that_lead_nowhere_or_to_another_case(tmp_path, target):
+    results = Results(tmp_path)
+    folder = CacheFolder.of(tmp_path / "store", "segmentations", {"a": 1}).create()
+    rows = []
+    for case in "ab":
+        entry = folder.entry(case, INPUTS)
+        entry.file(".nii.gz").write_bytes(case.encode())
+        entry.save([".nii.gz"], {})
+        rows.append({"case": case, "file": results.relative(entry.file(".nii.gz"))})
+    record, table = (tmp_path / "predictions" / "student" / name for name in ("0-of-1.csv", "predictions.csv"))
+    write_csv(record, ["case", "file"], rows)
+    write_csv(table, ["case", "file"], collect(results, "predictions", "student", 1, ["a", "b"]))
+    assert verify(results).broken == []
+    link = table.with_name("a.nii.gz")
+    link.unlink()
+    if target is not None:
+        link.symlink_to(target)
+    assert verify(results).broken == [link]
+    assert not table.exists()
+    collect(results, "predictions", "student", 1, ["a", "b"])
+    assert link.read_bytes() == b"a"
 
 
 def test_entries_of_version_0_1_are_found_again(tmp_path):
