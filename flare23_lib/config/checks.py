@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection
 from itertools import pairwise
@@ -13,6 +14,9 @@ from flare23_lib.config.source_checks import check_sources, sources_state, state
 from flare23_lib.config.training_models import PASSES, Completion, ModelSettings, TrainingProtocol
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime.devices import SEVERAL
+
+MAX_CHARACTERS = 100_000
+"""Of a configuration as JSON: rules pass it on in a command line, and Linux takes 131,072 characters of that."""
 
 
 def check_consistency(config: Configuration) -> None:
@@ -28,6 +32,13 @@ def check_consistency(config: Configuration) -> None:
     for name, model in config.models.items():
         _check_model(config, name, model)
     order_of(config)
+    sizes = {key: len(json.dumps(part)) for key, part in config.to_json(by_alias=False).items()}
+    if sum(sizes.values()) > MAX_CHARACTERS:
+        largest = max(sizes, key=sizes.__getitem__)
+        raise ConfigError(
+            f"{largest}: has {sizes[largest]} characters; a configuration of more than {MAX_CHARACTERS} does not fit "
+            "into the command line of a job. Put links to many cases' files into a folder instead of naming each"
+        )
 
 
 def order_of(config: Configuration) -> list[tuple[str, str]]:

@@ -521,3 +521,13 @@ def test_a_file_that_stands_alone_inherits_nothing(tmp_path):
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
     config = Config.load([RECIPE, tmp_path / "own.yaml"])
     assert (list(config.models), list(config.sources), config.completions) == (["student"], ["own"], {})
+
+
+def test_a_configuration_that_is_too_long_for_a_command_line_is_refused():
+    def listing(number):
+        names = "|".join(f"case_{index:012d}" for index in range(number))
+        return {"flare23": None, "mine": {"images": f"i/{{case:{names}}}.nii.gz", "labels": "l/{case}.nii.gz"}}
+
+    assert "mine" in load(sources=listing(4000)).sources
+    with pytest.raises(ConfigError, match=r"^sources: has 108[0-9]{3} characters; .* more than 100000 does not fit"):
+        load(sources=listing(6000))
