@@ -19,7 +19,7 @@ Commands = argparse._SubParsersAction
 log = logging.getLogger(__name__)
 
 RECIPE = Path(__file__).parent.parent / "config" / "recipe.yaml"
-"""The repository's config.yaml, as a part of the package."""
+"""A copy of the repository's config.yaml, as a part of the package."""
 
 
 def command(commands: Commands, name: str, run: Callable, text: str) -> argparse.ArgumentParser:

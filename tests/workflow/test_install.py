@@ -28,7 +28,7 @@ def installed(tmp_path_factory):
     root = tmp_path_factory.mktemp("wheel")
     source = root / "source"  # a build leaves files beside it
     shutil.copytree(REPOSITORY / "flare23_lib", source / "flare23_lib", symlinks=True)
-    for name in ("pyproject.toml", "config.yaml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     call = partial(subprocess.run, env=ENVIRONMENT, check=True, timeout=600)

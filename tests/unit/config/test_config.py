@@ -6,6 +6,7 @@ import yaml
 from places import REPOSITORY
 from snakemake.cli import parse_config
 
+from flare23_lib.cli import common
 from flare23_lib.config import Config
 from flare23_lib.config.load import merge, parse_overrides, read_yaml
 from flare23_lib.errors import ConfigError
@@ -15,6 +16,11 @@ RECIPE = REPOSITORY / "config.yaml"
 
 def load(**overrides) -> Config:
     return Config.load([RECIPE], overrides)
+
+
+def test_the_packages_recipe_is_a_copy_and_no_link_which_some_downloads_lose():
+    assert not common.RECIPE.is_symlink()
+    assert common.RECIPE.read_bytes() == RECIPE.read_bytes(), "cp config.yaml flare23_lib/config/recipe.yaml"
 
 
 @pytest.mark.parametrize("preset", sorted(path.name for path in (REPOSITORY / "presets").glob("*.yaml")))
