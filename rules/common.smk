@@ -58,11 +58,6 @@ wildcard_constraints:
     shard=r"\d+-of-\d+",
 
 
-def results(wildcards):
-    """The results folder."""
-    return R
-
-
 def shards(stage):
     """The names of a stage's shards, as in its records' file names."""
     return [f"{index}-of-{SHARDS[stage]}" for index in range(SHARDS[stage])]
