@@ -37,11 +37,13 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _clean(args: argparse.Namespace) -> None:
-    from flare23_lib.workflow.cleanup import clean, is_unfinished, size, unused
+    from flare23_lib.workflow.cleanup import clean, is_unfinished, refuse_under_way, size, unused
     from flare23_lib.workflow.status import make_plan
 
     config = load_config(args)
     results = _existing(config)
+    if args.yes:  # before new images are read
+        refuse_under_way(results)
     plan = make_plan(config, args.processes)
     for notice in plan.notices:
         print(notice)

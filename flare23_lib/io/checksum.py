@@ -77,8 +77,8 @@ def is_as_kept(path: Path, content: bytes) -> bool:
     return kept is None or kept.group().decode() == hashlib.sha256(content).hexdigest()
 
 
-def kept_checksums(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Yield each folder directly below a results folder's parts that has checksums, and the files that have one."""
+def kept_checksums(root: Path) -> Iterator[list[Path]]:
+    """Yield, of each folder of a results folder's parts or directly below them, the files that have a checksum."""
     for folder in sorted([*root.glob(f"*/{CHECKSUMS}"), *root.glob(f"*/*/{CHECKSUMS}")]):
         files = [folder.parent / kept.name for kept in sorted(folder.iterdir())]
-        yield folder.parent, [path for path in files if path.exists()]
+        yield [path for path in files if path.exists()]

@@ -78,12 +78,8 @@ def _may_be_of_others(folder: Path) -> bool:
     return current is not None and (CacheFolder(folder).read_key() or {}).get("version") == current
 
 
-def clean(results: Results, paths: list[Path]) -> None:
-    """Delete `unused` paths, and files that were left half-written.
-
-    Raises:
-        StoreError: a job works in the cache, or Snakemake in this folder.
-    """
+def refuse_under_way(results: Results) -> None:
+    """Raise StoreError if a job works in the cache, or Snakemake in this folder."""
     if any(Path(".snakemake/locks").glob("*.lock")):
         raise StoreError(
             "Snakemake works in this folder, or was killed in it (then: `snakemake --unlock`); nothing was deleted"
@@ -92,6 +88,11 @@ def clean(results: Results, paths: list[Path]) -> None:
     for lock in (results.root / "store").glob("*/*/.lock*"):
         if is_locked(lock):
             raise StoreError(f"a job works in {lock.parent}; nothing was deleted")
+
+
+def clean(results: Results, paths: list[Path]) -> None:
+    """Delete `unused` paths, and files that were left half-written; StoreError if work is under way."""
+    refuse_under_way(results)
     for path in paths:
         if path.is_dir():
             shutil.rmtree(path)

@@ -85,7 +85,7 @@ def _verify_checksums(root: Path, found: Verification) -> int:
     Some of a folder's files are made again only together with the others.
     """
     number = 0
-    for _, files in kept_checksums(root):
+    for files in kept_checksums(root):
         number += len(files)
         broken = [path for path in files if not _is_as_kept(path)]
         found.broken += broken

@@ -299,3 +299,16 @@ def test_folders_of_version_0_1_and_those_without_a_manifest_are_listed(cohort, 
     manifest = folder / entries.MANIFEST
     manifest.unlink() if name is None else manifest.rename(folder / name)
     assert unused(results, plan, config) == [folder]
+
+
+def test_clean_is_refused_before_new_images_are_read(cohort):
+    results = Results(cohort.root / "results")
+    folder = saved(results.cache("segmentations", {"version": 1}).entry("case", {}))
+    options = ["--base-config", str(RECIPE), "--config", f"cohort={cohort.root}", f"results={results.root}"]
+    with locks.lock(folder / ".lock-0-of-1"):
+        refused = flare23(cohort.root, "clean", "--yes", *options)
+    assert refused.returncode == 1
+    assert "a job works in" in refused.stderr
+    assert not results.scan_memory.exists()
+    assert flare23(cohort.root, "clean", *options).returncode == 1, "the student is not trained"
+    assert results.scan_memory.exists()
