@@ -33,7 +33,7 @@ rule cohort:
         mem_mb=scale_with_attempt(16000),
         runtime=scale_with_attempt(240),
     params:
-        results=R,
+        results=results,
         settings=settings(
             version=versions.SCAN,
             cohort=CONFIG.cohort,
@@ -69,7 +69,7 @@ rule estimate:
         mem_mb=scale_with_attempt(2000),
         runtime=scale_with_attempt(10),
     params:
-        results=R,
+        results=results,
         settings=settings(settings=CONFIG.to_json()),
     shell:
         "flare23 stage estimate"

@@ -58,6 +58,11 @@ wildcard_constraints:
     shard=r"\d+-of-\d+",
 
 
+def results(wildcards):
+    """The results folder; as text Snakemake's linter takes it for a prefix of outputs."""
+    return R
+
+
 def shards(stage):
     """The names of a stage's shards, as in its records' file names."""
     return [f"{index}-of-{SHARDS[stage]}" for index in range(SHARDS[stage])]

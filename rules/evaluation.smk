@@ -36,7 +36,7 @@ rule evaluate:
         mem_mb=scale_with_attempt(16000),
         runtime=scale_with_attempt(120),
     params:
-        results=R,
+        results=results,
         settings=settings(version=versions.EVALUATION, settings=CONFIG.evaluation_settings()),
     shell:
         "flare23 stage evaluate"
@@ -73,7 +73,7 @@ rule measure_efficiency:
         runtime=scale_with_attempt(240),
         gpu=1,
     params:
-        results=R,
+        results=results,
         settings=settings(
             version=[versions.EFFICIENCY, versions.SEGMENTATION],
             inference=of_model(CONFIG.inference_settings),
@@ -110,7 +110,7 @@ rule paper_tables:
         mem_mb=scale_with_attempt(2000),
         runtime=scale_with_attempt(10),
     params:
-        results=R,
+        results=results,
         settings=settings(settings=CONFIG.tables_settings()),
         folder=lambda wildcards, output: Path(output.tables[0]).parent,
     shell:

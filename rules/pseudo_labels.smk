@@ -26,7 +26,7 @@ rule pseudo_label:
         runtime=noop_or(is_pseudo_labeled, "runtime", 720),
         gpu=noop_or(is_pseudo_labeled, "gpu", 1),
     params:
-        results=R,
+        results=results,
         settings=settings(
             version=versions.SEGMENTATION,
             settings=of_completion(CONFIG.pseudo_label_settings),
@@ -65,7 +65,7 @@ rule complete:
         mem_mb=noop_or(is_completed, "mem_mb", 16000),
         runtime=noop_or(is_completed, "runtime", 240),
     params:
-        results=R,
+        results=results,
         settings=settings(
             version=[versions.MERGE, versions.SPECKS, versions.SPECK_VOTES, versions.CHANGE],
             settings=of_completion(CONFIG.completion_settings),
@@ -107,7 +107,7 @@ rule gather_completed:
         mem_mb=scale_with_attempt(4000),
         runtime=scale_with_attempt(30),
     params:
-        results=R,
+        results=results,
         settings=settings(settings=of_completion(CONFIG.completion_settings), label_names=LABEL_NAMES),
         shards=SHARDS["pseudo_labels"],
     shell:

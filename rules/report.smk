@@ -28,7 +28,7 @@ rule model_card:
         mem_mb=scale_with_attempt(2000),
         runtime=scale_with_attempt(10),
     params:
-        results=R,
+        results=results,
         settings=settings(about=CONFIG.model_card, evaluated=sorted(CONFIG.evaluated)),
     shell:
         "flare23 stage model-card"
@@ -215,7 +215,7 @@ rule report_page:
         mem_mb=scale_with_attempt(8000),
         runtime=scale_with_attempt(60),
     params:
-        results=R,
+        results=results,
         settings=settings(settings=CONFIG.to_json()),
         viewer=f"--viewer {quote(str(Path(VIEWER[0]).parent))}" if HAS_VIEWER else "",
     shell:

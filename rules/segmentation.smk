@@ -23,7 +23,7 @@ rule predict:
         runtime=noop_or(is_predicted, "runtime", 240),
         gpu=noop_or(is_predicted, "gpu", 1),
     params:
-        results=R,
+        results=results,
         settings=settings(version=versions.SEGMENTATION, inference=of_model(CONFIG.inference_settings)),
         device=DEVICE,
     shell:
@@ -55,7 +55,7 @@ rule gather_predictions:
         mem_mb=scale_with_attempt(4000),
         runtime=scale_with_attempt(30),
     params:
-        results=R,
+        results=results,
         shards=SHARDS["predictions"],
     shell:
         "flare23 stage gather-predictions"

@@ -23,7 +23,7 @@ rule measure_intensity:
         mem_mb=noop_or(is_measured, "mem_mb", 12000),
         runtime=noop_or(is_measured, "runtime", 480),
     params:
-        results=R,
+        results=results,
         settings=settings(version=versions.INTENSITY, settings=of_model(CONFIG.intensity_settings)),
     shell:
         "flare23 stage measure-intensity"
@@ -53,7 +53,7 @@ rule preprocess:
         mem_mb=noop_or(is_preprocessed, "mem_mb", 6000),
         runtime=noop_or(is_preprocessed, "runtime", 480),
     params:
-        results=R,
+        results=results,
         settings=settings(
             version=[versions.PREPROCESSED_IMAGE, versions.PREPROCESSED_LABEL],
             settings=of_model(CONFIG.preprocessing_settings),
@@ -99,7 +99,7 @@ rule train:
         processes=training_gpus,
         attempt=lambda wildcards, attempt: attempt,
     params:
-        results=R,
+        results=results,
         settings=settings(
             version=[versions.TRAINING, versions.HIDDEN_LABELS],
             settings=of_model(CONFIG.training_settings),
@@ -147,7 +147,7 @@ rule bundle:
         mem_mb=scale_with_attempt(8000),
         runtime=scale_with_attempt(10),
     params:
-        results=R,
+        results=results,
         settings=settings(inference=of_model(CONFIG.inference_settings), labels=LABELS),
     shell:
         "flare23 stage export"
