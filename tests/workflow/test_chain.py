@@ -114,14 +114,18 @@ def test_a_teacher_knows_which_labels_it_never_saw(finished_chain):
 
 
 def test_no_validation_case_is_in_any_training_set(finished_chain):
-    for path in (finished_chain / "results/store/training").glob("*/manifest.json"):
+    paths = [*(finished_chain / "results/store/training").glob("*/manifest.json")]
+    assert paths
+    for path in paths:
         trained_on = [row[0] for row in read_json(path)["key"]["cases"]]
         assert trained_on
         assert not any(case.startswith("FLARE23Ts") for case in trained_on)
 
 
 def test_the_training_folder_is_laid_out_as_nnunets(finished_chain):
-    for record in (finished_chain / "results/training").glob("*/training.json"):
+    records = [*(finished_chain / "results/training").glob("*/training.json")]
+    assert records
+    for record in records:
         folder = record.with_name("nnunet")
         assert (folder / "plans.json").exists()
         assert (folder / "dataset.json").exists()

@@ -6,6 +6,7 @@ import re
 import processes
 import pytest
 from conftest import CONFIGURATION, ENVIRONMENT, flare23, run_snakemake, snakemake_command
+from places import REPOSITORY
 
 from flare23_lib.cache.entries import CacheFolder
 from flare23_lib.errors import FlareError, StoreError
@@ -143,3 +144,19 @@ def test_attempts_that_were_killed_are_told_from_those_that_were_stopped(tmp_pat
     with pytest.raises(StoreError), attempt(tmp_path, 3, lambda: next(progress), StoppedError):
         raise StoreError("a file is gone")
     assert retry_state.is_given_up(tmp_path)
+
+
+def resources():
+    """The functions of rules/resources.smk that give amounts."""
+    text = (REPOSITORY / "rules/resources.smk").read_text()
+    made = {}
+    exec(re.search(r"(?s)NOOP_RESOURCES = .*?(?=\ndef for_training)", text)[0], made)
+    return made
+
+
+def test_a_job_that_failed_asks_for_more_memory():
+    made = resources()
+    short, shard = made["scale_with_attempt"](4000), made["noop_or"](lambda *_: True, "mem_mb", 32000)
+    assert [short(None, attempt) for attempt in (1, 2, 3, 4)] == [4000, 6000, 8000, 8000]
+    assert [shard(None, None, attempt) for attempt in (1, 2, 3, 4)] == [2000, 48000, 64000, 64000]
+    assert made["noop_or"](lambda *_: True, "runtime", 720)(None, None, 2) == 720

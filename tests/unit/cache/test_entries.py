@@ -6,8 +6,11 @@ import time
 import pytest
 
 from flare23_lib.cache import entries
+from flare23_lib.cache.entries import Shard
+from flare23_lib.cache.results import Results, collect
 from flare23_lib.errors import StoreError
 from flare23_lib.io import atomic, locks
+from flare23_lib.io.tables import write_csv
 
 
 def test_a_fingerprint_ignores_the_order_of_keys_and_nothing_else():
@@ -26,11 +29,6 @@ def test_shards_share_out_every_case_once_and_stay_when_cases_are_added():
     assert all(len(home) == 1 for home in homes.values())
     assert {home[0] for home in homes.values()} == set(range(8))
     assert entries.shard_of("case_0001", 8) == 3
-
-
-def test_a_shard_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="4-of-4"):
-        entries.Shard.parse("4-of-4")
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -125,3 +123,58 @@ def test_a_half_made_link_is_removed(tmp_path):
     (tmp_path / f"{atomic.TEMPORARY_MARK}x-nnunet").symlink_to("folder")
     atomic.remove_partial(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_collecting_job_names_what_no_record_has_and_removes_links_of_other_cases(tmp_path):
+    results = Results(tmp_path / "results")
+    entry = results.cache("segmentations", {}).create().entry("a", {})
+    entry.file(".nii.gz").write_bytes(b"")
+    record = results.shard("predictions", "m", Shard())
+    write_csv(record, ["case", "file"], [{"case": "a", "file": results.relative(entry.file(".nii.gz"))}])
+    old = record.with_name("gone.nii.gz")
+    old.symlink_to("nowhere")
+    with pytest.raises(StoreError, match="1 of 2 cases are in no record: b"):
+        collect(results, "predictions", "m", 1, ["a", "b"])
+    assert [row["case"] for row in collect(results, "predictions", "m", 1, ["a"])] == ["a"]
+    assert not old.is_symlink()
+
+
+def made_slowly(folder, log):
+    def make(entry):
+        with log.open("a") as file:
+            file.write("made\n")
+        time.sleep(0.3)
+        return entry.save([], {})
+
+    entries.CacheFolder(folder.path, folder.key).entry("case", {}).load_or_make("lock", make)
+
+
+def test_of_two_processes_that_miss_an_entry_one_makes_it(tmp_path):
+    folder = entries.CacheFolder.of(tmp_path, "labels", {"a": 1}).create()
+    context = multiprocessing.get_context("fork")
+    jobs = [context.Process(target=made_slowly, args=(folder, tmp_path / "log")) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert (tmp_path / "log").read_text() == "made\n"
+
+
+def test_an_entry_whose_file_cannot_be_read_is_none(tmp_path):
+    entry = entries.CacheFolder.of(tmp_path, "labels", {}).create().entry("case", {})
+    entry.file(".txt").write_text("0123456789")
+    entry.save([".txt"], {})
+    entry.file(".txt").unlink()
+    entry.file(".txt").mkdir()
+    assert entry.load() is None
+
+
+@pytest.mark.parametrize("text", ["4-of-4", "-1-of-4", "0-of-0"])
+def test_a_shard_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match=text):
+        entries.Shard.parse(text)
+
+
+def test_a_file_of_a_few_bytes_has_a_checksum(tmp_path):
+    (tmp_path / "x").write_bytes(b"0123")
+    assert entries.checksum(tmp_path / "x") == [4, "30313233"]

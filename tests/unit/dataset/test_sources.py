@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from flare23_lib.config.settings import CohortSettings, LabelSets
 from flare23_lib.dataset.cases import Case, annotated_of, read_cases, write_cases
 from flare23_lib.dataset.discover import find, notices
 from flare23_lib.dataset.scan import scan_cohort
-from flare23_lib.dataset.sources import SourceLabels
+from flare23_lib.dataset.sources import SourceLabels, drawn_for_validation
 from flare23_lib.dataset.summary import format_scan, write_scan
 from flare23_lib.errors import ConfigError, ImageError, TrainingError
 from flare23_lib.io.atomic import write_json
@@ -522,3 +523,10 @@ def test_a_table_survives_as_text():
     table = ValueTable({"1": (2, 13), "2": 14, "3": 255, "spleen a": 3})
     assert ValueTable.parse(table.text) == table
     assert ValueTable.parse("") is None
+
+
+def test_one_labeled_case_at_least_is_drawn_for_validation():
+    files = SimpleNamespace(name="s", images=dict.fromkeys("abcdefgh"), labels=dict.fromkeys("ab"))
+    drawn = drawn_for_validation(files, SimpleNamespace(sources=(), seed=0, share=0.2))
+    assert len(drawn) == 1
+    assert drawn < {"a", "b"}

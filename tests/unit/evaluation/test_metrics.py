@@ -180,3 +180,11 @@ def test_an_unknown_mode_is_refused():
     volume = np.zeros((2, 2, 2), np.uint8)
     with pytest.raises(EvaluationError, match="no evaluation mode 'strict'"):
         score_case(volume, volume, CUBE, ONE, "strict")
+
+
+def test_volumes_of_fractions_and_planes_are_refused():
+    whole = box((2, 2, 2), (6, 7, 8))
+    with pytest.raises(EvaluationError, match="the prediction holds float32, not whole numbers"):
+        score_case(whole, whole.astype(np.float32), CUBE, LabelMap((Label("liver", 1, tolerance_mm=1.0),)))
+    with pytest.raises(EvaluationError, match="does not fit"):
+        score_case(whole[0], whole[0], CUBE, LabelMap((Label("liver", 1, tolerance_mm=1.0),)))

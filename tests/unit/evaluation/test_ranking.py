@@ -191,3 +191,18 @@ def test_the_command_writes_the_ranking_and_says_what_was_left_out(tmp_path, cap
     assert cli.main([*command, "--base-config", str(REPOSITORY / "config.yaml")]) == 0
     assert "time and GPU memory do not count" in capsys.readouterr().out
     assert read_csv(tmp_path / "ranking.csv")[0]["folder"] == str(tmp_path / "b")
+
+
+def test_of_two_measurements_of_a_case_the_last_counts(tmp_path):
+    a, b = (team(tmp_path / name, {"x": 0.5}, {"x": 20.0}) for name in "ab")
+    with (a / "efficiency.csv").open("a") as file:
+        file.write("x.nii.gz,40,,\n")
+    assert by_team(rank_folders([a, b], LABELS))["a"]["time"] == 40
+
+
+@pytest.mark.parametrize(("row", "words"), [("x,,1,1\n", "x has no Time"), ("", "has no rows")])
+def test_a_case_without_a_time_and_a_table_without_rows_are_refused(tmp_path, row, words):
+    a, b = (team(tmp_path / name, {"x": 0.5}, {"x": 20.0}) for name in "ab")
+    (b / "efficiency.csv").write_text("Name,Time,MaxGPU_Mem,AUC_GPU_Time\n" + row)
+    with pytest.raises(EvaluationError, match=words):
+        rank_folders([a, b], LABELS)

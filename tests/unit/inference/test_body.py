@@ -183,3 +183,33 @@ def test_the_window_nearest_to_the_center_comes_first():
     assert slabs[0].windows[0] == (slice(0, 8), slice(10, 20), slice(10, 20))
     assert set(map(str, slabs[0].windows)) == set(map(str, all_windows((8, 30, 30), (8, 10, 10), 1.0)[0].windows))
     assert torch.tensor([w[1].start for w in slabs[0].windows]).float().mean() == 10
+
+
+def test_where_the_body_takes_as_many_windows_they_lie_as_over_the_image():
+    shape, patch = (8, 40, 40), (8, 16, 16)
+    mask = np.zeros(shape, bool)
+    mask[:, 2:38, 2:38] = True
+    made = body_windows(shape, patch, 0.5, Body(mask, (1.0, 1.0, 1.0), shape), (0, 0, 0))
+    assert [list(slab.windows) for slab in made] == [list(slab.windows) for slab in all_windows(shape, patch, 0.5)]
+
+
+def test_windows_without_body_are_left_out():
+    shape, patch = (8, 40, 40), (8, 10, 10)
+    mask = np.zeros(shape, bool)
+    mask[:, :5, :5] = mask[:, 35:, 35:] = True
+    (slab,) = body_windows(shape, patch, 1.0, Body(mask, (1.0, 1.0, 1.0), shape), (0, 0, 0))
+    assert len(slab.windows) == 2
+
+
+@pytest.mark.parametrize("gap", [np.s_[:, :40, 45:55], np.s_[:, 35:45, :50]])
+def test_a_gap_that_reaches_the_edge_of_the_image_has_walls_in_its_rows_or_columns(gap):
+    array = np.full((12, 80, 100), 40, np.int16)
+    array[:, 75:] = array[gap] = -1000
+    assert find_body(array, (4.0, 4.0, 4.0), array.shape).mask[:, :75].all()
+
+
+@pytest.mark.parametrize(("value", "is_body"), [(-400, True), (-600, False)])
+def test_a_body_is_denser_than_500_hu_below_water(value, is_body):
+    array = np.full((12, 80, 100), -1000, np.int16)
+    array[:, 20:60, 30:70] = value
+    assert (find_body(array, (4.0, 4.0, 4.0), array.shape) is not None) == is_body

@@ -18,6 +18,7 @@ from flare23_lib.inference import memory
 from flare23_lib.inference.engine import Engine, all_flips
 from flare23_lib.inference.image_files import Extras
 from flare23_lib.inference.logit_accumulator import TTAAgreement
+from flare23_lib.inference.memory import Limits
 from flare23_lib.inference.model import InferenceDefaults
 from flare23_lib.inference.network import WindowNetwork
 from flare23_lib.inference.upsampling import SURE
@@ -458,3 +459,80 @@ def test_without_a_compiler_compiling_stops_in_one_line(monkeypatch):
     monkeypatch.setattr(torch, "compile", fail)
     with pytest.raises(ConfigError, match=r"torch\.compile does not work here: no compiler$"):
         Engine(a_bundle(), compiled=True)
+
+
+TURNED = np.array([[-0.9, 0, 0, 30], [0, 1.1, 0, -20], [0, 0, 2.5, 7], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("codes", ["RAS", "SAR", "PIL"])
+def test_votes_and_soft_labels_lie_on_the_image_however_it_is_stored(codes):
+    bundle = a_bundle(orientation="canonical", spacing=(2.0, 1.5, 1.0))
+    engine, volume = Engine(bundle.with_inference(tta=True, precision="float32")), a_volume(affine=TURNED)
+    turned = reoriented(volume, codes)
+    plain, other = (engine.segment(one, Extras(votes=True, soft=True)) for one in (volume, turned))
+    for name in ("tta_vote_count", "soft"):
+        back = reoriented(volume_of(getattr(other, name), turned.geometry.affine), "".join(nib.aff2axcodes(TURNED)))
+        assert np.array_equal(back.array, getattr(plain, name)), name
+        assert len(np.unique(back.array)) > 2
+
+
+def test_a_plan_is_that_of_the_axes_that_the_network_sees():
+    engine, volume = (
+        Engine(a_bundle(orientation="canonical", spacing=(2.0, 1.5, 1.0))),
+        a_volume((11, 40, 23), TURNED),
+    )
+    assert engine.plan(reoriented(volume, "SAR").geometry, 0) == engine.plan(volume.geometry, 0)
+
+
+def test_the_body_is_found_along_the_axes_that_the_network_sees():
+    y, x = np.ogrid[:96, :96]
+    array = np.full((24, 96, 96), -1000, np.int16)
+    array[:, (y - 40) ** 2 + (x - 50) ** 2 < 18**2] = 20
+    volume = volume_of(array, np.diag([-3.0, -3.0, 10.0, 1]))
+    engine = Engine(a_bundle(orientation="canonical", spacing=(10.0, 3.0, 3.0)).with_inference(windows="body"))
+    one, other = (engine.prepare(given).body for given in (volume, reoriented(volume, "SAR")))
+    assert np.array_equal(one.mask, other.mask)
+    assert one.cells == other.cells
+
+
+def test_passes_are_counted_in_a_plan():
+    hosts = [Engine(a_bundle().with_inference(tta=tta)).plan(a_volume().geometry, 0).host for tta in (False, True)]
+    assert hosts[1] > hosts[0]
+
+
+def test_an_engine_refuses_a_limit_below_its_weights():
+    with pytest.raises(ConfigError, match="gpu-memory"):
+        Engine(a_bundle().with_inference(precision="float32"), "cuda", Limits(gpu=1))
+
+
+def test_each_voxel_counts_once_for_the_agreement(monkeypatch):
+    made, kind = [], engine_module.TTAAgreement
+    monkeypatch.setattr(engine_module, "TTAAgreement", lambda *given: made.append(kind(*given)) or made[-1])
+    engine, volume = Engine(a_bundle().with_inference(tta=True)), a_volume((30, 20, 23))
+    plain = engine.segment(volume).tta_agreement
+    assert made[0]._tables[0].sum() == volume.array.size
+    assert engine.segment(volume, Extras((2,))).tta_agreement == plain
+
+
+class OneSided:
+    """Foreground everywhere in a window that is bright at the beginning of x."""
+
+    def __call__(self, patches):
+        lit = (patches[..., :2].amax((1, 2, 3)) > 0).float()[:, None, None, None] * torch.ones_like(patches)
+        return torch.stack([0.4 + 0 * lit, 10 * lit, -1 + 0 * lit, -1 + 0 * lit], dim=-1)
+
+
+def test_a_slab_is_probed_by_the_mean_of_all_passes():
+    engine = Engine(a_bundle(mirror_axes=(2,)).with_inference(step=1, windows="center_first", tta=True))
+    engine._network = OneSided()
+    array = np.full((8, 48, 48), -100, np.int16)
+    array[:, 16:32, 31] = 100  # at the end of the central window: seen by the mirrored pass alone
+    assert engine.segment(volume_of(array, np.eye(4))).windows == 9
+
+
+def test_foreground_does_not_leak_into_what_no_window_covers():
+    array = np.full((48, 96, 96), 100, np.int16)
+    array[32:, 32:64, 32:64] = -100
+    labels = a_probed_engine(windows="center_first", spacing=2.0).segment(volume_of(array, np.eye(4))).labels
+    assert labels[:31].all()
+    assert not labels[32:].any()

@@ -293,3 +293,26 @@ def test_gipl_is_no_image_as_it_has_no_directions(tmp_path):
     SimpleITK.WriteImage(image, tmp_path / "x.gipl")
     assert SimpleITK.ReadImage(tmp_path / "x.gipl").GetDirection() != image.GetDirection()
     assert image_stem(tmp_path / "x.gipl") is None
+
+
+def test_labels_under_a_scaled_header(tmp_path):
+    image = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(4, 3, 2), np.eye(4))
+    image.header.set_slope_inter(0.5, -1024)
+    nib.save(image, tmp_path / "ct.nii.gz")
+    labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    nifti.write_volume(tmp_path / "l.nii.gz", labels, nifti.read_volume(tmp_path / "ct.nii.gz").header)
+    assert np.array_equal(nib.load(tmp_path / "l.nii.gz").get_fdata().T, labels)
+
+
+def test_voxels_under_a_big_endian_header(tmp_path):
+    header = nib.Nifti1Header(endianness=">")
+    nib.save(nib.Nifti1Image(np.arange(24).reshape(4, 3, 2).astype(">i2"), np.eye(4), header), tmp_path / "ct.nii.gz")
+    labels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    nifti.write_volume(tmp_path / "l.nii.gz", labels, nifti.read_volume(tmp_path / "ct.nii.gz").header)
+    assert np.array_equal(nib.load(tmp_path / "l.nii.gz").get_fdata().T, labels)
+
+
+def test_negative_labels_stay_negative(tmp_path):
+    array = np.array([-1, 0, 1, 14], np.int16).reshape(1, 2, 2)
+    nifti.write_volume(tmp_path / "l.nii.gz", array, nifti.header_for(array.shape, np.eye(4), array.dtype))
+    assert nifti.read_labels(tmp_path / "l.nii.gz").array.ravel().tolist() == [-1, 0, 1, 14]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
+from flare23_lib.nnunet import losses
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels, rows_of_labels, sums_of_shares
 
 CLASSES = 5
@@ -215,3 +216,16 @@ def test_labels_that_few_classes_can_be_keep_little_for_the_gradient():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         sums_of_shares(logits, shares, sets)
     assert sum(storage.nbytes() for storage in kept.values()) < 12 * logits.nbytes
+
+
+def test_several_processes_share_sums(monkeypatch):
+    """The quick sister of test_two_processes_are_one."""
+    whole = batch(5, [{1, 2}, {1, 3, 4}])
+    halves = [[part[rank : rank + 1] for part in whole] for rank in range(2)]
+    told = []
+    monkeypatch.setattr(losses.AllGatherGrad, "apply", lambda total: told.append(total) or total[None])
+    for half in halves:
+        losses.LabelSetLoss(several=True)(*half)
+    monkeypatch.setattr(losses.AllGatherGrad, "apply", lambda total: torch.stack(told))
+    expected = float(losses.LabelSetLoss()(*whole))
+    assert float(losses.LabelSetLoss(several=True)(*halves[0])) == pytest.approx(expected, abs=1e-6)

@@ -1,5 +1,6 @@
 """Training: what it uses and writes down, and that a kill costs no more than the time since the last checkpoint."""
 
+import ctypes
 import functools
 import itertools
 import os
@@ -31,10 +32,10 @@ from flare23_lib.io.tables import read_csv
 from flare23_lib.nnunet import checkpoints, launch, sampling, train
 from flare23_lib.nnunet.losses import admissible_sets
 from flare23_lib.nnunet.retry_state import attempt, killed
-from flare23_lib.nnunet.sampling import Rounds
+from flare23_lib.nnunet.sampling import Rounds, become_worker
 from flare23_lib.nnunet.trainer import FlareTrainer
 from flare23_lib.nnunet.training_job import CHECKPOINTS, training_job
-from flare23_lib.runtime.signals import StoppedError
+from flare23_lib.runtime.signals import STOPPING, StoppedError
 
 
 def run(results, **options):
@@ -520,3 +521,14 @@ def test_a_training_that_goes_on_gives_its_workers_other_seeds(monkeypatch):
         starts[place] = list(noted)
     drawn = [seed for workers in itertools.chain(*starts.values()) for seed in workers]
     assert len(drawn) == len(set(drawn)) == 3 * (4 + 2)
+
+
+def test_a_worker_leaves_signals_to_the_training_and_ends_with_it():
+    child = os.fork()
+    if child == 0:
+        become_worker(0)
+        number = ctypes.c_int()
+        ctypes.CDLL(None).prctl(2, ctypes.byref(number))  # PR_GET_PDEATHSIG
+        ignores = all(signal.getsignal(one) == signal.SIG_IGN for one in STOPPING)
+        os._exit(0 if ignores and number.value == signal.SIGKILL else 1)
+    assert os.waitpid(child, 0)[1] == 0

@@ -1,5 +1,6 @@
 """From a completion's settings to the voxels of its labels: each option, on a case and a prediction made by hand."""
 
+import sys
 from unittest.mock import Mock
 
 import numpy as np
@@ -16,6 +17,7 @@ from flare23_lib.io.identity import file_identity
 from flare23_lib.io.nifti import header_for, read_labels, read_volume, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE, SOFT_LABELS, pack_soft, soft_file, unpack_soft
+from flare23_lib.pseudo_labels import complete as module
 from flare23_lib.pseudo_labels.complete import LABELS, CompletionJob, complete, completed_entry, completion_folder
 from flare23_lib.pseudo_labels.pseudo_label import annotated_labels, category_shard
 
@@ -258,3 +260,41 @@ def test_a_label_of_another_geometry_is_refused(tmp_path, change):
         shape = (*SHAPE[:2], SHAPE[2] - 1)
     with pytest.raises(CasesFailedError, match="labels of different geometry cannot be merged"):
         completed(tmp_path, drawn_on=(shape, affine))
+
+
+@pytest.mark.parametrize("options", [{}, {"first_look": UNSURE, "unmarked_tumors": "tumor"}])
+def test_a_label_that_changed_after_the_scan_is_not_merged(tmp_path, monkeypatch, options):
+    usable_cases, done = module.usable_cases, []
+
+    def changed(*given):
+        if not done:
+            done.append(1)
+            volume = read_volume(tmp_path / "label.nii.gz")
+            write_volume(tmp_path / "label.nii.gz", np.roll(volume.array, 1, 0), volume.header)
+        return usable_cases(*given)
+
+    monkeypatch.setattr(module, "usable_cases", changed)
+    with pytest.raises(CasesFailedError, match="has changed since the cohort was read"):
+        completed(tmp_path, **options)
+
+
+def test_a_completed_label_has_its_images_header(tmp_path):
+    moved = AFFINE.copy()
+    moved[0, 3] = 0.05
+    completed(tmp_path, drawn_on=(SHAPE, moved))
+    (path,) = (tmp_path / "results/store/completed_labels").glob("*/*.nii.gz")
+    assert np.array_equal(read_volume(path).geometry.affine, AFFINE)
+
+
+def test_agreement_and_change_are_those_of_the_classes_that_the_passes_hold(tmp_path, monkeypatch):
+    written = write_csv
+
+    def with_agreement(path, columns, rows):
+        if path.parts[-3] == "pseudo_labels":
+            more = {"agreement_liver": 0.9, "agreement_spleen": 0.7, "agreement_tumor": None}
+            columns, rows = [*columns, *more], [one | more for one in rows]
+        written(path, columns, rows)
+
+    monkeypatch.setattr(sys.modules[__name__], "write_csv", with_agreement)
+    _, made = completed(tmp_path, exclude_most_changed={"share": 0.5, "changed_between": "passes"})
+    assert (float(made["agreement"]), float(made["change"])) == pytest.approx((0.8, 0.2))

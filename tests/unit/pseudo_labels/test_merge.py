@@ -338,3 +338,38 @@ def test_labels_are_not_soft_where_one_of_the_classes_is_known_to_be_absent():
 def test_a_voxel_that_the_merge_ignores_is_not_soft():
     assert softly_merged(row(0), row(2), [], [(2, 3)], min_agreement=0.5) == [False]
     assert softly_merged(row(0), row(1), [1], [(2, 3)], conflict_policy="ignore") == [False]
+
+
+@pytest.mark.parametrize("given", [{"next_class": row(1)}, {"votes": Votes(row(1), 8)}])
+def test_extras_of_another_shape_are_refused(given):
+    with pytest.raises(MergeError, match="the original is"):
+        merge(row(1, 2), row(1, 0), [1], MergeRules(), **given)
+
+
+def test_a_tumor_that_the_merge_added_is_certain():
+    pairs = [None, None, (1, 2)]
+    soft = softly_merged(row(TUMOR, 0, 0), row(0, 0, TUMOR), [TUMOR], pairs, unmarked_tumors="tumor")
+    assert soft == [False] * 3
+
+
+@pytest.mark.parametrize(("rule", "value"), [("ignore", IGNORE_VALUE), ("tumor", TUMOR)])
+def test_unmarked_tumors_are_counted_by_what_they_became(rule, value):
+    result = merge(row(TUMOR, 0, 0), row(0, 0, TUMOR), [TUMOR], MergeRules(tumors=(TUMOR,), unmarked_tumors=rule))
+    assert result.counts["unmarked_tumor"] == {value: 1}
+
+
+@pytest.mark.parametrize("rule", ["tumor", "ignore", "if_sure"])
+def test_a_marked_tumor_is_no_organ_that_another_tumor_is_in(rule):
+    rules = MergeRules(tumors=(4, TUMOR), tumor_inside_organs=rule)
+    assert merge(row(4), row(TUMOR), [4], rules, votes=Votes(row(8), 8)).labels.ravel().tolist() == [4]
+
+
+def test_an_agreement_that_just_reaches_the_limit_is_enough():
+    rules = MergeRules(tumors=(TUMOR,), tumor_inside_organs="if_sure", min_tumor_agreement=0.75)
+    assert merge(row(1), row(TUMOR), [1], rules, votes=Votes(row(6), 8)).labels.item() == TUMOR
+
+
+@pytest.mark.parametrize(("votes", "label"), [(2, IGNORE_VALUE), (3, 2)])
+def test_a_share_of_the_passes_is_not_rounded_down(votes, label):
+    made = merge(row(0), row(2), [], MergeRules(min_agreement=0.3), votes=Votes(row(votes), 8))
+    assert made.labels.item() == label
