@@ -58,14 +58,13 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
     try:
         yield
     except Exception as error:
-        if isinstance(error, FlareError) and not isinstance(error, (KilledError, stopped)):
+        if isinstance(error, stopped):  # which is no failure, before the first checkpoint either
+            write_json(counted, known | {"progress": None, "stopped": known["stopped"] + 1})
+        elif isinstance(error, FlareError) and not isinstance(error, KilledError):
             write_json(failed, {"message": str(error)})
         else:
-            forced = not isinstance(error, (GpuError, stopped))
-            known |= {"last": one_line(folder, error), "stopped": known["stopped"] + (not forced)}
-            if isinstance(error, stopped):
-                known["progress"] = None  # what was stopped before its first checkpoint is no failure
-            write_json(counted, known)
+            on_gpu = isinstance(error, GpuError)
+            write_json(counted, known | {"last": one_line(folder, error), "stopped": known["stopped"] + on_gpu})
         raise
     forget(folder)
 

@@ -1,7 +1,6 @@
 """From a completion's settings to the voxels of its labels: each option, on a case and a prediction made by hand."""
 
 import sys
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, write_cases
-from flare23_lib.errors import CasesFailedError, CohortError, StoreError
+from flare23_lib.errors import CasesFailedError, StoreError
 from flare23_lib.inference.image_files import NO_EXTRAS, Extras
 from flare23_lib.io.identity import file_identity
 from flare23_lib.io.nifti import header_for, read_labels, read_volume, write_volume
@@ -158,14 +157,6 @@ def test_the_organs_that_a_tumor_can_be_in_are_settings_where_a_policy_asks(poli
         labels = [{**one.to_json(), "hidden_in": places * (one.name == "tumor")} for one in config_of().labels]
         config = Config.load([REPOSITORY / "config.yaml"], {"labels": labels, "completions": {"tumor": policy}})
         assert config.completion_settings("tumor").hidden_in == found
-
-
-def test_an_annotation_that_changed_since_the_scan_is_refused_by_a_second_look(tmp_path, monkeypatch):
-    refused = Mock(side_effect=CohortError("has changed"))
-    monkeypatch.setattr("flare23_lib.pseudo_labels.complete.refuse_changed", refused)
-    with pytest.raises(CasesFailedError):
-        completed(tmp_path, ignored=SURE, first_look=UNSURE, unmarked_tumors="tumor")
-    assert refused.call_count == 1
 
 
 def test_labels_of_a_second_look_are_made_again_for_another_annotation(tmp_path):
