@@ -20,7 +20,7 @@ from flare23_lib.dataset.image_info import header_info
 from flare23_lib.dataset.quality import file_issues, image_issues
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.io.identity import file_identity
-from flare23_lib.io.images import IMAGE_SUFFIXES, Image, files_of, image_stem, is_dicom
+from flare23_lib.io.images import IMAGE_SUFFIXES, Image, files_of, is_dicom
 from flare23_lib.io.nifti import Stream, Volume, stem
 from flare23_lib.io.patterns import check_utf8
 from flare23_lib.runtime.machine import usable_memory
@@ -127,7 +127,7 @@ def default_memory() -> int | None:
 
 def case_name(path: Path) -> str | None:
     """Return the name of an image's case, `X` for `X_0000.nii.gz`; None if the name is not that of an image file."""
-    name = image_stem(path)
+    name = stem(path, IMAGE_SUFFIXES)
     return None if name is None else name.removesuffix(CHANNEL_SUFFIX)
 
 

@@ -21,7 +21,7 @@ from flare23_lib.inference.model import chosen_labels
 from flare23_lib.inference.outputs import keep_labels
 from flare23_lib.inference.training_images import unlike_training
 from flare23_lib.io.geometry import Geometry
-from flare23_lib.io.images import Image, image_stem, read_image
+from flare23_lib.io.images import IMAGE_SUFFIXES, Image, read_image
 from flare23_lib.io.label_tables import Structure, header_extension
 from flare23_lib.io.nifti import SUFFIXES, Volume, header_for, millimeters, write_volume
 from flare23_lib.runtime.devices import choose
@@ -204,7 +204,7 @@ class Predictor:
 def _find(path: str | Path, wanted: str | None, irregular: Irregular) -> Image:
     """Return the image file or the one DICOM series at a path; ImageError if there are several."""
     path = Path(path)
-    if path.is_file() and image_stem(path):
+    if path.is_file() and path.name.endswith(IMAGE_SUFFIXES):
         return path
     found = find_series_at(path, wanted, irregular)
     if len(found) > 1:

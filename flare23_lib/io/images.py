@@ -26,12 +26,6 @@ ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 IMAGE_SUFFIXES = (*SUFFIXES, *ITK_SUFFIXES)
 
 
-def image_stem(path: Path) -> str | None:
-    """Return a file's name without the suffix of a known image format; None if it has none."""
-    suffix = next((suffix for suffix in IMAGE_SUFFIXES if path.name.endswith(suffix)), None)
-    return None if suffix is None else path.name.removesuffix(suffix)
-
-
 def files_of(path: Path) -> list[Path]:
     """Return an image's file, with those that the header of a MetaImage or NRRD names where voxels are apart from it.
 

@@ -14,7 +14,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -70,9 +70,9 @@ class Volume:
     header: nib.Nifti1Header
 
 
-def stem(path: Path) -> str | None:
-    """Return a file's name without NIfTI's suffix; None if the file is not NIfTI by its name."""
-    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+def stem(path: Path, suffixes: Sequence[str] = SUFFIXES) -> str | None:
+    """Return a file's name without the suffix of its format, by default NIfTI's; None if it has none of them."""
+    suffix = next((suffix for suffix in suffixes if path.name.endswith(suffix)), None)
     return None if suffix is None else path.name.removesuffix(suffix)
 
 

@@ -10,7 +10,7 @@ from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.identity import file_identity
-from flare23_lib.io.images import held_bytes, image_stem, read_header, read_image
+from flare23_lib.io.images import IMAGE_SUFFIXES, held_bytes, read_header, read_image
 from flare23_lib.io.orientation import Orientation
 
 AFFINE = np.array([[-0.8, 0, 0, 100.5], [0, -0.7, 0, 90.25], [0, 0, 2.5, -400.125], [0, 0, 0, 1]])
@@ -292,7 +292,7 @@ def test_gipl_is_no_image_as_it_has_no_directions(tmp_path):
     image.SetDirection((1, 0, 0, 0, 0, 1, 0, -1, 0))
     SimpleITK.WriteImage(image, tmp_path / "x.gipl")
     assert SimpleITK.ReadImage(tmp_path / "x.gipl").GetDirection() != image.GetDirection()
-    assert image_stem(tmp_path / "x.gipl") is None
+    assert nifti.stem(tmp_path / "x.gipl", IMAGE_SUFFIXES) is None
 
 
 def test_labels_under_a_scaled_header(tmp_path):
