@@ -13,6 +13,13 @@ IMPORTED = time.perf_counter()
 """When this process imported the library, by `time.perf_counter`."""
 
 
+__all__ = ["Predictor"]
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
+
 def __getattr__(name: str) -> Any:
     """Import `Predictor`, and torch with it, when it is first asked for."""
     if name == "Predictor":

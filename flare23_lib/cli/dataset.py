@@ -141,10 +141,12 @@ def register(commands: Commands) -> None:
 
     parser = command(commands, "phantoms", _phantoms, "draw a cohort of synthetic CTs in FLARE23's layout")
     parser.add_argument("--output", type=output_folder, required=True, help="folder of the cohort")
-    parser.add_argument("--cases", type=int, default=32, help="training cases (default: %(default)s)")
+    parser.add_argument("--cases", type=int, default=32, help="training cases, 4 or more (default: %(default)s)")
     parser.add_argument("--validation", type=at_least(0), default=6, help="validation cases (default: %(default)s)")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="the same seed gives the same bytes")
-    parser.add_argument("--coarseness", type=float, default=1.0, help="factor on the size of voxels")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of what is drawn (default: %(default)s)")
+    parser.add_argument(
+        "--coarseness", type=float, default=1.0, help="factor of voxel size (default: %(default)s)"
+    )
     add_processes(parser)
 
     parser = command(commands, "status", _status, "list what the next run of the workflow would compute")

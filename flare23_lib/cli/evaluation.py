@@ -78,8 +78,8 @@ def _rank(args: argparse.Namespace) -> None:
 def register(commands: Commands) -> None:
     """Add the commands."""
     parser = command(commands, "evaluate", _evaluate, "score a folder of predictions against references")
-    parser.add_argument("--predictions", type=Path, required=True)
-    parser.add_argument("--references", type=Path, required=True)
+    parser.add_argument("--predictions", type=Path, required=True, help="folder of label files")
+    parser.add_argument("--references", type=Path, required=True, help="folder of label files of the same names")
     parser.add_argument("--output", type=output_folder, required=True, help="folder for metrics.csv and summary.csv")
     parser.add_argument("--model", type=Path,
                         help="bundle that gives names, tolerances and slices of the labels (default: the "
@@ -103,7 +103,7 @@ def register(commands: Commands) -> None:
                         help="GPU as nvidia-smi counts (default: the first visible one)")  # fmt: skip
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the program and its arguments")
 
-    parser = command(commands, "rank", _rank, "rank result folders by FLARE23's metrics and rules")
+    parser = command(commands, "rank", _rank, "rank result folders by FLARE23's metrics")
     parser.add_argument("--output", type=output_file, required=True, help="CSV file for the ranking")
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER",
                         help="with metrics.csv and, if efficiency is to count, efficiency.csv")  # fmt: skip

@@ -66,10 +66,12 @@ class Prediction:
     def mask(self, name: str) -> np.ndarray:
         """Return the voxels of a structure by its name, bool (z, y, x); KeyError if the model has no such label."""
         values = {known: value for value, known in self.names.items()}
+        if name not in values:
+            raise KeyError(f"{name!r} is none of {', '.join(values)}")
         return self.labels == values[name]
 
     def statistics(self) -> list[LabelStatistics]:
-        """Measure volume and intensities of each structure."""
+        """Measure each structure: its voxels, volume in ml, HU; the fields are those of `LabelStatistics`."""
         from flare23_lib.inference.label_statistics import measure_labels
 
         return measure_labels(self.labels, self.image, self._table)

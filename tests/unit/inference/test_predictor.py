@@ -86,6 +86,8 @@ def test_a_prediction_is_measured_and_saved_in_any_format(predictor, files, expe
     prediction = predictor(files / "dicom")
     assert [row.label for row in prediction.statistics()] == list(NAMES.values())
     assert prediction.statistics()[2].voxels == prediction.mask("tumor").sum() == (expected == 14).sum()
+    with pytest.raises(KeyError, match="'tumour' is none of liver,"):
+        prediction.mask("tumour")
     for name in ("a.nii.gz", "a.nrrd", "a.mha", "a.dcm"):
         assert prediction.save(tmp_path / name) == tmp_path / name
     assert np.array_equal(read_volume(tmp_path / "a.nii.gz").array, expected)
