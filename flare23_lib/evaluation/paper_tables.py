@@ -34,6 +34,7 @@ TUMOR = "tumor"
 PUBLISHED_ORGANS = [name for name in PUBLISHED["tolerances_mm"] if name != TUMOR]
 PAPER_RESULTS = [result for result in PUBLISHED["results"] if result["system"].startswith("paper")]
 
+TABLES = ("table6", "table7", "table8", "table9")
 FORMATS = ("csv", "md", "tex")
 
 _LATEX = str.maketrans(
@@ -109,9 +110,9 @@ def write_tables(results: Results, settings: TablesSettings, folder: Path) -> No
     cases = usable_cases(results.cases, "validation")
     shapes = {case.case: "x".join(map(str, case.shape[::-1])) for case in cases if case.shape}
     tables = make_tables(models, Scoring.from_settings(settings, labels), settings.compare, shapes)
-    for path in folder.glob("table*.*"):  # what this configuration does not contain is from earlier scores
-        if path.stem not in tables:
-            path.unlink()
+    for name in set(TABLES) - set(tables):  # what this configuration does not contain is from earlier scores
+        for suffix in FORMATS:
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     for name, table in tables.items():
         table.write(folder / name)
         log.info("%s: %s", name, table.title)

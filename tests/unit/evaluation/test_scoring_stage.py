@@ -97,6 +97,9 @@ def test_tables_of_earlier_scores_do_not_stay_beside_new_ones(run):
     scored(results, config, details=False)
     assert {path.name for path in own.iterdir()} == {"metrics.csv", "summary.csv"}
     folder = results.root / "evaluation" / "tables"
-    write_text(folder / "table8.csv", "of other predictions")
+    for name in ("table8.csv", "table8.tex", "tables.md", "table6_for_the_paper.docx", "table7.ods"):
+        write_text(folder / name, "of other predictions, or a user's own")
     write_tables(results, changed(config.tables_settings(), measured=False), folder)
-    assert {path.stem for path in folder.iterdir()} == {"table6", "table9"}
+    made = {f"{name}.{suffix}" for name in ("table6", "table9") for suffix in ("csv", "md", "tex")}
+    own = {"tables.md", "table6_for_the_paper.docx", "table7.ods"}
+    assert {path.name for path in folder.iterdir()} == made | own
