@@ -13,7 +13,7 @@ import pandas as pd
 from flare23_lib.cache.results import REMEDY, Results
 from flare23_lib.config.cohort_models import label_map
 from flare23_lib.config.settings import EvaluationSettings
-from flare23_lib.dataset.cases import usable_cases
+from flare23_lib.dataset.cases import refuse_changed, usable_cases
 from flare23_lib.errors import EvaluationError, StoreError, listed
 from flare23_lib.evaluation.cases import OK, Pair, Scoring, score_cases
 from flare23_lib.evaluation.details import write_details
@@ -39,6 +39,7 @@ def evaluate(
     Raises:
         EvaluationError: no validation case has a label, or as `score_cases`.
         StoreError: a prediction is in no record, or is missing or damaged, which is no fault of the model.
+        CohortError, ImageError: a label is not the one that the scan saw, or it cannot be read.
     """
     collected = results.collected("predictions", model)
     files = {row["case"]: row["file"] for row in read_csv(collected)}
@@ -46,6 +47,7 @@ def evaluate(
     for case in usable_cases(results.cases, "validation"):
         if (label := case.label_files) is None:
             continue
+        refuse_changed(case, label=True)
         if case.case not in files:
             raise StoreError(f"{case.case} is not in {collected}; {REMEDY}")
         results.metadata(files[case.case])  # refuses a damaged file

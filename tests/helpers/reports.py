@@ -17,6 +17,7 @@ from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.dataset.summary import ALL
 from flare23_lib.evaluation.evaluate import evaluate
 from flare23_lib.io.atomic import write_json
+from flare23_lib.io.identity import file_identity
 from flare23_lib.io.nifti import header_for, write_volume
 from flare23_lib.io.tables import write_csv
 from flare23_lib.report.page import write_report
@@ -82,8 +83,10 @@ def finished_run(
             write_volume(path, array, header_for(array.shape, affine, array.dtype))
         results.entry(results.relative(prediction)).save([".nii.gz"], {})
         voxels = dict.fromkeys(labels.values, 8) if labeled else {}
-        label = str(paths[1]) if labeled else None
-        cases.append(Case(name, str(paths[0]), label, "validation", voxels, shape=SHAPE, spacing=SPACING))
+        label, identity = (str(paths[1]), file_identity(paths[1])) if labeled else (None, "")
+        cases.append(
+            Case(name, str(paths[0]), label, "validation", voxels, shape=SHAPE, spacing=SPACING, label_id=identity)
+        )
         predictions.append({"case": name, "file": results.relative(prediction)})
     write_cases(results.cases, cases)
     rows = [("training", category.name, 2, 0) for category in config.categories] + [("validation", "", validation, 0)]

@@ -1,12 +1,10 @@
 """The stages that score predictions and set the scores out, on a run made by hand."""
 
-import logging
-
 import pytest
 from cohorts import changed
 from reports import configuration, finished_run
 
-from flare23_lib.errors import StoreError
+from flare23_lib.errors import CohortError, ImageError, StoreError
 from flare23_lib.evaluation.details import detail_tables
 from flare23_lib.evaluation.evaluate import evaluate
 from flare23_lib.evaluation.paper_tables import write_tables
@@ -82,12 +80,18 @@ def test_a_prediction_that_no_record_has_is_named(run):
         scored(results, config)
 
 
-def test_a_reference_that_is_gone_is_said_in_the_log(run, caplog, tmp_path):
+@pytest.mark.parametrize("fault", ["gone", "replaced"])
+def test_a_reference_that_the_scan_did_not_see_ends_the_evaluation(run, fault, tmp_path):
     results, config = run
-    (tmp_path / "Case_1_label.nii.gz").unlink()
-    with caplog.at_level(logging.WARNING):
+    metrics = results.root / "evaluation" / "student" / "metrics.csv"
+    before, label = metrics.read_bytes(), tmp_path / "Case_1_label.nii.gz"
+    if fault == "gone":
+        label.unlink()
+    else:
+        label.write_bytes(label.with_name("Case_1_image.nii.gz").read_bytes())
+    with pytest.raises((ImageError, CohortError), match=r"Case_1_label.nii.gz: (cannot be read|has changed since)"):
         scored(results, config)
-    assert [record.getMessage().partition(" ")[0] for record in caplog.records] == ["Case_1:"]
+    assert metrics.read_bytes() == before
 
 
 def test_tables_of_earlier_scores_do_not_stay_beside_new_ones(run):
