@@ -44,7 +44,7 @@ def rank_folders(folders: Sequence[Path], labels: LabelMap) -> Ranking:
     that all folders have.
 
     Raises:
-        EvaluationError: fewer than two folders, one given twice, a table without the columns, or no case.
+        EvaluationError: fewer than two folders, one given twice, a table without the columns, no case, or no score.
         StoreError: a folder without metrics.csv.
     """
     if len(folders) < 2:
@@ -66,6 +66,8 @@ def rank_folders(folders: Sequence[Path], labels: LabelMap) -> Ranking:
     values = known.reindex(pd.MultiIndex.from_product([map(str, folders), cases], names=known.index.names))
     # a value that no folder has is not ranked; one that a folder alone lacks is behind all
     ranked = values.groupby("case").transform("count") > 0
+    if not ranked.any(axis=None):
+        raise EvaluationError("no folder has a score of any case")
     signs = [
         -1 if (metric := METRICS.get(name.partition("_")[2])) and metric.higher_is_better else 1 for name in values
     ]

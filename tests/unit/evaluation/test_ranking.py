@@ -167,6 +167,12 @@ def test_a_folder_without_cases_is_ranked_last_and_folders_without_any_are_refus
         rank_folders([team(tmp_path / name, {}) for name in "ab"], LABELS)
 
 
+def test_folders_in_which_nothing_was_scored_are_refused(tmp_path):
+    teams = [team(tmp_path / name, {"x": None, "y": None}) for name in "ab"]
+    with pytest.raises(EvaluationError, match="no folder has a score of any case"):
+        rank_folders(teams, LABELS)
+
+
 def test_bad_folders_are_refused_by_name(tmp_path):
     a, b = (team(tmp_path / name, {"x": 0.5}) for name in "ab")
     with pytest.raises(EvaluationError, match="at least two"):
