@@ -76,7 +76,7 @@ def _whole(value: float) -> int | None:
 def format_efficiency(row: Mapping[str, Any]) -> str:
     """Return a case's figures for the terminal."""
     gpu = NO_GPU
-    if row["GPU_Backend"]:
+    if row["MaxGPU_Mem"] is not None:
         gpu = f"GPU ({row['GPU_Backend']}, whole device) peak {row['MaxGPU_Mem']} MB, area {row['GPU_Area']} MB s"
     return (
         f"{row['Name']}: {row['Time']} s; RAM peak {row['MaxRAM']} MB, area {row['RAM_Area']} MB s; "

@@ -43,7 +43,7 @@ class Profile:
         seconds: since the command began; the last is the wall time.
         ram_mb: resident memory of all its processes; pages that they share count once for each.
         cpu_seconds: CPU time used so far.
-        gpu_mb: in use on the whole GPU; NaN without one.
+        gpu_mb: in use on the whole GPU; NaN without one, and where it could not be read.
     """
 
     seconds: np.ndarray
@@ -106,14 +106,15 @@ class ProcessTree:
 
 
 class Gpu:
-    """A GPU by NVIDIA's management library."""
+    """A GPU by NVIDIA's management library; NVMLError if that cannot give its name and memory."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
         self.name: str = pynvml.nvmlDeviceGetName(handle)
+        self.used_mb()
 
     def used_mb(self) -> float:
-        """Return total minus free memory, as the challenge's script."""
+        """Return total minus free memory, as the challenge's script; NVMLError if it cannot be read."""
         memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
         return float(memory.total - memory.free) / MB
 
@@ -121,10 +122,10 @@ class Gpu:
 def find_gpu(index: int | None = None, position: int = 0) -> Gpu | None:
     """Return the GPU of a number of `nvidia-smi`, or else that of a position in CUDA_VISIBLE_DEVICES, if any.
 
-    Without the variable a position is a number.
+    Without the variable a position is a number. A GPU whose memory cannot be read is none.
 
     Raises:
-        EvaluationError: a number was given and there is no such GPU.
+        EvaluationError: a number was given and there is no such GPU, or its memory cannot be read.
     """
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = list(map(str, range(position + 1))) if listed is None else listed.split(",")
@@ -139,7 +140,9 @@ def find_gpu(index: int | None = None, position: int = 0) -> Gpu | None:
     except pynvml.NVMLError as error:
         reason = error
     if index is not None:
-        raise EvaluationError(f"--gpu {index}: there is no such GPU here ({reason}); leave the option out")
+        raise EvaluationError(
+            f"--gpu {index}: there is no such GPU here, or its memory cannot be read ({reason}); leave the option out"
+        )
     log.debug("no GPU: %s", reason)
     return None
 
@@ -158,7 +161,11 @@ def poll(
     samples = []
 
     def sample(moment: float) -> None:
-        samples.append((moment - started, *processes.load(), np.nan if gpu is None else gpu.used_mb()))
+        load, gpu_mb = processes.load(), np.nan
+        if gpu is not None:
+            with contextlib.suppress(pynvml.NVMLError):
+                gpu_mb = gpu.used_mb()
+        samples.append((moment - started, *load, gpu_mb))
 
     ended = None
     while ended is None:

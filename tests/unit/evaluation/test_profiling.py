@@ -6,13 +6,14 @@ from itertools import pairwise
 
 import numpy as np
 import psutil
+import pynvml
 import pytest
 from machines import PATIENCE
 
 from flare23_lib import cli
 from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation import profiling
-from flare23_lib.evaluation.efficiency import add_measurement, efficiency_row
+from flare23_lib.evaluation.efficiency import add_measurement, efficiency_row, format_efficiency
 from flare23_lib.evaluation.profiling import find_gpu, poll, profile_command
 from flare23_lib.io.tables import read_csv
 
@@ -104,6 +105,22 @@ def test_without_a_gpu_its_columns_are_empty_and_never_zero_or_ram():
     assert set(gpu.values()) == {None}
     assert row["MaxRAM"] == 2000
     assert row["RAM_Backend"] == "psutil"
+
+
+def test_a_gpu_s_memory_that_cannot_be_read_any_more_leaves_its_columns_empty():
+    def lost(seconds):
+        if seconds > 0.5:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return 1000.0
+
+    command = FakeCommand(1.0, ramp)
+    gpu = FakeCommand(1.0, lambda seconds: lost(command.seconds))
+    profile = poll(command.wait, command, gpu, command.started, lambda: command.time)
+    assert profile.gpu_mb[:5].tolist() == [1000] * 5
+    row = efficiency_row("a", profile, gpu, cores=2)
+    assert [row[name] for name in ("MaxGPU_Mem", "AUC_GPU_Time", "GPU_Area")] == [None] * 3
+    assert (row["Time"], row["RAM_Area"]) == (1.0, 1000)
+    assert "no GPU was measured" in format_efficiency(row)
 
 
 def test_a_command_that_ends_at_once_has_a_row():
@@ -259,6 +276,18 @@ def test_the_gpu_s_memory_is_that_of_the_whole_device(monkeypatch):
     assert find_gpu() is None
     with pytest.raises(EvaluationError, match="--gpu 2: there is no such GPU"):
         find_gpu(2)
+
+
+def test_a_gpu_whose_memory_cannot_be_read_is_none(monkeypatch):
+    class WithoutMemory(FakeNvml):
+        def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802
+            raise self.NVMLError("Not Supported")
+
+    monkeypatch.setattr(profiling, "pynvml", WithoutMemory())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert find_gpu() is None
+    with pytest.raises(EvaluationError, match=r"--gpu 0: .* its memory cannot be read \(Not Supported\)"):
+        find_gpu(0)
 
 
 def test_processes_are_looked_for_less_often_where_that_takes_long(monkeypatch):
