@@ -116,14 +116,12 @@ def evaluate_folders(
     references, such as `_seg.nii.gz`, which is used if a file has it.
 
     Raises:
-        EvaluationError: a folder is missing, it holds no reference, no prediction has the name of
-            one, or as `score_cases`.
+        EvaluationError: a folder is missing or holds no file of its kind, no prediction has the name of a
+            reference, or as `score_cases`.
     """
     found = _files(predictions, "prediction")
     truth = _files(references, "reference", reference_suffix)
-    if not truth:
-        raise EvaluationError(f"{references}: holds no references (*{' or *'.join(SUFFIXES)})")
-    if found and not set(found) & set(truth):
+    if not set(found) & set(truth):
         one, other = (next(iter(files.values())).name for files in (found, truth))
         raise EvaluationError(
             f"{predictions}: no prediction has the name of a reference ({one} here, {other} in {references}); "
@@ -142,7 +140,7 @@ def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path
     """Return the label files of a folder by case, sorted; where some end in the suffix, only those.
 
     Raises:
-        EvaluationError: there is no such folder, a case has two files, or the name of one is not UTF-8.
+        EvaluationError: the folder is missing or holds none, a case has two files, or the name of one is not UTF-8.
     """
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: there is no such folder of {kind}s")
@@ -168,4 +166,6 @@ def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path
         if case in files:
             raise EvaluationError(f"{path}: {files[case].name} is a {kind} of the same case; keep one of the two")
         files[case] = path
+    if not files:
+        raise EvaluationError(f"{folder}: holds no {kind}s (*{' or *'.join(SUFFIXES)})")
     return dict(sorted(files.items()))

@@ -274,11 +274,15 @@ def test_a_missing_folder_is_refused_by_name(folders, tmp_path):
         evaluate_folders(predictions, tmp_path / "nowhere", output, SCORING)
 
 
-def test_a_folder_without_references_is_refused_and_nothing_is_written(folders, tmp_path):
-    predictions, _, output = folders
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(EvaluationError, match="holds no references"):
-        evaluate_folders(predictions, tmp_path / "empty", output, SCORING)
+@pytest.mark.parametrize("kind", ["predictions", "references"])
+def test_a_folder_without_label_files_is_refused_and_nothing_is_written(folders, tmp_path, kind):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "case_1.nrrd").write_bytes(b"of another format")
+    predictions, references, output = folders
+    chosen = (other, references) if kind == "predictions" else (predictions, other)
+    with pytest.raises(EvaluationError, match=rf"other: holds no {kind} \(\*\.nii\.gz or \*\.nii\)"):
+        evaluate_folders(*chosen, output, SCORING)
     assert not output.exists()
 
 
