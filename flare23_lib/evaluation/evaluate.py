@@ -113,7 +113,7 @@ def evaluate_folders(
     """Score every reference against the prediction of the same name, as `evaluate_cases`.
 
     Files are named after their cases: X.nii.gz or X.nii. `reference_suffix` is another suffix of
-    references, such as `_seg.nii.gz`, which is used if a file has it.
+    references, such as `_seg.nii.gz`, which is used if a file has it and a prediction the name before it.
 
     Raises:
         EvaluationError: a folder is missing or holds no file of its kind, no prediction has the name of a
@@ -121,6 +121,8 @@ def evaluate_folders(
     """
     found = _files(predictions, "prediction")
     truth = _files(references, "reference", reference_suffix)
+    if not set(found) & set(truth):
+        truth = {normalize("NFC", stem(path) or case): path for case, path in truth.items()}
     if not set(found) & set(truth):
         one, other = (next(iter(files.values())).name for files in (found, truth))
         raise EvaluationError(

@@ -357,6 +357,16 @@ def test_references_may_end_in_a_suffix_of_their_own(folders, caplog):
     assert "1 files do not end in _seg.nii.gz and are no references: case_1.nii.gz" in caplog.text
 
 
+def test_predictions_may_be_named_exactly_like_references_with_a_suffix(folders):
+    predictions, references, output = folders
+    for path in [*predictions.iterdir(), *references.iterdir()]:
+        path.rename(path.with_name(path.name.replace(".nii.gz", "_seg.nii.gz")))
+    save(references / "case_1.nii.gz", organs(0))
+    report = evaluate_folders(predictions, references, output, SCORING, reference_suffix="_seg.nii.gz")
+    assert report.is_complete
+    assert [row["Name"] for row in table(report.metrics)] == [f"{case}_seg" for case in CASES]
+
+
 def test_names_are_compared_however_their_letters_are_encoded(folders):
     predictions, references, output = folders
     for folder, form in ((predictions, "NFD"), (references, "NFC")):
