@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         part = error.object[max(error.start - 20, 0) : error.end + 20]
         sys.stderr.write(f"flare23: {part!a}: cannot be written as {error.encoding}\n")
         return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"flare23: {stopped_by(signal.SIGINT)}\n")
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        sys.stderr.write(f"flare23: {stopped_by(number)}\n")
+        return 128 + number

@@ -19,7 +19,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from types import FrameType
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import psutil
@@ -97,10 +98,10 @@ class ProcessTree:
         self._next_scan = now + 10 * (now - started)
 
     def terminate(self) -> None:
-        """End all processes, the latest first."""
+        """End all processes, those that started others first: a shell would run its next command."""
         self._next_scan = 0.0
         self._scan()
-        for process in reversed(self._known):
+        for process in self._known:
             with contextlib.suppress(psutil.Error):
                 process.terminate()
 
@@ -177,11 +178,15 @@ def poll(
     return Profile(*np.array(samples).T)
 
 
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt(number)
+
+
 def profile_command(command: Sequence[str], gpu: Gpu | None, output: IO[bytes] | None = None) -> tuple[Profile, int]:
     """Run a command and return its profile and its exit code, which is negative for a signal's number.
 
-    All its processes are ended if this one is interrupted. Its messages go to `output`, or where
-    those of this process go.
+    All its processes are ended if this one is interrupted; SIGTERM raises KeyboardInterrupt with its number. Its
+    messages go to `output`, or where those of this process go.
 
     Raises:
         EvaluationError: there is no such program.
@@ -195,7 +200,7 @@ def profile_command(command: Sequence[str], gpu: Gpu | None, output: IO[bytes] |
     tree = ProcessTree(process)
     with contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
-            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+            before = signal.signal(signal.SIGTERM, _interrupt)
             stack.callback(signal.signal, signal.SIGTERM, before)
         try:
             profile = poll(process.wait, tree, gpu, started)

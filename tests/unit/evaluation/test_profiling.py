@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -223,21 +224,41 @@ def test_the_exit_code_is_handed_on_and_a_missing_program_is_named():
         profile_command(["no-such-program"], None)
 
 
-def test_a_stopped_measurement_ends_its_command(tmp_path):
-    code = (
-        "import sys; from flare23_lib.evaluation.profiling import profile_command; "
-        "profile_command([sys.executable, '-c', 'import time; time.sleep(60)'], None)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+def test_a_stopped_measurement_ends_its_command_and_names_the_signal(tmp_path):
+    measure = [sys.executable, "-m", "flare23_lib.cli", "measure", "--output", str(tmp_path / "out"), "--"]
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    process = subprocess.Popen([*measure, *command], stderr=subprocess.PIPE, text=True)
     children = []
     while not children:
         time.sleep(0.05)
         children = psutil.Process(process.pid).children()
     time.sleep(0.3)
     process.terminate()
-    assert process.wait(timeout=10 * PATIENCE) != 0
+    _, messages = process.communicate(timeout=10 * PATIENCE)
+    assert (process.returncode, messages) == (128 + signal.SIGTERM, "flare23: stopped by SIGTERM\n")
     _, alive = psutil.wait_procs(children, timeout=10 * PATIENCE)
     assert not alive
+
+
+def test_processes_that_started_others_are_ended_first():
+    """A shell whose command ends before it does runs the next one."""
+    ended = []
+
+    class FakeProcess:
+        def __init__(self, name, children=()):
+            self.name, self.below = name, children
+
+        def children(self, recursive):
+            return [process for child in self.below for process in (child, *child.children(recursive))]
+
+        def is_running(self):
+            return True
+
+        def terminate(self):
+            ended.append(self.name)
+
+    profiling.ProcessTree(FakeProcess("shell", [FakeProcess("script", [FakeProcess("program")])])).terminate()
+    assert ended == ["shell", "script", "program"]
 
 
 class FakeNvml:
