@@ -37,6 +37,9 @@ OK = "ok"
 BYTES_PER_VOXEL = 8
 """Memory for scoring a voxel, without the two files as stored (benchmarks/evaluation.py)."""
 
+DETAILS_BYTES_PER_VOXEL = 12
+"""Further memory per voxel for details; two small tumors far apart take half of it, one that fills the volume all."""
+
 PROCESS_MB = 150
 """Memory of a scoring process before it has read anything."""
 
@@ -142,19 +145,19 @@ def affordable_processes(pairs: Sequence[Pair], scoring: Scoring) -> int:
     """Return how many processes fit into the memory, 1 or more: each may score the largest case."""
     processes = min(scoring.processes, len(pairs))
     if scoring.memory_mb is not None and processes > 1:
-        largest = PROCESS_MB + max(map(_needed_mb, pairs))
+        largest = PROCESS_MB + max(_needed_mb(pair, scoring.with_details) for pair in pairs)
         processes = min(processes, int(scoring.memory_mb / largest))
     return max(1, processes)
 
 
-def _needed_mb(pair: Pair) -> float:
+def _needed_mb(pair: Pair, with_details: bool) -> float:
     """Return the memory of a case by the headers of its files; 0 for broken ones, which are named later."""
-    total = 0.0
+    total, work = 0.0, BYTES_PER_VOXEL + DETAILS_BYTES_PER_VOXEL * with_details
     reference = pair.reference.first_file if isinstance(pair.reference, LabelFiles) else pair.reference
     for path in filter(None, (reference, pair.prediction)):
         with suppress(FlareError, OSError), open_volume(path) as stream:
             voxels = float(stream.header["dim"][1:4].astype(float).prod())
-            total += voxels * (stream.dtype.itemsize + BYTES_PER_VOXEL / 2)
+            total += voxels * (stream.dtype.itemsize + work / 2)
     return total / 2**20
 
 

@@ -246,12 +246,14 @@ def test_as_many_processes_run_as_the_memory_allows_for_the_largest_case(tmp_pat
     small = Pair("small", tmp_path / "small.nii.gz", tmp_path / "small.nii.gz")
     large = Pair("large", tmp_path / "large.nii.gz", tmp_path / "missing.nii.gz")
 
-    def processes(pairs, memory_mb):
-        return affordable_processes(pairs, Scoring(LABELS, processes=8, memory_mb=memory_mb))
+    def processes(pairs, memory_mb, with_details=False):
+        scoring = Scoring(LABELS, processes=8, memory_mb=memory_mb, with_details=with_details)
+        return affordable_processes(pairs, scoring)
 
     assert processes([small] * 8, 2000) == 8
     assert processes([small, large] * 4, 2000) == 8
     assert processes([small, large] * 4, 1000) == 4
+    assert processes([small, large] * 4, 1000, with_details=True) == 3
     assert processes([large] * 8, 10) == 1
     assert processes([large] * 8, None) == 8
     mapping = ValueTable({"large": 1}).text
