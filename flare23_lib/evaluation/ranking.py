@@ -141,13 +141,13 @@ def _efficiency(folders: Sequence[Path], accuracy: Sequence[pd.DataFrame]) -> tu
         table = _read(path, ["Time", "MaxGPU_Mem", "AUC_GPU_Time"])
         if table.empty:
             raise EvaluationError(f"{path}: has no rows")
-        if table[["MaxGPU_Mem", "AUC_GPU_Time"]].isna().any(axis=None):
-            blind.append(path)
         own = table[table.index.isin(cases.index) & ~table.index.duplicated(keep="last")]
         if own.empty:
             notes.append(f"{path}: none of its {len(table)} rows is named as a case of metrics.csv")
         if own["Time"].isna().any():
             raise EvaluationError(f"{path}: {own.index[own['Time'].isna()][0]} has no Time")
+        if own[["MaxGPU_Mem", "AUC_GPU_Time"]].isna().any(axis=None):
+            blind.append(path)
         area = own["AUC_GPU_Time"].where(own["MaxGPU_Mem"] > MEMORY_TOLERANCE, 0.0)
         tables.append(pd.DataFrame({"time": own["Time"].clip(lower=TIME_TOLERANCE), "gpu_area": area}))
     if blind:

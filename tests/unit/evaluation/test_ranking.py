@@ -95,6 +95,15 @@ def test_memory_counts_only_if_every_folder_measured_it(tmp_path):
     assert ranks(ranking) == {"a": (1, 1.0), "b": (2, 1.2)}
 
 
+def test_a_measurement_of_no_case_does_not_switch_memory_off(tmp_path):
+    a, b = (team(tmp_path / name, {"x": 0.8}, {"x": 20.0}, {"x": (5000, 500)}) for name in "ab")
+    with (a / "efficiency.csv").open("a") as file:
+        file.write("warmup,1,,\n")
+    ranking = rank_folders([a, b], LABELS)
+    assert ranking.metrics[-2:] == ["time", "gpu_area"]
+    assert ranking.notes == []
+
+
 def test_what_nobody_measured_for_a_case_is_not_ranked(tmp_path):
     a = team(tmp_path / "a", {"x": 0.8, "y": 0.8}, {"x": 40.0})
     b = team(tmp_path / "b", {"x": 0.8, "y": 0.8}, {"x": 20.0})
