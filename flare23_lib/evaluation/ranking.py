@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from flare23_lib.errors import EvaluationError, listed
@@ -160,20 +161,21 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Read numbers by case, NaN for an empty cell; the challenge's tables name files, such as `X_0000.nii.gz`.
 
     Raises:
-        EvaluationError: a column is missing, or a cell is not a number.
+        EvaluationError: a column is missing, or a cell is not a finite number.
     """
     table = read_table(path)
     if absent := [column for column in ("Name", *columns) if column not in table]:
-        raise EvaluationError(f"{path}: has no column {absent[0]}; metrics need those of the configuration's labels")
+        hint = "; metrics need those of the configuration's labels" if path.name == "metrics.csv" else ""
+        raise EvaluationError(f"{path}: has no column {absent[0]}{hint}")
     names = table["Name"]
     for suffix in (".gz", ".nii", "_0000"):
         names = names.str.removesuffix(suffix)
     table = table.set_index(names.rename("case"))[list(columns)]
     values = table.apply(pd.to_numeric, errors="coerce").astype(float)
     for column in columns:
-        wrong = table[column][values[column].isna() & table[column].notna()]
+        wrong = table[column][~np.isfinite(values[column]) & table[column].notna()]
         if len(wrong):
-            raise EvaluationError(f"{path}: {wrong.index[0]}: {column} is {wrong.iloc[0]!r}, not a number")
+            raise EvaluationError(f"{path}: {wrong.index[0]}: {column} is {str(wrong.iloc[0])!r}, not a number")
     return values
 
 

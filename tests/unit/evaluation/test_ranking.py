@@ -191,7 +191,23 @@ def test_bad_folders_are_refused_by_name(tmp_path):
     with pytest.raises(StoreError, match=r"nowhere/metrics\.csv is missing"):
         rank_folders([a, tmp_path / "nowhere"], LABELS)
     (b / "metrics.csv").write_text("Name,Liver_DSC\nx,1\n")
-    with pytest.raises(EvaluationError, match=r"b/metrics\.csv: has no column liver_DSC"):
+    with pytest.raises(EvaluationError, match=r"b/metrics\.csv: has no column liver_DSC; metrics need"):
+        rank_folders([a, b], LABELS)
+
+
+def test_the_labels_are_no_hint_where_a_column_of_efficiency_is_missing(tmp_path):
+    a, b = (team(tmp_path / name, {"x": 0.5}, {"x": 20.0}) for name in "ab")
+    (b / "efficiency.csv").write_text("Name,Seconds\nx,1\n")
+    with pytest.raises(EvaluationError, match=r"b/efficiency\.csv: has no column Time$"):
+        rank_folders([a, b], LABELS)
+
+
+@pytest.mark.parametrize("cell", ["fast", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize("name", ["metrics.csv", "efficiency.csv"])
+def test_a_score_or_time_that_is_no_number_is_refused(tmp_path, name, cell):
+    a, b = (team(tmp_path / name, {"x": 0.5}, {"x": 0.5}) for name in "ab")
+    (b / name).write_text((b / name).read_text().replace("0.5", cell, 1))
+    with pytest.raises(EvaluationError, match=rf"b/{name}: x: (liver_DSC|Time) is '({cell}|inf)', not a number"):
         rank_folders([a, b], LABELS)
 
 
