@@ -46,13 +46,23 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from flare23_lib.evaluation.efficiency import add_measurement, efficiency_row, format_efficiency
+    from flare23_lib.dataset.quality import MAX_NAME_BYTES
+    from flare23_lib.evaluation.efficiency import (
+        add_measurement,
+        efficiency_row,
+        format_efficiency,
+        read_measurements,
+    )
     from flare23_lib.evaluation.profiling import find_gpu, profile_command
     from flare23_lib.runtime.machine import available_cores
 
     name = args.name or Path(args.command[0]).name
-    if "/" in name or name.startswith("."):
-        raise UsageError(f"--name {name!r}: a curve's file is named so; give a name without / and . in front")
+    if "/" in name or name.startswith(".") or len(name.encode()) > MAX_NAME_BYTES:
+        raise UsageError(
+            f"--name {name!r}: a curve's file is named so; give a name of up to {MAX_NAME_BYTES} bytes without / and "
+            ". in front"
+        )
+    read_measurements(args.output)  # refuses another table before the command runs
     gpu = find_gpu(args.gpu)
     profile, code = profile_command(args.command, gpu)
     row = efficiency_row(name, profile, gpu, available_cores())

@@ -38,6 +38,12 @@ log = logging.getLogger(__name__)
 CURVES = "curves"
 """Folder of the curves, beside the table."""
 
+COLUMNS = (
+    "Name", "Time", "MaxGPU_Mem", "AUC_GPU_Time", "MaxCPU_Utilization", "AUC_CPU_Time", "MaxRAM", "AUC_RAM_Time",
+    "GPU_Area", "CPU_Area", "RAM_Area", "GPU_Before", "GPU_Backend", "RAM_Backend", "GPU", "Cores", "file",
+)  # fmt: skip
+"""Columns of efficiency.csv; the first eight are the challenge's."""
+
 NO_GPU = "no GPU was measured: its columns are empty"
 CURVE = ".curve.csv"
 VERSIONS = [versions.EFFICIENCY, versions.SEGMENTATION]
@@ -100,22 +106,32 @@ def write_efficiency(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     `file`, the last column, is the case's curve, relative to the results folder (in the workflow)
     or to the table's.
     """
-    write_csv(path, list(rows[0]), sorted(rows, key=lambda row: row["Name"]))
+    write_csv(path, COLUMNS, sorted(rows, key=lambda row: row["Name"]))
+
+
+def read_measurements(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of a folder's efficiency.csv, none without one.
+
+    Raises:
+        EvaluationError: it has other columns.
+        StoreError: it cannot be read.
+    """
+    table = folder / "efficiency.csv"
+    rows = read_csv(table) if table.exists() else []
+    if rows and set(rows[0]) != set(COLUMNS):
+        raise EvaluationError(f"{table}: has other columns than those measured here; give another folder")
+    return rows
 
 
 def add_measurement(folder: Path, row: Mapping[str, Any], profile: Profile) -> Path:
     """Add a case to a folder's efficiency.csv, in place of one of the same name, and its curve; return the table.
 
-    Raises:
-        EvaluationError: the folder has an efficiency.csv with other columns.
+    Raises EvaluationError and StoreError as `read_measurements`.
     """
     table, file = folder / "efficiency.csv", f"{CURVES}/{row['Name']}.csv"
     with lock(folder / ".lock"):
-        rows = read_csv(table) if table.exists() else []
-        if rows and set(rows[0]) != {*row, "file"}:
-            raise EvaluationError(f"{table}: has other columns than those measured here; give another folder")
+        others = [other for other in read_measurements(folder) if other["Name"] != row["Name"]]
         write_curve(folder / file, profile)
-        others = [other for other in rows if other["Name"] != row["Name"]]
         write_efficiency(table, [{**row, "file": file}, *others])
     return table
 

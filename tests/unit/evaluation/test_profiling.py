@@ -346,6 +346,19 @@ def test_measure_hands_on_a_failed_command_s_exit_code_and_writes_nothing(tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_measure_refuses_a_name_that_is_a_path(tmp_path, capsys):
-    assert cli.main(["measure", "--output", str(tmp_path), "--name", "../x", "--", "true"]) == 2
-    assert "flare23: --name '../x'" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["../x", "x" * 300])
+def test_measure_refuses_a_name_that_no_file_can_have(tmp_path, capsys, name):
+    assert cli.main(["measure", "--output", str(tmp_path), "--name", name, "--", "touch", str(tmp_path / "run")]) == 2
+    assert f"flare23: --name '{name}'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("table", ["other columns", "folder"])
+def test_measure_refuses_another_table_before_the_command_runs(tmp_path, capsys, table):
+    if table == "folder":
+        (tmp_path / "efficiency.csv").mkdir()
+    else:
+        (tmp_path / "efficiency.csv").write_text("Name,Time\nx,1\n")
+    assert cli.main(["measure", "--output", str(tmp_path), "--", "touch", str(tmp_path / "run")]) == 1
+    assert "efficiency.csv" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
