@@ -37,8 +37,9 @@ SIDES = ("kidney", "adrenal_gland")
 TOLERANCE_MM = 2
 """Of labels that the recipe does not have."""
 
-OFTEN = 0.9
-"""Share of the cases in which an organ occurs, below which the file asks whether it was looked for in all of them."""
+OFTEN, SELDOM = 0.9, 0.5
+"""Shares of the cases in which an organ occurs: below the first, the file asks whether it was looked for in all of
+them, below the second it states that it was not."""
 
 
 def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, processes: int = 1) -> Config:
@@ -76,6 +77,9 @@ def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, pro
     text = configuration_text(cohort, output.parent / results, labels, sources, plan)
     Config.check(yaml.safe_load(text))
     output.write_text(text, encoding="utf-8")
+    for source in sources:
+        for remark in source.remarks:
+            log.warning("%s: %s", source.name, remark)
     return Config.load([output])
 
 
@@ -222,18 +226,28 @@ def _ask_about_shared_tumors(sources: Sequence[FolderSource]) -> None:
 
 
 def _questions(source: FolderSource) -> list[str]:
-    """Return what only the user knows: whether rare organs were looked for everywhere, and what has no name."""
+    """Return what only the user knows: whether rare organs were looked for everywhere, and what has no name.
+
+    Where organs are in few cases, the source's `annotated` becomes present.
+    """
     questions = []
     labeled = _labeled_cases(source)
     counts: dict[str, int] = {}
     for value, target in source.targets.items():
         for name in labels_of(target):
             counts[name] = max(counts.get(name, 0), source.present[value])
-    rare = [f"{name} ({count})" for name, count in counts.items() if not is_tumor(name) and count < OFTEN * labeled]
-    if rare and source.present and "values" not in source.keys:
-        questions.append(
-            f"in fewer than {labeled} cases: {', '.join(rare)}; where not looked for: `annotated: present`"
-        )
+    if source.present and "values" not in source.keys:
+        organs = {name: count for name, count in counts.items() if not is_tumor(name)}
+        if seldom := [f"{name} ({count})" for name, count in organs.items() if count < SELDOM * labeled]:
+            source.keys["annotated"] = "present"
+            questions.append(
+                f"in fewer than half of {labeled} cases: {', '.join(seldom)}; what a case lacks is taken for not "
+                "looked for: remove `annotated: present` if it is absent there"
+            )
+        elif rare := [f"{name} ({count})" for name, count in organs.items() if count < OFTEN * labeled]:
+            questions.append(
+                f"in fewer than {labeled} cases: {', '.join(rare)}; where not looked for: `annotated: present`"
+            )
     if unnamed := [name for name in counts if UNNAMED.search(name)]:
         questions.append(f"no table names {', '.join(unnamed)}: write what they are, here and in `labels`")
     return questions

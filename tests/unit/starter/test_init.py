@@ -200,10 +200,22 @@ def test_names_of_files_that_have_the_sources_name_get_no_prefix(tmp_path):
 def test_a_label_that_is_seldom_there_is_asked_about(tmp_path):
     for number in range(4):
         write(tmp_path / f"own/img/{number}.nii.gz", ct(number), AFFINE)
-        boxes = {"v1": LIVER} | ({"v2": LEFT} if number == 0 else {})
+        boxes = {"v1": LIVER} | ({"v2": LEFT} if number < 2 else {})
         write(tmp_path / f"own/seg/{number}.nii.gz", labels(**boxes), AFFINE)
-    init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
-    assert "in fewer than 4 cases: label_2 (1)" in (tmp_path / "m.yaml").read_text()
+    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    assert "in fewer than 4 cases: label_2 (2)" in (tmp_path / "m.yaml").read_text()
+    assert config.sources["own"].annotated is None
+
+
+def test_an_organ_in_few_cases_is_not_stated_as_looked_for_and_the_terminal_has_it(tmp_path):
+    for numbers, box in ((range(3), {"v1": LIVER}), (range(3, 10), {"v2": LEFT})):
+        write_pairs(tmp_path / "own/img/#.nii.gz", tmp_path / "own/seg/#.nii.gz", numbers, **box)
+    (tmp_path / "own/dataset.json").write_text(json.dumps({"labels": {"liver": 1, "spleen": 2}}))
+    done = flare23(tmp_path, "init", "own", "--base-config", str(RECIPE), "--processes", "1")
+    assert "own: in fewer than half of 10 cases: liver (3); what a case lacks is" in done.stderr
+    config = Config.load([tmp_path / "mine.yaml"])
+    assert config.sources["own"].annotated == "present"
+    assert {model.training.loss for model in config.models.values()} == {"label_sets"}
 
 
 @pytest.mark.parametrize(
