@@ -10,8 +10,11 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flare23_lib.config.cohort_models import BACKGROUND, IGNORE, Source
 from flare23_lib.config.load import read_yaml
+from flare23_lib.config.messages import explain
 from flare23_lib.dataset.discover import SourceFiles, files_below, find
 from flare23_lib.dataset.image_info import read_info
 from flare23_lib.errors import CohortError
@@ -52,9 +55,12 @@ class FolderSource:
     present: Counter[str] = field(default_factory=Counter)
 
     def find(self, cohort: Path) -> SourceFiles:
-        """Return its files, whatever their values are; CohortError if there are none."""
+        """Return its files, whatever their values are; CohortError if there are none, or its keys are wrong."""
         values = dict.fromkeys(map(str, self.keys.get("values") or ()), BACKGROUND)
-        source = Source.model_validate({**self.keys, "values": values, "annotated": None})
+        try:
+            source = Source.model_validate({**self.keys, "values": values, "annotated": None})
+        except ValidationError as error:
+            raise CohortError(f"sources.{self.name}.{explain(error)}") from error
         return find(cohort, {self.name: source}).sources[0]
 
     @property
@@ -126,16 +132,19 @@ class _FileGroup:
 
 
 def _guess(folder: Path) -> FolderSource:
-    files = sorted(Path(file) for file in files_below(str(folder)) if file.lower().endswith(SUFFIXES))
+    named = sorted(Path(file) for file in files_below(str(folder)) if file.lower().endswith(SUFFIXES))
+    files = [file for file in named if file.name.endswith(SUFFIXES)]
+    capitals = [file.name for file in named if not file.name.endswith(SUFFIXES)]
+    skipped = [f"skipped {capitals[0]} and all others that end in capitals; rename them"] if capitals else []
     if not files:
-        raise CohortError(f"{folder}: holds no NIfTI file (*.nii.gz, *.nii)")
+        raise CohortError("; ".join([f"{folder}: holds no NIfTI file (*.nii.gz, *.nii)", *skipped]))
     for file in files:
         check_utf8(file, CohortError)
     groups = list(_groups(folder, files))
     labels = [group for group in groups if group.is_label()]
     images = [group for group in groups if group not in labels]
     if not images:
-        raise CohortError(f"{folder}: holds no image, label maps only")
+        raise CohortError("; ".join([f"{folder}: holds no image, label maps only", *skipped]))
     name = identifier(folder.resolve().name)
     if masks := _masks(folder, files, labels, images):
         pattern, names, cases = masks
@@ -143,9 +152,9 @@ def _guess(folder: Path) -> FolderSource:
         values = {mask: name_of(number, mask) for number, mask in enumerate(names, start=1)}
         keys: dict[str, Any] = {"images": image.pattern, "masks": pattern, "values": values}
         remarks = [f"{group.pattern} are images without masks, not used" for group in images if group is not image]
-        return FolderSource(name, folder, keys, folder, remarks)
+        return FolderSource(name, folder, keys, folder, remarks + skipped)
     keys, remarks = _paired(folder, images, labels)
-    return FolderSource(name, folder, keys, folder, remarks)
+    return FolderSource(name, folder, keys, folder, remarks + skipped)
 
 
 @dataclass(frozen=True)
@@ -300,5 +309,5 @@ def _masks(
 
 
 def _suffix(name: str) -> str:
-    """Return the suffix of a NIfTI file, in its own case."""
-    return name[-len(next(suffix for suffix in SUFFIXES if name.lower().endswith(suffix))) :]
+    """Return the suffix of a NIfTI file."""
+    return next(suffix for suffix in SUFFIXES if name.endswith(suffix))

@@ -19,7 +19,7 @@ from flare23_lib.errors import CohortError
 from flare23_lib.starter.init import init
 from flare23_lib.starter.names import identifier, name_of, names_of_values
 from flare23_lib.starter.planner import plan_network
-from flare23_lib.starter.recognize import recognize
+from flare23_lib.starter.recognize import FolderSource, recognize
 
 RECIPE = REPOSITORY / "config.yaml"
 PRESETS = REPOSITORY / "presets" / "sources"
@@ -437,13 +437,33 @@ def test_a_table_names_only_values_that_are_there(tmp_path, caplog):
     assert "labels.csv: names no values, as it cannot be read" in caplog.text
 
 
-def test_labels_with_negative_values_and_upper_case_suffixes_are_labels(tmp_path):
+def test_labels_with_negative_values_are_labels(tmp_path):
     for number in range(3):
         write(tmp_path / f"images/{number}.nii.gz", ct(number), AFFINE)
         write(tmp_path / f"labels/{number}.nii.gz", labels(v1=LIVER).astype(np.int16) - 1, AFFINE)
-        for kind in ("images", "labels"):
-            (tmp_path / f"{kind}/{number}.nii.gz").rename(tmp_path / f"{kind}/{number}.NII.GZ")
-    assert keys(tmp_path)[1] == {"images": "images/{case}.NII.GZ", "labels": "labels/{case}.NII.GZ"}
+    assert keys(tmp_path)[1] == {"images": "images/{case}.nii.gz", "labels": "labels/{case}.nii.gz"}
+
+
+def test_files_that_end_in_capitals_are_skipped_and_named(tmp_path):
+    write_pairs(tmp_path / "images/#.nii.gz", tmp_path / "labels/#.nii.gz", range(4), v1=LIVER)
+    for kind in ("images", "labels"):
+        (tmp_path / f"{kind}/3.nii.gz").rename(tmp_path / f"{kind}/3.NII.GZ")
+    config = init([tmp_path], RECIPE, tmp_path / "m.yaml", 8)
+    assert len(scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases) == 3
+    assert "# skipped 3.NII.GZ and all others that end in capitals; rename them" in (tmp_path / "m.yaml").read_text()
+    for number in range(3):
+        (tmp_path / f"images/{number}.nii.gz").rename(tmp_path / f"images/{number}.Nii.gz")
+    with pytest.raises(CohortError, match=r"holds no image, label maps only; skipped 0\.Nii\.gz"):
+        recognize(tmp_path)
+    write(tmp_path / "more/1.nii", ct(1), AFFINE)
+    (tmp_path / "more/1.nii").rename(tmp_path / "more/1.NII")
+    with pytest.raises(CohortError, match=r"holds no NIfTI file .*; skipped 1\.NII"):
+        recognize(tmp_path / "more")
+
+
+def test_wrong_keys_of_a_source_are_one_line(tmp_path):
+    with pytest.raises(CohortError, match=r"sources\.own\.images\[0\]: 'images/1\.nii' is not a pattern"):
+        FolderSource("own", tmp_path, {"images": "images/1.nii"}).find(tmp_path)
 
 
 def test_folders_without_images_or_labels_are_refused(tmp_path):
