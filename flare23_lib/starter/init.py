@@ -60,13 +60,14 @@ def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, pro
     cohort = Path(os.path.commonpath([source.root.absolute() for source in sources]))
     results = output.with_suffix("").name + "_results"
     grid = _inspect(cohort, sources, Results(output.parent / results).scan_memory, processes)
-    if not any(source.targets for source in sources):
-        found = "; ".join(f"{source.keys['images']} are images" for source in sources if "images" in source.keys)
-        remarks = "; ".join(remark for source in sources for remark in source.remarks)
+    if not any(source.labels for source in sources):
+        images = [source.keys["images"] for source in sources]
+        found = [f"{one if isinstance(one, str) else ', '.join(one)} are images" for one in images]
+        found += [remark for source in sources for remark in source.remarks]
         raise CohortError(
             f"{', '.join(map(str, folders))}: no image has a label; there is nothing to learn from "
-            f"({'; '.join(filter(None, (found, remarks)))}). If there are labels, their names do not fit those of "
-            "the images: write `sources` by hand (docs/your_cohort.md)"
+            f"({'; '.join(found)}). If there are labels, their names do not fit those of the images: write `sources` "
+            "by hand (docs/your_cohort.md)"
         )
     _divide_by_sides(sources)
     labels = _labels(sources, recipe)
@@ -149,7 +150,10 @@ def _canonical(geometry: Geometry) -> tuple[Triple, Spacing]:
 
 
 def _add_values(source: FolderSource, infos: Sequence[ImageInfo], several: bool) -> None:
-    """Name the values that occur; those of a preset, then those of a table in the folder, then by their numbers."""
+    """Name the values that occur in labeled cases; those of a preset, then those of a table in the folder, then by
+    their numbers."""
+    if not _labeled_cases(source):
+        return
     for info in infos:
         source.present.update(str(value) for value in info.voxels or () if value > 0)
     if "values" in source.keys:
@@ -165,6 +169,8 @@ def _add_values(source: FolderSource, infos: Sequence[ImageInfo], several: bool)
         rows = sorted(source.targets.items(), key=lambda row: any(map(is_tumor, labels_of(row[1]))))
         source.targets = dict(rows)
     _tell_apart(source)
+    if source.targets and not source.labels:
+        source.remarks.append(f"its values stand for no label ({', '.join(map(str, source.targets.values()))})")
 
 
 def _tell_apart(source: FolderSource) -> None:

@@ -146,11 +146,12 @@ def _guess(folder: Path) -> FolderSource:
     if not images:
         raise CohortError("; ".join([f"{folder}: holds no image, label maps only", *skipped]))
     name = identifier(folder.resolve().name)
-    if masks := _masks(folder, files, labels, images):
-        pattern, names, cases = masks
-        image = max(images, key=lambda group: len(set(group.cases) & cases))
+    pattern, names, masked = _masks(folder, files, labels, images) or ("", [], set())
+    forms = [(image, *form) for image in images for form in image.forms()]
+    image, images_pattern, cases = max(forms, key=lambda form: len(form[2].keys() & masked))
+    if cases.keys() & masked:
         values = {mask: name_of(number, mask) for number, mask in enumerate(names, start=1)}
-        keys: dict[str, Any] = {"images": image.pattern, "masks": pattern, "values": values}
+        keys: dict[str, Any] = {"images": images_pattern, "masks": pattern, "values": values}
         remarks = [f"{group.pattern} are images without masks, not used" for group in images if group is not image]
         return FolderSource(name, folder, keys, folder, remarks + skipped)
     keys, remarks = _paired(folder, images, labels)
@@ -212,6 +213,10 @@ def _paired(folder: Path, images: Sequence[_FileGroup], labels: Sequence[_FileGr
         if group not in [pair.label for pair in pairs]:
             taken = [pair for pair in pairs if pair.cases & {*group.cases, *group.short_cases}]
             fits = f"that fit the images of {taken[0].patterns[1]}, too, not used" if taken else "without an image"
+            for case in group.cases:
+                if any({f"{case}_0000", f"{case}_0001"} <= image.cases.keys() for image in others):
+                    fits += f"; {case}_0000 and {case}_0001 are channels of one image: leave that of the CT alone"
+                    break
             remarks.append(f"{group.pattern} are label maps {fits}")
     return keys, remarks
 

@@ -476,6 +476,51 @@ def test_folders_without_images_or_labels_are_refused(tmp_path):
         init([tmp_path / "one"], RECIPE, tmp_path / "m.yaml", 8)
 
 
+def test_several_channels_and_ignored_voxels_alone_are_nothing_to_learn_from(tmp_path):
+    for number in range(3):
+        for channel in range(2):
+            path = tmp_path / f"pet/imagesTr/case_{number:03d}_000{channel}.nii.gz"
+            write(path, ct(number + 10 * channel), AFFINE)
+        write(tmp_path / f"pet/labelsTr/case_{number:03d}.nii.gz", labels(v1=LIVER), AFFINE)
+    (tmp_path / "pet/dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1}}))
+    with pytest.raises(CohortError) as refused:
+        init([tmp_path / "pet"], RECIPE, tmp_path / "m.yaml", 8)
+    assert "no image has a label" in str(refused.value)
+    assert "(imagesTr/{case}.nii.gz are images; " in str(refused.value)
+    assert "case_000_0000 and case_000_0001 are channels of one image" in str(refused.value)
+    folder = decathlon(tmp_path / "ignored", cases=2)
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"ignore": 1, "background ": 2}}))
+    with pytest.raises(CohortError, match=r"its values stand for no label \(ignore, background\)"):
+        init([folder], RECIPE, tmp_path / "m.yaml", 8)
+
+
+def test_a_table_of_values_makes_no_labels(tmp_path):
+    decathlon(tmp_path / "own")
+    for number in range(3):
+        write(tmp_path / f"more/imagesTr/{number}.nii.gz", ct(50 + number), AFFINE)
+    (tmp_path / "more/dataset.json").write_text(json.dumps({"labels": {"background": 0, "spleen": 1}}))
+    config = init([tmp_path / "own", tmp_path / "more"], RECIPE, tmp_path / "m.yaml", 8)
+    assert [label.name for label in config.labels] == ["liver", "right_kidney"]
+    assert config.models["student"].train_on.label_completions == ("unlabeled",)
+    found = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl")
+    assert [case.category for case in found.cases if case.case.startswith("more")] == ["unlabeled"] * 3
+    assert found.issues == []
+
+
+def test_masks_belong_to_images_of_other_names_or_to_none(tmp_path):
+    for number in range(1, 4):
+        write(tmp_path / f"own/images/img{number:04d}.nii.gz", ct(number), AFFINE)
+        for mask, box in (("liver", LIVER), ("spleen", LEFT)):
+            write(tmp_path / f"own/masks/{number:04d}/{mask}.nii.gz", labels(v1=box), AFFINE)
+    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    assert config.sources["own"].images == ("images/img{case}.nii.gz",)
+    assert len(scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases) == 3
+    for number in range(1, 4):
+        (tmp_path / f"own/masks/{number:04d}").rename(tmp_path / f"own/masks/p{number}")
+    with pytest.raises(CohortError, match=r"masks/\{case\}/spleen.nii.gz are label maps without an image"):
+        init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+
+
 def test_the_command_writes_no_file_over_another(tmp_path):
     decathlon(tmp_path / "Task99_Own")
     options = ("init", "Task99_Own", "--base-config", str(RECIPE), "--processes", "1")
