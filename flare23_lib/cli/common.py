@@ -87,16 +87,19 @@ def output_file(text: str) -> Path:
     return path
 
 
+def base_config(args: argparse.Namespace) -> Path:
+    """Return the recipe: the file that is given, else config.yaml here, else the package's."""
+    return args.base_config or (here if (here := Path("config.yaml")).exists() else RECIPE)
+
+
 def load_config(args: argparse.Namespace):
     """Return the checked configuration that the options of `add_config` name."""
     from flare23_lib.config import Config
     from flare23_lib.config.load import parse_overrides
 
-    base = args.base_config or Path("config.yaml")
-    packaged = args.base_config is None and not base.exists()
-    files = [RECIPE if packaged else base, *(args.configfile or [])]
-    config = Config.load(files, parse_overrides(args.config or []))
-    if packaged and config.recipe != "none":
+    base = base_config(args)
+    config = Config.load([base, *(args.configfile or [])], parse_overrides(args.config or []))
+    if base is RECIPE and config.recipe != "none":
         log.info("there is no config.yaml here: the recipe for FLARE23 is used")
     return config
 

@@ -11,6 +11,7 @@ from flare23_lib.cli.common import (
     add_config,
     add_processes,
     at_least,
+    base_config,
     command,
     load_config,
     output_file,
@@ -49,7 +50,7 @@ def _init(args: argparse.Namespace) -> None:
 
     if args.output.exists():
         raise FlareError(f"{args.output}: is there; remove it, or give another --output")
-    config = init(args.folders, args.base_config, args.output, args.gpu_gb, args.processes)
+    config = init(args.folders, base_config(args), args.output, args.gpu_gb, args.processes)
     print(summary(config, args.output))
 
 
@@ -117,8 +118,9 @@ def register(commands: Commands) -> None:
                         help="the configuration (default: %(default)s)")  # fmt: skip
     parser.add_argument("--gpu-gb", type=above_zero, default=8, metavar="GB",
                         help="memory of the GPU that the network is planned for (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--base-config", type=Path, default=Path("config.yaml"), metavar="FILE",
-                        help="the recipe; presets of known sources lie beside it")  # fmt: skip
+    parser.add_argument("--base-config", type=Path, metavar="FILE",
+                        help="the recipe, with presets of known sources beside it (default: config.yaml or, without "
+                             "one, that for FLARE23)")  # fmt: skip
     add_processes(parser)
 
     parser = command(commands, "import-dicom", _import_dicom, "write DICOM series and annotations as NIfTI")

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from flare23_lib.axes import Spacing, Triple, as_triple
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.config.cohort_models import IGNORE
-from flare23_lib.config.load import read_yaml
 from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.dataset.read_files import Task, read_files
 from flare23_lib.errors import CohortError
@@ -46,7 +45,7 @@ def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, pro
     """Look at folders, one for each source, and write a configuration that stands alone; it is checked, and returned.
 
     Labels are read once: the scan of the run remembers them. CohortError if a folder holds no image, or none of them
-    a label.
+    a label; ConfigError if the recipe is missing or wrong.
 
     Args:
         folders: one for each source.
@@ -55,8 +54,11 @@ def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, pro
         gpu_gb: memory of the GPU in GB that the network is planned for.
         processes: how many files are read at once.
     """
+    tolerances = {label.name: label.tolerance_mm for label in Config.load([recipe]).labels}
     presets = recipe.parent / "presets" / "sources"
-    sources = [recognize(folder, presets if presets.is_dir() else None) for folder in folders]
+    if not presets.is_dir():
+        log.info("%s: is missing; layouts of known data sets are not looked for", presets)
+    sources = [recognize(folder, presets) for folder in folders]
     cohort = Path(os.path.commonpath([source.root.absolute() for source in sources]))
     results = output.with_suffix("").name + "_results"
     grid = _inspect(cohort, sources, Results(output.parent / results).scan_memory, processes)
@@ -70,7 +72,7 @@ def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, pro
             "by hand (docs/your_cohort.md)"
         )
     _divide_by_sides(sources)
-    labels = _labels(sources, recipe)
+    labels = _labels(sources, tolerances)
     for source in sources:
         source.remarks += _questions(source)
     _ask_about_shared_tumors(sources)
@@ -199,9 +201,8 @@ def _divide_by_sides(sources: Sequence[FolderSource]) -> None:
                     source.targets[value] = {"sides": sides}
 
 
-def _labels(sources: Sequence[FolderSource], recipe: Path) -> list[dict[str, Any]]:
-    """Return the rows of `labels`: a single source keeps its numbers."""
-    known = {row["name"]: row for row in read_yaml(recipe)["labels"]} if recipe.is_file() else {}
+def _labels(sources: Sequence[FolderSource], tolerances: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return the rows of `labels`, with known tolerances in mm by name: a single source keeps its numbers."""
     names: dict[str, int | None] = {}
     for source in sources:
         for value, target in source.targets.items():
@@ -212,7 +213,7 @@ def _labels(sources: Sequence[FolderSource], recipe: Path) -> list[dict[str, Any
         names = {name: index for index, name in enumerate(names, start=1)}
     organs = [name for name in names if not is_tumor(name)]
     return [
-        {"name": name, "value": value, "tolerance_mm": known.get(name, {}).get("tolerance_mm", TOLERANCE_MM)}
+        {"name": name, "value": value, "tolerance_mm": tolerances.get(name, TOLERANCE_MM)}
         | ({"kind": "tumor", "hidden_in": organs} if is_tumor(name) else {})
         for name, value in names.items()
     ]

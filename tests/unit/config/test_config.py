@@ -23,6 +23,14 @@ def test_the_packages_recipe_is_a_copy_and_no_link_which_some_downloads_lose():
     assert common.RECIPE.read_bytes() == RECIPE.read_bytes(), "cp config.yaml flare23_lib/config/recipe.yaml"
 
 
+def test_the_packages_presets_of_sources_are_copies():
+    given, packaged = (
+        {path.name: path.read_bytes() for path in (root / "presets/sources").iterdir()}
+        for root in (REPOSITORY, common.RECIPE.parent)
+    )
+    assert packaged == given, "cp -r presets/sources flare23_lib/config/presets"
+
+
 @pytest.mark.parametrize("preset", sorted(path.name for path in (REPOSITORY / "presets").glob("*.yaml")))
 def test_every_preset_is_a_valid_configuration(preset):
     Config.load([RECIPE, REPOSITORY / "presets" / preset])

@@ -531,3 +531,13 @@ def test_the_command_writes_no_file_over_another(tmp_path):
     again = flare23(tmp_path, *options)
     assert again.returncode == 1
     assert "mine.yaml: is there" in again.stderr
+
+
+def test_outside_a_clone_the_packages_recipe_and_presets_are_used(tmp_path):
+    decathlon(tmp_path / "data/Task03_Liver", cases=3)
+    done = flare23(tmp_path, "init", "data/Task03_Liver", "--processes", "1")
+    assert "lits: laid out as presets/sources/lits.yaml" in done.stderr
+    assert Config.load([tmp_path / "mine.yaml"]).labels[0].tolerance_mm == 5
+    lost = flare23(tmp_path, "init", "data/Task03_Liver", "--output", "m.yaml", "--base-config", "confg.yaml")
+    assert lost.returncode == 1
+    assert "confg.yaml: cannot be read" in lost.stderr
