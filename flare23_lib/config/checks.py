@@ -10,7 +10,7 @@ from itertools import pairwise
 from flare23_lib.config.cohort_models import Category, label_map, subset_of
 from flare23_lib.config.messages import check_known
 from flare23_lib.config.models import Configuration
-from flare23_lib.config.source_checks import check_sources, sources_state, stated_labels
+from flare23_lib.config.source_checks import check_sources, label_sources, sources_state, stated_labels
 from flare23_lib.config.training_models import PASSES, Completion, ModelSettings, TrainingProtocol
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime.devices import SEVERAL
@@ -124,6 +124,8 @@ def _check_categories(config: Configuration) -> None:
             if getattr(category, condition) == ():
                 raise ConfigError(f"{key}.{condition}: is empty, no case would fit")
         check_known(f"{key}.sources", category.sources or (), config.sources, "source")
+        if not category.no_labels and not label_sources(config, category):
+            raise ConfigError(f"{key}: its sources have no labels; add `no_labels: true`")
         given = {os.path.normpath(folder): folder for folder in category.folders or ()}
         check_known(f"{key}.folders", given, [*map(os.path.normpath, folders)], "folder of training images")
         for earlier in config.categories[:index]:

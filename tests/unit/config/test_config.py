@@ -159,6 +159,13 @@ def leave_out_by(name):
             "categories[1]: 'b' gets no case; each that fits it fits 'a' before it",
         ),
         (
+            {
+                "sources": {"mine": {"images": "mine/{case}.nii"}},
+                "categories": [{"name": "mine", "sources": ["mine"]}],
+            },
+            "categories[0]: its sources have no labels; add `no_labels: true`",
+        ),
+        (
             {"categories": [{"name": "a", "subset": "2/2"}]},
             "categories[0].subset: '2/2' is not a part such as 0/2 or 1/2",
         ),
