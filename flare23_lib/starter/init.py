@@ -91,7 +91,7 @@ def _inspect(
 ) -> list[tuple[Triple, Spacing]]:
     """Find the files of each source, and read headers of images and the whole of labels.
 
-    Returns shape and spacing of each image as a canonical model sees it.
+    Returns shape and spacing of each image as a canonical model sees it; CohortError if none can be read.
     """
     names: Counter[str] = Counter()
     for source in sources:
@@ -119,6 +119,10 @@ def _inspect(
     }
     every = [task for tasks in (*images.values(), *labels.values()) for task in tasks]
     infos = read_files(list(dict.fromkeys(every)), memory, processes)
+    errors = {task.path: infos[task].error for tasks in images.values() for task in tasks}
+    if all(errors.values()):
+        path, error = next(iter(errors.items()))
+        raise CohortError(f"{path}: {error}; no other image can be read either")
     for source in sources:
         _add_values(source, [infos[task] for task in labels[source.name]], several=len(sources) > 1)
         labeled = _labeled_cases(source)

@@ -521,6 +521,14 @@ def test_masks_belong_to_images_of_other_names_or_to_none(tmp_path):
         init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
 
 
+def test_images_of_four_axes_are_refused(tmp_path):
+    write_pairs(tmp_path / "images/#.nii.gz", tmp_path / "labels/#.nii.gz", range(2), v1=LIVER)
+    for number in range(2):
+        write(tmp_path / f"images/{number}.nii.gz", np.stack([ct(number)] * 2), AFFINE)
+    with pytest.raises(CohortError, match=r"images/0\.nii\.gz: is 4-D .*; no other image can be read either"):
+        init([tmp_path], RECIPE, tmp_path / "m.yaml", 8)
+
+
 def test_the_command_writes_no_file_over_another(tmp_path):
     decathlon(tmp_path / "Task99_Own")
     options = ("init", "Task99_Own", "--base-config", str(RECIPE), "--processes", "1")
