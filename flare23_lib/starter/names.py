@@ -24,6 +24,9 @@ TABLE = re.compile(r"(label|class|lut|color).*\.(json|csv|tsv|txt)$")
 UNNAMED = re.compile(r"(^|_)label_\d+$")
 """Names of values that no table names."""
 
+SIDE = re.compile(r"(^|_)(left|right|lt?|rt?|links|rechts|linke|rechte|dx|sx|destra|sinistra|gauche|droite?)(_|$)")
+"""Words in names that tell right from left, in some languages."""
+
 
 def identifier(text: str) -> str:
     """Return a name as the configuration takes it."""
@@ -48,9 +51,10 @@ def name_of(value: int, text: str) -> str:
     return identifier(latin) if latin.isascii() else f"label_{value}"
 
 
-def has_sides(names: Iterable[str]) -> bool:
+def has_sides(names: Collection[str]) -> bool:
     """Return whether one of some names tells right from left, or may do so, as it only has a number."""
-    return any({"left", "right"} & set(name.split("_")) or UNNAMED.search(name) for name in names)
+    alike = any(name.startswith("l") and f"r{name[1:]}" in names for name in names)  # lkidney and rkidney
+    return alike or any(SIDE.search(name) or UNNAMED.search(name) for name in names)
 
 
 def names_of_values(folder: Path, present: Collection[int] | None = None) -> dict[int, str]:

@@ -286,6 +286,11 @@ def test_ignored_voxels_are_no_class(tmp_path):
     [
         (["Kidney L", "Kidney R"], (0, 1)),
         (["rib_left_1", "spine"], (0, 1)),
+        (["Niere links", "spine"], (0, 1)),
+        (["kidney_R_upper", "spine"], (0, 1)),
+        (["kidney dx", "spine"], (0, 1)),
+        (["lkidney", "rkidney"], (0, 1)),
+        (["lung", "rectum"], (0, 1, 2)),
         (["liver"], (0, 1, 2)),
         ([], (0, 1)),  # a value without a name may be one of two sides
     ],
