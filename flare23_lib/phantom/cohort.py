@@ -97,7 +97,8 @@ def plan_cohort(cases: int, validation: int, layout: PhantomLayout) -> list[Plan
     frequent here so that a small cohort can train the first teacher.
 
     Raises:
-        CohortError: fewer than 4 cases, or a kind of case whose label would hold nothing.
+        CohortError: fewer than 4 cases, more than there are numbers for, or a kind of case whose label would hold
+            nothing.
     """
     if cases < 4:
         raise CohortError(f"a phantom cohort needs at least 4 training cases, not {cases}")
@@ -106,6 +107,10 @@ def plan_cohort(cases: int, validation: int, layout: PhantomLayout) -> list[Plan
             raise CohortError(f"the layout leaves out every structure that a {kind} case annotates")
     unlabeled = cases * 3 // 8
     kinds = [layout.kinds[index % len(layout.kinds)] for index in range(cases - unlabeled)]
+    if len(kinds) >= layout.first_unlabeled:
+        raise CohortError(
+            f"{cases} cases have {len(kinds)} labeled ones; the layout has numbers for {layout.first_unlabeled - 1}"
+        )
     first, step = layout.first_validation, layout.validation_step
     return [
         *(PlannedCase("labeled", index, 1 + index, kind) for index, kind in enumerate(kinds)),

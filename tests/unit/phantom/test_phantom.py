@@ -86,6 +86,13 @@ def test_a_larger_cohort_holds_the_smaller_one():
     assert set(small) <= set(plan_cohort(40, 6, PhantomLayout()))
 
 
+def test_no_two_training_cases_have_one_number():
+    numbers = [case.number for case in plan_cohort(3520, 0, PhantomLayout())]
+    assert len(set(numbers)) == 3520
+    with pytest.raises(CohortError, match="3521 cases have 2201 labeled ones; the layout has numbers for 2200"):
+        plan_cohort(3521, 0, PhantomLayout())
+
+
 def test_fewer_than_four_cases_are_refused(tmp_path):
     with pytest.raises(CohortError, match="at least 4"):
         write_cohort(tmp_path, cases=3)
