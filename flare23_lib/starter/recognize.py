@@ -28,7 +28,7 @@ MAX_LABEL_VALUES = 254
 MAX_SIGNED_VALUES = 60
 """The same if some are negative."""
 
-HELD_OUT = re.compile(r"[a-z](Ts|Val)$|(?i:(^|[_-])(test(ing)?|val(id(ation)?)?)$)")
+HELD_OUT = re.compile(r"[a-z](Ts|Val?)$|(?i:(^|[_-])(test(ing)?|val(id(ation)?)?)$)")
 """Folders of images that are not for training."""
 
 

@@ -307,17 +307,18 @@ def test_sides_are_not_mirrored_whatever_they_are_called(tmp_path, names, axes):
         assert [label.name for label in config.labels] == ["left_kidney", "right_kidney"]
 
 
-def test_a_test_set_is_for_validation_or_left_out(tmp_path):
-    for folder, numbers in (("Tr", range(3)), ("Ts", range(10, 12))):
+@pytest.mark.parametrize("held_out", ["Ts", "Va"])
+def test_a_test_set_is_for_validation_or_left_out(tmp_path, held_out):
+    for folder, numbers in (("Tr", range(3)), (held_out, range(10, 12))):
         own = tmp_path / "own"
         write_pairs(
             own / f"images{folder}/case_#_0000.nii.gz", own / f"labels{folder}/case_#.nii.gz", numbers, v1=LIVER
         )
     found = keys(tmp_path / "own")[1]
     assert found["images"] == "imagesTr/{case}_0000.nii.gz"
-    assert found["validation_images"] == "imagesTs/{case}_0000.nii.gz"
-    assert found["validation_labels"] == "labelsTs/{case}.nii.gz"
-    for path in (tmp_path / "own/labelsTs").iterdir():
+    assert found["validation_images"] == f"images{held_out}/{{case}}_0000.nii.gz"
+    assert found["validation_labels"] == f"labels{held_out}/{{case}}.nii.gz"
+    for path in (tmp_path / f"own/labels{held_out}").iterdir():
         path.unlink()
     found = recognize(tmp_path / "own")
     assert set(found.keys) == {"images", "labels"}
