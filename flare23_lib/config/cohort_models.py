@@ -12,6 +12,7 @@ from flare23_lib import labels as structures
 from flare23_lib.cache.entries import Shard
 from flare23_lib.choices import LabelKind, Scored
 from flare23_lib.config.tables import (
+    PREFIX,
     Count,
     Identifier,
     Names,
@@ -96,7 +97,7 @@ class Source(Table):
     annotated: NamesOrPresent | None = None
     """Labels that were looked for in every case, so that one that is absent is known to be absent; or present, if
     that differs by case and only the labels that occur in it are known. By default the labels of `values`, if any."""
-    prefix: str | None = None
+    prefix: str | None = Field(None, pattern=PREFIX)
     """Before the names of its cases; by default the source's name and an underscore, so that `001` in the source
     `lits` is the case `lits_001`."""
 

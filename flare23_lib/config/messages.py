@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from flare23_lib.config.tables import FILE_PATTERN, IDENTIFIER
+from flare23_lib.config.tables import FILE_PATTERN, IDENTIFIER, PREFIX
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime import devices
 
@@ -36,6 +36,7 @@ MESSAGES = {
     devices.PATTERN: f"{{value!r}} is not {devices.NAMES}",
     IDENTIFIER: "{value!r} is not a name of letters, digits and underscores that begins with a letter",
     FILE_PATTERN: "{value!r} is not a pattern such as imagesTr/{{case}}.nii.gz",
+    PREFIX: "{value!r} has a slash, or begins with a dot; files are named after their cases",
 }
 """Messages by pydantic's type of error or, where a pattern does not match, by pattern."""
 

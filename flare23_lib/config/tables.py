@@ -24,6 +24,9 @@ from pydantic_core import PydanticCustomError
 IDENTIFIER, FILE_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*$", r"\{case(:[^{}]*)?\}.*(\.nii(\.gz)?|\*)$"
 """What names look like, and what patterns of files look like."""
 
+PREFIX = r"^([^/.][^/]*)?$"
+"""What the beginning of a case's name looks like: files are named after it."""
+
 OLD_NAMES = {
     "base": "on_top_of",
     "checkpoint_interval_minutes": "checkpoint_minutes",

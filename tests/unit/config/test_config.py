@@ -158,6 +158,8 @@ def leave_out_by(name):
             {"categories": [{"name": "a", "contains_any": ["liver"]}, {"name": "b", "contains_all": ["liver"]}]},
             "categories[1]: 'b' gets no case; each that fits it fits 'a' before it",
         ),
+        ({"sources": {"flare23": {"prefix": "a/"}}}, "sources.flare23.prefix: 'a/' has a slash"),
+        ({"sources": {"flare23": {"prefix": ".."}}}, "sources.flare23.prefix: '..' has a slash, or begins"),
         (
             {
                 "sources": {"mine": {"images": "mine/{case}.nii"}},
