@@ -28,9 +28,13 @@ SIDE = re.compile(r"(^|_)(left|right|lt?|rt?|links|rechts|linke|rechte|dx|sx|des
 """Words in names that tell right from left, in some languages."""
 
 
+def _without_accents(text: str) -> str:
+    return "".join(one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
+
+
 def identifier(text: str) -> str:
     """Return a name as the configuration takes it."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text)  # KidneyLeft
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", _without_accents(text))  # KidneyLeft
     name = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
     name = re.sub(r"^(.+)_(left|right|lt?|rt?)$", r"\2_\1", name)
     name = re.sub(r"^(l|r)(?:t|eft|ight)?_", lambda match: f"{'left' if match[1] == 'l' else 'right'}_", name)
@@ -47,8 +51,7 @@ def name_of(value: int, text: str) -> str:
     """
     if text.strip().lower() in (IGNORE, BACKGROUND):
         return text.strip().lower()
-    latin = "".join(one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
-    return identifier(latin) if latin.isascii() else f"label_{value}"
+    return identifier(text) if _without_accents(text).isascii() else f"label_{value}"
 
 
 def has_sides(names: Collection[str]) -> bool:

@@ -247,10 +247,11 @@ def test_names_are_made_fit_for_the_configuration():
         "Cancer",
         "Rt Adrenal",
         "KidneyLeft",
+        "Köln Süd",
     )
     assert [identifier(name) for name in given] == [
         "gallbladder", "left_kidney", "aorta", "label_3rd_rib", "prostate_uterus", "tumor",
-        "right_adrenal_gland", "left_kidney",
+        "right_adrenal_gland", "left_kidney", "koln_sud",
     ]  # fmt: skip
 
 
