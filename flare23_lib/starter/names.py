@@ -63,13 +63,14 @@ def has_sides(names: Collection[str]) -> bool:
 def names_of_values(folder: Path, present: Collection[int] | None = None) -> dict[int, str]:
     """Return names of values from dataset.json, a table of two columns or ITK-SNAP's label file; empty without.
 
-    With the values that are present in labels, other tables than dataset.json name these alone.
+    With the values that are present in labels, other tables than dataset.json name these alone. nnU-Net's regions, of
+    several values each, name none.
     """
     tables = [path for path in sorted(folder.iterdir()) if TABLE.search(path.name.lower())]
     for path in [path for path in (folder / "dataset.json", *tables) if path.is_file()]:
         try:
             text = path.read_text(encoding="utf-8-sig")
-            found = _from_json(json.loads(text)) if path.suffix == ".json" else _from_table(text)
+            found = _from_json(json.loads(text), path) if path.suffix == ".json" else _from_table(text)
         except (OSError, ValueError, FlareError) as error:
             log.warning("%s: names no values, as it cannot be read (%s)", path, error)
             continue
@@ -80,11 +81,14 @@ def names_of_values(folder: Path, present: Collection[int] | None = None) -> dic
     return {}
 
 
-def _from_json(content: object) -> dict[int, str]:
+def _from_json(content: object, path: Path) -> dict[int, str]:
     labels = content.get("labels", content) if isinstance(content, dict) else None
     if not isinstance(labels, dict):
         return {}
     rows: Iterable[tuple[object, object]] = labels.items()
+    regions = [f"{name} {value}" for name, value in rows if isinstance(value, list)]
+    if regions and path.name == "dataset.json":  # in other tables a list may be a color
+        log.warning("%s: regions of several values are not taken (%s)", path, "; ".join(regions))
     return _values((value, name) if str(value).isdigit() else (name, value) for value, name in rows)
 
 

@@ -237,6 +237,13 @@ def test_a_list_of_patients_names_no_values(tmp_path):
     assert names_of_values(tmp_path) == {}
 
 
+def test_regions_of_several_values_are_named(tmp_path, caplog):
+    table = {"labels": {"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2}}
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    assert names_of_values(tmp_path) == {2: "tumor"}
+    assert "dataset.json: regions of several values are not taken (kidney [1, 2, 3]; masses [2, 3])" in caplog.text
+
+
 def test_names_are_made_fit_for_the_configuration():
     given = (
         "Gall Bladder",
