@@ -44,8 +44,8 @@ them, below the second it states that it was not."""
 def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, processes: int = 1) -> Config:
     """Look at folders, one for each source, and write a configuration that stands alone; it is checked, and returned.
 
-    Labels are read once: the scan of the run remembers them. CohortError if a folder holds no image, or none of them
-    a label; ConfigError if the recipe is missing or wrong.
+    Labels are read once: the scan of the run remembers them. CohortError if a folder is given twice, or holds no
+    image, or none of them a label; ConfigError if the recipe is missing or wrong.
 
     Args:
         folders: one for each source.
@@ -54,6 +54,10 @@ def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, pro
         gpu_gb: memory of the GPU in GB that the network is planned for.
         processes: how many files are read at once.
     """
+    places = [folder.resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise CohortError(f"{folder}: is given twice")
     tolerances = {label.name: label.tolerance_mm for label in Config.load([recipe]).labels}
     presets = recipe.parent / "presets" / "sources"
     if not presets.is_dir():

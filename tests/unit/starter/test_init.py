@@ -490,6 +490,13 @@ def test_folders_without_images_or_labels_are_refused(tmp_path):
         init([tmp_path / "one"], RECIPE, tmp_path / "m.yaml", 8)
 
 
+def test_a_folder_that_is_given_twice_is_refused(tmp_path):
+    own = decathlon(tmp_path / "own", cases=2)
+    (tmp_path / "link").symlink_to(own)
+    with pytest.raises(CohortError, match="own: is given twice"):
+        init([own, tmp_path / "link"], RECIPE, tmp_path / "m.yaml", 8)
+
+
 def test_several_channels_and_ignored_voxels_alone_are_nothing_to_learn_from(tmp_path):
     for number in range(3):
         for channel in range(2):
