@@ -49,9 +49,11 @@ def shrunk(values: Mapping) -> dict[str, Any]:
     """Return a merged configuration with tiny networks, little training and few cases, in a folder of its own.
 
     Its labels, sources, categories, completions and policies stay. Weights from files do not fit tiny networks and
-    are not loaded; `pretrained: {model: NAME}` stays.
+    are not loaded; `pretrained: {model: NAME}` stays. ConfigError for results in `..`.
     """
     results = Path(str(values.get("results") or "results"))
+    if results.name == "..":
+        raise ConfigError(f"results: {str(results)!r} can have no folder smoke beside it; give its path by name")
     small = merge(values, {**OTHERS, "results": str(results.parent / "smoke" / results.name)})
     models = small.get("models")
     if isinstance(models, Mapping):

@@ -515,6 +515,8 @@ def test_a_smoke_run_shrinks_the_users_own_configuration(tmp_path):
     assert Config.load([RECIPE, tmp_path / "own.yaml"], {"smoke": "false"}).results == "/disk/results"
     with pytest.raises(ConfigError, match="smoke: 'maybe' is neither true nor false"):
         Config.load([RECIPE], {"smoke": "maybe"})
+    with pytest.raises(ConfigError, match=r"results: '\.\.' can have no folder smoke beside it"):
+        Config.load([RECIPE], {"smoke": "true", "results": ".."})
 
 
 def test_a_pattern_without_quotes_is_named(tmp_path):
