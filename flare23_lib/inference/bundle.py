@@ -76,10 +76,13 @@ def write_bundle(folder: str | Path, model: Model, state_dict: Mapping[str, torc
         The model as written, with the file and digest of its weights.
 
     Raises:
-        BundleError: the weights do not fit the network.
+        BundleError: the weights do not fit the network, or are not finite.
     """
     folder = Path(folder)
     _check_weights(folder, model, state_dict)
+    for name, weight in state_dict.items():
+        if not weight.isfinite().all():
+            raise BundleError(f"{folder}: the layer {name} holds values that are not finite (NaN or infinite)")
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_weights(temporary, state_dict)
         digest = file_sha256(temporary)

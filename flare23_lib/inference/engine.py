@@ -171,7 +171,8 @@ class Engine:
             extras: what is made in addition to labels.
 
         Raises:
-            ImageError: the volume is empty or holds values that are not finite, or the limits of memory are too low.
+            ImageError: the volume is empty, it or the network's logits hold values that are not finite, or the limits
+                of memory are too low.
             ConfigError: every class is excluded, or there are no mirrored passes to count.
         """
         return self.infer(self.prepare(volume, extras))

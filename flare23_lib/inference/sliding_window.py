@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from flare23_lib.axes import Slices, as_triple
+from flare23_lib.errors import ImageError
 from flare23_lib.inference.logit_accumulator import FinalSlices, LogitAccumulator, TTAAgreement
 from flare23_lib.inference.memory import MemoryPlan
 from flare23_lib.inference.upsampling import Axes, argmax_classes, interpolated_labels, soft_labels
@@ -123,6 +124,9 @@ def run_slabs(
         plan: how the memory is used.
         timer: gets the phases `windows` and `labels`.
 
+    Raises:
+        ImageError: the logits are not finite.
+
     Returns:
         How many windows were computed.
     """
@@ -222,7 +226,11 @@ def _between(axis: Axis, extent: slice, stop: int) -> slice:
 def _finish(
     part: FinalSlices, tile: Tile, box: Slices, outputs: Sequence[Output], agreement: TTAAgreement | None
 ) -> None:
-    """Write the labels of final slices."""
+    """Write the labels of final slices; ImageError if their sums are not finite, whose labels would be background."""
+    if not torch.stack(part.sums.aminmax()).isfinite().all():
+        raise ImageError(
+            "the network's logits are not finite (NaN or infinite); float16 can overflow where float32 does not"
+        )
     start, stop = part.start, part.start + len(part.sums)
     ready = _between(tile.axes[0], slice(start, stop), stop)
     first, last = max(ready.start, tile.done), ready.stop

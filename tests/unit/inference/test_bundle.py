@@ -189,6 +189,17 @@ def test_weights_of_another_network_are_refused(folder, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_make_no_bundle(tmp_path, value):
+    path = a_checkpoint(tmp_path / "x.pth")
+    content = torch.load(path, weights_only=False)
+    content["network_weights"]["seg_outputs.0.bias"][1] = value
+    torch.save(content, path)
+    with pytest.raises(BundleError, match=r"bundle: the layer seg_outputs\.0\.bias holds values that are not finite"):
+        export_checkpoint(path, tmp_path / "bundle", "student")
+    assert not (tmp_path / "bundle").exists()
+
+
 class Harmful:
     def __init__(self, path):
         self.path = path

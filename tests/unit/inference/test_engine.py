@@ -354,6 +354,15 @@ def test_a_volume_that_is_not_finite_is_refused(value):
         Engine(a_bundle()).segment(volume)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("windows", ["all", "center_first"])
+def test_logits_that_are_not_finite_are_refused_instead_of_being_background(value, windows):
+    bundle = a_bundle()
+    bundle.state_dict["seg_outputs.1.bias"][2] = value
+    with pytest.raises(ImageError, match="logits are not finite"):
+        Engine(bundle.with_inference(windows=windows)).segment(a_volume())
+
+
 def test_stored_integers_are_read_like_floats():
     volume = a_volume(dtype=np.int16)
     other = volume_of(volume.array.astype(">f8"), np.eye(4))
