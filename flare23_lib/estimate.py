@@ -155,11 +155,16 @@ def _stages(config: Config, sizes: pd.DataFrame, figures: Figures) -> Iterator[S
     images = sizes if config.scan.check_images == "full" else sizes[:0]
     yield Stage("scan", "", sizes, {"scan_images": _voxels(images), "scan_labels": _voxels(labeled)})
     preprocessed: set[tuple] = set()
+    segmented: set[tuple] = set()
     for table, name in config.order():
         if table == "completions":
             completion = config.completion(name)
             cases = sizes[sizes["group"] == completion.category]
-            yield _segmentation("pseudo-labels", name, completion.teacher, cases, config, figures)
+            asked = config.pseudo_label_settings(name)
+            key = (completion.teacher, asked, completion.base if asked.annotated is not None else None)
+            shared = key in segmented
+            segmented.add(key)
+            yield _segmentation("pseudo-labels", name, completion.teacher, cases, config, figures, shared)
             continue
         yield _preprocessing(config, name, sizes, preprocessed)
         yield _training(config, name, sizes, figures)
@@ -217,16 +222,19 @@ def _training(config: Config, model: str, sizes: pd.DataFrame, figures: Figures)
     return Stage("training", model, cases, amounts, held=TRAINING_CORES / config.model(model).gpus)
 
 
-def _segmentation(stage: str, name: str, model: str, cases: pd.DataFrame, config: Config, figures: Figures) -> Stage:
-    """Segment cases; pseudo-labels are also merged with the originals, and written a second time."""
+def _segmentation(
+    stage: str, name: str, model: str, cases: pd.DataFrame, config: Config, figures: Figures, shared: bool = False
+) -> Stage:
+    """Segment cases, unless an earlier stage did (`shared`); pseudo-labels are also merged with the originals, and
+    written a second time."""
     settings, inference = config.training_settings(model), config.inference_settings(model)
     voxels, merged = _voxels(cases), stage == "pseudo-labels"
-    windows = window_count(cases, settings, inference)
+    windows = 0 if shared else window_count(cases, settings, inference)
     amounts = {
         network_figure(figures, config, "inference", model): windows * window_macs(settings, inference),
-        "segment_files": voxels,
+        "segment_files": voxels * (not shared),
         "complete": voxels * merged,
-        "written_labels": voxels * (1 + merged),
+        "written_labels": voxels * (merged + (not shared)),
     }
     return Stage(stage, name, cases, amounts, windows, SEGMENTATION_CORES)
 

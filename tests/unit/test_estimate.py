@@ -223,6 +223,19 @@ def test_another_intensity_makes_other_images_and_the_same_labels():
     assert after.disk_gb - before.disk_gb == pytest.approx(gb(preprocessed_images=10 * 32 * 32))
 
 
+def test_completions_that_share_a_segmentation_count_it_once():
+    tables = {"one": {}, "other": {"conflict_policy": "ignore"}, "soft": {"soft": True}}
+    shared = {"category": "all_organs", "teacher": "teacher"}
+    models = TINY["models"] | {"student": TINY["models"]["student"] | {"train_on": {"label_completions": ["one"]}}}
+    found = rows(tiny_config(models=models, completions={name: shared | own for name, own in tables.items()}))
+    one, other, soft = (found["pseudo-labels", name] for name in tables)
+    assert (one.windows, other.windows, soft.windows) == (18, 0, 18)
+    voxels = 10 * 32 * 32
+    assert other.gpu_hours == 0
+    assert other.core_hours == pytest.approx(hours(complete=voxels))
+    assert (one.disk_gb, other.disk_gb) == pytest.approx((2 * other.disk_gb, gb(written_labels=voxels)))
+
+
 def test_measured_intensities_are_shared_by_the_same_training_set_only():
     student = TINY["models"]["student"] | {"intensity": "measure"}
     models = TINY["models"] | {"student": student, "twin": student}
