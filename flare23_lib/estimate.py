@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from flare23_lib.cache.entries import CacheFolder, Entry, Metadata
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.config.settings import TrainingSettings
@@ -22,7 +23,7 @@ from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset import flare23
 from flare23_lib.dataset.cases import SHAPE, SPACING, Case, read_cases
 from flare23_lib.errors import CohortError, ConfigError
-from flare23_lib.inference.segmentations import model_digest, segmentation_entry, segmentation_folder
+from flare23_lib.inference.segmentations import model_digest, segmentation_folder
 from flare23_lib.io import atomic
 from flare23_lib.networks.size import forward_macs, parameters
 
@@ -323,14 +324,25 @@ def measured_figures(root: Path, config: Config) -> Figures:
         speed = epoch_macs(then) / (record["epoch_seconds"] * workers)
         figures[f"training of {model}"] = resource, speed
         folder = segmentation_folder(results, model_digest(atomic.read_json(results.model_file(model))), inference)
-        notes = [(case, note) for case in cases if (note := segmentation_entry(folder, case).load())]
-        if notes:
+        if notes := _segmented(folder, cases):
             windows = window_count(sizes_of_cases([case for case, _ in notes]), settings, inference)
             seconds = sum(sum(note["results"]["timings"].values()) for _, note in notes)
             workers = min(SEGMENTATION_CORES, record["threads"]) if on_cpu else 1
             speed = windows * window_macs(settings, inference) / seconds / workers
             figures[f"inference of {model}"] = resource, speed
     return figures
+
+
+def _segmented(folder: CacheFolder, cases: Iterable[Case]) -> list[tuple[Case, Metadata]]:
+    """Return cases with the metadata of their segmentations, several if they were made with different extras."""
+    known = {case.case: case for case in cases}
+    found = []
+    for path in sorted(folder.path.glob("*.json")):
+        case = known.get(path.stem.rpartition(".")[0])
+        metadata = Entry(folder, path.stem).load() if case else None
+        if case and metadata and metadata["inputs"].get("image") == case.image_id:
+            found.append((case, metadata))
+    return found
 
 
 def format_estimate(table: pd.DataFrame) -> str:

@@ -369,10 +369,10 @@ class Earlier:
                                       self.config.label_map.labels, "0" * 64)  # fmt: skip
         write_json(self.results.model_file(model), described.to_json())
 
-    def segmented(self, model, name, seconds):
+    def segmented(self, model, name, seconds, **extras):
         digest = model_digest(read_json(self.results.model_file(model)))
         folder = segmentation_folder(self.results, digest, self.config.inference_settings(model))
-        entry = folder.create().entry(name, {"image": "", "exclude": []})
+        entry = folder.create().entry(name, {"image": "", "exclude": []} | extras)
         entry.file(".nii.gz").write_bytes(bytes(100))
         entry.save([".nii.gz"], {"timings": {"infer": seconds, "upsample": 1.0}})
 
@@ -431,6 +431,18 @@ def test_segmented_cases_give_the_speed_of_segmenting(earlier):
     assert figures["inference of teacher"] == (GPU, pytest.approx(11 * 4 * MACS / (1.0 + 8.0 + 2 * 1.0)))
     found = rows(earlier.config, figures=figures)
     assert found["pseudo-labels", "unlabeled"].gpu_hours == pytest.approx(11 / 3600)
+
+
+@pytest.mark.parametrize("extras", [{"soft": True}, {"votes": True, "exclude": [1, 3]}])
+def test_segmentations_for_any_completion_count_once_for_each_time(earlier, extras):
+    earlier.trained("teacher", "cuda")
+    earlier.segmented("teacher", "u1", 3.0, **extras)
+    speed = 2 * 4 * MACS / (3.0 + 1.0)
+    assert earlier.figures()["inference of teacher"] == (GPU, pytest.approx(speed))
+    earlier.segmented("teacher", "u1", 3.0)
+    earlier.segmented("teacher", "elsewhere", 3.0)
+    earlier.segmented("teacher", "u1", 30.0, image="of another file")
+    assert earlier.figures()["inference of teacher"] == (GPU, pytest.approx(speed))
 
 
 def test_on_a_cpu_speed_is_that_of_one_core(tmp_path):
