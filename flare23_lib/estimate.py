@@ -310,24 +310,29 @@ def measured_figures(root: Path, config: Config) -> Figures:
 
     A model counts if the earlier run trained one of its name with the same network, patch, batch and precision on the
     same kind of device. Training is measured by its median epoch, inference by the cases that were segmented with the
-    configuration's inference settings. StoreError if the earlier run's results have no cohort/cases.csv.
+    configuration's inference settings. Models whose record has another form stay assumed. StoreError if the earlier
+    run's results have no cohort/cases.csv.
     """
     results, figures = Results(root), dict(FIGURES)
     cases = [case for case in read_cases(results.cases) if case.usable]
     for model in filter(lambda model: results.model_file(model).exists(), config.models):
         record = atomic.read_json(results.training(model))
         settings, inference = config.training_settings(model), config.inference_settings(model)
-        on_cpu, then = record["device"].startswith("cpu"), TrainingSettings.from_json(record["settings"])
+        try:
+            on_cpu, then = record["device"].startswith("cpu"), TrainingSettings.from_json(record["settings"])
+            epoch_seconds, threads, gpus = (record[key] for key in ("epoch_seconds", "threads", "gpus"))
+        except (AttributeError, ConfigError, KeyError, TypeError, ValueError):  # another version's
+            continue
         if on_cpu != (config.device == "cpu") or _speed_key(then) != _speed_key(settings):
             continue
-        resource, workers = (CORE, record["threads"]) if on_cpu else (GPU, record["gpus"])
-        speed = epoch_macs(then) / (record["epoch_seconds"] * workers)
+        resource, workers = (CORE, threads) if on_cpu else (GPU, gpus)
+        speed = epoch_macs(then) / (epoch_seconds * workers)
         figures[f"training of {model}"] = resource, speed
         folder = segmentation_folder(results, model_digest(atomic.read_json(results.model_file(model))), inference)
         if notes := _segmented(folder, cases):
             windows = window_count(sizes_of_cases([case for case, _ in notes]), settings, inference)
             seconds = sum(sum(note["results"]["timings"].values()) for _, note in notes)
-            workers = min(SEGMENTATION_CORES, record["threads"]) if on_cpu else 1
+            workers = min(SEGMENTATION_CORES, threads) if on_cpu else 1
             speed = windows * window_macs(settings, inference) / seconds / workers
             figures[f"inference of {model}"] = resource, speed
     return figures

@@ -423,6 +423,20 @@ def test_another_network_or_device_measures_nothing(earlier):
         assert earlier.figures(config) == FIGURES
 
 
+@pytest.mark.parametrize(
+    "change", [lambda record: record.pop("epoch_seconds"), lambda record: record.pop("device"),
+               lambda record: record.update(device=None), lambda record: record.update(settings={"network": 5}),
+               lambda record: record["settings"].update(network={"depth": [1], "widths": [4]})],
+)  # fmt: skip
+def test_a_record_of_another_form_measures_nothing(earlier, change):
+    earlier.trained("teacher", "cuda")
+    earlier.trained("student", "cuda")
+    record = read_json(earlier.results.training("student"))
+    change(record)
+    write_json(earlier.results.training("student"), record)
+    assert set(earlier.figures()) == {*FIGURES, "training of teacher"}
+
+
 def test_segmented_cases_give_the_speed_of_segmenting(earlier):
     earlier.trained("teacher", "cuda")
     earlier.segmented("teacher", "u1", 1.0)
