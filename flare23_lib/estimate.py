@@ -213,13 +213,16 @@ def _preprocessing(config: Config, model: str, sizes: pd.DataFrame, preprocessed
 
 
 def _training(config: Config, model: str, sizes: pd.DataFrame, figures: Figures) -> Stage:
+    """Train a model; without a case there is nothing to count."""
     settings = config.training_settings(model)
     training = settings.training
-    amounts = {
-        network_figure(figures, config, "training", model): training.epochs * epoch_macs(settings),
-        "weights": _parameters(settings) * NUMBERS_PER_WEIGHT[training.optimizer],
-    }
     cases = sizes[sizes["group"].isin(_sources(config, model).values())]
+    amounts: dict[str, float] = {}
+    if not cases.empty:
+        amounts = {
+            network_figure(figures, config, "training", model): training.epochs * epoch_macs(settings),
+            "weights": _parameters(settings) * NUMBERS_PER_WEIGHT[training.optimizer],
+        }
     return Stage("training", model, cases, amounts, held=TRAINING_CORES / config.model(model).gpus)
 
 

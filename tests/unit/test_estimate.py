@@ -261,6 +261,14 @@ def test_quarantined_cases_are_left_out():
     assert rows(tiny_config()) == rows(tiny_config(), [row for row in CASES if row.usable])
 
 
+def test_a_training_without_a_case_costs_nothing():
+    found = rows(tiny_config(), [row for row in CASES if row.category != "all_organs"])
+    teacher, student = (found["training", name] for name in ("teacher", "student"))
+    assert (teacher.cases, teacher.disk_gb, teacher.gpu_hours, teacher.core_hours) == (0, 0, 0, 0)
+    assert student.cases == 2
+    assert student.gpu_hours > 0
+
+
 def test_a_cohort_without_a_usable_case_is_refused():
     with pytest.raises(CohortError, match=r"there is no usable case .*quarantine\.csv"):
         rows(tiny_config(), [case("broken", C, "unlabeled", status="quarantined")])
