@@ -143,7 +143,8 @@ def estimate(config: Config, sizes: pd.DataFrame, figures: Figures = FIGURES) ->
         raise CohortError("there is no usable case to estimate the cost of; cohort/quarantine.csv has the reasons")
     names = [*(category.name for category in config.categories), VALIDATION]
     if unknown := set(sizes["group"]) - set(names):
-        raise ConfigError(f"categories: there are cases of {', '.join(sorted(unknown))}, but only {', '.join(names)}")
+        there = f"there are cases of {', '.join(sorted(unknown))}, but only {', '.join(names)}"
+        raise ConfigError(f"categories: {there}; run the target `cohort` with this configuration")
     table = pd.DataFrame([stage.cost(figures) for stage in _stages(config, sizes, figures)])
     total = {"stage": "total", "of": "", "speed": "", **table[["windows", DISK, GPU, CORE]].sum()}
     table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
