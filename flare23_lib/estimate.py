@@ -74,7 +74,8 @@ SIZES = ["group", "labeled", "number", *SHAPE, *SPACING]
 
 NOTES = """\
 windows: over whole images, an upper bound where only windows over the body are computed; with TTA each is computed
-once per mirrored pass. core_hours: with the cores that a GPU job holds. disk_gb: 10^9 bytes, without the cohort."""
+once per mirrored pass. gpu_hours: of an A100 where assumed, with device auto or mps too. core_hours: with the cores
+that a GPU job holds. disk_gb: 10^9 bytes, without the cohort."""
 
 
 @dataclass(frozen=True)
