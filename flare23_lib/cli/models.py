@@ -215,8 +215,8 @@ def register(commands: Commands) -> None:
     parser.add_argument("--step", type=float, help="distance of windows in patch sizes (default: the model's)")
     parser.add_argument("--windows", choices=get_args(Windows),
                         help="where windows are laid (default: the model's)")  # fmt: skip
-    parser.add_argument("--precision", choices=get_args(Precision), default="auto",
-                        help="auto takes the fastest of the device (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--precision", choices=get_args(Precision),
+                        help="auto takes the fastest of the device (default: the model's)")  # fmt: skip
     parser.add_argument("--device", type=device, default="auto",
                         help=f"{NAMES}; N counts GPUs from 0 (default: auto, a GPU if there is one)")  # fmt: skip
     parser.add_argument("--gpu-memory", type=at_least(1), default=4000, metavar="MB",

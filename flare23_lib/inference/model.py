@@ -58,13 +58,14 @@ class InferenceDefaults:
         tta: test-time augmentation by mirroring along the model's mirror axes.
         windows: which windows are computed (see `flare23_lib.inference.windows`): "all", "body" or "center_first".
             A model.json without the key means "all".
-        precision: "float32", "bfloat16", "float16" (on a GPU only), or "auto" (`flare23_lib.runtime.precision`).
+        precision: "float32", "bfloat16", "float16" (on a GPU only), or "auto" (`flare23_lib.runtime.precision`). A
+            model.json without the key means "auto".
     """
 
     step: float = 0.5
     tta: bool = False
     windows: str = "all"
-    precision: str = "float32"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)

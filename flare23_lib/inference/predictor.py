@@ -125,7 +125,7 @@ class Predictor:
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
         step: distance of windows in patch sizes; None for the model's.
         tta: average over mirrored passes; None for the model's.
-        precision: "auto", "float32", "bfloat16" or "float16".
+        precision: "auto", "float32", "bfloat16" or "float16"; None for the model's.
         windows: "all", "body" or "center_first"; None for the model's.
         limits: of memory, for what this model computes; None for those of `flare23 predict` (4,000 MB of the GPU,
             8,000 MB of the host, or what is there if that is less).
@@ -142,7 +142,7 @@ class Predictor:
         *,
         step: float | None = None,
         tta: bool | None = None,
-        precision: Precision = "auto",
+        precision: Precision | None = None,
         windows: Windows | None = None,
         limits: Limits | None = None,
     ) -> None:

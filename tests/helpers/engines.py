@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from flare23_lib.inference.bundle import Bundle
-from flare23_lib.inference.model import Model, ModelLabel
+from flare23_lib.inference.model import InferenceDefaults, Model, ModelLabel
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.nifti import Volume, header_for
 from flare23_lib.networks import STUNetArchitecture
@@ -25,6 +25,7 @@ def a_bundle(values=(0, 1, 2, 3), **changes):
         "orientation": "stored",
         "labels": tuple(ModelLabel(f"label_{value}" if value else "background", value) for value in values),
         "mirror_axes": (0, 1, 2),
+        "inference": InferenceDefaults(precision="float32"),
     }
     model = Model(**(options | changes))
     torch.manual_seed(0)

@@ -41,6 +41,12 @@ def test_a_model_survives_json():
     assert Model.from_json(json.loads(json.dumps(model.to_json()))) == model
 
 
+def test_a_description_without_the_precision_means_auto():
+    content = a_model().to_json()
+    del content["inference"]["precision"]
+    assert Model.from_json(content).inference.precision == "auto"
+
+
 def test_a_bundle_gives_back_what_was_written(folder):
     bundle = load_bundle(folder)
     assert replace(bundle.model, weights=None) == a_model()
@@ -287,6 +293,7 @@ def test_a_checkpoint_becomes_a_bundle(tmp_path, caplog):
     assert (model.network, model.names, model.spacing) == (a_model().network, a_model().names, (3, 2, 2))
     assert caplog.records == []
     assert model.unseen == ()
+    assert model.inference.precision == "auto"
     export_checkpoint(a_checkpoint(tmp_path / "y.pth", unseen=["tumor"]), tmp_path / "other", "student")
     assert load_bundle(tmp_path / "other").model.unseen == ("tumor",)
 

@@ -1,5 +1,6 @@
 """A model called from Python: every kind of image gives the labels that the command line gives."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from flare23_lib import Predictor
 from flare23_lib.cli import main
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.inference.bundle import write_bundle
-from flare23_lib.inference.model import ModelLabel
+from flare23_lib.inference.model import InferenceDefaults, ModelLabel
 from flare23_lib.io.dicom import DicomFile
 from flare23_lib.io.dicom_search import choose_series, find_series
 from flare23_lib.io.dicom_seg import read_seg
@@ -24,6 +25,7 @@ from flare23_lib.io.images import read_image
 from flare23_lib.io.itk import itk_of_volume
 from flare23_lib.io.label_tables import read_label_table
 from flare23_lib.io.nifti import header_for, read_volume, write_volume
+from flare23_lib.runtime import precision
 
 NAMES = {1: "liver", 2: "right_kidney", 14: "tumor"}
 IMAGE, AFFINE = an_image((8, 20, 24)), affine_of()
@@ -143,6 +145,23 @@ def test_labels_can_be_chosen(predictor, files, expected):
     assert prediction.names == {1: "liver"}
     with pytest.raises(ConfigError, match="no label 'spleen'"):
         predictor(files / "ct.nii.gz", labels_only=["spleen"])
+
+
+@pytest.mark.parametrize(
+    ("stated", "asked", "expected"),
+    [({"precision": "float32"}, None, "float32"), ({"precision": "auto"}, None, "bfloat16"), ({}, None, "bfloat16"),
+     ({"precision": "float32"}, "auto", "bfloat16"), ({}, "float32", "float32")],
+)  # fmt: skip
+def test_the_precision_is_the_models_unless_it_is_given(files, tmp_path, monkeypatch, stated, asked, expected):
+    monkeypatch.setattr(precision, "computes_in_bfloat16", lambda device: True)
+    bundle = a_bundle(inference=InferenceDefaults(**stated))
+    write_bundle(tmp_path / "model", bundle.model, bundle.state_dict)
+    assert Predictor(tmp_path / "model", "cpu", precision=asked).engine.precision == expected
+    options = ["--model", tmp_path / "model", "--input", files / "ct.nii.gz", "--output", tmp_path / "labels",
+               "--device", "cpu", "--run-report", tmp_path / "run.json"]  # fmt: skip
+    given = ["--precision", asked] if asked else []
+    assert main(["predict", *map(str, options), *given]) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["precision"] == expected
 
 
 def test_what_is_no_image_is_refused(predictor, tmp_path):
