@@ -144,7 +144,7 @@ rule bundle:
     conda:
         "../envs/workflow.yaml"
     resources:
-        mem_mb=scale_with_attempt(8000),
+        mem_mb=scale_with_attempt(16000),
         runtime=scale_with_attempt(10),
     params:
         results=results,

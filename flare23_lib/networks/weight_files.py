@@ -18,7 +18,7 @@ BUFFER_BYTES = 1 << 20
 
 
 def save_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors of any device as a safetensors file; a second copy of them all is in memory meanwhile."""
+    """Write tensors of any device as a safetensors file; two more copies of them all are in memory meanwhile."""
     path.write_bytes(save({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}))
 
 

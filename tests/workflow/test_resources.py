@@ -11,6 +11,8 @@ from places import REPOSITORY
 from flare23_lib.cache.entries import CacheFolder
 from flare23_lib.errors import FlareError, StoreError
 from flare23_lib.io.nifti import read_volume, write_volume
+from flare23_lib.networks import NETWORKS, Architecture
+from flare23_lib.networks.size import parameters
 from flare23_lib.nnunet import retry_state
 from flare23_lib.nnunet.retry_state import attempt
 from flare23_lib.workflow.up_to_date import UpToDate
@@ -152,6 +154,14 @@ def resources():
     made = {}
     exec(re.search(r"(?s)NOOP_RESOURCES = .*?(?=\ndef for_training)", text)[0], made)
     return made
+
+
+def test_the_bundle_of_the_largest_network_is_written_within_its_jobs_memory():
+    rule = re.search(r"(?ms)^rule bundle:.*?^rule", (REPOSITORY / "rules/training.smk").read_text())[0]
+    strides = [(1, 1, 1)] + [(2, 2, 2)] * 5
+    largest = max(parameters(Architecture.named(name, strides), 15) for name in NETWORKS if name != "stunet_tiny")
+    copies, interpreter = 2 * 4 * largest, 1e9
+    assert 1e6 * int(re.search(r"mem_mb=scale_with_attempt\((\d+)\)", rule)[1]) > copies + interpreter
 
 
 def test_a_job_that_failed_asks_for_more_memory():
