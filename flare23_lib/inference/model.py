@@ -123,7 +123,7 @@ class Model:
             "input_channels": _whole(self.input_channels, 1),
             "patch_size": all(_whole(size, 1) for size in self.patch_size),
             "spacing": all(math.isfinite(size) and size > 0 for size in self.spacing),
-            "intensity": all(_is_number(value) for value in asdict(self.intensity).values()),
+            "intensity": self._intensity_is_right(),
             "orientation": self.orientation in get_args(OrientationMode),
             "axes": self.axes == AXES,
             "labels": self._labels_are_right(),
@@ -145,10 +145,17 @@ class Model:
         factors = self.network.downsampling
         if any(size % factor for size, factor in zip(self.patch_size, factors, strict=True)):
             raise BundleError(f"patch_size {self.patch_size} is not a multiple of the strides' product {factors}")
+        if tuple(self.patch_size) == tuple(factors):
+            raise BundleError(f"patch_size {self.patch_size}: the strides leave one voxel, too few to normalize")
+
+    def _intensity_is_right(self) -> bool:
+        values = self.intensity
+        return all(map(_is_number, asdict(values).values())) and values.low < values.high and values.std > 0
 
     def _labels_are_right(self) -> bool:
         return (
             len(self.labels) >= 2
+            and all(isinstance(name, str) for name in self.names)
             and all(_whole(value, 0) and value < IGNORE_VALUE for value in self.values)
             and self.values[0] == 0
             and len(set(self.values)) == len(set(self.names)) == len(self.labels)

@@ -46,6 +46,8 @@ class TrainingImages:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> TrainingImages:
         """Read what `to_json` gave; TypeError, ValueError or KeyError if it is something else."""
+        if not isinstance(content, Mapping) or not isinstance(content["axes"], Mapping):
+            raise TypeError(f"training_images: {content!r} must be a table, and so must its axes")
         low, high = (content.get(name) for name in ("lowest", "highest"))
         axes = {str(code): int(count) for code, count in content["axes"].items()}
         return cls(axes, _pair(low), _pair(high))

@@ -66,6 +66,8 @@ class Architecture(ABC):
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Architecture:
         """Read an architecture of a class in `NETWORKS`; ConfigError for another class or wrong values."""
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"network: {content!r} must be a table")
         classes = {kind.network_class: kind for kind, _ in NETWORKS.values()}
         name = content.get("network_class", STUNetArchitecture.network_class)
         if name not in classes:
