@@ -103,7 +103,7 @@ def export_checkpoint(
         )
     except BundleError as error:
         raise BundleError(with_path(checkpoint, error)) from error
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError, ConfigError) as error:
         raise BundleError(f"{checkpoint}: its plans do not describe the network ({error!r})") from error
     return write_bundle(output, model, weights)
 

@@ -322,9 +322,19 @@ def with_two_channels(content):
     content["network_weights"][name] = content["network_weights"][name].repeat(1, 2, 1, 1, 1)
 
 
+def with_plans(**changes):
+    return lambda content: content["init_args"]["plans"]["configurations"]["3d"].update(changes)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (with_plans(architecture=None), "its plans do not describe the network"),
+        (with_plans(resampling_fn_data_kwargs=None), "its plans do not describe the network"),
+        (with_plans(inherits_from="3d"), "its plans do not describe the network"),
+        (lambda content: content["init_args"]["dataset_json"].update(labels=["liver"]),
+         "its plans do not describe the network"),
+        (lambda content: content.update(init_args=None), "its plans do not describe the network"),
         (without_plans, r"is a checkpoint without plans, as of nnU-Net 1; `models.NAME.pretrained` takes"),
         (with_regions, r"its labels are regions \(kidney_and_tumor\); bundles know one class per voxel"),
         (lambda content: content["init_args"].update(configuration="3d_cascade_fullres"),
@@ -340,6 +350,7 @@ def test_what_cannot_be_exported_is_refused_with_the_cause(tmp_path, change, wor
     with pytest.raises(BundleError, match=words) as caught:
         export_checkpoint(path, tmp_path / "bundle", "student")
     assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_that_was_normalized_otherwise_is_refused(tmp_path):
