@@ -24,8 +24,13 @@ RESAMPLING = "resample_torch_fornnunet"
 """nnU-Net's function that does what ours does."""
 
 
-def network_of(weights: Mapping[str, torch.Tensor], configuration: Mapping[str, Any]) -> Architecture:
-    """Return the architecture that plans name or, without one of ours, a STU-Net's from its weights and strides."""
+def network_of(
+    weights: Mapping[str, torch.Tensor], configuration: Mapping[str, Any], trainer: str = ""
+) -> Architecture:
+    """Return the architecture that plans name or, without one of ours, a STU-Net's from its weights and strides.
+
+    The official trainers of STU-Nets cut the plans' strides to their network's stages, or add some of 1.
+    """
     planned = configuration.get("architecture", {})
     name, arguments = planned.get("network_class_name"), planned.get("arch_kwargs", {})
     if name != STUNetArchitecture.network_class and name in {kind.network_class for kind, _ in NETWORKS.values()}:
@@ -41,6 +46,8 @@ def network_of(weights: Mapping[str, torch.Tensor], configuration: Mapping[str, 
         kernels.append(list(weights[name].shape[2:]))
     if not widths:
         raise BundleError("the weights are not those of a STU-Net")
+    if trainer.startswith("STUNetTrainer"):
+        strides = [*strides, *[[1, 1, 1]] * len(widths)][: len(widths)]
     if (channels := weights["conv_blocks_context.0.0.conv1.weight"].shape[1]) != 1:
         raise BundleError(f"the network takes {channels} channels, bundles 1")
     return STUNetArchitecture.of(depth, widths, [list(map(int, stride)) for stride in strides], kernels)
@@ -86,9 +93,10 @@ def export_checkpoint(
             named = ", ".join(map(str, configuration["normalization_schemes"]))
             raise BundleError(f"{checkpoint}: its plans normalize by {named}; bundles support CTNormalization only")
         _warn_of_resampling(checkpoint, configuration)
+        trainer = str(content.get("trainer_name", ""))
         model = Model(
             name=name,
-            network=network_of(weights, configuration),
+            network=network_of(weights, configuration, trainer),
             patch_size=as_triple(map(int, configuration["patch_size"])),
             spacing=as_triple(map(float, configuration["spacing"])),
             intensity=Intensity(
@@ -99,7 +107,7 @@ def export_checkpoint(
             unseen=tuple(dataset.get("labels_unseen", ())),
             mirror_axes=tuple(map(int, content.get("inference_allowed_mirroring_axes") or ())),
             inference=inference or InferenceDefaults(),
-            provenance={"checkpoint": checkpoint.name, "trainer": str(content.get("trainer_name", ""))},
+            provenance={"checkpoint": checkpoint.name, "trainer": trainer},
         )
     except BundleError as error:
         raise BundleError(with_path(checkpoint, error)) from error

@@ -18,6 +18,7 @@ from flare23_lib.inference.bundle import load_bundle, write_bundle
 from flare23_lib.inference.checkpoint import checkpoint_weights, read_checkpoint
 from flare23_lib.inference.export import export_checkpoint
 from flare23_lib.inference.model import Model
+from flare23_lib.networks.stunet import STUNet
 from flare23_lib.nnunet import plans as nnunet_plans
 from flare23_lib.nnunet.pretrained import read_weights
 from flare23_lib.nnunet.train import describe
@@ -306,6 +307,21 @@ def test_a_checkpoint_becomes_a_bundle(tmp_path, caplog):
     assert model.inference.precision == "auto"
     export_checkpoint(a_checkpoint(tmp_path / "y.pth", unseen=["tumor"]), tmp_path / "other", "student")
     assert load_bundle(tmp_path / "other").model.unseen == ("tumor",)
+
+
+@pytest.mark.parametrize("stages", [5, 7])
+def test_plans_of_official_stunets_are_cut_or_filled_up_to_the_six_stages_of_the_network(tmp_path, stages):
+    strides = [[1, 1, 1], [2, 2, 2], [1, 2, 2], *[[1, 1, 2]] * (stages - 3)]
+    path = a_checkpoint(tmp_path / "x.pth", pool_op_kernel_sizes=strides, patch_size=[8, 8, 32])
+    content = torch.load(path, weights_only=False)
+    network = STUNet(1, 3, [1] * 6, [4, 4, 4, 4, 4, 4])
+    content |= {"network_weights": network.state_dict(), "trainer_name": "STUNetTrainer_base_ep4k"}
+    torch.save(content, path)
+    model = export_checkpoint(path, tmp_path / "bundle", "student")
+    assert [list(stride) for stride in model.network.strides] == [*strides, [1, 1, 1]][:6]
+    torch.save(content | {"trainer_name": "nnUNetTrainer"}, path)
+    with pytest.raises(BundleError, match=f"strides has {stages} entries; 6 stages need as many"):
+        export_checkpoint(path, tmp_path / "other", "student")
 
 
 def without_plans(content):
