@@ -152,6 +152,8 @@ def _export(args: argparse.Namespace) -> None:
 
     if args.checkpoint is None:
         raise UsageError("give --checkpoint or, with --to nnunet, --model")
+    if args.model is not None:
+        raise UsageError("--model belongs to --to nnunet; the model's name is --name")
     if (args.output / MODEL_FILE).exists():
         raise BundleError(f"{args.output}: holds a model already; give another folder, or delete it")
     name, orientation, step, windows, tta = (

@@ -135,6 +135,9 @@ def test_options_that_the_folder_would_not_have_are_refused(tmp_path, capsys):
     options = ["--step", "0.8", "--windows", "all", "--tta", "--name", "mine", "--orientation", "stored"]
     assert main([*command, *options]) == 2
     assert "--to nnunet takes no --name, --orientation, --step, --windows, --tta;" in capsys.readouterr().err
+    command = ["export", "--checkpoint", "lost.pth", "--model", "mine", "--output", str(tmp_path / "bundle")]
+    assert main(command) == 2
+    assert "--model belongs to --to nnunet; the model's name is --name" in capsys.readouterr().err
 
 
 def test_a_bundle_becomes_a_folder_that_nnunets_own_trainer_opens(trained, tmp_path, monkeypatch):
