@@ -51,7 +51,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     weights, described = read_safetensors(path), path.with_name(MODEL_FILE)
     content = read_json(described) if described.exists() else {}
     bundled = content.get("weights") if isinstance(content, dict) else None
-    if isinstance(bundled, dict) and bundled["file"] == path.name and bundled["sha256"] != file_sha256(path):
+    if isinstance(bundled, dict) and bundled.get("file") == path.name and bundled.get("sha256") != file_sha256(path):
         raise BundleError(f"{path}: does not match {MODEL_FILE} (SHA-256 differs)")
     return weights
 

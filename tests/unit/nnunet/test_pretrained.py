@@ -1,5 +1,6 @@
 """Initial weights: what files are read, what is loaded of them, and a training that starts from them."""
 
+import json
 from collections import Counter, OrderedDict
 
 import numpy as np
@@ -63,6 +64,17 @@ def test_weights_of_all_three_kinds_of_file_are_read(tmp_path, name, write, pref
     read = read_weights(tmp_path / name)
     assert list(read) == list(weights) or name == "model.safetensors"
     assert all(torch.equal(read[key], weight) for key, weight in weights.items())
+
+
+def test_a_file_beside_it_that_describes_other_weights_is_no_bundle(tmp_path):
+    path, weights = tmp_path / "model.safetensors", network().state_dict()
+    save_file(weights, path)
+    for other in ([], {"weights": "x"}, {"weights": {"name": "x"}}, {"weights": {"file": "other.safetensors"}}):
+        (tmp_path / "model.json").write_text(json.dumps(other))
+        assert read_weights(path).keys() == weights.keys()
+    (tmp_path / "model.json").write_text('{"weights": {"file": "model.safetensors"}}')
+    with pytest.raises(BundleError, match="SHA-256 differs"):
+        read_weights(path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not safetensors at all"])
