@@ -172,6 +172,19 @@ class _Pair:
         """Of the images and of the labels."""
         return list(self.image.forms())[self.form][0], list(self.label.forms())[self.form][0]
 
+    @property
+    def is_held_out(self) -> bool:
+        return _is_held_out(self.image)
+
+    def fits_beside(self, other: _Pair) -> bool:
+        """Return whether a known pair leaves room for this one.
+
+        Images in several places can share a folder of labels, under one pattern and key: of two patterns that a label
+        fits it is found by one.
+        """
+        shares = (self.form, self.is_held_out) == (other.form, other.is_held_out) and not self.cases & other.cases
+        return self.image is not other.image and (self.label is not other.label or shares)
+
 
 def _paired(folder: Path, images: Sequence[_FileGroup], labels: Sequence[_FileGroup]) -> tuple[dict, list[str]]:
     """Return the patterns of images with labels, of those without and of those held out, and remarks.
@@ -181,8 +194,8 @@ def _paired(folder: Path, images: Sequence[_FileGroup], labels: Sequence[_FileGr
     """
     pairs: list[_Pair] = []
     while found := list(_pairs(images, labels, pairs)):
-        pairs.append(max(found, key=lambda pair: len(pair.cases)))
-    held_out = [pair for pair in pairs if _is_held_out(pair.image)]
+        pairs.append(max(found, key=lambda pair: (not pair.is_held_out, len(pair.cases))))
+    held_out = [pair for pair in pairs if pair.is_held_out]
     training = [pair for pair in pairs if pair not in held_out]
     if not training:
         training, held_out = held_out, []
@@ -222,13 +235,12 @@ def _paired(folder: Path, images: Sequence[_FileGroup], labels: Sequence[_FileGr
 
 
 def _pairs(images: Sequence[_FileGroup], labels: Sequence[_FileGroup], known: Sequence[_Pair]) -> Iterator[_Pair]:
-    """Yield the pairs of groups that are in no known one, the full names' form first."""
+    """Yield the pairs of groups that fit beside the known ones, the full names' form first."""
     for image, label in product(images, labels):
-        if any(pair.image is image or pair.label is label for pair in known):
-            continue
         for form, (one, two) in enumerate(zip(image.forms(), label.forms(), strict=False)):
-            if cases := set(one[1]) & set(two[1]):
-                yield _Pair(image, label, form, frozenset(cases))
+            pair = _Pair(image, label, form, frozenset(one[1].keys() & two[1].keys()))
+            if pair.cases and all(pair.fits_beside(other) for other in known):
+                yield pair
 
 
 def _is_held_out(group: _FileGroup) -> bool:

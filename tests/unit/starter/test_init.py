@@ -350,6 +350,21 @@ def test_labels_in_several_places_are_all_taken_or_refused(tmp_path):
         recognize(tmp_path / "visits")
 
 
+def test_images_in_several_places_share_a_folder_of_labels(tmp_path):
+    for part, numbers in (("part1", range(3)), ("part2", range(3, 5)), ("test", range(5, 9))):
+        write_pairs(tmp_path / f"images/{part}/c_#.nii.gz", tmp_path / "labels/c_#.nii.gz", numbers, v1=LIVER)
+    write_pairs(tmp_path / "images/c_#.nii", tmp_path / "labels/c_#.nii.gz", range(9, 11), v1=LIVER)
+    found = recognize(tmp_path)
+    assert sorted(found.keys.pop("images")) == [
+        "images/part1/{case}.nii.gz", "images/part2/{case}.nii.gz", "images/{case}.nii",
+    ]  # fmt: skip
+    assert found.keys == {"labels": "labels/{case}.nii.gz"}
+    assert [remark.partition(" ")[0] for remark in found.remarks] == ["images/test/{case}.nii.gz"]
+    config = init([tmp_path], RECIPE, tmp_path / "m.yaml", 8)
+    cases = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases
+    assert len([case for case in cases if case.label]) == 7
+
+
 def test_other_labels_of_the_same_images_are_named(tmp_path):
     for number in range(3):
         write(tmp_path / f"images/{number}.nii.gz", ct(number), AFFINE)
