@@ -106,8 +106,8 @@ class _Scanner:
         for name, paths in files.validation_images.items():
             case = self._case(files, name, paths, files.validation_labels.get(name, []))
             self.cases.append(self._as_validation(case))
-        self._without_image(files.images, files.labels)
-        self._without_image(files.validation_images, files.validation_labels)
+        self._without_image("images", files.images, files.labels)
+        self._without_image("validation_images", files.validation_images, files.validation_labels)
 
     def _categorised(self, files: SourceFiles, case: Case) -> Case:
         """Return a training case with its category; one that fits none is an issue."""
@@ -250,9 +250,9 @@ class _Scanner:
             if info.issue or kind not in known:
                 self.issue(name, path, kind, message)
 
-    def _without_image(self, images: Files, labels: Files) -> None:
+    def _without_image(self, key: str, images: Files, labels: Files) -> None:
         for name in sorted(set(labels) - set(images)):
-            self.issue(name, labels[name][0], "label_without_image", "there is no image of that name")
+            self.issue(name, labels[name][0], "label_without_image", f"`{key}` fits no image of that name")
 
     def _same_ids(self) -> None:
         by_id: dict[str, list[Case]] = defaultdict(list)

@@ -246,6 +246,15 @@ def test_a_fault_is_found_and_named_and_its_neighbors_stay(cohort, kind, spoil):
     assert all(case.usable != (issue.severity == QUARANTINE) for case in known)
 
 
+def test_a_label_of_an_unlabeled_image_is_not_called_one_without_an_image(cohort):
+    cohort.label("d", 1)
+    cohort.label("u", 1, folder="validation-gt")
+    assert [(issue.case, issue.message) for issue in cohort.scan().issues] == [
+        ("d", "`images` fits no image of that name"),
+        ("u", "`validation_images` fits no image of that name"),
+    ]
+
+
 def test_every_kind_of_fault_is_made_by_a_test():
     elsewhere = {
         "cannot_be_read", "duplicate_image", "validation_image_in_training", "other_file_name", "overlapping_masks",
