@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,22 @@ class FolderSource:
     targets: dict[str, Any] = field(default_factory=dict)
     present: Counter[str] = field(default_factory=Counter)
 
-    def find(self, cohort: Path) -> SourceFiles:
-        """Return its files, whatever their values are; CohortError if there are none, or its keys are wrong."""
+    @property
+    def _source(self) -> Source:
+        """The source in the configuration, whatever its values are; CohortError if its keys are wrong."""
         values = dict.fromkeys(map(str, self.keys.get("values") or ()), BACKGROUND)
         try:
-            source = Source.model_validate({**self.keys, "values": values, "annotated": None})
+            return Source.model_validate({**self.keys, "values": values, "annotated": None})
         except ValidationError as error:
             raise CohortError(f"sources.{self.name}.{explain(error)}") from error
-        return find(cohort, {self.name: source}).sources[0]
+
+    def find(self, cohort: Path) -> SourceFiles:
+        """Return its files; CohortError if there are none, or its keys are wrong."""
+        return find(cohort, {self.name: self._source}).sources[0]
+
+    def begins_in(self, name: str) -> bool:
+        """Return whether a pattern of its images begins with a folder of this name."""
+        return any(fnmatchcase(name, pattern.partition("/")[0]) for pattern in self._source.images)
 
     @property
     def labels(self) -> list[str]:
@@ -91,7 +100,7 @@ def recognize(folder: Path, presets: Path | None = None) -> FolderSource:
         for name, keys in read_yaml(preset)["sources"].items():
             for root in (folder, folder.parent):
                 source = FolderSource(name, root, keys, remarks=[f"laid out as presets/sources/{preset.name}"])
-                if _has_labeled_cases(source, folder):
+                if (root is folder or source.begins_in(folder.name)) and _has_labeled_cases(source, folder):
                     return source
     return _guess(folder)
 

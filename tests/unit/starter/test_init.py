@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,16 @@ def test_known_layouts_take_their_presets(tmp_path):
     name, found = keys(tmp_path / "kits23")
     assert name == "kits"
     assert found["values"][1] == {"sides": ["right_kidney", "left_kidney"]}
+
+
+def test_only_the_folder_itself_is_listed(tmp_path, monkeypatch):
+    write_pairs(tmp_path / "own/img/#.nii.gz", tmp_path / "own/seg/#.nii.gz", range(2), v1=LIVER)
+    (tmp_path / "large").mkdir()
+    scan, listed = os.scandir, set()
+    monkeypatch.setattr(os, "scandir", lambda place: listed.add(Path(place)) or scan(place))
+    recognize(tmp_path / "own", PRESETS)
+    assert tmp_path / "own/seg" in listed
+    assert listed.isdisjoint({tmp_path, tmp_path / "large"})
 
 
 def test_several_folders_become_sources_with_one_map_of_labels(tmp_path):
