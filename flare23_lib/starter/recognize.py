@@ -101,6 +101,8 @@ def recognize(folder: Path, presets: Path | None = None) -> FolderSource:
             for root in (folder, folder.parent):
                 source = FolderSource(name, root, keys, remarks=[f"laid out as presets/sources/{preset.name}"])
                 if (root is folder or source.begins_in(folder.name)) and _has_labeled_cases(source, folder):
+                    if root is folder and (unused := _unused_folders(source)):
+                        source.remarks.append(f"not used: {', '.join(unused)}; give `flare23 init` a folder for each")
                     return source
     return _guess(folder)
 
@@ -113,6 +115,13 @@ def _has_labeled_cases(source: FolderSource, folder: Path) -> bool:
         return False
     paired = [path for case, paths in files.images.items() if case in files.labels for path in paths]
     return bool(paired) and all(path.is_relative_to(folder) for path in paired)
+
+
+def _unused_folders(source: FolderSource) -> list[str]:
+    """Return the folders in its root that hold NIfTI files, but none that fits its patterns."""
+    files = (path.relative_to(source.root).parts for path in _nifti_files(source.root))
+    used = {path.relative_to(source.root).parts[0] for path in source.find(source.root).files()}
+    return sorted({first for first, *rest in files if rest} - used)
 
 
 @dataclass
@@ -140,8 +149,12 @@ class _FileGroup:
             yield self.short, self.short_cases
 
 
+def _nifti_files(folder: Path) -> list[Path]:
+    return sorted(Path(file) for file in files_below(str(folder)) if file.lower().endswith(SUFFIXES))
+
+
 def _guess(folder: Path) -> FolderSource:
-    named = sorted(Path(file) for file in files_below(str(folder)) if file.lower().endswith(SUFFIXES))
+    named = _nifti_files(folder)
     files = [file for file in named if file.name.endswith(SUFFIXES)]
     capitals = [file.name for file in named if not file.name.endswith(SUFFIXES)]
     skipped = [f"skipped {capitals[0]} and all others that end in capitals; rename them"] if capitals else []

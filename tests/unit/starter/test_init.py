@@ -140,6 +140,14 @@ def test_known_layouts_take_their_presets(tmp_path):
     assert found["values"][1] == {"sides": ["right_kidney", "left_kidney"]}
 
 
+def test_a_layout_in_a_folder_does_not_hide_what_is_beside_it(tmp_path):
+    for task in ("Task03_Liver", "Task09_Spleen", "Task10_Colon"):
+        decathlon(tmp_path / task, cases=2)
+    found = recognize(tmp_path, PRESETS)
+    assert found.name == "lits"
+    assert "not used: Task09_Spleen, Task10_Colon; give `flare23 init` a folder for each" in found.remarks
+
+
 def test_only_the_folder_itself_is_listed(tmp_path, monkeypatch):
     write_pairs(tmp_path / "own/img/#.nii.gz", tmp_path / "own/seg/#.nii.gz", range(2), v1=LIVER)
     (tmp_path / "large").mkdir()
