@@ -198,6 +198,12 @@ class _Pair:
     def is_held_out(self) -> bool:
         return _is_held_out(self.image)
 
+    @property
+    def table(self) -> Path | None:
+        """The closest dataset.json above the labels."""
+        folders = next(iter(self.label.cases.values())).parents
+        return next((table for folder in folders if (table := folder / "dataset.json").is_file()), None)
+
     def fits_beside(self, other: _Pair) -> bool:
         """Return whether a known pair leaves room for this one.
 
@@ -212,11 +218,17 @@ def _paired(folder: Path, images: Sequence[_FileGroup], labels: Sequence[_FileGr
     """Return the patterns of images with labels, of those without and of those held out, and remarks.
 
     Raises:
-        CohortError: images in several places have cases of the same names.
+        CohortError: images in several places have cases of the same names, or a dataset.json each.
     """
     pairs: list[_Pair] = []
     while found := list(_pairs(images, labels, pairs)):
         pairs.append(max(found, key=lambda pair: (not pair.is_held_out, len(pair.cases))))
+    if len(tables := {table for pair in pairs if (table := pair.table)}) > 1:
+        names = ", ".join(sorted(table.parent.name for table in tables))
+        raise CohortError(
+            f"{folder}: {names} have a dataset.json each, so that a value may differ between them: give "
+            "`flare23 init` a folder for each"
+        )
     held_out = [pair for pair in pairs if pair.is_held_out]
     training = [pair for pair in pairs if pair not in held_out]
     if not training:

@@ -369,6 +369,17 @@ def test_labels_in_several_places_are_all_taken_or_refused(tmp_path):
         recognize(tmp_path / "visits")
 
 
+def test_data_sets_with_values_of_their_own_are_not_joined(tmp_path):
+    for number, organ in enumerate(("liver", "spleen")):
+        folder, numbers = tmp_path / f"raw/Dataset00{number}", range(10 * number, 10 * number + 3)
+        write_pairs(folder / "imagesTr/c_#_0000.nii.gz", folder / "labelsTr/c_#.nii.gz", numbers, v1=LIVER)
+        (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, organ: 1}}))
+    with pytest.raises(CohortError, match=r"Dataset000, Dataset001 have a dataset\.json each.* a folder for each"):
+        recognize(tmp_path / "raw")
+    (folder / "dataset.json").unlink()
+    assert len(keys(tmp_path / "raw")[1]["labels"]) == 2
+
+
 def test_images_in_several_places_share_a_folder_of_labels(tmp_path):
     for part, numbers in (("part1", range(3)), ("part2", range(3, 5)), ("test", range(5, 9))):
         write_pairs(tmp_path / f"images/{part}/c_#.nii.gz", tmp_path / "labels/c_#.nii.gz", numbers, v1=LIVER)
