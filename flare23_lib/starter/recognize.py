@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import combinations, product
+from itertools import combinations, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from flare23_lib.config.cohort_models import BACKGROUND, IGNORE, Source
 from flare23_lib.config.load import read_yaml
 from flare23_lib.config.messages import explain
 from flare23_lib.dataset.discover import SourceFiles, files_below, find
-from flare23_lib.dataset.image_info import read_info
+from flare23_lib.dataset.image_info import ImageInfo, read_info
 from flare23_lib.errors import CohortError
 from flare23_lib.io.nifti import SUFFIXES
 from flare23_lib.io.patterns import check_utf8
@@ -28,6 +28,9 @@ MAX_LABEL_VALUES = 254
 
 MAX_SIGNED_VALUES = 60
 """The same if some are negative."""
+
+MAX_TRIES = 5
+"""Of files of one form that are read until one shows what they are."""
 
 HELD_OUT = re.compile(r"[a-z](Ts|Val?)$|(?i:(^|[_-])(test(ing)?|val(id(ation)?)?)$)")
 """Folders of images that are not for training."""
@@ -128,25 +131,38 @@ def _unused_folders(source: FolderSource) -> list[str]:
 class _FileGroup:
     """Files of one form: `pattern` with `{case}`, and the files by case.
 
-    In the `short` form what all names begin with is no part of the case.
+    In the `short` form what all names begin with is no part of the case. `errors` has files that could not be read.
     """
 
     pattern: str
     cases: dict[str, Path]
     short: str = ""
     short_cases: dict[str, Path] = field(default_factory=dict)
+    errors: dict[Path, str] = field(default_factory=dict)
+
+    def first_infos(self) -> Iterator[ImageInfo]:
+        """Yield what the first files hold that can be read."""
+        for path in islice(self.cases.values(), MAX_TRIES):
+            info = read_info(path, True)
+            if info.error:
+                self.errors[path] = info.error
+            else:
+                yield info
 
     def is_label(self) -> bool:
-        """Return by the content of a file whether these are label maps."""
-        info = read_info(next(iter(self.cases.values())), True)
-        if info.voxels is None:
-            return False
-        return len(info.voxels) <= (MAX_LABEL_VALUES if min(info.voxels, default=0) >= 0 else MAX_SIGNED_VALUES)
+        """Return by the content of the first file that can be read whether these are label maps."""
+        return next(map(_is_label, self.first_infos()), False)
 
     def forms(self) -> Iterator[tuple[str, dict[str, Path]]]:
         yield self.pattern, self.cases
         if self.short:
             yield self.short, self.short_cases
+
+
+def _is_label(info: ImageInfo) -> bool:
+    if info.voxels is None:
+        return False
+    return len(info.voxels) <= (MAX_LABEL_VALUES if min(info.voxels, default=0) >= 0 else MAX_SIGNED_VALUES)
 
 
 def _nifti_files(folder: Path) -> list[Path]:
@@ -168,16 +184,18 @@ def _guess(folder: Path) -> FolderSource:
     if not images:
         raise CohortError("; ".join([f"{folder}: holds no image, label maps only", *skipped]))
     name = identifier(folder.resolve().name)
+    errors = {path: error for group in groups for path, error in group.errors.items()}
+    remarks = [*skipped, *(f"{path.relative_to(folder)} cannot be read: {error}" for path, error in errors.items())]
     pattern, names, masked = _masks(folder, files, labels, images) or ("", [], set())
     forms = [(image, *form) for image in images for form in image.forms()]
     image, images_pattern, cases = max(forms, key=lambda form: len(form[2].keys() & masked))
     if cases.keys() & masked:
         values = {mask: name_of(number, mask) for number, mask in enumerate(names, start=1)}
         keys: dict[str, Any] = {"images": images_pattern, "masks": pattern, "values": values}
-        remarks = [f"{group.pattern} are images without masks, not used" for group in images if group is not image]
-        return FolderSource(name, folder, keys, folder, remarks + skipped)
-    keys, remarks = _paired(folder, images, labels)
-    return FolderSource(name, folder, keys, folder, remarks + skipped)
+        remarks += [f"{group.pattern} are images without masks, not used" for group in images if group is not image]
+        return FolderSource(name, folder, keys, folder, remarks)
+    keys, others = _paired(folder, images, labels)
+    return FolderSource(name, folder, keys, folder, remarks + others)
 
 
 @dataclass(frozen=True)

@@ -525,6 +525,18 @@ def test_wrong_keys_of_a_source_are_one_line(tmp_path):
         FolderSource("own", tmp_path, {"images": "images/1.nii"}).find(tmp_path)
 
 
+def test_a_label_that_cannot_be_read_does_not_decide(tmp_path):
+    write_pairs(tmp_path / "images/#.nii.gz", tmp_path / "labels/#.nii.gz", range(4), v1=LIVER)
+    for number in range(2):
+        path = tmp_path / f"labels/{number}.nii.gz"
+        path.write_bytes(path.read_bytes()[:-20])
+    found = recognize(tmp_path)
+    assert found.keys == {"images": "images/{case}.nii.gz", "labels": "labels/{case}.nii.gz"}
+    assert [remark.partition(":")[0] for remark in found.remarks] == [
+        "labels/0.nii.gz cannot be read", "labels/1.nii.gz cannot be read",
+    ]  # fmt: skip
+
+
 def test_folders_without_images_or_labels_are_refused(tmp_path):
     with pytest.raises(CohortError, match="there is no folder"):
         recognize(tmp_path / "lost")
