@@ -153,6 +153,10 @@ class _FileGroup:
         """Return by the content of the first file that can be read whether these are label maps."""
         return next(map(_is_label, self.first_infos()), False)
 
+    def is_mixed(self) -> bool:
+        """Return whether the first two files that can be read are an image and a label map."""
+        return len(set(map(_is_label, islice(self.first_infos(), 2)))) > 1
+
     def forms(self) -> Iterator[tuple[str, dict[str, Path]]]:
         yield self.pattern, self.cases
         if self.short:
@@ -312,14 +316,20 @@ def _groups(folder: Path, files: Sequence[Path]) -> Iterator[_FileGroup]:
     taken: set[Path] = set()
     ranked = sorted(above.items(), key=lambda item: -len(item[1]))
     largest = {path: len(paths) for paths in here.values() for path in paths}
+    kinds: set[tuple[str, ...]] = set()  # folders such as images and labels, whose files have the same names
     for (start, rest), cases in ranked:
         if (
             len(cases) > 1
+            and (start, *cases) not in kinds
             and not taken & set(cases.values())
             and all(len(cases) > largest[path] for path in cases.values())
         ):
-            taken |= set(cases.values())
-            yield _FileGroup(f"{start}{{case}}{rest}", cases)
+            group = _FileGroup(f"{start}{{case}}{rest}", cases)
+            if group.is_mixed():
+                kinds.add((start, *cases))
+            else:
+                taken |= set(cases.values())
+                yield group
     singles: dict[str, list[Path]] = defaultdict(list)
     for (start, _), paths in here.items():
         left = [path for path in paths if path not in taken]

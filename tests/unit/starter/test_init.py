@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,21 @@ def test_names_without_numbers_are_paired(tmp_path):
         write(tmp_path / f"img/{name}_ct.nii.gz", ct(ord(name[0])), AFFINE)
         write(tmp_path / f"gt/{name}_seg.nii.gz", labels(v3=LIVER), AFFINE)
     assert keys(tmp_path)[1] == {"images": "img/{case}_ct.nii.gz", "labels": "gt/{case}_seg.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["anna", "bert"],
+        ["Müller, Jürgen", "Özdemir A", "Straße"],
+        [sha256(bytes([one])).hexdigest() for one in range(10)],
+    ],
+)
+def test_equal_names_without_numbers_in_two_folders_are_no_folders_of_cases(tmp_path, names):
+    for number, name in enumerate(names):
+        write(tmp_path / f"images/{name}.nii.gz", ct(number), AFFINE)
+        write(tmp_path / f"labels/{name}.nii.gz", labels(v1=LIVER), AFFINE)
+    assert keys(tmp_path)[1] == {"images": "images/{case}.nii.gz", "labels": "labels/{case}.nii.gz"}
 
 
 def test_known_layouts_take_their_presets(tmp_path):
