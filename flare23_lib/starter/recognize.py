@@ -153,6 +153,10 @@ class _FileGroup:
         """Return by the content of the first file that can be read whether these are label maps."""
         return next(map(_is_label, self.first_infos()), False)
 
+    def has_several_values(self) -> bool:
+        """Return whether one of the first label maps holds more than one value."""
+        return any(len(info.voxels or ()) > 1 for info in self.first_infos())
+
     def is_mixed(self) -> bool:
         """Return whether the first two files that can be read are an image and a label map."""
         return len(set(map(_is_label, islice(self.first_infos(), 2)))) > 1
@@ -190,16 +194,26 @@ def _guess(folder: Path) -> FolderSource:
     name = identifier(folder.resolve().name)
     errors = {path: error for group in groups for path, error in group.errors.items()}
     remarks = [*skipped, *(f"{path.relative_to(folder)} cannot be read: {error}" for path, error in errors.items())]
-    pattern, names, masked = _masks(folder, files, labels, images) or ("", [], set())
+    pattern, masks = _masks(folder, files, labels, images)
+    masked = {case for case, _ in masks.values()}
     forms = [(image, *form) for image in images for form in image.forms()]
     image, images_pattern, cases = max(forms, key=lambda form: len(form[2].keys() & masked))
     if cases.keys() & masked:
-        values = {mask: name_of(number, mask) for number, mask in enumerate(names, start=1)}
-        keys: dict[str, Any] = {"images": images_pattern, "masks": pattern, "values": values}
-        remarks += [f"{group.pattern} are images without masks, not used" for group in images if group is not image]
-        return FolderSource(name, folder, keys, folder, remarks)
-    keys, others = _paired(folder, images, labels)
-    return FolderSource(name, folder, keys, folder, remarks + others)
+        others = [group for group in labels if masks.keys().isdisjoint(group.cases.values())]
+        maps = (group for group in others if masked <= {*group.cases, *group.short_cases})
+        if preferred := next((group for group in maps if group.has_several_values()), None):
+            labels = sorted(others, key=lambda group: group is not preferred)
+            remarks.append(f"{pattern} are masks of the cases of {preferred.pattern}, not used")
+        else:
+            names = sorted({mask for _, mask in masks.values()})
+            values = {mask: name_of(number, mask) for number, mask in enumerate(names, start=1)}
+            keys: dict[str, Any] = {"images": images_pattern, "masks": pattern, "values": values}
+            unused = [group for group in images if group is not image]
+            remarks += [f"{group.pattern} are images without masks, not used" for group in unused]
+            remarks += [f"{group.pattern} are label maps beside masks, not used" for group in others]
+            return FolderSource(name, folder, keys, folder, remarks)
+    keys, unpaired = _paired(folder, images, labels)
+    return FolderSource(name, folder, keys, folder, remarks + unpaired)
 
 
 @dataclass(frozen=True)
@@ -369,22 +383,22 @@ def _of_names(start: str, paths: Sequence[Path]) -> _FileGroup:
 
 def _masks(
     folder: Path, files: Sequence[Path], labels: Sequence[_FileGroup], images: Sequence[_FileGroup]
-) -> tuple[str, list[str], set[str]] | None:
-    """Return the pattern of masks, their names and cases, if there are several label files in a folder per case."""
+) -> tuple[str, dict[Path, tuple[str, str]]]:
+    """Return the pattern of masks, and case and mask of each file, if a folder per case has several label files."""
     scans = {path for group in images for path in group.cases.values()}
-    others = [path.relative_to(folder).as_posix() for path in files if path not in scans]
-    found: dict[str, list[re.Match]] = {}
+    others = {path: path.relative_to(folder).as_posix() for path in files if path not in scans}
+    found: dict[str, dict[Path, tuple[str, str]]] = {}
     for group in labels:
         start, _, name = group.pattern.rpartition("/")
         if "{case}" in start and "{case}" not in name:
             before, after = map(re.escape, start.split("{case}"))
             form = re.compile(f"{before}([^/]+){after}/([^/]+){re.escape(_suffix(name))}")
-            found[f"{start}/{{mask}}{_suffix(name)}"] = [match for path in others if (match := form.fullmatch(path))]
-    masks = {pattern: sorted({match[2] for match in matches}) for pattern, matches in found.items()}
-    pattern = max(masks, key=lambda one: len(masks[one]), default="")
-    if len(masks.get(pattern, ())) < 2:
-        return None
-    return pattern, masks[pattern], {match[1] for match in found[pattern]}
+            found[f"{start}/{{mask}}{_suffix(name)}"] = {
+                path: (match[1], match[2]) for path, text in others.items() if (match := form.fullmatch(text))
+            }
+    counts = {pattern: len({mask for _, mask in masks.values()}) for pattern, masks in found.items()}
+    pattern = max(counts, key=lambda one: counts[one], default="")
+    return (pattern, found[pattern]) if counts.get(pattern, 0) > 1 else ("", {})
 
 
 def _suffix(name: str) -> str:

@@ -496,6 +496,25 @@ def test_no_mask_is_lost(tmp_path):
     assert set(keys(tmp_path)[1]["values"]) == {"liver", "tumor", *(f"rib_left_{rib}" for rib in range(1, 6))}
 
 
+def test_a_label_map_of_several_values_is_preferred_to_masks(tmp_path):
+    for number in range(3):
+        folder = tmp_path / f"case_{number}"
+        write(folder / "imaging.nii.gz", ct(number), AFFINE)
+        for label in ("cyst/all", "segmentation"):
+            write(folder / f"{label}.nii.gz", labels(v1=LIVER), AFFINE)
+        for mask in ("kidney_instance-1_annotation-1", "kidney_instance-1_annotation-2"):
+            write(folder / f"instances/{mask}.nii.gz", labels(v1=RIGHT), AFFINE)
+    found = recognize(tmp_path)
+    assert found.keys["masks"] == "{case}/instances/{mask}.nii.gz"
+    assert found.remarks == [
+        f"{{case}}/{label}.nii.gz are label maps beside masks, not used" for label in ("cyst/all", "segmentation")
+    ]
+    write(folder / "segmentation.nii.gz", labels(v1=RIGHT, v2=LIVER), AFFINE)
+    found = recognize(tmp_path)
+    assert found.keys == {"images": "{case}/imaging.nii.gz", "labels": "{case}/segmentation.nii.gz"}
+    assert any("{mask}.nii.gz are masks of the cases of {case}/segmentation" in remark for remark in found.remarks)
+
+
 def test_names_that_become_alike_are_told_apart(tmp_path):
     write_pairs(tmp_path / "own/img/#.nii.gz", tmp_path / "own/seg/#.nii.gz", range(2), v1=LIVER, v2=LEFT)
     (tmp_path / "own/labels.csv").write_text("1;node +\n2;node -\n")
