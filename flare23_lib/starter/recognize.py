@@ -294,13 +294,19 @@ def _paired(folder: Path, images: Sequence[_FileGroup], labels: Sequence[_FileGr
     ]
     for group in labels:
         if group not in [pair.label for pair in pairs]:
-            taken = [pair for pair in pairs if pair.cases & {*group.cases, *group.short_cases}]
-            fits = f"that fit the images of {taken[0].patterns[1]}, too, not used" if taken else "without an image"
-            for case in group.cases:
-                if any({f"{case}_0000", f"{case}_0001"} <= image.cases.keys() for image in others):
-                    fits += f"; {case}_0000 and {case}_0001 are channels of one image: leave that of the CT alone"
-                    break
-            remarks.append(f"{group.pattern} are label maps {fits}")
+            cases = {*group.cases, *group.short_cases}
+            taken = [pair for pair in pairs if pair.cases & cases]
+            fitting = [image for image in images if cases & {*image.cases, *image.short_cases}]
+            stored = set().union(*(image.cases for image in images))
+            channels = (f"{case}_0000 and {case}_0001" for case in group.cases if f"{case}_0001" in stored)
+            fits = "are label maps without an image"
+            if taken:
+                fits = f"are label maps that fit the images of {taken[0].patterns[1]}, too, not used"
+            elif fitting:
+                fits = f"fit other images of {fitting[0].pattern}; make a source of their own with the same `images`"
+            elif first := next(channels, None):
+                fits += f"; {first} are channels of one image: leave that of the CT alone"
+            remarks.append(f"{group.pattern} {fits}")
     return keys, remarks
 
 

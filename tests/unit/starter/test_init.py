@@ -422,6 +422,30 @@ def test_other_labels_of_the_same_images_are_named(tmp_path):
     ]
 
 
+def test_labels_of_other_images_in_the_same_folder_can_be_a_source_of_their_own(tmp_path):
+    folder = tmp_path / "own"
+    for organ, numbers in (("liver", range(3)), ("spleen", range(3, 6))):
+        write_pairs(folder / "images/c_#.nii.gz", folder / f"labels_{organ}/c_#.nii.gz", numbers, v1=LIVER)
+    write(folder / "more/x.nii.gz", labels(v1=LIVER), AFFINE)
+    assert recognize(folder).remarks == [
+        "labels_spleen/{case}.nii.gz fit other images of images/{case}.nii.gz; "
+        "make a source of their own with the same `images`",
+        "more/{case}.nii.gz are label maps without an image",
+    ]
+    init([folder], RECIPE, tmp_path / "m.yaml", 8)
+    text = yaml.safe_load((tmp_path / "m.yaml").read_text())
+    (liver,) = text["sources"].values()
+    text["sources"]["spleen"] = {**liver, "labels": "labels_spleen/{case}.nii.gz"}
+    text["categories"].append({"name": "spleen", "sources": ["spleen"]})
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(text))
+    config = Config.load([tmp_path / "m.yaml"])
+    found = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl")
+    assert [case.case for case in found.cases if case.usable] == [
+        "own_c_0", "own_c_1", "own_c_2", "spleen_c_3", "spleen_c_4", "spleen_c_5",
+    ]  # fmt: skip
+    assert {issue.kind for issue in found.issues} == {"image_without_label"}
+
+
 def test_masks_of_tumors_lie_over_those_of_organs_and_missing_ones_are_unknown(tmp_path):
     for number, name in enumerate(("anna", "bert", "carl")):
         write(tmp_path / f"own/{name}/ct.nii.gz", ct(number), AFFINE)
