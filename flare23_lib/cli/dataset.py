@@ -146,9 +146,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("--cases", type=int, default=32, help="training cases, 4 or more (default: %(default)s)")
     parser.add_argument("--validation", type=at_least(0), default=6, help="validation cases (default: %(default)s)")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of what is drawn (default: %(default)s)")
-    parser.add_argument(
-        "--coarseness", type=float, default=1.0, help="factor of voxel size (default: %(default)s)"
-    )
+    parser.add_argument("--coarseness", type=float, default=1.0, help="factor of voxel size (default: %(default)s)")
     add_processes(parser)
 
     parser = command(commands, "status", _status, "list what the next run of the workflow would compute")
