@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import combinations, islice, product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,11 @@ from flare23_lib.config.cohort_models import BACKGROUND, IGNORE, Source
 from flare23_lib.config.load import read_yaml
 from flare23_lib.config.messages import explain
 from flare23_lib.dataset.discover import SourceFiles, files_below, find
-from flare23_lib.dataset.image_info import ImageInfo, read_info
 from flare23_lib.errors import CohortError
 from flare23_lib.io.nifti import SUFFIXES
 from flare23_lib.io.patterns import check_utf8
+from flare23_lib.starter.file_groups import FileGroup, groups_of, suffix_of
 from flare23_lib.starter.names import identifier, name_of
-
-MAX_LABEL_VALUES = 254
-"""A file with more different values is an image."""
-
-MAX_SIGNED_VALUES = 60
-"""The same if some are negative."""
-
-MAX_TRIES = 5
-"""Of files of one form that are read until one shows what they are."""
 
 HELD_OUT = re.compile(r"[a-z](Ts|Val?)$|(?i:(^|[_-])(test(ing)?|val(id(ation)?)?)$)")
 """Folders of images that are not for training."""
@@ -127,52 +118,6 @@ def _unused_folders(source: FolderSource) -> list[str]:
     return sorted({first for first, *rest in files if rest} - used)
 
 
-@dataclass
-class _FileGroup:
-    """Files of one form: `pattern` with `{case}`, and the files by case.
-
-    In the `short` form what all names begin with is no part of the case. `errors` has files that could not be read.
-    """
-
-    pattern: str
-    cases: dict[str, Path]
-    short: str = ""
-    short_cases: dict[str, Path] = field(default_factory=dict)
-    errors: dict[Path, str] = field(default_factory=dict)
-
-    def first_infos(self) -> Iterator[ImageInfo]:
-        """Yield what the first files hold that can be read."""
-        for path in islice(self.cases.values(), MAX_TRIES):
-            info = read_info(path, True)
-            if info.error:
-                self.errors[path] = info.error
-            else:
-                yield info
-
-    def is_label(self) -> bool:
-        """Return by the content of the first file that can be read whether these are label maps."""
-        return next(map(_is_label, self.first_infos()), False)
-
-    def has_several_values(self) -> bool:
-        """Return whether one of the first label maps holds more than one value."""
-        return any(len(info.voxels or ()) > 1 for info in self.first_infos())
-
-    def is_mixed(self) -> bool:
-        """Return whether the first two files that can be read are an image and a label map."""
-        return len(set(map(_is_label, islice(self.first_infos(), 2)))) > 1
-
-    def forms(self) -> Iterator[tuple[str, dict[str, Path]]]:
-        yield self.pattern, self.cases
-        if self.short:
-            yield self.short, self.short_cases
-
-
-def _is_label(info: ImageInfo) -> bool:
-    if info.voxels is None:
-        return False
-    return len(info.voxels) <= (MAX_LABEL_VALUES if min(info.voxels, default=0) >= 0 else MAX_SIGNED_VALUES)
-
-
 def _nifti_files(folder: Path) -> list[Path]:
     return sorted(Path(file) for file in files_below(str(folder)) if file.lower().endswith(SUFFIXES))
 
@@ -186,7 +131,7 @@ def _guess(folder: Path) -> FolderSource:
         raise CohortError("; ".join([f"{folder}: holds no NIfTI file (*.nii.gz, *.nii)", *skipped]))
     for file in files:
         check_utf8(file, CohortError)
-    groups = list(_groups(folder, files))
+    groups = list(groups_of(folder, files))
     labels = [group for group in groups if group.is_label()]
     images = [group for group in groups if group not in labels]
     if not images:
@@ -220,8 +165,8 @@ def _guess(folder: Path) -> FolderSource:
 class _Pair:
     """Groups of images and labels with cases in common, and the form in which they have them."""
 
-    image: _FileGroup
-    label: _FileGroup
+    image: FileGroup
+    label: FileGroup
     form: int
     cases: frozenset[str]
 
@@ -250,7 +195,7 @@ class _Pair:
         return self.image is not other.image and (self.label is not other.label or shares)
 
 
-def _paired(folder: Path, images: Sequence[_FileGroup], labels: Sequence[_FileGroup]) -> tuple[dict, list[str]]:
+def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGroup]) -> tuple[dict, list[str]]:
     """Return the patterns of images with labels, of those without and of those held out, and remarks.
 
     Raises:
@@ -310,7 +255,7 @@ def _paired(folder: Path, images: Sequence[_FileGroup], labels: Sequence[_FileGr
     return keys, remarks
 
 
-def _pairs(images: Sequence[_FileGroup], labels: Sequence[_FileGroup], known: Sequence[_Pair]) -> Iterator[_Pair]:
+def _pairs(images: Sequence[FileGroup], labels: Sequence[FileGroup], known: Sequence[_Pair]) -> Iterator[_Pair]:
     """Yield the pairs of groups that fit beside the known ones, the full names' form first."""
     for image, label in product(images, labels):
         for form, (one, two) in enumerate(zip(image.forms(), label.forms(), strict=False)):
@@ -319,76 +264,12 @@ def _pairs(images: Sequence[_FileGroup], labels: Sequence[_FileGroup], known: Se
                 yield pair
 
 
-def _is_held_out(group: _FileGroup) -> bool:
+def _is_held_out(group: FileGroup) -> bool:
     return any(HELD_OUT.search(part) for part in group.pattern.split("/")[:-1])
 
 
-def _groups(folder: Path, files: Sequence[Path]) -> Iterator[_FileGroup]:
-    """Divide files into groups whose names differ in the case alone: in a folder's name, or in the file's."""
-    above: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
-    here: dict[tuple[str, str], list[Path]] = defaultdict(list)
-    for path in files:
-        parts = path.relative_to(folder).parts
-        for depth in range(len(parts) - 1):
-            start, rest = "/".join((*parts[:depth], "")), "/".join(("", *parts[depth + 1 :]))
-            above[start, rest][parts[depth]] = path
-        here["/".join((*parts[:-1], "")), re.sub(r"\d+", "#", path.name)].append(path)
-    taken: set[Path] = set()
-    ranked = sorted(above.items(), key=lambda item: -len(item[1]))
-    largest = {path: len(paths) for paths in here.values() for path in paths}
-    kinds: set[tuple[str, ...]] = set()  # folders such as images and labels, whose files have the same names
-    for (start, rest), cases in ranked:
-        if (
-            len(cases) > 1
-            and (start, *cases) not in kinds
-            and not taken & set(cases.values())
-            and all(len(cases) > largest[path] for path in cases.values())
-        ):
-            group = _FileGroup(f"{start}{{case}}{rest}", cases)
-            if group.is_mixed():
-                kinds.add((start, *cases))
-            else:
-                taken |= set(cases.values())
-                yield group
-    singles: dict[str, list[Path]] = defaultdict(list)
-    for (start, _), paths in here.items():
-        left = [path for path in paths if path not in taken]
-        if len(left) > 1:
-            yield _of_numbers(start, left)
-        else:
-            singles[start] += left
-    for start, paths in singles.items():
-        if paths:
-            yield _of_names(start, paths)
-
-
-def _of_numbers(start: str, paths: Sequence[Path]) -> _FileGroup:
-    """Return the group of names that differ in their numbers; numbers that all share are no part of the case."""
-    pieces = [re.split(r"(\d+)", path.name) for path in paths]
-    varying = [index for index in range(len(pieces[0])) if len({row[index] for row in pieces}) > 1]
-    first, last = varying[0], varying[-1]
-    suffix, before = "".join(pieces[0][last + 1 :]), "".join(pieces[0][:first])
-    whole = {path.name.removesuffix(suffix): path for path in paths}
-    short = {case.removeprefix(before): path for case, path in whole.items()}
-    return _FileGroup(f"{start}{{case}}{suffix}", whole, f"{start}{before}{{case}}{suffix}", short)
-
-
-def _of_names(start: str, paths: Sequence[Path]) -> _FileGroup:
-    """Return the group of names of any form: they end in the same, from the last `_`, `-` or `.` that they share."""
-    names = [path.name for path in paths]
-    suffix = _suffix(names[0])
-    for place in [match.start() for match in re.finditer(r"[_.-]", names[0])]:
-        if len(paths) > 1 and place and all(name.endswith(names[0][place:]) for name in names):
-            suffix = names[0][place:]
-            break
-    if len(paths) == 1 and names[0].endswith(f"_0000{suffix}"):  # nnU-Net's channel
-        suffix = f"_0000{suffix}"
-    cases = {name.removesuffix(suffix): path for name, path in zip(names, paths, strict=True)}
-    return _FileGroup(f"{start}{{case}}{suffix}", cases)
-
-
 def _masks(
-    folder: Path, files: Sequence[Path], labels: Sequence[_FileGroup], images: Sequence[_FileGroup]
+    folder: Path, files: Sequence[Path], labels: Sequence[FileGroup], images: Sequence[FileGroup]
 ) -> tuple[str, dict[Path, tuple[str, str]]]:
     """Return the pattern of masks, and case and mask of each file, if a folder per case has several label files."""
     scans = {path for group in images for path in group.cases.values()}
@@ -398,15 +279,10 @@ def _masks(
         start, _, name = group.pattern.rpartition("/")
         if "{case}" in start and "{case}" not in name:
             before, after = map(re.escape, start.split("{case}"))
-            form = re.compile(f"{before}([^/]+){after}/([^/]+){re.escape(_suffix(name))}")
-            found[f"{start}/{{mask}}{_suffix(name)}"] = {
+            form = re.compile(f"{before}([^/]+){after}/([^/]+){re.escape(suffix_of(name))}")
+            found[f"{start}/{{mask}}{suffix_of(name)}"] = {
                 path: (match[1], match[2]) for path, text in others.items() if (match := form.fullmatch(text))
             }
     counts = {pattern: len({mask for _, mask in masks.values()}) for pattern, masks in found.items()}
     pattern = max(counts, key=lambda one: counts[one], default="")
     return (pattern, found[pattern]) if counts.get(pattern, 0) > 1 else ("", {})
-
-
-def _suffix(name: str) -> str:
-    """Return the suffix of a NIfTI file."""
-    return next(suffix for suffix in SUFFIXES if name.endswith(suffix))
