@@ -379,7 +379,7 @@ def test_the_recipe_has_the_papers_values():
 def test_the_example_of_the_documentation_is_valid():
     text = (REPOSITORY / "docs/your_cohort.md").read_text()
     blocks = [yaml.safe_load(block.split("```")[0]) for block in text.split("```yaml")[1:]]
-    config = load(**merge(blocks[0], blocks[2]))
+    config = load(**merge(blocks[0], blocks[3]))
     assert list(config.models) == ["organ_teacher", "student"]
     assert list(config.sources) == ["lits", "kits", "total", "more"]
     assert list(config.completions) == ["unlabeled", "lits", "kits", "total"]
