@@ -84,7 +84,7 @@ def _has_bfloat16_instructions() -> bool:
 def refuse_emulation(name: str, device: torch.device) -> None:
     """Raise ConfigError if a device only emulates a precision."""
     if name == "float16" and device.type == "cpu":
-        raise ConfigError("precision float16: this CPU only emulates it; use auto, or float32")
+        raise ConfigError("precision float16: this CPU only emulates it; use auto (--precision auto), or float32")
     if name == "bfloat16" and not computes_in_bfloat16(device):
         what = "this GPU" if device.type == "cuda" else "this CPU" if device.type == "cpu" else f"device {device}"
-        raise ConfigError(f"precision bfloat16: {what} only emulates it; use auto, or float32")
+        raise ConfigError(f"precision bfloat16: {what} only emulates it; use auto (--precision auto), or float32")

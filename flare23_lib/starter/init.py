@@ -19,7 +19,7 @@ from flare23_lib.config.cohort_models import IGNORE
 from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.dataset.read_files import Task, read_files
 from flare23_lib.errors import CohortError
-from flare23_lib.io.anatomy import is_tumor
+from flare23_lib.io.anatomy import STRUCTURE, anatomy_of, is_tumor
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.labels import IGNORE_VALUE
@@ -30,6 +30,9 @@ from flare23_lib.starter.write import configuration_text
 
 log = logging.getLogger(__name__)
 
+PRESETS = Path(__file__).parent.parent / "config" / "presets" / "sources"
+"""Layouts of known data sets."""
+
 SIDES = ("kidney", "adrenal_gland")
 """Structures that some sources label without sides."""
 
@@ -38,7 +41,7 @@ TOLERANCE_MM = 2
 
 OFTEN, SELDOM = 0.9, 0.5
 """Shares of the cases in which an organ occurs: below the first, the file asks whether it was looked for in all of
-them, below the second it states that it was not."""
+them, below the second it states that a known organ was not."""
 
 
 def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, processes: int = 1) -> Config:
@@ -49,7 +52,7 @@ def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, pro
 
     Args:
         folders: one for each source.
-        recipe: the recipe, which tolerances of known labels are taken from; presets are looked for beside it.
+        recipe: the recipe, which tolerances of known labels are taken from.
         output: the file to write.
         gpu_gb: memory of the GPU in GB that the network is planned for.
         processes: how many files are read at once.
@@ -59,10 +62,7 @@ def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, pro
         if places.count(place) > 1:
             raise CohortError(f"{folder}: is given twice")
     tolerances = {label.name: label.tolerance_mm for label in Config.load([recipe]).labels}
-    presets = recipe.parent / "presets" / "sources"
-    if not presets.is_dir():
-        log.info("%s: is missing; layouts of known data sets are not looked for", presets)
-    sources = [recognize(folder, presets) for folder in folders]
+    sources = [recognize(folder, PRESETS) for folder in folders]
     cohort = Path(os.path.commonpath([source.root.absolute() for source in sources]))
     results = output.with_suffix("").name + "_results"
     grid = _inspect(cohort, sources, Results(output.parent / results).scan_memory, processes)
@@ -243,7 +243,7 @@ def _ask_about_shared_tumors(sources: Sequence[FolderSource]) -> None:
 def _questions(source: FolderSource) -> list[str]:
     """Return what only the user knows: whether rare organs were looked for everywhere, and what has no name.
 
-    Where organs are in few cases, the source's `annotated` becomes present.
+    Where organs are in few cases, the source's `annotated` becomes present. What is no known organ may be absent.
     """
     questions = []
     labeled = _labeled_cases(source)
@@ -253,7 +253,8 @@ def _questions(source: FolderSource) -> list[str]:
             counts[name] = max(counts.get(name, 0), source.present[value])
     if source.present and "values" not in source.keys:
         organs = {name: count for name, count in counts.items() if not is_tumor(name)}
-        if seldom := [f"{name} ({count})" for name, count in organs.items() if count < SELDOM * labeled]:
+        few = {name: count for name, count in organs.items() if 0 < count < SELDOM * labeled}
+        if seldom := [f"{name} ({count})" for name, count in few.items() if _is_organ(name)]:
             source.keys["annotated"] = "present"
             questions.append(
                 f"in fewer than half of {labeled} cases: {', '.join(seldom)}; what a case lacks is taken for not "
@@ -266,6 +267,11 @@ def _questions(source: FolderSource) -> list[str]:
     if unnamed := [name for name in counts if UNNAMED.search(name)]:
         questions.append(f"no table names {', '.join(unnamed)}: write what they are, here and in `labels`")
     return questions
+
+
+def _is_organ(name: str) -> bool:
+    anatomy = anatomy_of(name)
+    return anatomy is not None and anatomy.category == STRUCTURE
 
 
 def summary(config: Config, output: Path) -> str:
