@@ -53,8 +53,8 @@ class FileGroup:
         return any(len(info.voxels or ()) > 1 for info in self.first_infos())
 
     def is_mixed(self) -> bool:
-        """Return whether the first two files that can be read are an image and a label map."""
-        return len(set(map(_is_label, islice(self.first_infos(), 2)))) > 1
+        """Return whether images and label maps are among the first files that can be read."""
+        return len(set(map(_is_label, self.first_infos()))) > 1
 
     def forms(self) -> Iterator[tuple[str, dict[str, Path]]]:
         """Yield the pattern and the cases, and those of the short form if there is one."""

@@ -147,6 +147,23 @@ def test_equal_names_without_numbers_in_two_folders_are_no_folders_of_cases(tmp_
     assert keys(tmp_path)[1] == {"images": "images/{case}.nii.gz", "labels": "labels/{case}.nii.gz"}
 
 
+@pytest.mark.parametrize(
+    ("folders", "images", "label"),
+    [(("annotations", "predictions", "scans"), ["scans"], "annotations"), (("ct", "pet", "seg"), ["ct", "pet"], "seg")],
+)
+def test_nor_are_three_folders_of_which_the_first_two_are_alike(tmp_path, folders, images, label):
+    for number, name in enumerate(("anna", "bert", "carl", "dora")):
+        for folder in folders:
+            array = ct(number) if folder in images else labels(v1=LIVER)
+            write(tmp_path / f"{folder}/{name}.nii.gz", array, AFFINE)
+    found = recognize(tmp_path)
+    assert found.keys["images"] == f"{images[0]}/{{case}}.nii.gz"
+    assert found.keys["labels"] == f"{label}/{{case}}.nii.gz"
+    others = [folder for folder in folders if folder not in (*images, label)]
+    fits = f"are label maps that fit the images of {label}/{{case}}.nii.gz, too, not used"
+    assert found.remarks == [f"{folder}/{{case}}.nii.gz {fits}" for folder in others]
+
+
 def test_known_layouts_take_their_presets(tmp_path):
     for number in range(2):
         write(tmp_path / f"kits23/dataset/case_{number}/imaging.nii.gz", ct(number), AFFINE)
