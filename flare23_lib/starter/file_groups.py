@@ -62,6 +62,10 @@ class FileGroup:
         if self.short:
             yield self.short, self.short_cases
 
+    def form(self, number: int) -> tuple[str, dict[str, Path]]:
+        """Return the pattern and the cases of a form: 1 is the short one if there is one."""
+        return list(self.forms())[: number + 1][-1]
+
 
 def _is_label(info: ImageInfo) -> bool:
     if info.voxels is None:

@@ -173,7 +173,7 @@ class _Pair:
     @property
     def patterns(self) -> tuple[str, str]:
         """Of the images and of the labels."""
-        return list(self.image.forms())[self.form][0], list(self.label.forms())[self.form][0]
+        return self.image.form(self.form)[0], self.label.form(self.form)[0]
 
     @property
     def is_held_out(self) -> bool:
@@ -229,13 +229,19 @@ def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGrou
     others = [group for group in images if group not in [pair.image for pair in pairs]]
     unused = [group for group in others if training and _is_held_out(group)]
     form = training[0].form if training else 0
-    left = dict.fromkeys((group.short if form else "") or group.pattern for group in others if group not in unused)
+    known = {case for pair in pairs for case in pair.image.form(pair.form)[1]}
+    same = [group for group in others if group not in unused and known & group.form(form)[1].keys()]
+    left = dict.fromkeys(group.form(form)[0] for group in others if group not in unused and group not in same)
     labeled = [pair.patterns[0] for pair in training]
     if unlabeled := [pattern for pattern in left if pattern not in labeled]:
         keys["unlabeled_images" if keys else "images"] = unlabeled
     remarks = [
         f"{group.pattern} look held out and are not used; as `unlabeled_images` they would be learned from"
         for group in unused
+    ]
+    remarks += [
+        f"{group.pattern} have cases of the same names, not used; if they are others, make a source of their own"
+        for group in same
     ]
     for group in labels:
         if group not in [pair.label for pair in pairs]:

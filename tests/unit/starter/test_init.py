@@ -149,7 +149,10 @@ def test_equal_names_without_numbers_in_two_folders_are_no_folders_of_cases(tmp_
 
 @pytest.mark.parametrize(
     ("folders", "images", "label"),
-    [(("annotations", "predictions", "scans"), ["scans"], "annotations"), (("ct", "pet", "seg"), ["ct", "pet"], "seg")],
+    [
+        (("annotations", "predictions", "scans"), ["scans"], "annotations"),
+        (("ct", "pet", "seg"), ["ct", "pet"], "seg"),
+    ],
 )
 def test_nor_are_three_folders_of_which_the_first_two_are_alike(tmp_path, folders, images, label):
     for number, name in enumerate(("anna", "bert", "carl", "dora")):
@@ -161,7 +164,12 @@ def test_nor_are_three_folders_of_which_the_first_two_are_alike(tmp_path, folder
     assert found.keys["labels"] == f"{label}/{{case}}.nii.gz"
     others = [folder for folder in folders if folder not in (*images, label)]
     fits = f"are label maps that fit the images of {label}/{{case}}.nii.gz, too, not used"
-    assert found.remarks == [f"{folder}/{{case}}.nii.gz {fits}" for folder in others]
+    remarks = [f"{folder}/{{case}}.nii.gz {fits}" for folder in others]
+    if second := images[1:]:
+        same = "have cases of the same names, not used; if they are others, make a source of their own"
+        remarks.append(f"{second[0]}/{{case}}.nii.gz {same}")
+    assert found.remarks == remarks
+    assert "unlabeled_images" not in found.keys
 
 
 def test_known_layouts_take_their_presets(tmp_path):
