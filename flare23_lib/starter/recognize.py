@@ -87,9 +87,9 @@ def labels_of(target: Any) -> list[str]:
 def recognize(folder: Path, presets: Path | None = None) -> FolderSource:
     """Look at a folder: is it laid out as a preset, or what else is it? CohortError if it is missing, or holds no
     image."""
-    folder = Path(folder)
     if not folder.is_dir():
         raise CohortError(f"there is no folder {folder}")
+    folder = folder.absolute()  # the current folder has a name, too
     for preset in sorted(presets.glob("*.yaml")) if presets else ():
         for name, keys in read_yaml(preset)["sources"].items():
             for root in (folder, folder.parent):

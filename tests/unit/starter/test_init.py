@@ -181,6 +181,12 @@ def test_known_layouts_take_their_presets(tmp_path):
     assert found["values"][1] == {"sides": ["right_kidney", "left_kidney"]}
 
 
+def test_the_current_folder_is_known_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(decathlon(tmp_path / "Task03_Liver", cases=2))
+    name, found = keys(Path())
+    assert (name, found["values"]) == ("lits", {1: "liver", 2: "tumor"})
+
+
 def test_a_layout_in_a_folder_does_not_hide_what_is_beside_it(tmp_path):
     for task in ("Task03_Liver", "Task09_Spleen", "Task10_Colon"):
         decathlon(tmp_path / task, cases=2)
