@@ -26,6 +26,9 @@ from flare23_lib.starter.names import identifier, name_of
 HELD_OUT = re.compile(r"[a-z](Ts|Val?)$|(?i:(^|[_-])(test(ing)?|val(id(ation)?)?)$)")
 """Folders of images that are not for training."""
 
+NEARLY_ALL = 0.9
+"""Share of the cases in which each mask occurs where masks are a file per class."""
+
 
 @dataclass
 class FolderSource:
@@ -145,7 +148,9 @@ def _guess(folder: Path) -> FolderSource:
     image, images_pattern, cases = max(forms, key=lambda form: len(form[2].keys() & masked))
     if cases.keys() & masked:
         others = [group for group in labels if masks.keys().isdisjoint(group.cases.values())]
+        rarest = min(Counter(mask for _, mask in masks.values()).values())
         maps = (group for group in others if masked <= {*group.cases, *group.short_cases})
+        maps = (group for group in maps if rarest < NEARLY_ALL * len(group.cases))  # instances, or masks of a part
         if preferred := next((group for group in maps if group.has_several_values()), None):
             labels = sorted(others, key=lambda group: group is not preferred)
             remarks.append(f"{pattern} are masks of the cases of {preferred.pattern}, not used")

@@ -563,14 +563,24 @@ def test_no_mask_is_lost(tmp_path):
     assert set(keys(tmp_path)[1]["values"]) == {"liver", "tumor", *(f"rib_left_{rib}" for rib in range(1, 6))}
 
 
-def test_a_label_map_of_several_values_is_preferred_to_masks(tmp_path):
+def test_a_label_map_beside_a_file_per_class_is_not_used(tmp_path):
+    for number in range(3):
+        write_pairs(tmp_path / "c#/ct.nii.gz", tmp_path / "c#/lesions.nii.gz", [number], v1=LIVER, v2=LEFT)
+        for mask in ("liver", "spleen"):
+            write(tmp_path / f"c{number}/seg/{mask}.nii.gz", labels(v1=LIVER), AFFINE)
+    found = recognize(tmp_path)
+    assert found.keys["masks"] == "{case}/seg/{mask}.nii.gz"
+    assert found.remarks == ["{case}/lesions.nii.gz are label maps beside masks, not used"]
+
+
+def test_a_label_map_of_several_values_is_preferred_to_masks_of_instances(tmp_path):
     for number in range(3):
         folder = tmp_path / f"case_{number}"
         write(folder / "imaging.nii.gz", ct(number), AFFINE)
         for label in ("cyst/all", "segmentation"):
             write(folder / f"{label}.nii.gz", labels(v1=LIVER), AFFINE)
-        for mask in ("kidney_instance-1_annotation-1", "kidney_instance-1_annotation-2"):
-            write(folder / f"instances/{mask}.nii.gz", labels(v1=RIGHT), AFFINE)
+        for instance in range(1, 2 + number % 2):
+            write(folder / f"instances/kidney_instance-{instance}.nii.gz", labels(v1=RIGHT), AFFINE)
     found = recognize(tmp_path)
     assert found.keys["masks"] == "{case}/instances/{mask}.nii.gz"
     assert found.remarks == [
