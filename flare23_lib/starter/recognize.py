@@ -142,28 +142,34 @@ def _guess(folder: Path) -> FolderSource:
     name = identifier(folder.resolve().name)
     errors = {path: error for group in groups for path, error in group.errors.items()}
     remarks = [*skipped, *(f"{path.relative_to(folder)} cannot be read: {error}" for path, error in errors.items())]
-    pattern, masks = _masks(folder, files, labels, images)
-    masked = {case for case, _ in masks.values()}
-    forms = [(image, *form) for image in images for form in image.forms()]
-    image, images_pattern, cases = max(forms, key=lambda form: len(form[2].keys() & masked))
-    if cases.keys() & masked:
-        others = [group for group in labels if masks.keys().isdisjoint(group.cases.values())]
-        rarest = min(Counter(mask for _, mask in masks.values()).values())
-        maps = (group for group in others if masked <= {*group.cases, *group.short_cases})
-        maps = (group for group in maps if rarest < NEARLY_ALL * len(group.cases))  # instances, or masks of a part
+    masks = _masks(folder, files, labels, images)
+    if masks and any(masks[0].cases.keys() & cases.keys() for image in images for _, cases in image.forms()):
+        paths = {path for group in masks for path in group.files}
+        others = [group for group in labels if paths.isdisjoint(group.cases.values())]
+        maps = (group for group in others if masks[0].cases.keys() <= {*group.cases, *group.short_cases})
+        maps = (group for group in maps if masks[0].rarest < NEARLY_ALL * len(group.cases))  # instances, or few cases
         if preferred := next((group for group in maps if group.has_several_values()), None):
             labels = sorted(others, key=lambda group: group is not preferred)
-            remarks.append(f"{pattern} are masks of the cases of {preferred.pattern}, not used")
+            remarks += [f"{group.pattern} are masks beside label maps of several values, not used" for group in masks]
         else:
-            names = sorted({mask for _, mask in masks.values()})
-            values = {mask: name_of(number, mask) for number, mask in enumerate(names, start=1)}
-            keys: dict[str, Any] = {"images": images_pattern, "masks": pattern, "values": values}
-            unused = [group for group in images if group is not image]
-            remarks += [f"{group.pattern} are images without masks, not used" for group in unused]
-            remarks += [f"{group.pattern} are label maps beside masks, not used" for group in others]
-            return FolderSource(name, folder, keys, folder, remarks)
+            keys, unpaired = _paired(folder, images, masks)
+            unused = keys.pop("unlabeled_images", ())
+            remarks += [f"{pattern} are images without masks, not used" for pattern in unused]
+            remarks += [f"{pattern} are label maps beside masks, not used" for pattern in _short_list(others)]
+            keys = {"masks" if key == "labels" else key: value for key, value in keys.items()}
+            patterns = [keys["masks"]] if isinstance(keys["masks"], str) else keys["masks"]
+            names = sorted({mask for group in masks if group.pattern in patterns for mask in group.files.values()})
+            keys["values"] = {mask: name_of(number, mask) for number, mask in enumerate(names, start=1)}
+            return FolderSource(name, folder, keys, folder, remarks + unpaired)
     keys, unpaired = _paired(folder, images, labels)
     return FolderSource(name, folder, keys, folder, remarks + unpaired)
+
+
+def _short_list(groups: Sequence[FileGroup]) -> list[str]:
+    """Return the patterns of groups, one for all that lie in the same folders."""
+    folders = Counter(group.pattern.rpartition("/")[0] for group in groups)
+    places = ((group.pattern, group.pattern.rpartition("/")[0]) for group in groups)
+    return list(dict.fromkeys(pattern if folders[place] == 1 else f"{place}/*" for pattern, place in places))
 
 
 @dataclass(frozen=True)
@@ -279,21 +285,35 @@ def _is_held_out(group: FileGroup) -> bool:
     return any(HELD_OUT.search(part) for part in group.pattern.split("/")[:-1])
 
 
+@dataclass
+class _Masks(FileGroup):
+    """Masks of one form: `pattern` with `{mask}`, one of the files of each case, and the masks by file."""
+
+    files: dict[Path, str] = field(default_factory=dict)
+
+    @property
+    def rarest(self) -> int:
+        """In how many cases the mask occurs that is in the fewest."""
+        return min(Counter(self.files.values()).values())
+
+
 def _masks(
     folder: Path, files: Sequence[Path], labels: Sequence[FileGroup], images: Sequence[FileGroup]
-) -> tuple[str, dict[Path, tuple[str, str]]]:
-    """Return the pattern of masks, and case and mask of each file, if a folder per case has several label files."""
+) -> list[_Masks]:
+    """Return masks where a folder per case has several label files: those of most names, and others that share names
+    with them."""
     scans = {path for group in images for path in group.cases.values()}
     others = {path: path.relative_to(folder).as_posix() for path in files if path not in scans}
-    found: dict[str, dict[Path, tuple[str, str]]] = {}
+    found: dict[str, _Masks] = {}
     for group in labels:
         start, _, name = group.pattern.rpartition("/")
         if "{case}" in start and "{case}" not in name:
             before, after = map(re.escape, start.split("{case}"))
             form = re.compile(f"{before}([^/]+){after}/([^/]+){re.escape(suffix_of(name))}")
-            found[f"{start}/{{mask}}{suffix_of(name)}"] = {
-                path: (match[1], match[2]) for path, text in others.items() if (match := form.fullmatch(text))
-            }
-    counts = {pattern: len({mask for _, mask in masks.values()}) for pattern, masks in found.items()}
-    pattern = max(counts, key=lambda one: counts[one], default="")
-    return (pattern, found[pattern]) if counts.get(pattern, 0) > 1 else ("", {})
+            matches = {path: match for path, text in others.items() if (match := form.fullmatch(text))}
+            cases = {match[1]: path for path, match in matches.items()}
+            pattern, masks = f"{start}/{{mask}}{suffix_of(name)}", {path: match[2] for path, match in matches.items()}
+            found[pattern] = _Masks(pattern, cases, pattern, cases, files=masks)
+    ranked = sorted(found.values(), key=lambda group: -len(set(group.files.values())))
+    names = set(ranked[0].files.values()) if ranked else set()
+    return [group for group in ranked if not names.isdisjoint(group.files.values())] if len(names) > 1 else []

@@ -563,6 +563,44 @@ def test_no_mask_is_lost(tmp_path):
     assert set(keys(tmp_path)[1]["values"]) == {"liver", "tumor", *(f"rib_left_{rib}" for rib in range(1, 6))}
 
 
+def test_masks_in_several_places_are_all_taken_or_refused(tmp_path):
+    folder = tmp_path / "own"
+    for number in range(6):
+        case = folder / f"part{number // 2}/p{number}"
+        write(case / "ct.nii.gz", ct(number), AFFINE)
+        for mask in ("seg/liver", "seg/spleen", *(["seg/tumor"] if number > 3 else []), "raw/one", "raw/two"):
+            write(case / f"{mask}.nii.gz", labels(v1=LIVER), AFFINE)
+    config = init([folder], RECIPE, tmp_path / "m.yaml", 8)
+    (source,) = config.sources.values()
+    assert sorted(source.images) == [f"part{part}/{{case}}/ct.nii.gz" for part in range(3)]
+    assert sorted(source.masks) == [f"part{part}/{{case}}/seg/{{mask}}.nii.gz" for part in range(3)]
+    assert set(source.values) == {"liver", "spleen", "tumor"}
+    found = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl")
+    assert len([case for case in found.cases if case.usable and case.label]) == 6
+    assert [remark for remark in recognize(folder).remarks if "/raw/" in remark] == [
+        f"part{part}/{{case}}/raw/* are label maps beside masks, not used" for part in range(3)
+    ]
+    for number in range(2, 4):
+        (folder / f"part1/p{number}").rename(folder / f"part1/p{number - 2}")
+    with pytest.raises(CohortError, match="have cases of the same names"):
+        recognize(folder)
+
+
+def test_images_in_several_places_share_a_folder_of_masks(tmp_path):
+    for number in range(6):
+        write(tmp_path / f"images/part{1 + number // 3}/c_{number}.nii.gz", ct(number), AFFINE)
+        for mask in ("liver", "spleen"):
+            write(tmp_path / f"masks/c_{number}/{mask}.nii.gz", labels(v1=LIVER), AFFINE)
+    write(tmp_path / "more/c_9.nii.gz", ct(9), AFFINE)
+    found = recognize(tmp_path)
+    assert found.keys == {
+        "images": ["images/part1/{case}.nii.gz", "images/part2/{case}.nii.gz"],
+        "masks": "masks/{case}/{mask}.nii.gz",
+        "values": {"liver": "liver", "spleen": "spleen"},
+    }
+    assert found.remarks == ["more/{case}.nii.gz are images without masks, not used"]
+
+
 def test_a_label_map_beside_a_file_per_class_is_not_used(tmp_path):
     for number in range(3):
         write_pairs(tmp_path / "c#/ct.nii.gz", tmp_path / "c#/lesions.nii.gz", [number], v1=LIVER, v2=LEFT)
@@ -589,7 +627,8 @@ def test_a_label_map_of_several_values_is_preferred_to_masks_of_instances(tmp_pa
     write(folder / "segmentation.nii.gz", labels(v1=RIGHT, v2=LIVER), AFFINE)
     found = recognize(tmp_path)
     assert found.keys == {"images": "{case}/imaging.nii.gz", "labels": "{case}/segmentation.nii.gz"}
-    assert any("{mask}.nii.gz are masks of the cases of {case}/segmentation" in remark for remark in found.remarks)
+    masks = "{case}/instances/{mask}.nii.gz are masks beside label maps of several values, not used"
+    assert masks in found.remarks
 
 
 def test_names_that_become_alike_are_told_apart(tmp_path):
