@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ class FolderSource:
     Attributes:
         root: the folder that the patterns begin in.
         keys: patterns, and `prefix`, `annotated` or `values` where a preset has them.
-        folder: the one that was looked at; None for that of a preset's layout, whose values have names.
+        folder: whose tables name its values; None for that of a preset's layout, whose values have names.
         remarks: what a user should know, one line each.
         targets: labels by value, or by mask.
         present: cases in which each value occurs.
@@ -152,7 +153,7 @@ def _guess(folder: Path) -> FolderSource:
             labels = sorted(others, key=lambda group: group is not preferred)
             remarks += [f"{group.pattern} are masks beside label maps of several values, not used" for group in masks]
         else:
-            keys, unpaired = _paired(folder, images, masks)
+            keys, unpaired, _ = _paired(folder, images, masks)
             unused = keys.pop("unlabeled_images", ())
             remarks += [f"{pattern} are images without masks, not used" for pattern in unused]
             remarks += [f"{pattern} are label maps beside masks, not used" for pattern in _short_list(others)]
@@ -161,8 +162,8 @@ def _guess(folder: Path) -> FolderSource:
             names = sorted({mask for group in masks if group.pattern in patterns for mask in group.files.values()})
             keys["values"] = {mask: name_of(number, mask) for number, mask in enumerate(names, start=1)}
             return FolderSource(name, folder, keys, folder, remarks + unpaired)
-    keys, unpaired = _paired(folder, images, labels)
-    return FolderSource(name, folder, keys, folder, remarks + unpaired)
+    keys, unpaired, folder_of_table = _paired(folder, images, labels)
+    return FolderSource(name, folder, keys, folder_of_table, remarks + unpaired)
 
 
 def _short_list(groups: Sequence[FileGroup]) -> list[str]:
@@ -191,8 +192,15 @@ class _Pair:
         return _is_held_out(self.image)
 
     @property
+    def folder(self) -> str:
+        """The folder that holds both the images and the labels; empty if it is the one looked at."""
+        return os.path.commonpath([pattern.rpartition("/")[0] for pattern in self.patterns])
+
+    @property
     def table(self) -> Path | None:
-        """The closest dataset.json above the labels."""
+        """The closest dataset.json above the labels; masks have names without."""
+        if isinstance(self.label, _Masks):
+            return None
         folders = next(iter(self.label.cases.values())).parents
         return next((table for folder in folders if (table := folder / "dataset.json").is_file()), None)
 
@@ -206,25 +214,35 @@ class _Pair:
         return self.image is not other.image and (self.label is not other.label or shares)
 
 
-def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGroup]) -> tuple[dict, list[str]]:
-    """Return the patterns of images with labels, of those without and of those held out, and remarks.
+def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGroup]) -> tuple[dict, list[str], Path]:
+    """Return the patterns of images with labels, of those without and of those held out, remarks, and the folder of
+    the only dataset.json, or the given one.
 
     Raises:
-        CohortError: images in several places have cases of the same names, or a dataset.json each.
+        CohortError: images in several places have cases of the same names, or not the same dataset.json.
     """
+    predictions = _predictions(images, labels)
+    references = [group for group in labels if group not in predictions]
     pairs: list[_Pair] = []
-    while found := list(_pairs(images, labels, pairs)):
+    while found := list(_pairs(images, references, pairs)):
         pairs.append(max(found, key=lambda pair: (not pair.is_held_out, len(pair.cases))))
-    if len(tables := {table for pair in pairs if (table := pair.table)}) > 1:
-        names = ", ".join(sorted(table.parent.name for table in tables))
-        raise CohortError(
-            f"{folder}: {names} have a dataset.json each, so that a value may differ between them: give "
-            "`flare23 init` a folder for each"
-        )
     held_out = [pair for pair in pairs if pair.is_held_out]
     training = [pair for pair in pairs if pair not in held_out]
     if not training:
         training, held_out = held_out, []
+    tables = {table for pair in pairs if (table := pair.table)}
+    without = {pair.folder for pair in training if not pair.table} - {pair.folder for pair in pairs if pair.table}
+    without.discard("")  # it holds the others
+    if len(tables) > 1 or (tables and without):
+        names = ", ".join(sorted(table.parent.name for table in tables))
+        has = (
+            "have a dataset.json each"
+            if len(tables) > 1
+            else f"has a dataset.json, {', '.join(sorted(without))} none"
+        )
+        raise CohortError(
+            f"{folder}: {names} {has}, so that a value may differ between them: give `flare23 init` a folder for each"
+        )
     for one, two in combinations(training, 2):
         if one.cases & two.cases:
             raise CohortError(
@@ -254,7 +272,10 @@ def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGrou
         f"{group.pattern} have cases of the same names, not used; if they are others, make a source of their own"
         for group in same
     ]
-    for group in labels:
+    remarks += [
+        f"{group.pattern} look like predictions (a dataset.json of their own), not used" for group in predictions
+    ]
+    for group in references:
         if group not in [pair.label for pair in pairs]:
             cases = {*group.cases, *group.short_cases}
             taken = [pair for pair in pairs if pair.cases & cases]
@@ -269,7 +290,20 @@ def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGrou
             elif first := next(channels, None):
                 fits += f"; {first} are channels of one image: leave that of the CT alone"
             remarks.append(f"{group.pattern} {fits}")
-    return keys, remarks
+    return keys, remarks, next((table.parent for table in tables if table.is_relative_to(folder)), folder)
+
+
+def _predictions(images: Sequence[FileGroup], labels: Sequence[FileGroup]) -> list[FileGroup]:
+    """Return label maps with a dataset.json beside them, as nnU-Net writes it, below the folder of that of others."""
+    tables = {pair.label.pattern: table for pair in _pairs(images, labels, ()) if (table := pair.table)}
+    outer = {table.parent for table in tables.values()}
+    return [
+        group
+        for group in labels
+        if (table := tables.get(group.pattern))
+        and table.parent == next(iter(group.cases.values())).parent
+        and not outer.isdisjoint(table.parent.parents)
+    ]
 
 
 def _pairs(images: Sequence[FileGroup], labels: Sequence[FileGroup], known: Sequence[_Pair]) -> Iterator[_Pair]:

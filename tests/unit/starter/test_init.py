@@ -435,8 +435,38 @@ def test_data_sets_with_values_of_their_own_are_not_joined(tmp_path):
         (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, organ: 1}}))
     with pytest.raises(CohortError, match=r"Dataset000, Dataset001 have a dataset\.json each.* a folder for each"):
         recognize(tmp_path / "raw")
-    (folder / "dataset.json").unlink()
+    table = (folder / "dataset.json").rename(tmp_path / "raw/dataset.json")
+    with pytest.raises(CohortError, match=r"Dataset000, raw have a dataset\.json each"):
+        recognize(tmp_path / "raw")
+    table.unlink()
+    with pytest.raises(CohortError, match=r"Dataset000 has a dataset\.json, Dataset001 none.* a folder for each"):
+        recognize(tmp_path / "raw")
+    (tmp_path / "raw/Dataset000/dataset.json").unlink()
     assert len(keys(tmp_path / "raw")[1]["labels"]) == 2
+
+
+def test_a_table_beside_the_only_labels_names_them(tmp_path):
+    folder = tmp_path / "own/Dataset001"
+    write_pairs(folder / "imagesTr/c_#_0000.nii.gz", folder / "labelsTr/c_#.nii.gz", range(3), v1=LIVER)
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1}}))
+    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    assert [label.name for label in config.labels] == ["liver"]
+
+
+def test_predictions_with_a_table_of_their_own_are_not_used(tmp_path):
+    for labeled, place, numbers in (
+        ("Tr", "labelsTr", range(3)),
+        ("Tr", "cv", range(3)),
+        ("Ts", "pred", range(3, 5)),
+    ):
+        write_pairs(tmp_path / f"images{labeled}/c_#_0000.nii.gz", tmp_path / place / "c_#.nii.gz", numbers, v1=LIVER)
+    for place in ("", "cv", "pred"):
+        (tmp_path / place / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1}}))
+    found = recognize(tmp_path)
+    assert found.keys == {"images": "imagesTr/{case}_0000.nii.gz", "labels": "labelsTr/{case}.nii.gz"}
+    assert [remark.partition(" ")[0] for remark in found.remarks if "look like predictions (a dataset" in remark] == [
+        "cv/{case}.nii.gz", "pred/{case}.nii.gz",
+    ]  # fmt: skip
 
 
 def test_images_in_several_places_share_a_folder_of_labels(tmp_path):
