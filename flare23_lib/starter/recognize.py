@@ -266,6 +266,7 @@ def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGrou
         keys["unlabeled_images" if keys else "images"] = unlabeled
     remarks = [
         f"{group.pattern} look held out and are not used; as `unlabeled_images` they would be learned from"
+        + _advice(group, training)
         for group in unused
     ]
     remarks += [
@@ -291,6 +292,16 @@ def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGrou
                 fits += f"; {first} are channels of one image: leave that of the CT alone"
             remarks.append(f"{group.pattern} {fits}")
     return keys, remarks, next((table.parent for table in tables if table.is_relative_to(folder)), folder)
+
+
+def _advice(group: FileGroup, training: Sequence[_Pair]) -> str:
+    """Return how held-out images can be scored whose labels are among those of the training; empty if none are."""
+    for pair in training:
+        pattern, cases = pair.label.form(pair.form)
+        held_out = group.form(pair.form)[1].keys()
+        if cases.keys() & held_out and not pair.cases & held_out:
+            return f", as `validation_images` of their own source with `validation_labels: {pattern}` scored"
+    return ""
 
 
 def _predictions(images: Sequence[FileGroup], labels: Sequence[FileGroup]) -> list[FileGroup]:

@@ -478,10 +478,30 @@ def test_images_in_several_places_share_a_folder_of_labels(tmp_path):
         "images/part1/{case}.nii.gz", "images/part2/{case}.nii.gz", "images/{case}.nii",
     ]  # fmt: skip
     assert found.keys == {"labels": "labels/{case}.nii.gz"}
-    assert [remark.partition(" ")[0] for remark in found.remarks] == ["images/test/{case}.nii.gz"]
+    assert found.remarks == [
+        "images/test/{case}.nii.gz look held out and are not used; as `unlabeled_images` they would be learned from, "
+        "as `validation_images` of their own source with `validation_labels: labels/{case}.nii.gz` scored"
+    ]
     config = init([tmp_path], RECIPE, tmp_path / "m.yaml", 8)
     cases = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases
     assert len([case for case in cases if case.label]) == 7
+    text = yaml.safe_load((tmp_path / "m.yaml").read_text())
+    (values,) = [source["values"] for source in text["sources"].values()]
+    test = {"validation_images": "images/test/{case}.nii.gz", "validation_labels": "labels/{case}.nii.gz"}
+    text["sources"]["held_out"] = {**test, "values": values}
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(text))
+    config = Config.load([tmp_path / "m.yaml"])
+    cases = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases
+    assert len([case for case in cases if case.source == "held_out" and case.label]) == 4
+
+
+def test_held_out_images_with_numbers_of_training_images_have_no_labels_there(tmp_path):
+    write_pairs(tmp_path / "train/volume-#.nii", tmp_path / "train/segmentation-#.nii", range(4), v1=LIVER)
+    for number in range(2):
+        write(tmp_path / f"test/test-volume-{number}.nii", ct(10 + number), AFFINE)
+    assert recognize(tmp_path).remarks == [
+        "test/{case}.nii look held out and are not used; as `unlabeled_images` they would be learned from"
+    ]
 
 
 def test_other_labels_of_the_same_images_are_named(tmp_path):
