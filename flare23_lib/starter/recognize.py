@@ -230,19 +230,7 @@ def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGrou
     training = [pair for pair in pairs if pair not in held_out]
     if not training:
         training, held_out = held_out, []
-    tables = {table for pair in pairs if (table := pair.table)}
-    without = {pair.folder for pair in training if not pair.table} - {pair.folder for pair in pairs if pair.table}
-    without.discard("")  # it holds the others
-    if len(tables) > 1 or (tables and without):
-        names = ", ".join(sorted(table.parent.name for table in tables))
-        has = (
-            "have a dataset.json each"
-            if len(tables) > 1
-            else f"has a dataset.json, {', '.join(sorted(without))} none"
-        )
-        raise CohortError(
-            f"{folder}: {names} {has}, so that a value may differ between them: give `flare23 init` a folder for each"
-        )
+    folder_of_table = _folder_of_table(folder, pairs, training)
     for one, two in combinations(training, 2):
         if one.cases & two.cases:
             raise CohortError(
@@ -276,22 +264,40 @@ def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGrou
     remarks += [
         f"{group.pattern} look like predictions (a dataset.json of their own), not used" for group in predictions
     ]
-    for group in references:
-        if group not in [pair.label for pair in pairs]:
-            cases = {*group.cases, *group.short_cases}
-            taken = [pair for pair in pairs if pair.cases & cases]
-            fitting = [image for image in images if cases & {*image.cases, *image.short_cases}]
-            stored = set().union(*(image.cases for image in images))
-            channels = (f"{case}_0000 and {case}_0001" for case in group.cases if f"{case}_0001" in stored)
-            fits = "are label maps without an image"
-            if taken:
-                fits = f"are label maps that fit the images of {taken[0].patterns[1]}, too, not used"
-            elif fitting:
-                fits = f"fit other images of {fitting[0].pattern}; make a source of their own with the same `images`"
-            elif first := next(channels, None):
-                fits += f"; {first} are channels of one image: leave that of the CT alone"
-            remarks.append(f"{group.pattern} {fits}")
-    return keys, remarks, next((table.parent for table in tables if table.is_relative_to(folder)), folder)
+    unpaired = [group for group in references if group not in [pair.label for pair in pairs]]
+    remarks += [f"{group.pattern} {_why_unpaired(group, images, pairs)}" for group in unpaired]
+    return keys, remarks, folder_of_table
+
+
+def _folder_of_table(folder: Path, pairs: Sequence[_Pair], training: Sequence[_Pair]) -> Path:
+    """Return the folder of the pairs' only dataset.json within a folder, or that folder.
+
+    Raises:
+        CohortError: the pairs have several, or some training pairs none.
+    """
+    tables = {table for pair in pairs if (table := pair.table)}
+    without = {pair.folder for pair in training if not pair.table} - {pair.folder for pair in pairs if pair.table}
+    without.discard("")  # it holds the others
+    names = ", ".join(sorted(table.parent.name for table in tables))
+    differ = "so that a value may differ between them: give `flare23 init` a folder for each"
+    if len(tables) > 1:
+        raise CohortError(f"{folder}: {names} have a dataset.json each, {differ}")
+    if tables and without:
+        raise CohortError(f"{folder}: {names} has a dataset.json, {', '.join(sorted(without))} none, {differ}")
+    return next((table.parent for table in tables if table.is_relative_to(folder)), folder)
+
+
+def _why_unpaired(group: FileGroup, images: Sequence[FileGroup], pairs: Sequence[_Pair]) -> str:
+    """Return what a user should know of label maps that are used with no image."""
+    cases = {*group.cases, *group.short_cases}
+    if taken := [pair for pair in pairs if pair.cases & cases]:
+        return f"are label maps that fit the images of {taken[0].patterns[1]}, too, not used"
+    if fitting := [image for image in images if cases & {*image.cases, *image.short_cases}]:
+        return f"fit other images of {fitting[0].pattern}; make a source of their own with the same `images`"
+    stored = set().union(*(image.cases for image in images))
+    if channels := [f"{case}_0000 and {case}_0001" for case in group.cases if f"{case}_0001" in stored]:
+        return f"are label maps without an image; {channels[0]} are channels of one image: leave that of the CT alone"
+    return "are label maps without an image"
 
 
 def _advice(group: FileGroup, training: Sequence[_Pair]) -> str:
