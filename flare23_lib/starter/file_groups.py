@@ -26,23 +26,27 @@ MAX_TRIES = 5
 class FileGroup:
     """Files of one form: `pattern` with `{case}`, and the files by case.
 
-    In the `short` form what all names begin with is no part of the case. `errors` has files that could not be read.
+    In the `short` form what all names begin with is no part of the case. `infos` has the first files that were read.
     """
 
     pattern: str
     cases: dict[str, Path]
     short: str = ""
     short_cases: dict[str, Path] = field(default_factory=dict)
-    errors: dict[Path, str] = field(default_factory=dict)
+    infos: dict[Path, ImageInfo] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> dict[Path, str]:
+        """Why files that were looked at could not be read."""
+        return {path: info.error for path, info in self.infos.items() if info.error}
 
     def first_infos(self) -> Iterator[ImageInfo]:
         """Yield what the first files hold that can be read."""
         for path in islice(self.cases.values(), MAX_TRIES):
-            info = read_info(path, True)
-            if info.error:
-                self.errors[path] = info.error
-            else:
-                yield info
+            if path not in self.infos:
+                self.infos[path] = read_info(path, True)
+            if not self.infos[path].error:
+                yield self.infos[path]
 
     def is_label(self) -> bool:
         """Return by the content of the first file that can be read whether these are label maps."""
