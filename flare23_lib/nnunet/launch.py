@@ -83,7 +83,7 @@ def train(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None = Non
     Raises:
         StoppedError: a signal asked for it; the state is saved.
         TrainingError: the loss is NaN.
-        KilledError: one of several processes was killed.
+        KilledError: one of several processes was killed, or one that loads patches.
         GpuError: the GPU's memory is too small.
     """
     if run.processes > 1:
@@ -142,7 +142,8 @@ def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None
             last = str(error).strip().splitlines()[-1]
             if last.startswith("flare23_lib.errors."):
                 name, _, message = last.removeprefix("flare23_lib.errors.").partition(": ")
-                raise (GpuError if name == GpuError.__name__ else TrainingError)(message) from error
+                temporary = {kind.__name__: kind for kind in (GpuError, KilledError)}
+                raise temporary.get(name, TrainingError)(message) from error
             raise
 
 

@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from flare23_lib.errors import TrainingError
 from flare23_lib.nnunet import checkpoints, history
+from flare23_lib.nnunet.sampling import next_batch
 from flare23_lib.runtime.progress import Bar, duration
 from flare23_lib.runtime.signals import Signals, StoppedError
 
@@ -92,6 +93,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         Raises:
             StoppedError: a signal asked for it; a checkpoint is written.
             TrainingError: the loss is NaN.
+            KilledError: a process that loads patches was killed.
         """
         with Signals(alone=not self.is_ddp) as signals:
             try:
@@ -114,7 +116,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         with self._bar(self.num_iterations_per_epoch, len(self.epoch.losses)) as bar:
             while len(self.epoch.losses) + (waiting is not None) < self.num_iterations_per_epoch:
                 begun = time.perf_counter()
-                batch = next(self.dataloader_train)
+                batch = next_batch(self.dataloader_train)
                 self.epoch.waiting += time.perf_counter() - begun
                 step = self.train_step(batch)
                 # The loss of the step before is read while the device works on this one, so that neither waits.
@@ -172,7 +174,7 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         with self._bar(self.num_val_iterations_per_epoch, what=", validation") as bar:
             for _ in range(self.num_val_iterations_per_epoch):
                 begun = time.perf_counter()
-                loss, voxels = self.validation_step(next(self.dataloader_val))
+                loss, voxels = self.validation_step(next_batch(self.dataloader_val))
                 losses.append(loss)
                 counts += voxels
                 self.epoch.seconds += time.perf_counter() - begun

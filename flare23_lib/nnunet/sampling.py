@@ -18,6 +18,7 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
+from flare23_lib.errors import KilledError
 from flare23_lib.runtime.signals import STOPPING
 
 PR_SET_PDEATHSIG = 1
@@ -52,6 +53,21 @@ def endless(loader: nnUNetDataLoader, seeds: Sequence[int], pinned: bool) -> Ite
         loader, None, num_processes=len(seeds), num_cached=max(2, 2 * len(seeds)), seeds=list(seeds),
         pin_memory=pinned, wait_time=0.002,
     )  # fmt: skip
+
+
+def next_batch(batches: Iterator[dict]) -> dict:
+    """Return the next of the batches that `endless` returned; KilledError if a process that loads them was killed."""
+    processes = list(getattr(batches, "_processes", ()))
+    try:
+        return next(batches)
+    except RuntimeError as error:
+        signals = {-process.exitcode for process in processes if (process.exitcode or 0) < 0}
+        if killed := signals - {signal.SIGTERM}:  # the augmenter's own end sends SIGTERM
+            raise KilledError(
+                f"a process that loads patches was killed by {signal.Signals(min(killed)).name}: out of memory, or "
+                "/dev/shm is too small (`--shm-size` of docker)"
+            ) from error
+        raise
 
 
 def cases_by_class(dataset: nnUNetBaseDataset, labels: Sequence[int]) -> dict[int, list[str]]:

@@ -277,6 +277,7 @@ class FlareTrainer(ResumableTrainer):
         """Return what the training used, as plain data."""
         group = {key: str(value) for key, value in self.optimizer.param_groups[0].items() if key != "params"}
         reduced = self.autocast()
+        copies = [CopyTumors.__name__] if self.protocol.copy_tumors is not None else []
         return {
             "optimizer": {"class": type(self.optimizer).__name__, **group},
             "schedule": type(self.lr_scheduler).__name__,
@@ -289,7 +290,7 @@ class FlareTrainer(ResumableTrainer):
             "forced_patches_per_batch": forced_patches(self.batch_size, self.oversample_foreground_percent),
             "mirror_axes": list(self.protocol.mirror_axes),
             "augmented_in_plane": self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[1],
-            "augmentation": [str(transform) for transform in self._transforms()[0].transforms],
+            "augmentation": [*copies, *map(str, self._transforms()[0].transforms)],
             "parameters": sum(parameter.numel() for parameter in self.bare_network.parameters()),
         }
 

@@ -234,6 +234,10 @@ def leave_out_by(name):
         ({"models": {"student": {"patch_size": [50, 128, 160]}}}, "models.student.patch_size"),
         ({"models": {"student": {"patch_size": [8, 32, 32]}}}, "models.student.patch_size: the strides leave one"),
         (
+            {"models": {"student": {"patch_size": [1, 64, 64], "strides": [[1, 1, 1], *5 * [[1, 2, 2]]]}}},
+            "models.student.patch_size: 1 along axis 0; nnU-Net's augmentation needs 4 voxels",
+        ),
+        (
             {"models": {"student": {"train_on": {"label_completions": ["nothing"]}}}},
             "models.student.train_on.label_completions",
         ),

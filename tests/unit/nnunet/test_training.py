@@ -328,6 +328,26 @@ def test_a_worker_that_was_killed_asks_for_more_main_memory(tmp_path):
         attempt(tmp_path, 3, Progress(), StoppedError).__enter__()
 
 
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGKILL, KilledError), (None, RuntimeError)])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the augmenter's thread
+def test_a_process_that_loads_patches_and_was_killed_is_told_from_one_that_failed(number, kind):
+    class Loader:
+        drawn = 0
+
+        def __next__(self):
+            self.drawn += 1
+            if self.drawn > 5 and number is None:
+                raise ValueError("a broken case")
+            if self.drawn > 5:
+                os.kill(os.getpid(), number)
+            return {}
+
+    batches = sampling.endless(Loader(), [1], pinned=False)
+    sampling.next_batch(batches)
+    with pytest.raises(kind, match="killed by SIGKILL" if number else "no longer alive"):
+        [sampling.next_batch(batches) for _ in range(5)]
+
+
 def test_a_stop_before_the_first_checkpoint_is_no_failure(tmp_path):
     for number in range(1, 9):
         with pytest.raises(StoppedError), attempt(tmp_path, number, Progress(), StoppedError):
@@ -444,6 +464,16 @@ def test_a_process_that_ends_while_it_writes_down_why_is_no_traceback(monkeypatc
     context = SimpleNamespace(join=join, processes=[])
     monkeypatch.setattr(launch.torch.multiprocessing, "spawn", lambda *_, **__: context)
     with pytest.raises(kind):
+        launch._train_in_processes(SimpleNamespace(processes=2), None)
+
+
+@pytest.mark.parametrize("kind", [KilledError, GpuError, TrainingError])
+def test_the_error_of_a_process_of_several_keeps_its_kind(monkeypatch, kind):
+    text = f"\n\n-- Process 1 terminated\nTraceback\n{kind.__module__}.{kind.__name__}: it ended"
+    error = launch.ProcessRaisedException(text, 1, 2)
+    context = SimpleNamespace(join=Mock(side_effect=error), processes=[])
+    monkeypatch.setattr(launch.torch.multiprocessing, "spawn", lambda *_, **__: context)
+    with pytest.raises(kind, match=r"^it ended$"):
         launch._train_in_processes(SimpleNamespace(processes=2), None)
 
 

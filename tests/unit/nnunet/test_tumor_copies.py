@@ -242,6 +242,7 @@ def test_a_training_has_copies_in_its_patches_and_none_in_those_that_are_looked_
                     assert loader is trainer.dataloader_train or not (labels == 3).any()
     assert copies > 3
     assert torch.isfinite(trainer.train_step(next(trainer.dataloader_train)))
+    assert trainer.used()["augmentation"][0] == "CopyTumors"
 
 
 def test_the_patches_of_a_seed_are_the_same(prepared, tmp_path):
