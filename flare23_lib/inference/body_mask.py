@@ -70,15 +70,10 @@ class Body:
 
 
 def find_body(array: np.ndarray, spacing: Sequence[float], shape: Sequence[int]) -> Body | None:
-    """Find the body in a CT.
+    """Find the body in a CT, an array (z, y, x) in HU, with its spacing (z, y, x) in mm.
 
-    Args:
-        array: (z, y, x) in HU.
-        spacing: (z, y, x) in mm.
-        shape: (z, y, x) of the resampled image in whose indices it is wanted.
-
-    Returns:
-        The mask; None if nothing in the image is as dense and as thick as a body.
+    The mask is in indices of the resampled image of the given shape (z, y, x). None if nothing in the image is as
+    dense and as thick as a body.
     """
     stride = as_triple(max(1, round(GRID_MM / size)) for size in spacing)
     places = [np.minimum(np.arange(0, size, step) + step // 2, size - 1)

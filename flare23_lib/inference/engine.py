@@ -73,9 +73,6 @@ class Prepared:
         stored_shape: of the volume, as the file stores its axes.
         orientation: from these axes to those that the network sees.
         body: where the body is; None if all windows are wanted, or nothing was found.
-        plan: how the memory is used.
-        timer: its phases so far.
-        extras: what is made in addition to labels.
     """
 
     image: torch.Tensor
@@ -92,12 +89,8 @@ class Engine:
 
     Results do not vary from run to run on one machine, nor with the limits of memory except for float rounding.
 
-    Args:
-        bundle: the model.
-        device: "cpu", "cuda" or "cuda:1".
-        limits: of memory.
-        compiled: compile the network first, for one window at a time. That takes a C++ compiler (on a GPU, Triton)
-            and some seconds, and rounds in other places.
+    The device is "cpu", "cuda" or "cuda:1". With `compiled` the network is compiled first, for one window at a time.
+    That takes a C++ compiler (on a GPU, Triton) and some seconds, and rounds in other places.
 
     Raises:
         ConfigError: the device only emulates the precision, or the network cannot be compiled here.
@@ -164,11 +157,7 @@ class Engine:
         return plan(self.model, self.precision, self.device, task, self.limits)
 
     def segment(self, volume: Volume, extras: Extras = NO_EXTRAS) -> Segmentation:
-        """Segment a volume: `prepare` and `infer`.
-
-        Args:
-            volume: a CT in HU.
-            extras: what is made in addition to labels.
+        """Segment a CT in HU: `prepare` and `infer`.
 
         Raises:
             ImageError: the volume is empty, it or the network's logits hold values that are not finite, or the limits

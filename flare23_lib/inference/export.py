@@ -67,7 +67,6 @@ def export_checkpoint(
     Args:
         checkpoint: `checkpoint_final.pth` of nnU-Net v2.
         output: the bundle's folder.
-        name: of the model.
         orientation: "stored" or "canonical"; None for that of the plans, and "stored", nnU-Net's way, if they
             have none.
         inference: how the model is used by default.

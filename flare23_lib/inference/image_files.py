@@ -81,13 +81,9 @@ NO_EXTRAS: Extras = Extras()
 
 @dataclass(frozen=True)
 class PredictionCase:
-    """An image to segment and where its labels go.
+    """An image to segment, a file or a series of DICOM files, and the NIfTI file that its labels go to.
 
-    Attributes:
-        name: of the case.
-        image: its file, or its series of DICOM files.
-        labels: the NIfTI file of its labels; files of other kinds are named after it.
-        extras: what is made in addition to labels.
+    Label files of other kinds are named after that one.
     """
 
     name: str
@@ -220,7 +216,6 @@ def find_series_at(inputs: Path, wanted: str | None, irregular: Irregular) -> li
     joined, and the number where these are not enough.
 
     Args:
-        inputs: the folder, archive or file.
         wanted: "all", a number of the list or a Series Instance UID; None if there must be one.
         irregular: "refuse", or "resample" for slices that are not equally spaced.
 

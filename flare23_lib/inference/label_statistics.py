@@ -28,7 +28,6 @@ class LabelStatistics:
     """Numbers about one structure.
 
     Attributes:
-        label: its name.
         value: in label files.
         voxels: how many.
         volume_ml: of these.

@@ -49,7 +49,6 @@ class LogitAccumulator:
     Args:
         importance: weight of each voxel of a window (z, y, x), on the device where the sums are kept.
         region: of the padded image: all of its slices, and the rows and columns that are kept.
-        classes: of the network.
         passes: mirrored passes to keep apart; 0 or 1 for none.
     """
 
@@ -126,12 +125,8 @@ class LogitAccumulator:
 class TTAAgreement:
     """Counts, block by block, the labels of each mirrored pass and of the mean of the passes.
 
-    How well they agree is a measure of a pseudo-label's reliability.
-
-    Args:
-        classes: of the model.
-        passes: how many.
-        shape: (z, y, x) of the resampled image, to count the votes at every voxel; None to keep none.
+    How well they agree is a measure of a pseudo-label's reliability. With a shape, (z, y, x) of the resampled image,
+    votes are counted at every voxel.
 
     Attributes:
         vote_count: uint8 of the shape, how many passes give the label of the mean; all of them where nothing was

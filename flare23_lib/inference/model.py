@@ -31,7 +31,6 @@ class ModelLabel:
     """One class of a model.
 
     Attributes:
-        name: of the class.
         value: that files hold for it (background: 0).
         kind: "organ" or "tumor"; None in bundles that do not say.
         tolerance_mm: of the normalized surface Dice; None likewise.
@@ -82,7 +81,6 @@ class Model:
 
     Attributes:
         name: as it appears in tables and provenance.
-        network: what it is made of.
         input_channels: channels of the image; 1 for CT.
         patch_size: the window.
         spacing: the resolution that the network sees.
@@ -92,7 +90,6 @@ class Model:
         labels: the classes in the order of the network's outputs, background first.
         unseen: names of labels without training data.
         mirror_axes: axes that training mirrored along; test-time augmentation uses them.
-        inference: how the model is run by default.
         weights: the weights' file; None until the bundle is written.
         provenance: where the model comes from; free, must fit JSON.
         training_images: what the images were like that it learned from; None in bundles that do not say.

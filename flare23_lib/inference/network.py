@@ -30,7 +30,6 @@ class WindowNetwork:
 
     Args:
         network: its weights are converted and laid out in place.
-        device: where it runs.
         precision: "float32", "bfloat16" or "float16": convolutions and what is kept between layers. Statistics of
             the norms, and sums inside a convolution, are float32 in each.
         compiled: let torch.compile make one program of it, at the first call, for patches of that call's shape.

@@ -50,7 +50,6 @@ class Prediction:
         affine: 4x4, voxel (x, y, z) to RAS+ mm, as nibabel's.
         warnings: what makes the image no sound CT, a line each.
         seconds: by phase.
-        image: that was segmented.
     """
 
     labels: np.ndarray

@@ -37,7 +37,6 @@ class Outcome:
     """A case that was segmented, or not.
 
     Attributes:
-        case: the case.
         kept: its labels existed already and are complete.
         seconds: by phase: read, resample, windows, labels, write.
         warnings: see `image_warnings` and `unlike_training`.
@@ -214,7 +213,6 @@ def can_prefetch(engine: Engine, taken: int, following: PredictionCase, written:
     """Tell whether the next image may be read while a case is computed, within the engine's limit of memory.
 
     Args:
-        engine: with its limits.
         taken: bytes that are taken until then.
         following: the next case; one that cannot be read, or not be segmented within the limit, is not read ahead.
         written: bytes that this case takes while the next one is computed.

@@ -65,14 +65,7 @@ def segmentation_entry(folder: CacheFolder, case: Case, extras: Extras = NO_EXTR
 
 @dataclass(frozen=True)
 class ModelUse:
-    """A model of the workflow and how it is used.
-
-    Attributes:
-        name: of the model.
-        inference: how it segments.
-        device: as `devices.choose`.
-        threads: CPU threads.
-    """
+    """A model of the workflow and how it is used, on a device as for `devices.choose`, with so many CPU threads."""
 
     name: str
     inference: InferenceSettings

@@ -48,13 +48,10 @@ class PhaseTimer:
 
 @dataclass(frozen=True)
 class Output:
-    """A label map that is being made.
+    """A label map that is being made: uint8 file values, axes as the network sees them, background at first.
 
-    Attributes:
-        labels: uint8 file values, axes as the network sees them, background at first.
-        values: file value of each class.
-        excluded: classes that may not win.
-        soft: int32 soft labels at the resolution of the network's image, 0 at first; None if they are not wanted.
+    `values` has the file value of each class; classes in `excluded` may not win. `soft` is int32, soft labels at the
+    resolution of the network's image, 0 at first; None if they are not wanted.
     """
 
     labels: np.ndarray
@@ -86,14 +83,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class WindowedImage:
-    """An image as the network sees it, and what is computed of it.
+    """An image as the network sees it, (z, y, x), normalized and at least as large as the patch, and its windows.
 
-    Attributes:
-        image: (z, y, x), normalized, at least as large as the patch.
-        box: the part of it that is not padding.
-        slabs: the windows.
-        flips: axes of (z, y, x) to mirror along, for each pass.
-        device: where the sums are kept.
+    `box` is the part that is not padding. `flips` has for each pass the axes of (z, y, x) to mirror along. The sums
+    are kept on `device`.
     """
 
     image: torch.Tensor
@@ -111,24 +104,13 @@ def run_slabs(
     plan: MemoryPlan,
     timer: PhaseTimer,
 ) -> int:
-    """Run a network over an image and write the labels of its logits.
+    """Run a network over an image, write the labels of its logits, and return how many windows were computed.
 
     Every window is mirrored, run, and mirrored back (as nnU-Net does it; the windows stay where they are), so that
     the mean of several flips' results is nnU-Net's result. Where no window is computed the labels stay background.
 
-    Args:
-        network: maps patches to logits.
-        windowed: image and windows.
-        outputs: the label maps to fill.
-        agreement: counts how the passes of the first one agree; None for a single pass.
-        plan: how the memory is used.
-        timer: gets the phases `windows` and `labels`.
-
-    Raises:
-        ImageError: the logits are not finite.
-
-    Returns:
-        How many windows were computed.
+    `agreement` counts how the passes of the first output agree; None for a single pass. The timer gets the phases
+    `windows` and `labels`. ImageError if the logits are not finite.
     """
     computed = 0
     image, slabs, flips = windowed.image, windowed.slabs, windowed.flips

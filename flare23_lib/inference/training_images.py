@@ -72,12 +72,9 @@ def summarize(images: Iterable[ImageInfo]) -> TrainingImages | None:
 
 
 def unlike_training(trained: TrainingImages | None, orientation: str, volume: Volume) -> tuple[str, ...]:
-    """Return what makes an image unlike those that a model learned from, a line each.
+    """Return what makes an image in HU unlike those that a model learned from, a line each.
 
-    Args:
-        trained: of the model; None if it does not say.
-        orientation: of the model; axes matter only if they are taken as stored.
-        volume: the image in HU.
+    `trained` is None if the model does not say. Axes matter only if its `orientation` takes them as stored.
     """
     found = []
     codes = volume.geometry.axis_codes

@@ -92,12 +92,9 @@ def pad_to_patch(image: torch.Tensor, patch: Sequence[int]) -> tuple[torch.Tenso
 
 @dataclass(frozen=True)
 class WindowSlab:
-    """The windows that start at one slice.
+    """The windows (their boxes) that start at one slice.
 
-    Attributes:
-        start: the slice.
-        windows: their boxes.
-        probe: compute the first window alone, and the others only if it holds foreground.
+    With `probe` the first one is computed alone, and the others only if it holds foreground.
     """
 
     start: int
@@ -135,12 +132,8 @@ def body_windows(
     Every voxel of the mask lies in a slab, in that slab's extent, and so in a window of the slab's grid; a window
     is left out only if it holds no voxel of the mask.
 
-    Args:
-        shape: of the padded image, at least as large as the patch (z, y, x).
-        patch: the window.
-        step: as `window_starts`.
-        body: in indices of the image before padding.
-        offset: where that image begins in the padded one.
+    The shape, (z, y, x), is that of the padded image, at least as large as the patch. The body is in indices of the
+    image before padding, which begins at `offset` in the padded one. `step` is as in `window_starts`.
     """
     slabs = []
     for start in _starts(body, 0, shape, patch, step, offset):
