@@ -22,24 +22,19 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 def unpacked(channels: torch.Tensor, factor: Sequence[int]) -> torch.Tensor:
     """Return labels on their fine grid, (c, z, y, x), out of channels of the coarse one.
 
-    Args:
-        channels: (c * voxels within a voxel, z, y, x), as `preprocessing.preprocess.packed` makes them.
-        factor: (z, y, x).
+    These are (c * voxels within a voxel, z, y, x), as `preprocessing.preprocess.packed` makes them; the factor is
+    (z, y, x).
     """
     parts = channels.reshape(-1, *factor, *channels.shape[1:]).permute(0, 4, 1, 5, 2, 6, 3)
     return parts.reshape(len(parts), *(size * one for size, one in zip(channels.shape[1:], factor, strict=True)))
 
 
 def refined(grid: torch.Tensor, factor: Sequence[int]) -> torch.Tensor:
-    """Return where the voxels of a finer patch are taken from.
+    """Return where the voxels of a finer patch are taken from, (*patch times factor, axes).
 
-    Args:
-        grid: (*patch, axes), where those of the patch are taken from, in the coordinates of torch's `grid_sample`,
-            which are those of the finer labels, too.
-        factor: of each axis of the patch.
-
-    Returns:
-        (*patch times factor, axes): linearly between those of the patch, and beyond the outermost ones.
+    These places lie linearly between those of the patch, `grid`, (*patch, axes), and beyond the outermost ones, in
+    the coordinates of torch's `grid_sample`, which are those of the finer labels, too. `factor` has a number for each
+    axis of the patch.
     """
     fine = grid
     for axis, one in enumerate(factor):
@@ -67,11 +62,7 @@ class Unpack(SegOnlyTransform):
 
 
 class ImageTransform(BasicTransform):
-    """A transform of the image as another has it; labels are left to a subclass.
-
-    Args:
-        transform: the other.
-    """
+    """A transform of the image as another has it; labels are left to a subclass."""
 
     def __init__(self, transform: BasicTransform) -> None:
         super().__init__()
@@ -86,12 +77,7 @@ class ImageTransform(BasicTransform):
 
 
 class FineSpatialTransform(ImageTransform):
-    """A spatial transform of the image, and the same of finer labels.
-
-    Args:
-        transform: the transform of a patch of as many axes as the factor has.
-        factor: of each axis.
-    """
+    """A spatial transform of the image, of as many axes as the factor has, and the same of finer labels."""
 
     transform: SpatialTransform
 
@@ -114,9 +100,7 @@ class FineSpatialTransform(ImageTransform):
 def with_fine_labels(transforms: ComposeTransforms, factor: Sequence[int]) -> ComposeTransforms:
     """Return transforms of patches that start from packed labels and keep them as fine as they are.
 
-    Args:
-        transforms: nnU-Net's, without the scales of deep supervision.
-        factor: (z, y, x).
+    `transforms` are nnU-Net's, without the scales of deep supervision; the factor is (z, y, x).
     """
     changed: list[BasicTransform] = [Unpack(factor)]
     for transform in transforms.transforms:

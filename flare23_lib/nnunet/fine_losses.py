@@ -65,15 +65,9 @@ class FineLabelLoss(nn.Module):
 
 
 def label_shares(target: torch.Tensor, shape: Sequence[int], count: int) -> torch.Tensor:
-    """Return the share of each label in the voxels of a coarser grid.
+    """Return the share of each of `count` labels in the voxels of a coarser grid, float32 (b, count, z, y, x).
 
-    Args:
-        target: as `losses.sums_of_target`.
-        shape: (z, y, x) of the grid, which divides that of the labels.
-        count: how many labels there are.
-
-    Returns:
-        float32 (b, count, z, y, x).
+    The target is as in `losses.sums_of_target`; the shape of the grid, (z, y, x), divides that of the labels.
     """
     shares = torch.empty((len(target), count, *shape), device=target.device)
     for index in range(count):  # a label at a time: finer voxels are many

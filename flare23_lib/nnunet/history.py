@@ -14,12 +14,10 @@ from flare23_lib.io.tables import read_csv, write_csv
 
 @dataclass
 class Epoch:
-    """An epoch that is not finished.
+    """An epoch that is not finished, with the losses of its training iterations so far.
 
-    Attributes:
-        losses: of its training iterations so far.
-        seconds: spent on it so far, in all runs that worked on it.
-        waiting: of these, seconds spent waiting for batches.
+    `seconds` were spent on it so far, in all runs that worked on it; of these `waiting` were spent waiting for
+    batches.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -45,16 +43,10 @@ def row(
 ) -> dict[str, Any]:
     """Return one epoch's row; a class without a voxel in the validation patches has None.
 
-    Means are of finite values, None where there are none.
+    Epochs are counted from 1. `dice` is per class, NaN for one that was absent. Means are of finite values, None
+    where there are none.
 
     Classes have positions in it, not names, so that a training resumes after a label is renamed.
-
-    Args:
-        epoch: counted from 1.
-        learning_rate: of its iterations.
-        progress: the epoch's.
-        validation_losses: of the validation patches.
-        dice: per class; NaN for a class that was absent.
     """
     return {
         "epoch": epoch,

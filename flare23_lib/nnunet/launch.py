@@ -31,9 +31,6 @@ class TrainingRun:
 
     Attributes:
         folder: holds nnU-Net's `preprocessed` and `results` folders of this training; checkpoints go there.
-        plans: nnU-Net plans.
-        dataset_json: nnU-Net's dataset.json.
-        device: where to train.
         processes: GPUs (on a CPU: processes) that share each batch.
         threads: CPU threads and processes in total.
         checkpoint_minutes: the longest time of training between two checkpoints.
@@ -71,14 +68,10 @@ def make_trainer(run: TrainingRun) -> FlareTrainer:
 
 
 def train(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None = None) -> FlareTrainer:
-    """Train to the end, from the newest whole checkpoint if there is one.
+    """Train to the end, from the newest whole checkpoint if there is one, and return the trainer.
 
-    Args:
-        run: what to train.
-        prepare: called with a trainer that starts from nothing, before its first iteration.
-
-    Returns:
-        The trainer with the final weights; its final checkpoint is written.
+    It has the final weights; its final checkpoint is written. `prepare` is called with a trainer that starts from
+    nothing, before its first iteration.
 
     Raises:
         StoppedError: a signal asked for it; the state is saved.

@@ -171,9 +171,7 @@ def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
 def _log_sum(log_probabilities: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return the logarithm of the weighted sum of the classes' probabilities, (b, z, y, x).
 
-    Args:
-        log_probabilities: (b, classes, z, y, x).
-        weights: (b, classes).
+    `log_probabilities` are (b, classes, z, y, x), weights (b, classes).
     """
     used = weights.any(0).nonzero().flatten()  # few of many classes, and the gradient keeps each
     log_probabilities, weights = log_probabilities[:, used], weights[:, used]

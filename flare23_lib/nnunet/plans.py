@@ -77,12 +77,7 @@ def network_plans(
 ) -> dict[str, Any]:
     """Return nnU-Net's own entries of plans for one configuration.
 
-    Args:
-        patch_size: (z, y, x).
-        spacing: that the network sees, (z, y, x) in mm.
-        intensity: how HU are normalized.
-        network: what the network is made of.
-        batch_size: of a training.
+    The patch size is (z, y, x); the spacing, (z, y, x) in mm, is the one that the network sees.
     """
     resample = {"is_seg": False, "force_separate_z": False}
     return {

@@ -104,12 +104,9 @@ def _digest(source: Path, size: int, changed: int) -> str:
 
 
 def load_initial_weights(source: Path, table: Path, trainer: FlareTrainer) -> None:
-    """Load weights into a new trainer, and list which were loaded, and why others were not.
+    """Load weights into a new trainer, and list in a CSV which were loaded, and why others were not.
 
-    Args:
-        source: file of weights, as `read_weights` reads it.
-        table: CSV of the parameters.
-        trainer: of a training that has not begun.
+    The file of weights is one that `read_weights` reads; the trainer's training has not begun.
 
     Raises:
         BundleError: the file cannot be read.

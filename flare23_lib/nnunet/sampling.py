@@ -42,7 +42,6 @@ def endless(loader: nnUNetDataLoader, seeds: Sequence[int], pinned: bool) -> Ite
     """Return the batches of a loader.
 
     Args:
-        loader: of the patches.
         seeds: one for each process that loads and augments; none to do so in this process.
         pinned: whether batches are put into pinned memory, for a GPU.
     """

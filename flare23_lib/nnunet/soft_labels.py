@@ -18,11 +18,7 @@ from flare23_lib.nnunet.fine_labels import FineSpatialTransform, ImageTransform
 
 
 class AddSoftChannels(SegOnlyTransform):
-    """Gives the channels of soft labels to those that have none.
-
-    Args:
-        voxels: labels in a voxel of the image.
-    """
+    """Gives the channels of soft labels to those that have none; `voxels` are the labels in a voxel of the image."""
 
     def __init__(self, voxels: int = 1) -> None:
         super().__init__()
@@ -34,11 +30,7 @@ class AddSoftChannels(SegOnlyTransform):
 
 
 class SoftSpatialTransform(ImageTransform):
-    """A spatial transform that takes soft labels from the nearest voxel; labels are interpolated as ever.
-
-    Args:
-        transform: of images and labels.
-    """
+    """A spatial transform that takes soft labels from the nearest voxel; labels are interpolated as ever."""
 
     def __init__(self, transform: SpatialTransform | FineSpatialTransform) -> None:
         super().__init__(transform)
@@ -56,9 +48,8 @@ class SoftSpatialTransform(ImageTransform):
 def with_soft_labels(transforms: ComposeTransforms, voxels: int = 1) -> ComposeTransforms:
     """Return transforms for patches of which some have soft labels.
 
-    Args:
-        transforms: nnU-Net's, or those of finer labels (`fine_labels.with_fine_labels`).
-        voxels: labels in a voxel of the image.
+    `transforms` are nnU-Net's, or those of finer labels (`fine_labels.with_fine_labels`); `voxels` are the labels in
+    a voxel of the image.
     """
     changed: list[BasicTransform] = [AddSoftChannels(voxels)]
     for transform in transforms.transforms:

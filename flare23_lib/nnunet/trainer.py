@@ -55,7 +55,6 @@ class FlareTrainer(ResumableTrainer):
     Arguments as the base class's.
 
     Attributes:
-        protocol: how the model is trained.
         precision: what it computes in: "mixed", "float32" or "bfloat16".
         workers: processes that load and augment; 0 to load in the training's own process.
         soft: whether labels are soft where a teacher hesitated (`soft_labels`).

@@ -27,8 +27,6 @@ class TrainingJob:
     """A model's training: what shapes its weights, and where it is kept.
 
     Attributes:
-        results: the results folder.
-        model: its name.
         settings: what shapes its weights, with the intensity as numbers and the digest of the initial weights.
         label_names: names of the labels in order.
         rows: `case`, `image`, `label` and `labels_present` of the preprocessed cases; with

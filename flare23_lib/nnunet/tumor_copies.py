@@ -90,13 +90,9 @@ def paste(image: np.ndarray, labels: np.ndarray, tumor: Tumor, seat: Sequence[in
 
 
 class CopyTumors(BasicTransform):
-    """Copies tumors into patches; the first transform of a patch.
+    """Copies tumors into patches of a dataset; the first transform of a patch.
 
-    Args:
-        options: how often, and how large.
-        copied: what is copied from where to where.
-        dataset: that the patches come from.
-        patch_size: (z, y, x) of the patch that augmentation leaves; copies are centered within it.
+    The patch size, (z, y, x), is that of the patch that augmentation leaves; copies are centered within it.
     """
 
     def __init__(self, options: TumorCopies, copied: Copied, dataset: NamedCases, patch_size: Sequence[int]) -> None:
