@@ -51,14 +51,10 @@ class Intensity:
 
 
 def draw_foreground(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Draw `SAMPLES` voxels out of an image's foreground, with replacement.
+    """Draw `SAMPLES` voxels out of an image's foreground, with replacement, and return their intensities, float32.
 
-    Args:
-        image: (z, y, x) in HU.
-        labels: (z, y, x); background is 0, and voxels to ignore are no foreground.
-
-    Returns:
-        Their intensities, float32; none if there is no foreground.
+    The image, in HU, and the labels are (z, y, x); background is 0, and voxels to ignore are no foreground. Without
+    foreground the result is empty.
     """
     # Slice by slice: a mask of the whole would take as much memory as the labels.
     slices = zip(image, labels, strict=True)

@@ -101,7 +101,6 @@ def preprocess_labels(
         target: `.b2nd` file of indices (1, z, y, x): the position in `label_values` counted from 1, and the index
             after the last for voxels to ignore. Finer labels have several channels (`packed`), as has each of the
             channels of soft labels. A `.pkl` file of the same name gets nnU-Net's `class_locations`.
-        grid: of the result.
         label_values: the label map's values in order.
         image_spacing: (z, y, x) in mm of the image as stored; None for the label's own, which may differ from it
             within the tolerance and so give another shape.
@@ -149,9 +148,7 @@ def class_locations(labels: np.ndarray, classes: Sequence[int]) -> dict[int | tu
     nnU-Net 2.8.1 (`DefaultPreprocessor._sample_foreground_locations`) lists and sorts the coordinates of all voxels,
     about 100 bytes for each. Here voxels are drawn by their rank within the class, and found slice by slice.
 
-    Args:
-        labels: (z, y, x) uint8 indices; what is neither 0 nor one of `classes` is to be ignored.
-        classes: the foreground classes.
+    The labels are (z, y, x) uint8 indices; what is neither 0 nor one of `classes`, the foreground, is to be ignored.
 
     Returns:
         For each class (n, 4) integers: channel (0), z, y, x, sorted. Under the key (-1, 0, *classes) the same for all

@@ -38,7 +38,6 @@ class TrainingCase:
     """A case of a training set.
 
     Attributes:
-        case: the case.
         label: the label to learn from, as its source keeps it; or a completed one.
         label_id: identity of the label: a manual one's content, or a completed one's place in the cache.
         completion: name of the completion that the label is from; None for a manual one.
@@ -69,14 +68,10 @@ def select_cases(
     settings: TrainingSet,
     completed: Mapping[str, Iterable[Mapping[str, Any]]],
 ) -> list[TrainingCase]:
-    """Return a model's training cases out of the usable ones of the cohort; as `training_set`.
+    """Return a model's training cases out of the cohort's usable training cases; as `training_set`.
 
-    Args:
-        results: the results folder.
-        cases: the cohort's usable training cases.
-        settings: as `training_set`.
-        completed: by completion, rows with `case`, `file`, `labels_present` and, if the case is not to be learned
-            from, `left_out`.
+    `completed` has, by completion, rows with `case`, `file`, `labels_present` and, if the case is not to be learned
+    from, `left_out`.
     """
     usable = {case.case: case for case in cases}
     chosen = [

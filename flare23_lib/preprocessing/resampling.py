@@ -75,21 +75,13 @@ def prepare_image(
     store: torch.device | str | None = None,
     slab_bytes: int = SLAB_BYTES,
 ) -> torch.Tensor:
-    """Normalize an image and resample it, a few slices at a time.
+    """Normalize an image in HU and resample it to a shape, both (z, y, x), a few slices at a time; return float32.
 
     Equals `F.interpolate(normalized(image, intensity), shape, mode="trilinear")` up to float rounding, without a
     float copy of the whole image.
 
-    Args:
-        array: (z, y, x) in HU, of any type of number, contiguous or not.
-        intensity: normalization, before resampling.
-        shape: (z, y, x) of the result.
-        device: where to compute.
-        store: where the result is kept; None for the device.
-        slab_bytes: memory for one slab; at least one slice is made at a time.
-
-    Returns:
-        float32 of the shape.
+    The array is of any type of number, contiguous or not. The result is computed on `device` and kept on `store`,
+    None for the same. `slab_bytes` is the memory for one slab; at least one slice is made at a time.
     """
     depth, height, width = shape
     axis = Axis.between(array.shape[0], depth)

@@ -43,15 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CompletionJob:
-    """A completion and what its jobs share.
-
-    Attributes:
-        results: the results folder.
-        name: of the completion.
-        base: completion that this one builds on, or None.
-        settings: what shapes its labels.
-        label_names: names of the labels in order.
-    """
+    """A completion, the one that it builds on (`base`) if any, and what its jobs share; label names are in order."""
 
     results: Results
     name: str
@@ -76,16 +68,9 @@ def completion_folder(results: Results, settings: CompletionSettings) -> CacheFo
 def completed_entry(
     folder: CacheFolder, case: Case, prediction: str, bases: Mapping[str, Mapping[str, str]]
 ) -> Entry:
-    """Return the entry of a case's completed label.
+    """Return the entry of a case's completed label; `bases` as `base_rows`, StoreError if the case is not among them.
 
-    Args:
-        folder: of the settings.
-        case: the case.
-        prediction: the pseudo-label's place in the cache.
-        bases: `base_rows`.
-
-    Raises:
-        StoreError: the case is not among them.
+    The folder is that of the settings; `prediction` is the pseudo-label's place in the cache.
     """
     original = base_of(case, bases)["file"] if bases else case.label_id
     inputs: dict[str, Any] = {"image": case.image_id, "original": original, "prediction": prediction}

@@ -48,12 +48,7 @@ def remove_small_components(
 
 @dataclass(frozen=True)
 class Votes:
-    """How many of a teacher's mirrored passes say at each voxel what their mean says.
-
-    Attributes:
-        count: uint8 (z, y, x).
-        passes: how many there are.
-    """
+    """How many of a teacher's mirrored passes say at each voxel what their mean says: a count, uint8 (z, y, x)."""
 
     count: np.ndarray
     passes: int

@@ -74,15 +74,10 @@ def base_of(case: Case, bases: Mapping[str, Mapping[str, str]]) -> Mapping[str, 
 
 
 def annotated_labels(annotated: AnnotatedValues, case: Case, bases: Mapping[str, Mapping[str, str]]) -> list[int]:
-    """Return the label values that count as annotated in a case.
+    """Return the label values that count as annotated in a case; `bases` as `base_rows`.
 
-    Args:
-        annotated: what the completion states; of one with a base what is present is that in the base's label.
-        case: the case.
-        bases: `base_rows`.
-
-    Raises:
-        StoreError: the case is not among them.
+    `annotated` is what the completion states; of one with a base what is present is that in the base's label.
+    StoreError if the case is not among the bases.
     """
     if annotated not in ("present", "only_present") or not bases:
         return annotated_of(case, annotated)
@@ -97,12 +92,9 @@ def annotated_labels(annotated: AnnotatedValues, case: Case, bases: Mapping[str,
 
 
 def change_between(one: np.ndarray, other: np.ndarray, values: Collection[int]) -> float:
-    """Return 1 minus the mean Dice of the classes that either label map holds; 0 if neither holds any.
+    """Return 1 minus the mean Dice of those of `values` that either label map holds; 0 if neither holds any.
 
-    Args:
-        one: uint8 (z, y, x) label values.
-        other: the same of the same shape.
-        values: label values that count.
+    Both are uint8 (z, y, x) label values, of the same shape.
     """
     ones, others = (np.bincount(labels.ravel(), minlength=256) for labels in (one, other))
     both = np.bincount(one[one == other], minlength=256)
