@@ -82,12 +82,7 @@ def checksum(path: Path, deep: bool = False) -> list:
 
 @dataclass(frozen=True)
 class CacheFolder:
-    """The folder of one stage under one fingerprint.
-
-    Attributes:
-        path: the folder.
-        key: what the fingerprint was made of.
-    """
+    """The folder of one stage under one fingerprint, which is made of `key`."""
 
     path: Path
     key: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -131,15 +126,11 @@ class CacheFolder:
 
 @dataclass(frozen=True)
 class Entry:
-    """One case's files, and the metadata beside them that are written last.
+    """One case's files in a folder, and the metadata beside them that are written last.
 
-    The metadata, `{name}.json`, hold the inputs, a checksum of each file, and the small results that records are made
-    of, so that a lost record is made again without computing.
-
-    Attributes:
-        folder: where it is.
-        name: case and hash of the inputs.
-        inputs: what the files are made from.
+    Its name is the case and the hash of the inputs, which the files are made from. The metadata, `{name}.json`, hold
+    the inputs, a checksum of each file, and the small results that records are made of, so that a lost record is made
+    again without computing.
     """
 
     folder: CacheFolder
@@ -177,14 +168,9 @@ class Entry:
         return metadata if isinstance(metadata, dict) and set(metadata) == METADATA_KEYS else None
 
     def broken_files(self, metadata: Metadata, deep: bool = False) -> list[Path]:
-        """Return the listed files that are missing or not as they were written.
+        """Return the listed files that are missing or not as they were written; OSError if one cannot be read.
 
-        Args:
-            metadata: of the entry.
-            deep: read the files whole; those of version 0.1 have no checksum for that.
-
-        Raises:
-            OSError: one cannot be read.
+        With `deep` files are read whole; those of version 0.1 have no checksum for that.
         """
 
         def is_broken(suffix: str, expected: list) -> bool:

@@ -50,10 +50,8 @@ def _of_the_cache(files: list[str]) -> list[str] | None:
 def superseded(results: Results, names: Collection[str], shards: Mapping[str, int]) -> set[Path]:
     """Return the records of other numbers of shards, in folders where all of the current number exist.
 
-    Args:
-        results: the results folder.
-        names: models and completions of the configuration; records of others stay.
-        shards: the current numbers, by the configuration's names.
+    `names` are the models and completions of the configuration; records of others stay. `shards` has the current
+    numbers, by the configuration's names.
     """
     total = {folder: shards[name] for folder, name in SHARDED.values()}
     found = set()

@@ -91,8 +91,6 @@ def write_seg(
     """Write labels as a DICOM segmentation of a series: binary segments with names, SNOMED codes and colors.
 
     Args:
-        path: of the file.
-        series: that was segmented.
         labels: uint8 file values, (slices, rows, columns).
         table: the labels; those that do not occur have no segment.
         model: name of the model, the algorithm of the segments.

@@ -24,9 +24,8 @@ LOCK_INTERVAL = 0.05
 def lock(path: str | Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold an exclusive lock on a file, waiting for another holder to finish.
 
-    Args:
-        path: the lock file; made if missing and left where it is.
-        waiting: called once, without arguments, if another process holds the lock.
+    The file is made if missing and left where it is. `waiting` is called once, without arguments, if another process
+    holds the lock.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

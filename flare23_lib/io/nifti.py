@@ -80,9 +80,8 @@ def stem(path: Path, suffixes: Sequence[str] = SUFFIXES) -> str | None:
 class Stream:
     """An open file whose header is read, as it is stored, and whose voxels come next.
 
-    Attributes:
-        handle: the inflated bytes; at the end of a gzip stream its CRC and length are checked.
-        extensions: the bytes between header and voxels, unparsed.
+    `handle` has the inflated bytes; at the end of a gzip stream its CRC and length are checked. `extensions` are the
+    bytes between header and voxels, unparsed.
     """
 
     path: Path
@@ -361,13 +360,8 @@ def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, 
     """Write an array (z, y, x) under the geometry of a header, atomically; the same input gives the same bytes.
 
     The header's shape, data type, scaling and display range are set for the array; the rest, both affines
-    among it, stays as it was read, to the bit.
-
-    Args:
-        path: .nii or .nii.gz.
-        array: the voxels; ImageError if their shape is not the header's.
-        header: gives the geometry.
-        extension: bytes between header and voxels, such as those of `label_tables.header_extension`.
+    among it, stays as it was read, to the bit. The file is .nii or .nii.gz. `extension` are bytes between header and
+    voxels, such as those of `label_tables.header_extension`. ImageError if the array's shape is not the header's.
     """
     path = Path(path)
     header = header.copy()

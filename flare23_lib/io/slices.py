@@ -43,11 +43,8 @@ class SliceGrid:
 def grid_of(positions: np.ndarray, normal: np.ndarray, names: Sequence[str], irregular: str = "refuse") -> SliceGrid:
     """Return the grid on which slices lie.
 
-    Args:
-        positions: of the slices, ascending along the normal of their planes, which has length 1.
-        normal: likewise.
-        names: of the slices, for messages.
-        irregular: "refuse", or "resample" for a grid of the median distance between the first and the last slice.
+    Positions ascend along the normal of the slices' planes, which has length 1; names are for messages. `irregular`
+    is "refuse", or "resample" for a grid of the median distance between the first and the last slice.
 
     Raises:
         ImageError: slices at one place, missing or irregular ones (unless they are to be resampled), or slices that

@@ -131,9 +131,6 @@ def claim(count: int = 1) -> None:
     A GPU is claimed by a lock on a file in the folder of temporary files, one for each user and GPU, until the
     process ends. Nothing is changed where no more GPUs are visible than are wanted, as in a job of SLURM, nor where
     too few become free within `PATIENCE`. To be called before CUDA is in use.
-
-    Args:
-        count: how many GPUs are wanted.
     """
     visible = visible_gpus()
     if len(visible) <= count:

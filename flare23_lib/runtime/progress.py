@@ -93,11 +93,8 @@ def progress(
 ) -> Iterator[T]:
     """Iterate, and show how far it is and how long it will take.
 
-    Args:
-        items: what to iterate over.
-        total: how many there are; needed if `items` has no length.
-        unit: what one item is called.
-        sizes: bytes of each item, if they differ so much that the time left follows from bytes, not from items.
+    `total` is needed if `items` has no length; `unit` is what one item is called. `sizes` are the bytes of each item,
+    if they differ so much that the time left follows from bytes, not from items.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)

@@ -29,11 +29,6 @@ def unused(results: Results, plan: Plan, config: Config) -> list[Path]:
     Unfinished trainings (`is_unfinished`) that the plan does not use are among them; the cohort may be another one
     just now.
 
-    Args:
-        results: the results folder.
-        plan: what the configuration uses.
-        config: the configuration.
-
     Raises:
         StoreError: a record is broken; or a step of the plan depends on a result that does not exist yet, so that
             unfinished work could not be told from unused files.

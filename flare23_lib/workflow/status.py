@@ -42,7 +42,6 @@ class Step:
 
     Attributes:
         stage: "intensity", "preprocessing", "training", "pseudo-labels", "completion" or "predictions".
-        name: of the model or completion.
         total: cases; of a training 1.
         to_do: of these, how many would be computed.
         note: a remark for the user.

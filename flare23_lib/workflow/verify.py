@@ -47,10 +47,8 @@ class Verification:
 def verify(results: Results, processes: int = 1, deep: bool = False) -> Verification:
     """Check every file that a record lists, every record, every file with a checksum beside it, and every bundle.
 
-    Args:
-        results: the results folder.
-        processes: how many files are checked at once.
-        deep: compare files with their checksums, for which they are read whole; else their sizes and last bytes.
+    With `deep` files are read whole and compared with their checksums; else only their sizes and last bytes are
+    checked.
     """
     found = Verification()
     listed = list(records(results))
