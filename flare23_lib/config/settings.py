@@ -134,7 +134,6 @@ class CompletionSettings(MergePolicy):
         annotated: label values that count as annotated.
         min_component_ml: by label value (as text), the volume below which components are dropped.
         label_values: of all labels, in order.
-        tumor_values: of those that are tumors.
         hidden_in: by value of a tumor (as text), those of the organs that it can be in, where the policy may put it
             into them; empty where it cannot, or into any.
         soft: whether the labels are soft where the teacher hesitates.

@@ -50,10 +50,7 @@ CT_HIGHEST_LOW, CT_LOWEST_HIGH = -100.0, 100.0
 class QualityIssue:
     """Something wrong with a file of a case.
 
-    Attributes:
-        kind: a key of the configuration's `quality_issues`.
-        severity: "quarantine", "warn" or "unlabeled".
-        message: what is wrong.
+    `kind` is a key of the configuration's `quality_issues`, `severity` is "quarantine", "warn" or "unlabeled".
     """
 
     case: str

@@ -103,13 +103,9 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Pair:
-    """What is compared for one case.
+    """What is compared for one case: the label as its source keeps it, and a label map of our values (None: missing).
 
-    Attributes:
-        case: its name.
-        reference: the label, as its source keeps it.
-        prediction: label map of our values; None if it is missing.
-        annotated: label values that were looked for in the reference; cells of others stay empty. None for all.
+    `annotated` are the label values that were looked for in the reference, None for all; cells of others stay empty.
     """
 
     case: str

@@ -55,12 +55,8 @@ def write_table(path: Path, table: pd.DataFrame, float_format: str | None = None
 def read_table(path: Path, as_text: bool = False) -> pd.DataFrame:
     """Read a CSV file of scores or of efficiency: empty cells are NaN, in columns of text "".
 
-    Args:
-        path: of the file.
-        as_text: read any table, all of whose columns are text.
-
-    Raises:
-        StoreError: the file is missing, is not as its checksum says, or is not a table.
+    With `as_text` any table is read, all of whose columns are text. StoreError if the file is missing, is not as its
+    checksum says, or is not a table.
     """
     try:
         options = {"dtype": str} if as_text else {"dtype": dict.fromkeys(_TEXT, str), "na_values": [""]}

@@ -135,7 +135,6 @@ def write_cohort(
     Args:
         folder: where the layout's folders are made.
         cases: training cases, labeled and unlabeled (see `plan_cohort`).
-        validation: validation cases.
         seed: not negative.
         layout: names, label values, annotations and sizes; None for FLARE23's.
         processes: how many cases are drawn at a time.

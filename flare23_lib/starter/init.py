@@ -47,15 +47,9 @@ them, below the second it states that a known organ was not."""
 def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, processes: int = 1) -> Config:
     """Look at folders, one for each source, and write a configuration that stands alone; it is checked, and returned.
 
-    Labels are read once: the scan of the run remembers them. CohortError if a folder is given twice, or holds no
+    Labels are read once: the scan of the run remembers them. Tolerances of known labels are taken from the recipe.
+    The network is planned for a GPU with `gpu_gb` GB of memory. CohortError if a folder is given twice, or holds no
     image, or none of them a label; ConfigError if the recipe is missing or wrong.
-
-    Args:
-        folders: one for each source.
-        recipe: the recipe, which tolerances of known labels are taken from.
-        output: the file to write.
-        gpu_gb: memory of the GPU in GB that the network is planned for.
-        processes: how many files are read at once.
     """
     places = [folder.resolve() for folder in folders]
     for folder, place in zip(folders, places, strict=True):
