@@ -2,7 +2,6 @@
 # the configuration's tables. The configuration is refused here, before any job, in one line.
 
 import json
-import subprocess
 import sys
 from dataclasses import asdict
 from functools import cache
@@ -20,6 +19,7 @@ from flare23_lib.evaluation.paper_tables import FORMATS, table_names
 from flare23_lib.evaluation.tables import format_summary
 from flare23_lib.cache.results import Results
 from flare23_lib.cache.entries import fingerprint
+from flare23_lib.runtime.machine import has_slurm_accounts
 
 try:
     # Not Snakemake's `config`, in which a key by its old name and by its new one could come from different files.
@@ -196,14 +196,14 @@ def ask_squeue_for_sacct():
     While SLURM's controller is away the plugin asks `sacct`, whatever the profile says. Without accounts that fails,
     and the plugin waits forever for jobs that it has lost sight of.
     """
-    if workflow.executor_plugin.name == "slurm" and not has_accounts():
+    if workflow.executor_plugin.name != "slurm":
+        return
+    try:
+        has_accounts = has_slurm_accounts()
+    except FlareError as error:
+        sys.exit(f"executor slurm: {error}")
+    if not has_accounts:
         environ["PATH"] = f"{workflow.basedir}/profiles/slurm/no_accounting{pathsep}{environ['PATH']}"
-
-
-def has_accounts():
-    """Say whether SLURM keeps accounts of jobs."""
-    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
-    return "accounting_storage/none" not in shown.stdout
 
 
 def print_summaries():

@@ -1,4 +1,4 @@
-"""Cores, memory and CPU of this machine."""
+"""Cores, memory and CPU of this machine, and what its SLURM keeps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import math
 import os
 import platform
+import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -92,6 +93,15 @@ def memory_limit() -> int | None:
             if folder == root:
                 break
     return min(limits, default=None)
+
+
+def has_slurm_accounts() -> bool:
+    """Return whether SLURM keeps accounts of jobs, which `sacct` shows; ConfigError without `scontrol`."""
+    try:
+        shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise ConfigError("there is no scontrol here") from error
+    return "accounting_storage/slurmdbd" in shown.stdout
 
 
 def package_version(package: str) -> str | None:

@@ -8,8 +8,10 @@ import slurm
 import yaml
 from places import REPOSITORY
 
+from flare23_lib.errors import ConfigError
 from flare23_lib.io.tables import read_csv
 from flare23_lib.phantom import PhantomLayout, write_cohort
+from flare23_lib.runtime.machine import has_slurm_accounts
 
 PROFILE = REPOSITORY / "profiles" / "slurm"
 needs_slurm = pytest.mark.skipif(not slurm.is_up(), reason="no SLURM answers; tests/cluster/slurm.sh up")
@@ -40,6 +42,28 @@ def test_the_stand_in_for_sacct_asks_squeue_about_the_run(tmp_path):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.split() == ["--name", "RUN", "--states", "all", "--noheader", "--format", "%i|%T"]
+
+
+@pytest.mark.parametrize(
+    ("script", "has_accounts"),
+    [
+        ("echo 'AccountingStorageType   = accounting_storage/slurmdbd'", True),
+        ("echo 'AccountingStorageType   = accounting_storage/none'", False),
+        ("echo 'AccountingStorageType   = (null)'", False),  # of current versions
+        ("echo 'Unable to contact slurm controller' >&2; exit 1", False),
+    ],
+)
+def test_accounts_are_those_of_slurmdbd(tmp_path, monkeypatch, script, has_accounts):
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert has_slurm_accounts() == has_accounts
+
+
+def test_without_scontrol_one_line_names_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="there is no scontrol here"):
+        has_slurm_accounts()
 
 
 @pytest.fixture(scope="module")
