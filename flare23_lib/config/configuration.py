@@ -13,7 +13,7 @@ import flare23_lib.config.settings as stages
 from flare23_lib.choices import WEIGHTS_FILE
 from flare23_lib.config.checks import check_consistency, order_of
 from flare23_lib.config.cohort_models import IGNORE, LabelRow, label_map
-from flare23_lib.config.load import merge, prepared, read_yaml
+from flare23_lib.config.load import merge, prepared, read_yaml, refuse_idle_nulls
 from flare23_lib.config.messages import check_known, explain
 from flare23_lib.config.models import Configuration
 from flare23_lib.config.old_keys import with_new_names, with_sources
@@ -56,6 +56,7 @@ class Config(Configuration):
         recipe, *given = with_sources(with_new_names([*map(read_yaml, files), overrides or {}]))
         merged: dict[str, Any] = reduce(merge, given, {})
         values = merged if merged.get("recipe") == "none" else merge(recipe, merged)
+        refuse_idle_nulls(merged, [recipe, *given])
         smoke = is_smoke(values.pop("smoke", None))
         return cls.check(shrunk(values) if smoke else values)
 

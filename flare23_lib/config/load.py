@@ -84,6 +84,17 @@ def read_yaml(path: Path) -> dict:
     return content or {}
 
 
+def refuse_idle_nulls(merged: Mapping, layers: Sequence[Mapping]) -> None:
+    """Refuse a null for a model, completion or source of which no file has an entry, with a ConfigError."""
+    for key in ("models", "completions", "sources"):
+        tables = [table for layer in layers if isinstance(table := layer.get(key), Mapping)]
+        known = {name: None for table in tables for name, entry in table.items() if entry is not None}
+        given = merged.get(key)
+        for name, entry in given.items() if isinstance(given, Mapping) else ():
+            if entry is None and name not in known:
+                raise ConfigError(f"{key}.{name}: null removes nothing; there are {', '.join(map(str, known))}")
+
+
 def prepared(values: Mapping) -> dict:
     """Return a merged configuration without nulls, with whole numbers as integers, and models with their defaults.
 

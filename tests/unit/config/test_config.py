@@ -101,6 +101,33 @@ def test_null_removes_an_entry():
     assert "student_2200" not in load(models={"student_2200": None}, evaluation={"compare": []}).models
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models: {student_220: null}", "models.student_220: null removes nothing; there are organ_teacher, tumor_"),
+        ("completions: {unlabelled: null}", "completions.unlabelled: null removes nothing; there are tumor, all_"),
+        ("sources: {flare: null}", "sources.flare: null removes nothing; there are flare23"),
+    ],
+)
+def test_a_null_for_an_entry_that_is_in_no_file_is_refused(tmp_path, text, words):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Config.load([RECIPE, tmp_path / "own.yaml"])
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize("smoke", ["false", "true"])
+def test_a_null_may_remove_an_entry_of_another_file_and_be_given_twice(tmp_path, smoke):
+    (tmp_path / "first.yaml").write_text(
+        'sources: {mine: {images: "i/{case}.nii.gz"}}\nmodels: {pilot: {evaluate: true}, organ_teacher: null}\n'
+    )
+    (tmp_path / "second.yaml").write_text("sources: {mine: null}\nmodels: {pilot: null, organ_teacher: null}\n")
+    files = [tmp_path / "first.yaml", REPOSITORY / "presets/partial_labels.yaml", tmp_path / "second.yaml"]
+    config = Config.load([RECIPE, *files], {"smoke": smoke})
+    assert list(config.models) == ["student", "student_2200", "teacher"]
+    assert list(config.sources) == ["flare23"]
+
+
 def test_values_on_the_command_line_are_read_as_snakemake_reads_them():
     pairs = [
         "cohort=a b", "device=cpu", "shards={predictions: 2}", "retries=010", "checkpoint_minutes=1e1", "check=True",
