@@ -39,10 +39,11 @@ class Config(Configuration):
     @classmethod
     def check(cls, values: Mapping) -> Self:
         """Check a merged configuration; a ConfigError is one line that names the key."""
+        values = prepared(values)
         try:
-            config = cls.model_validate(prepared(values))
+            config = cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(explain(error)) from error
+            raise ConfigError(explain(error, values)) from error
         check_consistency(config)
         return config
 

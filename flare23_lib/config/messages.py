@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -48,17 +48,24 @@ def check_known(key: str, names: Collection[str], known: Collection[str], what: 
             raise ConfigError(f"{key}: there is no {what} {name!r}; there are {', '.join(known)}")
 
 
-def explain(error: ValidationError) -> str:
-    """Return one line that names the key and what is wrong: of several errors the one nearest to the top."""
-    return min((_explain(details) for details in error.errors(include_url=False)), key=lambda found: found[0])[1]
+def explain(error: ValidationError, values: Mapping | None = None) -> str:
+    """Return one line that names the key and what is wrong: of several errors the one nearest to the top.
+
+    With the whole configuration it names the other models or completions where a key of a new one is missing.
+    """
+    found = (_explain(details, values or {}) for details in error.errors(include_url=False))
+    return min(found, key=lambda line: line[0])[1]
 
 
-def _explain(error: ErrorDetails) -> tuple[int, str]:
+def _explain(error: ErrorDetails, values: Mapping) -> tuple[int, str]:
     """Return how far down an error is, and its line; a list with a wrong entry counts as too short, too."""
     kind, value, place = error["type"], error["input"], list(error["loc"])
     if kind == "missing":
         key = place.pop()
         message = f"the key {key!r} is missing" if isinstance(key, str) else f"has {key} entries, too few"
+        if len(place) == 2 and place[0] in ("models", "completions"):
+            others = [name for name in values[place[0]] if name != place[1]]
+            message += f"; a new entry needs it (there are {', '.join(map(str, others))})" if others else ""
     elif kind == "literal_error" and str(place[-1]).startswith(": nor"):  # see `tables.word_or`
         words = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
         message = f"{value!r} is {f'none of {words},' if ', ' in words else f'neither {words}'}{str(place[-1])[1:]}"

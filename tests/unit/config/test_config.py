@@ -244,6 +244,16 @@ def leave_out_by(name):
         ({"completions": {"tumor": {"annotated": "all"}}}, "annotated: 'all' is neither present nor a list"),
         ({"models": {"student": {"network": {"depth": [1, 1, 1]}}}}, "student.network: the key 'widths' is missing"),
         ({"labels": None}, "the key 'labels' is missing"),
+        (
+            {"models": {"studnet": {"evaluate": True}}},
+            "models.studnet: the key 'network' is missing; a new entry needs it (there are organ_teacher, "
+            "tumor_teacher, student, student_2200)",
+        ),
+        (
+            {"completions": {"tumour": {"teacher": "organ_teacher"}}},
+            "completions.tumour: the key 'category' is missing; a new entry needs it (there are tumor, all_organs, "
+            "five_organs, unlabeled)",
+        ),
         ({"completions": {"unlabeled": {"annotated": ["liver"]}}}, "the category 'unlabeled' has no labels"),
         *(
             ({"completions": {"unlabeled": {rule: "ignore"}}}, f"unlabeled.{rule}: the category 'unlabeled' has no")
