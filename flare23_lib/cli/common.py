@@ -88,8 +88,12 @@ def output_file(text: str) -> Path:
 
 
 def base_config(args: argparse.Namespace) -> Path:
-    """Return the recipe: the file that is given, else config.yaml here, else the package's."""
-    return args.base_config or (here if (here := Path("config.yaml")).exists() else RECIPE)
+    """Return the recipe: the file that is given, else config.yaml beside a Snakefile here unless it is one of
+    --configfile, else the package's."""
+    here = Path("config.yaml")
+    given = [path.absolute() for path in getattr(args, "configfile", None) or []]
+    is_recipe = here.exists() and Path("Snakefile").exists() and here.absolute() not in given
+    return args.base_config or (here if is_recipe else RECIPE)
 
 
 def load_config(args: argparse.Namespace):
@@ -100,14 +104,15 @@ def load_config(args: argparse.Namespace):
     base = base_config(args)
     config = Config.load([base, *(args.configfile or [])], parse_overrides(args.config or []))
     if base is RECIPE and config.recipe != "none":
-        log.info("there is no config.yaml here: the recipe for FLARE23 is used")
+        log.info("the recipe is the package's, for FLARE23")
     return config
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the configuration."""
     parser.add_argument("--base-config", type=Path, metavar="FILE",
-                        help="the recipe (default: config.yaml or, without one, that for FLARE23)")  # fmt: skip
+                        help="the recipe (default: config.yaml beside a Snakefile or, without one, that for "
+                        "FLARE23)")  # fmt: skip
     parser.add_argument("--configfile", type=Path, nargs="+", metavar="FILE",
                         help="what differs from it, as for snakemake")  # fmt: skip
     parser.add_argument("--config", nargs="+", metavar="KEY=VALUE", help="single values, as for snakemake")

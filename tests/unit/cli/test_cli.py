@@ -9,6 +9,7 @@ from conftest import ENVIRONMENT, flare23
 from places import REPOSITORY
 
 from flare23_lib import cli
+from flare23_lib.cli.common import load_config
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.io import nifti
@@ -92,6 +93,22 @@ def test_evaluate_takes_the_dsc_limit_of_the_nsd_from_the_configuration(tmp_path
         assert row["liver_DSC"] == "0.125"
         surface[name] = float(row["liver_NSD"])
     assert surface["now"] == 0 < surface["published"]
+
+
+def test_config_yaml_is_the_recipe_beside_a_snakefile_unless_it_is_given_as_what_differs(tmp_path, monkeypatch):
+    def config(*arguments):
+        return load_config(cli.make_parser().parse_args(["status", *arguments]))
+
+    monkeypatch.chdir(tmp_path)
+    recipe, here = (REPOSITORY / "config.yaml").read_text(), tmp_path / "config.yaml"
+    here.write_text("samples: samples.tsv\n")  # another project's
+    assert config().results == "results"
+    here.write_text("results: mine\n")
+    assert config("--configfile", "config.yaml").results == "mine"
+    (tmp_path / "Snakefile").touch()
+    assert config("--configfile", str(here)).results == "mine"
+    here.write_text(recipe.replace("results: results", "results: edited"))
+    assert config().results == "edited"
 
 
 def test_bad_input_is_one_line_and_exit_code_1(tmp_path):
