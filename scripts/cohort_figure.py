@@ -5,11 +5,18 @@ Reads `input.categories` (categories.csv) and the label map in `params.labels`; 
 
 from pathlib import Path
 
+from flare23_lib.cli import run_script
 from flare23_lib.evaluation.tables import read_table
 from flare23_lib.report.cohort import draw_cohort
 
-draw_cohort(
-    Path(snakemake.output.figure),  # noqa: F821 (Snakemake's)
-    read_table(snakemake.input.categories, as_text=True),  # noqa: F821
-    snakemake.params.labels,  # noqa: F821
-)
+
+def draw():
+    """Read the table and draw the figure."""
+    draw_cohort(
+        Path(snakemake.output.figure),  # noqa: F821 (Snakemake's)
+        read_table(snakemake.input.categories, as_text=True),  # noqa: F821
+        snakemake.params.labels,  # noqa: F821
+    )
+
+
+run_script(draw, snakemake.log[0])  # noqa: F821

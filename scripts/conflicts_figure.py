@@ -5,12 +5,19 @@ Reads `input.confusion` (confusion.csv) and the labels' names in `params.label_n
 
 from pathlib import Path
 
+from flare23_lib.cli import run_script
 from flare23_lib.evaluation.tables import read_table
 from flare23_lib.report.conflicts import draw_conflicts
 
-draw_conflicts(
-    Path(snakemake.output.figure),  # noqa: F821 (Snakemake's)
-    f"completion {snakemake.wildcards.completion}",  # noqa: F821
-    read_table(snakemake.input.confusion, as_text=True),  # noqa: F821
-    snakemake.params.label_names,  # noqa: F821
-)
+
+def draw():
+    """Read the table and draw the figure."""
+    draw_conflicts(
+        Path(snakemake.output.figure),  # noqa: F821 (Snakemake's)
+        f"completion {snakemake.wildcards.completion}",  # noqa: F821
+        read_table(snakemake.input.confusion, as_text=True),  # noqa: F821
+        snakemake.params.label_names,  # noqa: F821
+    )
+
+
+run_script(draw, snakemake.log[0])  # noqa: F821

@@ -5,13 +5,19 @@ Reads `input.categories` (categories.csv) and the tables in `params.settings`; w
 
 from pathlib import Path
 
+from flare23_lib.cli import run_script
 from flare23_lib.config.settings import MethodSettings
 from flare23_lib.evaluation.tables import read_table
 from flare23_lib.report.method import draw_method, method_graph
 
-table = read_table(snakemake.input.categories, as_text=True)  # noqa: F821 (Snakemake's)
-table = table[(table["split"] == "training") & (table["labels_present"] == "all")]
-cases = dict(zip(table["category"], table["cases"].astype(int) - table["quarantined"].astype(int), strict=True))
-settings = MethodSettings.from_json(snakemake.params.settings)  # noqa: F821
-graph = method_graph(settings, cases)
-draw_method(Path(snakemake.output.figure), graph)  # noqa: F821
+
+def draw():
+    """Count the cases of each category and draw the figure."""
+    table = read_table(snakemake.input.categories, as_text=True)  # noqa: F821 (Snakemake's)
+    table = table[(table["split"] == "training") & (table["labels_present"] == "all")]
+    cases = dict(zip(table["category"], table["cases"].astype(int) - table["quarantined"].astype(int), strict=True))
+    settings = MethodSettings.from_json(snakemake.params.settings)  # noqa: F821
+    draw_method(Path(snakemake.output.figure), method_graph(settings, cases))  # noqa: F821
+
+
+run_script(draw, snakemake.log[0])  # noqa: F821

@@ -6,11 +6,18 @@ Reads `input.summaries` and `input.metrics` (summary.csv and metrics.csv of each
 
 from pathlib import Path
 
+from flare23_lib.cli import run_script
 from flare23_lib.evaluation.tables import read_table
 from flare23_lib.report.scores import draw_scores
 
-summaries, metrics = (
-    dict(zip(snakemake.params.models, [read_table(file, as_text=True) for file in files], strict=True))  # noqa: F821 (Snakemake's)
-    for files in (snakemake.input.summaries, snakemake.input.metrics)  # noqa: F821
-)
-draw_scores(Path(snakemake.output.figure), summaries, metrics)  # noqa: F821
+
+def draw():
+    """Read the tables and draw the figure."""
+    summaries, metrics = (
+        dict(zip(snakemake.params.models, [read_table(file, as_text=True) for file in files], strict=True))  # noqa: F821 (Snakemake's)
+        for files in (snakemake.input.summaries, snakemake.input.metrics)  # noqa: F821
+    )
+    draw_scores(Path(snakemake.output.figure), summaries, metrics)  # noqa: F821
+
+
+run_script(draw, snakemake.log[0])  # noqa: F821

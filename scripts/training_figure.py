@@ -5,8 +5,15 @@ Reads `input.history` (training.csv of the model `wildcards.model`); writes `out
 
 from pathlib import Path
 
+from flare23_lib.cli import run_script
 from flare23_lib.evaluation.tables import read_table
 from flare23_lib.report.training import draw_training
 
-rows = read_table(snakemake.input.history, as_text=True)  # noqa: F821
-draw_training(Path(snakemake.output.figure), snakemake.wildcards.model, rows)  # noqa: F821
+
+def draw():
+    """Read the table and draw the figure."""
+    rows = read_table(snakemake.input.history, as_text=True)  # noqa: F821 (Snakemake's)
+    draw_training(Path(snakemake.output.figure), snakemake.wildcards.model, rows)  # noqa: F821
+
+
+run_script(draw, snakemake.log[0])  # noqa: F821

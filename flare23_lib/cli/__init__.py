@@ -11,7 +11,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
 
 from flare23_lib import __version__
 from flare23_lib.cli import cache, dataset, evaluation, models, stages
@@ -69,20 +71,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for noisy in ("nibabel", "matplotlib", "numexpr", "torch", "highdicom"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
+
+    def run() -> int | None:
         for text in sys.argv[1:] if argv is None else argv:
             check_utf8(text, FlareError)
-        code = args.run(args) or 0
+        return args.run(args)
+
+    return exit_code(run, args.debug)
+
+
+def run_script(job: Callable[[], None], log: str) -> NoReturn:
+    """Run a job of the workflow that is a script and end the process; output and the line of an error go to a log."""
+    with Path(log).open("wb") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    sys.exit(exit_code(job))
+
+
+def exit_code(job: Callable[[], int | None], debug: bool = False) -> int:
+    """Run a job and return its exit code; an error is one line on the standard error, unless it is to be debugged."""
+    try:
+        code = job() or 0
         print(end="", flush=True)
         return code
     except FlareError as error:
-        if args.debug:
+        if debug:
             raise
         kind = "configuration: " if isinstance(error, ConfigError) and not isinstance(error, UsageError) else ""
         sys.stderr.write(f"flare23: {kind}{error}\n")
         return error.exit_code
     except ModuleNotFoundError as error:
-        if args.debug or error.name is None or error.name.startswith("flare23_lib"):
+        if debug or error.name is None or error.name.startswith("flare23_lib"):
             raise
         extra = EXTRAS.get(error.name.partition(".")[0], "workflow")
         install = f"pip install -c constraints.txt -e '.[{extra}]'"
@@ -91,13 +110,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _is_unread():
             return 128 + SIGPIPE
-        if args.debug or not error.strerror:
+        if debug or not error.strerror:
             raise
         place = f"{error.filename}: " if error.filename is not None else ""
         sys.stderr.write(f"flare23: {place}{error.strerror}\n")
         return 1
     except UnicodeEncodeError as error:
-        if args.debug:
+        if debug:
             raise
         part = error.object[max(error.start - 20, 0) : error.end + 20]
         sys.stderr.write(f"flare23: {part!a}: cannot be written as {error.encoding}\n")

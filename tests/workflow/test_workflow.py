@@ -2,7 +2,9 @@
 
 import re
 import shutil
+import sys
 
+import pytest
 from conftest import run_from_scratch, run_snakemake, snakemake_command
 from places import REPOSITORY
 
@@ -52,6 +54,30 @@ def test_the_plan_does_not_grow_with_the_cohort(finished_chain, tmp_path):
     for number in range(60):
         (images / f"case{number}_0000.nii.gz").write_bytes(b"")
     assert jobs(small) == jobs(images.parent) != []
+
+
+SCRIPT = """
+import runpy, sys
+from types import SimpleNamespace
+table, figure, log, script = sys.argv[1:]
+snakemake = SimpleNamespace(
+    input=SimpleNamespace(categories=table, confusion=table, history=table, summaries=[table], metrics=[table]),
+    output=SimpleNamespace(figure=figure), log=[log],
+    params=SimpleNamespace(labels={}, label_names=[], models=["student"]),
+    wildcards=SimpleNamespace(completion="tumor", model="student"),
+)
+runpy.run_path(script, {"snakemake": snakemake})
+"""
+
+
+@pytest.mark.parametrize("name", ["cohort", "method", "training", "conflicts", "score"])
+def test_a_figure_of_a_changed_table_ends_in_one_line_in_its_log(tmp_path, name):
+    (tmp_path / "table.csv").write_text("class;DSC\nliver;0,9\n")
+    script = REPOSITORY / f"scripts/{name}_figure.py"
+    done = run_from_scratch([sys.executable, "-c", SCRIPT, "table.csv", "f.svg", "f.log", str(script)], tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+    (line,) = (tmp_path / "f.log").read_text().splitlines()
+    assert line.startswith("flare23: table.csv: has semicolons between its columns")
 
 
 def test_a_run_succeeds_beside_a_summary_that_it_did_not_make(cohort):
