@@ -25,9 +25,10 @@ def _existing(config: Config) -> Results:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    config = load_config(args)
     from flare23_lib.workflow.verify import verify
 
-    found = verify(_existing(load_config(args)), args.processes, args.deep)
+    found = verify(_existing(config), args.processes, args.deep)
     for path in found.broken:
         print(f"missing or broken: {path}")
     for path in found.withdrawn:
@@ -37,10 +38,10 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _clean(args: argparse.Namespace) -> None:
+    config = load_config(args)
     from flare23_lib.workflow.cleanup import clean, is_unfinished, refuse_under_way, size, unused
     from flare23_lib.workflow.status import make_plan
 
-    config = load_config(args)
     results = _existing(config)
     if args.yes:  # before new images are read
         refuse_under_way(results)

@@ -82,10 +82,11 @@ def _phantoms(args: argparse.Namespace) -> None:
 
 
 def _status(args: argparse.Namespace) -> None:
+    config = load_config(args)
     from flare23_lib.dataset.summary import format_scan
     from flare23_lib.workflow.status import format_plan, make_plan
 
-    plan = make_plan(load_config(args), args.processes)
+    plan = make_plan(config, args.processes)
     print(format_scan(plan.scan))
     print("")
     print(format_plan(plan))

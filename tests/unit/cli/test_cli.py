@@ -111,6 +111,14 @@ def test_config_yaml_is_the_recipe_beside_a_snakefile_unless_it_is_given_as_what
     assert config().results == "edited"
 
 
+@pytest.mark.parametrize("command", ["status", "verify", "clean"])
+def test_a_wrong_configuration_is_refused_before_the_workflow_is_imported(tmp_path, monkeypatch, capsys, command):
+    for module in ("status", "verify", "cleanup"):
+        monkeypatch.setitem(sys.modules, f"flare23_lib.workflow.{module}", None)
+    assert cli.main([command, "--configfile", str(tmp_path / "lost.yaml")]) == 1
+    assert "lost.yaml: cannot be read (No such file or directory)" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_line_and_exit_code_1(tmp_path):
     done = flare23(tmp_path, "predict", "--model", "nowhere", "--input", "x", "--output", "y")
     assert done.returncode == 1
