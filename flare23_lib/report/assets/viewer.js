@@ -7,6 +7,7 @@
   let viewer = null;
   let current = null;
   let wanted = null;
+  let turns = 0;
 
   const print = (text) => { element("place").textContent = text; };
 
@@ -53,16 +54,18 @@
   }
 
   async function show(item) {
-    current = null;
-    while (viewer.volumes.length) viewer.removeVolumeByIndex(0);
-    const image = await niivue.NVImage.loadFromBase64({ base64: item.image, name: "image.nii.gz", colormap: "gray",
-      cal_min: 0, cal_max: item.grays });
-    viewer.addVolume(image);
+    const turn = ++turns;
+    const volumes = [await niivue.NVImage.loadFromBase64({ base64: item.image, name: "image.nii.gz", colormap: "gray",
+      cal_min: 0, cal_max: item.grays })];
     for (const layer of ["reference", "prediction"]) {
       const volume = await niivue.NVImage.loadFromBase64({ base64: item[layer], name: `${layer}.nii.gz`, opacity: 0 });
       volume.setColormapLabel(palette());
-      viewer.addVolume(volume);
+      volumes.push(volume);
     }
+    if (turn !== turns) return; // another case was chosen meanwhile
+    current = null;
+    while (viewer.volumes.length) viewer.removeVolumeByIndex(0);
+    volumes.forEach((volume) => viewer.addVolume(volume));
     current = item;
     document.querySelectorAll("#viewer-cases button").forEach((button) => {
       button.setAttribute("aria-current", String(button.dataset.name === item.name));

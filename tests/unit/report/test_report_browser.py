@@ -113,6 +113,16 @@ def test_a_case_of_the_list_is_shown_and_jumps_to_its_largest_error(browser):
     assert browser.ask("document.querySelector('#viewer-cases [aria-current=true]').textContent").startswith("Case_2")
 
 
+@pytest.mark.parametrize("clicks", [(2, 2), (1, 2), (0, 0)])
+def test_the_case_chosen_last_is_shown_whole_after_quick_clicks(browser, clicks):
+    buttons = "document.querySelectorAll('#viewer-cases button')"
+    browser.ask(f"document.body.dataset.shown = ''; {''.join(f'{buttons}[{number}].click();' for number in clicks)}")
+    browser.wait_for(f"document.body.dataset.shown === 'Case_{clicks[-1]}'")
+    names = browser.ask("ctViewer.volumes.map(volume => volume.name)")
+    assert names == ["image.nii.gz", "reference.nii.gz", "prediction.nii.gz"]
+    assert said(browser).startswith(f"Case_{clicks[-1]}")
+
+
 def test_the_keyboard_reaches_every_control_and_moves_through_slices(browser):
     wanted = {"viewer-canvas", "viewer-opacity", "viewer-planes", "Case_0", "Case_1", "Case_2", "prediction"}
     reached = set()
