@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from skimage.color import deltaE_ciede2000
 
 from flare23_lib.colors import LABEL_COLORS, label_colors
 from flare23_lib.evaluation.tables import ORGANS, UNSEEN
@@ -124,6 +125,12 @@ def in_cielab(color, sight):
 def test_colors_stay_apart_for_everyone(colors, sight):
     seen = [in_cielab(color, sight) for color in colors]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 15
+
+
+@pytest.mark.parametrize("colors", [LABEL_COLORS, MODEL_COLORS], ids=["labels", "models"])
+def test_colors_stay_apart_by_ciede2000(colors):
+    seen = [in_cielab(color, "normal") for color in colors]
+    assert min(deltaE_ciede2000(a, b) for a, b in itertools.combinations(seen, 2)) > 12
 
 
 def test_a_class_has_the_color_of_its_place_in_the_label_map():
