@@ -166,9 +166,9 @@ class Run:
         jobs = []
         for path in sorted(folder.rglob("*.tsv")):
             stage, *job = path.relative_to(folder).with_suffix("").parts
-            if self._has_job(stage, job):
+            if self._has_job(stage, job) and path.stat().st_size:
                 table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-                whole = table[table.iloc[:, -1] != ""]  # a kill may cut the last line
+                whole = table[table.iloc[:, -1] != ""]  # a kill may cut the last line, or leave an empty file
                 jobs.append(whole.assign(stage=display_name(stage)))
         if not jobs:
             return None

@@ -212,6 +212,7 @@ def test_times_of_stages_are_added_up_from_the_benchmark_files(config, tmp_path)
     for model, end in (("organ_teacher", "\n5"), ("tumor_teacher", ""), ("removed", "")):  # one is cut by a kill
         (folder.parents[1] / "train").mkdir(exist_ok=True)
         (folder.parents[1] / "train" / f"{model}.tsv").write_text(f"s\th:m:s\tmax_rss\n10\t-\t100{end}\n")
+    (folder.parents[1] / "train" / "student.tsv").touch()
     text = Page(report_of(results, config).read_text()).text
     assert "predict 1 30 s 300" in text
     assert "train 2 20 s 100" in text
