@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Strict, Tag, WithJsonSchema
@@ -84,6 +85,10 @@ class LeaveOut(Table):
     def compared_completion(self) -> str | None:
         """The completion that labels are compared with; None if they are compared between passes."""
         return None if self.changed_between == PASSES else self.changed_between
+
+    def count(self, cases: int) -> int:
+        """Return how many of a category's cases are not learned from."""
+        return math.floor(self.share * cases + 1e-9)
 
 
 class Completion(MergePolicy):

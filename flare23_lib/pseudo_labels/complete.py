@@ -265,7 +265,7 @@ def _row(job: CompletionJob, case: Case, entry: Entry, measures: Mapping[str, An
 def left_out(settings: CompletionSettings, changes: Mapping[str, float]) -> set[str]:
     """Return the cases of a completion that are not learned from, by how much the labels of each changed."""
     excluded = settings.exclude_most_changed
-    return set() if excluded is None else most_changed(changes, excluded.share)
+    return set() if excluded is None else most_changed(changes, excluded.count(len(changes)))
 
 
 def collect_completed(job: CompletionJob, shards: int, output: Path, confusion: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -107,9 +106,8 @@ def change_between_passes(scores: Sequence[float]) -> float:
     return round(1 - _mean(scores), DIGITS)
 
 
-def most_changed(changes: Mapping[str, float], share: float) -> set[str]:
-    """Return the share of the cases that changed most, rounded down; of equal ones the first by name stay."""
-    count = math.floor(share * len(changes) + 1e-9)
+def most_changed(changes: Mapping[str, float], count: int) -> set[str]:
+    """Return the `count` cases that changed most; of equal ones the first by name stay."""
     ordered = sorted(changes, key=lambda case: (changes[case], case))
     return set(ordered[len(ordered) - count :])
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from flare23_lib.config.training_models import LeaveOut
 from flare23_lib.pseudo_labels.components import remove_small_components
 from flare23_lib.pseudo_labels.pseudo_label import change_between, most_changed, pass_change
 
@@ -59,9 +60,11 @@ def test_classes_that_no_pass_holds_do_not_count_as_change():
     assert pass_change({"results": {"agreement": {"1": None}}}) == 0
 
 
-def test_the_share_that_changed_most_is_rounded_down():
+def test_the_share_that_is_left_out_is_rounded_down():
+    counts = [(0.2, 5), (0.4, 5), (0.19, 5), (0.29, 100)]
+    assert [LeaveOut(share=share, changed_between="passes").count(cases) for share, cases in counts] == [1, 2, 0, 29]
+
+
+def test_of_cases_that_changed_equally_the_first_stay():
     changes = {"a": 0.1, "b": 0.5, "c": 0.5, "d": 0.2, "e": 0.0}
-    assert most_changed(changes, 0.2) == {"c"}
-    assert most_changed(changes, 0.4) == {"b", "c"}
-    assert most_changed(changes, 0.19) == set()
-    assert len(most_changed({f"case_{number:03}": number for number in range(100)}, 0.29)) == 29
+    assert [most_changed(changes, count) for count in (0, 1, 2)] == [set(), {"c"}, {"b", "c"}]
