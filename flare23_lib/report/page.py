@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,9 +95,15 @@ def _environment(figures: Path) -> jinja2.Environment:
             return None
         return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
+    def svg_width(name: str) -> str:
+        """Return the width of a figure as its file gives it, such as `792pt`."""
+        found = re.search(r'<svg[^>]* width="([^"]+)"', (figures / name).read_text(encoding="utf-8"))
+        return found[1] if found else "0pt"
+
     environment.filters |= {"name": display_name, "count": count}
     environment.globals |= {
         "embedded": embedded,
+        "svg_width": svg_width,
         "asset": lambda name: (ASSETS / name).read_text(encoding="utf-8"),
     }
     return environment

@@ -9,6 +9,8 @@ from PIL import Image
 from places import REPOSITORY
 from reports import configuration, finished_run, report_of
 
+from flare23_lib.report.style import new_figure
+
 VIEWER = REPOSITORY / "vendor" / "niivue"
 
 pytestmark = [
@@ -24,7 +26,10 @@ TAB = ("Tab", 9)
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     config = configuration("chain.yaml")
-    return report_of(finished_run(folder, config, validation=3), config, VIEWER)
+    results = finished_run(folder, config, validation=3)
+    with new_figure(results.root / "report" / "figures" / "cohort.svg", 50, 2):
+        pass
+    return report_of(results, config, VIEWER)
 
 
 @pytest.fixture
@@ -159,6 +164,15 @@ def test_nothing_is_wider_than_the_window_and_nothing_overlaps(browser, width):
       return found;
     })()""")
     assert overlaps == []
+
+
+def test_a_wide_figure_stays_legible_and_scrolls_in_its_frame(browser):
+    wide = browser.ask("""(() => {
+      const image = document.querySelector("#cohort img"), frame = image.parentElement;
+      return [image.clientWidth / image.naturalWidth, frame.scrollWidth / frame.clientWidth];
+    })()""")
+    assert wide[0] == pytest.approx(0.75, abs=0.01)
+    assert wide[1] > 2
 
 
 def test_the_page_follows_a_dark_scheme(browser):

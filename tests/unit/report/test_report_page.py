@@ -36,7 +36,7 @@ from flare23_lib.report.cases import (
 )
 from flare23_lib.report.preview import draw_preview
 from flare23_lib.report.run import read_markdown
-from flare23_lib.report.style import shortened
+from flare23_lib.report.style import new_figure, shortened
 from flare23_lib.report.viewer import averaged, largest_error, thinned_affine, thinning
 
 SECTIONS = [
@@ -123,6 +123,14 @@ def test_every_picture_is_described(report):
     pictures = Page(report.read_text()).pictures
     assert len(pictures) == 4
     assert all(len(picture["alt"]) > 20 for picture in pictures)
+
+
+def test_a_figure_states_its_width(config, tmp_path):
+    results = finished_run(tmp_path, config, validation=1)
+    with new_figure(results.root / "report/figures/cohort.svg", 50, 2):
+        pass
+    pictures = Page(report_of(results, config).read_text()).pictures
+    assert [picture["style"] for picture in pictures if "Categories" in picture["alt"]] == ["--width: 3600pt"]
 
 
 def test_figures_lie_beside_the_page_as_svg_and_png(report):
