@@ -81,15 +81,13 @@ class Run:
 
     def geometries(self) -> PageTable | None:
         """Return sizes and spacings of the images; None if no header could be read."""
-        sizes = [
-            (*case.shape, case.spacing[0], case.spacing[2])
-            for case in read_cases(self.results.cases)
-            if case.shape and case.spacing
-        ]
-        columns = ["slices", "rows", "columns", "slice distance, mm", "pixel size, mm"]
+        cases = read_cases(self.results.cases)
+        sizes = [(*case.shape, *case.spacing) for case in cases if case.shape and case.spacing]
+        columns = [what.format(axis) for what in ("voxels along {}", "spacing along {}, mm") for axis in "zyx"]
         cells = pd.DataFrame(sizes, columns=columns).agg(["min", "median", "max"]).T
         cells = cells.map("{:.4g}".format).reset_index(names="")
-        return PageTable(f"Geometries of {count(len(sizes), 'image')}", cells) if sizes else None
+        note = "Axes are as stored: x is the first of a file, z the last."
+        return PageTable(f"Geometries of {count(len(sizes), 'image')}", cells, [note]) if sizes else None
 
     def issues(self, severity: str) -> PageTable | None:
         """Return the quality issues of a severity, "quarantine" or "warnings"; None if there are none."""

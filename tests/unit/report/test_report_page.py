@@ -35,7 +35,7 @@ from flare23_lib.report.cases import (
     spread,
 )
 from flare23_lib.report.preview import draw_preview
-from flare23_lib.report.run import read_markdown
+from flare23_lib.report.run import Run, read_markdown
 from flare23_lib.report.style import new_figure, shortened
 from flare23_lib.report.viewer import averaged, largest_error, thinned_affine, thinning
 
@@ -230,6 +230,17 @@ def test_a_single_case_is_enough(config, tmp_path):
     page = report_of(finished_run(tmp_path, config, validation=1), config, stand_in(tmp_path / "niivue"))
     assert len(case_scripts(page)) == 1
     assert "Geometries of 1 image " in Page(page.read_text()).text
+
+
+def test_geometries_name_the_axes_as_they_are_stored(config, tmp_path):
+    results = Results(tmp_path)
+    case = Case("a", "a.nii.gz", None, "training", {}, shape=(512, 500, 90), spacing=(0.8, 0.7, 5.0))
+    write_cases(results.cases, [case])
+    table = Run(results, config).geometries()
+    assert table.cells.set_index("")["median"].to_dict() == {
+        "voxels along z": "512", "voxels along y": "500", "voxels along x": "90",
+        "spacing along z, mm": "0.8", "spacing along y, mm": "0.7", "spacing along x, mm": "5",
+    }  # fmt: skip
 
 
 def test_labels_of_several_sources_are_shown_beside_each_other(config, tmp_path):
