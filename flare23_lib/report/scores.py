@@ -97,6 +97,6 @@ def _draw_mean(axes: Axes, height: float, mean: float, note: str, look: tuple[st
         return
     axes.plot(mean, height, marker=mark, markersize=5, color=color, clip_on=False, zorder=3)
     at_right: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "xytext": (10, 0)}
-    axes.annotate(f"{mean:.3f}", (1, height), fontsize=9, color=color, **TEXT, **at_right)
+    axes.annotate(f"{mean:.3f}", (1, height), fontsize=9, color=INK, **TEXT, **at_right)
     end, offset, side = (0, 4, "left") if mean > 0.5 else (1, -4, "right")
     axes.annotate(note, (end, height), xytext=(offset, 0), ha=side, color=PALE_INK, **NOTE)

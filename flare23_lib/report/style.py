@@ -1,7 +1,7 @@
 """What the figures share: fonts, colors, how names are shown, and SVGs whose bytes follow from their content.
 
-The model colors begin with the blue and the vermilion of Okabe and Ito (2008), continue by the rule of
-`flare23_lib.colors`, and are dark enough for text on white.
+The model colors begin with the blue and the vermilion of Okabe and Ito (2008), and continue by the rule of
+`flare23_lib.colors`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from skimage.color import deltaE_ciede2000
 from flare23_lib.colors import LABEL_COLORS, label_colors
 from flare23_lib.evaluation.tables import ORGANS, UNSEEN
 from flare23_lib.report.scores import NO_VALUE, draw_scores
-from flare23_lib.report.style import MODEL_COLORS
+from flare23_lib.report.style import INK, MODEL_COLORS
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -45,6 +45,14 @@ def test_the_figure_names_classes_measures_and_models_and_gives_the_values(tmp_p
     texts = score_texts({"student": summary(liver=0.9712), "student_2200": summary(liver=0.8)}, tmp_path)
     assert {"DSC", "NSD", "liver", "inferior vena cava", "organs, mean", "tumor", "0.971", "0.800"} < set(texts)
     assert {"student", "student 2200"} < set(texts)
+
+
+def test_means_are_written_in_the_color_of_text(tmp_path):
+    path = tmp_path / "scores.svg"
+    draw(path, {"student": summary(), "student_2200": summary()})
+    styles = [text.get("style") for text in ElementTree.parse(path).iter(f"{SVG}text") if text.text == "0.900"]
+    assert len(styles) == 16
+    assert all(f"fill: {INK}" in style for style in styles)
 
 
 def test_a_class_that_a_model_never_saw_is_marked_so_in_both_panels(tmp_path):
