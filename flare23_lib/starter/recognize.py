@@ -224,8 +224,9 @@ def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGrou
     predictions = _predictions(images, labels)
     references = [group for group in labels if group not in predictions]
     pairs: list[_Pair] = []
-    while found := list(_pairs(images, references, pairs)):
-        pairs.append(max(found, key=lambda pair: (not pair.is_held_out, len(pair.cases))))
+    for pair in sorted(_pairs(images, references), key=lambda pair: (pair.is_held_out, -len(pair.cases))):
+        if all(pair.fits_beside(other) for other in pairs):
+            pairs.append(pair)
     held_out = [pair for pair in pairs if pair.is_held_out]
     training = [pair for pair in pairs if pair not in held_out]
     if not training:
@@ -312,7 +313,7 @@ def _advice(group: FileGroup, training: Sequence[_Pair]) -> str:
 
 def _predictions(images: Sequence[FileGroup], labels: Sequence[FileGroup]) -> list[FileGroup]:
     """Return label maps with a dataset.json beside them, as nnU-Net writes it, below the folder of that of others."""
-    tables = {pair.label.pattern: table for pair in _pairs(images, labels, ()) if (table := pair.table)}
+    tables = {pair.label.pattern: table for pair in _pairs(images, labels) if (table := pair.table)}
     outer = {table.parent for table in tables.values()}
     return [
         group
@@ -323,12 +324,12 @@ def _predictions(images: Sequence[FileGroup], labels: Sequence[FileGroup]) -> li
     ]
 
 
-def _pairs(images: Sequence[FileGroup], labels: Sequence[FileGroup], known: Sequence[_Pair]) -> Iterator[_Pair]:
-    """Yield the pairs of groups that fit beside the known ones, the full names' form first."""
+def _pairs(images: Sequence[FileGroup], labels: Sequence[FileGroup]) -> Iterator[_Pair]:
+    """Yield the pairs of groups, the full names' form first."""
     for image, label in product(images, labels):
         for form, (one, two) in enumerate(zip(image.forms(), label.forms(), strict=False)):
             pair = _Pair(image, label, form, frozenset(one[1].keys() & two[1].keys()))
-            if pair.cases and all(pair.fits_beside(other) for other in known):
+            if pair.cases:
                 yield pair
 
 
