@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import unicodedata
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 
@@ -123,13 +125,14 @@ def _distinct(files: list[Path]) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A pattern of a source, and where its folder lies."""
+    """A pattern of a source, where its folder lies, and the names of the source's masks."""
 
     key: str
     pattern: FilePattern
     place: Path
+    masks: Collection[str]
 
-    @property
+    @cached_property
     def start(self) -> str:
         """What the paths of its files begin with."""
         place = self.place.as_posix()
@@ -139,6 +142,15 @@ class _Placed:
     def closeness(self) -> tuple[int, int]:
         """Of two patterns that fit a file, the one in the inner folder counts, then the one with more letters."""
         return len(self.place.parts), self.pattern.weight
+
+    @cached_property
+    def _expressions(self) -> list[re.Pattern[str]]:
+        named = [self.pattern.naming(self.masks)] if MASK in self.pattern.rest else []
+        return [*named, self.pattern.expression]
+
+    def match(self, file: str) -> re.Match[str] | None:
+        """Return what fits a file that begins with `start`: the pattern with known masks first; None if nothing."""
+        return next(filter(None, (one.fullmatch(file, len(self.start)) for one in self._expressions)), None)
 
 
 def _nifti_files(places: set[Path]) -> list[str]:
@@ -183,51 +195,45 @@ def find(cohort: Path, sources: Mapping[str, Source]) -> FoundFiles:
 
 def _placed(cohort: Path, source: Source) -> list[_Placed]:
     patterns = [(key, FilePattern.parse(text)) for key in PATTERN_KEYS for text in getattr(source, key)]
-    return [_Placed(key, pattern, place_of(cohort, pattern.folder)) for key, pattern in patterns]
+    return [_Placed(key, pattern, place_of(cohort, pattern.folder), source.values) for key, pattern in patterns]
 
 
 def _source_files(
     name: str, source: Source, patterns: Sequence[_Placed], present: Sequence[str], taken: set[str]
 ) -> SourceFiles:
     """Give each file to the closest pattern that fits it, and add it to those that are taken."""
-    closest: dict[str, tuple[tuple[int, int], _Placed, str]] = {}
-    masks: dict[Path, list[Path]] = defaultdict(list)
+    closest: dict[str, tuple[_Placed, re.Match[str]]] = {}
     for one in patterns:
-        named = [one.pattern.naming(source.values)] if MASK in one.pattern.rest else []
-        expressions = [*named, one.pattern.expression]
-        skip = len(one.start)
         for file in _beginning_with(one.start, present):
-            found = next(filter(None, (expression.fullmatch(file, skip) for expression in expressions)), None)
-            if found and (file not in closest or one.closeness > closest[file][0]):
-                closest[file] = (one.closeness, one, found["case"])
-                if MASK in one.pattern.rest:
-                    template = Path(one.pattern.with_mask(found))
-                    if found["mask"] in source.values:
-                        masks[template].append(Path(file))
+            found = one.match(file)
+            if found and (file not in closest or one.closeness > closest[file][0].closeness):
+                closest[file] = one, found
     prefix = f"{name}_" if source.prefix is None else source.prefix
-    of_mask = {path: template for template, paths in masks.items() for path in paths}
     groups: dict[str, dict[str, list[Path]]] = {key: defaultdict(list) for key in PATTERN_KEYS}
     folders = {}
+    masks: dict[Path, list[Path]] = defaultdict(list)
     for file in sorted(closest):
-        _, one, case = closest[file]
+        one, found = closest[file]
+        case, path = found["case"], Path(file)
         if "/" in case:
             raise CohortError(
                 f"{file}: sources.{name}.{one.key}: {one.pattern.rest!r} takes {case!r} for the name of its case, "
                 "which can have no slash: use [^/] in place of a dot"
             )
         taken.add(file)
-        path: Path | None = Path(file)
         if MASK in one.pattern.rest:
-            path = of_mask.get(Path(file))
+            if found["mask"] not in source.values:
+                continue
+            path = Path(one.pattern.with_mask(found))
+            masks[path].append(Path(file))
         elif one.key in ("images", "unlabeled_images"):
-            folders[Path(file)] = one.place
+            folders[path] = one.place
         # One name can be written in composed or decomposed letters; on the screen they look the same.
         paths = groups[one.key][unicodedata.normalize("NFC", prefix + case)]
-        if path is not None and path not in paths:
+        if path not in paths:
             paths.append(path)
     plain = {
-        key: dict(sorted((case, _distinct(paths)) for case, paths in group.items() if paths))
-        for key, group in groups.items()
+        key: dict(sorted((case, _distinct(paths)) for case, paths in group.items())) for key, group in groups.items()
     }
     plain["labels"] |= plain.pop("masks")
     if not source.has_labels:
