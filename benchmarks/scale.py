@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from provenance import provenance
 
-from flare23_lib.cache.entries import Entry, Shard, checksum, shard_of
+from flare23_lib.cache.entries import Entry, Shard, checksum
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, read_cases
@@ -133,7 +133,7 @@ class Finished:
 
     def _records(self, stage: str, name: str, columns: Sequence[str], rows: Sequence[Mapping], shards: int) -> None:
         for index in range(shards):
-            chosen = [row for row in rows if shard_of(row["case"], shards) == index]
+            chosen = [row for row in rows if row["case"] in Shard(index, shards)]
             write_record(self.results.shard(stage, name, Shard(index, shards)), columns, chosen)
 
     def _model(self, name: str) -> None:
@@ -183,7 +183,7 @@ class Finished:
     def _completion(self, name: str) -> None:
         settings = self.config.completion_settings(name)
         cases = [case for case in self.cases if case.usable and case.category == settings.category]
-        self._segment("pseudo_labels", name, self.config.completion(name).teacher, cases)
+        self._segment("pseudo_labels", name, self.config.completions[name].teacher, cases)
         folder = complete.completion_folder(self.results, settings)
         columns = complete.columns_of(self.config.label_map.names)
         counts = {outcome: {"1": 1, "14": 1} for outcome in OUTCOMES}

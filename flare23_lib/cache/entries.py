@@ -41,11 +41,6 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def shard_of(case: str, shards: int) -> int:
-    """Return the shard (0 to shards - 1) of a case; the same on every machine and in every run."""
-    return int.from_bytes(hashlib.sha256(case.encode()).digest()[:8], "big") % shards
-
-
 @dataclass(frozen=True)
 class Shard:
     """A part of a stage's cases, by a hash of their names, written `2-of-8`, counted from 0."""
@@ -63,7 +58,7 @@ class Shard:
         return shard
 
     def __contains__(self, case: str) -> bool:
-        return shard_of(case, self.total) == self.index
+        return int.from_bytes(hashlib.sha256(case.encode()).digest()[:8], "big") % self.total == self.index
 
     def __str__(self) -> str:
         return f"{self.index}-of-{self.total}"

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flare23_lib.cache.results import Results
 from flare23_lib.cli.common import Commands, command, device, shard
 from flare23_lib.io.atomic import checksums_in
 from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
 
 if TYPE_CHECKING:
-    from flare23_lib.cache.results import Results
     from flare23_lib.inference.segmentations import ModelUse
     from flare23_lib.pseudo_labels.complete import CompletionJob
 
@@ -31,15 +31,8 @@ def _parts(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"{text[:60]!r} is neither JSON nor a file of it ({error})") from error
 
 
-def _results(text: str) -> Results:
-    """Return the results folder of a path, as an option's type."""
-    from flare23_lib.cache.results import Results
-
-    return Results(Path(text))
-
-
 OPTIONS: dict[str, dict[str, Any]] = {
-    "results": {"type": _results, "required": True, "help": "the results folder"},
+    "results": {"type": lambda text: Results(Path(text)), "required": True, "help": "the results folder"},
     "output": {"type": Path, "required": True, "help": "what is written last"},
     "settings": {"type": _parts, "required": True, "help": "what shapes the result: JSON, or its file"},
     "model": {"required": True, "help": "name of the model"},
