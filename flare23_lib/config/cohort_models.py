@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Tag
@@ -200,6 +200,22 @@ class Category(Table):
     """Not a condition: the labels that were looked for in each case of the category, so that one that is absent is
     known to be absent; or present, if that differs by case and only the labels that occur in it are known. Without it
     that is what the sources state, and if they state nothing, the labels of the conditions."""
+
+    def fits(
+        self, case: str, present: Collection[str] | None, folders: Collection[str] = (), source: str = ""
+    ) -> bool:
+        """Return whether a case fits all conditions, by the labels in it (None for a case without a label file) and
+        the configuration's names for the folder in which its image was found."""
+        if self.subset is not None and f"part of the cohort: {case}" not in subset_of(self.subset):
+            return False
+        if self.folders is not None and not set(self.folders) & set(folders):
+            return False
+        if self.sources is not None and source not in self.sources:
+            return False
+        if present is None:
+            return bool(self.no_labels)
+        any_holds = self.contains_any is None or bool(set(self.contains_any) & set(present))
+        return not self.no_labels and any_holds and set(self.contains_all or ()) <= set(present)
 
 
 class Scan(Table):

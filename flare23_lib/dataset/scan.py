@@ -13,7 +13,6 @@ from flare23_lib.config.cohort_models import Category, label_map
 from flare23_lib.config.settings import CohortSettings
 from flare23_lib.dataset import compare_sources, quality
 from flare23_lib.dataset.cases import Case
-from flare23_lib.dataset.categories import fits
 from flare23_lib.dataset.discover import Files, FoundFiles, SourceFiles, find, place_of
 from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.dataset.quality import QUARANTINE, UNLABELED, QualityIssue
@@ -126,7 +125,7 @@ class _Scanner:
         present = None if is_unlabeled else set(map(self.labels.name_of, case.voxels))
         place = files.folders[Path(case.image)]
         folders = [name for name, folder in self.folders.items() if folder == place]
-        fitting = (one for one in self.settings.categories if fits(one, case.case, present, folders, files.name))
+        fitting = (one for one in self.settings.categories if one.fits(case.case, present, folders, files.name))
         return next(fitting, None)
 
     def _stated(self, case: Case, category: Category) -> Case:

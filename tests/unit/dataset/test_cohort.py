@@ -12,7 +12,6 @@ from flare23_lib.config import checks
 from flare23_lib.config.cohort_models import Category, label_map
 from flare23_lib.config.settings import TrainingSet
 from flare23_lib.dataset.cases import Case, read_cases, usable_cases, write_cases
-from flare23_lib.dataset.categories import fits
 from flare23_lib.dataset.discover import find
 from flare23_lib.dataset.image_info import value_counts
 from flare23_lib.dataset.read_files import Task, read_files
@@ -142,7 +141,7 @@ def test_values_are_counted_as_numpy_counts_them():
 def test_the_first_category_that_fits_counts(present, name):
     labels = label_map(SETTINGS.labels)
     names = None if present is None else set(map(labels.name_of, present))
-    found = next((one for one in SETTINGS.categories if fits(one, "a", names)), None)
+    found = next((one for one in SETTINGS.categories if one.fits("a", names)), None)
     assert (found.name if found else None) == name
 
 
@@ -203,8 +202,8 @@ def test_one_category_covers_another_if_all_that_fit_that_fit_it(one, other, cov
 
 def test_contains_all_wants_all():
     category = Category(name="both", contains_all=("1", "2"))
-    assert fits(category, "a", {"1", "2", "3"})
-    assert not fits(category, "a", {"1"})
+    assert category.fits("a", {"1", "2", "3"})
+    assert not category.fits("a", {"1"})
 
 
 def test_a_validation_case_never_enters_a_training_set_even_if_it_looks_like_one(tmp_path):
