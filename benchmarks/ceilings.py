@@ -221,7 +221,7 @@ def main() -> None:
             fit = (
                 grid == "student" and number < args.native_cases
             )  # the first case's reached 1.000 on the teachers' grid
-            found[grid].append(ceilings(path, config.model(model).spacing, fit))
+            found[grid].append(ceilings(path, config.models[model].spacing, fit))
         log.info("%s", path.name)
         content = {
             "cases": number + 1,
@@ -229,7 +229,7 @@ def main() -> None:
             "seconds": round(time.monotonic() - started),
             "threads": args.threads,
             "grids": {
-                grid: {"spacing": config.model(model).spacing, **summarize(found[grid], names)}
+                grid: {"spacing": config.models[model].spacing, **summarize(found[grid], names)}
                 for grid, model in GRIDS.items()
             },
         }

@@ -82,10 +82,10 @@ def main() -> None:
     other.cases.parent.mkdir(parents=True)
     shutil.copy(real.cases, other.cases)
     model, names = args.model, config.label_map.names
-    for completion in config.model(model).train_on.label_completions:
+    for completion in config.models[model].train_on.label_completions:
         shuffle(config, real, other, completion)
     record = other.shard("preprocessed", model, ALL)
-    preprocess(other, config.preprocessing_settings(model), config.model(model).patch_size, ALL, record)
+    preprocess(other, config.preprocessing_settings(model), config.models[model].patch_size, ALL, record)
     job = training_job(other, model, config.training_settings(model), names, 1)
     history = other.training(model).with_name("training.csv")
     train(job, TrainingRuntime(config.device, threads), None, other.training(model), history)

@@ -161,7 +161,7 @@ def _stages(config: Config, sizes: pd.DataFrame, figures: Figures) -> Iterator[S
     segmented: set[tuple] = set()
     for table, name in config.order():
         if table == "completions":
-            completion = config.completion(name)
+            completion = config.completions[name]
             cases = sizes[sizes["group"] == completion.category]
             asked = config.pseudo_label_settings(name)
             key = (completion.teacher, asked, completion.base if asked.annotated is not None else None)
@@ -179,8 +179,8 @@ def _stages(config: Config, sizes: pd.DataFrame, figures: Figures) -> Iterator[S
 
 def _sources(config: Config, model: str) -> dict[tuple[str, str], str]:
     """Return what a model learns from: kind and name of the labels -> category."""
-    sources = config.model(model).train_on
-    completed = {("completed", name): config.completion(name).category for name in sources.label_completions}
+    sources = config.models[model].train_on
+    completed = {("completed", name): config.completions[name].category for name in sources.label_completions}
     return {("original", name): name for name in sources.manual_labels} | completed
 
 
@@ -225,7 +225,7 @@ def _training(config: Config, model: str, sizes: pd.DataFrame, figures: Figures)
             network_figure(figures, config, "training", model): training.epochs * epoch_macs(settings),
             "weights": _parameters(settings) * NUMBERS_PER_WEIGHT[training.optimizer],
         }
-    return Stage("training", model, cases, amounts, held=TRAINING_CORES / config.model(model).gpus)
+    return Stage("training", model, cases, amounts, held=TRAINING_CORES / config.models[model].gpus)
 
 
 def _segmentation(
@@ -297,7 +297,7 @@ def network_figure(figures: Figures, config: Config, phase: str, model: str) -> 
     """
     if (own := f"{phase} of {model}") in figures:
         return own
-    on_cpu, table = config.device == "cpu", config.model(model)
+    on_cpu, table = config.device == "cpu", config.models[model]
     precision = (table.training if phase == "training" else table.inference).precision
     float32 = precision == "float32" or (on_cpu and precision in ("mixed", "auto"))
     if on_cpu:

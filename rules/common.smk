@@ -115,25 +115,25 @@ def of_completion(settings):
 
 def teacher_name(wildcards):
     """The name of a completion's teacher."""
-    return CONFIG.completion(wildcards.completion).teacher
+    return CONFIG.completions[wildcards.completion].teacher
 
 
 def base_name(wildcards):
     """The name of the completion that a completion builds on; None without one."""
-    return CONFIG.completion(wildcards.completion).base
+    return CONFIG.completions[wildcards.completion].base
 
 
 def completed_labels(wildcards):
     """The gathered completions that a model learns from."""
     return expand(
         f"{R}/completed_labels/{{completion}}/conflicts.csv",
-        completion=CONFIG.model(wildcards.model).train_on.label_completions,
+        completion=CONFIG.models[wildcards.model].train_on.label_completions,
     )
 
 
 def measured_intensity(wildcards):
     """The record of a model's measured intensity; empty where it is given."""
-    measured = CONFIG.model(wildcards.model).intensity == "measure"
+    measured = CONFIG.models[wildcards.model].intensity == "measure"
     return f"{R}/training/{wildcards.model}/intensity.json" if measured else []
 
 
@@ -145,7 +145,7 @@ def pretrained(wildcards):
 
 def training_gpus(wildcards):
     """The GPUs that share a model's batches."""
-    return CONFIG.model(wildcards.model).gpus
+    return CONFIG.models[wildcards.model].gpus
 
 
 def option(name, file):
@@ -177,7 +177,7 @@ def base_of_runner_up(wildcards):
 
 def compared(wildcards):
     """The record of the completion that one is compared with to leave cases out; empty without one."""
-    name = CONFIG.completion(wildcards.completion).compared_completion
+    name = CONFIG.completions[wildcards.completion].compared_completion
     return f"{R}/completed_labels/{name}/conflicts.csv" if name else []
 
 

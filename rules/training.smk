@@ -57,7 +57,7 @@ rule preprocess:
         settings=settings(
             version=[versions.PREPROCESSED_IMAGE, versions.PREPROCESSED_LABEL],
             settings=of_model(CONFIG.preprocessing_settings),
-            patch_size=lambda wildcards: CONFIG.model(wildcards.model).patch_size,
+            patch_size=lambda wildcards: CONFIG.models[wildcards.model].patch_size,
             organs=of_model(CONFIG.background_organs),
         ),
         intensity=option("--intensity", measured_intensity),

@@ -46,25 +46,21 @@ def check_consistency(config: Configuration) -> None:
 
 def order_of(config: Configuration) -> list[tuple[str, str]]:
     """Return ("models" | "completions", name) so that each follows what it needs; ConfigError for a circle."""
-    done: list[tuple[str, str]] = []
-    path: list[tuple[str, str]] = []
+    done: dict[tuple[str, str], None] = {}
 
-    def visit(node: tuple[str, str]) -> None:
-        if node in done:
-            return
+    def visit(node: tuple[str, str], *path: tuple[str, str]) -> None:
         if node in path:
             circle = " -> ".join(".".join(step) for step in [*path[path.index(node) :], node])
             raise ConfigError(f"{'.'.join(node)}: needs itself, in a circle ({circle})")
-        path.append(node)
         for need in _needs(config, *node):
-            visit(need)
-        done.append(path.pop())
+            if need not in done:
+                visit(need, *path, node)
+        done[node] = None
 
-    for name in config.models:
-        visit(("models", name))
-    for name in config.completions:
-        visit(("completions", name))
-    return done
+    for table in ("models", "completions"):
+        for name in getattr(config, table):
+            visit((table, name))
+    return [*done]
 
 
 def _needs(config: Configuration, table: str, name: str) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from flare23_lib.choices import WEIGHTS_FILE
 from flare23_lib.config.checks import check_consistency, order_of
 from flare23_lib.config.cohort_models import IGNORE, LabelRow, label_map
 from flare23_lib.config.load import merge, prepared, read_yaml, refuse_idle_nulls
-from flare23_lib.config.messages import check_known, explain
+from flare23_lib.config.messages import explain
 from flare23_lib.config.models import Configuration
 from flare23_lib.config.old_keys import with_new_names, with_sources
 from flare23_lib.config.smoke import is_smoke, shrunk
@@ -22,7 +22,6 @@ from flare23_lib.config.source_checks import label_sources, sources_state
 from flare23_lib.config.training_models import (
     Completion,
     InferenceSettings,
-    ModelSettings,
     TrainingProtocol,
     TumorCopies,
 )
@@ -71,23 +70,13 @@ class Config(Configuration):
         """The names of the models that are to be evaluated."""
         return [name for name, model in self.models.items() if model.evaluate]
 
-    def model(self, name: str) -> ModelSettings:
-        """Return a model's table; ConfigError if there is none."""
-        check_known("models", [name], self.models, "model")
-        return self.models[name]
-
-    def completion(self, name: str) -> Completion:
-        """Return a completion's table; ConfigError if there is none."""
-        check_known("completions", [name], self.completions, "completion")
-        return self.completions[name]
-
     def order(self) -> list[tuple[str, str]]:
         """Return ("models" | "completions", name) so that each follows what it needs."""
         return order_of(self)
 
     def pretrained_file(self, model: str) -> Path | None:
         """Return the file of weights that a model starts from; None without one. A folder is a bundle."""
-        table = self.model(model)
+        table = self.models[model]
         if isinstance(table.pretrained, str):
             path = Path(table.pretrained)
             return path / WEIGHTS_FILE if path.is_dir() else path
@@ -128,7 +117,7 @@ class Config(Configuration):
 
     def intensity_settings(self, model: str) -> stages.TrainingSet:
         """Return which cases a model's intensity is measured on."""
-        train_on = self.model(model).train_on
+        train_on = self.models[model].train_on
         return stages.TrainingSet(
             manual_labels=tuple(sorted(train_on.manual_labels)),
             label_completions=tuple(sorted(train_on.label_completions)),
@@ -138,33 +127,33 @@ class Config(Configuration):
         """Return what shapes a model's preprocessed cases, and which cases they are."""
         return stages.PreprocessingSettings.of(
             self.intensity_settings(model),
-            self.model(model),
+            self.models[model],
             label_values=self.label_map.values,
             label_sets=self._label_sets(model),
-            label_factor=self.model(model).training.label_factor,
+            label_factor=self.models[model].training.label_factor,
             soft=self._soft(model) or None,
         )
 
     def background_organs(self, model: str) -> dict[str, int] | None:
         """Return the organs, value by name, that a model's loss takes for background where a manual label lacks them;
         None for a loss that does not, and without manual labels."""
-        table = self.model(model)
+        table = self.models[model]
         if table.training.loss == "label_sets" or not table.train_on.manual_labels:
             return None
         return {label.name: label.value for label in self.labels if label.kind == "organ"}
 
     def _soft(self, model: str) -> tuple[str, ...]:
         """Return the completions with soft labels that a model learns from, sorted."""
-        names = sorted(self.model(model).train_on.label_completions)
-        return tuple(name for name in names if self.completion(name).soft)
+        names = sorted(self.models[model].train_on.label_completions)
+        return tuple(name for name in names if self.completions[name].soft)
 
     def _label_sets(self, model: str) -> stages.LabelSets | None:
         """Return where the annotated labels of a model's cases follow from; None for a training that does not ask."""
-        table = self.model(model)
+        table = self.models[model]
         if not table.training.needs_annotated:
             return None
         names = sorted(table.train_on.label_completions)
-        stated = {name: self._annotated(self.completion(name)) for name in names}
+        stated = {name: self._annotated(self.completions[name]) for name in names}
         return stages.LabelSets(
             label_completions={
                 name: tuple(sorted({one.teacher for one in self._with_bases(name)})) for name in names
@@ -199,13 +188,13 @@ class Config(Configuration):
         """Yield a completion and those that it builds on."""
         name: str | None = completion
         while name is not None:
-            table = self.completion(name)
+            table = self.completions[name]
             yield table
             name = table.base
 
     def training_settings(self, model: str) -> stages.TrainingSettings:
         """Return what shapes a model's weights, its data aside."""
-        table = self.model(model)
+        table = self.models[model]
         completions = [one for name in table.train_on.label_completions for one in self._with_bases(name)]
         learned = {*table.train_on.manual_labels, *(one.category for one in completions)}
         sources = [source for one in self.categories if one.name in learned for source in label_sources(self, one)]
@@ -238,11 +227,11 @@ class Config(Configuration):
 
     def inference_settings(self, model: str) -> InferenceSettings:
         """Return how a model is used: in the workflow, and as the default of its bundle."""
-        return self.model(model).inference
+        return self.models[model].inference
 
     def completion_settings(self, completion: str) -> stages.CompletionSettings:
         """Return what shapes a completion's labels, teacher and base aside."""
-        table, value_of = self.completion(completion), self.label_map.value_of
+        table, value_of = self.completions[completion], self.label_map.value_of
         return stages.CompletionSettings.of(
             table,
             annotated=self._annotated(table),

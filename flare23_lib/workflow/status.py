@@ -171,7 +171,7 @@ class _Planner:
             row | {"labels_present": " ".join(map(str, metadata["results"]["labels_present"])) if metadata else ""}
             for row, metadata in zip(rows_made, found, strict=True)
         ]
-        source = self.config.model(name).pretrained_model
+        source = self.config.models[name].pretrained_model
         if source is not None and source not in self.weights:
             return f"{source}, from which it starts, is still to be trained"
         digest = self.weights[source] if source is not None else digest_of(self.config.pretrained_file(name))
@@ -221,7 +221,7 @@ class _Planner:
 
     def _completion(self, name: str) -> Rows | None:
         """Return a completion's rows; None if a result that decides them does not exist yet."""
-        row, settings = self.config.completion(name), self.config.completion_settings(name)
+        row, settings = self.config.completions[name], self.config.completion_settings(name)
         cases = [case for case in self.cases if case.split == "training" and case.category == row.category]
         known = self.completed[row.base] if row.base is not None else []
         bases = {entry["case"]: entry for entry in known or ()}

@@ -57,7 +57,7 @@ def test_several_files_are_merged_in_themselves_and_then_over_the_recipe(tmp_pat
     update_config(whole, given)
     made = Config.load([RECIPE, *files])
     assert made == Config.check(whole)
-    assert made.model("student_2200").train_on.label_completions, "the recipe's entry is back, without its null"
+    assert made.models["student_2200"].train_on.label_completions, "the recipe's entry is back, without its null"
 
 
 def test_merging_is_what_snakemake_does():
@@ -409,11 +409,11 @@ def test_volumes_of_specks_are_given_by_label_value():
 
 
 def test_the_recipe_has_the_papers_values():
-    student = load().model("student")
+    student = load().models["student"]
     assert student.training.epochs == 2000
     assert student.training.momentum == 0.99
     assert student.patch_size == (48, 128, 160)
-    assert load().model("organ_teacher").patch_size == (48, 192, 192)
+    assert load().models["organ_teacher"].patch_size == (48, 192, 192)
     assert student.intensity.to_json() == {"low": -970, "high": 279, "mean": 80.3, "std": 141.4}
 
 
@@ -434,8 +434,8 @@ def test_old_names_of_keys_are_read_and_named_in_one_line(caplog):
     )
     assert config.quality_issues.nifti2 == "quarantine"
     assert config.max_training_restarts == 3
-    assert config.model("student").inference.tile_step_size == 0.6
-    assert config.model("student").train_on.label_completions == ("tumor",)
+    assert config.models["student"].inference.tile_step_size == 0.6
+    assert config.models["student"].train_on.label_completions == ("tumor",)
     assert [record.getMessage() for record in caplog.records] == [
         "configuration: old names of keys, which the next release will not read: faults is now quality_issues, "
         "models.student.inference.step is now tile_step_size, models.student.train_on.completions is now "
@@ -452,8 +452,8 @@ def test_files_with_old_and_with_new_names_are_laid_over_one_another(tmp_path):
     files = [tmp_path / name for name in ("preset.yaml", "mine.yaml")]
     files[0].write_text("models: {student: {inference: {tile_step_size: 0.5}}}\nmax_training_restarts: 1")
     files[1].write_text("models: {student: {inference: {step: 0.6}}}")
-    assert Config.load([RECIPE, *files]).model("student").inference.tile_step_size == 0.6
-    assert Config.load([RECIPE, *files[::-1]]).model("student").inference.tile_step_size == 0.5
+    assert Config.load([RECIPE, *files]).models["student"].inference.tile_step_size == 0.6
+    assert Config.load([RECIPE, *files[::-1]]).models["student"].inference.tile_step_size == 0.5
     assert Config.load([RECIPE, *files], {"retries": 2}).max_training_restarts == 2
 
 

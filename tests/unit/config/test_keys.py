@@ -94,7 +94,7 @@ def test_soft_labels_move_what_is_made_from_them_and_nothing_else():
         for settings in ("completion_settings", "pseudo_label_settings"):
             assert (getattr(soft, settings)(completion) == getattr(plain, settings)(completion)) == same
     for model in plain.models:
-        same = "tumor" not in plain.model(model).train_on.label_completions
+        same = "tumor" not in plain.models[model].train_on.label_completions
         for settings in ("training_settings", "preprocessing_settings"):
             assert (getattr(soft, settings)(model) == getattr(plain, settings)(model)) == same
         assert soft.inference_settings(model) == plain.inference_settings(model)

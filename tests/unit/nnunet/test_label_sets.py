@@ -50,7 +50,7 @@ def make(results, folder, rows=None, **training):
 
 
 def test_categories_with_different_labels_can_be_learned_from_by_their_sets():
-    assert config().model("student").training.loss == "label_sets"
+    assert config().models["student"].training.loss == "label_sets"
     with pytest.raises(ConfigError, match=r"set training\.loss to label_sets"):
         Config.load([RECIPE], {"models": {"student": PARTIAL}})
 

@@ -136,7 +136,7 @@ def test_the_configuration_takes_measure_for_one_model_or_for_all():
     one = Config.load(RECIPE, {**CHANGES, "models": {**CHANGES["models"], MODEL: {
         **CHANGES["models"][MODEL], "intensity": "measure"}}})  # fmt: skip
     every = Config.load(RECIPE, {**CHANGES, "model_defaults": {"intensity": "measure"}})
-    assert one.model(MODEL).intensity == every.model(MODEL).intensity == "measure"
-    assert Config.load(RECIPE, CHANGES).model(MODEL).intensity != "measure"
+    assert one.models[MODEL].intensity == every.models[MODEL].intensity == "measure"
+    assert Config.load(RECIPE, CHANGES).models[MODEL].intensity != "measure"
     assert one.intensity_settings(MODEL) == SETTINGS
     assert one.preprocessing_settings(MODEL).intensity == "measure"

@@ -142,6 +142,6 @@ def test_in_the_example_of_a_second_look_no_teacher_looks_at_cases_that_it_learn
     assert len(looks) == 2
     for row in looks.values():
         learned = config.models[row.teacher].train_on.label_completions
-        assert row.category not in {config.completion(name).category for name in learned}
+        assert row.category not in {config.completions[name].category for name in learned}
     learned = config.models["tumor_teacher"].train_on.label_completions
     assert set(learned) == set(looks)
