@@ -25,7 +25,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from flare23_lib.config.models import Evaluation
-    from flare23_lib.evaluation.cases import Scoring
+    from flare23_lib.evaluation.cases import OK, Scoring
     from flare23_lib.evaluation.evaluate import evaluate_folders
     from flare23_lib.evaluation.tables import format_summary
     from flare23_lib.inference.model import read_model
@@ -39,10 +39,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     scoring = Scoring.from_settings(settings, labels, unseen)
     scoring = replace(scoring, processes=args.processes, memory_mb=args.memory)
     folders = args.predictions, args.references, args.output
-    report = evaluate_folders(*folders, scoring, next(iter(config.sources.values())).label_suffix)
-    print(format_summary(report.summary))
-    print(f"{report.scored} of {report.cases} cases scored; {report.metrics} and {report.summary} are written")
-    return 0 if report.is_complete else 1
+    table, extra = evaluate_folders(*folders, scoring, next(iter(config.sources.values())).label_suffix)
+    scored, metrics, summary = (table["status"] == OK).sum(), args.output / "metrics.csv", args.output / "summary.csv"
+    print(format_summary(summary))
+    print(f"{scored} of {len(table)} cases scored; {metrics} and {summary} are written")
+    return 0 if scored == len(table) and not extra else 1
 
 
 def _measure(args: argparse.Namespace) -> int:

@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from flare23_lib.cache.results import DEEP_REMEDY
+from flare23_lib.choices import EvaluationMode
 from flare23_lib.config.models import Evaluation
 from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.dataset.image_info import value_counts
-from flare23_lib.errors import EvaluationError, FlareError, ImageError, StoreError
+from flare23_lib.errors import EvaluationError, FlareError, ImageError, StoreError, first_line
 from flare23_lib.evaluation.details import Details, measure_details
-from flare23_lib.evaluation.metrics import METRICS, MIN_DSC_FOR_NSD, as_uint8, check_mode, score_case
+from flare23_lib.evaluation.metrics import METRICS, MIN_DSC_FOR_NSD, as_uint8, score_case
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.label_maps import LabelFiles, read_label_map
 from flare23_lib.io.nifti import open_volume, read_labels
@@ -56,7 +57,7 @@ class Scoring:
 
     Attributes:
         labels: the structures.
-        mode: see `metrics.MODES`.
+        mode: see `metrics.Comparison`.
         min_dsc_for_nsd: see `metrics.score_case`.
         partial_references: classes that a reference does not hold were not labeled in it, unless its source says what
             was looked for; their cells stay empty.
@@ -66,14 +67,10 @@ class Scoring:
         stored_predictions: the predictions are files of the cache: one that cannot be read ends the evaluation.
         memory_mb: limit for all processes together in MB of 2**20 bytes, None for no limit; fewer
             processes run if the largest case needs it.
-
-    Raises:
-        ConfigError: `unseen` names a label that is not in the map.
-        EvaluationError: there is no such mode.
     """
 
     labels: LabelMap
-    mode: str = "flare23"
+    mode: EvaluationMode = "flare23"
     min_dsc_for_nsd: float = MIN_DSC_FOR_NSD
     partial_references: bool = False
     with_details: bool = False
@@ -81,11 +78,6 @@ class Scoring:
     processes: int = 1
     memory_mb: float | None = None
     stored_predictions: bool = False
-
-    def __post_init__(self) -> None:
-        check_mode(self.mode)
-        for name in self.unseen:
-            self.labels.value_of(name)
 
     @classmethod
     def from_settings(
@@ -166,7 +158,7 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
         reference = as_uint8(volume.array, labels, "reference")
     except (FlareError, OSError) as error:
         _raise_read_error(error)
-        return CaseScores(pair.case, dict.fromkeys(labels.names, empty), f"no usable reference: {_line(error)}")
+        return CaseScores(pair.case, dict.fromkeys(labels.names, empty), f"no usable reference: {first_line(error)}")
     spacing = volume.geometry.spacing
     try:
         prediction = _read_prediction(pair, volume.geometry)
@@ -178,7 +170,7 @@ def _score(scoring: Scoring, pair: Pair) -> CaseScores:
         if scoring.stored_predictions and isinstance(error, (ImageError, OSError)):
             raise StoreError(f"{error}; {DEEP_REMEDY}") from error
         lost = {name: metric.no_prediction for name, metric in METRICS.items()}
-        scores, status = dict.fromkeys(labels.names, lost), _line(error)
+        scores, status = dict.fromkeys(labels.names, lost), first_line(error)
         prediction = np.broadcast_to(np.uint8(0), reference.shape)
     scored = scoring.seen
     if pair.annotated is not None:
@@ -208,7 +200,3 @@ def _read_prediction(pair: Pair, expected: Geometry) -> np.ndarray:
     if difference := geometry.difference(expected):
         raise EvaluationError(f"the prediction has another geometry than the reference: {difference}")
     return read_labels(pair.prediction).array
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

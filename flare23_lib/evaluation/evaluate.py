@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from unicodedata import normalize
 
@@ -79,38 +79,16 @@ def evaluate_cases(pairs: Sequence[Pair], scoring: Scoring, output: Path) -> pd.
     return table
 
 
-@dataclass(frozen=True)
-class FolderScores:
-    """The result of comparing two folders.
-
-    Attributes:
-        cases: number of references.
-        scored: number of cases whose status is "ok".
-        extra: names of prediction files without a reference; they are left out.
-        metrics: path of the table by case.
-        summary: path of the table by class.
-    """
-
-    cases: int
-    scored: int
-    extra: list[str]
-    metrics: Path
-    summary: Path
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every reference was scored and every prediction has one."""
-        return self.scored == self.cases and not self.extra
-
-
 def evaluate_folders(
     predictions: Path,
     references: Path,
     output: Path,
     scoring: Scoring,
     reference_suffix: str | None = None,
-) -> FolderScores:
+) -> tuple[pd.DataFrame, list[str]]:
     """Score every reference against the prediction of the same name, as `evaluate_cases`.
+
+    Returns the scores, and the names of predictions without a reference, which are left out.
 
     Files are named after their cases: X.nii.gz or X.nii. `reference_suffix` is another suffix of
     references, such as `_seg.nii.gz`, which is used if a file has it and a prediction the name before it.
@@ -134,8 +112,7 @@ def evaluate_folders(
     extra = [path.name for case, path in found.items() if case not in truth]
     for name in extra:
         log.warning("%s: has no reference and was left out", name)
-    scored = int((table["status"] == OK).sum())
-    return FolderScores(len(table), scored, extra, output / "metrics.csv", output / "summary.csv")
+    return table, extra
 
 
 def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path]:

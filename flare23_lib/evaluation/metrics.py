@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import get_args
 
 import numpy as np
 
@@ -19,9 +18,6 @@ from flare23_lib.dataset.image_info import value_counts
 from flare23_lib.errors import EvaluationError, listed
 from flare23_lib.evaluation.surfaces import Region, surface_dice
 from flare23_lib.labels import Label, LabelMap
-
-MODES: tuple[EvaluationMode, ...] = get_args(EvaluationMode)
-"""Scoring by the rules of the FLARE23 challenge, or of whole volumes without special rules."""
 
 MIN_DSC_FOR_NSD = 0.2
 """In mode "flare23" a lower DSC makes the NSD 0: as in the challenge's script since March 2024."""
@@ -39,7 +35,7 @@ class Comparison:
         prediction: the same, of the same shape.
         spacing: (z, y, x) in mm.
         labels: the structures, with their tolerances.
-        mode: one of `MODES`.
+        mode: "flare23", the challenge's rules, or "plain", whole volumes without special rules.
         min_dsc_for_nsd: lowest DSC, 0 to 1, with which a structure has an NSD in mode "flare23".
     """
 
@@ -47,7 +43,7 @@ class Comparison:
     prediction: np.ndarray
     spacing: Spacing
     labels: LabelMap
-    mode: str = "flare23"
+    mode: EvaluationMode = "flare23"
     min_dsc_for_nsd: float = MIN_DSC_FOR_NSD
 
     @cached_property
@@ -72,11 +68,6 @@ class Comparison:
         """Return how many voxels reference, prediction and both hold of a structure, in its region."""
         index, part = self.labels.labels.index(label) + 1, self._counts[slice(*self.region(label))]
         return int(part[:, index, :].sum()), int(part[:, :, index].sum()), int(part[:, index, index].sum())
-
-    def masks(self, label: Label) -> tuple[np.ndarray, np.ndarray]:
-        """Return the voxels of a structure in reference and prediction, bool (z, y, x), in its region."""
-        part = slice(*self.region(label))
-        return self.reference[part] == label.value, self.prediction[part] == label.value
 
     @cached_property
     def surface_dice(self) -> dict[str, float]:
@@ -140,7 +131,7 @@ def score_case(
     prediction: np.ndarray,
     spacing: Spacing,
     labels: LabelMap,
-    mode: str = "flare23",
+    mode: EvaluationMode = "flare23",
     min_dsc_for_nsd: float = MIN_DSC_FOR_NSD,
 ) -> dict[str, dict[str, float]]:
     """Return the scores of one case, not rounded: by label name, in the order of the map, and by name of metric.
@@ -160,13 +151,12 @@ def score_case(
         spacing: (z, y, x) in mm: the float32 of the reference's header, not rounded. A rounded
             spacing moves distances across the tolerance.
         labels: the structures, with their tolerances.
-        mode: one of `MODES`.
+        mode: as in `Comparison`.
         min_dsc_for_nsd: as in `Comparison`.
 
     Raises:
-        EvaluationError: the shapes differ, a value is not in the label map, or the mode is unknown.
+        EvaluationError: the shapes differ, a value is not in the label map.
     """
-    check_mode(mode)
     shape = reference.shape
     if len(shape) != 3 or prediction.shape != shape:
         raise EvaluationError(f"a prediction of shape {prediction.shape} does not fit a reference of {shape}")
@@ -180,12 +170,6 @@ def score_case(
             for name, metric in METRICS.items()
         }
     return scores
-
-
-def check_mode(mode: str) -> None:
-    """Raise EvaluationError if there is no such mode."""
-    if mode not in MODES:
-        raise EvaluationError(f"there is no evaluation mode {mode!r}; use {' or '.join(MODES)}")
 
 
 def as_uint8(volume: np.ndarray, labels: LabelMap, side: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flare23_lib.errors import ConfigError, EvaluationError, KilledError, StoreError
+from flare23_lib.errors import EvaluationError, KilledError, StoreError
 from flare23_lib.evaluation.cases import CaseScores, Pair, Scoring, affordable_processes, score_cases
 from flare23_lib.evaluation.evaluate import evaluate_folders
 from flare23_lib.evaluation.metrics import score_case
@@ -61,6 +61,12 @@ def table(path):
         return list(csv.DictReader(handle))
 
 
+def metrics_of(predictions, references, output):
+    """Score folders, and return the rows of their table."""
+    evaluate_folders(predictions, references, output, SCORING)
+    return table(output / "metrics.csv")
+
+
 def scored(*cases):
     """A table of cases with the same DSC and NSD for each class, 1 unless given."""
     rows = []
@@ -81,9 +87,10 @@ def line_of(rows, name):
 
 def test_folders_are_scored_by_file_name(folders):
     predictions, references, output = folders
-    report = evaluate_folders(predictions, references, output, SCORING)
-    assert (report.cases, report.scored, report.is_complete) == (7, 7, True)
-    rows = table(report.metrics)
+    found, extra = evaluate_folders(predictions, references, output, SCORING)
+    assert list(found["status"]) == ["ok"] * 7
+    assert not extra
+    rows = table(output / "metrics.csv")
     assert [row["Name"] for row in rows] == CASES
     reference = read_labels(references / "case_2.nii.gz")
     scores = score_case(reference.array, organs(2), reference.geometry.spacing, LABELS)
@@ -95,7 +102,7 @@ def test_folders_are_scored_by_file_name(folders):
 
 def test_every_broken_case_is_named_and_the_others_keep_their_scores(folders, caplog):
     predictions, references, output = folders
-    before = table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    before = metrics_of(predictions, references, output)
     file = {case: predictions / f"{case}.nii.gz" for case in CASES}
     file["case_1"].unlink()
     save(file["case_2"], organs(2), np.diag([-0.8, 0.7, 2.5, 1.0]))
@@ -106,8 +113,8 @@ def test_every_broken_case_is_named_and_the_others_keep_their_scores(folders, ca
     save(predictions / "stray.nii.gz", organs(0))
     caplog.clear()
 
-    report = evaluate_folders(predictions, references, output, SCORING)
-    after = table(report.metrics)
+    found, extra = evaluate_folders(predictions, references, output, SCORING)
+    after = table(output / "metrics.csv")
 
     reasons = {row["Name"]: row["status"] for row in after}
     assert reasons["case_1"] == "the prediction is missing"
@@ -117,9 +124,8 @@ def test_every_broken_case_is_named_and_the_others_keep_their_scores(folders, ca
     assert reasons["case_5"] == "the prediction holds values that are not in the label map: 1003"
     assert "shape (7, 20, 22)" in reasons["case_6"]
     assert after[6] == before[6]
-    assert (report.cases, report.scored) == (7, 1)
-    assert report.extra == ["stray.nii.gz"]
-    assert not report.is_complete
+    assert (len(found), (found["status"] == "ok").sum()) == (7, 1)
+    assert extra == ["stray.nii.gz"]
     faults = [f"{case}: {reason}" for case, reason in reasons.items() if reason != "ok"]
     stray = "stray.nii.gz: has no reference and was left out"
     assert [record.getMessage() for record in caplog.records] == [*faults, stray]
@@ -133,12 +139,13 @@ def test_a_broken_reference_is_named_and_the_model_is_not_blamed(folders, fault,
         (references / "case_1.nii.gz").write_bytes(b"")
     else:
         save(references / "case_1.nii.gz", np.where(organs(0) == 3, 9, organs(0)).astype(np.uint8))
-    report = evaluate_folders(predictions, references, output, SCORING)
-    assert not report.is_complete
+    found, extra = evaluate_folders(predictions, references, output, SCORING)
+    assert (found["status"] == "ok").sum() == 6
+    assert not extra
     (record,) = caplog.records
     assert record.getMessage().startswith("case_1: no usable reference: ")
-    assert {table(report.metrics)[0][f"{name}_DSC"] for name in LABELS.names} == {""}
-    assert line_of(table(report.summary), "liver")["cases"] == "6"
+    assert {table(output / "metrics.csv")[0][f"{name}_DSC"] for name in LABELS.names} == {""}
+    assert line_of(table(output / "summary.csv"), "liver")["cases"] == "6"
 
 
 def test_a_reference_with_unknown_values_is_named_even_if_the_prediction_is_missing(folders, caplog):
@@ -167,8 +174,8 @@ def test_a_prediction_whose_header_asks_for_any_amount_of_memory_is_only_broken(
     content = bytearray(gzip.decompress((predictions / "case_1.nii.gz").read_bytes()))
     content[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
     (predictions / "case_1.nii.gz").write_bytes(gzip.compress(bytes(content)))
-    report = evaluate_folders(predictions, references, output, SCORING)
-    assert "holds fewer voxels than its header states" in table(report.metrics)[0]["status"]
+    evaluate_folders(predictions, references, output, SCORING)
+    assert "holds fewer voxels than its header states" in table(output / "metrics.csv")[0]["status"]
 
 
 @pytest.mark.parametrize("side", ["predictions", "references"])
@@ -191,37 +198,37 @@ def test_an_error_of_the_disk_or_the_network_ends_the_evaluation(folders, monkey
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
 def test_voxels_to_ignore_in_a_reference_are_left_out(folders, dtype):
     predictions, references, output = folders
-    before = table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    before = metrics_of(predictions, references, output)
     array, guess = organs(2).astype(dtype), organs(2).copy()
     array[:1] = 255
     guess[:1] = 1
     save(references / "case_2.nii.gz", array)
     save(predictions / "case_2.nii.gz", guess)
-    with_ignored = table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    with_ignored = metrics_of(predictions, references, output)
     array[:1] = guess[:1] = 0
     save(references / "case_2.nii.gz", array)
     save(predictions / "case_2.nii.gz", guess)
-    assert with_ignored == table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    assert with_ignored == metrics_of(predictions, references, output)
     assert [row["status"] for row in with_ignored] == [row["status"] for row in before]
 
 
 def test_files_that_are_not_compressed_are_scored_too_and_two_for_a_case_refused(folders):
     predictions, references, output = folders
-    before = table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    before = metrics_of(predictions, references, output)
     packed = predictions / "case_1.nii.gz"
     (predictions / "case_1.nii").write_bytes(gzip.decompress(packed.read_bytes()))
     with pytest.raises(EvaluationError, match=r"case_1\.nii(\.gz)? is a prediction of the same case"):
         evaluate_folders(predictions, references, output, SCORING)
     packed.unlink()
-    assert table(evaluate_folders(predictions, references, output, SCORING).metrics) == before
+    assert metrics_of(predictions, references, output) == before
 
 
 def test_a_prediction_stored_as_floats_scores_the_same(folders):
     predictions, references, output = folders
-    before = table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    before = metrics_of(predictions, references, output)
     save(predictions / "case_2.nii.gz", organs(2).astype(np.float32))
     save(predictions / "case_3.nii.gz", organs(3).astype(np.int32))
-    assert table(evaluate_folders(predictions, references, output, SCORING).metrics) == before
+    assert metrics_of(predictions, references, output) == before
 
 
 def test_the_spacing_is_the_reference_header_s(folders):
@@ -291,12 +298,7 @@ def test_a_folder_without_label_files_is_refused_and_nothing_is_written(folders,
 def test_files_that_are_still_being_written_are_passed_over(folders):
     predictions, references, output = folders
     (predictions / ".partial-x-case_9.nii.gz").write_bytes(b"half")
-    assert evaluate_folders(predictions, references, output, SCORING).extra == []
-
-
-def test_an_unknown_mode_is_refused_before_any_case_is_read():
-    with pytest.raises(EvaluationError, match="no evaluation mode"):
-        Scoring(LABELS, "strict")
+    assert evaluate_folders(predictions, references, output, SCORING)[1] == []
 
 
 # Classes that the model never saw
@@ -304,11 +306,11 @@ def test_an_unknown_mode_is_refused_before_any_case_is_read():
 
 def test_unseen_classes_are_empty_and_not_zero(folders):
     predictions, references, output = folders
-    report = evaluate_folders(predictions, references, output, Scoring(LABELS, unseen=["tumor"]))
-    rows = table(report.metrics)
+    evaluate_folders(predictions, references, output, Scoring(LABELS, unseen=["tumor"]))
+    rows = table(output / "metrics.csv")
     assert {row[f"tumor_{kind}"] for row in rows for kind in ("DSC", "NSD")} == {""}
     assert "" not in {row["liver_DSC"] for row in rows}
-    summary = line_of(table(report.summary), "tumor")
+    summary = line_of(table(output / "summary.csv"), "tumor")
     assert summary["note"] == "not seen in training"
     assert (summary["cases"], summary["DSC_mean"], summary["NSD_median"]) == ("0", "", "")
 
@@ -319,16 +321,14 @@ def test_what_a_partial_reference_does_not_hold_is_not_scored_in_it(folders):
     partial[partial != 1] = 0
     save(references / "case_1.nii.gz", partial)
     (predictions / "case_2.nii.gz").unlink()
-    whole = table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    whole = metrics_of(predictions, references, output)
     assert whole[0]["spleen_DSC"] == "0.0"
-    report = evaluate_folders(
-        predictions, references, output, Scoring(LABELS, with_details=True, partial_references=True)
-    )
-    rows = table(report.metrics)
+    evaluate_folders(predictions, references, output, Scoring(LABELS, with_details=True, partial_references=True))
+    rows = table(output / "metrics.csv")
     assert (rows[0]["spleen_DSC"], rows[0]["tumor_NSD"], rows[0]["status"]) == ("", "", "ok")
     assert rows[0]["liver_DSC"] == whole[0]["liver_DSC"]
     assert rows[1:] == whole[1:]
-    assert line_of(table(report.summary), "spleen")["cases"] == "6"
+    assert line_of(table(output / "summary.csv"), "spleen")["cases"] == "6"
     distances = table(output / "distances.csv")
     assert [row["class"] for row in distances if row["Name"] == "case_1"] == ["liver"]
     assert not [row for row in table(output / "tumors.csv") if row["Name"] == "case_1"]
@@ -352,8 +352,9 @@ def test_references_may_end_in_a_suffix_of_their_own(folders, caplog):
     with pytest.raises(EvaluationError, match="no prediction has the name of a reference"):
         evaluate_folders(predictions, references, output, SCORING)
     assert not output.exists()
-    report = evaluate_folders(predictions, references, output, SCORING, reference_suffix="_seg.nii.gz")
-    assert (report.scored, [row["Name"] for row in table(report.metrics)]) == (7, CASES)
+    found, _ = evaluate_folders(predictions, references, output, SCORING, reference_suffix="_seg.nii.gz")
+    assert (found["status"] == "ok").sum() == 7
+    assert [row["Name"] for row in table(output / "metrics.csv")] == CASES
     save(references / "case_1.nii.gz", organs(0))
     evaluate_folders(predictions, references, output, SCORING, reference_suffix="_seg.nii.gz")
     assert "1 files do not end in _seg.nii.gz and are no references: case_1.nii.gz" in caplog.text
@@ -364,26 +365,28 @@ def test_predictions_may_be_named_exactly_like_references_with_a_suffix(folders)
     for path in [*predictions.iterdir(), *references.iterdir()]:
         path.rename(path.with_name(path.name.replace(".nii.gz", "_seg.nii.gz")))
     save(references / "case_1.nii.gz", organs(0))
-    report = evaluate_folders(predictions, references, output, SCORING, reference_suffix="_seg.nii.gz")
-    assert report.is_complete
-    assert [row["Name"] for row in table(report.metrics)] == [f"{case}_seg" for case in CASES]
+    found, extra = evaluate_folders(predictions, references, output, SCORING, reference_suffix="_seg.nii.gz")
+    assert list(found["status"]) == ["ok"] * 7
+    assert not extra
+    assert [row["Name"] for row in table(output / "metrics.csv")] == [f"{case}_seg" for case in CASES]
 
 
 def test_names_are_compared_however_their_letters_are_encoded(folders):
     predictions, references, output = folders
     for folder, form in ((predictions, "NFD"), (references, "NFC")):
         (folder / "case_1.nii.gz").rename(folder / f"{unicodedata.normalize(form, 'Müller')}.nii.gz")
-    report = evaluate_folders(predictions, references, output, SCORING)
-    assert report.is_complete
-    assert "Müller" in {row["Name"] for row in table(report.metrics)}
+    found, extra = evaluate_folders(predictions, references, output, SCORING)
+    assert list(found["status"]) == ["ok"] * 7
+    assert not extra
+    assert "Müller" in {row["Name"] for row in table(output / "metrics.csv")}
 
 
 def test_the_common_suffix_as_the_configured_one_changes_nothing(folders):
     predictions, references, output = folders
     (references / "case_1.nii.gz").unlink()
     save(references / "case_1.nii", organs(0))
-    report = evaluate_folders(predictions, references, output, SCORING, reference_suffix=".nii.gz")
-    assert (report.scored, report.extra) == (7, [])
+    found, extra = evaluate_folders(predictions, references, output, SCORING, reference_suffix=".nii.gz")
+    assert ((found["status"] == "ok").sum(), extra) == (7, [])
 
 
 def test_an_unseen_organ_is_left_out_of_the_organs_mean():
@@ -392,21 +395,16 @@ def test_an_unseen_organ_is_left_out_of_the_organs_mean():
     assert organs_line["note"] == "mean of 1 of 2 organs"
 
 
-def test_an_unseen_name_that_is_no_label_is_refused():
-    with pytest.raises(ConfigError, match="there is no label 'kidney'"):
-        Scoring(LABELS, unseen=["kidney"])
-
-
 # Details
 
 
 def test_details_are_tables_of_their_own_and_count_a_missing_prediction_as_nothing_found(folders):
     predictions, references, output = folders
     (predictions / "case_1.nii.gz").unlink()
-    before = table(evaluate_folders(predictions, references, output, SCORING).metrics)
+    before = metrics_of(predictions, references, output)
     assert not (output / "distances.csv").exists()
-    report = evaluate_folders(predictions, references, output, Scoring(LABELS, with_details=True))
-    assert table(report.metrics) == before
+    evaluate_folders(predictions, references, output, Scoring(LABELS, with_details=True))
+    assert table(output / "metrics.csv") == before
     distances = table(output / "distances.csv")
     assert [row["Name"] for row in distances[::3]] == CASES
     assert (distances[0]["prediction_ml"], distances[0]["HD95_mm"]) == ("0.0", "")
@@ -425,16 +423,16 @@ def test_details_of_other_predictions_do_not_stay_beside_new_scores(folders):
 
 
 def test_the_metrics_columns_are_the_official_ones_and_the_status(folders):
-    report = evaluate_folders(*folders, SCORING)
-    header = report.metrics.read_text().splitlines()[0]
+    evaluate_folders(*folders, SCORING)
+    header = (folders[2] / "metrics.csv").read_text().splitlines()[0]
     assert header == "Name,liver_DSC,spleen_DSC,tumor_DSC,liver_NSD,spleen_NSD,tumor_NSD,status"
 
 
 def test_values_are_rounded_to_four_decimals_in_the_table_only(folders, monkeypatch):
     scores = {name: {"DSC": 0.123456, "NSD": 1.0} for name in LABELS.names}
     monkeypatch.setattr("flare23_lib.evaluation.cases.score_case", lambda *arguments: scores)
-    report = evaluate_folders(*folders, SCORING)
-    assert table(report.metrics)[0]["liver_DSC"] == "0.1235"
+    evaluate_folders(*folders, SCORING)
+    assert table(folders[2] / "metrics.csv")[0]["liver_DSC"] == "0.1235"
     assert scored({"liver": 0.123456}).loc[0, "liver_DSC"] == 0.123456
 
 

@@ -176,12 +176,6 @@ def test_values_outside_the_label_map_are_named_with_their_side(value):
         score_case(bad, good, CUBE, ONE)
 
 
-def test_an_unknown_mode_is_refused():
-    volume = np.zeros((2, 2, 2), np.uint8)
-    with pytest.raises(EvaluationError, match="no evaluation mode 'strict'"):
-        score_case(volume, volume, CUBE, ONE, "strict")
-
-
 def test_volumes_of_fractions_and_planes_are_refused():
     whole = box((2, 2, 2), (6, 7, 8))
     with pytest.raises(EvaluationError, match="the prediction holds float32, not whole numbers"):
