@@ -50,7 +50,7 @@ def write_image(path: Path, slices: int) -> None:
 
 def write_model(folder: Path) -> None:
     """Write a bundle with random weights: 15 classes, 4 channels."""
-    architecture = STUNetArchitecture.of(1, [4, 4, 8], [[1, 1, 1], [2, 4, 4], [2, 4, 4]])
+    architecture = STUNetArchitecture.of([1, 1, 1], [4, 4, 8], [[1, 1, 1], [2, 4, 4], [2, 4, 4]])
     torch.manual_seed(0)
     network = STUNet(1, 15, **architecture.to_json())
     network.apply(network.initialize)

@@ -124,7 +124,7 @@ class STUNetArchitecture(Architecture):
     @classmethod
     def of(
         cls,
-        depth: Sequence[int] | int,
+        depth: Sequence[int],
         widths: Sequence[int],
         strides: Sequence[Sequence[int]] | None = None,
         kernel_sizes: Sequence[Sequence[int]] | None = None,
@@ -134,8 +134,7 @@ class STUNetArchitecture(Architecture):
         Raises:
             ConfigError: the values do not make a network.
         """
-        widths = _counts("widths", widths)
-        depth = _counts("depth", [depth] * len(widths) if isinstance(depth, int) else depth)
+        depth, widths = _counts("depth", depth), _counts("widths", widths)
         if strides is None:
             strides = [(1, 1, 1)] + [(2, 2, 2)] * (len(widths) - 1)
         if kernel_sizes is None:

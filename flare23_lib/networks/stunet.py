@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from flare23_lib.axes import Triple, as_triple
-from flare23_lib.errors import ConfigError
 from flare23_lib.networks import STUNetArchitecture
 
 NEGATIVE_SLOPE = 0.01
@@ -117,8 +116,6 @@ class STUNet(nn.Module):
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
-        if input_channels < 1 or num_classes < 1:
-            raise ConfigError(f"network: {input_channels} input channels and {num_classes} classes")
         parts = STUNetArchitecture.of(depth, widths, strides, kernel_sizes)
         blocks, channels = parts.depth, parts.widths
         strides, kernels = parts.strides, parts.kernel_sizes

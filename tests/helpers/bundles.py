@@ -11,7 +11,7 @@ from flare23_lib.preprocessing.intensity import Intensity
 def a_model(**changes):
     values = {
         "name": "student",
-        "network": STUNetArchitecture.of(1, [4, 8], [[1, 1, 1], [1, 2, 2]]),
+        "network": STUNetArchitecture.of([1, 1], [4, 8], [[1, 1, 1], [1, 2, 2]]),
         "patch_size": (4, 8, 8),
         "spacing": (2.5, 1.5, 1.5),
         "intensity": Intensity(-970, 279, 80.3, 141.4),

@@ -18,7 +18,7 @@ PATCH = (8, 16, 16)
 def a_bundle(values=(0, 1, 2, 3), **changes):
     options = {
         "name": "tiny",
-        "network": STUNetArchitecture.of(1, [4, 8, 8], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]),
+        "network": STUNetArchitecture.of([1, 1, 1], [4, 8, 8], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]),
         "patch_size": PATCH,
         "spacing": (1.0, 1.0, 1.0),
         "intensity": Intensity(-1000, 1000, 0, 1),

@@ -87,7 +87,7 @@ GOLDEN_INTENSITY = {"low": -225.0, "high": 545.0, "mean": 60.0992, "std": 150.75
 
 
 def test_segmentations():
-    architecture = STUNetArchitecture.of(1, [2, 4])
+    architecture = STUNetArchitecture.of([1, 1], [2, 4])
     network = STUNet(1, 4, **architecture.to_json())
     weights = {}
     for order, (name, tensor) in enumerate(network.state_dict().items()):

@@ -104,7 +104,7 @@ def test_pooling_may_differ_between_axes():
     network = small(strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2]], deep_supervision=True)
     shapes = [tuple(output.shape[2:]) for output in network(torch.zeros(1, 1, 4, 8, 12))]
     assert shapes == [(4, 8, 12), (4, 4, 6)]
-    assert STUNetArchitecture.of(1, [2, 4, 8], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]).downsampling == (2, 4, 4)
+    assert STUNetArchitecture.of([1, 1, 1], [2, 4, 8], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]).downsampling == (2, 4, 4)
 
 
 def test_kernels_may_differ_between_stages():
@@ -172,15 +172,15 @@ def test_every_network_of_the_table_builds(name):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({"depth": 1, "widths": [8] * 4, "strides": [[1, 1, 1]]}, "1 entries"),
-        ({"depth": 1, "widths": [8] * 4, "strides": [[2, 2, 2]] * 4}, "first stage"),
-        ({"depth": 1, "widths": [8] * 4, "strides": [[2, 2]] * 3}, "z, y, x"),
-        ({"depth": 1, "widths": [8] * 4, "strides": 2}, "z, y, x"),
+        ({"depth": [1] * 4, "widths": [8] * 4, "strides": [[1, 1, 1]]}, "1 entries"),
+        ({"depth": [1] * 4, "widths": [8] * 4, "strides": [[2, 2, 2]] * 4}, "first stage"),
+        ({"depth": [1] * 4, "widths": [8] * 4, "strides": [[2, 2]] * 3}, "z, y, x"),
+        ({"depth": [1] * 4, "widths": [8] * 4, "strides": 2}, "z, y, x"),
         ({"depth": [1, 1], "widths": [8, 16, 32]}, "stages"),
-        ({"depth": 0, "widths": [8, 16]}, "depth"),
-        ({"depth": 1, "widths": [8, 16.5]}, "widths"),
-        ({"depth": 1, "widths": [8]}, "two stages"),
-        ({"depth": 1, "widths": [8, 16], "kernel_sizes": [[2, 3, 3], [3, 3, 3]]}, "odd"),
+        ({"depth": [0, 0], "widths": [8, 16]}, "depth"),
+        ({"depth": [1, 1], "widths": [8, 16.5]}, "widths"),
+        ({"depth": [1], "widths": [8]}, "two stages"),
+        ({"depth": [1, 1], "widths": [8, 16], "kernel_sizes": [[2, 3, 3], [3, 3, 3]]}, "odd"),
     ],
 )
 def test_values_that_make_no_network_are_refused(spec, words):

@@ -115,7 +115,7 @@ def test_an_ignored_ctrl_c_stays_ignored():
 
 
 def test_a_prediction_ends_with_one_line(tmp_path):
-    bundle = a_bundle(network=STUNetArchitecture.of(1, [16, 16]), patch_size=(48, 96, 96))
+    bundle = a_bundle(network=STUNetArchitecture.of([1, 1], [16, 16]), patch_size=(48, 96, 96))
     write_bundle(tmp_path / "model", bundle.model, bundle.state_dict)
     volume = a_volume((96, 192, 192), dtype=np.int16)
     write_volume(tmp_path / "image.nii.gz", volume.array, volume.header)
