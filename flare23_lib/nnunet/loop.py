@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import logging
 import time
 from dataclasses import asdict
@@ -32,10 +31,11 @@ RECENT_EPOCHS = 20
 """Epochs whose mean time the time left follows from."""
 
 
-class ResumableTrainer(nnUNetTrainer, abc.ABC):
+class ResumableTrainer(nnUNetTrainer):
     """nnU-Net's trainer with a loop of its own: checkpoints by time, in mid-epoch too, and no model selection.
 
-    Arguments as the base class's. A subclass gives the abstract methods.
+    Arguments as the base class's. A subclass gives `train_step`, `validation_step`, `seed_rank`, `state_of_loaders`
+    and `restore_loaders`.
 
     Attributes:
         checkpoint_seconds: the longest time between two checkpoints.
@@ -60,26 +60,6 @@ class ResumableTrainer(nnUNetTrainer, abc.ABC):
         self._nan_in_a_row = 0
         self._last_checkpoint = time.monotonic()
         self._timestamp = time.time()
-
-    @abc.abstractmethod
-    def train_step(self, batch: dict) -> torch.Tensor:
-        """Take one step, and return its loss, still on the device."""
-
-    @abc.abstractmethod
-    def validation_step(self, batch: dict) -> tuple[float, np.ndarray]:
-        """Return a batch's loss, and (3, classes) voxels: true positive, false positive, false negative."""
-
-    @abc.abstractmethod
-    def seed_rank(self) -> None:
-        """Seed a process other than the first one of a resumed training."""
-
-    @abc.abstractmethod
-    def state_of_loaders(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the loaders beside the random state."""
-
-    @abc.abstractmethod
-    def restore_loaders(self, state: dict[str, Any]) -> None:
-        """Bring the loaders of a resumed training to the checkpoint's state."""
 
     @property
     def class_names(self) -> list[str]:
