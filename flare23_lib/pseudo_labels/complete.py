@@ -22,11 +22,11 @@ from flare23_lib.errors import MergeError, StoreError
 from flare23_lib.inference.segmentations import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
 from flare23_lib.io.label_maps import read_label_map
 from flare23_lib.io.label_tables import label_table, write_label_tables
-from flare23_lib.io.nifti import read_labels, read_volume, write_volume
+from flare23_lib.io.nifti import Volume, read_labels, read_volume, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE, SOFT_LABELS, soft_file
 from flare23_lib.pseudo_labels.components import Votes, remove_small_components
-from flare23_lib.pseudo_labels.merge import OUTCOMES, MergeRules, merge, merge_soft
+from flare23_lib.pseudo_labels.merge import OUTCOMES, Merged, MergeRules, merge, merge_soft
 from flare23_lib.pseudo_labels.pseudo_label import (
     annotated_labels,
     base_of,
@@ -174,19 +174,7 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
     annotated = annotated_labels(settings.annotated, case, bases)
     prediction = results.file(entry.inputs["prediction"])
     predicted = read_labels(prediction)
-    original = np.zeros_like(predicted.array, dtype=np.uint8)
-    if (source := results.file(bases[case.case]["file"]) if bases else case.label_files) is not None:
-        volume = read_label_map(source)
-        if difference := volume.geometry.difference(predicted.geometry):
-            text = "labels of different geometry cannot be merged"
-            raise MergeError(f"{case.case}: {case.label} and {prediction}: {text}: {difference}")
-        original = volume.array
-    sealed = None
-    if bases and "unmarked_tumors" in settings.chosen:
-        annotation = np.zeros_like(original) if case.label_files is None else read_label_map(case.label_files).array
-        sealed = annotation == IGNORE_VALUE
-    if not bases or sealed is not None:
-        refuse_changed(case, label=True)
+    original, sealed = _original(job, case, bases, prediction, predicted)
     least = {int(value): volume for value, volume in settings.min_component_ml.items()}
     spacing = predicted.geometry.spacing
     labels, specks = remove_small_components(predicted.array, least, spacing)
@@ -211,16 +199,41 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
         soft = merge_soft(soft, original, predicted.array, merged.labels, annotated)
         write_volume(entry.file(SOFT_LABELS), soft, predicted.header)
         suffixes.append(SOFT_LABELS)
+    return entry.save(suffixes, _measures(merged, specks, settings.label_values))
+
+
+def _original(
+    job: CompletionJob, case: Case, bases: Mapping[str, Mapping[str, str]], prediction: Path, predicted: Volume
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the labels to complete, and `sealed` as `merge` takes it; MergeError if the prediction has another
+    geometry."""
+    original = np.zeros_like(predicted.array, dtype=np.uint8)
+    if (source := job.results.file(bases[case.case]["file"]) if bases else case.label_files) is not None:
+        volume = read_label_map(source)
+        if difference := volume.geometry.difference(predicted.geometry):
+            text = "labels of different geometry cannot be merged"
+            raise MergeError(f"{case.case}: {case.label} and {prediction}: {text}: {difference}")
+        original = volume.array
+    sealed = None
+    if bases and "unmarked_tumors" in job.settings.chosen:
+        annotation = np.zeros_like(original) if case.label_files is None else read_label_map(case.label_files).array
+        sealed = annotation == IGNORE_VALUE
+    if not bases or sealed is not None:
+        refuse_changed(case, label=True)
+    return original, sealed
+
+
+def _measures(merged: Merged, specks: Mapping[int, int], values: Sequence[int]) -> dict[str, Any]:
+    """Return what an entry keeps of a merged case: counts of voxels, and which of the label values are present."""
     there = np.flatnonzero(np.bincount(merged.labels.ravel()))
-    measures = {
+    return {
         "voxels": int(merged.labels.size),
         "background": merged.background,
         "counts": {outcome: _by_text(found) for outcome, found in merged.counts.items()},
         "pairs": [[*pair, count] for pair, count in merged.pairs.items()],
         "specks": _by_text(specks),
-        "labels_present": [int(value) for value in there if value in settings.label_values],
+        "labels_present": [int(value) for value in there if value in values],
     }
-    return entry.save(suffixes, measures)
 
 
 def _by_text(counts: Mapping[int, int]) -> dict[str, int]:
