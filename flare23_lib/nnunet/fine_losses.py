@@ -14,8 +14,8 @@ from flare23_lib.nnunet.losses import loss_of_sums, share_of, sums_of_shares, su
 from flare23_lib.preprocessing.resampling import Axis
 
 SLAB_BYTES = 256 * 2**20
-"""How much memory the logits of the slices may take that are interpolated at a time; the loss takes some four times
-as much."""
+"""How much memory the logits of the slices may take that are interpolated at a time, at least one slice; the loss
+takes some four times as much."""
 
 
 class FineLabelLoss(nn.Module):
@@ -28,17 +28,13 @@ class FineLabelLoss(nn.Module):
         weights: of the scales; those of weight 0 are not computed.
         native: whether the logits of the first scale are interpolated.
         several: whether processes share the batch.
-        slab_bytes: as in `sums_of_slabs`.
     """
 
-    def __init__(
-        self, weights: Sequence[float], native: bool, several: bool = False, slab_bytes: int = SLAB_BYTES
-    ) -> None:
+    def __init__(self, weights: Sequence[float], native: bool, several: bool = False) -> None:
         super().__init__()
         self.weights = tuple(weights)
         self.native = native
         self.several = several
-        self.slab_bytes = slab_bytes
 
     def forward(self, scales: Sequence[torch.Tensor], target: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
         """Return the loss.
@@ -54,7 +50,7 @@ class FineLabelLoss(nn.Module):
             if weight == 0:
                 continue
             if self.native and index == 0:
-                total = sums_of_slabs(logits, target, sets, self.slab_bytes)
+                total = sums_of_slabs(logits, target, sets)
             else:
                 if shares is None:
                     shares = label_shares(target, logits.shape[2:], logits.shape[1] + 1)
@@ -75,9 +71,7 @@ def label_shares(target: torch.Tensor, shape: Sequence[int], count: int) -> torc
     return shares
 
 
-def sums_of_slabs(
-    logits: torch.Tensor, target: torch.Tensor, sets: torch.Tensor, slab_bytes: int = SLAB_BYTES
-) -> torch.Tensor:
+def sums_of_slabs(logits: torch.Tensor, target: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
     """Return the sums of logits that are interpolated to the grid of finer labels.
 
     The interpolated logits are never there as a whole: slabs of them are made, and made again for the gradient.
@@ -86,13 +80,12 @@ def sums_of_slabs(
         logits: (b, classes, z, y, x), of any floating-point type.
         target: as `losses.sums_of_target`, on a finer grid of the same extent.
         sets: (b, classes + 1, classes), `admissible_sets` of each case.
-        slab_bytes: memory for the logits of a slab; at least one slice is taken at a time.
 
     Returns:
         As `sums_of_target`.
     """
     depth, height, width = target.shape[2:]
-    thickness = max(1, slab_bytes // (4 * logits.shape[0] * logits.shape[1] * height * width))
+    thickness = max(1, SLAB_BYTES // (4 * logits.shape[0] * logits.shape[1] * height * width))
     axis = Axis.between(logits.shape[2], depth)
 
     def of_slab(logits: torch.Tensor, start: int, stop: int) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from unittest.mock import patch
 
 import blosc2
 import numpy as np
@@ -79,13 +80,15 @@ def test_native_targets_are_those_of_logits_that_are_interpolated_in_full(slab_b
     one, other = (logits.clone().requires_grad_() for _ in range(2))
     full = F.interpolate(other, size=labels.shape[2:], mode="trilinear", align_corners=False)
     expected = LabelSetLoss()(full, labels, sets)
-    loss = FineLabelLoss([1], native=True, slab_bytes=slab_bytes)([one], labels, sets)
+    with patch("flare23_lib.nnunet.fine_losses.SLAB_BYTES", slab_bytes):
+        loss = FineLabelLoss([1], native=True)([one], labels, sets)
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
     loss.backward()
     expected.backward()
     torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=0)
 
 
+@patch("flare23_lib.nnunet.fine_losses.SLAB_BYTES", 1)
 def test_native_targets_keep_no_interpolated_logits():
     logits, labels, sets = batch(0, [{1, 2, 3}] * 2, (2, 3, 3))
     logits.requires_grad_()
@@ -100,7 +103,7 @@ def test_native_targets_keep_no_interpolated_logits():
     assert max(kept) == 18 * logits.nbytes
     kept.clear()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        sums_of_slabs(logits, labels, sets, slab_bytes=1)
+        sums_of_slabs(logits, labels, sets)
     assert max(kept, default=0) <= logits.nbytes
 
 

@@ -1,5 +1,7 @@
 """Labels that are soft where a teacher hesitated: stored, augmented, and learned from."""
 
+from unittest.mock import patch
+
 import blosc2
 import numpy as np
 import pytest
@@ -113,7 +115,8 @@ def test_finer_soft_labels_are_averaged_or_native(seed, annotated):
     target[:, 3, ::2] = 0  # voxels of a coarser one differ
     full = F.interpolate(logits, size=target.shape[2:], mode="trilinear", align_corners=False)
     for slab_bytes in (1, 10**9):
-        native = FineLabelLoss([1], native=True, slab_bytes=slab_bytes)([logits], target, sets)
+        with patch("flare23_lib.nnunet.fine_losses.SLAB_BYTES", slab_bytes):
+            native = FineLabelLoss([1], native=True)([logits], target, sets)
         assert float(native) == pytest.approx(float(LabelSetLoss()(full, target, sets)), abs=1e-6)
     shares = label_shares(target, SIZE, CLASSES + 1)
     whole = soft_shares(target, CLASSES + 1)
