@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.style
 import numpy as np
-from matplotlib.figure import Figure
 
 from flare23_lib.axes import as_triple
 from flare23_lib.colors import label_colors
-from flare23_lib.io.atomic import atomic_path
 from flare23_lib.io.label_tables import Structure
 from flare23_lib.io.nifti import Volume
 from flare23_lib.io.orientation import Orientation
 from flare23_lib.report.cases import overlaid, windowed
-from flare23_lib.report.style import INK, PALE_INK, STYLE, add_legend, display_name, shortened
+from flare23_lib.report.style import INK, PALE_INK, add_legend, display_name, new_figure, shortened
 
 DPI = 150
 PLANES = {"axial": "R", "coronal": "R", "sagittal": "A"}
@@ -51,8 +48,7 @@ def draw_preview(path: Path, name: str, image: Volume, labels: np.ndarray, table
     spacing = turn.spacing(image.geometry.spacing)
     colors = list(label_colors([structure.name for structure in table]).values())
     present = [row for row in table if (labels == row.value).any()]
-    with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(10.8, 8.4), facecolor="white", layout="constrained")
+    with new_figure(path, 10.8, 8.4, DPI) as figure:
         axes = figure.subplots(2, 3)
         for axis, (plane, side) in enumerate(PLANES.items()):
             at = fullest(marked, axis)
@@ -72,5 +68,3 @@ def draw_preview(path: Path, name: str, image: Volume, labels: np.ndarray, table
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
         shown = ((display_name(row.name), as_triple(part / 255 for part in row.color)) for row in present)
         add_legend(figure, shown, size=9)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})

@@ -84,23 +84,25 @@ def add_legend(figure: Figure, colors: Iterable[tuple[str, Any]], size: int) -> 
 
 
 @contextmanager
-def new_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Draw a figure in the look of all; at the end it is written as SVG and, beside it, as PNG.
+def new_figure(path: Path, width: float, height: float, dpi: int = PNG_DPI) -> Iterator[Figure]:
+    """Draw a figure in the look of all; at the end it is written as SVG and, beside it, as PNG; or as PNG alone.
 
     The same content gives the same bytes.
 
     Args:
-        path: of the SVG.
+        path: of the SVG, or of a PNG alone.
         width: in inches.
         height: in inches.
+        dpi: of the PNG.
     """
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
         yield figure
-        with atomic.atomic_path(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+        if path.suffix == ".svg":
+            with atomic.atomic_path(path) as temporary:
+                figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
         with atomic.atomic_path(path.with_suffix(".png")) as temporary:
-            figure.savefig(temporary, format="png", dpi=PNG_DPI, metadata={"Software": None})
+            figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
 
 
 def dress(axes: Axes, title: str = "", grid: Literal["x", "both"] | None = "x", ticks: str = INK) -> None:
