@@ -96,7 +96,6 @@ def read_files(tasks: Sequence[Task], memory: Path, processes: int = 1) -> dict[
     A file that could not be read (`cannot_be_read`) is tried again: its permissions may have changed. KilledError as
     `in_processes`; what was read is kept.
     """
-    memory.parent.mkdir(parents=True, exist_ok=True)
     with lock(memory.with_name(memory.name + ".lock"), lambda: log.info("another scan is running; waiting for it")):
         known = _remembered(memory)
         keys = {task: _key(task) for task in tasks}

@@ -9,8 +9,6 @@ import os
 import platform
 import re
 import secrets
-import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -55,8 +53,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:  # Windows syncs only what may be written
                 os.fsync(file.fileno())
-            with contextlib.suppress(OSError):  # some file systems have no permissions to set
-                temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error counts; what is left is removed by the next start
@@ -70,8 +66,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def _locked_temporary(path: Path) -> tuple[IO[bytes], Path]:
     """Make a temporary file beside a path, locked to show that its writer lives; the open file holds the lock."""
     while True:
-        descriptor, name = tempfile.mkstemp(prefix=THIS_MACHINE, suffix="-" + _ending(path), dir=path.parent)
-        held, temporary = os.fdopen(descriptor, "rb+"), Path(name)
+        temporary = _temporary(path)
+        held = temporary.open("xb+")
         if not _lock(held):
             held.close()
         if temporary.exists():  # else another process took it for abandoned before it had its lock
@@ -113,9 +109,9 @@ def remove_abandoned(folder: Path) -> None:
                             path.unlink()
 
 
-def _ending(path: Path) -> str:
-    """Return the end of a file's name for its temporary name: a whole name may leave no room for the mark."""
-    return path.name if len(path.name) <= 20 else path.name[-20:]
+def _temporary(path: Path) -> Path:
+    """Return a temporary name beside a path, with the end of its name: a whole one may leave no room for the mark."""
+    return path.with_name(f"{THIS_MACHINE}{secrets.token_hex(4)}-{path.name[-20:]}")
 
 
 @contextlib.contextmanager
@@ -141,22 +137,14 @@ def remove_unfinished() -> None:
             path.unlink()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def remove_partial(folder: Path) -> None:
     """Remove what killed writers left half-written in and below a folder.
 
-    A file whose writer holds its lock stays; links and folders have none, and must not be in the making.
+    A file whose writer holds its lock stays; links have none, and must not be in the making.
     """
     for path in list(folder.rglob(TEMPORARY_MARK + "*")):
         if path.is_symlink():
             path.unlink()
-        elif path.is_dir():
-            shutil.rmtree(path)
         else:
             with contextlib.suppress(BlockingIOError, FileNotFoundError), path.open("rb+") as file:
                 _lock(file, wait=False)
@@ -227,7 +215,7 @@ def link_to(link: Path, target: Path) -> None:
     relative = Path(os.path.relpath(target.parent.resolve() / target.name, link.parent.resolve()))
     if link.is_symlink() and link.readlink() == relative:
         return
-    temporary = link.with_name(f"{THIS_MACHINE}{secrets.token_hex(4)}-{_ending(link)}")
+    temporary = _temporary(link)
     with about_path(link):
         link.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(link.parent.absolute())

@@ -378,7 +378,6 @@ def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, 
         raise ImageError(f"{path}: an array of shape {array.shape} does not fit the header's {expected}")
     stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     raw = (header.binaryblock + extension).ljust(offset, b"\0") + stored.tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(igzip.compress(raw, compresslevel=1, mtime=0) if path.name.endswith(".gz") else raw)
 

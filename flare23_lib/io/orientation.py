@@ -27,8 +27,6 @@ class Orientation:
         """Return the orientation for an affine: mode "stored" changes nothing, "canonical" brings it to LPS."""
         stored = nib.io_orientation(affine)
         seen = nib.orientations.axcodes2ornt(CANONICAL_AXES) if mode == "canonical" else stored
-        if mode not in ("canonical", "stored"):
-            raise ValueError(f"orientation must be stored or canonical, not {mode!r}")
         if np.isnan(stored).any():
             raise ImageError("the affine is singular: an axis has no direction")
         return cls(nib.orientations.ornt_transform(stored, seen))

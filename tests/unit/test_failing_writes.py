@@ -3,7 +3,6 @@ start ends with what an undisturbed run makes."""
 
 import errno
 import os
-import tempfile
 from pathlib import Path
 
 import blosc2
@@ -16,11 +15,12 @@ from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import write_cases
 from flare23_lib.errors import CasesFailedError
+from flare23_lib.io import atomic
 from flare23_lib.io.atomic import TEMPORARY_MARK
 from flare23_lib.preprocessing.preprocess_cases import preprocess
 
 SHARD = Shard(0, 1)
-CALLS = [(os, "fsync"), (os, "replace"), (tempfile, "mkstemp"), (Path, "write_bytes"), (Path, "write_text")]
+CALLS = [(os, "fsync"), (os, "replace"), (atomic, "_temporary"), (Path, "write_bytes"), (Path, "write_text")]
 
 
 class Faults:
