@@ -94,34 +94,32 @@ def exit_code(job: Callable[[], int | None], debug: bool = False) -> int:
         code = job() or 0
         print(end="", flush=True)
         return code
-    except FlareError as error:
-        if debug:
-            raise
-        kind = "configuration: " if isinstance(error, ConfigError) and not isinstance(error, UsageError) else ""
-        sys.stderr.write(f"flare23: {kind}{error}\n")
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        if debug or error.name is None or error.name.startswith("flare23_lib"):
-            raise
-        extra = EXTRAS.get(error.name.partition(".")[0], "workflow")
-        install = f"pip install -c constraints.txt -e '.[{extra}]'"
-        sys.stderr.write(f"flare23: {error.name} is not installed; {install} brings what this command needs\n")
-        return 1
-    except OSError as error:
+    except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, BrokenPipeError) and _is_unread():
             return 128 + SIGPIPE
-        if debug or not error.strerror:
+        explained = _explained(error)
+        if explained is None or (debug and not isinstance(error, KeyboardInterrupt)):
             raise
-        place = f"{error.filename}: " if error.filename is not None else ""
-        sys.stderr.write(f"flare23: {place}{error.strerror}\n")
-        return 1
-    except UnicodeEncodeError as error:
-        if debug:
-            raise
-        part = error.object[max(error.start - 20, 0) : error.end + 20]
-        sys.stderr.write(f"flare23: {part!a}: cannot be written as {error.encoding}\n")
-        return 1
-    except KeyboardInterrupt as error:
-        number = error.args[0] if error.args else signal.SIGINT
-        sys.stderr.write(f"flare23: {stopped_by(number)}\n")
-        return 128 + number
+        message, code = explained
+        sys.stderr.write(f"flare23: {message}\n")
+        return code
+
+
+def _explained(error: BaseException) -> tuple[str, int] | None:
+    """Return what an error means to users, in one line, and the exit code; None for an error of the program."""
+    match error:
+        case FlareError():
+            kind = "configuration: " if isinstance(error, ConfigError) and not isinstance(error, UsageError) else ""
+            return f"{kind}{error}", error.exit_code
+        case ModuleNotFoundError(name=str(name)) if not name.startswith("flare23_lib"):
+            install = f"pip install -c constraints.txt -e '.[{EXTRAS.get(name.partition('.')[0], 'workflow')}]'"
+            return f"{name} is not installed; {install} brings what this command needs", 1
+        case OSError(strerror=str(text)) if text:
+            return text if error.filename is None else f"{error.filename}: {text}", 1
+        case UnicodeEncodeError():
+            part = error.object[max(error.start - 20, 0) : error.end + 20]
+            return f"{part!a}: cannot be written as {error.encoding}", 1
+        case KeyboardInterrupt():
+            number = error.args[0] if error.args else signal.SIGINT
+            return stopped_by(number), 128 + number
+    return None

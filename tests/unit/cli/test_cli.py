@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
@@ -74,6 +75,17 @@ def test_evaluate_scores_two_folders(folders):
     header = (folders / "out/metrics.csv").read_text().splitlines()[0].split(",")
     assert header[:2] == ["Name", "liver_DSC"]
     assert (folders / "out/summary.csv").exists()
+
+
+@pytest.mark.parametrize(("side", "scored"), [("predictions", "1 of 2"), ("references", "1 of 1")])
+def test_a_case_without_its_prediction_or_reference_is_exit_code_1(folders, capsys, side, scored):
+    for name in ("predictions", "references"):
+        shutil.copytree(folders / "labels", folders / name)
+    (folders / side / "two.nii.gz").unlink()
+    options = {name: folders / name for name in ("predictions", "references", "output")}
+    options |= {"base-config": REPOSITORY / "config.yaml", "processes": 1}
+    assert cli.main(["evaluate", *(f"--{name}={value}" for name, value in options.items())]) == 1
+    assert f"{scored} cases scored" in capsys.readouterr().out
 
 
 def test_evaluate_takes_the_dsc_limit_of_the_nsd_from_the_configuration(tmp_path):
