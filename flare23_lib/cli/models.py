@@ -60,7 +60,7 @@ def _predict(args: argparse.Namespace) -> int:
     engine = Engine(bundle, chosen, Limits(args.gpu_memory, args.memory, whole_process=True), args.compile)
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
     reports = predict(reader, engine, timings, seconds)
-    failed = sum(report.error is not None for report in reports)
+    failed = sum(report["error"] is not None for report in reports)
     if args.run_report:
         options = {key: value for key, value in sorted(vars(args).items()) if key != "run"}
         write_run_report(args.run_report, engine, json.loads(json.dumps(options, default=str)), reports)

@@ -103,11 +103,6 @@ class PredictionCase:
         sizes = [file.size for file in image.files]
         return f"{earlier}-{fingerprint(image.patient, image.pixel_spacing, values, sizes)}"
 
-    @property
-    def earlier_identity(self) -> str:
-        """The part of a series' identity that labels made before it had a second one have; of a file all of it."""
-        return self.identity.partition("-")[0]
-
     def beside(self, suffix: str) -> Path:
         """Return the file beside the labels that has another suffix, such as `.seg.dcm`."""
         return self.labels.with_name((stem(self.labels) or self.labels.name) + suffix)

@@ -18,9 +18,6 @@ from torch import nn
 from flare23_lib.networks.stunet import NEGATIVE_SLOPE, ResidualBlock, STUNet
 from flare23_lib.runtime.devices import memory_format
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Precision -> data type of weights and activations."""
-
 SUPPRESSED_LOGIT = -1000.0
 """Logit of a class that may not be the answer; sums of many passes stay within float16's range."""
 
@@ -36,7 +33,7 @@ class WindowNetwork:
     """
 
     def __init__(self, network: nn.Module, device: torch.device, precision: str, compiled: bool = False) -> None:
-        self.dtype = DTYPES[precision]
+        self.dtype = getattr(torch, precision)
         self.device = device
         of_stunet = [module for module in network.modules() if isinstance(module, nn.Conv3d)]
         for module in of_stunet if isinstance(network, STUNet) else [network]:

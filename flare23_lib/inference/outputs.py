@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,11 +73,13 @@ def _exists(path: Path, held: str) -> ImageError:
 class Outputs:
     """What is wanted of each case.
 
+    Files are found and written by `table` and `made_by`; a reader of cases that are written elsewhere has neither.
+
     Attributes:
-        table: labels that are kept; every other becomes background. Empty for all, without names.
+        table: labels that are kept; every other becomes background.
         model: name of the model, for DICOM files and statistics.
         made_by: the model's weights and options, kept in label files with the image's identity: those of others are
-            not taken for ours. Empty to keep nothing.
+            not taken for ours.
         types: kinds of label files.
         per_class: also a NIfTI file (0 and 1) of each label, in a folder named after the case.
         statistics: `X.statistics.json`.
@@ -131,24 +133,28 @@ class Outputs:
             if error.kind in INCOMPLETE:
                 return False, None
             raise _exists(case.labels, f"what is no label map ({error})") from error
-        there = labels.geometry.difference(read_header(case.image)[0]) is None
+        if held := next(self._objections(case, labels), None):
+            raise _exists(case.labels, held)
+        made = case.labels.stat().st_mtime_ns
+        missing = not all(self._is_current(case, file, made) for file in self.files(case))
+        return True, labels if missing else None
+
+    def _objections(self, case: PredictionCase, labels: Volume) -> Iterator[str]:
+        """Yield what a label file holds that is not what is wanted of a case."""
+        on_image = labels.geometry.difference(read_header(case.image)[0]) is None
         names = {structure.value: structure.name for structure in self.table}
         found, kept, made_by = read_label_table(case.labels), read_metadata(case.labels), self._made_by(case)
         if labels.array.dtype != np.uint8:
-            raise _exists(case.labels, f"{labels.array.dtype} voxels, not labels")
-        if found and names and found != names:
-            raise _exists(case.labels, f"other labels ({', '.join(found.values())})")
-        earlier = {IMAGE: case.earlier_identity} if made_by else {}
+            yield f"{labels.array.dtype} voxels, not labels"
+        if found and found != names:
+            yield f"other labels ({', '.join(found.values())})"
         for key, what in ((MODEL, "another model or other options"), (IMAGE, "another image")):
-            if key in kept and kept[key] not in (made_by.get(key, kept[key]), earlier.get(key)):
-                raise _exists(case.labels, f"the labels of {what} ({kept[key]})")
-        if made_by and not {MODEL, IMAGE} <= kept.keys():
-            raise _exists(case.labels, "labels that do not say which model and image they are of")
-        if names and not there:
-            raise _exists(case.labels, "labels on another grid than its image's")
-        made = case.labels.stat().st_mtime_ns
-        missing = not all(self._is_current(case, file, made) for file in self.files(case))
-        return there, labels if there and missing else None
+            if kept.get(key, made_by[key]) != made_by[key]:
+                yield f"the labels of {what} ({kept[key]})"
+        if not made_by.keys() <= kept.keys():
+            yield "labels that do not say which model and image they are of"
+        if not on_image:
+            yield "labels on another grid than its image's"
 
     def _find_dicom(self, case: PredictionCase) -> bool:
         """Tell whether all files are there that are wanted without NIfTI labels; ImageError as `find`."""
@@ -168,25 +174,24 @@ class Outputs:
         """Tell whether a file is there, not older than a time in ns and, if it is DICOM, made as is wanted."""
         if not file.exists() or file.stat().st_mtime_ns < since:
             return False
-        if not self.made_by or file not in self._dicom_files(case):
+        if file not in self._dicom_files(case):
             return True
         from flare23_lib.io.dicom_seg import read_made_by
 
-        identities = (case.identity, case.earlier_identity)
-        return read_made_by(file) in [self._dicom_made_by(identity) for identity in identities]
+        return read_made_by(file) == self._dicom_made_by(case)
 
     def _made_by(self, case: PredictionCase) -> dict[str, str]:
-        """Return what is kept in NIfTI files of how they were made; nothing without the model's `made_by`."""
-        return {MODEL: self.made_by, IMAGE: case.identity} if self.made_by else {}
+        """Return what is kept in NIfTI files of how they were made."""
+        return {MODEL: self.made_by, IMAGE: case.identity}
 
-    def _dicom_made_by(self, identity: str) -> str:
+    def _dicom_made_by(self, case: PredictionCase) -> str:
         """Return the same for DICOM, with the labels, of which those that were not found are not in the file.
 
         It ends with a digest of all, as DICOM has neither every letter nor room for every name.
         """
         names = [(structure.value, structure.name) for structure in self.table]
         shown = self.made_by[:200].encode("ascii", "replace").decode()
-        return f"{shown}; {fingerprint(self.made_by, names, identity)}"
+        return f"{shown}; {fingerprint(self.made_by, names, case.identity)}"
 
     def refuse_dicom(self, case: PredictionCase) -> None:
         """Raise ImageError if DICOM is wanted of a series of which there can be none, or its slices are faulty."""
@@ -210,8 +215,7 @@ class Outputs:
         that are there and not wanted, which may be of earlier labels, are named in the log.
         """
         if with_labels and "nifti" in self.types:
-            extension = header_extension(self.table, self._made_by(case)) if self.table else b""
-            write_volume(case.labels, labels, header, extension)
+            write_volume(case.labels, labels, header, header_extension(self.table, self._made_by(case)))
         self._write_dicom(case, labels)
         for structure in self.table if self.per_class else ():
             one = (labels == structure.value).astype(np.uint8)
@@ -247,8 +251,7 @@ class Outputs:
             else:
                 from flare23_lib.io.rtstruct import write_rtstruct as write
             file = case.beside(SUFFIXES[kind])
-            made_by = self._dicom_made_by(case.identity) if self.made_by else ""
-            write(file, case.image, labels, self.table, self.model, made_by)
+            write(file, case.image, labels, self.table, self.model, self._dicom_made_by(case))
 
 
 def write_names(cases: Sequence[PredictionCase], output: Path, table: Sequence[Structure]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +27,6 @@ log = logging.getLogger(__name__)
 PHASES = ("start_up", "weights", "read", "resample", "windows", "labels", "write")
 """start_up: from the start of the process until its modules are imported; weights: loading the model and choosing its
 precision; both of the first case only. read and write run in threads of their own, in parallel to other phases."""
-
-
-@dataclass(frozen=True)
-class CaseReport:
-    """What became of a case.
-
-    Attributes:
-        case: its name.
-        image: its file or series.
-        labels: the label file.
-        seconds: by phase (`PHASES`); empty if the labels were there already.
-        warnings: what makes the image no sound CT, or unlike those the model learned from.
-        error: why it failed, in one line; None if it did not.
-    """
-
-    case: str
-    image: str
-    labels: str
-    seconds: dict[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    error: str | None = None
 
 
 class Timings:
@@ -79,7 +57,7 @@ class Timings:
 
 def predict(
     reader: Reader, engine: Engine, timings: Timings | None = None, start: dict[str, float] | None = None
-) -> list[CaseReport]:
+) -> list[dict[str, Any]]:
     """Segment cases and write what the reader's outputs ask for, such as `X.nii.gz` for `X_0000.nii.gz`.
 
     Labels are uint8 with the header of their image, geometry to the last bit. Complete labels that exist are kept,
@@ -94,12 +72,11 @@ def predict(
     Returns:
         What became of each case, in the order in which they were finished.
     """
-    reports: list[CaseReport] = []
+    reports: list[dict[str, Any]] = []
     before, count, outputs = start or {}, len(reader.cases), reader.outputs
 
     def write(case: PredictionCase, segmentation: Segmentation, header: nib.Nifti1Header) -> None:
-        labels = segmentation.labels
-        outputs.write(case, keep_labels(labels, outputs.table) if outputs.table else labels, header)
+        outputs.write(case, keep_labels(segmentation.labels, outputs.table), header)
 
     outcomes = progress(segment_cases(engine, reader, write), total=count)
     for number, outcome in enumerate(outcomes, start=1):
@@ -118,13 +95,14 @@ def predict(
             phases = ", ".join(f"{name} {outcome.seconds[name]:.1f} s" for name in PHASES if name in outcome.seconds)
             log.info("%s: %s (%s)", place, outputs.first(case), phases)
         seconds = {name: round(value, 3) for name, value in outcome.seconds.items()}
-        reports.append(CaseReport(case.name, str(case.image), str(case.labels), seconds, outcome.warnings, message))
+        report = {"case": case.name, "image": str(case.image), "labels": str(case.labels), "seconds": seconds}
+        reports.append(report | {"warnings": outcome.warnings, "error": message})
         if timings is not None and message is None and not outcome.kept:
             timings.add(case.name, seconds)
     return reports
 
 
-def write_run_report(path: Path, engine: Engine, options: dict[str, Any], cases: Sequence[CaseReport]) -> None:
+def write_run_report(path: Path, engine: Engine, options: dict[str, Any], cases: Sequence[dict[str, Any]]) -> None:
     """Write what a run was as JSON: versions, device, model, the command's options, and its cases."""
     model, device = engine.model, engine.device
     name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
@@ -144,6 +122,6 @@ def write_run_report(path: Path, engine: Engine, options: dict[str, Any], cases:
         "tta": len(engine.flips) > 1,
         "model": {"name": model.name, "weights_sha256": model.weights.sha256 if model.weights else None},
         "options": options,
-        "cases": [asdict(case) for case in cases],
+        "cases": cases,
     }
     write_json(path, content)

@@ -60,7 +60,7 @@ class Reader:
     Args:
         cases: in the order in which they are wanted.
         overwrite: read also those whose labels are there and whole.
-        outputs: what is wanted of a case.
+        outputs: what is wanted of a case; None for a reader that overwrites, and whose cases are written elsewhere.
     """
 
     def __init__(
@@ -85,10 +85,6 @@ class Reader:
         with contextlib.suppress(Exception):  # whatever is wrong with it is reported when it is its turn
             if self.cases and HOST_BASE + read_header(self.cases[0].image)[1] <= limit:
                 self.start(0)
-
-    def started(self, index: int) -> bool:
-        """Tell whether a case is read or being read."""
-        return index in self._started
 
     def get(self, index: int, check: Check | None = None) -> Outcome:
         """Return a case, once; raises what reading or checking it raised. Arguments as `start`."""

@@ -6,6 +6,7 @@ import sys
 import time
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -19,6 +20,7 @@ from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.image_files import HOST_BASE, Extras, find_cases
 from flare23_lib.inference.memory import Limits
+from flare23_lib.inference.outputs import Outputs
 from flare23_lib.inference.predict import PHASES, Timings, predict
 from flare23_lib.inference.segment_cases import Reader, segment_cases
 from flare23_lib.io.nifti import read_volume, write_volume
@@ -27,6 +29,7 @@ from flare23_lib.io.tables import read_csv
 ODD_AFFINE = np.array(
     [[-0.7123456, 0.0001, 0, 123.456], [0, 0.7123, 0.0002, -7.1], [0, 0, 2.50001, 3.3], [0, 0, 0, 1]]
 )
+OUTPUTS = Outputs(a_bundle().model.label_table, "tiny", "tiny with no options")
 
 
 @pytest.fixture
@@ -45,8 +48,9 @@ def an_engine(**options):
 
 def run(inputs, output, overwrite=False, limits=None, **options):
     """Predict, and return the reports of the cases that failed."""
-    reports = predict(Reader(find_cases(inputs, output), overwrite), an_engine(limits=limits), **options)
-    return [report for report in reports if report.error]
+    reader = Reader(find_cases(inputs, output), overwrite, OUTPUTS)
+    reports = predict(reader, an_engine(limits=limits), **options)
+    return [SimpleNamespace(**report) for report in reports if report["error"]]
 
 
 def test_a_folder_is_segmented_under_the_names_of_its_cases(images, tmp_path):
@@ -135,16 +139,15 @@ def test_what_is_there_and_whole_is_not_made_again(images, tmp_path):
     assert whole.stat().st_ino != before
 
 
-def test_labels_that_no_longer_lie_on_their_image_are_made_again(images, tmp_path):
+def test_labels_that_no_longer_lie_on_their_image_are_not_taken_for_its_labels(images, tmp_path):
     run(images, tmp_path / "labels")
     volume = read_volume(images / "case_1_0000.nii.gz")
     moved = volume.header.copy()
     moved["srow_x"][3] += 5
     write_volume(images / "case_1_0000.nii.gz", volume.array, moved)
-    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "labels").iterdir()}
-    run(images, tmp_path / "labels")
-    made = {path.name for path in (tmp_path / "labels").iterdir() if path.stat().st_mtime_ns != times[path.name]}
-    assert made == {"case_1.nii.gz"}
+    (fault,) = run(images, tmp_path / "labels")
+    assert "exists and holds the labels of another image" in fault.error
+    run(images, tmp_path / "labels", overwrite=True)
     labels = read_volume(tmp_path / "labels" / "case_1.nii.gz")
     assert labels.geometry.difference(read_volume(images / "case_1_0000.nii.gz").geometry) is None
 
@@ -277,11 +280,11 @@ def test_a_case_that_fails_leaves_no_tensors_behind(images, tmp_path, monkeypatc
 def test_the_next_case_is_read_ahead_only_if_both_fit(images, tmp_path, monkeypatch):
     order = []
     engine = an_engine(limits=Limits(host=8000))
-    reader = Reader(find_cases(images, tmp_path / "labels"))
+    reader = Reader(find_cases(images, tmp_path / "labels"), outputs=OUTPUTS)
     start, infer = reader.start, engine.infer
     monkeypatch.setattr(reader, "start", lambda index, *check: (order.append(f"read {index}"), start(index, *check)))
     monkeypatch.setattr(engine, "infer", lambda *given: (order.append("infer"), infer(*given))[1])
-    assert [report.error for report in predict(reader, engine)] == [None, None]
+    assert [report["error"] for report in predict(reader, engine)] == [None, None]
     assert order == ["read 0", "read 1", "infer", "read 1", "infer"]
     volume = read_volume(images / "case_1_0000.nii.gz")
     least = engine.plan(volume.geometry, volume.array.nbytes).host
@@ -292,12 +295,12 @@ def test_the_next_case_is_read_ahead_only_if_both_fit(images, tmp_path, monkeypa
     ):
         order.clear()
         engine.limits = Mock(wraps=Limits(host=8000), host_bytes=lambda room=room: least + room)
-        reader = Reader(find_cases(images, tmp_path / "labels"), overwrite=True)
+        reader = Reader(find_cases(images, tmp_path / "labels"), overwrite=True, outputs=OUTPUTS)
         start = reader.start
         monkeypatch.setattr(
             reader, "start", lambda index, *check, start=start: (order.append(f"read {index}"), start(index, *check))
         )
-        assert [report.error for report in predict(reader, engine)] == [None, None]
+        assert [report["error"] for report in predict(reader, engine)] == [None, None]
         assert order == expected
 
 
@@ -339,9 +342,9 @@ def test_runner_up_labels_and_vote_counts_take_memory_while_they_are_written(ima
     for room, expected in ((5 * volume.array.size, True), (5 * volume.array.size - 1, False)):
         engine.limits = Mock(wraps=Limits(host=8000), host_bytes=lambda room=room: least + room)
         reader, written = Reader(cases, overwrite=True), []
-        began = []
+        began, started = [], reader._started
         monkeypatch.setattr(
-            engine, "infer", lambda one, began=began, reader=reader: (began.append(reader.started(1)), infer(one))[1]
+            engine, "infer", lambda one, began=began, started=started: (began.append(1 in started), infer(one))[1]
         )
         outcomes = list(segment_cases(engine, reader, lambda case, made, header, to=written: to.append(made)))
         assert [outcome.error for outcome in outcomes] == [None, None]
@@ -352,11 +355,11 @@ def test_runner_up_labels_and_vote_counts_take_memory_while_they_are_written(ima
 def test_the_first_case_is_read_early_only_within_the_limit(images, tmp_path):
     reader = Reader(find_cases(images, tmp_path / "labels"))
     reader.start_early(HOST_BASE + 100)
-    assert not reader.started(0)
+    assert 0 not in reader._started
     reader.start_early(HOST_BASE + 10**6)
-    assert reader.started(0)
+    assert 0 in reader._started
     Reader([]).start_early(10**9)
     (images / "case_1_0000.nii.gz").write_bytes(b"")
     broken = Reader(find_cases(images, tmp_path / "labels"))
     broken.start_early(10**10)
-    assert not broken.started(0)
+    assert 0 not in broken._started
