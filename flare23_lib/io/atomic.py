@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import time
 import zlib
 from collections.abc import Iterator
@@ -140,11 +141,13 @@ def remove_unfinished() -> None:
 def remove_partial(folder: Path) -> None:
     """Remove what killed writers left half-written in and below a folder.
 
-    A file whose writer holds its lock stays; links have none, and must not be in the making.
+    A file whose writer holds its lock stays; links and folders have none, and must not be in the making.
     """
     for path in list(folder.rglob(TEMPORARY_MARK + "*")):
         if path.is_symlink():
             path.unlink()
+        elif path.is_dir():
+            shutil.rmtree(path)
         else:
             with contextlib.suppress(BlockingIOError, FileNotFoundError), path.open("rb+") as file:
                 _lock(file, wait=False)

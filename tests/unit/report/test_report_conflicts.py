@@ -47,9 +47,9 @@ def test_the_figure_names_classes_counts_and_shares(tmp_path):
 
 
 def test_the_same_table_gives_the_same_figure(tmp_path):
-    for name in ("one", "two"):
+    for name in ("one.svg", "two.svg"):
         draw_conflicts(tmp_path / name, "t", ROWS, NAMES)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 
 def test_a_completion_without_cases_is_drawn_too(tmp_path):
