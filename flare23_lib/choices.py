@@ -3,6 +3,7 @@
 This module imports nothing heavy, so that `flare23 predict` starts fast.
 """
 
+from pathlib import Path
 from typing import Literal
 
 OrientationMode = Literal["stored", "canonical"]
@@ -19,3 +20,6 @@ MODEL_FILE = "model.json"
 
 WEIGHTS_FILE = "model.safetensors"
 """Holds its weights."""
+
+RECIPE = Path(__file__).parent / "config" / "recipe.yaml"
+"""A copy of the repository's config.yaml, as a part of the package."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flare23_lib.cache.entries import Shard
+from flare23_lib.choices import RECIPE
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime.devices import check_name
 from flare23_lib.runtime.machine import available_cores
@@ -17,9 +18,6 @@ from flare23_lib.runtime.machine import available_cores
 Commands = argparse._SubParsersAction
 
 log = logging.getLogger(__name__)
-
-RECIPE = Path(__file__).parent.parent / "config" / "recipe.yaml"
-"""A copy of the repository's config.yaml, as a part of the package."""
 
 
 def command(commands: Commands, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
@@ -88,12 +86,10 @@ def output_file(text: str) -> Path:
 
 
 def base_config(args: argparse.Namespace) -> Path:
-    """Return the recipe: the file that is given, else config.yaml beside a Snakefile here unless it is one of
-    --configfile, else the package's."""
-    here = Path("config.yaml")
-    given = [path.absolute() for path in getattr(args, "configfile", None) or []]
-    is_recipe = here.exists() and Path("Snakefile").exists() and here.absolute() not in given
-    return args.base_config or (here if is_recipe else RECIPE)
+    """Return the recipe: the file that is given, else config.yaml here if this is the workflow's folder, else the
+    package's."""
+    here, rules = Path("config.yaml"), Path("rules/pseudo_labels.smk")  # another project has a config.yaml, too
+    return args.base_config or (here if here.exists() and rules.exists() else RECIPE)
 
 
 def load_config(args: argparse.Namespace):
@@ -111,7 +107,7 @@ def load_config(args: argparse.Namespace):
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the configuration."""
     parser.add_argument("--base-config", type=Path, metavar="FILE",
-                        help="the recipe (default: config.yaml beside a Snakefile or, without one, that for "
+                        help="the recipe (default: config.yaml in the workflow's folder, elsewhere that for "
                         "FLARE23)")  # fmt: skip
     parser.add_argument("--configfile", type=Path, nargs="+", metavar="FILE",
                         help="what differs from it, as for snakemake")  # fmt: skip

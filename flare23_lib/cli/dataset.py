@@ -120,8 +120,8 @@ def register(commands: Commands) -> None:
     parser.add_argument("--gpu-gb", type=above_zero, default=8, metavar="GB",
                         help="memory of the GPU that the network is planned for (default: %(default)s)")  # fmt: skip
     parser.add_argument("--base-config", type=Path, metavar="FILE",
-                        help="the recipe, whose tolerances known labels take (default: config.yaml beside a "
-                             "Snakefile or, without one, that for FLARE23)")  # fmt: skip
+                        help="the recipe, whose tolerances known labels take (default: config.yaml in the "
+                             "workflow's folder, elsewhere that for FLARE23)")  # fmt: skip
     add_processes(parser)
 
     parser = command(commands, "import-dicom", _import_dicom, "write DICOM series and annotations as NIfTI")

@@ -18,9 +18,6 @@ from flare23_lib.runtime.devices import SEVERAL
 MAX_CHARACTERS = 100_000
 """Of a configuration as JSON: rules pass it on in a command line, and Linux takes 131,072 characters of that."""
 
-MIN_PATCH_SIZE = 4
-"""Along each axis: nnU-Net's blur reflects up to 3 voxels at the borders."""
-
 
 def check_consistency(config: Configuration) -> None:
     """Refuse a configuration that contradicts itself, names what is not there, or has a circle."""
@@ -302,10 +299,6 @@ def _check_network(key: str, model: ModelSettings) -> None:
         if size % factor:
             raise ConfigError(
                 f"{key}.patch_size: {size} is not a multiple of {factor}, the strides' product along axis {axis}"
-            )
-        if size < MIN_PATCH_SIZE:
-            raise ConfigError(
-                f"{key}.patch_size: {size} along axis {axis}; nnU-Net's augmentation needs {MIN_PATCH_SIZE} voxels"
             )
     if tuple(model.patch_size) == tuple(architecture.downsampling):
         raise ConfigError(f"{key}.patch_size: the strides leave one voxel of it, which cannot be normalized")

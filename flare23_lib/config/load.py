@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from flare23_lib.choices import RECIPE
 from flare23_lib.config.cohort_models import BACKGROUND
 from flare23_lib.errors import ConfigError, UsageError
 
@@ -85,13 +86,16 @@ def read_yaml(path: Path) -> dict:
 
 
 def refuse_idle_nulls(merged: Mapping, layers: Sequence[Mapping]) -> None:
-    """Refuse a null for a model, completion or source of which no file has an entry, with a ConfigError."""
+    """Refuse a null for a model, completion or source of which no file has an entry, with a ConfigError.
+
+    Entries of the package's recipe may be removed twice: from one's own copy of it, and in a preset.
+    """
     for key in ("models", "completions", "sources"):
         tables = [table for layer in layers if isinstance(table := layer.get(key), Mapping)]
         known = {name: None for table in tables for name, entry in table.items() if entry is not None}
         given = merged.get(key)
         for name, entry in given.items() if isinstance(given, Mapping) else ():
-            if entry is None and name not in known:
+            if entry is None and name not in known and name not in read_yaml(RECIPE)[key]:
                 raise ConfigError(f"{key}.{name}: null removes nothing; there are {', '.join(map(str, known))}")
 
 

@@ -271,7 +271,11 @@ class ModelOptions(Table):
     """Predict the validation cases and score them."""
 
 
-PatchSize = Annotated[Voxels, Field(description="Patch size (z, y, x) in voxels.")]
+Edge = Annotated[int, Field(ge=4)]
+"""Voxels of a patch along an axis: nnU-Net's blur reflects up to 3 of them at each border."""
+PatchSize = Annotated[
+    tuple[Edge, Edge, Edge], Strict(False), Field(description="Patch size (z, y, x) in voxels; 4 or more.")
+]
 Spacing = Annotated[Millimeters, Field(description="Voxel spacing (z, y, x) in mm.")]
 Strides = Annotated[
     tuple[Voxels, ...],

@@ -155,7 +155,7 @@ def score_case(
         min_dsc_for_nsd: as in `Comparison`.
 
     Raises:
-        EvaluationError: the shapes differ, a value is not in the label map.
+        EvaluationError: the shapes differ, or a value is not in the label map.
     """
     shape = reference.shape
     if len(shape) != 3 or prediction.shape != shape:

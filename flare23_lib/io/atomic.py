@@ -40,8 +40,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; on success it is synced and renamed into place, else removed.
 
     The temporary name keeps the file's suffixes, so that writers that look at them do the right thing, and fits
-    wherever the file's own does. An error of the operating system names the file. A kill leaves the temporary file;
-    the next process that writes into the folder removes it.
+    wherever the file's own does. A writer must not replace the temporary file, whose mode and lock are its own. An
+    error of the operating system names the file. A kill leaves the temporary file; the next process that writes into
+    the folder removes it.
     """
     path = Path(path)
     with about_path(path):

@@ -56,7 +56,7 @@ def endless(loader: nnUNetDataLoader, seeds: Sequence[int], pinned: bool) -> Ite
 
 def next_batch(batches: Iterator[dict]) -> dict:
     """Return the next of the batches that `endless` returned; KilledError if a process that loads them was killed."""
-    processes = list(getattr(batches, "_processes", ()))
+    processes = getattr(batches, "_processes", ())  # a list that the first batch fills
     try:
         return next(batches)
     except RuntimeError as error:

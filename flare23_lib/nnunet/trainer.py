@@ -27,7 +27,7 @@ from flare23_lib.nnunet.fine_labels import raised_logits, with_fine_labels
 from flare23_lib.nnunet.fine_losses import FineLabelLoss
 from flare23_lib.nnunet.loop import ResumableTrainer
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels
-from flare23_lib.nnunet.sampling import BalancedDataLoader, Rounds, cases_by_class, endless
+from flare23_lib.nnunet.sampling import BalancedDataLoader, Rounds, cases_by_class, endless, next_batch
 from flare23_lib.nnunet.soft_labels import with_soft_labels
 from flare23_lib.nnunet.tumor_copies import Copied, CopyTumors, NamedCases
 from flare23_lib.preprocessing.preprocess import identifier
@@ -189,7 +189,7 @@ class FlareTrainer(ResumableTrainer):
         pinned = self.device.type == "cuda"
         generators = [endless(loader, own, pinned) for loader, own in zip(loaders, seeds, strict=True)]
         for generator in generators:
-            next(generator)
+            next_batch(generator)
         return tuple(generators)
 
     def _copied(self, value: int, members: dict[int, list[str]]) -> Copied:

@@ -107,19 +107,20 @@ def test_evaluate_takes_the_dsc_limit_of_the_nsd_from_the_configuration(tmp_path
     assert surface["now"] == 0 < surface["published"]
 
 
-def test_config_yaml_is_the_recipe_beside_a_snakefile_unless_it_is_given_as_what_differs(tmp_path, monkeypatch):
+def test_config_yaml_is_the_recipe_in_the_workflows_folder_alone(tmp_path, monkeypatch):
     def config(*arguments):
         return load_config(cli.make_parser().parse_args(["status", *arguments]))
 
     monkeypatch.chdir(tmp_path)
     recipe, here = (REPOSITORY / "config.yaml").read_text(), tmp_path / "config.yaml"
+    (tmp_path / "Snakefile").touch()
     here.write_text("samples: samples.tsv\n")  # another project's
     assert config().results == "results"
     here.write_text("results: mine\n")
     assert config("--configfile", "config.yaml").results == "mine"
-    (tmp_path / "Snakefile").touch()
-    assert config("--configfile", str(here)).results == "mine"
+    (tmp_path / "rules").symlink_to(REPOSITORY / "rules")
     here.write_text(recipe.replace("results: results", "results: edited"))
+    assert config() == config("--configfile", "config.yaml")
     assert config().results == "edited"
 
 

@@ -128,6 +128,14 @@ def test_a_null_may_remove_an_entry_of_another_file_and_be_given_twice(tmp_path,
     assert list(config.sources) == ["flare23"]
 
 
+def test_a_preset_may_remove_what_is_gone_from_ones_own_recipe(tmp_path):
+    recipe = yaml.safe_load(RECIPE.read_text())
+    del recipe["models"]["student_2200"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(recipe | {"evaluation": {"compare": []}}))
+    config = Config.load([tmp_path / "config.yaml", REPOSITORY / "presets/demo.yaml"])
+    assert sorted(config.models) == ["organ_teacher", "student", "tumor_teacher"]
+
+
 def test_values_on_the_command_line_are_read_as_snakemake_reads_them():
     pairs = [
         "cohort=a b", "device=cpu", "shards={predictions: 2}", "retries=010", "checkpoint_minutes=1e1", "check=True",
@@ -272,7 +280,7 @@ def leave_out_by(name):
         ({"models": {"student": {"patch_size": [8, 32, 32]}}}, "models.student.patch_size: the strides leave one"),
         (
             {"models": {"student": {"patch_size": [1, 64, 64], "strides": [[1, 1, 1], *5 * [[1, 2, 2]]]}}},
-            "models.student.patch_size: 1 along axis 0; nnU-Net's augmentation needs 4 voxels",
+            "models.student.patch_size[0]: 1 is less than 4",
         ),
         (
             {"models": {"student": {"train_on": {"label_completions": ["nothing"]}}}},

@@ -328,24 +328,24 @@ def test_a_worker_that_was_killed_asks_for_more_main_memory(tmp_path):
         attempt(tmp_path, 3, Progress(), StoppedError).__enter__()
 
 
+@pytest.mark.parametrize("first", [1, 6])
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGKILL, KilledError), (None, RuntimeError)])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the augmenter's thread
-def test_a_process_that_loads_patches_and_was_killed_is_told_from_one_that_failed(number, kind):
+def test_a_process_that_loads_patches_and_was_killed_is_told_from_one_that_failed(number, kind, first):
     class Loader:
         drawn = 0
 
         def __next__(self):
             self.drawn += 1
-            if self.drawn > 5 and number is None:
+            if self.drawn >= first and number is None:
                 raise ValueError("a broken case")
-            if self.drawn > 5:
+            if self.drawn >= first:
                 os.kill(os.getpid(), number)
             return {}
 
     batches = sampling.endless(Loader(), [1], pinned=False)
-    sampling.next_batch(batches)
     with pytest.raises(kind, match="killed by SIGKILL" if number else "no longer alive"):
-        [sampling.next_batch(batches) for _ in range(5)]
+        [sampling.next_batch(batches) for _ in range(6)]
 
 
 def test_a_stop_before_the_first_checkpoint_is_no_failure(tmp_path):
