@@ -13,10 +13,10 @@ from flare23_lib.report.cohort import draw_cohort
 def draw():
     """Read the table and draw the figure."""
     draw_cohort(
-        Path(snakemake.output.figure),  # noqa: F821 (Snakemake's)
-        read_table(snakemake.input.categories, as_text=True),  # noqa: F821
-        snakemake.params.labels,  # noqa: F821
+        Path(snakemake.output.figure),
+        read_table(snakemake.input.categories, as_text=True),
+        snakemake.params.labels,
     )
 
 
-run_script(draw, snakemake.log[0])  # noqa: F821
+run_script(draw, snakemake.log[0])

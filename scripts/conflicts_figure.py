@@ -13,11 +13,11 @@ from flare23_lib.report.conflicts import draw_conflicts
 def draw():
     """Read the table and draw the figure."""
     draw_conflicts(
-        Path(snakemake.output.figure),  # noqa: F821 (Snakemake's)
-        f"completion {snakemake.wildcards.completion}",  # noqa: F821
-        read_table(snakemake.input.confusion, as_text=True),  # noqa: F821
-        snakemake.params.label_names,  # noqa: F821
+        Path(snakemake.output.figure),
+        f"completion {snakemake.wildcards.completion}",
+        read_table(snakemake.input.confusion, as_text=True),
+        snakemake.params.label_names,
     )
 
 
-run_script(draw, snakemake.log[0])  # noqa: F821
+run_script(draw, snakemake.log[0])

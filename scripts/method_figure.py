@@ -13,11 +13,11 @@ from flare23_lib.report.method import draw_method, method_graph
 
 def draw():
     """Count the cases of each category and draw the figure."""
-    table = read_table(snakemake.input.categories, as_text=True)  # noqa: F821 (Snakemake's)
+    table = read_table(snakemake.input.categories, as_text=True)
     table = table[(table["split"] == "training") & (table["labels_present"] == "all")]
     cases = dict(zip(table["category"], table["cases"].astype(int) - table["quarantined"].astype(int), strict=True))
-    settings = MethodSettings.from_json(snakemake.params.settings)  # noqa: F821
-    draw_method(Path(snakemake.output.figure), method_graph(settings, cases))  # noqa: F821
+    settings = MethodSettings.from_json(snakemake.params.settings)
+    draw_method(Path(snakemake.output.figure), method_graph(settings, cases))
 
 
-run_script(draw, snakemake.log[0])  # noqa: F821
+run_script(draw, snakemake.log[0])

@@ -14,10 +14,10 @@ from flare23_lib.report.scores import draw_scores
 def draw():
     """Read the tables and draw the figure."""
     summaries, metrics = (
-        dict(zip(snakemake.params.models, [read_table(file, as_text=True) for file in files], strict=True))  # noqa: F821 (Snakemake's)
-        for files in (snakemake.input.summaries, snakemake.input.metrics)  # noqa: F821
+        dict(zip(snakemake.params.models, [read_table(file, as_text=True) for file in files], strict=True))
+        for files in (snakemake.input.summaries, snakemake.input.metrics)
     )
-    draw_scores(Path(snakemake.output.figure), summaries, metrics)  # noqa: F821
+    draw_scores(Path(snakemake.output.figure), summaries, metrics)
 
 
-run_script(draw, snakemake.log[0])  # noqa: F821
+run_script(draw, snakemake.log[0])

@@ -12,8 +12,8 @@ from flare23_lib.report.training import draw_training
 
 def draw():
     """Read the table and draw the figure."""
-    rows = read_table(snakemake.input.history, as_text=True)  # noqa: F821 (Snakemake's)
-    draw_training(Path(snakemake.output.figure), snakemake.wildcards.model, rows)  # noqa: F821
+    rows = read_table(snakemake.input.history, as_text=True)
+    draw_training(Path(snakemake.output.figure), snakemake.wildcards.model, rows)
 
 
-run_script(draw, snakemake.log[0])  # noqa: F821
+run_script(draw, snakemake.log[0])
