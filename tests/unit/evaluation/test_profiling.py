@@ -3,7 +3,6 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
 
 import numpy as np
 import psutil
@@ -191,18 +190,26 @@ json.dump(log, open(sys.argv[1], "w"))
 
 
 @pytest.mark.slow  # two seconds of a growing process
-def test_a_program_s_own_log_of_its_memory_is_met_within_5_percent(tmp_path):
+def test_each_reading_is_within_5_percent_of_the_program_s_own_log_at_its_time(tmp_path):
     log = tmp_path / "log.json"
+    before = time.monotonic()
     profile, code = profile_command([sys.executable, "-c", SELF_LOGGING, str(log)], None)
     assert code == 0
-    own = json.loads(log.read_text())
-    area = sum((b - a) * (first + second) / 2 for (a, first), (b, second) in pairwise(own))
-    peak = max(memory for _, memory in own)
-    assert peak > 400
-    assert profile.ram_mb.max() == pytest.approx(peak, rel=0.05)
-    assert profile.area(profile.ram_mb) == pytest.approx(area, rel=0.05)
-    assert profile.seconds[-1] == pytest.approx(own[-1][0] - own[0][0], abs=0.5)
-    assert np.isnan(profile.gpu_mb).all()
+    moments, own = np.array(json.loads(log.read_text())).T
+    assert 400 < own.max() < 600
+    compared = []
+    for reading, polled, following in zip(profile.ram_mb, profile.seconds, profile.seconds[1:], strict=False):
+        # It was taken between its poll and the next one, and the command began between `before` and its first entry,
+        # however busy the machine was. An entry each 20 MB or 0.01 s: with one more at both ends.
+        first = np.searchsorted(moments, before + polled) - 1
+        last = np.searchsorted(moments, moments[0] + following, side="right")
+        if first >= 0 and last < len(own):
+            window = own[first : last + 1]
+            assert 0.95 * window.min() < reading < 1.05 * window.max()
+            compared.append(reading)
+    assert compared
+    assert profile.ram_mb[-1] == 0
+    assert profile.seconds[-1] >= moments[-1] - moments[0]
 
 
 def test_the_processes_that_a_command_starts_are_part_of_it():
