@@ -29,8 +29,7 @@ from training import ours, prepare
 
 from flare23_lib.cli import SPINS
 from flare23_lib.config import Config
-from flare23_lib.io.atomic import write_json
-from flare23_lib.io.tables import read_csv
+from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.runtime.machine import available_cores
 
 NETWORK = "stunet_small"
@@ -45,13 +44,13 @@ ITERATIONS = 20
 
 def predict_seconds(folder: Path, environment: dict[str, str]) -> float:
     """Return the seconds that the windows of the case take in a process of its own."""
-    timings = folder / "timings.csv"
+    report = folder / "run.json"
     subprocess.run(
         [sys.executable, "-m", "flare23_lib.cli", "predict", "--model", folder / NETWORK, "--input",
-         case_path(folder), "--output", folder / "labels", "--timings", timings, "--device", "cpu", "--overwrite"],
+         case_path(folder), "--output", folder / "labels", "--run-report", report, "--device", "cpu", "--overwrite"],
         env={**os.environ, **environment}, check=True, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    return float(read_csv(timings)[0]["windows"])
+    return read_json(report)["cases"][0]["seconds"]["windows"]
 
 
 def training_seconds(folder: Path, environment: dict[str, str]) -> float:

@@ -37,9 +37,8 @@ from inference_case import NNUNET_PRECISION, RECIPES, case_path
 from provenance import provenance
 
 from flare23_lib.evaluation.profiling import MB, find_gpu, profile_command
-from flare23_lib.io.atomic import write_json
+from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.nifti import read_volume, write_volume
-from flare23_lib.io.tables import read_csv
 
 log = logging.getLogger(__name__)
 
@@ -89,13 +88,13 @@ def process(command: list[str], work: Path) -> dict[str, Any]:
 
 def ours(image: Path, bundle: Path, device: str, options: tuple[str, ...], work: Path) -> dict[str, Any]:
     """Run `flare23 predict` on the case."""
-    timings, labels = work / "timings.csv", work / "labels.nii.gz"
+    report, labels = work / "run.json", work / "labels.nii.gz"
     command = [sys.executable, "-m", "flare23_lib.cli", "predict", "--model", str(bundle), "--input", str(image)]
-    command += ["--output", str(labels), "--timings", str(timings), "--device", device, "--overwrite", *options]
+    command += ["--output", str(labels), "--run-report", str(report), "--device", device, "--overwrite", *options]
     result = process(command, work)
-    (row,) = read_csv(timings)
+    (case,) = read_json(report)["cases"]
     said = [line.split(" ", 2)[2] for line in (work / "log.txt").read_text().splitlines() if line.count(" ") > 2]
-    result["phases"] = {name: float(value) for name, value in row.items() if name != "case"}
+    result["phases"] = case["seconds"]
     # Whatever is not windows, labels, writing, so that the end of the process is in it too.
     after = sum(result["phases"][name] for name in ("windows", "labels", "write"))
     result["first_window_within_s"] = round(result["seconds"] - after, 2)

@@ -48,18 +48,17 @@ def _predict(args: argparse.Namespace) -> int:
     from flare23_lib.inference.bundle import load_bundle
     from flare23_lib.inference.engine import Engine
     from flare23_lib.inference.memory import Limits
-    from flare23_lib.inference.predict import Timings, predict, write_run_report
+    from flare23_lib.inference.predict import predict, write_run_report
     from flare23_lib.runtime.devices import choose
 
     seconds = {"start_up": seconds_since_start()}
-    timings = Timings(args.timings) if args.timings else None
     if args.threads:
         torch.set_num_threads(args.threads)
     chosen = choose(args.device)
     bundle = load_bundle(args.model).with_inference(args.step, args.tta, args.windows, args.precision)
     engine = Engine(bundle, chosen, Limits(args.gpu_memory, args.memory, whole_process=True), args.compile)
     seconds["weights"] = seconds_since_start() - seconds["start_up"]
-    reports = predict(reader, engine, timings, seconds)
+    reports = predict(reader, engine, seconds)
     failed = sum(report["error"] is not None for report in reports)
     if args.run_report:
         options = {key: value for key, value in sorted(vars(args).items()) if key != "run"}
@@ -74,7 +73,7 @@ def _predict(args: argparse.Namespace) -> int:
             write_statistics_table(own.with_suffix(".csv"), [own] if own.exists() else [])
         else:
             write_statistics_table(folder / "statistics.csv", folder.glob(f"[!.]*{STATISTICS}"))
-    return 1 if failed or (timings and timings.error) else 0
+    return 1 if failed else 0
 
 
 def _outputs(args: argparse.Namespace, model: Model, table: tuple[Structure, ...]) -> Outputs:
@@ -217,8 +216,6 @@ def register(commands: Commands) -> None:
     parser.add_argument("--threads", type=at_least(1), help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--shard", type=shard, metavar="I/N",
                         help="only part I (from 0) of N parts of a folder, by a hash of names")  # fmt: skip
-    parser.add_argument("--timings", type=output_file, metavar="FILE",
-                        help="CSV for the seconds per phase of each case")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="segment again what is there already")
 
     parser = command(commands, "statistics", _statistics, "measure volume and HU of each label")

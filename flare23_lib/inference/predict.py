@@ -19,7 +19,6 @@ from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.inference.outputs import keep_labels
 from flare23_lib.inference.segment_cases import Reader, segment_cases
 from flare23_lib.io.atomic import write_json
-from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -29,35 +28,7 @@ PHASES = ("start_up", "weights", "read", "resample", "windows", "labels", "write
 precision; both of the first case only. read and write run in threads of their own, in parallel to other phases."""
 
 
-class Timings:
-    """A CSV of the seconds per phase of each case; rows of earlier runs are kept.
-
-    Attributes:
-        error: why the last row is not in it; None if it is. It is logged, and ends nothing.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Read the rows of an earlier run; StoreError if what is there is no CSV."""
-        self._path = path
-        self._columns = ["case", *PHASES]
-        rows = read_csv(path) if path.exists() else []
-        self._rows: dict[str, dict[str, Any]] = {row["case"]: row for row in rows if list(row) == self._columns}
-        self.error: OSError | None = None
-
-    def add(self, case: str, seconds: dict[str, float]) -> None:
-        """Write the row of a case."""
-        self._rows[case] = {"case": case, **seconds}
-        try:
-            write_csv(self._path, self._columns, self._rows.values())
-            self.error = None
-        except OSError as error:
-            self.error = error
-            log.error("%s", one_line(self._path, error))
-
-
-def predict(
-    reader: Reader, engine: Engine, timings: Timings | None = None, start: dict[str, float] | None = None
-) -> list[dict[str, Any]]:
+def predict(reader: Reader, engine: Engine, start: dict[str, float] | None = None) -> list[dict[str, Any]]:
     """Segment cases and write what the reader's outputs ask for, such as `X.nii.gz` for `X_0000.nii.gz`.
 
     Labels are uint8 with the header of their image, geometry to the last bit. Complete labels that exist are kept,
@@ -66,7 +37,6 @@ def predict(
     Args:
         reader: reads the images.
         engine: segments them.
-        timings: gets the seconds per phase of each case; None for none.
         start: seconds of the phases that come before the first case.
 
     Returns:
@@ -97,8 +67,6 @@ def predict(
         seconds = {name: round(value, 3) for name, value in outcome.seconds.items()}
         report = {"case": case.name, "image": str(case.image), "labels": str(case.labels), "seconds": seconds}
         reports.append(report | {"warnings": outcome.warnings, "error": message})
-        if timings is not None and message is None and not outcome.kept:
-            timings.add(case.name, seconds)
     return reports
 
 

@@ -150,7 +150,7 @@ def test_bad_usage_is_exit_code_2(tmp_path):
     ("arguments", "words"),
     [
         (["predict", "--model", "m", "--input", "i", "--output", "taken"], "taken is a file, not a folder"),
-        (["predict", "--model", "m", "--input", "i", "--output", "o", "--timings", "."], "is a folder, not a file"),
+        (["predict", "-m", "m", "-i", "i", "-o", "o", "--run-report", "."], "is a folder, not a file"),
         (["predict", "--model", "m", "--input", "i", "--output", "o", "--threads", "-1"], "-1 is less than 1"),
         (["evaluate", "--predictions", "p", "--references", "r", "--output", "taken/in"], "is a file, not a folder"),
         (["evaluate", "--predictions", "p", "--references", "r", "--output", "o", "--processes", "0"], "0 is less"),

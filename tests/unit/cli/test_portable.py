@@ -1,5 +1,6 @@
 """The commands for deployment run where there is no /proc (macOS), no fcntl and no signal beyond C's (Windows)."""
 
+import json
 import os
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def test_the_tests_really_take_away_what_linux_has(tmp_path):
 def test_a_model_is_exported_predicts_is_scored_and_ranked(folder):
     flare23(folder, "export", "--checkpoint", "checkpoint.pth", "--output", "model")
     flare23(folder, "predict", "--model", "model", "--input", "images", "--output", "predicted", "--precision",
-            "float32", "--timings", "timings.csv")  # fmt: skip
+            "float32", "--run-report", "run.json")  # fmt: skip
     predicted = sorted((folder / "predicted").glob("*.nii.gz"))
     assert [read_volume(path).array.shape for path in predicted] == [(10, 12, 12)] * 4
     for predictions in ("predicted", "labels"):
@@ -82,7 +83,7 @@ def test_a_model_is_exported_predicts_is_scored_and_ranked(folder):
         assert "4 of 4 cases scored" in done.stdout
     flare23(folder, "rank", "scores/predicted", "scores/labels", "--output", "ranking.csv", *CONFIGURATION)
     assert [row["folder"] for row in read_csv(folder / "ranking.csv")] == ["scores/labels", "scores/predicted"]
-    assert 0.1 < float(read_csv(folder / "timings.csv")[0]["start_up"]) < 60
+    assert 0.1 < json.loads((folder / "run.json").read_text())["cases"][0]["seconds"]["start_up"] < 60
 
 
 def test_a_cohort_is_categorised_and_one_line_tells_that_there_are_no_locks(folder):

@@ -1,4 +1,3 @@
-import csv
 import logging
 import os
 import subprocess
@@ -21,10 +20,9 @@ from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.image_files import HOST_BASE, Extras, find_cases
 from flare23_lib.inference.memory import Limits
 from flare23_lib.inference.outputs import Outputs
-from flare23_lib.inference.predict import PHASES, Timings, predict
+from flare23_lib.inference.predict import PHASES, predict
 from flare23_lib.inference.segment_cases import Reader, segment_cases
 from flare23_lib.io.nifti import read_volume, write_volume
-from flare23_lib.io.tables import read_csv
 
 ODD_AFFINE = np.array(
     [[-0.7123456, 0.0001, 0, 123.456], [0, 0.7123, 0.0002, -7.1], [0, 0, 2.50001, 3.3], [0, 0, 0, 1]]
@@ -202,37 +200,14 @@ def test_two_images_of_one_name_are_refused(images, tmp_path):
         find_cases(images, tmp_path / "labels")
 
 
-def test_the_seconds_of_every_phase_are_listed(images, tmp_path):
-    timings = tmp_path / "timings.csv"
-    run(images, tmp_path / "labels", timings=Timings(timings), start={"start_up": 1.5, "weights": 0.25})
-    with timings.open() as handle:
-        rows = list(csv.DictReader(handle))
-    assert [row["case"] for row in rows] == ["case_1", "case_2"]
-    assert list(rows[0]) == ["case", *PHASES]
-    assert (rows[0]["start_up"], rows[1]["start_up"]) == ("1.5", "")
-    assert all(float(row[phase]) >= 0 for row in rows for phase in PHASES[2:])
-
-
-def test_the_seconds_of_a_run_that_was_interrupted_are_kept(images, tmp_path):
-    timings = tmp_path / "timings.csv"
-    run(images / "case_1_0000.nii.gz", tmp_path / "labels", timings=Timings(timings))
-    first = read_csv(timings)
-    run(images, tmp_path / "labels", timings=Timings(timings))
-    rows = read_csv(timings)
-    assert rows[:1] == first
-    assert [row["case"] for row in rows] == ["case_1", "case_2"]
-    timings.write_text("a,b\n1,2\n")
-    run(images, tmp_path / "labels", overwrite=True, timings=Timings(timings))
-    assert [row["case"] for row in read_csv(timings)] == ["case_1", "case_2"]
-
-
-def test_seconds_that_cannot_be_written_stop_no_case(images, tmp_path, caplog):
-    (tmp_path / "file").touch()
-    timings = Timings(tmp_path / "file" / "timings.csv")
-    assert run(images, tmp_path / "labels", timings=timings) == []
-    assert len(list((tmp_path / "labels").iterdir())) == 2
-    assert isinstance(timings.error, OSError)
-    assert f"{tmp_path}/file" in caplog.text
+def test_the_report_has_the_seconds_of_every_phase(images, tmp_path):
+    reader = Reader(find_cases(images, tmp_path / "labels"), False, OUTPUTS)
+    first, second = predict(reader, an_engine(), {"start_up": 1.5, "weights": 0.25})
+    assert (first["case"], second["case"]) == ("case_1", "case_2")
+    assert set(first["seconds"]) == set(PHASES)
+    assert set(second["seconds"]) == set(PHASES[2:])
+    assert (first["seconds"]["start_up"], first["seconds"]["weights"]) == (1.5, 0.25)
+    assert min(second["seconds"].values()) >= 0
 
 
 def test_the_seconds_since_the_process_began_include_the_interpreters_start():
@@ -318,7 +293,7 @@ def test_the_command_line_predicts_without_nnunet_simpleitk_and_pandas(images, t
         "heavy = ('nnunetv2', 'SimpleITK', 'pandas', 'pydantic', 'highdicom', 'matplotlib');"
         "print([name for name in heavy if name in sys.modules]); sys.exit(code)"
     )
-    command = ["predict", "--model", "model", "--input", "images", "--output", "out", "--timings", "t.csv",
+    command = ["predict", "--model", "model", "--input", "images", "--output", "out", "--run-report", "run.json",
                "--windows", "all", "--precision", "float32", "--shard", "0/1"]  # fmt: skip
     command = [sys.executable, "-c", code, *command]
     whole = (images / "case_1_0000.nii.gz").read_bytes()
