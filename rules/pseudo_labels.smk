@@ -25,6 +25,7 @@ rule pseudo_label:
         mem_mb=noop_or(is_pseudo_labeled, "mem_mb", 32000),
         runtime=noop_or(is_pseudo_labeled, "runtime", 720),
         gpu=noop_or(is_pseudo_labeled, "gpu", 1),
+        device=DEVICE,
     params:
         results=results,
         settings=settings(
@@ -34,13 +35,12 @@ rule pseudo_label:
             inference=lambda wildcards: CONFIG.inference_settings(teacher_name(wildcards)),
             base=lambda wildcards: base_name(wildcards) if base_of_runner_up(wildcards) else None,
         ),
-        device=DEVICE,
     shell:
         "flare23 stage pseudo-label"
         " --results {params.results:q}"
         " --settings {params.settings:q}"
         " --shard {wildcards.shard}"
-        " --device {params.device}"
+        " --device {resources.device}"
         " --threads {threads}"
         " --output {output.record:q}"
         " > {log:q} 2>&1"

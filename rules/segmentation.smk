@@ -22,17 +22,17 @@ rule predict:
         mem_mb=noop_or(is_predicted, "mem_mb", 32000),
         runtime=noop_or(is_predicted, "runtime", 240),
         gpu=noop_or(is_predicted, "gpu", 1),
+        device=DEVICE,
     params:
         results=results,
         settings=settings(version=versions.SEGMENTATION, inference=of_model(CONFIG.inference_settings)),
-        device=DEVICE,
     shell:
         "flare23 stage predict"
         " --results {params.results:q}"
         " --model {wildcards.model}"
         " --settings {params.settings:q}"
         " --shard {wildcards.shard}"
-        " --device {params.device}"
+        " --device {resources.device}"
         " --threads {threads}"
         " --output {output.record:q}"
         " > {log:q} 2>&1"

@@ -98,6 +98,8 @@ rule train:
         nodes=1,  # SLURM may divide several GPUs among nodes
         processes=training_gpus,
         attempt=lambda wildcards, attempt: attempt,
+        device=DEVICE,
+        checkpoint_minutes=CHECKPOINT_MINUTES,
     params:
         results=results,
         settings=settings(
@@ -107,8 +109,6 @@ rule train:
             pretrained=pretrained,
         ),
         shards=SHARDS["preprocessing"],
-        device=DEVICE,
-        checkpoint_minutes=CHECKPOINT_MINUTES,
         intensity=option("--intensity", measured_intensity),
         pretrained=option("--pretrained", pretrained),
     # exec: a signal to all of a job's processes would end a shell, and with it the job, before the training has saved.
@@ -120,9 +120,9 @@ rule train:
         " {params.intensity}"
         " {params.pretrained}"
         " --shards {params.shards}"
-        " --device {params.device}"
+        " --device {resources.device}"
         " --threads {threads}"
-        " --checkpoint-minutes {params.checkpoint_minutes}"
+        " --checkpoint-minutes {resources.checkpoint_minutes}"
         " --gpus {resources.processes}"
         " --attempt {resources.attempt}"
         " --history {output.history:q}"

@@ -158,6 +158,13 @@ def test_started_again_it_does_nothing(finished_chain):
     assert "Nothing to be done" in succeed(run_snakemake(finished_chain, "--dry-run"))
 
 
+def test_how_it_is_computed_starts_only_the_measurement_again(finished_chain):
+    other = ("--config", "device=cpu", "checkpoint_interval_minutes=3")
+    planned = succeed(run_snakemake(finished_chain, "--dry-run", *other, "--", "models", "pseudo_labels"))
+    assert "Nothing to be done" in planned
+    assert "measure_efficiency" in succeed(run_snakemake(finished_chain, "--dry-run", *other))
+
+
 def test_lost_weights_of_a_bundle_are_written_again_and_nothing_is_trained(chain):
     file, trained = chain / "results/models/student/model.safetensors", weights(chain)
     content = file.read_bytes()
