@@ -144,26 +144,29 @@ def _guess(folder: Path) -> FolderSource:
     errors = {path: error for group in groups for path, error in group.errors.items()}
     remarks = [*skipped, *(f"{path.relative_to(folder)} cannot be read: {error}" for path, error in errors.items())]
     masks = _masks(folder, files, labels, images)
-    if masks and any(masks[0].cases.keys() & cases.keys() for image in images for _, cases in image.forms()):
-        paths = {path for group in masks for path in group.files}
-        others = [group for group in labels if paths.isdisjoint(group.cases.values())]
-        maps = (group for group in others if masks[0].cases.keys() <= {*group.cases, *group.short_cases})
-        maps = (group for group in maps if masks[0].rarest < NEARLY_ALL * len(group.cases))  # instances, or few cases
-        if preferred := next((group for group in maps if group.has_several_values()), None):
-            labels = sorted(others, key=lambda group: group is not preferred)
-            remarks += [f"{group.pattern} are masks beside label maps of several values, not used" for group in masks]
-        else:
-            keys, unpaired, _ = _paired(folder, images, masks)
-            unused = keys.pop("unlabeled_images", ())
-            remarks += [f"{pattern} are images without masks, not used" for pattern in unused]
-            remarks += [f"{pattern} are label maps beside masks, not used" for pattern in _short_list(others)]
-            keys = {"masks" if key == "labels" else key: value for key, value in keys.items()}
-            patterns = [keys["masks"]] if isinstance(keys["masks"], str) else keys["masks"]
-            names = sorted({mask for group in masks if group.pattern in patterns for mask in group.files.values()})
-            keys["values"] = {mask: name_of(number, mask) for number, mask in enumerate(names, start=1)}
-            return FolderSource(name, folder, keys, folder, remarks + unpaired)
-    keys, unpaired, folder_of_table = _paired(folder, images, labels)
+    files_of_masks = {path for group in masks for path in group.files}
+    others = [group for group in labels if files_of_masks.isdisjoint(group.cases.values())]
+    if masks and (preferred := next((group for group in others if _is_preferred(group, masks[0])), None)):
+        remarks += [f"{group.pattern} are masks beside label maps of several values, not used" for group in masks]
+        masks, labels = [], sorted(others, key=lambda group: group is not preferred)
+    keys, unpaired, folder_of_table = _paired(folder, images, masks or labels)
+    if masks:
+        remarks += [f"{pattern} are images without masks, not used" for pattern in keys.pop("unlabeled_images", ())]
+        remarks += [f"{pattern} are label maps beside masks, not used" for pattern in _short_list(others)]
+        keys = {"masks" if key == "labels" else key: value for key, value in keys.items()}
+        patterns = [keys["masks"]] if isinstance(keys["masks"], str) else keys["masks"]
+        names = sorted({mask for group in masks if group.pattern in patterns for mask in group.files.values()})
+        keys["values"] = {mask: name_of(number, mask) for number, mask in enumerate(names, start=1)}
     return FolderSource(name, folder, keys, folder_of_table, remarks + unpaired)
+
+
+def _is_preferred(group: FileGroup, masks: _Masks) -> bool:
+    """Return whether label maps of several values have all cases of masks that are instances, or of few cases."""
+    return (
+        masks.cases.keys() <= {*group.cases, *group.short_cases}
+        and masks.rarest < NEARLY_ALL * len(group.cases)
+        and group.has_several_values()
+    )
 
 
 def _short_list(groups: Sequence[FileGroup]) -> list[str]:
@@ -227,10 +230,8 @@ def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGrou
     for pair in sorted(_pairs(images, references), key=lambda pair: (pair.is_held_out, -len(pair.cases))):
         if all(pair.fits_beside(other) for other in pairs):
             pairs.append(pair)
-    held_out = [pair for pair in pairs if pair.is_held_out]
-    training = [pair for pair in pairs if pair not in held_out]
-    if not training:
-        training, held_out = held_out, []
+    training = [pair for pair in pairs if not pair.is_held_out] or pairs
+    held_out = [pair for pair in pairs if pair not in training]
     folder_of_table = _folder_of_table(folder, pairs, training)
     for one, two in combinations(training, 2):
         if one.cases & two.cases:
@@ -244,30 +245,17 @@ def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGrou
             patterns = list(dict.fromkeys(pair.patterns[number] for pair in chosen))
             if patterns:
                 keys[start + kind] = patterns[0] if len(patterns) == 1 else patterns
-    others = [group for group in images if group not in [pair.image for pair in pairs]]
-    unused = [group for group in others if training and _is_held_out(group)]
-    form = training[0].form if training else 0
-    known = {case for pair in pairs for case in pair.image.form(pair.form)[1]}
-    same = [group for group in others if group not in unused and known & group.form(form)[1].keys()]
-    left = dict.fromkeys(group.form(form)[0] for group in others if group not in unused and group not in same)
+    paired = [group for pair in pairs for group in (pair.image, pair.label)]
+    others = [(group, _why_images_unused(group, pairs, training)) for group in images if group not in paired]
+    form = pairs[0].form if pairs else 0
     labeled = [pair.patterns[0] for pair in training]
+    left = dict.fromkeys(group.form(form)[0] for group, why in others if not why)
     if unlabeled := [pattern for pattern in left if pattern not in labeled]:
         keys["unlabeled_images" if keys else "images"] = unlabeled
-    remarks = [
-        f"{group.pattern} look held out and are not used; as `unlabeled_images` they would be learned from"
-        + _advice(group, training)
-        for group in unused
-    ]
-    remarks += [
-        f"{group.pattern} have cases of the same names, not used; if they are others, make a source of their own"
-        for group in same
-    ]
-    remarks += [
-        f"{group.pattern} look like predictions (a dataset.json of their own), not used" for group in predictions
-    ]
-    unpaired = [group for group in references if group not in [pair.label for pair in pairs]]
-    remarks += [f"{group.pattern} {_why_unpaired(group, images, pairs)}" for group in unpaired]
-    return keys, remarks, folder_of_table
+    others.sort(key=lambda other: _is_held_out(other[0]), reverse=True)
+    others += [(group, "look like predictions (a dataset.json of their own), not used") for group in predictions]
+    others += [(group, _why_labels_unused(group, images, pairs)) for group in references if group not in paired]
+    return keys, [f"{group.pattern} {why}" for group, why in others if why], folder_of_table
 
 
 def _folder_of_table(folder: Path, pairs: Sequence[_Pair], training: Sequence[_Pair]) -> Path:
@@ -288,8 +276,26 @@ def _folder_of_table(folder: Path, pairs: Sequence[_Pair], training: Sequence[_P
     return next((table.parent for table in tables if table.is_relative_to(folder)), folder)
 
 
-def _why_unpaired(group: FileGroup, images: Sequence[FileGroup], pairs: Sequence[_Pair]) -> str:
-    """Return what a user should know of label maps that are used with no image."""
+def _why_images_unused(group: FileGroup, pairs: Sequence[_Pair], training: Sequence[_Pair]) -> str:
+    """Return what a user should know of images in no pair; empty if they are used, without labels."""
+    if not pairs:
+        return ""
+    if _is_held_out(group):
+        why = "look held out and are not used; as `unlabeled_images` they would be learned from"
+        for pair in training:
+            pattern, cases = pair.label.form(pair.form)
+            held_out = group.form(pair.form)[1].keys()
+            if cases.keys() & held_out and not pair.cases & held_out:
+                return f"{why}, as `validation_images` of their own source with `validation_labels: {pattern}` scored"
+        return why
+    names = group.form(pairs[0].form)[1].keys()
+    if any(names & pair.image.form(pair.form)[1].keys() for pair in pairs):
+        return "have cases of the same names, not used; if they are others, make a source of their own"
+    return ""
+
+
+def _why_labels_unused(group: FileGroup, images: Sequence[FileGroup], pairs: Sequence[_Pair]) -> str:
+    """Return what a user should know of label maps that are in no pair."""
     cases = {*group.cases, *group.short_cases}
     if taken := [pair for pair in pairs if pair.cases & cases]:
         return f"are label maps that fit the images of {taken[0].patterns[1]}, too, not used"
@@ -299,16 +305,6 @@ def _why_unpaired(group: FileGroup, images: Sequence[FileGroup], pairs: Sequence
     if channels := [f"{case}_0000 and {case}_0001" for case in group.cases if f"{case}_0001" in stored]:
         return f"are label maps without an image; {channels[0]} are channels of one image: leave that of the CT alone"
     return "are label maps without an image"
-
-
-def _advice(group: FileGroup, training: Sequence[_Pair]) -> str:
-    """Return how held-out images can be scored whose labels are among those of the training; empty if none are."""
-    for pair in training:
-        pattern, cases = pair.label.form(pair.form)
-        held_out = group.form(pair.form)[1].keys()
-        if cases.keys() & held_out and not pair.cases & held_out:
-            return f", as `validation_images` of their own source with `validation_labels: {pattern}` scored"
-    return ""
 
 
 def _predictions(images: Sequence[FileGroup], labels: Sequence[FileGroup]) -> list[FileGroup]:
@@ -352,8 +348,8 @@ class _Masks(FileGroup):
 def _masks(
     folder: Path, files: Sequence[Path], labels: Sequence[FileGroup], images: Sequence[FileGroup]
 ) -> list[_Masks]:
-    """Return masks where a folder per case has several label files: those of most names, and others that share names
-    with them."""
+    """Return masks where a folder per case of an image has several label files: those of most names, and others that
+    share names with them."""
     scans = {path for group in images for path in group.cases.values()}
     others = {path: path.relative_to(folder).as_posix() for path in files if path not in scans}
     found: dict[str, _Masks] = {}
@@ -368,4 +364,7 @@ def _masks(
             found[pattern] = _Masks(pattern, cases, pattern, cases, files=masks)
     ranked = sorted(found.values(), key=lambda group: -len(set(group.files.values())))
     names = set(ranked[0].files.values()) if ranked else set()
-    return [group for group in ranked if not names.isdisjoint(group.files.values())] if len(names) > 1 else []
+    known = {case for group in images for _, cases in group.forms() for case in cases}
+    if len(names) < 2 or known.isdisjoint(ranked[0].cases):
+        return []
+    return [group for group in ranked if not names.isdisjoint(group.files.values())]
