@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 from cohorts import write
@@ -23,6 +24,13 @@ def labels(**boxes):
     for value, box in boxes.items():
         array[box] = int(value.removeprefix("v"))
     return array
+
+
+def write_pairs(image, label, numbers, **boxes):
+    """Write CTs and label maps; `#` in their paths stands for the number."""
+    for number in numbers:
+        write(Path(str(image).replace("#", str(number))), ct(number), AFFINE)
+        write(Path(str(label).replace("#", str(number))), labels(**boxes), AFFINE)
 
 
 def decathlon(folder, cases=6):
