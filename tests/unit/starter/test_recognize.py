@@ -259,17 +259,6 @@ def test_held_out_images_with_numbers_of_training_images_have_no_labels_there(tm
     ]
 
 
-def test_other_labels_of_the_same_images_are_named(tmp_path):
-    for number in range(3):
-        write(tmp_path / f"images/{number}.nii.gz", ct(number), AFFINE)
-        for kind in ("auto", "manual"):
-            write(tmp_path / f"{kind}/{number}.nii.gz", labels(v1=LIVER), AFFINE)
-    found = recognize(tmp_path)
-    assert found.remarks == [
-        "manual/{case}.nii.gz are label maps that fit the images of auto/{case}.nii.gz, too, not used"
-    ]
-
-
 def test_no_mask_is_lost(tmp_path):
     for number, name in enumerate(("anna", "bert", "carl")):
         write(tmp_path / f"{name}/ct.nii.gz", ct(number), AFFINE)
