@@ -252,7 +252,6 @@ def _paired(folder: Path, images: Sequence[FileGroup], labels: Sequence[FileGrou
     left = dict.fromkeys(group.form(form)[0] for group, why in others if not why)
     if unlabeled := [pattern for pattern in left if pattern not in labeled]:
         keys["unlabeled_images" if keys else "images"] = unlabeled
-    others.sort(key=lambda other: _is_held_out(other[0]), reverse=True)
     others += [(group, "look like predictions (a dataset.json of their own), not used") for group in predictions]
     others += [(group, _why_labels_unused(group, images, pairs)) for group in references if group not in paired]
     return keys, [f"{group.pattern} {why}" for group, why in others if why], folder_of_table
