@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -212,17 +213,42 @@ def test_each_reading_is_within_5_percent_of_the_program_s_own_log_at_its_time(t
     assert profile.seconds[-1] >= moments[-1] - moments[0]
 
 
-def test_the_processes_that_a_command_starts_are_part_of_it():
-    child = "x = bytearray(b'x') * (150 * 2**20); import time; time.sleep(0.6)"
-    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
-    profile, _ = profile_command([sys.executable, "-c", parent], None)
+CHILD = f"""
+import pathlib, sys, time
+x = bytearray(b"x") * (150 * 2**20)
+until = time.monotonic() + {60 * PATIENCE}
+while not pathlib.Path(sys.argv[1]).exists() and time.monotonic() < until:
+    time.sleep(0.01)
+"""
+
+
+def test_the_processes_that_a_command_starts_are_part_of_it(tmp_path, monkeypatch):
+    """The child keeps its memory until a poll has seen it."""
+    seen, load = tmp_path / "seen", profiling.ProcessTree.load
+
+    def noted(tree):
+        found = load(tree)
+        if found[0] > 150:
+            seen.touch()
+        return found
+
+    monkeypatch.setattr(profiling.ProcessTree, "load", noted)
+    parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]], check=True)"
+    profile, _ = profile_command([sys.executable, "-c", parent, CHILD, str(seen)], None)
     assert profile.ram_mb.max() > 150
 
 
-def test_the_processor_time_of_a_busy_command_is_counted_to_its_end():
-    busy = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass"
-    profile, _ = profile_command([sys.executable, "-c", busy], None)
-    assert 0.4 <= profile.cpu_seconds[-1] < 0.8
+BUSY = """
+import pathlib, sys, time
+while time.process_time() < 0.4: pass
+pathlib.Path(sys.argv[1]).write_text(str(time.process_time()))
+"""
+
+
+def test_the_processor_time_of_a_busy_command_is_counted_once_and_to_its_end(tmp_path):
+    profile, _ = profile_command([sys.executable, "-c", BUSY, str(tmp_path / "own")], None)
+    own = float((tmp_path / "own").read_text())
+    assert 0.9 * own < profile.cpu_seconds[-1] < 2 * own
 
 
 def test_the_exit_code_is_handed_on_and_a_missing_program_is_named():
@@ -231,20 +257,27 @@ def test_the_exit_code_is_handed_on_and_a_missing_program_is_named():
         profile_command(["no-such-program"], None)
 
 
+MEASURE = """
+import sys
+from flare23_lib import cli
+from flare23_lib.evaluation import profiling
+poll = profiling.poll
+profiling.poll = lambda *given: (print("polling", flush=True), poll(*given))[1]
+sys.exit(cli.main(["measure", *sys.argv[1:]]))
+"""
+
+
 def test_a_stopped_measurement_ends_its_command_and_names_the_signal(tmp_path):
-    measure = [sys.executable, "-m", "flare23_lib.cli", "measure", "--output", str(tmp_path / "out"), "--"]
-    command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    process = subprocess.Popen([*measure, *command], stderr=subprocess.PIPE, text=True)
-    children = []
-    while not children:
-        time.sleep(0.05)
-        children = psutil.Process(process.pid).children()
-    time.sleep(0.3)
+    command = [sys.executable, "-c", "import time; time.sleep(1000)"]
+    measure = [sys.executable, "-c", MEASURE, "--output", str(tmp_path / "out"), "--", *command]
+    process = subprocess.Popen(measure, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "polling\n"
+    children = psutil.Process(process.pid).children()
     process.terminate()
     _, messages = process.communicate(timeout=10 * PATIENCE)
     assert (process.returncode, messages) == (128 + signal.SIGTERM, "flare23: stopped by SIGTERM\n")
-    _, alive = psutil.wait_procs(children, timeout=10 * PATIENCE)
-    assert not alive
+    ended, alive = psutil.wait_procs(children, timeout=10 * PATIENCE)
+    assert (len(ended), alive) == (1, [])
 
 
 def test_processes_that_started_others_are_ended_first():
@@ -319,17 +352,20 @@ def test_a_gpu_whose_memory_cannot_be_read_is_none(monkeypatch):
 
 
 def test_processes_are_looked_for_less_often_where_that_takes_long(monkeypatch):
-    tree, looked = profiling.ProcessTree(psutil.Process()), []
+    """A clock that is set by hand: a look takes 0.2 s."""
+    tree, looked, now = profiling.ProcessTree(psutil.Process()), [], [100.0]
 
     def slow(process, recursive):
-        looked.append(1)
-        time.sleep(0.2)
+        looked.append(now[0])
+        now[0] += 0.2
         return []
 
     monkeypatch.setattr(psutil.Process, "children", slow)
-    for _ in range(3):
+    monkeypatch.setattr(profiling, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for seconds in (0, 1.9, 0.2, 1.9):
+        now[0] += seconds
         tree.load()
-    assert len(looked) == 1
+    assert looked == pytest.approx([100, 102.3])
 
 
 # The command
