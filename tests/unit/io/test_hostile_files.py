@@ -137,18 +137,18 @@ def test_what_went_wrong_is_said_where_it_can_be_known(tmp_path, raw, words):
 
 @contextlib.contextmanager
 def time_limit(seconds):
-    """Raise TimeoutError in this thread if what is done takes longer."""
+    """Raise TimeoutError in this thread if what is done takes more CPU time."""
 
     def end(*_):
         raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, end)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 @pytest.mark.parametrize(
