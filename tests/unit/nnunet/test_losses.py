@@ -1,7 +1,5 @@
 """The label set loss: nnU-Net's where everything was annotated, and indifferent to what was not."""
 
-import socket
-
 import numpy as np
 import pytest
 import torch
@@ -175,9 +173,9 @@ def test_a_class_that_others_may_cover_is_no_answer_to_all_of_them():
     assert list(wrongly) == [0, 0, 0, 0]
 
 
-def process(rank, port, results):
+def process(rank, results):
     """Compute the loss and the gradient of one of two processes' halves of a batch."""
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", f"file://{results}/meeting", rank=rank, world_size=2)
     half = [tensor[rank : rank + 1] for tensor in batch(5, [{1, 2}, {1, 3, 4}])]
     logits = half[0].clone().requires_grad_()
     loss = LabelSetLoss(several=True)(logits, *half[1:])
@@ -188,10 +186,7 @@ def process(rank, port, results):
 
 @pytest.mark.slow  # two processes import torch
 def test_two_processes_are_one(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(process, (port, str(tmp_path)), 2)
+    torch.multiprocessing.spawn(process, (str(tmp_path),), 2)
     logits, labels, sets = batch(5, [{1, 2}, {1, 3, 4}])
     logits.requires_grad_()
     loss = LabelSetLoss()(logits, labels, sets)
