@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -83,7 +85,7 @@ def test_a_model_is_exported_predicts_is_scored_and_ranked(folder):
         assert "4 of 4 cases scored" in done.stdout
     flare23(folder, "rank", "scores/predicted", "scores/labels", "--output", "ranking.csv", *CONFIGURATION)
     assert [row["folder"] for row in read_csv(folder / "ranking.csv")] == ["scores/labels", "scores/predicted"]
-    assert 0.1 < json.loads((folder / "run.json").read_text())["cases"][0]["seconds"]["start_up"] < 60
+    assert json.loads((folder / "run.json").read_text())["cases"][0]["seconds"]["start_up"] > 0.1
 
 
 def test_a_cohort_is_categorised_and_one_line_tells_that_there_are_no_locks(folder):
@@ -96,13 +98,14 @@ def test_a_cohort_is_categorised_and_one_line_tells_that_there_are_no_locks(fold
 
 def test_without_proc_the_start_counts_from_the_import_of_the_library(tmp_path):
     code = "from flare23_lib.runtime.machine import seconds_since_start; print(seconds_since_start())"
-    assert 0 <= float(run(tmp_path, "-c", code).stdout) < 60
+    began = time.perf_counter()
+    assert 0 <= float(run(tmp_path, "-c", code).stdout) <= time.perf_counter() - began
 
 
 def test_without_proc_psutil_tells_the_free_memory_if_it_is_there(monkeypatch):
-    known = machine.available_memory()
     monkeypatch.setattr(machine, "Path", lambda name: REPOSITORY / "nowhere" / name.lstrip("/"))
-    assert abs(machine.available_memory() - known) < 0.2 * psutil.virtual_memory().total
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=123))
+    assert machine.available_memory() == 123
     assert machine.own_memory() == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
     assert machine.processor_name()
     monkeypatch.setitem(sys.modules, "psutil", None)
