@@ -22,7 +22,7 @@ import processes
 import pytest
 from cohorts import Cohort, small_cohort
 from filelock import FileLock
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from places import REPOSITORY
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
@@ -38,8 +38,9 @@ CHAIN = REPOSITORY / "tests" / "chain.yaml"
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-settings.register_profile("quick", max_examples=30, derandomize=True, database=None, deadline=None)
-settings.register_profile("thorough", max_examples=1000, database=None, deadline=None, print_blob=True)
+UNTIMED = settings(database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", UNTIMED, max_examples=30, derandomize=True)
+settings.register_profile("thorough", UNTIMED, max_examples=1000, print_blob=True)
 settings.load_profile("quick")
 
 
