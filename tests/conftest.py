@@ -35,6 +35,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHAIN = REPOSITORY / "tests" / "chain.yaml"
+CHAIN_SECONDS = 3600
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
@@ -100,7 +101,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests of the finished chain as slow, and put them first and drills last: what has no time left is a drill.
 
     Within these, tests with a time limit of their own, which are long, come last. While the chain is made, by
-    Snakemake on all cores, the other processes of pytest wait for it.
+    Snakemake on all cores, the other processes of pytest wait for it: within the time limit of one of its tests,
+    which is CHAIN_SECONDS therefore.
     """
     drills = {item.module for item in items if item.get_closest_marker("slow")}
     uses = {item.module for item in items if "finished_chain" in item.fixturenames}
@@ -108,6 +110,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "finished_chain" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
     long = {item.module for item in items if item.get_closest_marker("timeout")}
+    for item in items:
+        if "finished_chain" in item.fixturenames and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(CHAIN_SECONDS))
 
     def place(item: pytest.Item) -> tuple[int, bool]:
         return 0 if item.module in uses else 2 if item.module in drills else 1, item.module in long

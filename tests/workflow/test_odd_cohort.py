@@ -17,7 +17,7 @@ from flare23_lib.io.nifti import header_for, read_labels, read_volume, write_vol
 from flare23_lib.io.tables import read_csv
 from flare23_lib.phantom import PhantomLayout, write_cohort
 
-pytestmark = pytest.mark.slow  # a chain of its own
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # a chain of its own
 
 NAMES = {
     "FLARE23_0001": 'O\'Neil "x" [2]*?',

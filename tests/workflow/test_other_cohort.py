@@ -16,7 +16,7 @@ from flare23_lib.io.nifti import read_labels
 from flare23_lib.io.tables import read_csv
 from flare23_lib.phantom import PhantomLayout, write_cohort
 
-pytestmark = pytest.mark.slow  # a second whole chain
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # a second whole chain
 
 OTHER = REPOSITORY / "tests" / "other_cohort.yaml"
 OTHER_OPTIONS = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(OTHER)]
