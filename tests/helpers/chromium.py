@@ -35,7 +35,6 @@ class Chromium:
         self.problems: list[str] = []
         self.requests: list[str] = []
         self._number, self._rest = 0, b""
-        self._events: list[dict] = []
         ours, theirs = os.pipe(), os.pipe()
         self._out, self._in = ours[1], theirs[0]
 
@@ -141,7 +140,6 @@ class Chromium:
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, **more)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
 
-    def screenshot(self, whole: bool = False) -> bytes:
-        """Return a picture (PNG) of the window, or of the whole page."""
-        answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        return base64.b64decode(answer["data"])
+    def screenshot(self) -> bytes:
+        """Return a picture (PNG) of the window."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])

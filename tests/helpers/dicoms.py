@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -126,7 +125,3 @@ def _only(dataset, *names):
     for name in names:
         setattr(part, name, dataset.get(name))
     return part
-
-
-def read(path):
-    return pydicom.dcmread(path)

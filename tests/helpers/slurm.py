@@ -32,9 +32,7 @@ class Job:
     gpus: int
     minutes: int
     memory_mb: int
-    partition: str
     restarts: int
-    submitted: float
     started: float | None
     ended: float | None
 
@@ -124,8 +122,8 @@ def _job(row: dict[str, str]) -> Job:
     return Job(
         id=int(row["JobId"]), rule=what[1], wildcards=what[2] or "", state=row["JobState"],
         gpus=int(gpus[1]) if gpus else 0, minutes=60 * (24 * days + hours) + minutes,
-        memory_mb=round(megabytes), partition=row["Partition"], restarts=int(row["Restarts"]),
-        submitted=_time(row["SubmitTime"]), started=_time(row["StartTime"]), ended=_time(row["EndTime"]),
+        memory_mb=round(megabytes), restarts=int(row["Restarts"]), started=_time(row["StartTime"]),
+        ended=_time(row["EndTime"]),
     )  # fmt: skip
 
 

@@ -59,11 +59,6 @@ def save(path, array, affine=AFFINE, kind=nib.Nifti1Image, **header):
     nib.save(volume, path)
 
 
-def save_both(cohort, affine):
-    write(image(cohort), image_array(1), affine)
-    write(label(cohort), label_array(1, 14), affine)
-
-
 def change_both(cohort, **fields):
     change_header(image(cohort), **fields)
     change_header(label(cohort), **fields)
