@@ -346,16 +346,12 @@ def test_keys_that_are_no_text_are_refused_too():
 
 
 def test_how_the_work_is_cut_is_in_no_stages_settings():
-    one, other = (
-        load(),
-        load(shards={"pseudo_labels": 3}, device="cpu", checkpoint_interval_minutes=1, results="elsewhere"),
-    )
-    for config in (one, other):
-        assert config.preprocessing_settings("student") == one.preprocessing_settings("student")
-        assert config.training_settings("student") == one.training_settings("student")
-        assert config.inference_settings("student") == one.inference_settings("student")
-        assert config.completion_settings("tumor") == one.completion_settings("tumor")
-        assert config.cohort_settings() == one.cohort_settings()
+    one = load()
+    other = load(shards={"pseudo_labels": 3}, device="cpu", checkpoint_interval_minutes=1, results="elsewhere")
+    for stage in ("preprocessing", "training", "inference"):
+        assert getattr(other, f"{stage}_settings")("student") == getattr(one, f"{stage}_settings")("student")
+    assert other.completion_settings("tumor") == one.completion_settings("tumor")
+    assert other.cohort_settings() == one.cohort_settings()
 
 
 def test_whole_numbers_are_one_setting_however_they_are_written():

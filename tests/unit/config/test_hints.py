@@ -1,12 +1,9 @@
 """Paths as shells write them, and values that YAML takes for something else: one line that says what to do."""
 
-from pathlib import Path
-
 import pytest
 from places import REPOSITORY
 
 from flare23_lib.config import Config
-from flare23_lib.config.load import read_yaml
 from flare23_lib.errors import ConfigError
 
 RECIPE = REPOSITORY / "config.yaml"
@@ -50,24 +47,15 @@ def test_braces_in_the_results_are_refused_and_elsewhere_are_not(path):
 @pytest.mark.parametrize(
     "text",
     ["a: 2024-02-30", "a: 2024-13-01T00:00:00", "2024-02-30: a", "a: 2024-01-01T25:61:00Z", "a: {b: [2023-02-29]}",
-     "a: 0x", "a: !!int x", "a: !!float x", "a: !!timestamp x", "[[]]: 1", "? {a: b}\n: c", "a: &a [*a]", "\x00",
+     "a: !!int x", "a: !!float x", "a: !!timestamp x", "[[]]: 1", "? {a: b}\n: c", "a: &a [*a]", "\x00",
      "a: " + "[" * 5000],
 )  # fmt: skip
 def test_whatever_yaml_cannot_make_of_a_text_is_one_line_that_names_the_file(tmp_path, text):
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    try:
+    with pytest.raises(ConfigError, match=r"c\.yaml: ") as error:
         Config.load([RECIPE, path])
-    except ConfigError as error:
-        assert "\n" not in str(error)
-    else:
-        pytest.fail("it was taken")
-
-
-def test_an_impossible_date_names_the_file(tmp_path):
-    (tmp_path / "c.yaml").write_text("cohort: 2024-02-30")
-    with pytest.raises(ConfigError, match=r"c\.yaml: is not YAML \(day is out of range for month\)"):
-        read_yaml(tmp_path / "c.yaml")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -87,11 +75,6 @@ def test_what_yaml_reads_as_something_else_is_to_be_quoted(tmp_path, text, words
 
 
 @pytest.mark.parametrize("stage", ["preprocessing", "pseudo_labels", "predictions"])
-@pytest.mark.parametrize("number", [10_001, 10**9, 10**30])
-def test_a_number_of_shards_that_nobody_can_plan_is_refused(stage, number):
+def test_a_number_of_shards_that_nobody_can_plan_is_refused(stage):
     with pytest.raises(ConfigError, match=rf"^shards\.{stage}: .* is greater than 10000"):
-        Config.load([RECIPE], {"shards": {stage: number}})
-
-
-def test_the_recipe_has_a_relative_folder_of_results():
-    assert not Path(Config.load([RECIPE], {"cohort": "x"}).results).is_absolute()
+        Config.load([RECIPE], {"shards": {stage: 10_001}})

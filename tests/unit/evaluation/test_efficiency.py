@@ -1,11 +1,13 @@
 """The stage that measures inference, with a small program in place of the prediction."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from engines import a_bundle
 
 from flare23_lib.cache.results import Results
+from flare23_lib.cli import make_parser
 from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.errors import EvaluationError
@@ -113,14 +115,10 @@ def test_without_validation_cases_it_says_what_to_set(results):
         measure(results)
 
 
-def test_the_prediction_is_the_command_line_of_a_person(tmp_path):
-    command = efficiency_command(tmp_path)
-    assert command[1:4] == ["-m", "flare23_lib.cli", "predict"]
-    assert command[4:] == ["--model", str(tmp_path), "--input", "x.nii.gz", "--device", "cpu", "--threads", "2",
-                           "--precision", "float32"]  # fmt: skip
-
-
-def efficiency_command(bundle):
-    return efficiency.predict_command(
-        bundle, "x.nii.gz", ModelUse("student", InferenceSettings(precision="float32"), "cpu", 2)
-    )
+def test_the_prediction_is_a_command_that_the_command_line_takes(tmp_path):
+    use = ModelUse("student", InferenceSettings(precision="float32"), "cpu", 2)
+    command = efficiency.predict_command(tmp_path, Path("x.nii.gz"), use)
+    assert command[1:3] == ["-m", "flare23_lib.cli"]
+    args = make_parser().parse_args([*command[3:], "--output", "labels"])
+    assert (args.model, args.input) == (tmp_path, Path("x.nii.gz"))
+    assert (args.device, args.threads, args.precision) == ("cpu", 2, "float32")

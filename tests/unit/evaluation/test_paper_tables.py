@@ -212,8 +212,3 @@ def test_a_comparison_with_a_model_that_is_not_evaluated_is_refused_by_its_key()
             Config.load([REPOSITORY / "config.yaml"], {"evaluation": {"compare": [pair]}})
     with pytest.raises(ConfigError, match=r"evaluation\.compare\[0\]"):
         Config.load([REPOSITORY / "config.yaml"], {"evaluation": {"compare": [["student", "student"]]}})
-
-
-def test_a_summary_s_organ_mean_is_that_of_the_tables(tmp_path):
-    rows = [{"Name": "a", "status": "ok", **{f"{n}_{m}": 0.5 for n in FLARE.names for m in ("DSC", "NSD")}}]
-    assert summarize(pd.DataFrame(rows), FLARE).loc["organs", "DSC_mean"] == 0.5

@@ -181,10 +181,6 @@ def test_a_class_that_the_model_never_saw_is_never_the_answer(precision):
     result = Engine(unseen.with_inference(precision=precision, tta=True)).segment(a_volume(), Extras(votes=True))
     assert not (result.labels == 20).any()
     assert np.array_equal(Engine(unseen.with_inference(precision=precision)).segment(a_volume()).labels, expected)
-    assert np.array_equal(
-        Engine(bundle.with_inference(precision=precision)).segment(a_volume(), Extras((20,))).runner_up_labels,
-        expected,
-    )
 
 
 def test_excluding_only_what_the_model_does_not_know_changes_nothing():
