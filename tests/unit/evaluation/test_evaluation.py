@@ -179,9 +179,9 @@ def test_a_prediction_whose_header_asks_for_any_amount_of_memory_is_only_broken(
 
 
 @pytest.mark.parametrize("side", ["predictions", "references"])
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
-def test_an_error_of_the_disk_or_the_network_ends_the_evaluation(folders, monkeypatch, side, number):
+def test_an_error_of_the_disk_or_the_network_ends_the_evaluation(folders, monkeypatch, side):
     predictions, references, output = folders
+    number = errno.EIO
     broken, opened = str(folders[side == "references"] / "case_2.nii.gz"), Path.open
 
     def open_or_fail(path, *arguments, **options):

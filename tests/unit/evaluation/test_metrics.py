@@ -32,18 +32,6 @@ def test_a_class_in_one_volume_only_scores_zero(mode):
     assert score_case(full, empty, CUBE, ONE, mode) == {"liver": {"DSC": 0, "NSD": 0}}
 
 
-def test_a_box_shifted_by_one_of_eight_voxels_has_a_dice_of_seven_eighths():
-    first, second = box((2, 2, 2), (6, 6, 10)), box((2, 2, 3), (6, 6, 11))
-    assert score_case(first, second, CUBE, ONE)["liver"]["DSC"] == 7 / 8
-
-
-@pytest.mark.parametrize(("shift", "within"), [(1, True), (2, False), (3, False)])
-def test_a_shifted_box_s_surface_agrees_up_to_the_tolerance(shift, within):
-    first, second = box((2, 2, 2), (8, 8, 8)), box((2, 2, 2 + shift), (8, 8, 8 + shift))
-    nsd = score_case(first, second, CUBE, ONE)["liver"]["NSD"]
-    assert (nsd == 1) if within else (0 < nsd < 1)
-
-
 @pytest.mark.parametrize("shift", range(5))
 def test_two_boxes_shifted_by_k_voxels_score_as_worked_out_by_hand(shift):
     """Cubes of 6 voxels, shifted along x by k mm, tolerance 1 mm.
@@ -179,6 +167,6 @@ def test_values_outside_the_label_map_are_named_with_their_side(value):
 def test_volumes_of_fractions_and_planes_are_refused():
     whole = box((2, 2, 2), (6, 7, 8))
     with pytest.raises(EvaluationError, match="the prediction holds float32, not whole numbers"):
-        score_case(whole, whole.astype(np.float32), CUBE, LabelMap((Label("liver", 1, tolerance_mm=1.0),)))
+        score_case(whole, whole.astype(np.float32), CUBE, ONE)
     with pytest.raises(EvaluationError, match="does not fit"):
-        score_case(whole[0], whole[0], CUBE, LabelMap((Label("liver", 1, tolerance_mm=1.0),)))
+        score_case(whole[0], whole[0], CUBE, ONE)

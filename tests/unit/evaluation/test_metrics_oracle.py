@@ -70,15 +70,6 @@ def test_the_areas_of_all_256_codes_are_the_oracle_s(spacing):
         assert areas[code] == pytest.approx(table[sum(kernel[bit] for bit in range(8) if code >> bit & 1)], abs=1e-12)
 
 
-def test_a_code_and_its_complement_have_the_same_area():
-    areas = surfel_areas((2.0, 0.9, 0.7))
-    assert areas[::-1] == pytest.approx(areas)
-
-
-def test_a_block_that_is_filled_or_empty_has_no_area():
-    assert surfel_areas(CUBE)[[0, 255]].tolist() == [0, 0]
-
-
 def test_a_flat_face_has_the_area_of_the_voxel_s_face():
     areas = surfel_areas((2.0, 3.0, 5.0))
     assert areas[0b00001111] == 15  # the four voxels below: a face across z
@@ -167,14 +158,3 @@ def test_any_small_shape_scores_as_the_oracle_says(bits, spacing, tolerance, sco
     reference, prediction = np.array(bits, np.uint8).reshape(2, 3, 3, 3)
     labels = LabelMap((Label("liver", 1, tolerance_mm=tolerance, scored=scored),))
     assert largest_difference(reference, prediction, spacing, labels) < 1e-9
-
-
-def test_scores_do_not_depend_on_which_volume_is_the_reference():
-    rng = np.random.default_rng(3)
-    first, second = blobs(rng, (8, 9, 10), FOUR.values), blobs(rng, (8, 9, 10), FOUR.values)
-    spacing = (2.0, 0.7, 0.9)
-    one = score_case(first, second, spacing, FOUR, "plain")
-    other = score_case(second, first, spacing, FOUR, "plain")
-    for name in FOUR.names:
-        assert one[name]["DSC"] == other[name]["DSC"]
-        assert one[name]["NSD"] == pytest.approx(other[name]["NSD"], abs=1e-12)
