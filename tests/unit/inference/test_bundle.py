@@ -37,11 +37,6 @@ def change(folder, **changes):
     path.write_text(json.dumps(content | changes))
 
 
-def test_a_model_survives_json():
-    model = a_model()
-    assert Model.from_json(json.loads(json.dumps(model.to_json()))) == model
-
-
 def test_a_description_without_the_precision_means_auto():
     content = a_model().to_json()
     del content["inference"]["precision"]

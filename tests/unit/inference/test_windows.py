@@ -10,14 +10,6 @@ from flare23_lib.inference.windows import all_windows, importance_map, pad_to_pa
 sizes = st.integers(1, 200)
 
 
-def test_an_image_of_the_patch_size_has_one_window():
-    assert window_starts((4, 8, 8), (4, 8, 8), 0.5) == [[0], [0], [0]]
-
-
-def test_windows_are_spread_evenly():
-    assert window_starts((110, 64, 65), (64, 64, 64), 0.5) == [[0, 23, 46], [0], [0, 1]]
-
-
 @given(st.tuples(sizes, sizes, sizes), st.tuples(sizes, sizes, sizes), st.floats(0.1, 1))
 def test_windows_start_where_nnunet_starts_them(patch, more, step):
     shape = tuple(size + rest - 1 for size, rest in zip(patch, more, strict=True))
@@ -48,14 +40,6 @@ def test_a_voxel_weighs_what_it_weighs_in_nnunet(patch):
     assert ours.min() > 0
     assert ours.max() == 1
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=6e-8)
-
-
-def test_padding_puts_the_image_in_the_middle():
-    padded, box = pad_to_patch(torch.ones(2, 5, 9), (4, 8, 8))
-    assert padded.shape == (4, 8, 9)
-    assert box == (slice(1, 3), slice(1, 6), slice(0, 9))
-    assert padded[box].all()
-    assert padded.sum() == 2 * 5 * 9
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 4), (8, 8, 8), (1, 1, 1), (7, 20, 2)])
