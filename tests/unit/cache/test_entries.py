@@ -33,16 +33,6 @@ def test_shards_share_out_every_case_once_and_stay_when_cases_are_added():
     assert "case_0001" in entries.Shard(3, 8)
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "table.csv"
-    atomic.write_text(path, "old")
-    with pytest.raises(RuntimeError), atomic.atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
-
-
 def test_an_entry_without_its_metadata_or_with_a_cut_file_is_not_whole(tmp_path):
     folder = entries.CacheFolder.of(tmp_path, "labels", {"version": 1}).create()
     entry = folder.entry("case", {"image": "123"})

@@ -5,7 +5,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from cohorts import SETTINGS, label_array, write
+from cohorts import label_array, write
 
 from flare23_lib.cache.entries import CacheFolder
 from flare23_lib.dataset.quality import MAX_NAME_BYTES
@@ -52,10 +52,9 @@ def test_the_longest_names_fit_into_the_store(cohort, tmp_path, name):
     add(cohort, name)
     assert cohort.scan().issues == []
     entry = CacheFolder.of(tmp_path / "store", "segmentations", {}).create().entry(name, {})
-    header = np.zeros(0)
     for suffix in (TTA_VOTE_COUNT, ".json", ".b2nd"):
         with atomic_path(entry.file(suffix)) as temporary:
-            temporary.write_bytes(header.tobytes())
+            temporary.touch()
         assert entry.file(suffix).exists()
 
 
@@ -137,4 +136,3 @@ def test_labels_of_a_case_with_doubtful_voxels_belong_to_its_category(cohort):
     write(cohort.label_path("a"), label_array(1, 14, 255))
     case = cohort.scan().cases[0]
     assert (case.category, case.labels_present, case.status) == ("tumor", [1, 14], "warned")
-    assert dict(SETTINGS.quality_issues)["ignored_voxels"] == "warn"

@@ -20,10 +20,8 @@ from seven_sources import (
     PRESETS,
     RECIPE,
     SHAPE,
-    ct,
     expected,
     overrides,
-    truth,
     write_cohort,
 )
 
@@ -454,20 +452,6 @@ def test_labeled_cases_are_drawn_for_validation(seven, tmp_path):
     assert {case for case in first if case.startswith("lits")} == drawn(share=0.3, sources=["lits"])
     assert any(drawn(share=0.3, seed=seed) != first for seed in range(1, 4))
     assert len(drawn(share=0.67)) == 14
-
-
-def test_a_pattern_may_end_in_any_suffix(tmp_path):
-    array = truth(1)
-    for name in ("a.nii.gz", "b.nii"):
-        write(tmp_path / "images" / name, ct(array, ord(name[0])), AFFINE)
-        write(tmp_path / "labels" / name, (array == 1).astype(np.uint8), AFFINE)
-    sources = {"own": {"images": "images/{case}.nii*", "labels": "labels/{case}.nii*", "values": {1: "liver"}}}
-    categories = [{"name": "own", "sources": ["own"]}]
-    own = settings().model_copy(update={})
-    values = own.to_json(by_alias=False) | {"sources": sources, "categories": categories}
-    found = scan_cohort(tmp_path, CohortSettings.from_json(values), tmp_path / "memory.jsonl")
-    assert [case.case for case in found.cases] == ["own_a", "own_b"]
-    assert found.issues == []
 
 
 @pytest.mark.parametrize(

@@ -29,16 +29,14 @@ def failing(monkeypatch):
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-def test_an_error_names_the_file_and_leaves_nothing(tmp_path, failing, call, number):
+def test_an_error_names_the_file_and_leaves_the_old_one_alone(tmp_path, failing, call):
     path = tmp_path / "record.csv"
     path.write_text("before")
-    failing(call, number)
-    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+    failing(call, errno.ENOSPC)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
         write_text(path, "after")
     assert caught.value.filename == str(path)
-    monkey_free = path.read_bytes()
-    assert monkey_free == b"before"
+    assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 
 

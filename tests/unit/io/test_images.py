@@ -9,7 +9,6 @@ import SimpleITK
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
 from flare23_lib.io.geometry import Geometry
-from flare23_lib.io.identity import file_identity
 from flare23_lib.io.images import IMAGE_SUFFIXES, held_bytes, read_header, read_image
 from flare23_lib.io.orientation import Orientation
 
@@ -108,14 +107,6 @@ def test_labels_that_are_not_finite_are_refused(tmp_path, value):
         nifti.read_labels(tmp_path / "a.nii.gz")
 
 
-def test_scaling_is_applied_when_an_image_is_read(tmp_path):
-    source = nib.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), np.eye(4))
-    source.header.set_slope_inter(2, -10)
-    nib.save(source, tmp_path / "scaled.nii.gz")
-    expected = nib.load(tmp_path / "scaled.nii.gz").get_fdata().T
-    assert np.allclose(nifti.read_volume(tmp_path / "scaled.nii.gz").array, expected)
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -164,17 +155,6 @@ def test_the_header_alone_gives_the_geometry(image):
     assert header.shape == whole.shape
     assert header.spacing == whole.spacing
     assert np.array_equal(header.affine, whole.affine)
-
-
-def test_an_identity_follows_the_content_and_not_the_name(image, tmp_path):
-    path, array = image
-    header = nifti.read_volume(path).header
-    copy = tmp_path / "copy.nii.gz"
-    copy.write_bytes(path.read_bytes())
-    assert file_identity(copy) == file_identity(path)
-    array[0, 0, 0] += 1
-    nifti.write_volume(copy, array, header)
-    assert file_identity(copy) != file_identity(path)
 
 
 def world_point(array, affine):
