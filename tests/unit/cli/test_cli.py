@@ -141,11 +141,6 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_bad_usage_is_exit_code_2(tmp_path):
-    assert flare23(tmp_path, "predict").returncode == 2
-    assert flare23(tmp_path, "stage", "train", "--shards", "x").returncode == 2
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -157,6 +152,8 @@ def test_bad_usage_is_exit_code_2(tmp_path):
         (["rank", "a", "b", "--output", "."], "is a folder, not a file"),
         (["measure", "--output", "taken", "--", "true"], "is a file, not a folder"),
         (["estimate", "--output", "."], "is a folder, not a file"),
+        (["predict"], "the following arguments are required: "),
+        (["stage", "train", "--shards", "x"], "argument --shards: "),
         (["phantoms", "--output", "taken"], "is a file, not a folder"),
         (["phantoms", "--output", "o", "--validation", "-2"], "-2 is less than 0"),
         (["phantoms", "--output", "o", "--seed", "x"], "invalid whole number value: 'x'"),

@@ -386,14 +386,6 @@ def test_checkpoints_need_no_hard_links(tmp_path, monkeypatch):
     assert checkpoints.newest(tmp_path)[1]["epoch"] == 2
 
 
-def test_a_stop_by_a_signal_is_no_failure(tmp_path):
-    progress = Progress()
-    for number in range(1, 9):
-        progress.value += 1
-        with pytest.raises(StoppedError), attempt(tmp_path, number, progress, StoppedError):
-            raise StoppedError(signal.SIGTERM)
-
-
 def test_every_class_is_the_target_once_a_round_however_rare():
     np.random.seed(0)
     members = {1: [f"case{number}" for number in range(50)], 2: ["case7"], 3: [], 4: ["case1", "case2"]}

@@ -75,10 +75,10 @@ def test_categories_keep_their_proportions(cases, tumor, all_organs, five_organs
     assert kinds.count("unlabeled") == unlabeled
 
 
-@pytest.mark.parametrize("cases", range(4, 100))
-def test_an_eighth_of_the_cases_has_all_organs(cases):
-    kinds = [case.kind for case in plan_cohort(cases, 0, PhantomLayout())]
-    assert kinds.count("all_organs") >= max(1, cases // 8)
+def test_an_eighth_of_the_cases_has_all_organs():
+    for cases in range(4, 100):
+        kinds = [case.kind for case in plan_cohort(cases, 0, PhantomLayout())]
+        assert kinds.count("all_organs") >= max(1, cases // 8), cases
 
 
 def test_a_larger_cohort_holds_the_smaller_one():
