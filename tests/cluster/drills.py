@@ -114,12 +114,15 @@ def training_log(folder: Path) -> str:
 
 
 def whole_chain(finished: Path, folder: Path) -> dict:
-    """The whole chain: every job is accounted by SLURM as completed."""
+    """The whole chain: every job is accounted by SLURM as completed, and networks alone have a GPU."""
     begun = time.perf_counter()
     slurm.finish(slurm.start(fresh(folder)), folder)
     found = slurm.jobs(folder)
     assert {job.state for job in found} == {"COMPLETED"}, found
-    assert {job.gpus for job in found if job.rule in ("train", "pseudo_label", "predict")} == {1}, found
+    assert {job.rule for job in found} >= {"cohort", "preprocess", "complete", "evaluate"}, found
+    networks = {"train", "pseudo_label", "predict"}
+    assert {(job.rule, job.gpus) for job in found if job.gpus} == {(rule, 1) for rule in networks}, found
+    assert len(read_csv(folder / "results/evaluation/student/summary.csv")) == 15
     return {"jobs": len(found), "seconds": round(time.perf_counter() - begun, 1)}
 
 

@@ -1,20 +1,16 @@
-"""The workflow on a real SLURM, of one node (tests/cluster/slurm.sh); and what of its profile can be told without."""
+"""What of the profile for SLURM can be told without one; tests/cluster/drills.py runs the workflow on one."""
 
 import re
 import subprocess
 
 import pytest
-import slurm
 import yaml
 from places import REPOSITORY
 
 from flare23_lib.errors import ConfigError
-from flare23_lib.io.tables import read_csv
-from flare23_lib.phantom import PhantomLayout, write_cohort
 from flare23_lib.runtime.machine import has_slurm_accounts
 
 PROFILE = REPOSITORY / "profiles" / "slurm"
-needs_slurm = pytest.mark.skipif(not slurm.is_up(), reason="no SLURM answers; tests/cluster/slurm.sh up")
 
 
 def rules():
@@ -64,32 +60,3 @@ def test_without_scontrol_one_line_names_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="there is no scontrol here"):
         has_slurm_accounts()
-
-
-@pytest.fixture(scope="module")
-def on_slurm(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slurm")
-    write_cohort(folder / "cohort", cases=6, validation=2, seed=1, layout=PhantomLayout(coarseness=2.0))
-    slurm.finish(slurm.start(folder), folder)
-    return folder
-
-
-@pytest.mark.slow  # a whole chain, in jobs of SLURM
-@needs_slurm
-def test_every_job_of_the_chain_is_accounted_as_completed(on_slurm):
-    found = slurm.jobs(on_slurm)
-    assert {job.state for job in found} == {"COMPLETED"}
-    assert {job.rule for job in found} >= {"cohort", "preprocess", "train", "pseudo_label", "complete", "evaluate"}
-
-
-@pytest.mark.slow  # a whole chain, in jobs of SLURM
-@needs_slurm
-def test_the_chain_on_slurm_comes_to_its_end(on_slurm):
-    assert len(read_csv(on_slurm / "results/evaluation/student/summary.csv")) == 15
-
-
-@pytest.mark.slow  # a whole chain, in jobs of SLURM
-@needs_slurm
-def test_networks_ask_for_a_gpu_and_the_rest_does_not(on_slurm):
-    for job in slurm.jobs(on_slurm):
-        assert job.gpus == (1 if job.rule in ("train", "pseudo_label", "predict") else 0), job
