@@ -1,7 +1,17 @@
-"""Folders that tests look into."""
+"""Folders that tests look into, and scripts in them."""
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared"
 """Real data beside the repository, where there is any."""
+
+
+def script(name: str) -> ModuleType:
+    """Import a file of `scripts`."""
+    specification = importlib.util.spec_from_file_location(name, REPOSITORY / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module

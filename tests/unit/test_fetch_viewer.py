@@ -1,13 +1,12 @@
 """The viewing library is taken only from the archive that was pinned."""
 
 import hashlib
-import importlib.util
 import io
 import json
 import tarfile
 
 import pytest
-from places import REPOSITORY
+from places import script
 
 ABOUT = {
     "version": "1.2.3",
@@ -15,14 +14,6 @@ ABOUT = {
     "author": "its authors",
     "repository": {"url": "git+https://example.org/viewer.git"},
 }
-
-
-@pytest.fixture(scope="module")
-def script():
-    specification = importlib.util.spec_from_file_location("fetch", REPOSITORY / "scripts/fetch_viewer.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -36,20 +27,20 @@ def archive(tmp_path):
     return path
 
 
-def test_the_script_is_unpacked_and_its_license_named(script, archive, tmp_path):
-    script.unpack(archive, tmp_path / "to", hashlib.sha512(archive.read_bytes()).hexdigest())
+def test_the_script_is_unpacked_and_its_license_named(archive, tmp_path):
+    script("fetch_viewer").unpack(archive, tmp_path / "to", hashlib.sha512(archive.read_bytes()).hexdigest())
     assert (tmp_path / "to/niivue.js").read_text() == "var niivue;"
     first = (tmp_path / "to/LICENSE.txt").read_text().splitlines()[0]
     assert first == "NiiVue 1.2.3, license BSD-2-Clause, by its authors (https://example.org/viewer)."
 
 
-def test_another_archive_is_refused(script, archive, tmp_path):
+def test_another_archive_is_refused(archive, tmp_path):
     with pytest.raises(SystemExit, match=r"package\.tgz is not the archive that was pinned"):
-        script.unpack(archive, tmp_path / "to")
+        script("fetch_viewer").unpack(archive, tmp_path / "to")
     assert not (tmp_path / "to").exists()
 
 
-def test_without_npm_it_says_so_in_one_line(script, tmp_path, monkeypatch):
+def test_without_npm_it_says_so_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SystemExit, match="there is no npm"):
-        script.fetch(tmp_path)
+        script("fetch_viewer").fetch(tmp_path)

@@ -1,9 +1,8 @@
-import importlib.util
 import json
 
 import pytest
 import yaml
-from places import REPOSITORY
+from places import REPOSITORY, script
 from snakemake.cli import parse_config
 
 from flare23_lib.cli import common
@@ -473,16 +472,8 @@ def test_messages_have_the_new_names_of_keys():
         load(models={"student": {"inference": {"step": 2}}})
 
 
-def generated():
-    script = REPOSITORY / "scripts/configuration_docs.py"
-    specification = importlib.util.spec_from_file_location("configuration_docs", script)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
 def test_the_page_of_all_keys_is_made_from_the_models():
-    page = generated().page()
+    page = script("configuration_docs").page()
     assert (REPOSITORY / "docs/configuration.md").read_text() == page, "python scripts/configuration_docs.py"
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert len(rows) > 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import shutil
 from pathlib import Path
@@ -70,6 +71,14 @@ def cohort(seven, tmp_path):
 
 def scan(root, tmp_path, **changes):
     return scan_cohort(root, settings(**changes), tmp_path / "memory.jsonl")
+
+
+@contextlib.contextmanager
+def changed_labels(path):
+    """Yield the labels of a file, and write what becomes of them."""
+    array = read_label_map(path).array.copy()
+    yield array
+    write(path, array, AFFINE)
 
 
 def test_seven_sources_give_the_same_labels_in_our_values(seven, tmp_path):
@@ -282,10 +291,8 @@ def test_a_category_can_state_that_only_what_occurs_is_known(seven, tmp_path):
 
 
 def test_255_is_passed_over_in_a_label_with_a_table(cohort, tmp_path):
-    path = cohort / FILES["lits"][1].format("002")
-    array = read_label_map(path).array.copy()
-    array[0, 0, 0] = 255
-    write(path, array, AFFINE)
+    with changed_labels(cohort / FILES["lits"][1].format("002")) as array:
+        array[0, 0, 0] = 255
     only = cohort / FILES["lits"][1].format("003")
     write(only, np.where(array == 255, array, 0), AFFINE)
     found = scan(cohort, tmp_path)
@@ -314,11 +321,9 @@ def test_tables_count_the_cases_of_each_source(seven, tmp_path):
 
 def test_swapped_numbers_are_warned_of_by_both_names(cohort, tmp_path):
     for number in range(1, 4):
-        path = cohort / FILES["btcv"][1].format(f"{number:03d}")
-        array = read_label_map(path).array.copy()
-        spleen, liver = array == 1, array == 6
-        array[spleen], array[liver] = 6, 1
-        write(path, array, AFFINE)
+        with changed_labels(cohort / FILES["btcv"][1].format(f"{number:03d}")) as array:
+            spleen, liver = array == 1, array == 6
+            array[spleen], array[liver] = 6, 1
     found = scan(cohort, tmp_path)
     warned = {
         issue.message.partition(":")[0]: issue for issue in found.issues if issue.kind == "unlike_other_sources"
@@ -338,10 +343,8 @@ def test_right_and_left_that_are_swapped_are_warned_of(cohort, tmp_path):
 
 
 def test_a_value_that_the_table_lacks_is_named_with_its_source(cohort, tmp_path):
-    path = cohort / FILES["lits"][1].format("002")
-    array = read_label_map(path).array.copy()
-    array[0, 0, 0] = 9
-    write(path, array, AFFINE)
+    with changed_labels(cohort / FILES["lits"][1].format("002")) as array:
+        array[0, 0, 0] = 9
     found = scan(cohort, tmp_path)
     assert [case.case for case in found.cases if not case.usable] == ["lits_liver_002"]
     issue = next(issue for issue in found.issues if issue.case == "lits_liver_002")
@@ -352,10 +355,8 @@ def test_a_value_that_the_table_lacks_is_named_with_its_source(cohort, tmp_path)
 
 
 def test_masks_that_overlap_are_counted_and_the_later_row_wins(cohort, tmp_path):
-    folder = cohort / "Totalsegmentator_dataset_v201/s001/segmentations"
-    spleen = read_label_map(folder / "spleen.nii.gz").array.copy()
-    spleen[BOXES["liver"]][0, 0, :5] = 1
-    write(folder / "spleen.nii.gz", spleen, AFFINE)
+    with changed_labels(cohort / "Totalsegmentator_dataset_v201/s001/segmentations/spleen.nii.gz") as spleen:
+        spleen[BOXES["liver"]][0, 0, :5] = 1
     found = scan(cohort, tmp_path)
     issue = next(issue for issue in found.issues if issue.case == "totalsegmentator_s001")
     assert (issue.kind, issue.severity, issue.message) == (
@@ -375,10 +376,8 @@ def test_masks_of_another_shape_are_refused(cohort, tmp_path):
 
 
 def test_a_horseshoe_kidney_has_no_sides(cohort, tmp_path):
-    path = cohort / FILES["kits"][1].format("003")
-    array = read_label_map(path).array.copy()
-    array[3, 16, 6:25] = 1
-    write(path, array, AFFINE)
+    with changed_labels(cohort / FILES["kits"][1].format("003")) as array:
+        array[3, 16, 6:25] = 1
     found = scan(cohort, tmp_path)
     issue = next(issue for issue in found.issues if issue.case == "kits_case_003")
     assert issue.kind == "unclear_sides"

@@ -39,13 +39,17 @@ from flare23_lib.runtime import machine
 NAMES = ("background", "liver", "right_kidney", "tumor")
 
 
+def write_model(folder, names=NAMES):
+    """A bundle of an untrained network, which finds something of everything."""
+    labels = tuple(ModelLabel(name, value) for name, value in zip(names, (0, 1, 2, 14), strict=True))
+    bundle = a_bundle((0, 1, 2, 14), labels=labels, spacing=(2.5, 0.8, 0.7), orientation="canonical")
+    write_bundle(folder, bundle.model, bundle.state_dict)
+    return folder
+
+
 @pytest.fixture
 def model(tmp_path):
-    """A bundle of an untrained network, which finds something of everything."""
-    labels = tuple(ModelLabel(name, value) for name, value in zip(NAMES, (0, 1, 2, 14), strict=True))
-    bundle = a_bundle((0, 1, 2, 14), labels=labels, spacing=(2.5, 0.8, 0.7), orientation="canonical")
-    write_bundle(tmp_path / "model", bundle.model, bundle.state_dict)
-    return tmp_path / "model"
+    return write_model(tmp_path / "model")
 
 
 @pytest.fixture
@@ -310,11 +314,8 @@ def test_other_files_beside_images_are_no_dicom(model, ct, tmp_path):
 
 
 def test_two_labels_with_one_file_are_refused_before_anything_is_computed(ct, tmp_path, capsys):
-    names = ("background", "a/b", "a_b", "tumor")
-    labels = tuple(ModelLabel(name, value) for name, value in zip(names, (0, 1, 2, 14), strict=True))
-    bundle = a_bundle((0, 1, 2, 14), labels=labels, spacing=(2.5, 0.8, 0.7), orientation="canonical")
-    write_bundle(tmp_path / "odd", bundle.model, bundle.state_dict)
-    assert predict(tmp_path / "odd", ct, tmp_path / "out", "--per-class") == 2
+    odd = write_model(tmp_path / "odd", ("background", "a/b", "a_b", "tumor"))
+    assert predict(odd, ct, tmp_path / "out", "--per-class") == 2
     assert "2 labels would be written to a_b.nii.gz" in capsys.readouterr().err
 
 
@@ -346,11 +347,8 @@ def test_dicom_of_earlier_labels_goes_when_nothing_is_found(model, ct, tmp_path,
 
 
 def test_names_of_labels_do_not_lead_out_of_the_case_s_folder(ct, tmp_path):
-    names = ("background", "kidney/left", "../up", "tumor")
-    labels = tuple(ModelLabel(name, value) for name, value in zip(names, (0, 1, 2, 14), strict=True))
-    bundle = a_bundle((0, 1, 2, 14), labels=labels, spacing=(2.5, 0.8, 0.7), orientation="canonical")
-    write_bundle(tmp_path / "odd", bundle.model, bundle.state_dict)
-    assert predict(tmp_path / "odd", ct, tmp_path / "out", "--per-class") == 0
+    odd = write_model(tmp_path / "odd", ("background", "kidney/left", "../up", "tumor"))
+    assert predict(odd, ct, tmp_path / "out", "--per-class") == 0
     files = sorted(path.name for path in (tmp_path / "out/patient").iterdir())
     assert files == ["_._up.nii.gz", "kidney_left.nii.gz", "tumor.nii.gz"]
     assert not list((tmp_path / "out").glob("up*"))
