@@ -2,6 +2,7 @@ import itertools
 import re
 
 import pandas as pd
+from reports import drawn
 
 from flare23_lib.report.training import draw_training
 
@@ -34,11 +35,11 @@ def test_classes_are_named_in_the_order_of_their_last_values(tmp_path):
     assert texts == ["spleen", "aorta", "liver", "mean"]
 
 
-def test_a_loss_that_is_no_number_is_left_out(tmp_path):
-    history = rows(3, liver="0.9")
+def test_a_loss_that_is_no_number_is_left_out(tmp_path, monkeypatch):
+    history, figures = rows(3, liver="0.9"), drawn(monkeypatch)
     history.loc[1, "train_loss"] = "nan"
     draw_training(tmp_path / "a.svg", "m", history)
-    assert (tmp_path / "a.svg").exists()
+    assert list(figures[0].axes[0].lines[0].get_xdata()) == [1, 3]
 
 
 def test_many_classes_are_named_within_the_figure(tmp_path):
