@@ -281,17 +281,6 @@ def test_a_cohort_without_validation_cases_says_so(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_report_of_another_cohort_holds_nothing_of_flare23(tmp_path):
-    config = configuration("other_cohort.yaml")
-    page = report_of(finished_run(tmp_path, config), config, stand_in(tmp_path / "niivue"))
-    shown = Page(page.read_text()).text.rsplit("Provenance", 1)[0]
-    assert "hepar" in shown
-    assert "kidneys" in shown
-    for word in ("FLARE", "liver", "tumor", "pancreas", "five organs", "Huang"):
-        assert word not in shown
-
-
-@pytest.mark.slow
 def test_the_same_run_gives_the_same_page_and_cases_of_before_are_gone(config, tmp_path):
     results = finished_run(tmp_path, config, validation=2)
     viewer = stand_in(tmp_path / "niivue")
