@@ -68,7 +68,7 @@ def test_a_lock_is_free_again_when_its_holder_is_killed(tmp_path):
     holder.start()
     assert held.wait(60 * PATIENCE)
     with locks.lock(tmp_path / "lock", waiting=holder.kill):
-        holder.join()
+        holder.join(60 * PATIENCE)
     assert holder.exitcode == -signal.SIGKILL
 
 
