@@ -4,10 +4,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from flare23_lib.inference.bundle import Bundle
+from flare23_lib.dataset.cases import Case, write_cases
+from flare23_lib.inference.bundle import Bundle, write_bundle
 from flare23_lib.inference.model import InferenceDefaults, Model, ModelLabel
 from flare23_lib.io.geometry import Geometry
-from flare23_lib.io.nifti import Volume, header_for
+from flare23_lib.io.identity import file_identity
+from flare23_lib.io.nifti import Volume, header_for, write_volume
 from flare23_lib.networks import STUNetArchitecture
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.preprocessing.intensity import Intensity
@@ -40,6 +42,19 @@ def a_volume(shape=(11, 20, 23), affine=None, seed=0, dtype=np.float32):
     smooth = F.interpolate(coarse, size=shape, mode="trilinear")[0, 0]
     array = (3 * smooth + 0.1 * torch.randn(shape)).numpy().astype(dtype)
     return volume_of(array, np.eye(4) if affine is None else affine)
+
+
+def write_work(results, model, number, shape=(12, 24, 24), split="validation", category=""):
+    """Write a model of random weights, and the table of some cases with an image each; return the cases."""
+    bundle, cases = a_bundle(orientation="canonical"), []
+    write_bundle(results.bundle(model), bundle.model, bundle.state_dict)
+    for seed in range(number):
+        volume, path = a_volume(shape, seed=seed, dtype=np.int16), results.root / "images" / f"case{seed}.nii.gz"
+        write_volume(path, volume.array, volume.header)
+        cases.append(Case(f"case{seed}", str(path), None, split, {}, category, shape, (1.0, 1.0, 1.0),
+                          image_id=file_identity(path)))  # fmt: skip
+    write_cases(results.cases, cases)
+    return cases
 
 
 def volume_of(array, affine):

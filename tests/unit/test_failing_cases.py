@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trainings
-from engines import a_bundle, a_volume
+from engines import write_work
 from places import REPOSITORY
 
 from flare23_lib.cache.entries import Shard
@@ -16,7 +16,6 @@ from flare23_lib.config import Config
 from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.dataset.cases import Case, read_cases, write_cases
 from flare23_lib.errors import CasesFailedError
-from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.segmentations import LABELS, ModelUse, predict_validation
 from flare23_lib.io import nifti
 from flare23_lib.io.identity import file_identity
@@ -27,6 +26,8 @@ from flare23_lib.preprocessing.preprocess_cases import preprocess
 from flare23_lib.pseudo_labels.complete import CompletionJob, complete
 
 SHARD = Shard(0, 1)
+INFERENCE = {"step": 0.5, "tta": False, "windows": "all", "precision": "float32"}
+USE = ModelUse("student", InferenceSettings.from_json(INFERENCE), "cpu")
 
 
 def cut(path):
@@ -99,38 +100,24 @@ def test_measuring_intensities_names_a_failing_case(cohort, processes):
 @pytest.mark.parametrize("broken", [[0], [1], [0, 1], [3], [0, 2, 3]])
 def test_segmenting_names_failing_cases_and_does_the_others(tmp_path, broken):
     results = Results(tmp_path / "results")
-    bundle = a_bundle(orientation="canonical")
-    write_bundle(results.bundle("student"), bundle.model, bundle.state_dict)
-    cases = []
-    for number in range(4):
-        volume, path = a_volume((12, 24, 24), seed=number, dtype=np.int16), tmp_path / f"{number}.nii.gz"
-        write_volume(path, volume.array, volume.header)
-        identity = file_identity(path)
-        if number in broken:
-            cut(path)
-        cases.append(Case(f"case{number}", str(path), None, "validation", {}, image_id=identity))
-    write_cases(results.cases, cases)
-    inference = InferenceSettings.from_json({"step": 0.5, "tta": False, "windows": "all", "precision": "float32"})
+    cases = write_work(results, "student", 4)
+    for number in broken:
+        cut(Path(cases[number].image))
     record = results.shard("predictions", "student", SHARD)
     with pytest.raises(CasesFailedError, match=f"{len(broken)} of 4 cases failed"):
-        predict_validation(results, ModelUse("student", inference, "cpu"), SHARD, record)
+        predict_validation(results, USE, SHARD, record)
     assert not record.exists()
     assert len(list(results.root.glob("store/segmentations/*/case*.nii.gz"))) == 4 - len(broken)
 
 
 def test_a_segmentation_of_another_image_than_the_one_that_was_seen_is_not_kept(tmp_path):
     results = Results(tmp_path / "results")
-    bundle = a_bundle(orientation="canonical")
-    write_bundle(results.bundle("student"), bundle.model, bundle.state_dict)
-    volume, path = a_volume((12, 24, 24), dtype=np.int16), tmp_path / "image.nii.gz"
-    write_volume(path, volume.array, volume.header)
-    case = Case("case", str(path), None, "validation", {}, image_id=file_identity(path))
-    write_cases(results.cases, [case])
-    write_volume(path, volume.array + np.int16(1), volume.header)
-    inference = InferenceSettings.from_json({"step": 0.5, "tta": False, "windows": "all", "precision": "float32"})
+    (case,) = write_work(results, "student", 1)
+    volume = read_volume(case.image)
+    write_volume(case.image, volume.array + np.int16(1), volume.header)
     record = results.shard("predictions", "student", SHARD)
-    with pytest.raises(CasesFailedError, match=r"image\.nii\.gz: has changed since the cohort was read"):
-        predict_validation(results, ModelUse("student", inference, "cpu"), SHARD, record)
+    with pytest.raises(CasesFailedError, match=r"case0\.nii\.gz: has changed since the cohort was read"):
+        predict_validation(results, USE, SHARD, record)
     assert not list(results.root.glob("store/segmentations/*/case*"))
 
 
@@ -146,19 +133,8 @@ def test_completing_names_a_failing_case_and_does_the_others(tmp_path):
         write_volume(label, array, header_for(shape, affine, array.dtype))
         write_volume(entry.file(LABELS), array, header_for(shape, affine, array.dtype))
         entry.save([LABELS], {"passes": 1})
-        cases.append(
-            Case(
-                f"case{number}",
-                "a",
-                str(label),
-                "training",
-                {1: 9},
-                "tumor",
-                shape,
-                (10.0,) * 3,
-                label_id=file_identity(label),
-            )
-        )
+        cases.append(Case(f"case{number}", "a", str(label), "training", {1: 9}, "tumor", shape, (10.0,) * 3,
+                          label_id=file_identity(label)))  # fmt: skip
         rows.append({"case": f"case{number}", "file": results.relative(entry.file(LABELS))})
     cut(tmp_path / "label1.nii.gz")
     write_cases(results.cases, cases)

@@ -70,18 +70,8 @@ def completed(
     write_volume(label, original[:, :, : shape[2]], header_for(shape, affine, original.dtype))
     voxels = {int(value): int((original == value).sum()) for value in np.unique(original) if value}
     spacing = (10.0, 10.0, 10.0)
-    case = Case(
-        "a",
-        "a.nii.gz",
-        str(label),
-        "training",
-        voxels,
-        "tumor",
-        SHAPE,
-        spacing,
-        image_id="i",
-        label_id=file_identity(label),
-    )
+    case = Case("a", "a.nii.gz", str(label), "training", voxels, "tumor", SHAPE, spacing, image_id="i",
+                label_id=file_identity(label))  # fmt: skip
     write_cases(results.cases, [case])
     store = results.cache("segmentations", {"made": "by hand"}).create()
     entry = store.entry("a", {"image": "image"})

@@ -4,21 +4,17 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from cohorts import RECIPE
-from engines import a_bundle, a_volume
+from engines import write_work
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
-from flare23_lib.dataset.cases import Case, write_cases
+from flare23_lib.dataset.cases import write_cases
 from flare23_lib.errors import ConfigError
-from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.segmentations import ModelUse, predict_validation
-from flare23_lib.io.identity import file_identity
-from flare23_lib.io.nifti import write_volume
 from flare23_lib.io.tables import read_csv
 from flare23_lib.runtime import precision
 
@@ -135,14 +131,7 @@ def test_an_avx2_machine_that_is_emulated_has_no_bfloat16():
 
 def test_a_cohort_that_is_finished_on_a_machine_of_another_kind_is_not_computed_twice(tmp_path, monkeypatch, caplog):
     results = Results(tmp_path / "results")
-    bundle = a_bundle()
-    write_bundle(results.bundle("student"), bundle.model, bundle.state_dict)
-    cases = []
-    for number in range(4):
-        volume, path = a_volume(seed=number, dtype=np.int16), tmp_path / f"case{number}.nii.gz"
-        write_volume(path, volume.array, volume.header)
-        cases.append(Case(f"case{number}", str(path), None, "validation", {}, "", volume.array.shape, (1.0, 1.0, 1.0),
-                          image_id=file_identity(path)))  # fmt: skip
+    cases = write_work(results, "student", 4)
     inference = Config.load([RECIPE]).inference_settings("student")
 
     def predict(cases):
