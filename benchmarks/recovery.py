@@ -121,20 +121,30 @@ SOFT = ("student_soft",)
 seed; aim: a higher organ DSC than the student's."""
 
 CONFIGURATIONS = [REPOSITORY / "presets" / "demo.yaml", REPOSITORY / "benchmarks" / "recovery.yaml"]
-LOWER, TRUTH, WITH_OPTIONS, WITH_SETS, WITH_LONG, WITH_LONGER, WITH_NEXT, WITH_EXACT, WITH_LATER, WITH_SOFT = (
-    REPOSITORY / "benchmarks" / f"recovery_{name}.yaml"
-    for name in ("lower", "truth", "options", "sets", "long", "longer", "next", "exact", "later", "soft")
-)
-ARMS = {"options": (OPTIONS, WITH_OPTIONS), "soft": (SOFT, WITH_SOFT)}
-"""Arms of the pipeline's run: their students, and the configuration that has them."""
+PARTIAL_LABELS = REPOSITORY / "presets" / "partial_labels.yaml"
 
-RUNS = ("lower", "pipeline", "sets", "long", "longer", "next", "exact", "later", "truth")
+ARMS = {"options": OPTIONS, "soft": SOFT}
+"""Arms of the pipeline's run: their students. The configuration that has them bears the arm's name."""
+
+FROM_SETS = ("student", "student_native")
+SETS_RUNS = {
+    "sets": ((), SETS + SETS_SOFT, FROM_SETS + SETS_SOFT),
+    "long": (("long",), LONG, FROM_SETS),
+    "longer": (("long", "longer"), LONGER, FROM_SETS),
+    "next": (("long", "next"), NEXT, FROM_SETS),
+    "exact": (("exact",), EXACT, FROM_SETS),
+    "later": (("later",), LATER, ("teacher", "later")),
+}
+"""The runs with one teacher of label sets, each for the arm of its name: the configurations on top of
+`recovery_sets.yaml`, what is reported, and the models that it is the scores of."""
+
+RUNS = ("lower", "pipeline", *SETS_RUNS, "truth")
 """The workflows of a seed; all but the first are the default, as far as the arms need them."""
 
-WITHOUT_CHAIN = ("sets", "long", "longer", "next", "exact", "later")
-"""The runs with one teacher of label sets, each for the arm of its name."""
 
-PARTIAL_LABELS = REPOSITORY / "presets" / "partial_labels.yaml"
+def configurations(*names: str) -> list[Path]:
+    """Return the files of parts of the benchmark."""
+    return [REPOSITORY / "benchmarks" / f"recovery_{name}.yaml" for name in names]
 
 
 def make_cohorts(folder: Path, seed: int) -> tuple[Path, Path]:
@@ -194,25 +204,21 @@ def run_seed(
     partial, whole = make_cohorts(folder, seed)
     common = {"model_defaults": {"orientation": orientation, "training": {"seed": seed}}}
     added = [arm for arm in ARMS if arm in chosen]
-    students = ["student", "labeled_only", *(model for arm in added for model in ARMS[arm][0])]
+    students = ["student", "labeled_only", *(model for arm in added for model in ARMS[arm])]
     truths = ["full_truth", "full_truth_native"] if "sets" in chosen else ["full_truth"]
-    with_sets = [*CONFIGURATIONS, PARTIAL_LABELS, WITH_SETS]
-    hard = ("student", "student_native")
     runs = {
-        "lower": (partial, [*CONFIGURATIONS, LOWER], {"labeled_only": "labeled_only"}),
-        "pipeline": (partial, [*CONFIGURATIONS, *(ARMS[arm][1] for arm in added)], {name: name for name in students}),
-        "sets": (partial, with_sets, dict(zip(SETS + SETS_SOFT, hard + SETS_SOFT, strict=True))),
-        "long": (partial, [*with_sets, WITH_LONG], dict(zip(LONG, hard, strict=True))),
-        "longer": (partial, [*with_sets, WITH_LONG, WITH_LONGER], dict(zip(LONGER, hard, strict=True))),
-        "next": (partial, [*with_sets, WITH_LONG, WITH_NEXT], dict(zip(NEXT, hard, strict=True))),
-        "exact": (partial, [*with_sets, WITH_EXACT], dict(zip(EXACT, hard, strict=True))),
-        "later": (partial, [*with_sets, WITH_LATER], dict(zip(LATER, ("teacher", "later"), strict=True))),
-        "truth": (whole, [*CONFIGURATIONS, TRUTH], {name: name for name in truths}),
+        "lower": (partial, [*CONFIGURATIONS, *configurations("lower")], {"labeled_only": "labeled_only"}),
+        "pipeline": (partial, [*CONFIGURATIONS, *configurations(*added)], {name: name for name in students}),
+        "truth": (whole, [*CONFIGURATIONS, *configurations("truth")], {name: name for name in truths}),
     }
+    for name, (more, reported, models) in SETS_RUNS.items():
+        files = [*CONFIGURATIONS, PARTIAL_LABELS, *configurations("sets", *more)]
+        runs[name] = (partial, files, dict(zip(reported, models, strict=True)))
     figures: dict = {}
-    for name, (cohort, files, arms) in runs.items():
-        if name not in wanted or (name in WITHOUT_CHAIN and name not in chosen):
+    for name in RUNS:
+        if name not in wanted or (name in SETS_RUNS and name not in chosen):
             continue
+        cohort, files, arms = runs[name]
         log.info("seed %d, %s: %s", seed, orientation, name)
         run = folder / f"{orientation}_{name}"
         overrides: dict = {**common, "cohort": str(cohort.absolute()), "results": "results"}
@@ -240,7 +246,7 @@ def main() -> None:
     parser.add_argument("--orientation", choices=["canonical", "stored"], default="canonical")
     parser.add_argument(
         "--arms",
-        choices=[*WITHOUT_CHAIN, *ARMS],
+        choices=[*SETS_RUNS, *ARMS],
         nargs="*",
         default=["sets"],
         help="in addition to L, S and U",
