@@ -32,6 +32,7 @@ Arms (their models have the same network, seed and, but for the long ones, itera
 - `upper_long`: U with twice the iterations.
 - `chain_long`: the chain, with twice the iterations for each of its teachers: in all as many as `sets_longer_soft`.
 - `shuffled`: as `sets`, but each site is stated to have annotated what the next one did. A control.
+- `shuffled_longer`: the same with four times the iterations.
 - `lower_native`, `upper_native`, `sets_native`, `sets_student_native`, `sets_soft_native`: as those without
   `_native`, with the loss at labels about as fine as the files' own (`targets: native`).
 
@@ -91,6 +92,11 @@ and 36 epochs, were added when the recovery of `sets_long_soft` was known to be 
 where its teacher does (0.682 and 0.679). Questions: does the teacher gain again from twice the iterations, what is
 the recovery of `sets_longer_soft` in the mean of six seeds and its interval, is each difference to the chain above 0,
 and that to the chain of as many iterations?
+
+`sets_longer`, `sets_longer_soft` and `shuffled_longer` of seed 11 with 16 cases and 36 epochs were added when all of
+the above was known: with 16 cases `sets` is at the chain (-0.001) and below its control (-0.009) on that seed.
+Questions: with four times the iterations, is the control below `sets_longer`, and are the differences of
+`sets_longer` and `sets_longer_soft` to the chain above 0?
 
 U of 16 cases is that of 8, not trained again: the same 170 cases, seed and iterations (with 8 and 4 cases it was
 trained twice, and its scores agreed in every case).
@@ -339,6 +345,8 @@ def arms(study: Study, full: int, epochs: int) -> dict[str, dict[str, Any]]:
         "background": {"categories": categories(everything),
                        "models": {"background": learner({"manual_labels": groups})}},
         "shuffled": {"categories": categories(following), "models": {"shuffled": sets["sets"]}},
+        "shuffled_longer": {"categories": categories(following),
+                            "models": {"shuffled_longer": sets_longer["sets_longer"]}},
     }  # fmt: skip
     for arm in ("lower", "upper", "sets", "sets_student", "sets_soft"):
         models = dict(found[arm]["models"])
@@ -426,7 +434,7 @@ def summarize(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             row["recovery"] = resampled(recovery, scores, tables["lower"], tables["upper"])
         if arm.endswith("_native") and {"lower_native", "upper_native"} <= tables.keys() - {arm}:
             row["recovery_native"] = resampled(recovery, scores, tables["lower_native"], tables["upper_native"])
-        compared = {"background", "chain", "chain_long", "sets_student", "sets_soft", "shuffled"}
+        compared = {"background", "chain", "chain_long", "sets_student", "sets_soft", "shuffled", "shuffled_longer"}
         compared.add(arm.removesuffix("_native"))
         for other in sorted((compared - {arm}) & tables.keys()):
             row[f"minus_{other}"] = resampled(lambda a, b: endpoint(a) - endpoint(b), scores, tables[other])
