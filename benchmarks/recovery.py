@@ -21,6 +21,12 @@ pseudo-labels.
 `--runs truth` runs the two students of the truth alone. Frozen before a first run of `full_truth_native` on any seed;
 aim: a higher organ DSC than that of `full_truth`. `--runs lower` runs L alone, which `pipeline` has, too.
 
+All of that was run on phantoms whose right adrenal gland lay in the liver: 62 % of what surrounds it was liver (on 16
+label maps of FLARE22, 13 % within 3 mm). It had a DSC of 0 to 0.3 in most students, and moved their means by up to
+0.02 from one training to the next. Today's phantoms have fat around it. Frozen before a first run on these, for
+seeds 3 and 4 in a new folder: `--arms sets long --runs lower long truth`. Aim: a recovery of
+`student_long_soft_native` above 0.6. Question: does U rise with `targets: native`?
+
 `recovery*.yaml` say what is run; a seed makes another cohort and other trainings. The pseudo-labels of each
 completion, as predicted and as merged, are compared with the truth too. What a folder holds is not made again.
 """

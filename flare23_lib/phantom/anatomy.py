@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,10 @@ class Ellipsoid:
         """Return it at another place (x, y, z), grown per axis."""
         return Ellipsoid(self.center + shift, self.radii * growth)
 
+    def enlarged(self, margin: float) -> Ellipsoid:
+        """Return it with radii that are `margin` mm longer."""
+        return replace(self, radii=self.radii + margin)
+
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and the highest corner (x, y, z) of a box around it."""
         return self.center - self.radii, self.center + self.radii
@@ -52,6 +56,10 @@ class Tube:
         """Return it at another place (x, y, z), grown, each of its points a bit off."""
         points = self.points + shift
         return Tube(points + rng.standard_normal(points.shape) * wander / 4, self.radius * float(growth[0]))
+
+    def enlarged(self, margin: float) -> Tube:
+        """Return it with a radius that is `margin` mm longer."""
+        return replace(self, radius=self.radius + margin)
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and the highest corner (x, y, z) of a box around it."""
@@ -84,6 +92,7 @@ class PhantomStructure:
     wander: float
     growth: float
     parts: Sequence[Part]
+    fat: Mapping[str, float] = field(default_factory=dict)
 
     def vary(self, rng: np.random.Generator) -> list[Part]:
         """Draw its place and size; all its parts move and grow together."""

@@ -75,6 +75,10 @@ def draw_phantom(
         levels[structure.name] = mean + rng.normal(0, variation.organ_hu)
         if structure.name == "gallbladder" and not gallbladder:
             continue
+        for organ, margin in structure.fat.items():
+            replaced = canvas.labels == FLARE23_VALUES[organ]
+            for part in parts:
+                canvas.paint(part.enlarged(margin), TISSUE_HU["fat"], replaced)
         for part in parts:
             canvas.paint(part, levels[structure.name], within, FLARE23_VALUES.get(structure.name, 0))
     _paint_stomach_gas(canvas, rng)

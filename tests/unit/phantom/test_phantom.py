@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from flare23_lib.errors import CohortError
 from flare23_lib.io.images import read_header
@@ -205,6 +206,17 @@ def test_small_organs_survive_the_coarse_spacing_of_small_networks():
         labels, voxel = phantom.labels, abs(np.linalg.det(phantom.affine[:3, :3]))
         for name in ORGANS:
             assert np.count_nonzero(labels == FLARE23_VALUES[name]) * voxel > 30 * 6 * 5 * 5, name
+
+
+@pytest.mark.parametrize("gland", ["right_adrenal_gland", "left_adrenal_gland"])
+def test_adrenal_glands_lie_in_fat(gland):
+    around = []
+    for seed in range(4):
+        labels = draw_phantom(np.random.default_rng(seed)).labels
+        voxels = labels == FLARE23_VALUES[gland]
+        around.append(labels[ndimage.binary_dilation(voxels) & ~voxels])
+    assert (np.concatenate(around) == 0).mean() > 0.8
+    assert (np.concatenate(around) == FLARE23_VALUES["liver"]).mean() < 0.13  # as in FLARE22's label maps
 
 
 def test_someone_elses_cohort_has_its_own_names_and_numbers(cohort, tmp_path):
