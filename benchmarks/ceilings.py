@@ -1,6 +1,6 @@
 """The best scores that a perfect network could reach: what a grid, and the form of the targets on it, cost.
 
-    nice python benchmarks/ceilings.py --labels FOLDER [--cases 40] [--native-cases 4] [--output FILE]
+    nice python benchmarks/ceilings.py --labels FOLDER [--cases 40] [--threads 1] [--output FILE]
 
 FOLDER holds label maps of FLARE22 (13 organs, full resolution). Each is brought onto the grid of the student
 (2.5x1.5x1.5 mm) and that of the teachers (2.5x0.82x0.82 mm) as targets of a form, predicted perfectly, and brought
@@ -11,8 +11,7 @@ back to full resolution; then the Dice of each organ with what it was made from:
 - `area`: the share of each class in the voxel in, its logarithm (the logit that soft cross-entropy asks for)
   interpolated out; `area_shares` interpolates the shares themselves.
 - `native`: logits on the grid that are fitted to the label at full resolution through the interpolation, each organ
-  against all others: what a loss at full resolution could reach. Found by gradient descent, so a lower bound; on
-  the student's grid alone: on the teachers' the first case reached 1.000 in every organ, and it takes minutes.
+  against all others: what a loss at full resolution could reach. Found by gradient descent, so a lower bound.
 """
 
 from __future__ import annotations
@@ -112,6 +111,16 @@ def dice(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
 
+def organ_dice(truth: torch.Tensor, labels: torch.Tensor) -> dict[int, float]:
+    """Return the Dice of each organ of a label map (z, y, x) with another one."""
+    pairs = truth.flatten().int() * (ORGANS + 1) + labels.flatten()
+    counts = torch.bincount(pairs, minlength=(ORGANS + 1) ** 2).view(ORGANS + 1, ORGANS + 1)
+    sizes = counts.sum(0) + counts.sum(1)
+    return {
+        index: float(2 * counts[index, index] / sizes[index]) for index in range(1, ORGANS + 1) if counts[index].any()
+    }
+
+
 def nearest(labels: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Return a label map (z, y, x) on another grid, by the label at the nearest voxel's center."""
     return F.interpolate(labels[None, None].float(), size=tuple(shape), mode="nearest-exact")[0, 0].to(labels.dtype)
@@ -175,8 +184,8 @@ def native(mask: torch.Tensor, shape: Sequence[int]) -> float:
     return best
 
 
-def ceilings(path: Path, spacing: Sequence[float], fit: bool) -> dict[str, dict[int, float]]:
-    """Return by form the Dice of each organ of a label map on a grid; `native` only if it is to be fitted."""
+def ceilings(path: Path, spacing: Sequence[float]) -> dict[str, dict[int, float]]:
+    """Return by form the Dice of each organ of a label map on a grid."""
     volume = read_labels(path)
     box = tuple(
         slice(max(0, int(places.min()) - AROUND), int(places.max()) + 1 + AROUND)
@@ -189,13 +198,8 @@ def ceilings(path: Path, spacing: Sequence[float], fit: bool) -> dict[str, dict[
         "hard": hard(labels, shape),
         **area(labels, shape),
     }
-    present = [index for index in range(1, ORGANS + 1) if (labels == index).any()]
-    found = {
-        form: {index: dice(labels == index, result == index) for index in present} for form, result in raised.items()
-    }
-    if fit:
-        found["native"] = {index: native(labels == index, shape) for index in present}
-    return found
+    found = {form: organ_dice(labels, result) for form, result in raised.items()}
+    return found | {"native": {index: native(labels == index, shape) for index in found["nearest"]}}
 
 
 def main() -> None:
@@ -203,7 +207,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=Path, required=True, help="folder of label maps")
     parser.add_argument("--cases", type=int, default=40)
-    parser.add_argument("--native-cases", type=int, default=4, help="the first of them, for `native`")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="JSON with the figures")
     args = parser.parse_args()
@@ -218,14 +221,10 @@ def main() -> None:
     found: dict[str, list[dict[str, dict[int, float]]]] = {grid: [] for grid in GRIDS}
     for number, path in enumerate(files):
         for grid, model in GRIDS.items():
-            fit = (
-                grid == "student" and number < args.native_cases
-            )  # the first case's reached 1.000 on the teachers' grid
-            found[grid].append(ceilings(path, config.models[model].spacing, fit))
+            found[grid].append(ceilings(path, config.models[model].spacing))
         log.info("%s", path.name)
         content = {
             "cases": number + 1,
-            "native_cases": min(number + 1, args.native_cases),
             "seconds": round(time.monotonic() - started),
             "threads": args.threads,
             "grids": {
@@ -239,32 +238,18 @@ def main() -> None:
 
 
 def summarize(cases: Sequence[dict[str, dict[int, float]]], names: dict[int, str]) -> dict[str, Any]:
-    """Return by form the mean Dice of each organ, of all, and of all on the cases that have `native`, too."""
+    """Return by form the mean Dice of each organ over the cases that have it, and the mean over organs."""
     summary: dict[str, Any] = {}
-    fitted = [case for case in cases if "native" in case] or cases
     for form in FORMS:
-        having = [case[form] for case in cases if form in case]
-        if having:
-            organs = means(having, names)
-            both = means([case[form] for case in fitted], names)
-            summary[form] = {"mean": mean(organs), "mean_of_native_cases": mean(both), "organs": organs}
+        values = {name: [case[form][value] for case in cases if value in case[form]] for value, name in names.items()}
+        organs = {name: round(float(np.mean(found)), 4) for name, found in values.items() if found}
+        summary[form] = {"mean": round(float(np.mean(list(organs.values()))), 4), "organs": organs}
     return summary
-
-
-def means(cases: Sequence[dict[int, float]], names: dict[int, str]) -> dict[str, float]:
-    """Return the mean Dice of each organ over the cases that have it."""
-    values = {name: [case[value] for case in cases if value in case] for value, name in names.items()}
-    return {name: round(float(np.mean(found)), 4) for name, found in values.items() if found}
-
-
-def mean(organs: dict[str, float]) -> float:
-    """Return the mean over organs."""
-    return round(float(np.mean(list(organs.values()))), 4)
 
 
 def format_table(grids: dict[str, Any]) -> str:
     """Return the figures as a table of Markdown."""
-    columns = [(grid, form) for grid in grids for form in FORMS if form in grids[grid]]
+    columns = [(grid, form) for grid in grids for form in FORMS]
     lines = [f"| | {' | '.join(f'{grid} {form}' for grid, form in columns)} |", "|---" * (len(columns) + 1) + "|"]
     organs = grids[columns[0][0]][columns[0][1]]["organs"]
     for name in [*organs, "mean"]:
