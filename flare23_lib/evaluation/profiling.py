@@ -192,16 +192,16 @@ def profile_command(command: Sequence[str], gpu: Gpu | None, output: IO[bytes] |
         EvaluationError: there is no such program.
     """
     used_before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
-    started = time.monotonic()
-    try:
-        process = psutil.Popen(command, stdout=output, stderr=output)
-    except OSError as error:
-        raise EvaluationError(f"{command[0]}: cannot be run ({error.strerror})") from error
-    tree = ProcessTree(process)
     with contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
             before = signal.signal(signal.SIGTERM, _interrupt)
             stack.callback(signal.signal, signal.SIGTERM, before)
+        started = time.monotonic()
+        try:
+            process = psutil.Popen(command, stdout=output, stderr=output)
+        except OSError as error:
+            raise EvaluationError(f"{command[0]}: cannot be run ({error.strerror})") from error
+        tree = ProcessTree(process)
         try:
             profile = poll(process.wait, tree, gpu, started)
         except BaseException:
