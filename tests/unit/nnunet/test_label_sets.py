@@ -184,10 +184,11 @@ def test_the_preset_of_partial_labels_has_one_teacher_of_all_labels():
     assert stated.pop("all_organs") == tuple(organs)
     assert stated == {"tumor": "present", "five_organs": (*organs[:4], organs[12]), "unlabeled": None}
     assert set(chosen.training_settings("teacher").hidden_in) == {"14"}
+    recipe = Config.load([RECIPE])
+    epochs = [recipe.training_settings(name).training.epochs for name in ("organ_teacher", "tumor_teacher")]
+    assert chosen.training_settings("teacher").training.epochs == sum(epochs)
     assert all(completion.soft for completion in chosen.completions.values())
-    assert chosen.training_settings("student") == changed(
-        Config.load([RECIPE]).training_settings("student"), soft=True
-    )
+    assert chosen.training_settings("student") == changed(recipe.training_settings("student"), soft=True)
 
 
 def test_a_label_that_cases_have_and_nobody_looked_for_is_named(tmp_path):
