@@ -152,6 +152,10 @@ RUNS = ("lower", "pipeline", *SETS_RUNS, "truth")
 """The workflows of a seed; all but the first are the default, as far as the arms need them."""
 
 
+NATIVE_BOUNDS = {"lower": "labeled_only_native", "truth": "full_truth_native"}
+"""Run -> its model with `targets: native`, which the arm `sets` alone has."""
+
+
 def configurations(*names: str) -> list[Path]:
     """Return the files of parts of the benchmark."""
     return [REPOSITORY / "benchmarks" / f"recovery_{name}.yaml" for name in names]
@@ -215,8 +219,10 @@ def run_seed(
     common = {"model_defaults": {"orientation": orientation, "training": {"seed": seed}}}
     added = [arm for arm in ARMS if arm in chosen]
     students = ["student", "labeled_only", *(model for arm in added for model in ARMS[arm])]
-    targets = ("", "_native") if "sets" in chosen else ("",)
-    lowers, truths = ([f"{model}{one}" for one in targets] for model in ("labeled_only", "full_truth"))
+    lowers, truths = ["labeled_only"], ["full_truth"]
+    if "sets" in chosen:
+        lowers.append(NATIVE_BOUNDS["lower"])
+        truths.append(NATIVE_BOUNDS["truth"])
     runs = {
         "lower": (partial, [*CONFIGURATIONS, *configurations("lower")], {name: name for name in lowers}),
         "pipeline": (partial, [*CONFIGURATIONS, *configurations(*added)], {name: name for name in students}),
@@ -233,8 +239,8 @@ def run_seed(
         log.info("seed %d, %s: %s", seed, orientation, name)
         run = folder / f"{orientation}_{name}"
         overrides: dict = {**common, "cohort": str(cohort.absolute()), "results": "results"}
-        if name in ("lower", "truth") and "sets" not in chosen:
-            overrides["models"] = {"labeled_only_native" if name == "lower" else "full_truth_native": None}
+        if name in NATIVE_BOUNDS and "sets" not in chosen:
+            overrides["models"] = {NATIVE_BOUNDS[name]: None}
         run_workflow(run, files, overrides, ["evaluation"])
         figures |= {arm: scores(run / "results", model) for arm, model in arms.items()}
         if cohort == partial and name not in ("lower", "later"):
