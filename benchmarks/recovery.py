@@ -31,6 +31,9 @@ seeds 3 and 4 in a new folder: `--arms sets long --runs lower long truth`. Aim: 
 `labeled_only_native`, L with `targets: native`, was added when these were known (recovery 0.95 and 0.56, U native
 1.42 and 1.22). Question: the recovery between L and U that learn from native labels as well (`recovery_native`).
 
+Seed 5 was added, with the same arms and aim, when all of that was known on seeds 3 and 4. Question: the mean of three
+seeds and its interval.
+
 `recovery*.yaml` say what is run; a seed makes another cohort and other trainings. The pseudo-labels of each
 completion, as predicted and as merged, are compared with the truth too. What a folder holds is not made again.
 """

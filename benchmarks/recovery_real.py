@@ -102,6 +102,9 @@ Questions: with four times the iterations, is the control below `sets_longer`, a
 were added when those of 16 were known (0.691 and 0.689, the control 0.669). Questions: with 8, the recovery and the
 signs of the differences to the chain; with 16, the signs of the differences to the chain of as many iterations.
 
+`shuffled_longer` of seed 11 with 8, 4 and 0 cases was added when all of that but the two arms with none was known.
+Question: is the control below `sets_longer` with each?
+
 U of 16 cases is that of 8, not trained again: the same 170 cases, seed and iterations (with 8 and 4 cases it was
 trained twice, and its scores agreed in every case).
 
