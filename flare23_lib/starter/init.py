@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +91,13 @@ def _inspect(
 
     Returns shape and spacing of each image as a canonical model sees it; CohortError if none can be read.
     """
-    names: Counter[str] = Counter()
+    taken: set[str] = set()
     for source in sources:
         if source.name == "validation":  # the configuration keeps the word
             source.name = "validation_cases"
-        names[source.name] += 1
-        if names[source.name] > 1:
-            source.name += f"_{names[source.name]}"
+        numbered = (f"{source.name}_{number}" for number in count(2))
+        source.name = next(name for name in chain([source.name], numbered) if name not in taken)
+        taken.add(source.name)
         source.keys = {key: _below(cohort, source.root, value) for key, value in source.keys.items()}
         source.files = source.find(cohort)
         cases = [*source.files.images, *source.files.unlabeled_images]

@@ -71,7 +71,7 @@ def names_of_values(folder: Path, present: Collection[int] | None = None) -> dic
         try:
             text = path.read_text(encoding="utf-8-sig")
             found = _from_json(json.loads(text), path) if path.suffix == ".json" else _from_table(text)
-        except (OSError, ValueError, FlareError) as error:
+        except (OSError, ValueError, csv.Error, FlareError) as error:
             log.warning("%s: names no values, as it cannot be read (%s)", path, error)
             continue
         if present is not None and path.name != "dataset.json":
@@ -94,7 +94,7 @@ def _from_json(content: object, path: Path) -> dict[int, str]:
 
 def _from_table(text: str) -> dict[int, str]:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if lines and lines[0].split() and lines[0].count('"') == 2:  # ITK-SNAP: IDX R G B A VIS MSH "NAME"
+    if lines and lines[0].split()[0].isdigit() and lines[0].count('"') == 2:  # ITK-SNAP: IDX R G B A VIS MSH "NAME"
         return _values((line.split()[0], line.split('"')[1]) for line in lines if line.count('"') == 2)
     found: dict[int, str] = {}
     for row in csv.reader(lines, delimiter=";" if ";" in text else "," if "," in text else "\t"):

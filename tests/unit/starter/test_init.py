@@ -47,6 +47,12 @@ def test_what_init_read_is_not_read_again(tmp_path, caplog):
     assert "12 files, 6 of them new or changed" in caplog.text  # the images, of which only headers were read
 
 
+def test_sources_of_folders_with_one_name_are_numbered(tmp_path):
+    folders = [decathlon(tmp_path / folder, cases=3) for folder in ("x/ct", "y/ct", "z/ct_2")]
+    config = init(folders, RECIPE, tmp_path / "m.yaml", 8)
+    assert list(config.sources) == ["ct", "ct_2", "ct_2_2"]
+
+
 def test_images_without_labels_among_labeled_ones_are_counted(tmp_path, caplog):
     caplog.set_level("INFO")
     write_pairs(tmp_path / "own/images/siteA_#.nii.gz", tmp_path / "own/labels/siteA_#.nii.gz", range(3), v1=LIVER)

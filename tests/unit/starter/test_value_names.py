@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -18,6 +19,7 @@ from flare23_lib.starter.names import identifier, name_of, names_of_values
         ("1 255 0 0 1 1 1 \"Right Kidney\"\n0 0 0 0 0 0 0 \"Clear Label\"\n", "labels.txt"),
         ("1,right kidney\n", "labels.csv"),
         ("\ufeffvalue;name\n1;kidney_right\n", "labels.csv"),
+        ('1,"kidney_right"\n', "labels.csv"),
     ],
 )  # fmt: skip
 def test_tables_of_other_programs_name_values(tmp_path, text, name):
@@ -67,6 +69,10 @@ def test_a_table_names_only_values_that_are_there(tmp_path, caplog):
     (tmp_path / "colorectal_patients.csv").write_text("id,age\ncrc_0,60\ncrc_1,61\n")
     assert names_of_values(tmp_path, [1, 2]) == {}
     (tmp_path / "labels.csv").write_bytes("1;Nièren\n".encode("latin-1"))
+    assert names_of_values(tmp_path, [1, 2]) == {}
+    assert "labels.csv: names no values, as it cannot be read" in caplog.text
+    caplog.clear()
+    (tmp_path / "labels.csv").write_text('1,"' + "x" * (csv.field_size_limit() + 1))
     assert names_of_values(tmp_path, [1, 2]) == {}
     assert "labels.csv: names no values, as it cannot be read" in caplog.text
 
