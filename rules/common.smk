@@ -77,14 +77,9 @@ def settings(**parts):
 
     def text(wildcards):
         content = {part: value(wildcards) if callable(value) else value for part, value in parts.items()}
-        return json.dumps({part: plain(value) for part, value in content.items()})
+        return json.dumps(content, default=Table.to_json)
 
     return text
-
-
-def plain(value):
-    """Settings as plain data; others as they are."""
-    return value.to_json() if isinstance(value, Table) else value
 
 
 @cache
@@ -101,16 +96,6 @@ def dataset_hash(wildcards):
         for line in notices(found, CONFIG.sources, CONFIG.validation is not None, CONFIG.evaluated):
             logger.warning(line)
     return fingerprint(listing(found))
-
-
-def of_model(settings):
-    """A function that gives a model's settings of a stage, from a method of the configuration."""
-    return lambda wildcards: settings(wildcards.model)
-
-
-def of_completion(settings):
-    """A function that gives a completion's settings of a stage, from a method of the configuration."""
-    return lambda wildcards: settings(wildcards.completion)
 
 
 def teacher_name(wildcards):
@@ -143,11 +128,6 @@ def pretrained(wildcards):
     return [] if path is None else str(path)
 
 
-def training_gpus(wildcards):
-    """The GPUs that share a model's batches."""
-    return CONFIG.models[wildcards.model].gpus
-
-
 def option(name, file):
     """A function that gives a command's option for a function's file; empty without a file."""
     return lambda wildcards: f"{name} {quote(file(wildcards))}" if file(wildcards) else ""
@@ -156,11 +136,6 @@ def option(name, file):
 def bundle(model):
     """The files of a model's bundle."""
     return [f"{R}/models/{model}/{name}" for name in ("model.json", "model.safetensors")]
-
-
-def teacher(wildcards):
-    """The bundle of a completion's teacher."""
-    return bundle(teacher_name(wildcards))
 
 
 def base(wildcards):

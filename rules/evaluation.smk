@@ -76,7 +76,7 @@ rule measure_efficiency:
         results=results,
         settings=settings(
             version=[versions.EFFICIENCY, versions.SEGMENTATION],
-            inference=of_model(CONFIG.inference_settings),
+            inference=lambda wildcards: CONFIG.inference_settings(wildcards.model),
             cases=CONFIG.evaluation.efficiency_cases,
         ),
         device=DEVICE,

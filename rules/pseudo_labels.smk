@@ -10,7 +10,7 @@ rule pseudo_label:
     """Segment a shard of a category with its teacher."""
     input:
         cases=f"{R}/cohort/cases.csv",
-        teacher=teacher,
+        teacher=lambda wildcards: bundle(teacher_name(wildcards)),
         base=base_of_runner_up,
     output:
         record=f"{R}/pseudo_labels/{{completion}}/{{shard}}.csv",
@@ -30,7 +30,7 @@ rule pseudo_label:
         results=results,
         settings=settings(
             version=versions.SEGMENTATION,
-            settings=of_completion(CONFIG.pseudo_label_settings),
+            settings=lambda wildcards: CONFIG.pseudo_label_settings(wildcards.completion),
             teacher=teacher_name,
             inference=lambda wildcards: CONFIG.inference_settings(teacher_name(wildcards)),
             base=lambda wildcards: base_name(wildcards) if base_of_runner_up(wildcards) else None,
@@ -68,7 +68,7 @@ rule complete:
         results=results,
         settings=settings(
             version=[versions.MERGE, versions.SPECKS, versions.SPECK_VOTES, versions.CHANGE],
-            settings=of_completion(CONFIG.completion_settings),
+            settings=lambda wildcards: CONFIG.completion_settings(wildcards.completion),
             label_names=LABEL_NAMES,
             base=base_name,
         ),
@@ -108,7 +108,9 @@ rule gather_completed:
         runtime=scale_with_attempt(30),
     params:
         results=results,
-        settings=settings(settings=of_completion(CONFIG.completion_settings), label_names=LABEL_NAMES),
+        settings=settings(
+            settings=lambda wildcards: CONFIG.completion_settings(wildcards.completion), label_names=LABEL_NAMES
+        ),
         shards=SHARDS["pseudo_labels"],
     shell:
         "flare23 stage gather-completed"

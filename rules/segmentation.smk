@@ -25,7 +25,9 @@ rule predict:
         device=DEVICE,
     params:
         results=results,
-        settings=settings(version=versions.SEGMENTATION, inference=of_model(CONFIG.inference_settings)),
+        settings=settings(
+            version=versions.SEGMENTATION, inference=lambda wildcards: CONFIG.inference_settings(wildcards.model)
+        ),
     shell:
         "flare23 stage predict"
         " --results {params.results:q}"

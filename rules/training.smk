@@ -24,7 +24,9 @@ rule measure_intensity:
         runtime=noop_or(is_measured, "runtime", 480),
     params:
         results=results,
-        settings=settings(version=versions.INTENSITY, settings=of_model(CONFIG.intensity_settings)),
+        settings=settings(
+            version=versions.INTENSITY, settings=lambda wildcards: CONFIG.intensity_settings(wildcards.model)
+        ),
     shell:
         "flare23 stage measure-intensity"
         " --results {params.results:q}"
@@ -56,9 +58,9 @@ rule preprocess:
         results=results,
         settings=settings(
             version=[versions.PREPROCESSED_IMAGE, versions.PREPROCESSED_LABEL],
-            settings=of_model(CONFIG.preprocessing_settings),
+            settings=lambda wildcards: CONFIG.preprocessing_settings(wildcards.model),
             patch_size=lambda wildcards: CONFIG.models[wildcards.model].patch_size,
-            organs=of_model(CONFIG.background_organs),
+            organs=lambda wildcards: CONFIG.background_organs(wildcards.model),
         ),
         intensity=option("--intensity", measured_intensity),
     shell:
@@ -94,9 +96,9 @@ rule train:
     resources:
         mem_mb=for_training("mem_mb", lambda wildcards: 64000),
         runtime=for_training("runtime", lambda wildcards: 4320),
-        gpu=for_training("gpu", training_gpus),
+        gpu=for_training("gpu", lambda wildcards: CONFIG.models[wildcards.model].gpus),
         nodes=1,  # SLURM may divide several GPUs among nodes
-        processes=training_gpus,
+        processes=lambda wildcards: CONFIG.models[wildcards.model].gpus,
         attempt=lambda wildcards, attempt: attempt,
         device=DEVICE,
         checkpoint_minutes=CHECKPOINT_MINUTES,
@@ -104,7 +106,7 @@ rule train:
         results=results,
         settings=settings(
             version=[versions.TRAINING, versions.HIDDEN_LABELS],
-            settings=of_model(CONFIG.training_settings),
+            settings=lambda wildcards: CONFIG.training_settings(wildcards.model),
             label_names=LABEL_NAMES,
             pretrained=pretrained,
         ),
@@ -148,7 +150,7 @@ rule bundle:
         runtime=scale_with_attempt(10),
     params:
         results=results,
-        settings=settings(inference=of_model(CONFIG.inference_settings), labels=LABELS),
+        settings=settings(inference=lambda wildcards: CONFIG.inference_settings(wildcards.model), labels=LABELS),
     shell:
         "flare23 stage export"
         " --results {params.results:q}"
