@@ -92,18 +92,10 @@ def hausdorff(
     for label in shared:
         sides = [(points * np.array(spacing), areas[codes]) for points, codes in (s[label.name] for s in surfaces)]
         distances[label.name] = max(
-            _area_percentile(cKDTree(others).query(points)[0], weights)
-            for (points, weights), (others, _) in (sides, sides[::-1])
+            float(np.quantile(cKDTree(others).query(points)[0], PERCENT / 100, weights=sizes, method="inverted_cdf"))
+            for (points, sizes), (others, _) in (sides, sides[::-1])
         )
     return distances
-
-
-def _area_percentile(distances: np.ndarray, areas: np.ndarray) -> float:
-    """Return the distance within which `PERCENT` of the area is."""
-    order = np.argsort(distances, kind="stable")
-    reached = np.cumsum(areas[order]) / areas.sum()
-    place = int(np.searchsorted(reached, PERCENT / 100))
-    return float(distances[order][min(place, len(order) - 1)])
 
 
 def tumor_components(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, float, float]) -> list[Row]:

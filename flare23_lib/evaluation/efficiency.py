@@ -26,7 +26,7 @@ from flare23_lib.dataset.cases import usable_cases
 from flare23_lib.errors import EvaluationError, listed
 from flare23_lib.evaluation.profiling import POLL_SLEEP, Gpu, Profile, find_gpu, profile_command
 from flare23_lib.inference.segmentations import ModelUse, model_digest
-from flare23_lib.io.atomic import link_to, read_json
+from flare23_lib.io.atomic import read_json
 from flare23_lib.io.locks import lock
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.runtime.devices import choose
@@ -34,9 +34,6 @@ from flare23_lib.runtime.machine import available_cores, package_version, proces
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
-
-CURVES = "curves"
-"""Folder of the curves, beside the table."""
 
 COLUMNS = (
     "Name", "Time", "MaxGPU_Mem", "AUC_GPU_Time", "MaxCPU_Utilization", "AUC_CPU_Time", "MaxRAM", "AUC_RAM_Time",
@@ -128,7 +125,7 @@ def add_measurement(folder: Path, row: Mapping[str, Any], profile: Profile) -> P
 
     Raises EvaluationError and StoreError as `read_measurements`.
     """
-    table, file = folder / "efficiency.csv", f"{CURVES}/{row['Name']}.csv"
+    table, file = folder / "efficiency.csv", f"curves/{row['Name']}.csv"
     with lock(folder / ".lock"):
         others = [other for other in read_measurements(folder) if other["Name"] != row["Name"]]
         write_curve(folder / file, profile)
@@ -165,8 +162,8 @@ def _conditions(device: str, threads: int, gpu: Gpu | None) -> dict[str, Any]:
 def measure(results: Results, model: ModelUse, cases: int, output: Path) -> None:
     """Measure the inference of a model on the first validation cases by name, each in a fresh process.
 
-    Earlier measurements with the same model, device and machine are kept. The curves are linked
-    into a folder beside the table `output`.
+    Earlier measurements with the same model, device and machine are kept. The column `file` of the table `output`
+    has the curves' paths, relative to the results.
 
     Raises:
         EvaluationError: there is no validation case, or predictions failed.
@@ -181,7 +178,7 @@ def measure(results: Results, model: ModelUse, cases: int, output: Path) -> None
         log.info(NO_GPU)
     key = _key(model_digest(read_json(results.model_file(model.name))), model.inference)
     folder = results.cache("efficiency", {**key, "conditions": _conditions(used.type, model.threads, gpu)}).create()
-    rows, failed, curves = [], [], {}
+    rows, failed = [], []
     with folder.lock("cases"):
         for case in progress(chosen):
             entry = folder.entry(case.case, {"image": case.image_id})
@@ -194,15 +191,9 @@ def measure(results: Results, model: ModelUse, cases: int, output: Path) -> None
                     log.error("%s", error)
                     failed.append(case.case)
                     continue
-            curves[f"{case.case}.csv"] = entry.file(CURVE)
             rows.append({**metadata["results"], "file": results.relative(entry.file(CURVE))})
     if failed:
         raise EvaluationError(f"{len(failed)} predictions of {model.name} failed: {listed(failed)}; see the log")
-    for path in (output.parent / CURVES).glob("*.csv"):
-        if path.is_symlink() and path.name not in curves:
-            path.unlink()
-    for name, target in curves.items():
-        link_to(output.parent / CURVES / name, target)
     write_efficiency(output, rows)
 
 

@@ -19,7 +19,6 @@ import yaml
 from flare23_lib.cache.results import Results
 from flare23_lib.colors import label_colors
 from flare23_lib.config import Config
-from flare23_lib.evaluation.efficiency import CURVES
 from flare23_lib.evaluation.tables import read_table
 from flare23_lib.io import atomic
 from flare23_lib.report.cases import RankedCase, draw_case, rank_cases, read_case, spread
@@ -115,8 +114,7 @@ def _draw_memory(run: Run, figures: Path) -> dict[str, pd.DataFrame]:
     for model in run.config.evaluated if run.config.evaluation.efficiency_cases else []:
         table = run.table("evaluation", model, "efficiency.csv")
         if table is not None and len(table):
-            folder = run.results.root / "evaluation" / model / CURVES
-            curves = [read_table(folder / f"{name}.csv", as_text=True) for name in table["Name"]]
+            curves = [read_table(run.results.root / file, as_text=True) for file in table["file"]]
             draw_memory(figures / "memory" / f"{model}.svg", model, curves)
             measured[model] = table
     return measured
