@@ -1,8 +1,9 @@
-"""Patches whose labels are finer than their images: how they are stored, and augmented like the image.
+"""Patches whose labels are finer than their images, or soft: how they are stored, and augmented like the image.
 
 The labels of a case lie on a grid with a whole number of voxels in each voxel of the image, its factor (z, y, x). For
 nnU-Net's data loader, which cuts images and labels alike, they are channels of the image's grid: the voxels within a
-voxel, in the order of (z, y, x).
+voxel, in the order of (z, y, x). Where a teacher hesitated between two classes, labels have further channels
+(`labels.SOFT_CHANNELS`), each with all voxels within a voxel.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, SegOnlyTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+
+from flare23_lib.labels import SOFT_CHANNELS
 
 
 def unpacked(channels: torch.Tensor, factor: Sequence[int]) -> torch.Tensor:
@@ -50,23 +52,30 @@ def refined(grid: torch.Tensor, factor: Sequence[int]) -> torch.Tensor:
     return fine
 
 
-class Unpack(SegOnlyTransform):
-    """Lays labels out on their fine grid."""
+class UnpackLabels(SegOnlyTransform):
+    """Lays labels out on their grid and, if some are soft, gives the channels of soft labels to those without."""
 
-    def __init__(self, factor: Sequence[int]) -> None:
+    def __init__(self, factor: Sequence[int], soft: bool) -> None:
         super().__init__()
         self.factor = tuple(factor)
+        self.channels = SOFT_CHANNELS if soft else 1
 
     def _apply_to_segmentation(self, segmentation: torch.Tensor, **params: Any) -> torch.Tensor:
-        return unpacked(segmentation, self.factor)
+        labels = unpacked(segmentation, self.factor)
+        return torch.cat([labels, labels.new_zeros(self.channels - len(labels), *labels.shape[1:])])
 
 
-class ImageTransform(BasicTransform):
-    """A transform of the image as another has it; labels are left to a subclass."""
+class SpatialLabelTransform(BasicTransform):
+    """A spatial transform of the image, of as many axes as the factor has, and the same of finer or soft labels.
 
-    def __init__(self, transform: BasicTransform) -> None:
+    Soft labels come from the nearest voxel; labels are interpolated as ever.
+    """
+
+    def __init__(self, transform: SpatialTransform, factor: Sequence[int], soft: bool) -> None:
         super().__init__()
         self.transform = transform
+        self.factor = tuple(factor)
+        self.soft = soft
 
     def get_parameters(self, **data_dict: Any) -> dict:
         """Draw the parameters of the transform."""
@@ -74,16 +83,6 @@ class ImageTransform(BasicTransform):
 
     def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
         return self.transform._apply_to_image(img, **params)
-
-
-class FineSpatialTransform(ImageTransform):
-    """A spatial transform of the image, of as many axes as the factor has, and the same of finer labels."""
-
-    transform: SpatialTransform
-
-    def __init__(self, transform: SpatialTransform, factor: Sequence[int]) -> None:
-        super().__init__(transform)
-        self.factor = tuple(factor)
 
     def _apply_to_segmentation(self, segmentation: torch.Tensor, **params: Any) -> torch.Tensor:
         fine = copy.copy(self.transform)
@@ -94,23 +93,23 @@ class FineSpatialTransform(ImageTransform):
         params = params | {"center_location_in_pixels": [start * one + size // 2 for start, size, one in places]}
         if params["grid"] is not None:
             params["grid"] = refined(params["grid"], self.factor)
-        return fine._apply_to_segmentation(segmentation, **params)
+        if not self.soft:
+            return fine._apply_to_segmentation(segmentation, **params)
+        nearest = copy.copy(fine)
+        nearest.mode_seg = "nearest"
+        labels = len(segmentation) // SOFT_CHANNELS  # slices are channels too where patches are turned in the plane
+        parts = (fine, segmentation[:labels]), (nearest, segmentation[labels:])
+        return torch.cat([transform._apply_to_segmentation(part, **params) for transform, part in parts])
 
 
-def with_fine_labels(transforms: ComposeTransforms, factor: Sequence[int]) -> ComposeTransforms:
-    """Return transforms of patches that start from packed labels and keep them as fine as they are.
+def with_labels(transforms: ComposeTransforms, factor: Sequence[int], soft: bool) -> ComposeTransforms:
+    """Return transforms of patches that start from packed labels and keep them as fine and as soft as they are.
 
-    `transforms` are nnU-Net's, without the scales of deep supervision; the factor is (z, y, x).
+    `transforms` are nnU-Net's, for finer labels without the scales of deep supervision; the factor is (z, y, x).
     """
-    changed: list[BasicTransform] = [Unpack(factor)]
+    changed: list[BasicTransform] = [UnpackLabels(factor, soft)]
     for transform in transforms.transforms:
         if isinstance(transform, SpatialTransform):
-            changed.append(FineSpatialTransform(transform, tuple(factor)[-len(transform.patch_size) :]))
-        else:
-            changed.append(transform)
+            transform = SpatialLabelTransform(transform, tuple(factor)[-len(transform.patch_size) :], soft)
+        changed.append(transform)
     return ComposeTransforms(changed)
-
-
-def raised_logits(logits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Return logits (b, classes, z, y, x) on a finer grid, as the inference engine interpolates them."""
-    return F.interpolate(logits.float(), size=tuple(shape), mode="trilinear", align_corners=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shlex
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
@@ -23,12 +23,11 @@ from flare23_lib.config.training_models import TrainingProtocol
 from flare23_lib.errors import TrainingError
 from flare23_lib.nnunet import checkpoints
 from flare23_lib.nnunet.augmentation import deform_elastically
-from flare23_lib.nnunet.fine_labels import raised_logits, with_fine_labels
+from flare23_lib.nnunet.fine_labels import with_labels
 from flare23_lib.nnunet.fine_losses import FineLabelLoss
 from flare23_lib.nnunet.loop import ResumableTrainer
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels
 from flare23_lib.nnunet.sampling import BalancedDataLoader, Rounds, cases_by_class, endless, next_batch
-from flare23_lib.nnunet.soft_labels import with_soft_labels
 from flare23_lib.nnunet.tumor_copies import Copied, CopyTumors, NamedCases
 from flare23_lib.preprocessing.preprocess import identifier
 from flare23_lib.runtime.devices import memory_format
@@ -57,7 +56,7 @@ class FlareTrainer(ResumableTrainer):
     Attributes:
         precision: what it computes in: "mixed", "float32" or "bfloat16".
         workers: processes that load and augment; 0 to load in the training's own process.
-        soft: whether labels are soft where a teacher hesitated (`soft_labels`).
+        soft: whether labels are soft where a teacher hesitated (`fine_labels`).
         sets: admissible sets of each case (`losses.admissible_sets`); None with nnU-Net's loss.
     """
 
@@ -223,11 +222,8 @@ class FlareTrainer(ResumableTrainer):
             use_mask_for_norm=self.configuration_manager.use_mask_for_norm, **common,
         )  # fmt: skip
         plain = self.get_validation_transforms(scales, **common)
-        if factor:
-            augmentation, plain = (with_fine_labels(transforms, factor) for transforms in (augmentation, plain))
-        if self.soft:
-            voxels = math.prod(factor or ())
-            augmentation, plain = (with_soft_labels(transforms, voxels) for transforms in (augmentation, plain))
+        if factor or self.soft:
+            augmentation, plain = (with_labels(one, factor or (1, 1, 1), self.soft) for one in (augmentation, plain))
         return augmentation, plain, initial_patch_size
 
     def _loader(self, dataset, members, patch_size, transforms) -> nnUNetDataLoader:
@@ -315,7 +311,7 @@ class FlareTrainer(ResumableTrainer):
         """
         loss, output, target = self._forward(batch)
         if self.protocol.label_factor:
-            output = raised_logits(output, target.shape[2:])
+            output = F.interpolate(output.float(), target.shape[2:], mode="trilinear", align_corners=False)
         return float(loss.detach()), count_voxels(output, target, self._sets_of(batch))
 
     def _build_loss(self) -> torch.nn.Module:

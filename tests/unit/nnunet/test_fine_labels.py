@@ -21,7 +21,7 @@ from flare23_lib.cache.results import Results, read_shards
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case
 from flare23_lib.errors import ConfigError
-from flare23_lib.nnunet.fine_labels import FineSpatialTransform, refined, unpacked, with_fine_labels
+from flare23_lib.nnunet.fine_labels import SpatialLabelTransform, refined, unpacked, with_labels
 from flare23_lib.nnunet.fine_losses import FineLabelLoss, label_shares, sums_of_slabs
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, loss_of_sums, sums_of_labels, sums_of_shares
 from flare23_lib.preprocessing.preprocess import packed
@@ -160,7 +160,8 @@ def test_finer_labels_move_with_the_image(turned):
         (8, 10, 12), 0, False, p_rotation=float(turned), rotation=(0.6, 0.6), p_scaling=float(turned),
         scaling=(1.2, 1.2), padding_value_seg=-1, border_mode_seg="constant",
     )  # fmt: skip
-    done = FineSpatialTransform(transform, factor)(image=ball.float()[None], segmentation=fine[None].to(torch.int16))
+    transform = SpatialLabelTransform(transform, factor, soft=False)
+    done = transform(image=ball.float()[None], segmentation=fine[None].to(torch.int16))
     assert done["segmentation"].shape == (1, 8, 20, 36)
     shares = F.avg_pool3d((done["segmentation"] == 1).float()[None], factor)[0]
     assert (shares - done["image"]).abs().max() < (0.6 if turned else 1e-6)
@@ -171,7 +172,7 @@ def test_finer_labels_move_with_the_image(turned):
 def test_patches_that_are_turned_in_the_plane_alone_have_finer_labels_too():
     transform = SpatialTransform((24, 24), 0, False, p_rotation=1, rotation=(0.5, 0.5))
     chain = ComposeTransforms([Convert3DTo2DTransform(), transform, Convert2DTo3DTransform()])
-    done = with_fine_labels(chain, (2, 1, 3))(
+    done = with_labels(chain, (2, 1, 3), soft=False)(
         image=torch.rand(1, 8, 24, 24), segmentation=torch.ones((6, 8, 24, 24), dtype=torch.int16)
     )
     assert done["image"].shape == (1, 8, 24, 24)

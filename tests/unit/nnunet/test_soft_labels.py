@@ -18,10 +18,9 @@ from trainings import AFFINE, MODEL, SHAPE, prepare, settings, trainer_of
 from flare23_lib.cache.results import read_shards
 from flare23_lib.io.nifti import header_for, write_volume
 from flare23_lib.labels import pack_soft, unpack_soft
-from flare23_lib.nnunet.fine_labels import with_fine_labels
+from flare23_lib.nnunet.fine_labels import with_labels
 from flare23_lib.nnunet.fine_losses import FineLabelLoss, label_shares
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, loss_of_sums, soft_shares, sums_of_shares
-from flare23_lib.nnunet.soft_labels import with_soft_labels
 from flare23_lib.preprocessing.preprocess import (
     TrainingGrid,
     packed,
@@ -146,7 +145,7 @@ def test_augmented_soft_labels_are_some_of_those_that_were_there(in_plane):
         if in_plane
         else [spatial((8, 16, 16))]
     )
-    chain = with_soft_labels(ComposeTransforms([*chain, DownsampleSegForDSTransform([1, 0.5])]))
+    chain = with_labels(ComposeTransforms([*chain, DownsampleSegForDSTransform([1, 0.5])]), (1, 1, 1), soft=True)
     scales = chain(image=torch.rand(1, 12, 24, 24), segmentation=channels)["segmentation"]
     for found in scales:
         assert len(found) == 4
@@ -168,7 +167,7 @@ def test_labels_without_soft_channels_get_them_and_move_as_ever():
         transforms(image=image.clone(), segmentation=labels.clone())
         for transforms in (
             ComposeTransforms([spatial((8, 16, 16))]),
-            with_soft_labels(ComposeTransforms([spatial((8, 16, 16))])),
+            with_labels(ComposeTransforms([spatial((8, 16, 16))]), (1, 1, 1), soft=True),
         )
     )
     assert torch.equal(plain["image"], soft["image"])
@@ -183,14 +182,14 @@ def test_finer_soft_labels_move_with_finer_labels():
     channels = torch.from_numpy(np.concatenate([packed(plane, factor) for plane in planes])).short()
     given = {"image": torch.rand(1, 8, 12, 12), "segmentation": channels}
     chain = ComposeTransforms([spatial((6, 8, 8))])
-    found = with_soft_labels(with_fine_labels(chain, factor), 6)(**given)["segmentation"]
+    found = with_labels(chain, factor, soft=True)(**given)["segmentation"]
     assert found.shape == (4, 6, 16, 24)
     inside = found[3] >= 0
     assert inside.float().mean() > 0.5
     known = {tuple(values) for values in np.stack(planes[1:], -1).reshape(-1, 3).tolist()}
     assert {tuple(values) for values in found[1:].permute(1, 2, 3, 0)[inside].tolist()} <= known, "of one voxel"
     assert len(found[3][inside].unique()) == 16
-    plain = with_soft_labels(with_fine_labels(ComposeTransforms([]), factor), 6)
+    plain = with_labels(ComposeTransforms([]), factor, soft=True)
     np.testing.assert_array_equal(plain(**given)["segmentation"].numpy(), planes)
     hard = plain(image=given["image"], segmentation=channels[:6])["segmentation"]
     np.testing.assert_array_equal(hard[0].numpy(), planes[0])
@@ -233,7 +232,7 @@ def test_soft_labels_lie_on_the_grid_of_the_labels(tmp_path, orientation):
     assert finer.shape == (8, *SHAPE[:2], SHAPE[2] // 2), "channels of a plane, plane by plane"
     preprocess_labels(labels, target, TrainingGrid((3, 2, 2), orientation, (8, 16, 16)), [2, 1], soft=soft)
     np.testing.assert_array_equal(
-        with_soft_labels(with_fine_labels(ComposeTransforms([]), (1, 1, 2)), 2)(
+        with_labels(ComposeTransforms([]), (1, 1, 2), soft=True)(
             image=torch.zeros(1, *finer.shape[1:]), segmentation=torch.from_numpy(finer)
         )["segmentation"].numpy(),
         blosc2.open(str(target))[:],
