@@ -34,8 +34,7 @@ RECENT_EPOCHS = 20
 class ResumableTrainer(nnUNetTrainer):
     """nnU-Net's trainer with a loop of its own: checkpoints by time, in mid-epoch too, and no model selection.
 
-    Arguments as the base class's. A subclass gives `train_step`, `validation_step`, `seed_rank`, `state_of_loaders`
-    and `restore_loaders`.
+    Arguments as the base class's. A subclass gives `train_step`, `validation_step` and `seed_rank`.
 
     Attributes:
         checkpoint_seconds: the longest time between two checkpoints.
@@ -59,7 +58,6 @@ class ResumableTrainer(nnUNetTrainer):
         self._restored: dict[str, Any] | None = None
         self._nan_in_a_row = 0
         self._last_checkpoint = time.monotonic()
-        self._timestamp = time.time()
 
     @property
     def class_names(self) -> list[str]:
@@ -91,7 +89,6 @@ class ResumableTrainer(nnUNetTrainer):
         """Take the iterations of the unfinished epoch that are still to be taken."""
         self.network.train()
         self.lr_scheduler.step(self.current_epoch)
-        self._timestamp = time.time()
         waiting: torch.Tensor | None = None
         with self._bar(self.num_iterations_per_epoch, len(self.epoch.losses)) as bar:
             while len(self.epoch.losses) + (waiting is not None) < self.num_iterations_per_epoch:
@@ -172,21 +169,10 @@ class ResumableTrainer(nnUNetTrainer):
         return losses, dice.tolist()
 
     def _end_epoch(self, losses: list[float], dice: list[float]) -> None:
-        """Record the epoch, in our history and in nnU-Net's own log, and start the next."""
+        """Record the epoch and start the next."""
         rate = self.optimizer.param_groups[0]["lr"]
         row = history.row(self.current_epoch + 1, rate, self.epoch, losses, dice)
         self.history.append(row)
-        known = [value for value in dice if not np.isnan(value)]
-        for key, value in (
-            ("epoch_start_timestamps", self._timestamp),
-            ("lrs", rate),
-            ("train_losses", row["train_loss"]),
-            ("mean_fg_dice", float(np.mean(known)) if known else float("nan")),
-            ("dice_per_class_or_region", dice),
-            ("val_losses", row["validation_loss"]),
-            ("epoch_end_timestamps", time.time()),
-        ):
-            self.logger.log(key, value, self.current_epoch)
         if self.local_rank == 0:
             history.write(Path(self.output_folder) / HISTORY, self.class_names, self.history)
             self.on_epoch_written(row)
@@ -256,7 +242,6 @@ class ResumableTrainer(nnUNetTrainer):
                 "history": self.history,
                 "epoch": asdict(self.epoch),
                 "random_state": checkpoints.random_state(self.device),
-                **self.state_of_loaders(),
             },
         }
 
@@ -295,7 +280,6 @@ class ResumableTrainer(nnUNetTrainer):
         self.optimizer.load_state_dict(content["optimizer_state"])
         if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
             self.grad_scaler.load_state_dict(content["grad_scaler_state"])
-        self.logger.load_checkpoint(content["logging"])
         self.current_epoch = content["current_epoch"]
         self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
         state = content["flare23"]
@@ -310,7 +294,6 @@ class ResumableTrainer(nnUNetTrainer):
         if self._restored is None:
             return
         if self.local_rank == 0:
-            self.restore_loaders(self._restored)
             checkpoints.restore_random_state(self._restored["random_state"], self.device)
         else:
             self.seed_rank()

@@ -27,7 +27,7 @@ from flare23_lib.nnunet.fine_labels import with_labels
 from flare23_lib.nnunet.fine_losses import FineLabelLoss
 from flare23_lib.nnunet.loop import ResumableTrainer
 from flare23_lib.nnunet.losses import LabelSetLoss, admissible_sets, count_voxels
-from flare23_lib.nnunet.sampling import BalancedDataLoader, Rounds, cases_by_class, endless, next_batch
+from flare23_lib.nnunet.sampling import BalancedDataLoader, cases_by_class, endless, next_batch
 from flare23_lib.nnunet.tumor_copies import Copied, CopyTumors, NamedCases
 from flare23_lib.preprocessing.preprocess import identifier
 from flare23_lib.runtime.devices import memory_format
@@ -253,20 +253,6 @@ class FlareTrainer(ResumableTrainer):
     def seed_rank(self) -> None:
         """Seed a process of a resumed training; the first one has the checkpoint's random state."""
         checkpoints.seed(self._fresh_seed(2, 2**31))
-
-    def _rounds(self) -> list[Rounds]:
-        """Return the rounds of the training and the validation patches, where this process draws them."""
-        loaders = [getattr(one, "data_loader", None) for one in (self.dataloader_train, self.dataloader_val)]
-        return [loader.rounds for loader in loaders if isinstance(loader, BalancedDataLoader)]
-
-    def state_of_loaders(self) -> dict[str, Any]:
-        """Return the classes that are left in each round."""
-        return {"rounds": [rounds.left for rounds in self._rounds()]}
-
-    def restore_loaders(self, state: dict[str, Any]) -> None:
-        """Go on in the rounds of the checkpoint."""
-        for rounds, left in zip(self._rounds(), state.get("rounds", ()), strict=False):
-            rounds.left = list(left)
 
     def used(self) -> dict[str, Any]:
         """Return what the training used, as plain data."""

@@ -220,7 +220,7 @@ def stop_after(one, iterations):
 
 @pytest.mark.parametrize("iterations", [1, 2, 5, 6, 7])
 def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(made, tmp_path, iterations):
-    protocol = {"epochs": 2, "iterations_per_epoch": 4, "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.01}
+    protocol = {"epochs": 2, "iterations_per_epoch": 4, "optimizer": "sgd", "momentum": 0.9, "sampling": "nnunet"}
     whole = made(**protocol)
     whole.run_training()
     expected = copy.deepcopy(whole.bare_network.state_dict())
