@@ -102,15 +102,15 @@ def refuse_idle_nulls(merged: Mapping, layers: Sequence[Mapping]) -> None:
 def prepared(values: Mapping) -> dict:
     """Return a merged configuration without nulls, with whole numbers as integers, and models with their defaults.
 
-    So 2 and 2.0 are one setting and one fingerprint.
+    So 2 and 2.0 are one setting and one fingerprint. A model's null removes what `model_defaults` have.
     """
-    plain: dict[str, Any] = _plain(_with_background(values))
-    models, defaults = plain.get("models"), plain.get("model_defaults", {})
+    whole = dict(_with_background(values))
+    models, defaults = whole.get("models"), whole.get("model_defaults", {})
     if isinstance(models, Mapping) and isinstance(defaults, Mapping):  # else validation refuses them
-        plain["models"] = {
+        whole["models"] = {
             name: merge(defaults, model) if isinstance(model, Mapping) else model for name, model in models.items()
         }
-    return plain
+    return _plain(whole)
 
 
 def _with_background(values: Mapping) -> Mapping:

@@ -180,7 +180,7 @@ def preprocess(
     """
     chosen = training_set(results, settings)
     cases = [case for case in chosen if case.case.case in shard]
-    if organs is not None and any(label_entry(results, settings, case).load() is None for case in cases):
+    if organs is not None:
         _refuse_partial_labels(chosen, organs)
     rows = []
     made = 0

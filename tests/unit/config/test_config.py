@@ -480,6 +480,14 @@ def test_the_page_of_all_keys_is_made_from_the_models():
     assert [row for row in rows if row.endswith("|  |")] == []
 
 
+def test_a_model_s_null_removes_what_all_models_have_by_default():
+    copies = {"training": {"copy_tumors": {"label": "tumor"}}}
+    changes = {"model_defaults": copies, "models": {"student": {"training": {"copy_tumors": None}}}}
+    models = Config.load([RECIPE], changes).models
+    assert models["student"].training.copy_tumors is None
+    assert models["tumor_teacher"].training.copy_tumors is not None
+
+
 def test_a_smoke_run_has_patches_on_foreground_whatever_the_batch_was():
     Config.load(
         [RECIPE], {"smoke": "true", "model_defaults": {"training": {"batch_size": 8, "oversample_foreground": 0.2}}}

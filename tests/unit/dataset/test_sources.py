@@ -42,7 +42,6 @@ from flare23_lib.io.atomic import write_json
 from flare23_lib.io.label_maps import ValueTable, read_label_map, right_side
 from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
-from flare23_lib.preprocessing import preprocess_cases
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_in, preprocess
 from flare23_lib.pseudo_labels.pseudo_label import annotated_labels
 
@@ -200,8 +199,8 @@ NONE_SHARD = Shard(0, 1 << 30)
 """A shard without a case."""
 
 
-def check_manual(tmp_path, groups, completed=(), shard=None):
-    """Check a training set of label sets by source under the ordinary loss; with a shard, preprocess that."""
+def check_manual(tmp_path, groups, completed=(), shard=NONE_SHARD):
+    """Preprocess a shard of a training set of label sets by source for the ordinary loss."""
     sets = [(source, present) for source, found in groups.items() for count, *present in found for _ in range(count)]
     cases = [
         Case(f"{source}_{number}", "i", "l", "training", dict.fromkeys(present, 5), "all_organs", source=source)
@@ -216,10 +215,7 @@ def check_manual(tmp_path, groups, completed=(), shard=None):
         config.preprocessing_settings("organ_teacher"), label_completions=["unlabeled"] if completed else []
     )
     organs = config.background_organs("organ_teacher")
-    if shard is None:
-        preprocess_cases._refuse_partial_labels(preprocess_cases.training_set(results, settings), organs)
-    else:
-        preprocess(results, settings, (8, 8, 8), shard, tmp_path / "record.csv", organs)
+    preprocess(results, settings, (8, 8, 8), shard, tmp_path / "record.csv", organs)
 
 
 @pytest.mark.parametrize(
@@ -239,10 +235,11 @@ def test_organs_that_most_cases_of_a_source_lack_are_refused_where_nothing_is_st
     assert "\n" not in str(refused.value)
 
 
-def test_a_job_that_has_nothing_to_make_is_not_refused(tmp_path):
-    with pytest.raises(TrainingError, match="spleen is in 0 of 5"):
-        check_manual(tmp_path, {"a": [(5, 1)], "b": [(5, 3)]}, shard=Shard(0, 1))
-    check_manual(tmp_path, {"a": [(5, 1)], "b": [(5, 3)]}, shard=NONE_SHARD)
+def test_partial_labels_are_refused_before_a_case_is_made_and_where_all_are_made(tmp_path):
+    """Their files do not depend on the loss: those of label sets may be there already."""
+    for shard in (Shard(0, 1), NONE_SHARD):
+        with pytest.raises(TrainingError, match="spleen is in 0 of 5"):
+            check_manual(tmp_path, {"a": [(5, 1)], "b": [(5, 3)]}, shard=shard)
 
 
 @pytest.mark.parametrize(
