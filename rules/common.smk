@@ -12,7 +12,6 @@ from shlex import quote
 from flare23_lib import versions
 from flare23_lib.dataset.discover import find, listing, notices
 from flare23_lib.config import Config
-from flare23_lib.config.tables import Table
 from flare23_lib.errors import FlareError
 from flare23_lib.evaluation.details import detail_tables
 from flare23_lib.evaluation.paper_tables import FORMATS, table_names
@@ -77,7 +76,7 @@ def settings(**parts):
 
     def text(wildcards):
         content = {part: value(wildcards) if callable(value) else value for part, value in parts.items()}
-        return json.dumps(content, default=Table.to_json)
+        return json.dumps(content, default=lambda table: table.to_json())
 
     return text
 

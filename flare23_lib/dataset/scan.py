@@ -18,7 +18,7 @@ from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.dataset.quality import QUARANTINE, UNLABELED, QualityIssue
 from flare23_lib.dataset.read_files import Task, read_files
 from flare23_lib.dataset.sources import SourceLabels, drawn_for_validation
-from flare23_lib.io.label_maps import LabelFiles
+from flare23_lib.io.label_maps import LabelFiles, label_id
 
 RESLICED = re.compile(r"(.+?)(?:_Tilt|_Eq)+_?[0-9]*")
 """Names of the volumes that dcm2niix writes beside one with unequal distances of slices or a tilted gantry."""
@@ -235,7 +235,7 @@ class _Scanner:
             case,
             label=str(path),
             voxels=voxels,
-            label_id=source.label_id(label.identity),
+            label_id=label_id(label.identity, source.table),
             annotated=source.annotated_in(voxels, masks),
             mapping=source.mapping,
         )

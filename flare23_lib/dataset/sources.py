@@ -10,7 +10,7 @@ from typing import Literal
 
 from flare23_lib.config.cohort_models import BACKGROUND, IGNORE, NameOrSides, Sides, Source, ValidationDraw
 from flare23_lib.dataset.discover import SourceFiles
-from flare23_lib.io.label_maps import LabelFiles, Target, ValueTable, label_id
+from flare23_lib.io.label_maps import LabelFiles, Target, ValueTable
 from flare23_lib.labels import IGNORE_VALUE, LabelMap
 
 
@@ -47,10 +47,6 @@ class SourceLabels:
         """Return what reading a file depends on: the table, where counts of the source's values do not suffice."""
         needed = self.table is not None and (self.table.has_sides or LabelFiles(label).has_masks)
         return self.mapping if needed else ""
-
-    def label_id(self, identity: str) -> str:
-        """Return what tells a label in our values from another, from the identity of its file."""
-        return label_id(identity, self.table)
 
     def annotated_in(self, present: Iterable[int], masks: Collection[str] | None) -> tuple[int, ...] | None:
         """Return our values that were looked for in a case; None if the configuration leaves it open.

@@ -15,6 +15,7 @@ from typing import Any
 
 from flare23_lib.errors import FlareError, GpuError, KilledError, TrainingError, one_line
 from flare23_lib.io.atomic import read_json, write_json
+from flare23_lib.runtime.signals import StoppedError
 
 FAILED = "failed.json"
 COUNTED = "attempts.json"
@@ -26,14 +27,13 @@ MAX_ATTEMPTS_WITHOUT_PROGRESS = 2
 
 
 @contextlib.contextmanager
-def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: type[FlareError]) -> Iterator[None]:
+def attempt(folder: Path, number: int, progress: Callable[[], object]) -> Iterator[None]:
     """Work on a job as one of several attempts.
 
     Args:
         folder: of the job; it holds the markers.
         number: of the attempt in this run of the workflow, from 1.
         progress: returns what changes with every checkpoint (plain data).
-        stopped: the error of a job that was asked to stop, not a failure.
 
     Raises:
         TrainingError: an earlier attempt of this run failed in a way that another one would repeat.
@@ -58,7 +58,7 @@ def attempt(folder: Path, number: int, progress: Callable[[], object], stopped: 
     try:
         yield
     except Exception as error:
-        if isinstance(error, stopped):  # which is no failure, before the first checkpoint either
+        if isinstance(error, StoppedError):  # no failure, before the first checkpoint either
             write_json(counted, known | {"progress": None, "stopped": known["stopped"] + 1})
         elif isinstance(error, FlareError) and not isinstance(error, KilledError):
             write_json(failed, {"message": str(error)})

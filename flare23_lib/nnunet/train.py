@@ -7,11 +7,11 @@ import logging
 import platform
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flare23_lib import __version__
 from flare23_lib.cache.entries import Metadata
@@ -35,11 +35,9 @@ from flare23_lib.nnunet.retry_state import READ, attempt, forget
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
 from flare23_lib.preprocessing.intensity import Intensity
 from flare23_lib.preprocessing.preprocess_cases import no_case
-from flare23_lib.runtime.signals import StoppedError, raised
+from flare23_lib.runtime.signals import raised
 
 if TYPE_CHECKING:
-    import torch
-
     from flare23_lib.nnunet.trainer import FlareTrainer
 
 log = logging.getLogger(__name__)
@@ -85,6 +83,10 @@ def train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None, o
             metadata = _train(job, runtime, pretrained)
     publish(folder.path, output)
     epochs.write_named(history, weights.file(HISTORY), {str(value): name for value, name in job.names.items()})
+    learned = {row["case"] for row in job.rows}
+    cases = [case for case in read_cases(job.results.cases) if case.case in learned]
+    known = remembered(job.results.scan_memory)
+    images = summarize(known[path] for case in cases if (path := Path(case.image)) in known)
     write_json(
         output,
         {
@@ -94,25 +96,12 @@ def train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None, o
             "cases": len(job.rows),
             "labels_seen": [job.names[value] for value in job.seen],
             "labels_unseen": job.unseen,
-            "sources": _sources(job),
-            "training_images": images.to_json() if (images := _training_images(job)) else None,
+            "sources": dict(sorted(Counter(case.source for case in cases).items())),
+            "training_images": images.to_json() if images else None,
             **metadata["results"],
             "settings": job.settings.to_json(),
         },
     )
-
-
-def _sources(job: TrainingJob) -> dict[str, int]:
-    """Return the cases of a training by the source that they come from."""
-    sources = {case.case: case.source for case in read_cases(job.results.cases)}
-    return dict(sorted(Counter(sources.get(row["case"], "") for row in job.rows).items()))
-
-
-def _training_images(job: TrainingJob) -> TrainingImages | None:
-    """Return what the scan of the cohort remembers of the images of a training; None if it remembers none."""
-    known = remembered(job.results.scan_memory)
-    paths = {case.case: Path(case.image) for case in read_cases(job.results.cases)}
-    return summarize(known[path] for row in job.rows if (path := paths.get(row["case"])) in known)
 
 
 def _train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None) -> Metadata:
@@ -133,7 +122,7 @@ def _train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None) 
     if quarantined:
         log.info("excluded (quarantine.csv has the reasons): %s", ", ".join(quarantined))
     remove_partial(job.checkpoints)
-    with attempt(job.folder.path, runtime.attempt, lambda: checkpoints.mark(job.checkpoints), StoppedError):
+    with attempt(job.folder.path, runtime.attempt, lambda: checkpoints.mark(job.checkpoints)):
         if not job.rows:
             raise no_case(job.model, job.results)
         if not job.seen:
@@ -248,18 +237,13 @@ def export(
         provenance=provenance,
         training_images=TrainingImages.from_json(images) if images else None,
     )
-    write_bundle(output, description, _trained_weights(results, record))
+    path = results.file(record["weights"])
+    weights = read_weights(path)
+    if file_sha256(path) != record["weights_sha256"]:
+        raise StoreError(f"{path} is damaged (its SHA-256 differs from the record's); {DEEP_REMEDY}")
+    write_bundle(output, description, weights)
     # For use with nnU-Net: a link to its model folder, in the record's folder.
     try:
         link_to(results.training(model).with_name("nnunet"), (results.root / record["checkpoint"]).parent.parent)
     except StoreError as error:  # no job reads it
         log.warning("%s", error)
-
-
-def _trained_weights(results: Results, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Read the weights of a finished training; StoreError if they are not as they were written."""
-    path = results.file(record["weights"])
-    weights = read_weights(path)
-    if file_sha256(path) != record["weights_sha256"]:
-        raise StoreError(f"{path} is damaged (its SHA-256 differs from the record's); {DEEP_REMEDY}")
-    return weights

@@ -9,12 +9,13 @@ from conftest import CONFIGURATION, ENVIRONMENT, flare23, run_snakemake, snakema
 from places import REPOSITORY
 
 from flare23_lib.cache.entries import CacheFolder
-from flare23_lib.errors import FlareError, StoreError
+from flare23_lib.errors import StoreError
 from flare23_lib.io.nifti import read_volume, write_volume
 from flare23_lib.networks import NETWORKS, Architecture
 from flare23_lib.networks.size import parameters
 from flare23_lib.nnunet import retry_state
 from flare23_lib.nnunet.retry_state import attempt
+from flare23_lib.runtime.signals import StoppedError
 from flare23_lib.workflow.up_to_date import UpToDate
 
 
@@ -130,20 +131,16 @@ def test_what_cannot_be_told_is_work():
     assert not UpToDate(entries)(["a"], [])
 
 
-class StoppedError(FlareError):
-    pass
-
-
 def test_attempts_that_were_killed_are_told_from_those_that_were_stopped(tmp_path):
     progress = iter(range(10))
-    with pytest.raises(StoppedError), attempt(tmp_path, 1, lambda: next(progress), StoppedError):
-        raise StoppedError("saved")
+    with pytest.raises(StoppedError), attempt(tmp_path, 1, lambda: next(progress)):
+        raise StoppedError(15, " in epoch 1")
     assert retry_state.killed(tmp_path) == 0
-    with pytest.raises(KeyboardInterrupt), attempt(tmp_path, 2, lambda: next(progress), StoppedError):
+    with pytest.raises(KeyboardInterrupt), attempt(tmp_path, 2, lambda: next(progress)):
         raise KeyboardInterrupt
     assert retry_state.killed(tmp_path) == 1
     assert not retry_state.is_given_up(tmp_path)
-    with pytest.raises(StoreError), attempt(tmp_path, 3, lambda: next(progress), StoppedError):
+    with pytest.raises(StoreError), attempt(tmp_path, 3, lambda: next(progress)):
         raise StoreError("a file is gone")
     assert retry_state.is_given_up(tmp_path)
 

@@ -39,7 +39,7 @@ from flare23_lib.dataset.sources import SourceLabels, drawn_for_validation
 from flare23_lib.dataset.summary import format_scan, write_scan
 from flare23_lib.errors import ConfigError, ImageError, TrainingError
 from flare23_lib.io.atomic import write_json
-from flare23_lib.io.label_maps import ValueTable, read_label_map, right_side
+from flare23_lib.io.label_maps import ValueTable, label_id, read_label_map, right_side
 from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_in, preprocess
@@ -419,13 +419,13 @@ def test_the_order_of_values_is_nothing_and_that_of_masks_counts():
         SourceLabels.of(Source(images="{case}.nii", labels="{case}_l.nii", values=dict(rows)), LABELS)
         for rows in (values.items(), reversed(values.items()))
     )
-    assert one.label_id("file") == other.label_id("file")
+    assert label_id("file", one.table) == label_id("file", other.table)
     masks = {"spleen": "spleen", "pancreas": "pancreas"}
     one, other = (
         SourceLabels.of(Source(images="{case}.nii", masks="{case}_{mask}.nii", values=dict(rows)), LABELS)
         for rows in (masks.items(), reversed(masks.items()))
     )
-    assert one.label_id("file") != other.label_id("file")
+    assert label_id("file", one.table) != label_id("file", other.table)
     patterns = {"validation_images": "{case}.nii", "validation_labels": "{case}_{mask}.nii"}
     references = SourceLabels.of(Source(**patterns, values={"spleen": "spleen", "pancreas": "pancreas"}), LABELS)
     assert list(references.table.targets) == ["spleen", "pancreas"]

@@ -291,15 +291,15 @@ def test_two_attempts_without_a_new_checkpoint_are_enough(tmp_path):
     progress = Progress()
 
     def die(number):
-        with pytest.raises(RuntimeError), attempt(tmp_path, number, progress, StoppedError):
+        with pytest.raises(RuntimeError), attempt(tmp_path, number, progress):
             raise RuntimeError
 
     die(1)
     die(2)
     with pytest.raises(TrainingError, match="2 attempts ended without a new checkpoint"):
-        attempt(tmp_path, 3, progress, StoppedError).__enter__()
+        attempt(tmp_path, 3, progress).__enter__()
     with pytest.raises(TrainingError, match="given up"):
-        attempt(tmp_path, 4, progress, StoppedError).__enter__()
+        attempt(tmp_path, 4, progress).__enter__()
     die(1)
     for number in range(2, 9):
         progress.value += 1
@@ -310,22 +310,22 @@ def test_a_gpu_without_memory_is_named_at_the_end_and_asks_for_no_more_main_memo
     full = SimpleNamespace(resume=lambda: True, current_epoch=0, num_epochs=1, run_training=Mock())
     full.run_training.side_effect = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
     for number in (1, 2):
-        trying = attempt(tmp_path, number, Progress(), StoppedError)
+        trying = attempt(tmp_path, number, Progress())
         with pytest.raises(GpuError, match="batch_size"), trying, launch.memory_errors():
             launch._finish(full, None)
     assert killed(tmp_path) == 0
     with pytest.raises(TrainingError, match=r"2 attempts .* \(CUDA out of memory. Tried to allocate 2 GiB.\)$"):
-        attempt(tmp_path, 3, Progress(), StoppedError).__enter__()
+        attempt(tmp_path, 3, Progress()).__enter__()
 
 
 def test_a_worker_that_was_killed_asks_for_more_main_memory(tmp_path):
     error = RuntimeError("One or more background workers are no longer alive.")
     for number in (1, 2):
-        with pytest.raises(RuntimeError), attempt(tmp_path, number, Progress(), StoppedError):
+        with pytest.raises(RuntimeError), attempt(tmp_path, number, Progress()):
             raise error
     assert killed(tmp_path) == 2
     with pytest.raises(TrainingError, match=r"RuntimeError: One or more background workers are no longer alive\.$"):
-        attempt(tmp_path, 3, Progress(), StoppedError).__enter__()
+        attempt(tmp_path, 3, Progress()).__enter__()
 
 
 @pytest.mark.parametrize("first", [1, 6])
@@ -350,7 +350,7 @@ def test_a_process_that_loads_patches_and_was_killed_is_told_from_one_that_faile
 
 def test_a_stop_before_the_first_checkpoint_is_no_failure(tmp_path):
     for number in range(1, 9):
-        with pytest.raises(StoppedError), attempt(tmp_path, number, Progress(), StoppedError):
+        with pytest.raises(StoppedError), attempt(tmp_path, number, Progress()):
             raise StoppedError(signal.SIGTERM)
     assert killed(tmp_path) == 0
 
