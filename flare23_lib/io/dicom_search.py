@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import zipfile
 import zlib
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io.dicom import MIN_SLICES, DicomFile, DicomFrame, Series, frame_attributes
@@ -39,9 +40,12 @@ TAGS = [
 
 
 UNREADABLE = (
-    OSError, zipfile.BadZipFile, zlib.error, InvalidDicomError, EOFError, ValueError, RuntimeError,
+    OSError, zipfile.BadZipFile, zlib.error, InvalidDicomError, BytesLengthException, EOFError, ValueError,
+    RuntimeError,
 )  # fmt: skip
 """What is raised for a broken file or archive; the last for one that is encrypted, or packed otherwise."""
+
+DAMAGED = "a file with a damaged header"
 
 
 @dataclass(frozen=True)
@@ -129,10 +133,16 @@ def find_series(root: Path) -> DicomSearch:
                 dataset = pydicom.dcmread(handle, stop_before_pixels=True, specific_tags=TAGS, force=True)
         except UNREADABLE as error:
             raise ImageError(f"{file}: cannot be read ({error})") from error
+        is_damaged = _drop_undecodable(dataset)
         if dataset.get("Modality") in ("SEG", "RTSTRUCT"):
-            series, patient = tuple(_referenced_series(dataset)), str(dataset.get("PatientID", ""))
-            found.annotations.append(Annotation(file, str(dataset.Modality), series, patient))
-        elif dataset.get("Rows") is None:
+            series: list[str] = []
+            with contextlib.suppress(Exception):  # those before the damage in its header
+                series.extend(_referenced_series(dataset))
+            patient = str(dataset.get("PatientID", ""))
+            found.annotations.append(Annotation(file, str(dataset.Modality), tuple(series), patient))
+        elif is_damaged:
+            found.pass_over(dataset, DAMAGED)
+        elif "Rows" not in dataset:
             found.pass_over(dataset, "no image")
         elif (image := _image_key(dataset)) in seen:
             found.passed_over["a second copy of an image"] += 1
@@ -147,6 +157,17 @@ def find_series(root: Path) -> DicomSearch:
     if any(series.is_volume for series in found.series) and (others := _what_else(found)):
         log.info("%s: holds beside CT volumes %s", root, others)
     return found
+
+
+def _drop_undecodable(dataset: Dataset) -> bool:
+    """Delete the attributes of a file that cannot be decoded; tells whether there were any."""
+    count = len(dataset)
+    for tag in list(dataset.keys()):
+        try:
+            _ = dataset[tag]
+        except Exception:  # pydicom fails in many ways
+            del dataset[tag]
+    return len(dataset) < count
 
 
 def _series_key(dataset: Dataset) -> tuple[str, str]:
@@ -183,6 +204,7 @@ def _referenced_series(dataset: Dataset) -> Iterator[str]:
 @dataclass
 class _SliceGroup:
     dataset: Dataset
+    shape: tuple[int, int]
     orientation: np.ndarray
     spacing: tuple[float, float]
     frames: list[DicomFrame] = field(default_factory=list)
@@ -192,32 +214,34 @@ def _group(
     groups: dict[tuple[str, str], list[_SliceGroup]], file: DicomFile, dataset: Dataset, found: DicomSearch
 ) -> None:
     """Put the frames of a file into the groups they belong to."""
-    count = int(dataset.get("NumberOfFrames") or 1)
+    try:
+        count, shape = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns))
+        if min(count, *shape) < 1:
+            raise ValueError("no image")
+    except (AttributeError, TypeError, ValueError):
+        found.pass_over(dataset, DAMAGED)
+        return
     for index in range(count):
         fault = "an image without position"
         try:
             position, orientation, spacing = _plane(dataset, index)
             fault = "an image whose slope or intercept is no number"
             slope, intercept = _rescale(dataset, index)
-        except (AttributeError, IndexError, TypeError, ValueError):
+        except Exception:  # pydicom fails in many ways
             found.pass_over(dataset, fault, count - index)
             return
         several = groups.setdefault(_series_key(dataset), [])
         for group in several:
             same = np.abs(group.orientation - orientation).max() < SAME_DIRECTION
-            if same and _shape(group.dataset) == _shape(dataset) and np.allclose(group.spacing, spacing, rtol=1e-4):
+            if same and group.shape == shape and np.allclose(group.spacing, spacing, rtol=1e-4):
                 break
         else:
-            group = _SliceGroup(dataset, orientation, spacing)
+            group = _SliceGroup(dataset, shape, orientation, spacing)
             several.append(group)
         number = str(dataset.get("InstanceNumber", "?"))
         number += f" frame {index + 1}" if "NumberOfFrames" in dataset else ""
         uid = str(dataset.get("SOPInstanceUID", ""))
         group.frames.append(DicomFrame(file, index, uid, number, tuple(position), slope, intercept))
-
-
-def _shape(dataset: Dataset) -> tuple[int, int]:
-    return int(dataset.Rows), int(dataset.Columns)
 
 
 def _plane(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
@@ -257,7 +281,7 @@ def _series(root: Path, group: _SliceGroup) -> Series:
         modality=str(dataset.get("Modality", "")),
         is_localizer="LOCALIZER" in image_type,
         orientation=(tuple(along_row.tolist()), tuple(along_column.tolist())),
-        matrix=_shape(dataset),
+        matrix=group.shape,
         pixel_spacing=group.spacing,
         frames=tuple(sorted(group.frames, key=lambda frame: float(np.dot(frame.position, normal)))),
     )

@@ -33,6 +33,13 @@ def series_in(path, wanted=None):
     return series
 
 
+def change(path, before, after):
+    """Replace bytes of a file, which occur once."""
+    content = path.read_bytes()
+    assert content.count(before) == 1
+    path.write_bytes(content.replace(before, after))
+
+
 @pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL, OBLIQUE], ids=["axial", "sagittal", "oblique"])
 def test_a_series_has_its_voxels_and_its_place(tmp_path, orientation):
     array = an_image()
@@ -190,6 +197,28 @@ def test_images_of_a_series_that_are_left_out_are_counted_in_its_warnings(tmp_pa
     del marked.ImagePositionPatient
     save(tmp_path / "position", [marked], "localizer.dcm")
     assert series_in(tmp_path / "position").left_out == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"\x28\0\x11\0US\2\0\x18\0", b""),
+        (b"\x28\0\x11\0US\2\0\x18\0", b"\x28\0\x11\0US\0\0"),
+        (b"\x28\0\x11\0US", b"\x28\0\x11\0UQ"),
+        (b"\x28\0\x08\0IS\2\0001 ", b"\x28\0\x08\0IS\2\0ab"),
+        (b"\x28\0\x08\0IS\2\0001 ", b"\x28\0\x08\0IS\2\0-1"),
+        (b"\x20\0\x13\0IS", b"\x20\0\x13\0\xd9\xd9"),
+    ],
+    ids=["no columns", "empty columns", "columns of no type", "ab frames", "-1 frames", "a number of no type"],
+)
+def test_an_image_with_a_damaged_header_is_left_out(tmp_path, before, after):
+    slices = a_series(an_image((8, 20, 24)))
+    slices[-1].NumberOfFrames = 1
+    folder = save(tmp_path / "ct", slices)
+    change(folder / "IM0007.dcm", before, after)
+    found = find_series(folder)
+    assert found.passed_over == {"a file with a damaged header (CT)": 1}
+    assert [(len(series.frames), series.left_out) for series in found.series] == [(7, 1)]
 
 
 def test_files_that_are_passed_over_beside_a_volume_are_logged_in_one_line(tmp_path, caplog):
