@@ -252,9 +252,10 @@ def _plane(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray, tuple[
     directions = np.array([float(value) for value in orientation]).reshape(2, 3)
     directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     rows, columns = (float(value) for value in spacing)
-    if not (np.isfinite(directions).all() and min(rows, columns) > 0 and abs(directions[0] @ directions[1]) < 0.01):
-        raise ValueError("no plane")
     place = np.array([float(value) for value in position]).reshape(3)
+    is_finite = np.isfinite((*directions.ravel(), *place, rows, columns)).all()
+    if not (is_finite and min(rows, columns) > 0 and abs(directions[0] @ directions[1]) < 0.01):
+        raise ValueError("no plane")
     return place, directions, (rows, columns)
 
 

@@ -221,6 +221,19 @@ def test_an_image_with_a_damaged_header_is_left_out(tmp_path, before, after):
     assert [(len(series.frames), series.left_out) for series in found.series] == [(7, 1)]
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b"-20.0\\37.5", b"-20.0\\nan "), (b"0.8\\0.7", b"0.8\\nan"), (b"0.8\\0.7", b"inf\\0.7")],
+    ids=["position", "distance of columns", "distance of rows"],
+)
+def test_a_slice_whose_position_or_spacing_is_not_finite_is_left_out(tmp_path, before, after):
+    folder = save(tmp_path / "ct", a_series(an_image((8, 20, 24))))
+    change(folder / "IM0003.dcm", before, after)
+    found = find_series(folder)
+    assert found.passed_over == {"an image without position (CT)": 1}
+    assert [(len(series.frames), series.left_out) for series in found.series] == [(7, 1)]
+
+
 def test_files_that_are_passed_over_beside_a_volume_are_logged_in_one_line(tmp_path, caplog):
     folder = save(tmp_path / "ct", a_series(an_image((8, 20, 24))))
     (folder / "IM0000.dcm").write_bytes(b"")
