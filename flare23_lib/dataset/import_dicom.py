@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flare23_lib.errors import CohortError, ImageError, StoreError
+from flare23_lib.errors import CohortError, ImageError, StoreError, first_line
 from flare23_lib.io.dicom import Irregular, Series
 from flare23_lib.io.dicom_search import Annotation, DicomSearch, find_series
 from flare23_lib.io.dicom_seg import Segment, read_seg
@@ -200,7 +200,7 @@ def _import_series(
                 warnings = (*warnings, "had other values in an earlier import")
         row["image"] = str(image.relative_to(output))
         row["warnings"] = "; ".join(warnings)
-        segments = [segment for one in annotations for segment in READERS[one.modality](one.file, series)]
+        segments = [segment for one in annotations for segment in _read_segments(one, series)]
         for segment in segments:
             if names is None or normalized(segment.name) not in names.values:
                 unmatched[segment.name] += 1
@@ -211,6 +211,16 @@ def _import_series(
         row["problem"] = str(error)
         log.error("%s", error)
     return row
+
+
+def _read_segments(annotation: Annotation, series: Series) -> list[Segment]:
+    """Read the structures of an annotation onto a series; ImageError if it is damaged, or does not fit."""
+    try:
+        return READERS[annotation.modality](annotation.file, series)
+    except ImageError:
+        raise
+    except Exception as error:  # damaged files fail in many ways
+        raise ImageError(f"{annotation.file}: cannot be read ({first_line(error)})") from error
 
 
 def _write_labels(path: Path, volume: Volume, segments: Sequence[Segment], names: NameTable) -> dict[str, object]:

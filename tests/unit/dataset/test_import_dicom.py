@@ -1,6 +1,7 @@
 """A clinic's DICOM folder becomes images and labels, with a table of sources; names are matched, never guessed."""
 
 import numpy as np
+import pydicom
 import pytest
 from dicoms import a_series, an_image, new_uids, save
 from pydicom.uid import generate_uid
@@ -65,6 +66,25 @@ def test_series_and_annotations_become_a_cohort(clinic, tmp_path, capsys):
         image = read_volume(output / "images" / f"{case}_0000.nii.gz")
         assert np.array_equal(image.array, an_image(seed=ord(name)))
         assert made.geometry.difference(image.geometry) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute"), [("a", "PixelData"), ("a", "SegmentSequence"), ("b", "StructureSetROISequence")]
+)
+def test_a_damaged_annotation_is_a_row_with_the_reason(clinic, tmp_path, name, attribute):
+    root, output = clinic[0], tmp_path / "cohort"
+    damaged = root / "annotations" / f"{name}.dcm"
+    dataset = pydicom.dcmread(damaged)
+    del dataset[attribute]
+    dataset.save_as(damaged)
+    assert run(root, output, "--names", tmp_path / "names.csv") == 1
+    rows = [
+        row for row in read_csv(output / "sources.csv") if row["annotations"] in map(str, damaged.parent.iterdir())
+    ]
+    problems = {row["annotations"]: row["problem"] for row in rows if row["image"]}
+    assert len(problems) == 2
+    assert problems.pop(str(damaged)).startswith(f"{damaged}: cannot be read (")
+    assert list(problems.values()) == [""], "the others are imported"
 
 
 def test_imports_into_one_folder_add_up(clinic, tmp_path):
