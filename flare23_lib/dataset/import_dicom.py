@@ -205,7 +205,7 @@ def _import_series(
             if names is None or normalized(segment.name) not in names.values:
                 unmatched[segment.name] += 1
         if names is not None and segments:
-            row |= _write_labels(label, volume, segments, names)
+            row |= _write_labels(label, series, volume, segments, names)
             row["label"] = str(label.relative_to(output))
     except ImageError as error:
         row["problem"] = str(error)
@@ -223,7 +223,9 @@ def _read_segments(annotation: Annotation, series: Series) -> list[Segment]:
         raise ImageError(f"{annotation.file}: cannot be read ({first_line(error)})") from error
 
 
-def _write_labels(path: Path, volume: Volume, segments: Sequence[Segment], names: NameTable) -> dict[str, object]:
+def _write_labels(
+    path: Path, series: Series, volume: Volume, segments: Sequence[Segment], names: NameTable
+) -> dict[str, object]:
     """Write the structures that the table names, later rows of it over earlier ones; returns what the row says."""
     labels = np.zeros(volume.array.shape, np.uint8)
     written, tiny, overlap = [], 0, 0
@@ -231,7 +233,7 @@ def _write_labels(path: Path, volume: Volume, segments: Sequence[Segment], names
         for segment in segments:
             if names.values.get(normalized(segment.name)) != structure.value:
                 continue
-            if segment.mask.shape != labels.shape:
+            if series.is_interpolated:
                 raise ImageError(f"{segment.name}: cannot lie on a series that was interpolated")
             under = labels[segment.mask]
             overlap += int(np.count_nonzero((under != 0) & (under != structure.value)))

@@ -195,16 +195,9 @@ class Outputs:
 
     def refuse_dicom(self, case: PredictionCase) -> None:
         """Raise ImageError if DICOM is wanted of a series of which there can be none, or its slices are faulty."""
-        series = case.image
-        if isinstance(series, Path) or not self._dicom_files(case):
-            return
-        if series.grid().places is not None:
-            raise ImageError(f"{series}: its slices are interpolated, so that there can be no DICOM of it")
-        files = len(series.files)
-        if len({frame.uid for frame in series.frames if frame.uid}) < files:
-            raise ImageError(f"{series}: its files have no UIDs of their own, so that there can be no DICOM of it")
-        if "dicom-seg" in self.types and 1 < files < len(series.frames):
-            raise ImageError(f"{series}: is in {files} multi-frame files, of which there can be no dicom-seg")
+        if not isinstance(case.image, Path):
+            for kind in dicom_of(self.types):
+                case.image.check_dicom_output(kind)
 
     def write(
         self, case: PredictionCase, labels: np.ndarray, header: nib.Nifti1Header, with_labels: bool = True

@@ -91,7 +91,8 @@ class Prediction:
         The suffix chooses the format: .nii.gz, .nii, .nrrd, .mha or .dcm. Returns the path.
 
         Raises:
-            ImageError: the suffix is another, or DICOM is wanted of an image that was none.
+            ImageError: the suffix is another, or DICOM is wanted of an image that was none, of a series of which
+                there can be none (interpolated, or of files without UIDs), or of labels without a structure.
             OSError: the file cannot be written.
         """
         path = Path(path)

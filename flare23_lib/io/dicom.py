@@ -17,6 +17,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 import pydicom
 
+from flare23_lib.choices import OutputType
 from flare23_lib.errors import ImageError, first_line
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.nifti import Volume, header_for
@@ -176,10 +177,25 @@ class Series:
         return Geometry.of((grid.count, *self.matrix), self._affine(grid))
 
     @property
+    def is_interpolated(self) -> bool:
+        """Whether the volume has other slices than the files; ImageError as `grid`."""
+        return self.grid().places is not None
+
+    def check_dicom_output(self, kind: OutputType) -> None:
+        """Raise ImageError if no labels of a kind that is DICOM can refer to its slices, or as `grid`."""
+        if self.is_interpolated:
+            raise ImageError(f"{self}: its slices are interpolated, so that there can be no DICOM of it")
+        files = len(self.files)
+        if len({frame.uid for frame in self.frames if frame.uid}) < files:
+            raise ImageError(f"{self}: its files have no UIDs of their own, so that there can be no DICOM of it")
+        if kind == "dicom-seg" and 1 < files < len(self.frames):
+            raise ImageError(f"{self}: is in {files} multi-frame files, of which there can be no dicom-seg")
+
+    @property
     def held_bytes(self) -> int:
         """Memory that the volume takes while it is read; pydicom decodes a multi-frame file whole, and slices that
         are interpolated are held as stored, too."""
-        times = 1 + (len(self.files) < len(self.frames)) + (self.grid().places is not None)
+        times = 1 + (len(self.files) < len(self.frames)) + self.is_interpolated
         return times * (2 if self.whole_numbers else 4) * int(np.prod(self.geometry().shape))
 
     def read(self) -> Volume:

@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from flare23_lib import __version__
+from flare23_lib.choices import OutputType
 from flare23_lib.errors import ImageError
 from flare23_lib.io.anatomy import Code
 from flare23_lib.io.atomic import atomic_path
@@ -44,21 +45,20 @@ def concept(code: Code) -> CodedConcept:
 
 
 def structures_and_images(
-    path: Path, series: Series, labels: np.ndarray, table: Sequence[Structure]
+    path: Path, series: Series, labels: np.ndarray, table: Sequence[Structure], kind: OutputType
 ) -> tuple[list[Structure], list[Dataset]]:
     """Return the structures that occur in labels, and the headers of a series' files in the order of its slices.
 
-    ImageError if no structure occurs, or the labels do not lie on the series' slices.
+    ImageError if no structure occurs, the labels do not lie on the series' slices, or as `Series.check_dicom_output`.
     """
+    series.check_dicom_output(kind)
     counts = np.bincount(labels.ravel(), minlength=256)
     present = [structure for structure in table if counts[structure.value]]
     if not present:
         raise ImageError(f"{path}: no structure was found, and DICOM knows no empty segmentation or structure set")
     if labels.shape != (len(series.frames), *series.matrix):
-        raise ImageError(
-            f"{path}: labels of shape {labels.shape} do not lie on the {len(series.frames)} slices of the series "
-            "(a series that was interpolated has no DICOM output)"
-        )
+        what = f"the {len(series.frames)} slices of {series}"
+        raise ImageError(f"{path}: labels of shape {labels.shape} do not lie on {what}")
     images = [file.read(without_pixels=True) for file in series.files]
     for image in images:
         for name in MAY_BE_EMPTY:
@@ -98,7 +98,7 @@ def write_seg(
 
     Raises as `structures_and_images`.
     """
-    present, images = structures_and_images(path, series, labels, table)
+    present, images = structures_and_images(path, series, labels, table, "dicom-seg")
     numbers = np.zeros(256, np.uint8)
     numbers[[structure.value for structure in present]] = np.arange(1, len(present) + 1)
     segmentation = hd.seg.Segmentation(

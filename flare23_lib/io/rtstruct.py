@@ -34,7 +34,7 @@ def write_rtstruct(
     path: Path, series: Series, labels: np.ndarray, table: Sequence[Structure], model: str, made_by: str = ""
 ) -> None:
     """Write labels as an RT structure set; arguments and errors as `dicom_seg.write_seg`."""
-    present, images = structures_and_images(path, series, labels, table)
+    present, images = structures_and_images(path, series, labels, table, "rtstruct")
     dataset = _structure_set(images[0], model)
     classes = {str(image.SOPInstanceUID): str(image.SOPClassUID) for image in images}
     references = [_frame_reference(frame, classes[frame.uid]) for frame in series.frames]

@@ -87,6 +87,27 @@ def test_a_damaged_annotation_is_a_row_with_the_reason(clinic, tmp_path, name, a
     assert list(problems.values()) == [""], "the others are imported"
 
 
+def test_no_annotation_lies_on_an_interpolated_series_even_of_as_many_slices(tmp_path):
+    slices = a_series(an_image())
+    (series,) = find_series(save(tmp_path / "ct", slices)).series
+    labels = np.zeros((6, 20, 24), np.uint8)
+    labels[1:5, 2:12, 3:15] = 1
+    write_seg(tmp_path / "ct/seg.dcm", series, labels, label_table(["liver"], [1]), "clinic")
+    position = slices[3].ImagePositionPatient = [*slices[3].ImagePositionPatient[:2], 37.8]
+    save(tmp_path / "ct", slices)
+    seg = pydicom.dcmread(tmp_path / "ct/seg.dcm")
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        if frame.PlanePositionSequence[0].ImagePositionPatient[2] == 37.5:
+            frame.PlanePositionSequence[0].ImagePositionPatient = position
+    seg.save_as(tmp_path / "ct/seg.dcm")
+    (tmp_path / "names.csv").write_text(NAMES)
+    options = ("--names", tmp_path / "names.csv", "--irregular", "resample")
+    assert run(tmp_path / "ct", tmp_path / "cohort", *options) == 1
+    (row,) = read_csv(tmp_path / "cohort/sources.csv")
+    assert row["problem"] == "liver: cannot lie on a series that was interpolated"
+    assert (row["image"] != "", row["label"]) == (True, "")
+
+
 def test_imports_into_one_folder_add_up(clinic, tmp_path):
     root, _ = clinic
     table, output = ("--names", tmp_path / "names.csv"), tmp_path / "cohort"

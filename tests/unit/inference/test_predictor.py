@@ -106,6 +106,16 @@ def test_a_prediction_is_measured_and_saved_in_any_format(predictor, files, expe
         predictor(files / "ct.nii.gz").save(tmp_path / "b.dcm")
 
 
+def test_an_interpolated_series_is_not_saved_as_dicom(predictor, tmp_path):
+    slices = a_series(IMAGE)
+    slices[3].ImagePositionPatient = [*slices[3].ImagePositionPatient[:2], 37.8]
+    prediction = predictor(save(tmp_path / "ct", slices), irregular="resample")
+    assert prediction.labels.shape == IMAGE.shape
+    with pytest.raises(ImageError, match="its slices are interpolated, so that there can be no DICOM"):
+        prediction.save(tmp_path / "a.dcm")
+    assert not (tmp_path / "a.dcm").exists()
+
+
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 def test_labels_are_saved_whole_in_a_folder_that_is_made_or_not_at_all(
     predictor, files, expected, tmp_path, monkeypatch, suffix

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom
@@ -102,7 +103,7 @@ def test_dcmqi_reads_the_segmentation(tmp_path, orientation):
         assert np.allclose(np.sort(np.array(places) * [-1, -1, 1], axis=0), np.sort(expected, axis=0), atol=1e-3)
 
 
-def test_nothing_found_and_interpolated_series_are_refused(tmp_path):
+def test_nothing_found_and_labels_of_other_slices_are_refused(tmp_path):
     series, labels = a_case(tmp_path / "ct")
     for write in (write_seg, write_rtstruct):
         with pytest.raises(ImageError, match="no structure was found"):
@@ -110,6 +111,29 @@ def test_nothing_found_and_interpolated_series_are_refused(tmp_path):
         with pytest.raises(ImageError, match="do not lie on the 6 slices"):
             write(tmp_path / "out.dcm", series, labels[:5], TABLE, "student")
     assert not (tmp_path / "out.dcm").exists()
+
+
+@pytest.mark.parametrize("write", [write_seg, write_rtstruct])
+def test_an_interpolated_series_has_no_dicom_even_of_as_many_slices(tmp_path, write):
+    slices = a_series(an_image())
+    slices[3].ImagePositionPatient = [*slices[3].ImagePositionPatient[:2], 37.8]
+    (series,) = find_series(save(tmp_path / "ct", slices)).series
+    resampled = replace(series, irregular="resample")
+    assert resampled.geometry().shape == (6, 20, 24)
+    with pytest.raises(ImageError, match="its slices are interpolated, so that there can be no DICOM"):
+        write(tmp_path / "out.dcm", resampled, labels_of((6, 20, 24)), TABLE, "student")
+
+
+@pytest.mark.parametrize("write", [write_seg, write_rtstruct])
+def test_a_series_whose_files_lack_uids_has_no_dicom(tmp_path, write):
+    slices = a_series(an_image())
+    for number, one in enumerate(slices):
+        del one.SOPInstanceUID
+        (tmp_path / "ct").mkdir(exist_ok=True)
+        one.save_as(tmp_path / "ct" / f"{number}.dcm", enforce_file_format=False)
+    (series,) = find_series(tmp_path / "ct").series
+    with pytest.raises(ImageError, match="its files have no UIDs of their own"):
+        write(tmp_path / "out.dcm", series, labels_of((6, 20, 24)), TABLE, "student")
 
 
 def test_a_segmentation_of_another_series_is_refused(tmp_path):
