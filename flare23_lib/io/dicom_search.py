@@ -22,11 +22,9 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from flare23_lib.errors import ImageError
 from flare23_lib.io.dicom import MIN_SLICES, DicomFile, DicomFrame, Series, frame_attributes
 from flare23_lib.io.images import is_dicom
+from flare23_lib.io.slices import SAME_DIRECTION
 
 log = logging.getLogger(__name__)
-
-SAME_DIRECTION = 1e-3
-"""Largest difference of direction cosines within one volume."""
 
 TAGS = [
     "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID",

@@ -24,10 +24,9 @@ from flare23_lib.io.anatomy import Code
 from flare23_lib.io.atomic import atomic_path
 from flare23_lib.io.dicom import DicomFile, Series, frame_attributes, frames_of
 from flare23_lib.io.label_tables import Structure
+from flare23_lib.io.slices import SAME_DIRECTION, place_tolerance
 
 MANUFACTURER = "flare23"
-SAME_PLACE_MM, SAME_PLACE = 0.02, 0.02
-"""How far a frame may be from a slice, in mm, and in distances of slices: as far as slices from their grid."""
 
 MAY_BE_EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
@@ -174,8 +173,15 @@ def read_seg(file: DicomFile, series: Series) -> list[Segment]:
     pixels = frames_of(dataset)
     shape = (len(series.frames), *series.matrix)
     masks = {int(item.SegmentNumber): np.zeros(shape, bool) for item in dataset.SegmentSequence}
+    positions = np.array([frame.position for frame in series.frames])
+    tolerance = place_tolerance(positions, series.distance)
     for index, frame in enumerate(pixels):
-        place = _slice_of(file, series, dataset, index, frame.shape)
+        position, orientation = _plane(dataset, index)
+        distances = np.linalg.norm(positions - position, axis=1)
+        place = int(np.argmin(distances))
+        turn = np.abs(orientation - series.orientation).max()
+        if frame.shape != series.matrix or not (turn <= SAME_DIRECTION and distances[place] <= tolerance):
+            raise ImageError(f"{file}: lies on another grid than {series}")
         if dataset.SegmentationType == "LABELMAP":
             for number, mask in masks.items():
                 mask[place] |= frame == number
@@ -189,14 +195,8 @@ def read_seg(file: DicomFile, series: Series) -> list[Segment]:
     ]
 
 
-def _slice_of(file: DicomFile, series: Series, dataset: Dataset, index: int, shape: tuple[int, ...]) -> int:
-    """Return which slice of a series a frame of a segmentation lies on."""
-    plane = frame_attributes(dataset, index, "PlaneOrientationSequence")
-    position = np.array(frame_attributes(dataset, index, "PlanePositionSequence").ImagePositionPatient, float)
-    orientation = np.array(plane.ImageOrientationPatient, float).reshape(2, 3)
-    distances = [float(np.linalg.norm(position - frame.position)) for frame in series.frames]
-    nearest = int(np.argmin(distances))
-    turned = np.abs(orientation - np.array(series.orientation)).max() > 1e-3
-    if turned or shape != series.matrix or distances[nearest] > max(SAME_PLACE_MM, SAME_PLACE * series.distance):
-        raise ImageError(f"{file}: lies on another grid than {series}")
-    return nearest
+def _plane(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return position (3,) in mm and orientation (2, 3) of a frame of a segmentation."""
+    position = frame_attributes(dataset, index, "PlanePositionSequence").ImagePositionPatient
+    orientation = frame_attributes(dataset, index, "PlaneOrientationSequence").ImageOrientationPatient
+    return np.array(position, float), np.array(orientation, float).reshape(2, 3)

@@ -12,6 +12,9 @@ from flare23_lib.errors import ImageError
 SAME_PLACE_MM = 0.01
 """Slices nearer to each other lie at the same place."""
 
+SAME_DIRECTION = 1e-3
+"""Largest difference of direction cosines within one volume."""
+
 TOLERANCE_MM, TOLERANCE_SHARE = 0.02, 0.02
 """How far a slice may be from its place on the grid: so many mm, or this share of the slices' distance."""
 
@@ -40,6 +43,19 @@ class SliceGrid:
     places: np.ndarray | None = None
 
 
+def place_tolerance(positions: np.ndarray, distance: float) -> float:
+    """Return how far slices, and frames of segmentations of them, may be from their places, in mm.
+
+    Args:
+        positions: of the slices, (n, 3).
+        distance: median of neighboring slices, mm.
+    """
+    tolerance = max(TOLERANCE_MM, TOLERANCE_SHARE * distance)
+    if distance >= MIN_ROUNDED_STEP_MM and np.array_equal(positions, positions.round(1)):
+        tolerance = max(tolerance, ROUNDED_MM + 1e-6)
+    return tolerance
+
+
 def grid_of(positions: np.ndarray, normal: np.ndarray, names: Sequence[str], irregular: str = "refuse") -> SliceGrid:
     """Return the grid on which slices lie.
 
@@ -58,9 +74,7 @@ def grid_of(positions: np.ndarray, normal: np.ndarray, names: Sequence[str], irr
         more = f" (and {count - 1} more pairs; several acquisitions in one series?)" if count > 1 else ""
         raise ImageError(f"{names[at]} and {names[at + 1]} lie at the same place, {heights[at]:.2f} mm{more}")
     median = float(np.median(distances))
-    tolerance = max(TOLERANCE_MM, TOLERANCE_SHARE * median)
-    if median >= MIN_ROUNDED_STEP_MM and np.array_equal(positions, positions.round(1)):
-        tolerance = max(tolerance, ROUNDED_MM + 1e-6)
+    tolerance = place_tolerance(positions, median)
     span = positions[-1] - positions[0]
     expected = positions[0] + np.outer((heights - heights[0]) / (heights[-1] - heights[0]), span)
     shifts = np.linalg.norm(positions - expected, axis=1)

@@ -163,6 +163,22 @@ def test_a_segmentation_from_a_regular_grid_fits_slices_that_jitter(tmp_path):
     assert np.array_equal(segment.mask, labels == 1)
 
 
+@pytest.mark.parametrize("step", [0.625, 1.25])
+def test_a_segmentation_from_an_exact_grid_fits_slices_whose_positions_are_rounded(tmp_path, step):
+    """A scanner rounds positions to 0.1 mm; tools write frames on the exact grid."""
+    image = an_image()
+    exact = a_series(image, step=step)
+    (series,) = find_series(save(tmp_path / "ct", exact)).series
+    labels = labels_of(image.shape)
+    write_seg(tmp_path / "seg.dcm", series, labels, TABLE, "student")
+    for one in exact:
+        one.ImagePositionPatient = [round(float(value), 1) for value in one.ImagePositionPatient]
+    (rounded,) = find_series(save(tmp_path / "ct", exact)).series
+    assert rounded.read().array.shape == image.shape
+    segments = read_seg(DicomFile(tmp_path / "seg.dcm"), rounded)
+    assert np.array_equal(segments[0].mask, labels == 1)
+
+
 def test_contours_between_slices_are_refused_and_tiny_ones_counted(tmp_path):
     series, labels = a_case(tmp_path / "ct")
     write_rtstruct(tmp_path / "rt.dcm", series, labels, TABLE, "student")
