@@ -62,10 +62,10 @@ def measure_labels(labels: np.ndarray, image: Volume, table: Sequence[Structure]
         raise ImageError("the image has values that are no numbers (NaN or infinite)")
     voxel_ml = abs(float(np.linalg.det(image.geometry.affine[:3, :3]))) / 1000
     labels = labels.astype(np.uint8, copy=False)
-    boxes = [*ndimage.find_objects(labels), *[None] * 255]
+    boxes = dict(enumerate(ndimage.find_objects(labels), start=1))
     rows = []
     for structure in table:
-        box = boxes[structure.value - 1]
+        box = boxes.get(structure.value)
         inside = np.zeros((0, 0, 0), bool) if box is None else labels[box] == structure.value
         values = np.empty(0) if box is None else image.array[box][inside].astype(np.float64)
         voxels = len(values)

@@ -29,7 +29,7 @@ from flare23_lib.io.dicom import DicomFile
 from flare23_lib.io.dicom_search import choose_series, find_series
 from flare23_lib.io.dicom_seg import read_seg
 from flare23_lib.io.itk import itk_of_volume, read_itk, read_itk_geometry
-from flare23_lib.io.label_tables import label_table, read_label_table
+from flare23_lib.io.label_tables import header_extension, label_table, read_label_table
 from flare23_lib.io.nifti import header_for, read_volume, write_volume
 from flare23_lib.io.rtstruct import read_rtstruct
 from flare23_lib.io.tables import read_csv
@@ -500,6 +500,17 @@ def test_statistics_are_those_of_numpy():
     assert (spleen.voxels, spleen.volume_ml, spleen.hu_mean, spleen.hu_median) == (0, 0, None, None)
     assert tumor.components == ndimage.label(labels == 14, np.ones((3, 3, 3)))[1] == 2
     assert not tumor.touches_border
+
+
+def test_a_name_of_a_value_that_no_label_file_holds_has_no_voxels(tmp_path):
+    volume, labels = statistics_case()
+    names = header_extension(label_table(["liver", "tumor", "other"], [1, 14, 1000]))
+    write_volume(tmp_path / "images/x_0000.nii.gz", volume.array, volume.header)
+    write_volume(tmp_path / "labels/x.nii.gz", labels, volume.header, names)
+    folders = [f"--{name}={tmp_path / name}" for name in ("labels", "images", "output")]
+    assert main(["statistics", *folders]) == 0
+    found = {row["label"]: row["voxels"] != "0" for row in read_csv(tmp_path / "output/statistics.csv")}
+    assert found == {"liver": True, "tumor": True, "other": False}
 
 
 def test_statistics_of_files_name_labels_by_the_files_or_the_model(model, tmp_path, capsys, caplog):
