@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii")
 
+SINGLE_MAGIC = {348: b"n+1", 540: b"n+2"}
+"""By the header's size, how it says that voxels follow in the same file."""
+
 BROKEN_GZIP: tuple[type[Exception], ...] = (
     EOFError,
     igzip.BadGzipFile,
@@ -250,7 +253,7 @@ def _read_header(path: Path, handle: io.BufferedIOBase) -> nib.Nifti1Header:
             raise ImageError(f"{path}: is not NIfTI (it ends within the header)", "not_nifti")
         header = kind[length](head, endianness=order, check=False)
         magic = header["magic"].item()
-        if magic[:3] != (b"n+1" if length == 348 else b"n+2"):
+        if magic[:3] != SINGLE_MAGIC[length]:
             raise ImageError(f"{path}: is not a single-file NIfTI (its magic is {magic!r})", "not_nifti")
         try:
             dtype = header.get_data_dtype()
@@ -372,7 +375,7 @@ def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, 
     header["cal_min"] = header["cal_max"] = 0
     offset = header.sizeof_hdr + max(4, len(extension))
     header["vox_offset"] = offset
-    header["magic"] = header["magic"] if header.sizeof_hdr == 540 else b"n+1"
+    header["magic"] = SINGLE_MAGIC[int(header.sizeof_hdr)]
     expected = tuple(header.get_data_shape()[::-1])
     if array.shape != expected:
         raise ImageError(f"{path}: an array of shape {array.shape} does not fit the header's {expected}")

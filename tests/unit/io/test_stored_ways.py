@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flare23_lib.dataset.image_info import read_info
-from flare23_lib.io.nifti import read_volume
+from flare23_lib.io.nifti import read_volume, write_volume
 
 SHAPE = (5, 6, 7)
 ARRAY = np.random.default_rng(0).integers(-1000, 1500, SHAPE).astype(np.int16)
@@ -89,3 +89,17 @@ def test_a_ct_is_the_same_however_it_is_stored(tmp_path, stored, name):
     assert np.allclose(volume.geometry.affine, AFFINE)
     assert np.allclose(volume.geometry.spacing, (4.0, 1.5, 1.5))
     assert (info.error, info.low, info.high) == ("", ARRAY.min(), ARRAY.max())
+
+
+@pytest.mark.parametrize(
+    ("kind", "magic"),
+    [(nib.Nifti1Pair, b"n+1\0"), (nib.Nifti2Pair, b"n+2\0\r\n\x1a\n")],
+    ids=["NIfTI-1", "NIfTI-2"],
+)
+def test_the_header_of_a_pair_of_files_is_written_as_that_of_one_file(tmp_path, kind, magic):
+    nib.save(kind(ARRAY.T, AFFINE), tmp_path / "pair.hdr")
+    write_volume(tmp_path / "x.nii", ARRAY, nib.load(tmp_path / "pair.hdr").header)
+    start = 344 if kind is nib.Nifti1Pair else 4
+    assert (tmp_path / "x.nii").read_bytes()[start : start + len(magic)] == magic
+    assert np.array_equal(read_volume(tmp_path / "x.nii").array, ARRAY)
+    assert np.array_equal(np.asarray(nib.load(tmp_path / "x.nii").dataobj).T, ARRAY)
