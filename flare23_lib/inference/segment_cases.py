@@ -6,7 +6,6 @@ This module imports no torch: the first image is read while torch is being impor
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     import nibabel as nib
 
     from flare23_lib.inference.engine import Engine, Segmentation
-
-Check = Callable[[PredictionCase], object]
-"""Raises an error if a case must not be read."""
 
 Write = Callable[["PredictionCase", "Segmentation", "nib.Nifti1Header"], object]
 """Writes what is wanted of a case; called in a thread, with the header of the image."""
@@ -72,10 +68,13 @@ class Reader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._started: dict[int, Future[Outcome]] = {}
 
-    def start(self, index: int, check: Check | None = None) -> None:
-        """Begin to read a case, unless that was done; `check` is asked if its labels are not there already."""
+    def start(self, index: int, engine: Engine | None = None) -> None:
+        """Begin to read a case, unless that was done.
+
+        Unless its labels are there, an engine refuses it by its header if it exceeds the engine's limits of memory.
+        """
         if index not in self._started:
-            self._started[index] = self._thread.submit(self._read, self.cases[index], check)
+            self._started[index] = self._thread.submit(self._read, self.cases[index], engine)
 
     def start_early(self, limit: int) -> None:
         """Begin to read the first case if that alone stays within a limit of memory, in bytes.
@@ -86,24 +85,24 @@ class Reader:
             if self.cases and HOST_BASE + read_header(self.cases[0].image)[1] <= limit:
                 self.start(0)
 
-    def get(self, index: int, check: Check | None = None) -> Outcome:
-        """Return a case, once; raises what reading or checking it raised. Arguments as `start`."""
-        self.start(index, check)
+    def get(self, index: int, engine: Engine) -> Outcome:
+        """Return a case, once; raises what reading it raised, ImageError if it is refused. Arguments as `start`."""
+        self.start(index, engine)
         return self._started.pop(index).result()
 
     def close(self) -> None:
         """Give up what has not begun."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, case: PredictionCase, check: Check | None) -> Outcome:
+    def _read(self, case: PredictionCase, engine: Engine | None) -> Outcome:
         started = time.perf_counter()
         self.outputs.refuse_dicom(case)
         if not self._overwrite:
             there, labels = self.outputs.find(case)
             if there:
                 return Outcome(case, kept=True, labels=labels)
-        if check is not None:
-            check(case)
+        if engine is not None:
+            engine.plan(*read_header(case.image), case.extras)  # refuses it
         if self.outputs.made_by:
             _ = case.identity  # of what is read now
         image = read_image(case.image)
@@ -123,7 +122,7 @@ def segment_cases(engine: Engine, reader: Reader, write: Write) -> Iterator[Outc
         for index, case in enumerate(reader.cases):
             outcome, segmented = Outcome(case), None
             try:
-                outcome = reader.get(index, functools.partial(_check_memory, engine))
+                outcome = reader.get(index, engine)
                 if outcome.image is not None:
                     outcome.warnings += unlike_training(model.training_images, model.orientation, outcome.image)
                     segmented = _segment(engine, reader, index, outcome, held)
@@ -183,6 +182,8 @@ def _segment(
 ) -> tuple[Segmentation, nib.Nifti1Header, bool, int]:
     """Compute a case, reading the next one if there is memory for both (and the `held` bytes of the last one).
 
+    A next one that cannot be read, or be computed within the engine's limit while this one is written, waits.
+
     Returns:
         The result, the image's header, whether the next case is being read, and the bytes that writing this takes.
     """
@@ -195,7 +196,11 @@ def _segment(
     ahead = False
     if index + 1 < len(reader.cases):
         plan = engine.plan(image.geometry, image.array.nbytes, case.extras)
-        ahead = can_prefetch(engine, plan.host + held, reader.cases[index + 1], written)
+        following = reader.cases[index + 1]
+        with contextlib.suppress(Exception):  # whatever is wrong with it is reported when it is its turn
+            geometry, size = read_header(following.image)
+            after = engine.plan(geometry, size, following.extras).host + written
+            ahead = max(plan.host + held + size, after) <= engine.limits.host_bytes()
         if ahead:
             reader.start(index + 1)
     prepared = engine.prepare(image, case.extras)
@@ -203,27 +208,6 @@ def _segment(
     outcome.image = None
     del image
     return engine.infer(prepared), header, ahead, written
-
-
-def can_prefetch(engine: Engine, taken: int, following: PredictionCase, written: int) -> bool:
-    """Tell whether the next image may be read while a case is computed, within the engine's limit of memory.
-
-    Args:
-        taken: bytes that are taken until then.
-        following: the next case; one that cannot be read, or not be segmented within the limit, is not read ahead.
-        written: bytes that this case takes while the next one is computed.
-    """
-    try:
-        geometry, size = read_header(following.image)
-        after = engine.plan(geometry, size, following.extras).host + written
-    except Exception:  # whatever is wrong with it is reported when it is its turn
-        return False
-    return max(taken + size, after) <= engine.limits.host_bytes()
-
-
-def _check_memory(engine: Engine, case: PredictionCase) -> None:
-    """Check by its header that an image can be segmented within the limits; ImageError if not."""
-    engine.plan(*read_header(case.image), case.extras)
 
 
 def _timed(write: Write, case: PredictionCase, segmentation: Segmentation, header: nib.Nifti1Header) -> float:
