@@ -112,10 +112,12 @@ def segment_missing(
         log.info("%d cases, %d of them to be segmented", len(entries), len(missing))
         if missing:
             engine = _engine(results, model)
-            cases = [_case_to_segment(*wanted[index], entries[index]) for index in missing]
-            places = {case: (wanted[index][0], entries[index]) for case, index in zip(cases, missing, strict=True)}
+            places = {}
+            for index in missing:
+                (case, extras), entry = wanted[index], entries[index]
+                places[PredictionCase(case.case, Path(case.image), entry.file(LABELS), extras)] = case, entry
             save = partial(_save, engine, places)
-            outcomes = progress(segment_cases(engine, Reader(cases, overwrite=True), save), total=len(cases))
+            outcomes = progress(segment_cases(engine, Reader([*places], overwrite=True), save), total=len(places))
             failures = CaseFailures(len(entries))
             for index, outcome in zip(missing, outcomes, strict=True):
                 with failures.case(outcome.case.name, str(outcome.case.image)):
@@ -127,10 +129,6 @@ def segment_missing(
     rows = [{"case": case.case, "file": results.relative(entry.file(LABELS))}
             for (case, _), entry in zip(wanted, entries, strict=True)]  # fmt: skip
     return list(zip(rows, filter(None, found), strict=True))
-
-
-def _case_to_segment(case: Case, extras: Extras, entry: Entry) -> PredictionCase:
-    return PredictionCase(case.case, Path(case.image), entry.file(LABELS), extras)
 
 
 def _save(
