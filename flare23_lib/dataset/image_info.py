@@ -142,7 +142,7 @@ def header_info(stream: Stream) -> ImageInfo:
         codes=(int(header["qform_code"]), int(header["sform_code"])),
         millimeters=nifti.millimeters(header),
         forms_apart=_forms_apart(header, geometry),
-        scaled=stream.scaling != (1.0, 0.0),
+        scaled=nifti.scaling_of(header) != (1.0, 0.0),
     )
 
 
@@ -180,7 +180,7 @@ def _read_voxels(stream: Stream, is_label: bool) -> dict:
             counts.update(value_counts(values))
             counts = counts if len(counts) <= MAX_VALUES else None
     stream.finish(missing)
-    slope, intercept = stream.scaling
+    slope, intercept = nifti.scaling_of(stream.header)
     low, high = sorted(end * slope + intercept for end in ends)
     finite = bool(np.isfinite([low, high]).all())
     off_whole, voxels = _label_voxels(counts, slope, intercept) if counts and finite else (0.0, None)

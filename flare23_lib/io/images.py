@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Union
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io.geometry import Geometry
-from flare23_lib.io.nifti import SUFFIXES, Stream, Volume, open_volume, read_volume
+from flare23_lib.io.nifti import SUFFIXES, Volume, open_volume, read_volume, scaling_of
 
 if TYPE_CHECKING:
     from flare23_lib.io.dicom import Series
@@ -47,16 +47,11 @@ def is_dicom(start: bytes) -> bool:
     return start[128:] == b"DICM" or (start[:2] in (b"\x02\0", b"\x08\0") and start[4:6].isalpha())
 
 
-def is_nifti(image: Image) -> bool:
-    """Tell whether an image is a NIfTI file by its name."""
-    return isinstance(image, Path) and image.name.endswith(SUFFIXES)
-
-
 def read_image(image: Image) -> Volume:
     """Read an image in HU; ImageError if it is missing, broken, or no 3-D volume."""
     if not isinstance(image, Path):
         return image.read()
-    if is_nifti(image):
+    if image.name.endswith(SUFFIXES):
         return read_volume(image)
     from flare23_lib.io.itk import read_itk
 
@@ -64,17 +59,16 @@ def read_image(image: Image) -> Volume:
 
 
 def read_header(image: Image) -> tuple[Geometry, int]:
-    """Return an image's geometry and the bytes it takes while it is read; errors as `read_image`."""
+    """Return an image's geometry and the bytes it takes while it is read; errors as `read_image`.
+
+    A scaled NIfTI file is held as stored and as float64.
+    """
     if not isinstance(image, Path):
         return image.geometry(), image.held_bytes
-    if is_nifti(image):
+    if image.name.endswith(SUFFIXES):
         with open_volume(image) as stream:
-            return stream.geometry(), held_bytes(stream)
+            of_voxel = stream.dtype.itemsize + (0 if scaling_of(stream.header) == (1, 0) else 8)
+            return stream.geometry(), of_voxel * math.prod(stream.shape)
     from flare23_lib.io.itk import read_itk_geometry
 
     return read_itk_geometry(image)
-
-
-def held_bytes(stream: Stream) -> int:
-    """Return how much memory a NIfTI file takes while it is read; a scaled one is held as stored and as float64."""
-    return (stream.dtype.itemsize + (0 if stream.scaling == (1, 0) else 8)) * math.prod(stream.shape)

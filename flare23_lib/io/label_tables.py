@@ -64,15 +64,11 @@ def label_table(
     """
     colors = label_colors(names)
     tumors = [name for name in names if is_tumor(name)] if tumors is None else set(tumors)
-    return tuple(
-        Structure(name, int(value), rgb_of(colors[name]), name in tumors)
-        for name, value in zip(names, values, strict=True)
-    )
-
-
-def rgb_of(color: str) -> tuple[int, int, int]:
-    """Return red, green and blue of a color such as `#ff7711`."""
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+    table = []
+    for name, value in zip(names, values, strict=True):
+        red, green, blue = bytes.fromhex(colors[name].removeprefix("#"))
+        table.append(Structure(name, int(value), (red, green, blue), name in tumors))
+    return tuple(table)
 
 
 def write_label_tables(folder: Path, table: Sequence[Structure], stem: str = STEM) -> None:

@@ -122,11 +122,6 @@ class Stream:
         """Bytes that the gzip stream holds by the header; None if the file is not compressed."""
         return self.offset + self.voxel_bytes if self.is_gzip else None
 
-    @property
-    def scaling(self) -> tuple[float, float]:
-        """Slope and intercept; (1, 0) where the header gives none."""
-        return scaling_of(self.header)
-
     def geometry(self) -> Geometry:
         """Check and return the geometry; ImageError if the volume is not 3-D or has no place in the world."""
         if len(self.shape) != 3:
@@ -303,10 +298,9 @@ def read_volume(path: str | Path) -> Volume:
         array = np.empty(stream.shape, stream.dtype)
         buffer = array.reshape(-1).view(np.uint8).data
         stream.finish(missing=len(buffer) - stream.fill(buffer))
-        scaling = stream.scaling
     if not array.dtype.isnative:
         array = array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
-    return Volume(array=_scaled(array, *scaling), geometry=geometry, header=stream.header)
+    return Volume(array=_scaled(array, *scaling_of(stream.header)), geometry=geometry, header=stream.header)
 
 
 def _scaled(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
