@@ -42,11 +42,8 @@ BROKEN_GZIP: tuple[type[Exception], ...] = (
     cast("type[Exception]", isal_zlib.IsalError),  # annotated as an instance
 )
 
-MAX_EXTENSION_BYTES = 1 << 30
-"""Bytes before the voxels, beyond which a header's offset counts as broken."""
-
-MAX_KEPT_EXTENSION_BYTES = 1 << 24
-"""Longest header extensions that are kept."""
+MAX_OFFSET = 1 << 24
+"""Bytes before the voxels, all of which are held, beyond which a header's offset counts as broken."""
 
 MAX_VOXELS = 1 << 33
 """Voxels of the largest volume that is read (2048 x 2048 x 2048); FLARE23's largest CT has 0.8 % of them."""
@@ -219,17 +216,8 @@ def open_volume(path: str | Path) -> Iterator[Stream]:
         stream = Stream(path, _read_header(path, handle), handle)
         stream.check_size()
         with _reading(path):
-            extensions = _read_extensions(handle, stream.offset - stream.header.sizeof_hdr)
+            extensions = handle.read(stream.offset - stream.header.sizeof_hdr)
         yield replace(stream, extensions=extensions)
-
-
-def _read_extensions(handle: io.BufferedIOBase, length: int) -> bytes:
-    """Return the bytes up to the first voxel; what is too long for extensions is passed over in small blocks."""
-    if length <= MAX_KEPT_EXTENSION_BYTES:
-        return handle.read(length)
-    while length > 0 and (block := handle.read(min(length, BLOCK_BYTES))):
-        length -= len(block)
-    return b""
 
 
 def _read_header(path: Path, handle: io.BufferedIOBase) -> nib.Nifti1Header:
@@ -262,7 +250,7 @@ def _read_header(path: Path, handle: io.BufferedIOBase) -> nib.Nifti1Header:
         if not shape or min(shape) < 1:
             raise ImageError(f"{path}: is not NIfTI (its shape is {shape})", "not_nifti")
         offset = float(header["vox_offset"])
-        if not 0 <= offset <= MAX_EXTENSION_BYTES:
+        if not 0 <= offset <= MAX_OFFSET:
             raise ImageError(f"{path}: is not NIfTI (its voxels begin at byte {offset:g})", "not_nifti")
     return header
 
