@@ -16,6 +16,7 @@ from pathlib import Path
 
 from flare23_lib.config.cohort_models import PATTERN_KEYS, Source
 from flare23_lib.errors import CohortError
+from flare23_lib.io.folders import files_below
 from flare23_lib.io.patterns import MASK, FilePattern, check_utf8
 
 log = logging.getLogger(__name__)
@@ -72,41 +73,6 @@ def place_of(root: Path, folder: str) -> Path:
     """Return where a folder of a pattern lies, each place in one spelling: as below the cohort if it is there."""
     base, place = (Path(os.path.normpath(path.absolute())) for path in (root, root / folder))
     return root / place.relative_to(base) if place.is_relative_to(base) else place
-
-
-def files_below(folder: str) -> list[str]:
-    """Return the paths of all files below a folder, hidden files and folders left out.
-
-    Links to folders are followed last, and only to folders that were not listed before: each file is found once, and
-    a link to a folder around it ends there.
-    """
-    found: list[str] = []
-    links: list[str] = []
-    pending = [folder]
-    listed: set[tuple[int, int]] = set()
-    while pending or links:
-        place = (pending or links).pop()
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in listed:
-            log.warning("%s: leads to %s, which is listed already; passed over", place, os.path.realpath(place))
-            continue
-        listed.add((status.st_dev, status.st_ino))
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if _is_folder(entry):
-                    (links if entry.is_symlink() else pending).append(entry.path)
-                else:
-                    found.append(entry.path.replace(os.sep, "/").removeprefix("./"))
-    return found
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: a file that cannot be read
-        return False
 
 
 def _distinct(files: list[Path]) -> list[Path]:

@@ -10,7 +10,7 @@ import logging
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io.dicom import MIN_SLICES, DicomFile, DicomFrame, Series, frame_attributes
+from flare23_lib.io.folders import files_below
 from flare23_lib.io.images import is_dicom
 from flare23_lib.io.slices import SAME_DIRECTION
 
@@ -79,8 +80,9 @@ class DicomSearch:
 def files_of(root: Path) -> Iterator[DicomFile]:
     """Give all files of a folder and its subfolders, of a zip archive, or the file itself; no hidden ones."""
     if root.is_dir():
-        for path in sorted(_files_below(root, {root.resolve()})):
-            yield from files_of(path)
+        for path in sorted(map(Path, files_below(str(root)))):
+            if path.is_file() or _is_dead_link(path):
+                yield from files_of(path)
     elif zipfile.is_zipfile(root):
         with zipfile.ZipFile(root) as archive:
             for member in sorted(archive.namelist()):
@@ -89,17 +91,6 @@ def files_of(root: Path) -> Iterator[DicomFile]:
                     yield DicomFile(root, member)
     else:
         yield DicomFile(root)
-
-
-def _files_below(folder: Path, above: Collection[Path]) -> Iterator[Path]:
-    """Give the files below a folder, also through links, but not those to a folder above; no hidden ones."""
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_file() or _is_dead_link(path):
-            yield path
-        elif path.is_dir() and (target := path.resolve()) not in above:
-            yield from _files_below(path, {*above, target})
 
 
 def _is_dead_link(path: Path) -> bool:

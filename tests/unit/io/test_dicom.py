@@ -1,5 +1,6 @@
 """Series of every kind that archives hold: read right, or refused in a line that names the fault."""
 
+import os
 import random
 import shutil
 import tracemalloc
@@ -130,6 +131,8 @@ def test_linked_folders_are_searched_and_a_loop_ends(tmp_path):
     (tmp_path / "links").mkdir()
     (tmp_path / "links/patient").symlink_to(tmp_path / "archive/ct")
     (tmp_path / "links/loop").symlink_to(tmp_path / "links")
+    (tmp_path / "links/itself").symlink_to(tmp_path / "links/itself")
+    os.mkfifo(tmp_path / "links/pipe")
     assert len(series_in(tmp_path / "links").frames) == 6
 
 
