@@ -119,8 +119,11 @@ class _Placed:
         return next(filter(None, (one.fullmatch(file, len(self.start)) for one in self._expressions)), None)
 
 
-def _nifti_files(places: set[Path]) -> list[str]:
-    """Return the NIfTI files below folders, sorted, each folder listed once. Plain strings: there may be 100,000."""
+def nifti_files(places: Collection[Path]) -> list[str]:
+    """Return the NIfTI files below folders, sorted, each folder listed once, also names that end in capitals.
+
+    Plain strings: there may be 100,000. CohortError if a folder cannot be listed, or a name is not UTF-8.
+    """
     found: set[str] = set()
     for place in places:
         try:
@@ -146,7 +149,7 @@ def find(cohort: Path, sources: Mapping[str, Source]) -> FoundFiles:
     if not cohort.is_dir():
         raise CohortError(f"cohort: there is no folder {cohort}; give yours with --config cohort=FOLDER")
     placed = {name: _placed(cohort, source) for name, source in sources.items()}
-    present = _nifti_files({one.place for patterns in placed.values() for one in patterns})
+    present = nifti_files({one.place for patterns in placed.values() for one in patterns})
     taken: set[str] = set()
     files = tuple(_source_files(name, sources[name], patterns, present, taken) for name, patterns in placed.items())
     twins = {file for file in taken if file.endswith(".gz")} & {f"{file}.gz" for file in present}

@@ -17,10 +17,9 @@ from pydantic import ValidationError
 from flare23_lib.config.cohort_models import BACKGROUND, IGNORE, Source
 from flare23_lib.config.load import read_yaml
 from flare23_lib.config.messages import explain
-from flare23_lib.dataset.discover import SourceFiles, files_below, find
+from flare23_lib.dataset.discover import SourceFiles, find, nifti_files
 from flare23_lib.errors import CohortError
 from flare23_lib.io.nifti import SUFFIXES
-from flare23_lib.io.patterns import check_utf8
 from flare23_lib.starter.file_groups import FileGroup, groups_of, suffix_of
 from flare23_lib.starter.names import identifier, name_of
 
@@ -117,24 +116,18 @@ def _has_labeled_cases(source: FolderSource, folder: Path) -> bool:
 
 def _unused_folders(source: FolderSource) -> list[str]:
     """Return the folders in its root that hold NIfTI files, but none that fits its patterns."""
-    files = (path.relative_to(source.root).parts for path in _nifti_files(source.root))
+    files = (Path(path).relative_to(source.root).parts for path in nifti_files([source.root]))
     used = {path.relative_to(source.root).parts[0] for path in source.find(source.root).files()}
     return sorted({first for first, *rest in files if rest} - used)
 
 
-def _nifti_files(folder: Path) -> list[Path]:
-    return sorted(Path(file) for file in files_below(str(folder)) if file.lower().endswith(SUFFIXES))
-
-
 def _guess(folder: Path) -> FolderSource:
-    named = _nifti_files(folder)
+    named = sorted(map(Path, nifti_files([folder])))
     files = [file for file in named if file.name.endswith(SUFFIXES)]
     capitals = [file.name for file in named if not file.name.endswith(SUFFIXES)]
     skipped = [f"skipped {capitals[0]} and all others that end in capitals; rename them"] if capitals else []
     if not files:
         raise CohortError("; ".join([f"{folder}: holds no NIfTI file (*.nii.gz, *.nii)", *skipped]))
-    for file in files:
-        check_utf8(file, CohortError)
     groups = list(groups_of(folder, files))
     labels = [group for group in groups if group.is_label()]
     images = [group for group in groups if group not in labels]
