@@ -39,14 +39,12 @@ Axes = tuple[Axis, Axis, Axis]
 def argmax_classes(logits: torch.Tensor, excluded: Collection[int] = ()) -> torch.Tensor:
     """Return the index of the strongest class of each voxel, of those not excluded; the lowest one wins a tie.
 
-    From logits (..., classes) to uint8 (...); ValueError if every class is excluded.
+    From logits (..., classes) to uint8 (...). At least one class is not excluded.
     """
     if not excluded:
         return logits.argmax(dim=-1).to(torch.uint8)
-    left = torch.tensor([index for index in range(logits.shape[-1]) if index not in set(excluded)])
-    if not len(left):
-        raise ValueError("every class is excluded")
-    left = left.to(logits.device)
+    indices = [index for index in range(logits.shape[-1]) if index not in set(excluded)]
+    left = torch.tensor(indices, device=logits.device)
     return left[logits.index_select(-1, left).argmax(dim=-1)].to(torch.uint8)
 
 

@@ -33,17 +33,10 @@ def window_starts(shape: Sequence[int], patch: Sequence[int], step: float) -> li
         shape: the image, at least as large as the patch on each axis.
         patch: the window.
         step: largest distance of neighbors, as a share of the patch, in (0, 1].
-
-    Raises:
-        ValueError: the image is smaller than the patch, or the step is outside (0, 1].
     """
-    if not 0 < step <= 1:
-        raise ValueError(f"step {step} is not in (0, 1]")
     starts = []
     for size, window in zip(shape, patch, strict=True):
         last = size - window
-        if last < 0:
-            raise ValueError(f"an image of {tuple(shape)} is smaller than the patch {tuple(patch)}")
         gaps = math.ceil(last / (window * step))
         spacing = last / gaps if gaps else 0.0
         starts.append([round(spacing * index) for index in range(gaps + 1)])

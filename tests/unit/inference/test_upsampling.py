@@ -86,11 +86,6 @@ def test_an_excluded_class_does_not_win():
     assert torch.equal(logits, before)
 
 
-def test_excluding_every_class_is_refused():
-    with pytest.raises(ValueError, match="every class"):
-        labels_from_logits(torch.zeros(1, 1, 1, 2), (1, 1, 1), excluded={0, 1})
-
-
 def test_the_lowest_class_wins_a_tie():
     assert not labels_from_logits(torch.zeros(2, 2, 2, 3), (4, 4, 4)).any()
     assert argmax_classes(torch.tensor([1.0, 5, 5]), excluded={0}).item() == 1
