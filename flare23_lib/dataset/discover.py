@@ -120,14 +120,15 @@ class _Placed:
 
 
 def nifti_files(places: Collection[Path]) -> list[str]:
-    """Return the NIfTI files below folders, sorted, each folder listed once, also names that end in capitals.
+    """Return the NIfTI files below folders, sorted, each file once, also names that end in capitals.
 
-    Plain strings: there may be 100,000. CohortError if a folder cannot be listed, or a name is not UTF-8.
+    A folder that is hidden, or a link, is listed where it is itself one of `places`. Plain strings: there may be
+    100,000. CohortError if a folder cannot be listed, or a name is not UTF-8.
     """
     found: set[str] = set()
     for place in places:
         try:
-            if not any(other in place.parents for other in places) and place.is_dir():
+            if place.is_dir():
                 found.update(file for file in files_below(str(place)) if file.lower().endswith((".nii", ".nii.gz")))
         except OSError as error:
             raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
