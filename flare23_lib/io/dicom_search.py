@@ -210,6 +210,9 @@ def _group(
     except (AttributeError, TypeError, ValueError):
         found.pass_over(dataset, DAMAGED)
         return
+    if count > 1 and "PerFrameFunctionalGroupsSequence" not in dataset:
+        found.pass_over(dataset, "frames without positions of their own")
+        return
     for index in range(count):
         fault = "an image without position"
         try:

@@ -224,6 +224,14 @@ def test_an_image_with_a_damaged_header_is_left_out(tmp_path, before, after):
     assert [(len(series.frames), series.left_out) for series in found.series] == [(7, 1)]
 
 
+def test_frames_without_positions_of_their_own_are_left_out_however_many_there_are(tmp_path):
+    slices = a_series(an_image((8, 20, 24)))
+    slices[-1].NumberOfFrames = 999_999_999
+    found = find_series(save(tmp_path / "ct", slices))
+    assert found.passed_over == {"frames without positions of their own (CT)": 1}
+    assert [(len(series.frames), series.left_out) for series in found.series] == [(7, 1)]
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [(b"-20.0\\37.5", b"-20.0\\nan "), (b"0.8\\0.7", b"0.8\\nan"), (b"0.8\\0.7", b"inf\\0.7")],
