@@ -136,7 +136,7 @@ class OneStartsCommands(LoadFileScheduling):
 
 @lru_cache
 def _starts_commands(file: Path) -> bool:
-    return re.search(r"\b(flare23|run_snakemake|processes\.run|Command)\(", file.read_text()) is not None
+    return re.search(r"\b((flare23|run_snakemake|processes\.run|Command)\(|CONTEXT\b)", file.read_text()) is not None
 
 
 def pytest_collection_finish() -> None:
