@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from conftest import ENVIRONMENT, flare23
 from places import REPOSITORY
 
@@ -13,6 +14,7 @@ from flare23_lib import cli
 from flare23_lib.cli.common import load_config
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import read_cases
+from flare23_lib.evaluation import cases as scoring
 from flare23_lib.io import nifti
 from flare23_lib.io.tables import read_csv
 
@@ -105,6 +107,43 @@ def test_evaluate_takes_the_dsc_limit_of_the_nsd_from_the_configuration(tmp_path
         assert row["liver_DSC"] == "0.125"
         surface[name] = float(row["liver_NSD"])
     assert surface["now"] == 0 < surface["published"]
+
+
+@pytest.mark.parametrize(
+    ("options", "keys", "changed"),
+    [
+        ([], {}, {}),
+        (["--partial"], {}, {"spleen": ""}),
+        ([], {"references": "partial"}, {"spleen": ""}),
+        (["--no-partial"], {"references": "partial"}, {}),
+        (["--mode", "plain"], {}, {"aorta": "0.6667"}),
+        (["--mode", "flare23"], {"mode": "plain"}, {}),
+        (["--details"], {}, {"details": True}),
+        (["--no-details"], {"details": True}, {}),
+        (["--memory", "200"], {}, {"processes": 1}),
+    ],
+)
+def test_options_of_evaluate_come_before_the_configuration(tmp_path, monkeypatch, options, keys, changed):
+    processes = []
+    for folder, end, spleen in (("references", 5, 0), ("predictions", 8, 3)):
+        label = np.zeros((10, 8, 8), np.uint8)
+        label[2:end, 2:4, 2:4], label[2:4, 5:, 5:] = 5, spleen  # the aorta is scored in the reference's slices
+        for case in ("one", "two"):
+            write(tmp_path / folder / f"{case}.nii.gz", label)
+    (tmp_path / "keys.yaml").write_text(yaml.safe_dump({"evaluation": keys}))
+
+    def in_processes(score, pairs, number, name):
+        processes.append(number)
+        return map(score, pairs)
+
+    monkeypatch.setattr(scoring, "in_processes", in_processes)
+    folders = [f"--{name}={tmp_path / name}" for name in ("predictions", "references", "output")]
+    given = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(tmp_path / "keys.yaml")]
+    assert cli.main(["evaluate", *folders, *given, "--processes", "2", *options]) == 0
+    row = read_csv(tmp_path / "output/metrics.csv")[0]
+    found = {name: row[f"{name}_DSC"] for name in ("spleen", "aorta")} | {"processes": processes[0]}
+    found["details"] = (tmp_path / "output/distances.csv").exists()
+    assert found == {"spleen": "0.0", "aorta": "1.0", "processes": 2, "details": False} | changed
 
 
 def test_config_yaml_is_the_recipe_in_the_workflows_folder_alone(tmp_path, monkeypatch):
