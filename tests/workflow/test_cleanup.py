@@ -11,6 +11,7 @@ from places import REPOSITORY
 from flare23_lib import versions
 from flare23_lib.cache import entries
 from flare23_lib.cache.results import Results
+from flare23_lib.cli import main
 from flare23_lib.config import Config
 from flare23_lib.errors import StoreError
 from flare23_lib.io import atomic, locks, tables
@@ -150,6 +151,22 @@ def test_verify_withdraws_broken_records_and_bundles(chain):
     for path in (shard, training, weights, link):
         assert f"missing or broken: {path.relative_to(chain)}" in found.stdout
         assert not path.exists()
+
+
+def test_verify_reads_files_whole_with_its_option_alone(tmp_path, capsys):
+    results = Results(tmp_path / "results")
+    entry = results.cache("segmentations", {"version": 1}).create().entry("case", {})
+    path = entry.file(".nii.gz")
+    path.write_bytes(bytes(100_000))
+    entry.save([".nii.gz"], {})
+    record = results.root / "predictions/student/0-of-1.csv"
+    tables.write_csv(record, ["case", "file"], [{"case": "case", "file": results.relative(path)}])
+    path.write_bytes(bytes(50_000) + b"\1" + bytes(49_999))
+    command = ["verify", "--base-config", str(RECIPE), "--config", f"results={results.root}"]
+    for options, code in ([], 0), (["--deep"], 1):
+        assert main([*command, *options]) == code
+        assert f"{code} missing or broken" in capsys.readouterr().out
+        assert path.exists() == record.exists() == (code == 0)
 
 
 def test_what_records_list_stays_while_cases_are_not_there(chain):
