@@ -237,18 +237,23 @@ def test_what_a_kill_left_half_written_is_removed_by_the_next_attempt(results):
 def test_kills_at_random_moments_lose_no_epoch_and_repeat_none(results):
     chance = random.Random(0)
     long = {"iterations_per_epoch": 60, "epochs": 12}
-    statuses = []
+    statuses, said = [], []
     for kill in range(4):
         options = {**long, "checkpoint_minutes": 0.005}
         process = Command(command(results, **options), start_new_session=True)
+        if kill == 0:  # the later ones have something to resume then, on a slow machine too
+            wait_for(lambda: has_checkpoint(results), process)
         try:
-            process.wait(timeout=chance.uniform(0.5, 4))
+            process.wait(timeout=chance.uniform(0.5, 4) if kill else chance.uniform(0, 0.5))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL if kill % 2 else signal.SIGTERM)
         statuses.append(process.wait())
+        said.append(process.stderr)
     assert set(statuses) <= {0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM}
     done = run(results, **long)
     assert done.returncode == 0, done.stderr
+    assert statuses.count(0) < len(statuses), "none was killed before its end"
+    assert any("come next" in one for one in (*said[1:], done.stderr)), "all began anew"
     assert epochs(results) == list(range(1, 13))
     leftovers = [path.name for path in results.root.rglob("*.pth") if path.name != checkpoints.FINAL]
     assert leftovers == []
