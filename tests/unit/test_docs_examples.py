@@ -1,7 +1,8 @@
-"""The examples of README.md and docs/predict.md run as they stand."""
+"""The examples of README.md and docs/predict.md run as they stand, and those of all pages name options that exist."""
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from engines import a_bundle, a_volume
 from places import REPOSITORY
 
+from flare23_lib.cli import make_parser
 from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.model import ModelLabel
 from flare23_lib.io.nifti import read_volume, write_volume
@@ -47,3 +49,24 @@ def test_the_one_liners_run(page, folder):
         assert done.returncode == 0, done.stderr
     assert "liver" in done.stdout
     assert read_volume(folder / "labels" / "ct.nii.gz").array.shape == (8, 20, 24)
+
+
+def commands(page):
+    """The lines of a page's shell examples that are commands of ours, with and without what is optional."""
+    text = "".join(blocks(page, "bash", "flare23 ")).replace("\\\n", " ")
+    lines = [" ".join(shlex.split(line, comments=True)) for line in text.splitlines()]
+    lines = [line for line in lines if line.startswith("flare23 ")]
+    return {re.sub(r"\[(.*?)\]", part, line) for line in lines for part in ("", r"\1")}
+
+
+PAGES = [path.relative_to(REPOSITORY) for path in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md"))]
+EXAMPLES = sorted({line for page in PAGES for line in commands(page)})
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_the_commands_have_these_options(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        make_parser().parse_args(line.split()[1:])
+    except SystemExit as ended:
+        assert ended.code == 0, line  # --help
