@@ -9,7 +9,9 @@ import pytest
 import torch
 from engines import a_bundle
 
+from flare23_lib.cli import make_parser
 from flare23_lib.errors import ConfigError, ImageError
+from flare23_lib.inference import image_files
 from flare23_lib.inference.engine import Engine
 from flare23_lib.inference.image_files import Extras
 from flare23_lib.inference.logit_accumulator import UNCOVERED, LogitAccumulator
@@ -47,10 +49,16 @@ def test_the_weights_are_counted(name):
     assert weight_bytes(model, 4) == pytest.approx(true, rel=0.02)
 
 
-def test_the_largest_image_fits_the_defaults_of_the_command_line():
-    chosen = plan(a_model(), "float32", CPU, LARGEST, Limits(gpu=4000, host=8000))
+def test_the_largest_image_fits_the_defaults_of_the_command_line(monkeypatch):
+    monkeypatch.setattr(image_files, "usable_memory", lambda: 64_000 * MB)
+    asked = make_parser().parse_args(["predict", "--model", "m", "--input", "i", "--output", "o"])
+    limits = Limits(asked.gpu_memory, asked.memory or image_files.default_memory())
+    chosen = plan(a_model(), "float32", CPU, LARGEST, limits)
     assert (chosen.batch, chosen.tiles) == (1, 1)
     assert chosen.host < 6000 * MB
+    for precision in ("float16", "float32"):
+        chosen = plan(a_model(), precision, GPU, LARGEST, limits)
+        assert (chosen.tiles, chosen.sums_on_device, chosen.image_on_device) == (1, True, True)
 
 
 def test_a_plan_never_exceeds_its_limits_and_narrow_limits_make_it_smaller():
@@ -135,8 +143,12 @@ def test_soft_labels_are_counted_at_both_resolutions_and_while_they_are_written(
     assert hosts[1] - hosts[0] == 4 * (8 * 16 * 16 + voxels) + 3 * copies * voxels
 
 
-def test_without_a_limit_what_the_machine_has_is_one():
-    assert 100 * MB < Limits().host_bytes() < 10**14
+def test_without_a_limit_nine_tenths_of_what_the_machine_has_are_one(monkeypatch):
+    for name, value in (("available_memory", 20_000 * MB), ("own_memory", 1000 * MB), ("memory_limit", None)):
+        monkeypatch.setattr(machine, name, lambda value=value: value)
+    for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    assert Limits().host_bytes() == 18_900 * MB
 
 
 def test_what_the_process_holds_already_is_no_less_of_a_limit(monkeypatch):
