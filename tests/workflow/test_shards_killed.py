@@ -48,7 +48,7 @@ def whole(results: Results) -> dict[Path, int]:
 def test_a_shard_that_is_killed_loses_no_case_and_computes_none_twice(tmp_path, kills, cases):
     results, output = Results(tmp_path / "results"), tmp_path / "results/pseudo_labels/unlabeled/0-of-1.csv"
     write_work(results, "teacher", cases, SHAPE, "training", "unlabeled")
-    chance = random.Random(0)
+    chance, killed = random.Random(0), 0
     for _ in range(kills):
         before = whole(results)
         process = start(results, output)
@@ -60,8 +60,10 @@ def test_a_shard_that_is_killed_loses_no_case_and_computes_none_twice(tmp_path, 
         if output.exists():  # a busy machine let it come to its end before the kill
             break
         assert process.returncode == -signal.SIGKILL, process.stderr
+        killed += 1
         after = whole(results)
         assert {path: after.get(path) for path in before} == before
+    assert killed
     before = whole(results)
     process = start(results, output)
     assert process.wait() == 0, process.stderr
