@@ -9,7 +9,6 @@ import pytest
 import yaml
 from cohorts import write
 from conftest import flare23, run_snakemake
-from places import REPOSITORY
 from seven_sources import AFFINE, BOXES, FILES, LABELS, NAMES, expected, overrides, write_cohort
 
 from flare23_lib.dataset.cases import annotated_of, read_cases
@@ -69,7 +68,6 @@ def test_partial_labels_of_seven_sources_become_a_student_and_scores(tmp_path):
 
     scored = {row["class"] for row in read_csv(results / "evaluation" / "student" / "summary.csv")}
     assert {"liver", "spleen"} <= scored
-    assert REPOSITORY not in results.parents
 
     status = flare23(tmp_path, "status", "--configfile", "mine.yaml", "--config", "smoke=true")
     assert "Everything is there" in status.stdout, status.stdout

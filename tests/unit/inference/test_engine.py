@@ -256,7 +256,6 @@ def test_the_models_defaults_hold_unless_others_are_asked_for():
 def test_every_phase_is_timed():
     timings = Engine(a_bundle()).segment(a_volume()).timings
     assert set(timings) == {"resample", "windows", "labels"}
-    assert all(seconds >= 0 for seconds in timings.values())
 
 
 def test_mirroring_takes_every_combination_of_axes_once():
