@@ -12,30 +12,8 @@ from flare23_lib.nnunet.training_job import training_job
 from flare23_lib.preprocessing import fit_intensity, preprocess_cases
 from flare23_lib.pseudo_labels.complete import CompletionJob, all_entries
 from flare23_lib.pseudo_labels.pseudo_label import category_shard
+from flare23_lib.workflow.resources import NOOP_RESOURCES, noop_or, scale_with_attempt, scaled
 from flare23_lib.workflow.up_to_date import UpToDate
-
-NOOP_RESOURCES = {"mem_mb": 2000, "runtime": 10, "gpu": 0}
-
-
-def scaled(amount, failures):
-    """Half as much again for each failure, up to twice as much."""
-    return int(amount * min(1 + failures / 2, 2))
-
-
-def scale_with_attempt(amount):
-    """A function that gives memory or time: more for each attempt."""
-    return lambda wildcards, attempt: scaled(amount, attempt - 1)
-
-
-def noop_or(is_done, name, amount):
-    """A function that gives a resource of a job that goes on where it ended: little if its work is done."""
-
-    def resource(wildcards, input, attempt):
-        if attempt == 1 and is_done(wildcards, input):
-            return NOOP_RESOURCES[name]
-        return scaled(amount, attempt - 1) if name == "mem_mb" else amount
-
-    return resource
 
 
 def for_training(name, amount):

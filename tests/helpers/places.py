@@ -1,6 +1,7 @@
 """Folders that tests look into, and scripts in them."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -15,3 +16,10 @@ def script(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+def rules() -> dict[str, str]:
+    """The text of each rule of the workflow, without its first line."""
+    texts = [path.read_text() for path in (REPOSITORY / "rules").glob("*.smk")]
+    parts = [rule for text in texts for rule in re.split(r"^rule ", text, flags=re.MULTILINE)[1:]]
+    return dict(rule.split(":", 1) for rule in parts)

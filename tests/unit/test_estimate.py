@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from cohorts import changed
-from places import REPOSITORY
+from places import REPOSITORY, rules
 from torch.utils.flop_counter import FlopCounterMode
 
 from flare23_lib import cli
@@ -343,11 +343,8 @@ def test_the_assumed_figures_of_cores_are_those_of_the_kept_benchmark():
 
 
 def test_gpu_jobs_hold_the_cores_that_their_rules_ask_for():
-    threads = {}
-    for path in (REPOSITORY / "rules").glob("*.smk"):
-        for rule in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
-            if asked := re.search(r"^    threads: (\d+)", rule, re.MULTILINE):
-                threads[rule.partition(":")[0]] = int(asked.group(1))
+    asked = {name: re.search(r"^    threads: (\d+)", rule, re.MULTILINE) for name, rule in rules().items()}
+    threads = {name: int(found[1]) for name, found in asked.items() if found}
     assert threads["train"] == TRAINING_CORES
     assert threads["pseudo_label"] == threads["predict"] == SEGMENTATION_CORES
 

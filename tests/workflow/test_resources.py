@@ -6,7 +6,7 @@ import re
 import processes
 import pytest
 from conftest import CONFIGURATION, ENVIRONMENT, flare23, run_snakemake, snakemake_command
-from places import REPOSITORY
+from places import REPOSITORY, rules
 
 from flare23_lib.cache.entries import CacheFolder
 from flare23_lib.errors import StoreError
@@ -16,6 +16,7 @@ from flare23_lib.networks.size import parameters
 from flare23_lib.nnunet import retry_state
 from flare23_lib.nnunet.retry_state import attempt
 from flare23_lib.runtime.signals import StoppedError
+from flare23_lib.workflow.resources import noop_or, scale_with_attempt
 from flare23_lib.workflow.up_to_date import UpToDate
 
 
@@ -145,25 +146,21 @@ def test_attempts_that_were_killed_are_told_from_those_that_were_stopped(tmp_pat
     assert retry_state.is_given_up(tmp_path)
 
 
-def resources():
-    """The functions of rules/resources.smk that give amounts."""
-    text = (REPOSITORY / "rules/resources.smk").read_text()
-    made = {}
-    exec(re.search(r"(?s)NOOP_RESOURCES = .*?(?=\ndef for_training)", text)[0], made)
-    return made
-
-
 def test_the_bundle_of_the_largest_network_is_written_within_its_jobs_memory():
-    rule = re.search(r"(?ms)^rule bundle:.*?^rule", (REPOSITORY / "rules/training.smk").read_text())[0]
     strides = [(1, 1, 1)] + [(2, 2, 2)] * 5
     largest = max(parameters(Architecture.named(name, strides), 15) for name in NETWORKS if name != "stunet_tiny")
     copies, interpreter = 2 * 4 * largest, 1e9
-    assert 1e6 * int(re.search(r"mem_mb=scale_with_attempt\((\d+)\)", rule)[1]) > copies + interpreter
+    assert 1e6 * amount("mem_mb", rules()["bundle"]) > copies + interpreter
 
 
 def test_a_job_that_failed_asks_for_more_memory():
-    made = resources()
-    short, shard = made["scale_with_attempt"](4000), made["noop_or"](lambda *_: True, "mem_mb", 32000)
+    short, shard = scale_with_attempt(4000), noop_or(lambda *_: True, "mem_mb", 32000)
     assert [short(None, attempt) for attempt in (1, 2, 3, 4)] == [4000, 6000, 8000, 8000]
     assert [shard(None, None, attempt) for attempt in (1, 2, 3, 4)] == [2000, 48000, 64000, 64000]
-    assert made["noop_or"](lambda *_: True, "runtime", 720)(None, None, 2) == 720
+    assert noop_or(lambda *_: True, "runtime", 720)(None, None, 2) == 720
+
+
+def amount(name, rule):
+    """What a rule asks for where there is work to do; None if it does not say."""
+    found = re.search(rf"^ +{name}(?:=|: )(?:.*\D)?(\d+)\)?(?:,|  #|$)", rule, re.MULTILINE)
+    return int(found[1]) if found else None
