@@ -164,3 +164,23 @@ def amount(name, rule):
     """What a rule asks for where there is work to do; None if it does not say."""
     found = re.search(rf"^ +{name}(?:=|: )(?:.*\D)?(\d+)\)?(?:,|  #|$)", rule, re.MULTILINE)
     return int(found[1]) if found else None
+
+
+def test_the_table_of_resources_is_that_of_the_rules():
+    table = re.search(r"\| rule \| threads .*?\n\n", (REPOSITORY / "docs/cluster.md").read_text(), re.S)[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.strip().splitlines()[2:]]
+    asked = {name: rule for name, rule in rules().items() if "mem_mb=" in rule}
+    for name, threads, memory, minutes, gpu in rows[:-1]:
+        rule = asked.pop(name.split("`")[1])
+        found = amount("threads", rule) or 1, amount("mem_mb", rule), amount("runtime", rule)
+        assert found == (int(threads), 1000 * int(memory), int(minutes.replace(",", ""))), name
+        assert re.search(r"gpu=.*training_gpus", rule) if "gpus" in gpu else str(amount("gpu", rule) or "") == gpu, (
+            name
+        )
+    name, threads, memory, minutes, gpu = rows[-1]
+    assert (name, threads, gpu) == ("all others", "1", "")
+    for words, resource, factor in (memory, "mem_mb", 1000), (minutes, "runtime", 1):
+        least, most = (factor * int(number) for number in words.split(" to "))
+        amounts = {amount(resource, rule) for rule in asked.values()}
+        assert (min(amounts), max(amounts)) == (least, most)
+    assert not any("threads:" in rule or "gpu=" in rule for rule in asked.values())
