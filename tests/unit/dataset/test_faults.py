@@ -427,6 +427,13 @@ def test_a_severity_can_be_configured(cohort):
     assert all(case.usable for case in cohort.scan().cases)
 
 
+@pytest.mark.parametrize(("limit", "kind"), [(11, "strongly_sheared_axes"), (13, "sheared_axes")])
+def test_from_which_angle_axes_are_strongly_sheared_can_be_configured(cohort, limit, kind):
+    save_sheared(cohort, 12)
+    cohort.settings = changed(SETTINGS, scan={"shear_limit_degrees": limit})
+    assert {issue.kind for issue in cohort.scan().issues} == {kind}
+
+
 def test_faults_are_written_with_file_reason_and_remedy(cohort, tmp_path):
     cohort.label("a", 1, 77)
     save_sheared(cohort, 0.5)
