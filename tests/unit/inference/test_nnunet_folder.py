@@ -1,5 +1,7 @@
 """A training's folder is a model folder of nnU-Net: its own predictor can be made from it."""
 
+import json
+
 import numpy as np
 import processes
 import pytest
@@ -13,6 +15,7 @@ from places import REPOSITORY
 from trainings import MODEL, NAMES, command, prepare
 
 from flare23_lib.cli import main
+from flare23_lib.config import Config
 from flare23_lib.config.training_models import InferenceSettings
 from flare23_lib.errors import BundleError, StoreError
 from flare23_lib.inference.bundle import load_bundle
@@ -22,7 +25,6 @@ from flare23_lib.labels import Label
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.nnunet.train import export
 from flare23_lib.nnunet.trainer import FlareTrainer
-from flare23_lib.report.model_card import write_model_card
 
 PATCH = (8, 16, 16)
 LABELS_OF_MODEL = [Label(name, value) for value, name in enumerate(NAMES, 1)]
@@ -162,13 +164,19 @@ def test_a_bundle_becomes_a_folder_that_nnunets_own_trainer_opens(trained, tmp_p
 
 def test_a_model_card_says_what_is_known(trained, tmp_path):
     results, _ = trained
-    about = {"license": "CC-BY-4.0", "intended_use": "Research.", "contact": "nobody"}
+    about = Config.load([REPOSITORY / "config.yaml"], {"model_card": {"license": "CC-BY-4.0"}}).model_card
     write_csv(results.summary(MODEL), ["class", "cases", "DSC_mean"], [{"class": "one", "cases": 3, "DSC_mean": 0.5}])
-    write_model_card(results, MODEL, about, tmp_path / "README.md", scored=False)
+
+    def write(evaluated):
+        settings = json.dumps({"about": about.to_json(), "evaluated": evaluated})
+        options = {"results": results.root, "model": MODEL, "settings": settings, "output": tmp_path / "README.md"}
+        assert main(["stage", "model-card", *(f"--{name}={value}" for name, value in options.items())]) == 0
+
+    write([])
     text = (tmp_path / "README.md").read_text()
     assert "| license | CC-BY-4.0 |" in text
     assert "This is not a medical device." in text
     assert "| 4 | absent | organ | never seen in training |" in text
     assert "The model was not evaluated." in text  # those are scores of an earlier run
-    write_model_card(results, MODEL, about, tmp_path / "README.md", scored=True)
+    write([MODEL])
     assert "| one | 3 | 0.5 |" in (tmp_path / "README.md").read_text()
