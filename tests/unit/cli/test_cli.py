@@ -35,12 +35,14 @@ def folders(tmp_path):
 
 
 def test_categorise_works_outside_the_workflow(folders):
+    write(folders / "more/three_0000.nii.gz", np.arange(60, dtype=np.int16).reshape(3, 4, 5))
     done = flare23(
-        folders, "categorise", "--images", "images", "--labels", "labels", "--output", "out",
+        folders, "categorise", "--images", "images", "--labels", "labels", "--unlabeled", "more", "--output", "out",
         "--base-config", str(REPOSITORY / "config.yaml"), "--processes", "1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "tumor                      1" in done.stdout
+    assert "unlabeled                  1" in done.stdout
     assert {path.name for path in (folders / "out").glob("*.csv")} == {
         "cases.csv",
         "quarantine.csv",

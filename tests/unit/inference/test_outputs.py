@@ -120,6 +120,11 @@ def test_without_nifti_only_dicom_is_written(model, ct, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["patient.seg.dcm"]
 
 
+def test_without_label_files_only_labels_are_written(model, ct, tmp_path):
+    assert predict(model, ct, tmp_path / "out", "--no-label-files") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["patient.nii.gz"]
+
+
 def test_chosen_labels_are_those_of_the_whole_run(model, ct, tmp_path, capsys):
     assert predict(model, ct, tmp_path / "all") == 0
     assert predict(model, ct, tmp_path / "some", "--labels-only", "tumor", "liver") == 0

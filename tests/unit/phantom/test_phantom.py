@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from flare23_lib.cli import main
 from flare23_lib.errors import CohortError
 from flare23_lib.io.images import read_header
 from flare23_lib.io.nifti import read_labels, read_volume
@@ -100,7 +101,8 @@ def test_fewer_than_four_cases_are_refused(tmp_path):
 
 
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes(cohort, tmp_path):
-    write_cohort(tmp_path, cases=8, validation=2, seed=3, layout=SMALL, processes=2)
+    options = {"cases": 8, "validation": 2, "seed": 3, "coarseness": SMALL.coarseness, "processes": 2}
+    assert main(["phantoms", f"--output={tmp_path}", *(f"--{name}={value}" for name, value in options.items())]) == 0
     assert contents(tmp_path) == contents(cohort)
 
 

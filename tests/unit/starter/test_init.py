@@ -318,11 +318,12 @@ def test_images_of_four_axes_are_refused(tmp_path):
 
 def test_the_command_writes_no_file_over_another(tmp_path):
     decathlon(tmp_path / "Task99_Own")
-    options = ("init", "Task99_Own", "--base-config", str(RECIPE), "--processes", "1")
+    options = ("init", "Task99_Own", "--base-config", str(RECIPE), "--processes", "1", "--gpu-gb", "6.5")
     done = flare23(tmp_path, *options)
     assert done.returncode == 0, done.stderr
     assert "mine.yaml: 2 labels from task99_own (2 values)" in done.stdout
     assert Config.load([tmp_path / "mine.yaml"]).evaluated == ["student"]
+    assert "nnU-Net's planner for a GPU of 6.5 GB" in (tmp_path / "mine.yaml").read_text()
     again = flare23(tmp_path, *options)
     assert again.returncode == 1
     assert "mine.yaml: is there" in again.stderr
