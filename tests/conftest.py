@@ -23,7 +23,7 @@ import pytest
 from cohorts import Cohort, small_cohort
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
-from places import REPOSITORY
+from places import BASE_CONFIG, REPOSITORY
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
@@ -67,7 +67,7 @@ def flare23(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return processes.run([sys.executable, "-m", "flare23_lib.cli", *arguments], folder, ENVIRONMENT)
 
 
-CONFIGURATION = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(CHAIN)]
+CONFIGURATION = [*BASE_CONFIG, "--configfile", str(CHAIN)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from places import REPOSITORY
+from places import RECIPE
 
 from flare23_lib.config import Config
 from flare23_lib.config.load import merge
@@ -13,7 +13,6 @@ from flare23_lib.config.old_keys import sources_of
 from flare23_lib.dataset.scan import CohortScan, scan_cohort
 from flare23_lib.io import nifti
 
-RECIPE = REPOSITORY / "config.yaml"
 SETTINGS = Config.load([RECIPE]).cohort_settings()
 
 

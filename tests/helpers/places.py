@@ -9,6 +9,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared"
 """Real data beside the repository, where there is any."""
 
+RECIPE = REPOSITORY / "config.yaml"
+BASE_CONFIG = ["--base-config", str(RECIPE)]
+
 
 def script(name: str) -> ModuleType:
     """Import a file of `scripts`."""

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
-from places import REPOSITORY
+from places import RECIPE, REPOSITORY
 
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
@@ -58,7 +58,7 @@ FAULT = {"case": "Broken", "file": "broken.nii.gz", "kind": "cannot_be_read", "m
 def configuration(*files: str, **changes) -> Config:
     """Return the recipe's configuration with test files on top of it, without ablation and without comparison."""
     changes = {"evaluation": {"compare": []}, "models": {"student_2200": None}, **changes}
-    return Config.load([REPOSITORY / "config.yaml", *(REPOSITORY / "tests" / file for file in files)], changes)
+    return Config.load([RECIPE, *(REPOSITORY / "tests" / file for file in files)], changes)
 
 
 def finished_run(

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 from cohorts import write
-from places import REPOSITORY
+from places import RECIPE, REPOSITORY
 
 from flare23_lib.config import Config
 
-RECIPE = REPOSITORY / "config.yaml"
 PRESETS = REPOSITORY / "presets" / "sources"
 NAMES = ("btcv", "amos", "kits", "lits", "msd_pancreas", "abdomenct1k", "totalsegmentator")
 SHAPE = (10, 24, 30)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from faults import ERRORS, Fault, Shim
+from places import RECIPE
 
 from flare23_lib.io.atomic import TEMPORARY_MARK
 from flare23_lib.io.checksum import CHECKSUMS, is_as_kept
@@ -83,7 +84,6 @@ def write_cohort(folder: Path) -> None:
 
 def stages(cohort: Path, run: Path) -> list[Stage]:
     """Return the stages of the workflow on that cohort, and the user's `predict`; results go to a folder `run`."""
-    from places import REPOSITORY
     from trainings import CHANGES, PROTOCOL
 
     from flare23_lib.config import Config
@@ -101,7 +101,7 @@ def stages(cohort: Path, run: Path) -> list[Stage]:
         "models": {MODEL: {"evaluate": True}},
         "evaluation": {"compare": [], "details": True},
     }
-    config = Config.load([REPOSITORY / "config.yaml"], merge(CHANGES, changes))
+    config = Config.load([RECIPE], merge(CHANGES, changes))
     results, names = run / "results", config.label_map.names
 
     def job(stage: str, output: str, *options: str, **parts: Any) -> list[str]:

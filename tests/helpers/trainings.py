@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cohorts import changed
-from places import REPOSITORY
+from places import RECIPE
 
 from flare23_lib.cache.entries import Shard, fingerprint
 from flare23_lib.cache.results import Results, read_shards
@@ -83,7 +83,7 @@ def prepare(folder: Path, cases: int = 3, healthy: int = 0, **training) -> Resul
     made = [write_case(folder, number, number >= cases - healthy) for number in range(cases)]
     write_cases(results.cases, made)
     protocol = {"model_defaults": {"training": training}}
-    settings = Config.load([REPOSITORY / "config.yaml"], merge(CHANGES, protocol)).preprocessing_settings(MODEL)
+    settings = Config.load([RECIPE], merge(CHANGES, protocol)).preprocessing_settings(MODEL)
     shard = Shard(0, 1)
     preprocess(results, settings, [8, 16, 16], shard, results.shard("preprocessed", MODEL, shard))
     return results
@@ -91,7 +91,7 @@ def prepare(folder: Path, cases: int = 3, healthy: int = 0, **training) -> Resul
 
 def settings(**training) -> TrainingSettings:
     """Return the training's settings, with changes to its protocol."""
-    made = Config.load([REPOSITORY / "config.yaml"], CHANGES).training_settings(MODEL)
+    made = Config.load([RECIPE], CHANGES).training_settings(MODEL)
     return changed(made, training={**PROTOCOL, **training})
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from cohorts import changed
-from places import REPOSITORY, rules
+from places import BASE_CONFIG, RECIPE, REPOSITORY, rules
 from torch.utils.flop_counter import FlopCounterMode
 
 from flare23_lib import cli
@@ -46,7 +46,6 @@ from flare23_lib.networks.stunet import STUNet
 from flare23_lib.nnunet import train
 from flare23_lib.preprocessing.resampling import resampled_shape
 
-RECIPE = REPOSITORY / "config.yaml"
 FACTS = Path(os.environ.get("FLARE23_FACTS", REPOSITORY.parent / "shared" / "facts"))
 GEOMETRY = FACTS / "flare23_geometry.csv"
 
@@ -472,7 +471,7 @@ def test_on_a_cpu_speed_is_that_of_one_core(tmp_path):
 
 
 def run(*arguments):
-    return cli.main(["estimate", "--base-config", str(RECIPE), *map(str, arguments)])
+    return cli.main(["estimate", *BASE_CONFIG, *map(str, arguments)])
 
 
 def test_the_command_prints_and_writes_the_table(tmp_path, capsys):

@@ -11,7 +11,7 @@ import torch
 from bundles import a_model
 from cohorts import changed
 from engines import a_volume
-from places import REPOSITORY
+from places import RECIPE
 from pydantic import Field
 from pydantic.fields import FieldInfo
 from torch import nn
@@ -47,8 +47,6 @@ from flare23_lib.nnunet.train import TrainingRuntime, export, train
 from flare23_lib.nnunet.training_job import training_job
 from flare23_lib.pseudo_labels.merge import RULES, MergeRules, merge
 from flare23_lib.report.scores import draw_scores
-
-RECIPE = REPOSITORY / "config.yaml"
 
 # A metric: its function and its row
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trainings
 from engines import write_work
-from places import REPOSITORY
+from places import RECIPE
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
@@ -58,7 +58,7 @@ def cohort(tmp_path):
 
 
 def settings():
-    return Config.load([REPOSITORY / "config.yaml"], trainings.CHANGES)
+    return Config.load([RECIPE], trainings.CHANGES)
 
 
 def image_of(results, number):
@@ -123,7 +123,7 @@ def test_a_segmentation_of_another_image_than_the_one_that_was_seen_is_not_kept(
 
 def test_completing_names_a_failing_case_and_does_the_others(tmp_path):
     results = Results(tmp_path / "results")
-    config = Config.load([REPOSITORY / "config.yaml"])
+    config = Config.load([RECIPE])
     shape, affine = (4, 6, 6), np.diag([10.0, 10.0, 10.0, 1.0])
     array = np.ones(shape, np.uint8)
     store = results.cache("segmentations", {"made": "by hand"}).create()

@@ -8,7 +8,7 @@ from pathlib import Path
 import blosc2
 import pytest
 import trainings
-from places import REPOSITORY
+from places import RECIPE
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
@@ -42,7 +42,7 @@ class Faults:
 
 
 def started(results: Results) -> None:
-    settings = Config.load([REPOSITORY / "config.yaml"], trainings.CHANGES).preprocessing_settings(trainings.MODEL)
+    settings = Config.load([RECIPE], trainings.CHANGES).preprocessing_settings(trainings.MODEL)
     record = results.shard("preprocessed", trainings.MODEL, SHARD)
     preprocess(results, settings, [8, 16, 16], SHARD, record)
 

@@ -10,7 +10,7 @@ import blosc2
 import numpy as np
 import pytest
 from cohorts import write
-from places import REPOSITORY
+from places import RECIPE
 
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
@@ -27,7 +27,7 @@ from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_i
 from flare23_lib.pseudo_labels.complete import completed_entry, completion_folder
 from flare23_lib.pseudo_labels.pseudo_label import annotated_labels
 
-CONFIG = Config.load([REPOSITORY / "config.yaml"])
+CONFIG = Config.load([RECIPE])
 LABELS = CONFIG.label_map
 TABLE = ValueTable({"6": 1, "1": 3, "9": 255}).text
 SHAPE = (6, 8, 10)
@@ -114,14 +114,14 @@ def test_a_model_whose_labels_ignore_voxels_has_nnunets_ignore_label():
     values = {str(value): name for name, value in zip(LABELS.names, LABELS.values, strict=True)}
     for target, expected in (("tumor", False), ("ignore", True)):
         source = {"values": {**values, "15": target}}
-        config = Config.load([REPOSITORY / "config.yaml"], {"sources": {"flare23": source}})
+        config = Config.load([RECIPE], {"sources": {"flare23": source}})
         assert config.training_settings("organ_teacher").ignore_label == expected
     given = {str(value): name for value, name in enumerate([*LABELS.names, "ignore"], start=1)}
     patterns = {"validation_images": "more/{case}.nii.gz", "validation_labels": "more/{case}_seg.nii.gz"}
-    validation = Config.load([REPOSITORY / "config.yaml"], {"sources": {"more": {**patterns, "values": given}}})
+    validation = Config.load([RECIPE], {"sources": {"more": {**patterns, "values": given}}})
     rows = [{"name": "more", "sources": ["more"]}, *(one.to_json() for one in CONFIG.categories)]
     own = {"images": "more/{case}.nii.gz", "labels": "more/{case}_seg.nii.gz", "values": given}
-    apart = Config.load([REPOSITORY / "config.yaml"], {"sources": {"more": own}, "categories": [
+    apart = Config.load([RECIPE], {"sources": {"more": own}, "categories": [
         {**row, "sources": row.get("sources", ["flare23"])} for row in rows]})  # fmt: skip
     for name in CONFIG.models:
         assert validation.training_settings(name) == apart.training_settings(name) == CONFIG.training_settings(name)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import CHAIN, CONFIGURATION, ENVIRONMENT, flare23, run_snakemake, snakemake_command
 from machines import PATIENCE
-from places import REPOSITORY
+from places import RECIPE
 from processes import Command
 
 from flare23_lib.dataset.cases import read_cases
@@ -310,7 +310,7 @@ def test_a_changed_merge_rule_segments_nothing_again(chain, tmp_path):
 @pytest.fixture
 def renamed(tmp_path):
     """A configuration in which a label has another name."""
-    recipe = (REPOSITORY / "config.yaml").read_text().replace("gallbladder", "bile_sac")
+    recipe = RECIPE.read_text().replace("gallbladder", "bile_sac")
     labels = yaml.safe_load(recipe)["labels"]
     path = tmp_path / "renamed.yaml"
     path.write_text(CHAIN.read_text() + yaml.safe_dump({"labels": labels}))

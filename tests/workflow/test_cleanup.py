@@ -4,9 +4,8 @@ import shutil
 
 import numpy as np
 import pytest
-from cohorts import RECIPE
 from conftest import CHAIN, CONFIGURATION, flare23, run_snakemake
-from places import REPOSITORY
+from places import BASE_CONFIG, RECIPE
 
 from flare23_lib import versions
 from flare23_lib.cache import entries
@@ -121,7 +120,7 @@ def test_a_lost_label_of_a_base_is_known_by_its_metadata(chain, tmp_path):
         CHAIN.read_text() + "\ncompletions:\n  again: {category: tumor, teacher: tumor_teacher, base: tumor, "
         "conflict_policy: next_class}\n"
     )
-    options = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(second)]
+    options = [*BASE_CONFIG, "--configfile", str(second)]
     done = run_snakemake(chain, "--", "results/completed_labels/again/conflicts.csv", configfile=second)
     assert done.returncode == 0, done.stderr
     row = read_csv(chain / "results/completed_labels/tumor/conflicts.csv")[0]
@@ -162,7 +161,7 @@ def test_verify_reads_files_whole_with_its_option_alone(tmp_path, capsys):
     record = results.root / "predictions/student/0-of-1.csv"
     tables.write_csv(record, ["case", "file"], [{"case": "case", "file": results.relative(path)}])
     path.write_bytes(bytes(50_000) + b"\1" + bytes(49_999))
-    command = ["verify", "--base-config", str(RECIPE), "--config", f"results={results.root}"]
+    command = ["verify", *BASE_CONFIG, "--config", f"results={results.root}"]
     for options, code in ([], 0), (["--deep"], 1):
         assert main([*command, *options]) == code
         assert f"{code} missing or broken" in capsys.readouterr().out
@@ -321,7 +320,7 @@ def test_folders_of_version_0_1_and_those_without_a_manifest_are_listed(cohort, 
 def test_clean_is_refused_before_new_images_are_read(cohort):
     results = Results(cohort.root / "results")
     folder = saved(results.cache("segmentations", {"version": 1}).entry("case", {}))
-    options = ["--base-config", str(RECIPE), "--config", f"cohort={cohort.root}", f"results={results.root}"]
+    options = [*BASE_CONFIG, "--config", f"cohort={cohort.root}", f"results={results.root}"]
     with locks.lock(folder / ".lock-0-of-1"):
         refused = flare23(cohort.root, "clean", "--yes", *options)
     assert refused.returncode == 1

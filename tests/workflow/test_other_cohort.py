@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import flare23, run_snakemake
-from places import REPOSITORY
+from places import BASE_CONFIG, REPOSITORY
 
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.io.atomic import read_json
@@ -19,7 +19,7 @@ from flare23_lib.phantom import PhantomLayout, write_cohort
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # a second whole chain
 
 OTHER = REPOSITORY / "tests" / "other_cohort.yaml"
-OTHER_OPTIONS = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(OTHER)]
+OTHER_OPTIONS = [*BASE_CONFIG, "--configfile", str(OTHER)]
 VALUES = {"liver": 50, "spleen": 7, "right_kidney": 21, "left_kidney": 20, "aorta": 200}
 NAMES = {50: "hepar", 7: "lien", 21: "ren_dexter", 20: "ren_sinister", 200: "aorta_abdominalis"}
 LAYOUT = PhantomLayout(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ENVIRONMENT
 from engines import write_work
-from places import REPOSITORY
+from places import RECIPE
 from processes import Command
 
 from flare23_lib.cache.results import Results
@@ -20,7 +20,7 @@ from flare23_lib.io.tables import read_csv
 
 SHAPE = (12, 24, 24)
 INFERENCE = {"step": 0.5, "tta": True, "windows": "all", "precision": "float32"}
-SETTINGS = Config.load([REPOSITORY / "config.yaml"]).pseudo_label_settings("unlabeled")
+SETTINGS = Config.load([RECIPE]).pseudo_label_settings("unlabeled")
 
 
 def start(results: Results, output: Path) -> Command:

@@ -8,7 +8,7 @@ import shlex
 import pytest
 from conftest import flare23, run_snakemake
 from folders import decathlon
-from places import REPOSITORY
+from places import BASE_CONFIG, REPOSITORY
 
 from flare23_lib.dataset.cases import read_cases
 from flare23_lib.io.tables import read_csv
@@ -29,7 +29,7 @@ def test_three_commands_lead_from_a_folder_to_scores(tmp_path):
     decathlon(tmp_path / "Task09_Spleen")
     words = shlex.split(init)[1:]
     words[words.index("/data/Task09_Spleen")] = "Task09_Spleen"
-    done = flare23(tmp_path, *words, "--base-config", str(REPOSITORY / "config.yaml"))
+    done = flare23(tmp_path, *words, *BASE_CONFIG)
     assert done.returncode == 0, done.stderr
     configfile = tmp_path / shlex.split(run)[-1]
     done = run_snakemake(tmp_path, "--config", "smoke=true", configfile=configfile)

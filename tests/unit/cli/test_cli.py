@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ENVIRONMENT, flare23
-from places import REPOSITORY
+from places import BASE_CONFIG, RECIPE, REPOSITORY
 
 from flare23_lib import cli
 from flare23_lib.cli.common import load_config
@@ -38,7 +38,7 @@ def test_categorise_works_outside_the_workflow(folders):
     write(folders / "more/three_0000.nii.gz", np.arange(60, dtype=np.int16).reshape(3, 4, 5))
     done = flare23(
         folders, "categorise", "--images", "images", "--labels", "labels", "--unlabeled", "more", "--output", "out",
-        "--base-config", str(REPOSITORY / "config.yaml"), "--processes", "1",
+        *BASE_CONFIG, "--processes", "1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "tumor                      1" in done.stdout
@@ -59,7 +59,7 @@ def test_categorise_reads_the_numbers_of_a_source(folders):
     )
     command = [
         "categorise", "--images", "images", "--labels", "labels", "--output", "out", "--processes", "1",
-        "--base-config", str(REPOSITORY / "config.yaml"), "--configfile", "mine.yaml", "--source",
+        *BASE_CONFIG, "--configfile", "mine.yaml", "--source",
     ]  # fmt: skip
     done = flare23(folders, *command, "other")
     assert done.returncode == 0, done.stderr
@@ -73,7 +73,7 @@ def test_categorise_reads_the_numbers_of_a_source(folders):
 def test_evaluate_scores_two_folders(folders):
     done = flare23(
         folders, "evaluate", "--predictions", "labels", "--references", "labels", "--output", "out",
-        "--base-config", str(REPOSITORY / "config.yaml"), "--processes", "1",
+        *BASE_CONFIG, "--processes", "1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     header = (folders / "out/metrics.csv").read_text().splitlines()[0].split(",")
@@ -87,7 +87,7 @@ def test_a_case_without_its_prediction_or_reference_is_exit_code_1(folders, caps
         shutil.copytree(folders / "labels", folders / name)
     (folders / side / "two.nii.gz").unlink()
     options = {name: folders / name for name in ("predictions", "references", "output")}
-    options |= {"base-config": REPOSITORY / "config.yaml", "processes": 1}
+    options |= {"base-config": RECIPE, "processes": 1}
     assert cli.main(["evaluate", *(f"--{name}={value}" for name, value in options.items())]) == 1
     assert f"{scored} cases scored" in capsys.readouterr().out
 
@@ -102,7 +102,7 @@ def test_evaluate_takes_the_dsc_limit_of_the_nsd_from_the_configuration(tmp_path
     for name, options in (("now", []), ("published", ["--configfile", "published.yaml"])):
         done = flare23(
             tmp_path, "evaluate", "--predictions", "predictions", "--references", "references", "--output", name,
-            "--base-config", str(REPOSITORY / "config.yaml"), "--processes", "1", *options,
+            *BASE_CONFIG, "--processes", "1", *options,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         (row,) = read_csv(tmp_path / name / "metrics.csv")
@@ -140,7 +140,7 @@ def test_options_of_evaluate_come_before_the_configuration(tmp_path, monkeypatch
 
     monkeypatch.setattr(scoring, "in_processes", in_processes)
     folders = [f"--{name}={tmp_path / name}" for name in ("predictions", "references", "output")]
-    given = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(tmp_path / "keys.yaml")]
+    given = [*BASE_CONFIG, "--configfile", str(tmp_path / "keys.yaml")]
     assert cli.main(["evaluate", *folders, *given, "--processes", "2", *options]) == 0
     row = read_csv(tmp_path / "output/metrics.csv")[0]
     found = {name: row[f"{name}_DSC"] for name in ("spleen", "aorta")} | {"processes": processes[0]}
@@ -153,7 +153,7 @@ def test_config_yaml_is_the_recipe_in_the_workflows_folder_alone(tmp_path, monke
         return load_config(cli.make_parser().parse_args(["status", *arguments]))
 
     monkeypatch.chdir(tmp_path)
-    recipe, here = (REPOSITORY / "config.yaml").read_text(), tmp_path / "config.yaml"
+    recipe, here = RECIPE.read_text(), tmp_path / "config.yaml"
     (tmp_path / "Snakefile").touch()
     here.write_text("samples: samples.tsv\n")  # another project's
     assert config().results == "results"
@@ -226,14 +226,14 @@ def test_bad_files_are_told_in_one_line(tmp_path, monkeypatch, capsys, arguments
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bytes.csv").write_bytes(b"\x1f\x8b\xff\x00")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    labels = Config.load([REPOSITORY / "config.yaml"]).label_map.names
+    labels = Config.load([RECIPE]).label_map.names
     for folder in ("one", "two"):
         columns = [f"{name}_{measure}" for name in labels for measure in ("DSC", "NSD")]
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "metrics.csv").write_text(
             f"Name,{','.join(columns)}\na,{','.join(['high'] + ['0.5'] * (len(columns) - 1))}\n"
         )
-    configuration = [] if arguments[0] == "phantoms" else ["--base-config", str(REPOSITORY / "config.yaml")]
+    configuration = [] if arguments[0] == "phantoms" else BASE_CONFIG
     assert cli.main([*arguments, *configuration]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flare23: ")]
     assert len(lines) == 1
@@ -278,10 +278,7 @@ NOT_UTF8 = os.fsdecode(b"M\xfcller")
 def test_names_that_are_not_utf8_are_refused_in_one_line(folders, monkeypatch, capsys, arguments):
     monkeypatch.chdir(folders)
     (folders / "labels/one.nii.gz").rename(folders / f"labels/{NOT_UTF8}.nii.gz")
-    assert (
-        cli.main([*arguments, *(["--base-config", str(REPOSITORY / "config.yaml")] * (arguments[0] != "measure"))])
-        == 1
-    )
+    assert cli.main([*arguments, *(BASE_CONFIG * (arguments[0] != "measure"))]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flare23: ")]
     assert "M\\xfcller" in line
     assert "its name is not UTF-8; rename it" in line
@@ -290,7 +287,7 @@ def test_names_that_are_not_utf8_are_refused_in_one_line(folders, monkeypatch, c
 def test_a_folder_whose_path_is_not_utf8_is_refused_in_one_line(folders, monkeypatch, capsys):
     folders = folders.rename(folders.with_name(NOT_UTF8))
     monkeypatch.chdir(folders)
-    options = ["--output", "out", "--base-config", str(REPOSITORY / "config.yaml")]
+    options = ["--output", "out", *BASE_CONFIG]
     assert cli.main(["categorise", "--images", "images", "--labels", "labels", *options]) == 1
     assert "M\\xfcller/images: its name is not UTF-8; rename it" in capsys.readouterr().err
 

@@ -13,14 +13,13 @@ import pytest
 from bundles import a_checkpoint
 from conftest import ENVIRONMENT
 from engines import a_volume
-from places import REPOSITORY
+from places import BASE_CONFIG, REPOSITORY
 
 from flare23_lib.errors import ConfigError
 from flare23_lib.io.nifti import read_volume, write_volume
 from flare23_lib.io.tables import read_csv
 from flare23_lib.runtime import machine
 
-CONFIGURATION = ["--base-config", str(REPOSITORY / "config.yaml")]
 TAKEN = REPOSITORY / "tests" / "elsewhere"
 ELSEWHERE = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join((str(TAKEN), str(REPOSITORY)))}
 NO_LOCKS = "this Python has no file locks (no module fcntl): run one command at a time in a folder"
@@ -33,9 +32,7 @@ def run(folder, *command, environment=ELSEWHERE):
 
 
 def flare23(folder, *arguments):
-    configured = (
-        ["--base-config", str(REPOSITORY / "config.yaml")] if arguments[0] not in ("predict", "export") else []
-    )
+    configured = BASE_CONFIG if arguments[0] not in ("predict", "export") else []
     return run(folder, "-m", "flare23_lib.cli", *arguments, *configured)
 
 
@@ -81,16 +78,16 @@ def test_a_model_is_exported_predicts_is_scored_and_ranked(folder):
     assert [read_volume(path).array.shape for path in predicted] == [(10, 12, 12)] * 4
     for predictions in ("predicted", "labels"):
         done = flare23(folder, "evaluate", "--predictions", predictions, "--references", "labels", "--output",
-                       f"scores/{predictions}", "--processes", "2", *CONFIGURATION)  # fmt: skip
+                       f"scores/{predictions}", "--processes", "2")  # fmt: skip
         assert "4 of 4 cases scored" in done.stdout
-    flare23(folder, "rank", "scores/predicted", "scores/labels", "--output", "ranking.csv", *CONFIGURATION)
+    flare23(folder, "rank", "scores/predicted", "scores/labels", "--output", "ranking.csv")
     assert [row["folder"] for row in read_csv(folder / "ranking.csv")] == ["scores/labels", "scores/predicted"]
     assert json.loads((folder / "run.json").read_text())["cases"][0]["seconds"]["start_up"] > 0.1
 
 
 def test_a_cohort_is_categorised_and_one_line_tells_that_there_are_no_locks(folder):
     done = flare23(folder, "categorise", "--images", "images", "--labels", "labels", "--output", "cohort",
-                   "--processes", "2", *CONFIGURATION)  # fmt: skip
+                   "--processes", "2")  # fmt: skip
     rows = read_csv(folder / "cohort" / "cases.csv")
     assert [row["case"] for row in rows] == [f"case{number}" for number in range(4)]
     assert [line[len("2026-01-01 00:00:00 ") :] for line in done.stderr.splitlines() if "lock" in line] == [NO_LOCKS]

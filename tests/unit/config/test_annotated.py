@@ -1,7 +1,7 @@
 """What was annotated in which category: stated in the configuration, and compared where a loss depends on it."""
 
 import pytest
-from cohorts import RECIPE
+from places import RECIPE
 
 from flare23_lib.config import Config
 from flare23_lib.config.load import merge, read_yaml

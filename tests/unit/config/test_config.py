@@ -2,15 +2,13 @@ import json
 
 import pytest
 import yaml
-from places import REPOSITORY, script
+from places import RECIPE, REPOSITORY, script
 from snakemake.cli import parse_config
 
 from flare23_lib.cli import common
 from flare23_lib.config import Config
 from flare23_lib.config.load import merge, parse_overrides, read_yaml
 from flare23_lib.errors import ConfigError
-
-RECIPE = REPOSITORY / "config.yaml"
 
 
 def load(**overrides) -> Config:

@@ -1,12 +1,10 @@
 """Paths as shells write them, and values that YAML takes for something else: one line that says what to do."""
 
 import pytest
-from places import REPOSITORY
+from places import RECIPE
 
 from flare23_lib.config import Config
 from flare23_lib.errors import ConfigError
-
-RECIPE = REPOSITORY / "config.yaml"
 
 
 @pytest.mark.parametrize("key", ["cohort", "results"])

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 from cohorts import changed
 from engines import a_bundle
-from places import REPOSITORY
+from places import RECIPE
 
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
@@ -32,7 +32,7 @@ COMPLETED = TrainingCase(CASE, Path("c.nii.gz"), "store/completed_labels/x/a.nii
 def config(**completion):
     row = {"category": "tumor", "teacher": "organ_teacher", **completion}
     tta = {"models": {"organ_teacher": {"inference": {"tta": True}}}}
-    return Config.load([REPOSITORY / "config.yaml"], {"completions": {"tumor": row}, **tta})
+    return Config.load([RECIPE], {"completions": {"tumor": row}, **tta})
 
 
 def test_a_completed_label_is_preprocessed_apart_from_the_original():

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from cohorts import RECIPE, SETTINGS, changed, image_array, label_array, laid_out, small_cohort, write
+from cohorts import SETTINGS, changed, image_array, label_array, laid_out, small_cohort, write
+from places import RECIPE
 
 from flare23_lib.config import Config
 from flare23_lib.config.cohort_models import Source

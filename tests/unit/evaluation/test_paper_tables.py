@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from places import REPOSITORY
+from places import RECIPE
 
 from flare23_lib.config import Config
 from flare23_lib.errors import ConfigError
@@ -167,7 +167,7 @@ def test_which_tables_there_are_follows_from_the_configuration(labels, pairs, me
 
 def test_other_rules_than_the_challenges_are_noted_where_published_figures_stand_beside_ours(tmp_path):
     models = [evaluated("ours", 0.5, FLARE, tmp_path)]
-    same = Config.load([REPOSITORY / "config.yaml"]).label_map
+    same = Config.load([RECIPE]).label_map
     assert not [note for note in tables_of(models, same)["table6"].notes if "challenge" in note]
     for name in ("table6", "table9"):
         notes = tables_of(models, same, partial_references=True)[name].notes
@@ -187,7 +187,7 @@ def test_other_rules_than_the_challenges_are_noted_where_published_figures_stand
 
 
 def test_the_published_classes_are_those_of_the_recipe():
-    labels = Config.load([REPOSITORY / "config.yaml"]).label_map
+    labels = Config.load([RECIPE]).label_map
     assert {label.name: label.tolerance_mm for label in labels.labels} == PUBLISHED["tolerances_mm"]
     assert "table9" in table_names(labels, [], measured=False)
     assert [label.name for label in labels.tumors] == ["tumor"]
@@ -209,6 +209,6 @@ def test_a_table_is_written_in_three_formats(tmp_path):
 def test_a_comparison_with_a_model_that_is_not_evaluated_is_refused_by_its_key():
     for pair in (["student", "organ_teacher"], ["student", "nobody"]):
         with pytest.raises(ConfigError, match=r"^evaluation\.compare\[0\]: there is no evaluated model"):
-            Config.load([REPOSITORY / "config.yaml"], {"evaluation": {"compare": [pair]}})
+            Config.load([RECIPE], {"evaluation": {"compare": [pair]}})
     with pytest.raises(ConfigError, match=r"evaluation\.compare\[0\]"):
-        Config.load([REPOSITORY / "config.yaml"], {"evaluation": {"compare": [["student", "student"]]}})
+        Config.load([RECIPE], {"evaluation": {"compare": [["student", "student"]]}})

@@ -1,5 +1,5 @@
 import pytest
-from places import REPOSITORY
+from places import BASE_CONFIG, RECIPE
 
 from flare23_lib import cli
 from flare23_lib.config import Config
@@ -212,14 +212,14 @@ def test_a_score_or_time_that_is_no_number_is_refused(tmp_path, name, cell):
 
 
 def test_the_command_writes_the_ranking_and_says_what_was_left_out(tmp_path, capsys):
-    labels = Config.load([REPOSITORY / "config.yaml"]).label_map
+    labels = Config.load([RECIPE]).label_map
     columns = [f"{name}_{measure}" for name in labels.names for measure in ("DSC", "NSD")]
     for name, score in (("a", 0.8), ("b", 0.9)):
         write_csv(
             tmp_path / name / "metrics.csv", ["Name", *columns], [{"Name": "x", **dict.fromkeys(columns, score)}]
         )
     command = ["rank", "--output", str(tmp_path / "ranking.csv"), str(tmp_path / "a"), str(tmp_path / "b")]
-    assert cli.main([*command, "--base-config", str(REPOSITORY / "config.yaml")]) == 0
+    assert cli.main([*command, *BASE_CONFIG]) == 0
     assert "time and GPU memory do not count" in capsys.readouterr().out
     assert read_csv(tmp_path / "ranking.csv")[0]["folder"] == str(tmp_path / "b")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from bundles import a_checkpoint, a_model, some_weights
 from cohorts import changed
-from places import REPOSITORY
+from places import RECIPE
 
 from flare23_lib.config import Config
 from flare23_lib.errors import BundleError
@@ -390,9 +390,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
 
 
 def test_a_trained_model_is_described_as_its_settings_say():
-    config = Config.load(
-        [REPOSITORY / "config.yaml"], {"models": {"student": {"inference": {"tile_step_size": 0.7}}}}
-    )
+    config = Config.load([RECIPE], {"models": {"student": {"inference": {"tile_step_size": 0.7}}}})
     settings, inference = config.training_settings("student"), config.inference_settings("student")
     for orientation in ("stored", "canonical"):
         chosen = changed(settings, orientation=orientation)

@@ -11,7 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from places import REPOSITORY
+from places import RECIPE, REPOSITORY
 from trainings import MODEL, NAMES, command, prepare
 
 from flare23_lib.cli import main
@@ -164,7 +164,7 @@ def test_a_bundle_becomes_a_folder_that_nnunets_own_trainer_opens(trained, tmp_p
 
 def test_a_model_card_says_what_is_known(trained, tmp_path):
     results, _ = trained
-    about = Config.load([REPOSITORY / "config.yaml"], {"model_card": {"license": "CC-BY-4.0"}}).model_card
+    about = Config.load([RECIPE], {"model_card": {"license": "CC-BY-4.0"}}).model_card
     write_csv(results.summary(MODEL), ["class", "cases", "DSC_mean"], [{"class": "one", "cases": 3, "DSC_mean": 0.5}])
 
     def write(evaluated):

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
-from cohorts import RECIPE
 from hypothesis import given
 from hypothesis import strategies as st
+from places import RECIPE
 from trainings import MODEL, prepare, settings, trainer_of
 
 from flare23_lib.cache.results import Results, read_shards

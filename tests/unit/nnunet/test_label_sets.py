@@ -7,8 +7,9 @@ from pathlib import Path
 import processes
 import pytest
 import torch
-from cohorts import RECIPE, changed
+from cohorts import changed
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from places import RECIPE
 from trainings import MODEL, command, prepare, settings, trainer_of
 
 from flare23_lib import versions

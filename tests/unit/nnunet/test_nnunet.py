@@ -9,7 +9,7 @@ import torch
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from places import REPOSITORY
+from places import RECIPE
 
 from flare23_lib.config import Config
 from flare23_lib.errors import ImageError
@@ -158,7 +158,7 @@ def test_names_that_nnunet_takes_for_labels_are_links_of_their_own(tmp_path):
 
 def test_the_plans_are_nnunets_and_hold_what_was_configured():
 
-    config = Config.load([REPOSITORY / "config.yaml"])
+    config = Config.load([RECIPE])
     settings = config.training_settings("student")
     manager = PlansManager(plans(settings))
     configuration = manager.get_configuration(CONFIGURATION)

@@ -7,7 +7,7 @@ import numpy as np
 import processes
 import pytest
 import torch
-from places import REPOSITORY
+from places import RECIPE
 from safetensors.torch import load_file, save_file
 from trainings import MODEL, command, prepare
 
@@ -17,8 +17,6 @@ from flare23_lib.io.atomic import read_json
 from flare23_lib.io.tables import read_csv
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.nnunet.pretrained import match, read_weights
-
-RECIPE = [REPOSITORY / "config.yaml"]
 
 
 def network(classes=5, **changes):
@@ -165,7 +163,7 @@ def test_weights_of_which_none_fits_are_refused_in_one_line(prepared, tmp_path):
 
 
 def load(**overrides):
-    return Config.load(RECIPE, overrides)
+    return Config.load([RECIPE], overrides)
 
 
 def test_a_model_follows_the_one_that_it_starts_from():

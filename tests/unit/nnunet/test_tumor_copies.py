@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cohorts import RECIPE
+from places import RECIPE
 from scipy import ndimage
 from trainings import MODEL, prepare, settings, trainer_of
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cohorts import changed
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
-from places import REPOSITORY
+from places import RECIPE
 from trainings import CHANGES, MODEL, write_case
 
 from flare23_lib.cache.results import Results
@@ -21,7 +21,6 @@ from flare23_lib.io.identity import file_identity
 from flare23_lib.preprocessing.fit_intensity import measure, with_intensity
 from flare23_lib.preprocessing.intensity import SAMPLES, draw_foreground, pool
 
-RECIPE = [REPOSITORY / "config.yaml"]
 SETTINGS = TrainingSet(manual_labels=("all",), label_completions=())
 
 
@@ -120,7 +119,7 @@ def test_measured_numbers_take_the_place_of_measure_and_given_ones_stay(tmp_path
     record = tmp_path / "intensity.json"
     numbers = {"low": -1.0, "high": 2.0, "mean": 0.5, "std": 1.5}
     record.write_text(json.dumps({"intensity": numbers}))
-    given = Config.load(RECIPE, CHANGES).training_settings(MODEL)
+    given = Config.load([RECIPE], CHANGES).training_settings(MODEL)
     asked = changed(given, intensity="measure")
     made = with_intensity(asked, record).to_json()
     assert json.dumps(made["intensity"]) == json.dumps(numbers), "measured numbers stay as they were written"
@@ -133,10 +132,10 @@ def test_measured_numbers_take_the_place_of_measure_and_given_ones_stay(tmp_path
 
 
 def test_the_configuration_takes_measure_for_one_model_or_for_all():
-    one = Config.load(RECIPE, {**CHANGES, "models": {**CHANGES["models"], MODEL: {
+    one = Config.load([RECIPE], {**CHANGES, "models": {**CHANGES["models"], MODEL: {
         **CHANGES["models"][MODEL], "intensity": "measure"}}})  # fmt: skip
-    every = Config.load(RECIPE, {**CHANGES, "model_defaults": {"intensity": "measure"}})
+    every = Config.load([RECIPE], {**CHANGES, "model_defaults": {"intensity": "measure"}})
     assert one.models[MODEL].intensity == every.models[MODEL].intensity == "measure"
-    assert Config.load(RECIPE, CHANGES).models[MODEL].intensity != "measure"
+    assert Config.load([RECIPE], CHANGES).models[MODEL].intensity != "measure"
     assert one.intensity_settings(MODEL) == SETTINGS
     assert one.preprocessing_settings(MODEL).intensity == "measure"

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from places import REPOSITORY
+from places import RECIPE
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
@@ -56,7 +56,7 @@ def completed(
     """
     row = {"category": "tumor", "teacher": "organ_teacher", **options}
     changes = {"completions": {"tumor": row}, "models": {"organ_teacher": {"inference": {"tta": True}}}}
-    config = Config.load([REPOSITORY / "config.yaml"], changes)
+    config = Config.load([RECIPE], changes)
     settings, results = config.completion_settings("tumor"), Results(folder / "results")
     original, predicted, following, votes = volumes()
     if without_tumor:
@@ -145,14 +145,14 @@ def test_the_organs_that_a_tumor_can_be_in_are_settings_where_a_policy_asks(poli
     organs = [label.name for label in config_of().label_map.organs]
     for places, found in ((["stomach"], hidden_in), (organs, {})):
         labels = [{**one.to_json(), "hidden_in": places * (one.name == "tumor")} for one in config_of().labels]
-        config = Config.load([REPOSITORY / "config.yaml"], {"labels": labels, "completions": {"tumor": policy}})
+        config = Config.load([RECIPE], {"labels": labels, "completions": {"tumor": policy}})
         assert config.completion_settings("tumor").hidden_in == found
 
 
 def test_labels_of_a_second_look_are_made_again_for_another_annotation(tmp_path):
     results, names = Results(tmp_path), []
     for policy in ("keep_original", "tumor"):
-        config = Config.load([REPOSITORY / "config.yaml"], {"completions": {"tumor": {"unmarked_tumors": policy}}})
+        config = Config.load([RECIPE], {"completions": {"tumor": {"unmarked_tumors": policy}}})
         folder = completion_folder(results, config.completion_settings("tumor"))
         cases = [Case("a", "a", "l", "training", {}, "tumor", image_id="i", label_id=one) for one in ("one", "two")]
         names.append([completed_entry(folder, case, "p", {"a": {"case": "a", "file": "f"}}).name for case in cases])
@@ -192,7 +192,7 @@ ABSENT = Case("a", "a.nii.gz", "l.nii.gz", "training", {LIVER: 5}, "tumor", SHAP
 
 def config_of(**options):
     row = {"category": "tumor", "teacher": "organ_teacher", **options}
-    return Config.load([REPOSITORY / "config.yaml"], {"completions": {"tumor": row}})
+    return Config.load([RECIPE], {"completions": {"tumor": row}})
 
 
 def test_what_counts_as_annotated_is_what_is_there_in_the_base_or_what_the_settings_list():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import CHAIN, flare23, run_snakemake
-from places import REPOSITORY
+from places import BASE_CONFIG, RECIPE, REPOSITORY
 
 from flare23_lib.config import Config
 from flare23_lib.config.load import merge, read_yaml
@@ -122,7 +122,7 @@ def test_the_table_of_classes_against_classes_holds_every_voxel(options):
 
 def test_status_knows_the_options_too(options):
     folder, configuration = options
-    arguments = ["--base-config", str(REPOSITORY / "config.yaml"), "--configfile", str(configuration)]
+    arguments = [*BASE_CONFIG, "--configfile", str(configuration)]
     said = flare23(folder, "status", *arguments).stdout
     undone = [line for line in said.splitlines() if line.startswith(("pseudo-labels", "completion", "preprocessing"))]
     assert len(undone) > 10
@@ -130,14 +130,14 @@ def test_status_knows_the_options_too(options):
 
 
 def test_the_example_of_more_rounds_is_valid():
-    config = Config.load([REPOSITORY / "config.yaml", REPOSITORY / "presets/rounds.yaml"])
+    config = Config.load([RECIPE, REPOSITORY / "presets/rounds.yaml"])
     order = config.order()
     assert order.index(("models", "student")) < order.index(("completions", "unlabeled_2"))
     assert order[-1] == ("models", "student_2")
 
 
 def test_in_the_example_of_a_second_look_no_teacher_looks_at_cases_that_it_learned_from():
-    config = Config.load([REPOSITORY / "config.yaml", REPOSITORY / "presets/second_look.yaml"])
+    config = Config.load([RECIPE, REPOSITORY / "presets/second_look.yaml"])
     looks = {name: row for name, row in config.completions.items() if row.base}
     assert len(looks) == 2
     for row in looks.values():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
-from places import REPOSITORY
+from places import RECIPE, REPOSITORY
 
 from flare23_lib.config import Config
 from flare23_lib.config.settings import MethodSettings
@@ -52,7 +52,7 @@ def many_rounds(categories=8, rounds=3):
 
 
 def configured(preset=None):
-    files = [REPOSITORY / "config.yaml", *([REPOSITORY / "presets" / f"{preset}.yaml"] if preset else [])]
+    files = [RECIPE, *([REPOSITORY / "presets" / f"{preset}.yaml"] if preset else [])]
     return Config.load(files).method_settings()
 
 

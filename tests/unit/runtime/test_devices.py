@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from places import REPOSITORY
+from places import RECIPE
 
 from flare23_lib import cli
 from flare23_lib.config import Config
@@ -114,12 +114,12 @@ def test_the_command_line_takes_the_same_names(tmp_path, monkeypatch, capsys, co
 
 def test_the_configuration_takes_the_same_names():
     for name in ("auto", "cpu", "cuda", "cuda:3", "mps"):
-        assert Config.load([REPOSITORY / "config.yaml"], {"device": name}).device == name
+        assert Config.load([RECIPE], {"device": name}).device == name
     with pytest.raises(ConfigError, match="device: 'gpu:0' is not auto"):
-        Config.load([REPOSITORY / "config.yaml"], {"device": "gpu:0"})
+        Config.load([RECIPE], {"device": "gpu:0"})
     shared = {"device": "cuda:1", "models": {"student": {"gpus": 2}}}
     with pytest.raises(ConfigError, match=r"models\.student\.gpus: device cuda:1 is one GPU, not 2"):
-        Config.load([REPOSITORY / "config.yaml"], shared)
+        Config.load([RECIPE], shared)
 
 
 def test_names_are_checked_without_torch():

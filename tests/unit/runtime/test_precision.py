@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
-from cohorts import RECIPE
 from engines import write_work
+from places import RECIPE
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results

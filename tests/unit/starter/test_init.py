@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 import yaml
-from cohorts import RECIPE, write
+from cohorts import write
 from conftest import flare23
 from folders import AFFINE, LEFT, LIVER, RIGHT, ct, decathlon, labels, write_pairs
+from places import BASE_CONFIG, RECIPE
 
 from flare23_lib.config import Config
 from flare23_lib.dataset.scan import scan_cohort
@@ -107,7 +108,7 @@ def test_an_organ_in_few_cases_is_not_stated_as_looked_for_and_the_terminal_has_
     for numbers, box in ((range(3), {"v1": LIVER}), (range(3, 10), {"v2": LEFT})):
         write_pairs(tmp_path / "own/img/#.nii.gz", tmp_path / "own/seg/#.nii.gz", numbers, **box)
     (tmp_path / "own/dataset.json").write_text(json.dumps({"labels": {"liver": 1, "spleen": 2}}))
-    done = flare23(tmp_path, "init", "own", "--base-config", str(RECIPE), "--processes", "1")
+    done = flare23(tmp_path, "init", "own", *BASE_CONFIG, "--processes", "1")
     assert "own: in fewer than half of 10 cases: liver (3); what a case lacks is" in done.stderr
     config = Config.load([tmp_path / "mine.yaml"])
     assert config.sources["own"].annotated == "present"
@@ -318,7 +319,7 @@ def test_images_of_four_axes_are_refused(tmp_path):
 
 def test_the_command_writes_no_file_over_another(tmp_path):
     decathlon(tmp_path / "Task99_Own")
-    options = ("init", "Task99_Own", "--base-config", str(RECIPE), "--processes", "1", "--gpu-gb", "6.5")
+    options = ("init", "Task99_Own", *BASE_CONFIG, "--processes", "1", "--gpu-gb", "6.5")
     done = flare23(tmp_path, *options)
     assert done.returncode == 0, done.stderr
     assert "mine.yaml: 2 labels from task99_own (2 values)" in done.stdout

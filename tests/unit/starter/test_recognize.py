@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from cohorts import RECIPE, write
+from cohorts import write
 from folders import AFFINE, LEFT, LIVER, RIGHT, ct, decathlon, labels, write_pairs
-from places import REPOSITORY
+from places import RECIPE, REPOSITORY
 
 from flare23_lib.config import Config
 from flare23_lib.dataset.scan import scan_cohort

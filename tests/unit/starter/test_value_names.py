@@ -6,8 +6,9 @@ import csv
 import json
 
 import pytest
-from cohorts import RECIPE, write
+from cohorts import write
 from folders import AFFINE, LEFT, LIVER, RIGHT, ct, labels, write_pairs
+from places import RECIPE
 
 from flare23_lib.starter.init import init
 from flare23_lib.starter.names import identifier, name_of, names_of_values
