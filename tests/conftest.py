@@ -10,10 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Tests run in as many processes as there are cores, and on small arrays; must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,6 +30,10 @@ from xdist.scheduler import LoadFileScheduling
 
 from flare23_lib.config import configuration
 from flare23_lib.config.load import read_yaml
+
+if TYPE_CHECKING:
+    from flare23_lib.cache.results import Results
+    from flare23_lib.nnunet.trainer import FlareTrainer
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As in a shell's background; what tests start would ignore it too.
@@ -210,3 +215,19 @@ def chain(finished_chain: Path, tmp_path: Path) -> Path:
 def cohort(tmp_path) -> Cohort:
     """A small cohort with a good case of each kind, to be added to and spoiled."""
     return small_cohort(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A few cases that are preprocessed for a tiny training, whose protocol the module may have in `PREPARED_FOR`."""
+    from trainings import prepare
+
+    return prepare(tmp_path_factory.mktemp("prepared"), **getattr(request.module, "PREPARED_FOR", {}))
+
+
+@pytest.fixture
+def made(prepared: Results, tmp_path: Path) -> Callable[..., FlareTrainer]:
+    """A function that makes a trainer with changes to the protocol; several go on in one folder."""
+    from trainings import settings, trainer_of
+
+    return lambda **training: trainer_of(prepared, tmp_path, settings(**training))

@@ -14,8 +14,9 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from hypothesis import given
 from hypothesis import strategies as st
+from label_sets import SEEDS, annotated_in_two
 from places import RECIPE
-from trainings import MODEL, prepare, settings, trainer_of
+from trainings import MODEL
 
 from flare23_lib.cache.results import Results, read_shards
 from flare23_lib.config import Config
@@ -29,8 +30,7 @@ from flare23_lib.preprocessing.preprocess_cases import TrainingCase, image_entry
 
 CLASSES = 4
 FACTORS = st.tuples(*[st.integers(1, 3)] * 3)
-ANNOTATED = st.lists(st.sets(st.integers(1, CLASSES - 1)), min_size=2, max_size=2)
-SEEDS = st.integers(0, 2**31)
+ANNOTATED = annotated_in_two(CLASSES)
 SHAPE = (3, 4, 5)
 
 
@@ -182,19 +182,7 @@ def test_patches_that_are_turned_in_the_plane_alone_have_finer_labels_too():
 # ---------------------------------------------------------------- trainings
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("prepared"), targets="area", loss="label_sets")
-
-
-@pytest.fixture
-def made(prepared, tmp_path):
-    """A function that makes a trainer with finer labels."""
-
-    def make(**training):
-        return trainer_of(prepared, tmp_path, settings(**training))
-
-    return make
+PREPARED_FOR = {"targets": "area", "loss": "label_sets"}
 
 
 def test_a_case_has_finer_labels_and_places_on_the_images_grid(prepared):

@@ -40,9 +40,7 @@ def config(**changes):
     return Config.load([RECIPE], {"models": {"student": {**PARTIAL, **LOSS}}, **changes})
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("prepared"), loss="label_sets")
+PREPARED_FOR = {"loss": "label_sets"}
 
 
 def make(results, folder, rows=None, **training):

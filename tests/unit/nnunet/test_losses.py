@@ -7,6 +7,7 @@ import torch.distributed
 import torch.multiprocessing
 from hypothesis import given
 from hypothesis import strategies as st
+from label_sets import SEEDS, annotated_in_two, assert_gradients_are_finite_differences
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
@@ -17,8 +18,7 @@ CLASSES = 5
 IGNORE = CLASSES
 SHAPE = (2, 1, 3, 4, 5)
 HIDDEN_IN, HIDDEN_WEIGHT = {4: [1, 2]}, 0.25
-ANNOTATED = st.lists(st.sets(st.integers(1, CLASSES - 1)), min_size=2, max_size=2)
-SEEDS = st.integers(0, 2**31)
+ANNOTATED = annotated_in_two(CLASSES)
 
 
 def batch(seed, annotated, ignore=True, hidden_in=HIDDEN_IN):
@@ -76,18 +76,7 @@ def test_classes_that_were_not_annotated_are_interchangeable(seed, order):
 
 @given(SEEDS, ANNOTATED)
 def test_gradients_are_those_of_finite_differences(seed, annotated):
-    logits, labels, sets = batch(seed, annotated)
-    logits = logits.double().requires_grad_()
-    loss = LabelSetLoss()(logits, labels, sets)
-    (gradient,) = torch.autograd.grad(loss, logits)
-    random = np.random.default_rng(seed)
-    with torch.no_grad():
-        for _ in range(2):
-            place = tuple(int(random.integers(size)) for size in logits.shape)
-            step = torch.zeros_like(logits)
-            step[place] = 1e-5
-            difference = LabelSetLoss()(logits + step, labels, sets) - LabelSetLoss()(logits - step, labels, sets)
-            assert float(gradient[place]) == pytest.approx(float(difference) / 2e-5, abs=1e-7)
+    assert_gradients_are_finite_differences(*batch(seed, annotated), seed, tolerance=1e-7)
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])

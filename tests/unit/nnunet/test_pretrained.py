@@ -9,7 +9,7 @@ import pytest
 import torch
 from places import RECIPE
 from safetensors.torch import load_file, save_file
-from trainings import MODEL, command, prepare
+from trainings import MODEL, command
 
 from flare23_lib.config import Config
 from flare23_lib.errors import BundleError, ConfigError
@@ -111,11 +111,6 @@ def test_weights_in_half_precision_are_loaded_in_the_networks():
 
 
 # ---------------------------------------------------------------------- a training
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("pretrained"))
 
 
 def train(results, source, **training):

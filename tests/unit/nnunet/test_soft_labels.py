@@ -13,6 +13,7 @@ from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import Dow
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from hypothesis import given
 from hypothesis import strategies as st
+from label_sets import SEEDS, annotated_in_two, assert_gradients_are_finite_differences
 from trainings import AFFINE, MODEL, SHAPE, prepare, settings, trainer_of
 
 from flare23_lib.cache.results import read_shards
@@ -30,8 +31,7 @@ from flare23_lib.preprocessing.preprocess import (
 CLASSES = 5
 IGNORE = CLASSES
 SIZE = (3, 4, 5)
-SEEDS = st.integers(0, 2**31)
-ANNOTATED = st.lists(st.sets(st.integers(1, CLASSES - 1)), min_size=2, max_size=2)
+ANNOTATED = annotated_in_two(CLASSES)
 
 
 def batch(seed, annotated=(range(1, CLASSES),) * 2):
@@ -63,17 +63,7 @@ def test_shares_of_one_and_hard_labels_give_the_ordinary_loss(seed, annotated):
 
 @given(SEEDS, ANNOTATED)
 def test_gradients_are_those_of_finite_differences(seed, annotated):
-    logits, target, sets = batch(seed, annotated)
-    logits.requires_grad_()
-    (gradient,) = torch.autograd.grad(LabelSetLoss()(logits, target, sets), logits)
-    random = np.random.default_rng(seed)
-    with torch.no_grad():
-        for _ in range(2):
-            step = torch.zeros_like(logits)
-            place = tuple(int(random.integers(size)) for size in logits.shape)
-            step[place] = 1e-5
-            difference = LabelSetLoss()(logits + step, target, sets) - LabelSetLoss()(logits - step, target, sets)
-            assert float(gradient[place]) == pytest.approx(float(difference) / 2e-5, abs=1e-6)
+    assert_gradients_are_finite_differences(*batch(seed, annotated), seed, tolerance=1e-6)
 
 
 def two_classes(share):

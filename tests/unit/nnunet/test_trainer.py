@@ -10,7 +10,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from machines import needs_bfloat16
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from trainings import NAMES, prepare, settings, trainer_of
+from trainings import NAMES
 
 from flare23_lib import versions
 from flare23_lib.config.checks import forced_patches
@@ -18,21 +18,6 @@ from flare23_lib.nnunet import checkpoints, history, loop, trainer
 from flare23_lib.nnunet.sampling import BalancedDataLoader
 from flare23_lib.runtime import progress
 from flare23_lib.runtime.signals import StoppedError
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture
-def made(prepared, tmp_path):
-    """A function that makes a trainer with changes to the protocol; several go on in one folder."""
-
-    def make(**training):
-        return trainer_of(prepared, tmp_path, settings(**training))
-
-    return make
 
 
 def spatial(one):

@@ -54,11 +54,6 @@ def weights(results):
     return load_file(results.root / read_json(results.training(MODEL))["weights"])
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("prepared"))
-
-
 @pytest.fixture
 def results(prepared, tmp_path):
     shutil.copytree(prepared.root, tmp_path / "results")

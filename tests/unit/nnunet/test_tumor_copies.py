@@ -7,7 +7,7 @@ import pytest
 import torch
 from places import RECIPE
 from scipy import ndimage
-from trainings import MODEL, prepare, settings, trainer_of
+from trainings import MODEL, settings, trainer_of
 
 from flare23_lib.cache.results import Results, read_shards
 from flare23_lib.config import Config
@@ -212,9 +212,7 @@ RARE = {"copy_tumors": {"label": "rare", "probability": 1.0, "size": [1.0, 1.0]}
 BY_VALUE = {"copy_tumors": {**RARE["copy_tumors"], "label": "3"}}
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("prepared"), **RARE)
+PREPARED_FOR = RARE
 
 
 def make(results, folder, annotated="1 2 3", **training):
