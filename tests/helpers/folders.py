@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from cohorts import write
+from places import RECIPE
+
+from flare23_lib.starter.init import init
 
 SHAPE = (10, 24, 30)
 AFFINE = np.diag([-5.0, -5.0, 5.0, 1.0])
@@ -41,3 +44,8 @@ def decathlon(folder, cases=6):
     table = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver", "2": "kidney_right"}}
     (folder / "dataset.json").write_text(json.dumps(table))
     return folder
+
+
+def configured(root, *folders):
+    """The configuration that `flare23 init` makes of folders in a folder, where it is m.yaml."""
+    return init([root / folder for folder in folders], RECIPE, root / "m.yaml", 8)

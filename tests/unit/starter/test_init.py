@@ -9,20 +9,19 @@ import pytest
 import yaml
 from cohorts import write
 from conftest import flare23
-from folders import AFFINE, LEFT, LIVER, RIGHT, ct, decathlon, labels, write_pairs
-from places import BASE_CONFIG, RECIPE
+from folders import AFFINE, LEFT, LIVER, RIGHT, configured, ct, decathlon, labels, write_pairs
+from places import BASE_CONFIG
 
 from flare23_lib.config import Config
 from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.errors import CohortError
-from flare23_lib.starter.init import init
 from flare23_lib.starter.planner import plan_network
 from flare23_lib.starter.recognize import recognize
 
 
 def test_a_decathlon_task_becomes_a_configuration_that_stands_alone(tmp_path):
-    config = init([decathlon(tmp_path / "Task99_Own")], RECIPE, tmp_path / "mine.yaml", gpu_gb=8)
-    text = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    config = configured(tmp_path, decathlon(tmp_path / "Task99_Own"))
+    text = yaml.safe_load((tmp_path / "m.yaml").read_text())
     assert text["recipe"] == "none"
     assert [(label.name, label.value, label.tolerance_mm) for label in config.labels] == [
         ("liver", 1, 5),
@@ -40,9 +39,9 @@ def test_a_decathlon_task_becomes_a_configuration_that_stands_alone(tmp_path):
 
 
 def test_what_init_read_is_not_read_again(tmp_path, caplog):
-    config = init([decathlon(tmp_path / "Task99_Own")], RECIPE, tmp_path / "mine.yaml", gpu_gb=8)
+    config = configured(tmp_path, decathlon(tmp_path / "Task99_Own"))
     caplog.set_level("INFO")
-    memory = tmp_path / "mine_results/store/scan/files.jsonl"
+    memory = tmp_path / "m_results/store/scan/files.jsonl"
     settings = config.cohort_settings()
     scan_cohort(config.cohort, settings.model_copy(update={"scan": settings.scan}), memory)
     assert "12 files, 6 of them new or changed" in caplog.text  # the images, of which only headers were read
@@ -59,7 +58,7 @@ def test_images_without_labels_among_labeled_ones_are_counted(tmp_path, caplog):
     write_pairs(tmp_path / "own/images/siteA_#.nii.gz", tmp_path / "own/labels/siteA_#.nii.gz", range(3), v1=LIVER)
     for number in range(3, 5):
         write(tmp_path / f"own/images/siteB_{number}.nii.gz", ct(number), AFFINE)
-    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "own")
     assert config.sources["own"].unlabeled_images == ()
     assert "own: 3 labeled images, 2 without labels" in caplog.text
     assert "2 of its images have no label and are not used" in (tmp_path / "m.yaml").read_text()
@@ -73,7 +72,7 @@ def test_several_folders_become_sources_with_one_map_of_labels(tmp_path):
         write(tmp_path / f"clinic/seg/{number}.nii.gz", labels(v1=RIGHT, v5=LEFT), AFFINE)
         write(tmp_path / f"more/{number}.nii.gz", ct(90 + number), AFFINE)
     (tmp_path / "clinic/labels.csv").write_text("value;name\n1;kidneys\n5;cancer\n")
-    config = init([tmp_path / name for name in ("Task99_Own", "clinic", "more")], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "Task99_Own", "clinic", "more")
     assert {label.name: label.value for label in config.labels} == {
         "liver": 1, "right_kidney": 2, "left_kidney": 3, "tumor": 4,
     }  # fmt: skip
@@ -89,7 +88,7 @@ def test_several_folders_become_sources_with_one_map_of_labels(tmp_path):
 
 def test_names_of_files_that_have_the_sources_name_get_no_prefix(tmp_path):
     decathlon(tmp_path / "own")
-    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "own")
     cases = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases
     assert [case.case for case in cases] == [f"own_{number:03d}" for number in range(6)]
 
@@ -99,7 +98,7 @@ def test_a_label_that_is_seldom_there_is_asked_about(tmp_path):
         write(tmp_path / f"own/img/{number}.nii.gz", ct(number), AFFINE)
         boxes = {"v1": LIVER} | ({"v2": LEFT} if number < 2 else {})
         write(tmp_path / f"own/seg/{number}.nii.gz", labels(**boxes), AFFINE)
-    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "own")
     assert "in fewer than 4 cases: label_2 (2)" in (tmp_path / "m.yaml").read_text()
     assert config.sources["own"].annotated is None
 
@@ -122,7 +121,7 @@ def test_what_no_case_has_and_what_is_no_organ_may_be_absent(tmp_path):
         write_pairs(tmp_path / "own/img/#.nii.gz", tmp_path / "own/seg/#.nii.gz", [number], **boxes)
     names = {"liver": 1, "hematoma": 2, "gallbladder": 3}
     (tmp_path / "own/dataset.json").write_text(json.dumps({"labels": names}))
-    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "own")
     assert config.sources["own"].annotated is None
     assert "in fewer than 6 cases: hematoma (2), gallbladder (0)" in (tmp_path / "m.yaml").read_text()
 
@@ -157,7 +156,7 @@ def test_sides_are_not_mirrored_whatever_they_are_called(tmp_path, names, axes):
     write_pairs(tmp_path / "own/img/#.nii.gz", tmp_path / "own/seg/#.nii.gz", range(2), **present)
     rows = "".join(f"{value};{name}\n" for value, name in enumerate(names, start=1))
     (tmp_path / "own/labels.csv").write_text(rows)
-    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "own")
     assert config.models["student"].training.mirror_axes == axes
     if axes == (0, 1) and names == ["Kidney L", "Kidney R"]:
         assert [label.name for label in config.labels] == ["left_kidney", "right_kidney"]
@@ -167,7 +166,7 @@ def test_a_table_beside_the_only_labels_names_them(tmp_path):
     folder = tmp_path / "own/Dataset001"
     write_pairs(folder / "imagesTr/c_#_0000.nii.gz", folder / "labelsTr/c_#.nii.gz", range(3), v1=LIVER)
     (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1}}))
-    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "own")
     assert [label.name for label in config.labels] == ["liver"]
 
 
@@ -181,7 +180,7 @@ def test_labels_of_other_images_in_the_same_folder_can_be_a_source_of_their_own(
         "make a source of their own with the same `images`",
         "more/{case}.nii.gz are label maps without an image",
     ]
-    init([folder], RECIPE, tmp_path / "m.yaml", 8)
+    configured(tmp_path, folder)
     text = yaml.safe_load((tmp_path / "m.yaml").read_text())
     (liver,) = text["sources"].values()
     text["sources"]["spleen"] = {**liver, "labels": "labels_spleen/{case}.nii.gz"}
@@ -201,7 +200,7 @@ def test_masks_of_tumors_lie_over_those_of_organs_and_missing_ones_are_unknown(t
         for mask, box in (("Lesion", np.s_[3:5, 5:8, 3:6]), ("Liver", LIVER)):
             if (name, mask) != ("bert", "Lesion"):
                 write(tmp_path / f"own/{name}/seg/{mask}.nii.gz", labels(v1=box), AFFINE)
-    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "own")
     assert list(config.sources["own"].values) == ["Liver", "Lesion"]
     assert {model.training.loss for model in config.models.values()} == {"label_sets"}
     found = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl")
@@ -218,7 +217,7 @@ def test_a_tumor_that_sources_of_different_organs_share_is_asked_about(tmp_path)
         folder = decathlon(tmp_path / source, cases=3)
         table = {"labels": {"0": "background", "1": organ, "2": "cancer"}}
         (folder / "dataset.json").write_text(json.dumps(table))
-    init([tmp_path / "task03", tmp_path / "task07"], RECIPE, tmp_path / "m.yaml", 8)
+    configured(tmp_path, "task03", "task07")
     text = (tmp_path / "m.yaml").read_text()
     assert "# tumor is one label with that of task07, looked for in all organs of both" in text
 
@@ -232,7 +231,7 @@ def test_a_tumor_that_many_organs_may_hide_has_a_small_weight(tmp_path):
         write(tmp_path / f"tumors/img/{number}.nii.gz", ct(50 + number), AFFINE)
         write(tmp_path / f"tumors/seg/{number}.nii.gz", labels(v1=LIVER), AFFINE)
     (tmp_path / "tumors/labels.csv").write_text("value,name\n1,tumor\n")
-    config = init([tmp_path / "many", tmp_path / "tumors"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "many", "tumors")
     (tumor,) = [label for label in config.labels if label.kind == "tumor"]
     assert len(tumor.hidden_in) == 60
     assert {model.training.hidden_weight for model in config.models.values()} == {0.0083}
@@ -242,7 +241,7 @@ def test_masks_of_255_are_a_class_and_a_folder_named_validation_a_source(tmp_pat
     for number in range(3):
         write(tmp_path / f"validation/img/{number}.nii.gz", ct(number), AFFINE)
         write(tmp_path / f"validation/seg/{number}.nii.gz", labels(v255=LIVER), AFFINE)
-    config = init([tmp_path / "validation"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "validation")
     assert config.sources["validation_cases"].values == {"255": "label_255"}
     assert [label.value for label in config.labels] == [1]
 
@@ -254,14 +253,14 @@ def test_folders_without_images_or_labels_are_refused(tmp_path):
         recognize(tmp_path)
     write(tmp_path / "one/1.nii.gz", ct(1), AFFINE)
     with pytest.raises(CohortError, match="no image has a label"):
-        init([tmp_path / "one"], RECIPE, tmp_path / "m.yaml", 8)
+        configured(tmp_path, "one")
 
 
 def test_a_folder_that_is_given_twice_is_refused(tmp_path):
     own = decathlon(tmp_path / "own", cases=2)
     (tmp_path / "link").symlink_to(own)
     with pytest.raises(CohortError, match="own: is given twice"):
-        init([own, tmp_path / "link"], RECIPE, tmp_path / "m.yaml", 8)
+        configured(tmp_path, own, "link")
 
 
 def test_several_channels_and_ignored_voxels_alone_are_nothing_to_learn_from(tmp_path):
@@ -272,14 +271,14 @@ def test_several_channels_and_ignored_voxels_alone_are_nothing_to_learn_from(tmp
         write(tmp_path / f"pet/labelsTr/case_{number:03d}.nii.gz", labels(v1=LIVER), AFFINE)
     (tmp_path / "pet/dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1}}))
     with pytest.raises(CohortError) as refused:
-        init([tmp_path / "pet"], RECIPE, tmp_path / "m.yaml", 8)
+        configured(tmp_path, "pet")
     assert "no image has a label" in str(refused.value)
     assert "(imagesTr/{case}.nii.gz are images; " in str(refused.value)
     assert "case_000_0000 and case_000_0001 are channels of one image" in str(refused.value)
     folder = decathlon(tmp_path / "ignored", cases=2)
     (folder / "dataset.json").write_text(json.dumps({"labels": {"ignore": 1, "background ": 2}}))
     with pytest.raises(CohortError, match=r"its values stand for no label \(ignore, background\)"):
-        init([folder], RECIPE, tmp_path / "m.yaml", 8)
+        configured(tmp_path, folder)
 
 
 def test_a_table_of_values_makes_no_labels(tmp_path):
@@ -287,7 +286,7 @@ def test_a_table_of_values_makes_no_labels(tmp_path):
     for number in range(3):
         write(tmp_path / f"more/imagesTr/{number}.nii.gz", ct(50 + number), AFFINE)
     (tmp_path / "more/dataset.json").write_text(json.dumps({"labels": {"background": 0, "spleen": 1}}))
-    config = init([tmp_path / "own", tmp_path / "more"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "own", "more")
     assert [label.name for label in config.labels] == ["liver", "right_kidney"]
     assert config.models["student"].train_on.label_completions == ("unlabeled",)
     found = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl")
@@ -300,13 +299,13 @@ def test_masks_belong_to_images_of_other_names_or_to_none(tmp_path):
         write(tmp_path / f"own/images/img{number:04d}.nii.gz", ct(number), AFFINE)
         for mask, box in (("liver", LIVER), ("spleen", LEFT)):
             write(tmp_path / f"own/masks/{number:04d}/{mask}.nii.gz", labels(v1=box), AFFINE)
-    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "own")
     assert config.sources["own"].images == ("images/img{case}.nii.gz",)
     assert len(scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases) == 3
     for number in range(1, 4):
         (tmp_path / f"own/masks/{number:04d}").rename(tmp_path / f"own/masks/p{number}")
     with pytest.raises(CohortError, match=r"masks/\{case\}/spleen.nii.gz are label maps without an image"):
-        init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+        configured(tmp_path, "own")
 
 
 def test_images_of_four_axes_are_refused(tmp_path):
@@ -314,7 +313,7 @@ def test_images_of_four_axes_are_refused(tmp_path):
     for number in range(2):
         write(tmp_path / f"images/{number}.nii.gz", np.stack([ct(number)] * 2), AFFINE)
     with pytest.raises(CohortError, match=r"images/0\.nii\.gz: is 4-D .*; no other image can be read either"):
-        init([tmp_path], RECIPE, tmp_path / "m.yaml", 8)
+        configured(tmp_path, ".")
 
 
 def test_the_command_writes_no_file_over_another(tmp_path):

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import yaml
 from cohorts import write
-from folders import AFFINE, LEFT, LIVER, RIGHT, ct, decathlon, labels, write_pairs
-from places import RECIPE, REPOSITORY
+from folders import AFFINE, LEFT, LIVER, RIGHT, configured, ct, decathlon, labels, write_pairs
+from places import REPOSITORY
 
 from flare23_lib.config import Config
 from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.errors import CohortError
-from flare23_lib.starter.init import init
 from flare23_lib.starter.names import names_of_values
 from flare23_lib.starter.recognize import FolderSource, recognize
 
@@ -59,7 +58,7 @@ def test_names_of_several_forms_are_one_pattern(tmp_path, names):
     for number, name in enumerate(names):
         write(tmp_path / f"images/{name}_0000.nii.gz", ct(number), AFFINE)
         write(tmp_path / f"labels/{name}.nii.gz", labels(v1=LIVER), AFFINE)
-    config = init([tmp_path], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, ".")
     (source,) = config.sources.values()
     assert (source.images, source.labels) == (("images/{case}_0000.nii.gz",), ("labels/{case}.nii.gz",))
     assert len(scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases) == len(names)
@@ -237,7 +236,7 @@ def test_images_in_several_places_share_a_folder_of_labels(tmp_path):
         "images/test/{case}.nii.gz look held out and are not used; as `unlabeled_images` they would be learned from, "
         "as `validation_images` of their own source with `validation_labels: labels/{case}.nii.gz` scored"
     ]
-    config = init([tmp_path], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, ".")
     cases = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases
     assert len([case for case in cases if case.label]) == 7
     text = yaml.safe_load((tmp_path / "m.yaml").read_text())
@@ -274,7 +273,7 @@ def test_masks_in_several_places_are_all_taken_or_refused(tmp_path):
         write(case / "ct.nii.gz", ct(number), AFFINE)
         for mask in ("seg/liver", "seg/spleen", *(["seg/tumor"] if number > 3 else []), "raw/one", "raw/two"):
             write(case / f"{mask}.nii.gz", labels(v1=LIVER), AFFINE)
-    config = init([folder], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, folder)
     (source,) = config.sources.values()
     assert sorted(source.images) == [f"part{part}/{{case}}/ct.nii.gz" for part in range(3)]
     assert sorted(source.masks) == [f"part{part}/{{case}}/seg/{{mask}}.nii.gz" for part in range(3)]
@@ -346,7 +345,7 @@ def test_files_that_end_in_capitals_are_skipped_and_named(tmp_path):
     write_pairs(tmp_path / "images/#.nii.gz", tmp_path / "labels/#.nii.gz", range(4), v1=LIVER)
     for kind in ("images", "labels"):
         (tmp_path / f"{kind}/3.nii.gz").rename(tmp_path / f"{kind}/3.NII.GZ")
-    config = init([tmp_path], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, ".")
     assert len(scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases) == 3
     assert "# skipped 3.NII.GZ and all others that end in capitals; rename them" in (tmp_path / "m.yaml").read_text()
     for number in range(3):

@@ -7,10 +7,8 @@ import json
 
 import pytest
 from cohorts import write
-from folders import AFFINE, LEFT, LIVER, RIGHT, ct, labels, write_pairs
-from places import RECIPE
+from folders import AFFINE, LEFT, LIVER, RIGHT, configured, ct, labels, write_pairs
 
-from flare23_lib.starter.init import init
 from flare23_lib.starter.names import identifier, name_of, names_of_values
 
 
@@ -82,7 +80,7 @@ def test_values_that_no_table_names_get_names_to_be_replaced(tmp_path):
     for number in range(3):
         write(tmp_path / f"own/img/{number}.nii.gz", ct(number), AFFINE)
         write(tmp_path / f"own/seg/{number}.nii.gz", labels(v7=LIVER), AFFINE)
-    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "own")
     assert [(label.name, label.value) for label in config.labels] == [("label_7", 7)]
     assert "# no table names label_7: write what they are" in (tmp_path / "m.yaml").read_text()
 
@@ -92,7 +90,7 @@ def test_values_without_names_are_not_the_same_in_two_sources(tmp_path):
         for number in range(3):
             write(tmp_path / f"{source}/img/{number}.nii.gz", ct(number + ord(source[0])), AFFINE)
             write(tmp_path / f"{source}/seg/{number}.nii.gz", labels(v1=box), AFFINE)
-    config = init([tmp_path / "one", tmp_path / "two"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "one", "two")
     assert [label.name for label in config.labels] == ["one_label_1", "two_label_1"]
 
 
@@ -102,7 +100,7 @@ def test_words_that_yaml_takes_for_something_else(tmp_path):
         write(tmp_path / f"NO/labelsTr/{number}.nii.gz", labels(v1=LIVER, v2=LEFT, v3=RIGHT), AFFINE)
     named = {"labels": {"background": 0, "ON": 1, "organs": 2, "liver": 3}, "file_ending": ".nii.gz"}
     (tmp_path / "NO/dataset.json").write_text(json.dumps(named))
-    config = init([tmp_path / "NO"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "NO")
     assert list(config.sources) == ["no"]
     assert {label.name for label in config.labels} == {"on", "label_organs", "liver"}
 
@@ -110,7 +108,7 @@ def test_words_that_yaml_takes_for_something_else(tmp_path):
 def test_names_that_become_alike_are_told_apart(tmp_path):
     write_pairs(tmp_path / "own/img/#.nii.gz", tmp_path / "own/seg/#.nii.gz", range(2), v1=LIVER, v2=LEFT)
     (tmp_path / "own/labels.csv").write_text("1;node +\n2;node -\n")
-    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "own")
     assert [label.name for label in config.labels] == ["node", "node_2"]
     assert "node_2 would be node like another" in (tmp_path / "m.yaml").read_text()
 
@@ -122,7 +120,7 @@ def test_structures_that_another_source_has_by_sides_are_divided(tmp_path):
             write(tmp_path / f"{source}/img/{number}.nii.gz", ct(number + 10 * ord(source)), AFFINE)
             write(tmp_path / f"{source}/seg/{number}.nii.gz", labels(**boxes), AFFINE)
         (tmp_path / source / "labels.csv").write_text(f"value,name\n{names}\n")
-    config = init([tmp_path / "a", tmp_path / "b"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "a", "b")
     assert [label.name for label in config.labels] == [
         "right_lung", "left_lung", "right_adrenal_gland", "left_adrenal_gland",
     ]  # fmt: skip
@@ -134,6 +132,6 @@ def test_ignored_voxels_are_no_class(tmp_path):
     write_pairs(images, maps, range(3), v1=LIVER, v3=LEFT, v255=RIGHT)
     table = {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}
     (tmp_path / "own/dataset.json").write_text(json.dumps({"labels": table}))
-    config = init([tmp_path / "own"], RECIPE, tmp_path / "m.yaml", 8)
+    config = configured(tmp_path, "own")
     assert dict(config.sources["own"].values) == {"1": "liver", "2": "spleen", "3": "ignore", "255": "ignore"}
     assert [label.name for label in config.labels] == ["liver", "spleen"]
