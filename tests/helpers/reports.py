@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib.style
 import numpy as np
@@ -48,6 +49,11 @@ def cut_off(figures: Sequence[Figure]) -> list[str]:
             if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height:
                 found.append(f"{artist}: {box} in {width} x {height}")
     return found
+
+
+def svg_texts(path: Path) -> list[ElementTree.Element]:
+    """Return the texts of a figure, in its order, as elements."""
+    return list(ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text"))
 
 
 SHAPE, SPACING = (6, 16, 20), (5.0, 2.0, 2.0)

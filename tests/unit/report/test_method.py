@@ -9,7 +9,7 @@ from places import RECIPE, REPOSITORY
 from flare23_lib.config import Config
 from flare23_lib.config.settings import MethodSettings
 from flare23_lib.dataset import flare23
-from flare23_lib.report.method import BOX, arrange, draw_method, mermaid, method_graph
+from flare23_lib.report.method import BOX, arrange, mermaid, method_graph
 
 LONG = "_with_a_rather_long_name_of_many_words"
 LONG_WORD = "pneumonoultramicroscopicsilicovolcanoconiosis"
@@ -207,11 +207,3 @@ def test_text_fits_into_its_box(values):
     for name in {node.name for node in graph.nodes}:
         text = TextPath((0, 0), name.replace("_", " "), 8.5, prop=FontProperties(weight="bold"))
         assert text.get_extents().width / 72 < layout.width
-
-
-def test_the_same_graph_gives_the_same_bytes(tmp_path):
-    first, second = tmp_path / "a.svg", tmp_path / "b.svg"
-    for path in (first, second):
-        draw_method(path, method_graph(configured(), flare23.CASES))
-        assert path.with_suffix(".png").is_file()
-    assert first.read_bytes() == second.read_bytes()

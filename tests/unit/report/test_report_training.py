@@ -2,7 +2,7 @@ import itertools
 import re
 
 import pandas as pd
-from reports import drawn
+from reports import drawn, svg_texts
 
 from flare23_lib.report.training import draw_training
 
@@ -17,22 +17,16 @@ def rows(epochs, **dice):
 
 def test_the_figure_names_the_model_and_every_class_that_was_seen(tmp_path):
     draw_training(tmp_path / "a.svg", "organ_teacher", rows(5, liver="0.9", left_kidney="0.2", tumor=""))
-    text = re.sub(r"<[^>]*>", "", (tmp_path / "a.svg").read_text())
-    assert "organ teacher: loss" in text
-    assert "left kidney" in text
-    assert "tumor" not in text
-
-
-def test_the_same_rows_give_the_same_bytes(tmp_path):
-    for name in ("a.svg", "b.svg"):
-        draw_training(tmp_path / name, "m", rows(1, liver="0.9"))
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    texts = [text.text for text in svg_texts(tmp_path / "a.svg")]
+    assert {"organ teacher: loss", "left kidney"} <= set(texts)
+    assert "tumor" not in texts
 
 
 def test_classes_are_named_in_the_order_of_their_last_values(tmp_path):
+    names = ["spleen", "aorta", "liver", "mean"]
     draw_training(tmp_path / "a.svg", "m", rows(2, liver="0.2", spleen="0.9", aorta="0.5"))
-    texts = re.findall(r"<text[^>]*>(liver|spleen|aorta|mean)<", (tmp_path / "a.svg").read_text())
-    assert texts == ["spleen", "aorta", "liver", "mean"]
+    texts = [text.text for text in svg_texts(tmp_path / "a.svg")]
+    assert [text for text in texts if text in names] == names
 
 
 def test_a_loss_that_is_no_number_is_left_out(tmp_path, monkeypatch):
