@@ -9,6 +9,8 @@ for paths within one folder. It does not see
 - what a power cut leaves: only the process ends, what it has written stays.
 
 A write that is hit has written half of its bytes.
+
+`flip` is what a disk does to a file that lies there.
 """
 
 from __future__ import annotations
@@ -131,6 +133,13 @@ class Shim:
         text = io.TextIOWrapper(buffer, encoding, errors, newline, line_buffering=buffering == 1)
         text.mode = mode
         return text
+
+
+def flip(path: Path, place: int, mask: int = 1) -> None:
+    """Flip bits of a byte of a file, in place; a place below 0 counts from the end."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= mask
+    path.write_bytes(content)
 
 
 class _File(io.FileIO):

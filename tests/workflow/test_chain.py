@@ -14,6 +14,7 @@ import processes
 import pytest
 import yaml
 from conftest import CHAIN, CONFIGURATION, ENVIRONMENT, flare23, run_snakemake, snakemake_command
+from faults import flip
 from machines import PATIENCE
 from places import RECIPE
 from processes import Command
@@ -241,7 +242,7 @@ def test_a_whole_run_makes_again_what_is_lost_or_broken_and_trains_nothing(chain
     training.write_bytes(b"")
     bundle = results / "models/student/model.safetensors"
     content = bundle.read_bytes()
-    bundle.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    flip(bundle, -1)
     link = next((results / "completed_labels/five_organs").glob("*.nii.gz"))
     link.unlink()
     assert flare23(chain, "verify", *CONFIGURATION).returncode == 1

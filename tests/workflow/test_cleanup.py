@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import CHAIN, CONFIGURATION, flare23, run_snakemake
+from faults import flip
 from places import BASE_CONFIG, RECIPE
 
 from flare23_lib import versions
@@ -136,9 +137,7 @@ def test_verify_withdraws_broken_records_and_bundles(chain):
     weights = results / "models/student/model.safetensors"
     shard.write_bytes(shard.read_bytes()[:-5])
     training.write_bytes(b"")
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
+    flip(weights, -1)
     link = next((results / "completed_labels/tumor").glob("*.nii.gz"))
     link.unlink()
     refused = clean(chain, "--yes")
@@ -160,7 +159,7 @@ def test_verify_reads_files_whole_with_its_option_alone(tmp_path, capsys):
     entry.save([".nii.gz"], {})
     record = results.root / "predictions/student/0-of-1.csv"
     tables.write_csv(record, ["case", "file"], [{"case": "case", "file": results.relative(path)}])
-    path.write_bytes(bytes(50_000) + b"\1" + bytes(49_999))
+    flip(path, 50_000)
     command = ["verify", *BASE_CONFIG, "--config", f"results={results.root}"]
     for options, code in ([], 0), (["--deep"], 1):
         assert main([*command, *options]) == code

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import CONFIGURATION, flare23, run_snakemake
+from faults import flip
 
 from flare23_lib.cache.entries import MANIFEST, CacheFolder, Entry, checksum
 from flare23_lib.cache.results import Results, entry_name
@@ -142,9 +143,7 @@ def test_what_was_flipped_is_named_deleted_and_made_again(chain):
     ]  # fmt: skip
     before = {name: (results / name).read_bytes() for name in names}
     for path in map(results.joinpath, names):
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
+        flip(path, path.stat().st_size // 2)
     found = flare23(chain, "verify", *CONFIGURATION)
     assert found.returncode == 1
     for name in names:

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bundles import a_model
+from faults import flip
 
 from flare23_lib.cache.entries import CacheFolder, Entry
 from flare23_lib.cache.results import Results, collect
@@ -241,7 +242,7 @@ def test_verify_reads_large_files_of_any_kind_whole_where_it_is_asked_to(tmp_pat
         assert verify(results, deep=deep).broken == []
         path = entry.file(suffix)
         whole = path.read_bytes()
-        path.write_bytes(whole[:50_000] + bytes([whole[50_000] ^ 1]) + whole[50_001:])
+        flip(path, 50_000)
         kept = record.read_bytes()
         found = verify(results, deep=deep)
         assert found.broken == ([path] if deep else [])

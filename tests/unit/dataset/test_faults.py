@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from cohorts import AFFINE, SETTINGS, SHAPE, changed, image_array, label_array, write
+from faults import flip
 from places import REPOSITORY
 
 from flare23_lib.config.cohort_models import QualityIssues
@@ -143,8 +144,7 @@ FAULTS = [
     ("empty label", "empty_file", lambda c: label(c).write_bytes(b"")),
     ("image cut short", "truncated_gzip", lambda c: change_bytes(image(c), lambda raw: raw[:-20])),
     ("label cut short by a byte", "truncated_gzip", lambda c: change_bytes(label(c), lambda raw: raw[:-1])),
-    ("checksum flipped", "corrupt_gzip",
-     lambda c: change_bytes(label(c), lambda raw: raw[:-7] + bytes([raw[-7] ^ 16]) + raw[-6:])),
+    ("checksum flipped", "corrupt_gzip", lambda c: flip(label(c), -7, 16)),
     ("too few voxels", "wrong_length", lambda c: change_stream(image(c), lambda raw: raw[:-10])),
     ("too many voxels", "wrong_length", lambda c: change_stream(label(c), lambda raw: raw + b"more")),
     ("data after the stream", "trailing_data", lambda c: change_bytes(image(c), lambda raw: raw + b"garbage")),

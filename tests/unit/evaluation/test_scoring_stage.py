@@ -2,6 +2,7 @@
 
 import pytest
 from cohorts import changed
+from faults import flip
 from reports import configuration, finished_run
 
 from flare23_lib.errors import CohortError, ImageError, StoreError
@@ -64,9 +65,7 @@ def test_a_prediction_with_a_flipped_bit_is_not_scored(run, place):
     results, config = run
     before = (results.root / "evaluation" / "student" / "metrics.csv").read_bytes()
     file = results.file(read_csv(results.collected("predictions", "student"))[0]["file"])
-    content = bytearray(file.read_bytes())
-    content[place] ^= 4
-    file.write_bytes(content)
+    flip(file, place, 4)
     with pytest.raises(StoreError, match=f"{file.name}: .* run `flare23 verify --deep`"):
         scored(results, config)
     assert (results.root / "evaluation" / "student" / "metrics.csv").read_bytes() == before

@@ -10,6 +10,7 @@ import pytest
 import torch
 from bundles import a_checkpoint, a_model, some_weights
 from cohorts import changed
+from faults import flip
 from places import RECIPE
 
 from flare23_lib.config import Config
@@ -116,9 +117,7 @@ def test_weights_that_are_lost_while_they_are_read_are_named_in_one_line(folder,
 def test_weights_with_a_flipped_bit_are_neither_loaded_nor_started_from(folder):
     path = folder / "model.safetensors"
     assert read_weights(path).keys() == some_weights().keys()
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    flip(path, -1)
     for read in (lambda: read_weights(path), lambda: load_bundle(folder)):
         with pytest.raises(BundleError, match=r"model\.safetensors: .*SHA-256 differs"):
             read()

@@ -5,6 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+from faults import flip
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io import nifti
@@ -247,9 +248,8 @@ def test_damaged_images_of_other_formats_are_refused(tmp_path, name, voxels, com
         read_image(tmp_path / name)
     if compressed:
         for place in (-100, -2):  # in the voxels, in their checksum
-            changed = bytearray(whole)
-            changed[place - 4 * (name == "x.nrrd")] ^= 16
-            path.write_bytes(changed)
+            path.write_bytes(whole)
+            flip(path, place - 4 * (name == "x.nrrd"), 16)
             with pytest.raises(ImageError, match="cannot be read"):
                 read_image(tmp_path / name)
 

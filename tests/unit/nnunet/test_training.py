@@ -17,6 +17,7 @@ import numpy as np
 import processes
 import pytest
 import torch
+from faults import flip
 from machines import PATIENCE
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from processes import Command
@@ -497,9 +498,7 @@ def test_a_training_without_cases_is_given_up_at_once(results):
 def test_a_preprocessed_case_with_a_flipped_bit_is_not_learned_from(results, kind):
     """blosc2 reads other voxels, and did not end on one such file."""
     path = sorted(results.root.glob(f"store/preprocessed_{kind}/*/*.b2nd"))[1]
-    content = bytearray(path.read_bytes())
-    content[131] ^= 32
-    path.write_bytes(content)
+    flip(path, 131, 32)
     done = run(results)
     assert done.returncode == 1
     assert f"flare23: {path} is missing or damaged; run `flare23 verify --deep`, then the workflow" in done.stderr

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cohorts import changed
+from faults import flip
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from places import RECIPE
 from trainings import CHANGES, MODEL, write_case
@@ -94,9 +95,7 @@ def test_drawn_voxels_with_a_flipped_bit_are_not_pooled(cohort, tmp_path):
     results, cases = cohort
     measure(results, MODEL, SETTINGS, 1, tmp_path / "intensity.json")
     drawn = next(results.root.glob("store/intensities/*/case*.npy"))
-    content = bytearray(drawn.read_bytes())
-    content[200] ^= 1
-    drawn.write_bytes(content)
+    flip(drawn, 200)
     write_cases(results.cases, [*cases, write_case(tmp_path, 3)])
     with pytest.raises(StoreError, match=rf"{drawn.name} is missing or damaged; run `flare23 verify --deep`"):
         measure(results, MODEL, SETTINGS, 1, tmp_path / "intensity.json")
