@@ -11,6 +11,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from machines import PATIENCE
+
 PROGRAM = shutil.which("chromium")
 
 OPTIONS = (
@@ -19,7 +21,7 @@ OPTIONS = (
     "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
 
-PATIENCE = 120
+LONGEST_WAIT = 30 * PATIENCE
 """Seconds after which an answer or a condition is no longer waited for."""
 
 
@@ -81,7 +83,7 @@ class Chromium:
                 return answer["result"]
 
     def _read(self) -> dict:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LONGEST_WAIT
         while b"\0" not in self._rest:
             ready, _, _ = select.select([self._in], [], [], max(0, deadline - time.monotonic()))
             assert ready, "the browser does not answer"
@@ -119,7 +121,7 @@ class Chromium:
 
     def wait_for(self, expression: str) -> None:
         """Wait until an expression is true."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LONGEST_WAIT
         while not self.ask(expression):
             assert time.monotonic() < deadline, f"never true: {expression}"
             time.sleep(0.1)

@@ -1,7 +1,12 @@
 """What machine the tests run on, and how long they wait on it."""
 
+import subprocess
+import time
+from collections.abc import Callable
+
 import pytest
 import torch
+from processes import Command
 
 from flare23_lib.runtime.precision import computes_in_bfloat16
 
@@ -11,3 +16,12 @@ needs_bfloat16 = pytest.mark.skipif(
 
 PATIENCE = 4
 """Tests wait this many times as long as they would on a fast machine; a busy or slow one is no failure."""
+
+
+def wait_until(condition: Callable[[], object], process: Command | subprocess.Popen) -> None:
+    """Wait for what a process does, as for a minute; AssertionError if it does not come, or the process ends."""
+    end = time.monotonic() + 60 * PATIENCE
+    while not condition():
+        assert process.poll() is None, f"the process ended with {process.returncode}: {process.stderr}"
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)

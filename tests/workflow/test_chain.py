@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 import yaml
 from conftest import CHAIN, CONFIGURATION, ENVIRONMENT, flare23, run_snakemake, snakemake_command
 from faults import flip
-from machines import PATIENCE
+from machines import wait_until
 from places import RECIPE
 from processes import Command
 
@@ -359,11 +358,7 @@ def kill_when(condition: Callable[[], object], folder: Path, target: str, config
     command = snakemake_command("--", target, configfile=configfile)
     process = Command(command, folder, ENVIRONMENT, start_new_session=True)
     try:
-        deadline = time.monotonic() + 60 * PATIENCE
-        while not condition():
-            assert process.poll() is None, "the workflow ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(condition, process)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

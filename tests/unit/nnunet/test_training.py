@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -18,7 +17,7 @@ import processes
 import pytest
 import torch
 from faults import flip
-from machines import PATIENCE
+from machines import PATIENCE, wait_until
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from processes import Command
 from safetensors.torch import load_file
@@ -107,14 +106,6 @@ def test_another_seed_does_not(results, unbroken):
     assert not all(torch.equal(first[name], second[name]) for name in first)
 
 
-def wait_for(condition, process):
-    deadline = time.monotonic() + 60 * PATIENCE
-    while not condition():
-        assert process.poll() is None, process.stderr
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def ended(process):
     """Wait for the end of a training, and return what it wrote to the standard error."""
     process.wait(60 * PATIENCE)
@@ -130,7 +121,7 @@ def has_checkpoint(results):
 def test_a_signal_saves_in_mid_epoch_and_the_next_start_goes_on_there(results, number):
     long = {"iterations_per_epoch": 150, "epochs": 2}
     process = Command(command(results, checkpoint_minutes=0.002, **long))
-    wait_for(lambda: has_checkpoint(results), process)
+    wait_until(lambda: has_checkpoint(results), process)
     process.send_signal(number)
     said = ended(process)
     assert process.returncode == 128 + number
@@ -154,7 +145,7 @@ def test_a_broken_newest_checkpoint_is_noticed_and_the_one_before_it_used(result
     long = {"iterations_per_epoch": 100, "epochs": 2}
     process = Command(command(results, checkpoint_minutes=0.001, **long))
     folder = results.root / "store" / "training"
-    wait_for(lambda: any(folder.glob(f"*/{CHECKPOINTS}/{checkpoints.PREVIOUS}")), process)
+    wait_until(lambda: any(folder.glob(f"*/{CHECKPOINTS}/{checkpoints.PREVIOUS}")), process)
     process.kill()
     process.wait()
     latest = checkpoint_folder(results) / checkpoints.LATEST
@@ -238,7 +229,7 @@ def test_kills_at_random_moments_lose_no_epoch_and_repeat_none(results):
         options = {**long, "checkpoint_minutes": 0.005}
         process = Command(command(results, **options), start_new_session=True)
         if kill == 0:  # the later ones have something to resume then, on a slow machine too
-            wait_for(lambda: has_checkpoint(results), process)
+            wait_until(lambda: has_checkpoint(results), process)
         try:
             process.wait(timeout=chance.uniform(0.5, 4) if kill else chance.uniform(0, 0.5))
         except subprocess.TimeoutExpired:
@@ -259,7 +250,7 @@ def test_kills_at_random_moments_lose_no_epoch_and_repeat_none(results):
 def test_a_training_goes_on_after_a_label_got_another_name(results):
     long = {"iterations_per_epoch": 1, "epochs": 60, "checkpoint_minutes": 0.0001}
     process = Command(command(results, **long))
-    wait_for(lambda: any(results.root.glob(f"store/training/*/{CHECKPOINTS}/training.csv")), process)
+    wait_until(lambda: any(results.root.glob(f"store/training/*/{CHECKPOINTS}/training.csv")), process)
     process.terminate()
     assert process.wait() == 128 + signal.SIGTERM
     for names in (["1st", "two", "rare", "absent"], ["first", "two", "rare", "absent"]):
@@ -437,7 +428,7 @@ def test_one_ctrl_c_reaches_all_processes_and_the_state_is_saved(results):
     long = {"iterations_per_epoch": 5000, "epochs": 2, "gpus": 2}
     started = command(results, checkpoint_minutes=0.002, **long)
     process = Command(started, start_new_session=True)
-    wait_for(lambda: has_checkpoint(results), process)
+    wait_until(lambda: has_checkpoint(results), process)
     before = checkpoints.mark(checkpoint_folder(results))
     os.killpg(process.pid, signal.SIGINT)
     said = ended(process)
@@ -474,7 +465,7 @@ def test_the_error_of_a_process_of_several_keeps_its_kind(monkeypatch, kind):
 def test_a_killed_process_of_several_ends_the_others_in_one_line_and_another_attempt_may_go_on(results):
     long = {"iterations_per_epoch": 5000, "epochs": 2, "gpus": 2}
     process = Command(command(results, checkpoint_minutes=0.002, **long))
-    wait_for(lambda: has_checkpoint(results), process)
+    wait_until(lambda: has_checkpoint(results), process)
     os.kill(ranks_of(process)[-1], signal.SIGKILL)
     said = ended(process)
     assert process.returncode == 1

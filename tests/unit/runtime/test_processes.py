@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from machines import PATIENCE
+from machines import PATIENCE, wait_until
 from pool_work import work
 
 from flare23_lib.errors import KilledError
@@ -58,10 +57,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path, number, code):
     command = [sys.executable, "-c", program, *map(str, begun)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, start_new_session=True)
     try:
-        until = time.monotonic() + 60 * PATIENCE
-        while not all(map(Path.exists, begun)):
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.05)
+        wait_until(lambda: all(map(Path.exists, begun)), process)
         children = psutil.Process(process.pid).children()
         os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()
         assert process.wait(30 * PATIENCE) == code
