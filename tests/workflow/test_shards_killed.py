@@ -54,7 +54,7 @@ def test_a_shard_that_is_killed_loses_no_case_and_computes_none_twice(tmp_path, 
         process = start(results, output)
         while whole(results) == before and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.15))
+        time.sleep(chance.uniform(0, 0.15) if killed else 0)
         process.kill()
         process.wait()
         if output.exists():  # a busy machine let it come to its end before the kill
