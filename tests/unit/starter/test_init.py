@@ -48,9 +48,10 @@ def test_what_init_read_is_not_read_again(tmp_path, caplog):
 
 
 def test_sources_of_folders_with_one_name_are_numbered(tmp_path):
-    folders = [decathlon(tmp_path / folder, cases=3) for folder in ("x/ct", "y/ct", "z/ct_2")]
-    config = init(folders, RECIPE, tmp_path / "m.yaml", 8)
-    assert list(config.sources) == ["ct", "ct_2", "ct_2_2"]
+    folders = ("x/ct", "y/ct", "z/ct_2")
+    for folder in folders:
+        decathlon(tmp_path / folder, cases=3)
+    assert list(configured(tmp_path, *folders).sources) == ["ct", "ct_2", "ct_2_2"]
 
 
 def test_images_without_labels_among_labeled_ones_are_counted(tmp_path, caplog):
