@@ -73,6 +73,25 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": round(mean, 4), "interval": [round(mean - half, 4), round(mean + half, 4)], "seeds": len(values)}
 
 
+def ratio_of_means(above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
+    """Return the ratio of the means of two figures over the same seeds, and its 95 % interval by Fieller (1954).
+
+    The interval holds the ratios r for which the mean of `above - r * below` does not differ from 0 by Student's t.
+    It is None where these are no interval: with one seed, or where the mean of `below` does not differ from 0 itself.
+    """
+    numerator, denominator = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
+    mean, other, seeds = float(numerator.mean()), float(denominator.mean()), len(numerator)
+    ratio: dict[str, Any] = {"mean": round(mean / other, 4), "interval": None, "seeds": seeds}
+    if seeds < 2:
+        return ratio
+    (of_mean, shared), (_, of_other) = np.cov(numerator, denominator) * stats.t.ppf(0.975, seeds - 1) ** 2 / seeds
+    leading, linear, constant = other**2 - of_other, mean * other - shared, mean**2 - of_mean
+    if leading > 0:
+        half = max(0.0, linear**2 - leading * constant) ** 0.5
+        ratio["interval"] = [round(float((linear + sign * half) / leading), 4) for sign in (-1, 1)]
+    return ratio
+
+
 def run_seeds(
     description: str | None,
     seeds: Sequence[int],

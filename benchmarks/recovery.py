@@ -8,7 +8,8 @@
 On phantoms, whose whole truth is known but hidden from the pipeline, students of the same network and budget are
 trained: S on the pipeline's completed labels, L (`labeled_only`) on the fully labeled cases alone, U (`full_truth`)
 on the truth of all cases. Recovery is (S - L) / (U - L) of the mean organ DSC on validation phantoms; over seeds its
-mean is given, and the ratio of the means (`recovery_of_means`), in which a seed with a small U - L weighs less.
+mean is given, and the ratio of the means (`recovery_of_means`), in which a seed with a small U - L weighs less; both
+with 95 % intervals.
 
 `--arms` chooses more of them. `sets`, the default: `student_sets` is the student of one teacher with the loss of
 label sets (`presets/partial_labels.yaml`); `student_native` learns from the same completed labels at their own
@@ -48,7 +49,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from phantom_runs import REPOSITORY, interval, run_workflow, scores
+from phantom_runs import REPOSITORY, interval, ratio_of_means, run_workflow, scores
 from provenance import provenance
 
 from flare23_lib.dataset.cases import read_cases
@@ -299,25 +300,25 @@ def summarize(runs: dict[int, dict]) -> dict:
     }
     if not {"labeled_only", "full_truth"} <= set(arms):
         return {"arms": table}
-    means = {arm: row["organs"]["mean"] for arm, row in table.items()}
-    gap = means["full_truth"] - means["labeled_only"]
+    organs = {arm: np.array([run[arm]["organs"] for run in runs.values()]) for arm in arms}
+    gaps = organs["full_truth"] - organs["labeled_only"]
     for arm in set(arms) - {"labeled_only", "full_truth"}:
         table[arm]["recovery"] = interval([recovery(run, arm) for run in runs.values()])
-        table[arm]["recovery_of_means"] = round((means[arm] - means["labeled_only"]) / gap, 4)
+        table[arm]["recovery_of_means"] = ratio_of_means(organs[arm] - organs["labeled_only"], gaps)
         if arm.endswith("_native") and {"labeled_only_native", "full_truth_native"} <= set(arms) - {arm}:
             table[arm]["recovery_native"] = interval([recovery(run, arm, "_native") for run in runs.values()])
-    gaps = [run["full_truth"]["organs"] - run["labeled_only"]["organs"] for run in runs.values()]
     return {"gap": interval(gaps), "arms": table}
 
 
 def format_table(summary: dict) -> str:
     """Return the summary for the terminal."""
-    lines = [f"{'arm':<26}{'organ DSC':>10}{'tumor DSC':>11}{'recovery':>10}{'of means':>10}  95 % interval"]
+    lines = [f"{'arm':<26}{'organ DSC':>10}{'tumor DSC':>11}{'recovery':>10}  {'95 % interval':<18}{'of means':>10}"]
     for arm, row in summary["arms"].items():
         line = f"{arm:<26}{row['organs']['mean']:>10.3f}{row['tumor']['mean']:>11.3f}"
         if "recovery" in row:
-            row = {**row["recovery"], **row}
-            line += f"{row['mean']:>10.2f}{row['recovery_of_means']:>10.2f}  {row['interval']}"
+            for one in (row["recovery"], row["recovery_of_means"]):
+                ends = "{:.2f} to {:.2f}".format(*one["interval"]) if one["interval"] else ""
+                line += f"{one['mean']:>10.2f}  {ends:<18}"
         lines.append(line)
     if "gap" in summary:
         lines.append(f"full_truth - labeled_only: {summary['gap']['mean']:.3f} of organ DSC")
