@@ -102,13 +102,17 @@ def refuse_idle_nulls(merged: Mapping, layers: Sequence[Mapping]) -> None:
 def prepared(values: Mapping) -> dict:
     """Return a merged configuration without nulls, with whole numbers as integers, and models with their defaults.
 
-    So 2 and 2.0 are one setting and one fingerprint. A model's null removes what `model_defaults` have.
+    So 2 and 2.0 are one setting and one fingerprint. A null in a table of a model removes what `model_defaults` have
+    there; an empty table, which YAML reads as null, leaves them.
     """
     whole = dict(_with_background(values))
     models, defaults = whole.get("models"), whole.get("model_defaults", {})
     if isinstance(models, Mapping) and isinstance(defaults, Mapping):  # else validation refuses them
         whole["models"] = {
-            name: merge(defaults, model) if isinstance(model, Mapping) else model for name, model in models.items()
+            name: merge(defaults, {key: value for key, value in model.items() if value is not None})
+            if isinstance(model, Mapping)
+            else model
+            for name, model in models.items()
         }
     return _plain(whole)
 

@@ -122,13 +122,13 @@ class _Placed:
 def nifti_files(places: Collection[Path]) -> list[str]:
     """Return the NIfTI files below folders, sorted, each file once, also names that end in capitals.
 
-    A folder that is hidden, or a link, is listed where it is itself one of `places`. Plain strings: there may be
-    100,000. CohortError if a folder cannot be listed, or a name is not UTF-8.
+    A hidden folder is listed where it is itself one of `places`. Plain strings: there may be 100,000.
+    CohortError if a folder cannot be listed, or a name is not UTF-8.
     """
     found: set[str] = set()
     for place in places:
         try:
-            if place.is_dir():
+            if place.is_dir() and not any(_is_seen_from(other, place) for other in places):
                 found.update(file for file in files_below(str(place)) if file.lower().endswith((".nii", ".nii.gz")))
         except OSError as error:
             raise CohortError(f"{error.filename}: cannot be listed ({error.strerror})") from error
@@ -136,6 +136,11 @@ def nifti_files(places: Collection[Path]) -> list[str]:
     for file in files:
         check_utf8(file, CohortError)
     return files
+
+
+def _is_seen_from(folder: Path, place: Path) -> bool:
+    """Return whether a place is below a folder, and in no hidden one there."""
+    return folder in place.parents and not any(part.startswith(".") for part in place.relative_to(folder).parts)
 
 
 def _beginning_with(start: str, files: Sequence[str]) -> Iterator[str]:

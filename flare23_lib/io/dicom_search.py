@@ -207,10 +207,11 @@ def _group(
         count, shape = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns))
         if min(count, *shape) < 1:
             raise ValueError("no image")
+        has_positions = count == 1 or len(dataset.get("PerFrameFunctionalGroupsSequence") or ()) >= count
     except (AttributeError, TypeError, ValueError):
         found.pass_over(dataset, DAMAGED)
         return
-    if count > 1 and "PerFrameFunctionalGroupsSequence" not in dataset:
+    if not has_positions:
         found.pass_over(dataset, "frames without positions of their own")
         return
     for index in range(count):

@@ -19,9 +19,11 @@ PATIENCE = 4
 
 
 def wait_until(condition: Callable[[], object], process: Command | subprocess.Popen) -> None:
-    """Wait for what a process does, as for a minute; AssertionError if it does not come, or the process ends."""
+    """Wait a minute times PATIENCE for what a process does; AssertionError if it does not, or ends before."""
     end = time.monotonic() + 60 * PATIENCE
     while not condition():
-        assert process.poll() is None, f"the process ended with {process.returncode}: {process.stderr}"
+        if process.poll() is not None:
+            errors = process.stderr if isinstance(process.stderr, str) else process.stderr.read()
+            raise AssertionError(f"the process ended with {process.returncode}: {errors}")
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.01)

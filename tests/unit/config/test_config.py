@@ -486,6 +486,11 @@ def test_a_model_s_null_removes_what_all_models_have_by_default():
     assert models["tumor_teacher"].training.copy_tumors is not None
 
 
+def test_empty_tables_of_a_model_leave_what_all_models_have_by_default():
+    empty = {"student": {"training": None, "inference": None, "intensity": None}}
+    assert Config.load([RECIPE], {"models": empty}).models["student"] == Config.load([RECIPE]).models["student"]
+
+
 def test_a_smoke_run_has_patches_on_foreground_whatever_the_batch_was():
     Config.load(
         [RECIPE], {"smoke": "true", "model_defaults": {"training": {"batch_size": 8, "oversample_foreground": 0.2}}}

@@ -235,8 +235,8 @@ def test_organs_that_most_cases_of_a_source_lack_are_refused_where_nothing_is_st
     assert "\n" not in str(refused.value)
 
 
-def test_partial_labels_are_refused_before_a_case_is_made_and_where_all_are_made(tmp_path):
-    """Their files do not depend on the loss: those of label sets may be there already."""
+def test_partial_labels_are_refused_whether_or_not_a_job_has_cases_to_make(tmp_path):
+    """Preprocessed files do not depend on the loss: those of label sets may be there already."""
     for shard in (Shard(0, 1), NONE_SHARD):
         with pytest.raises(TrainingError, match="spleen is in 0 of 5"):
             check_manual(tmp_path, {"a": [(5, 1)], "b": [(5, 3)]}, shard=shard)
