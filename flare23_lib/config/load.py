@@ -108,13 +108,14 @@ def prepared(values: Mapping) -> dict:
     whole = dict(_with_background(values))
     models, defaults = whole.get("models"), whole.get("model_defaults", {})
     if isinstance(models, Mapping) and isinstance(defaults, Mapping):  # else validation refuses them
-        whole["models"] = {
-            name: merge(defaults, {key: value for key, value in model.items() if value is not None})
-            if isinstance(model, Mapping)
-            else model
-            for name, model in models.items()
-        }
+        whole["models"] = {name: _with_defaults(model, defaults) for name, model in models.items()}
     return _plain(whole)
+
+
+def _with_defaults(model: Any, defaults: Mapping) -> Any:
+    if not isinstance(model, Mapping):
+        return model
+    return merge(defaults, {key: value for key, value in model.items() if value is not None})
 
 
 def _with_background(values: Mapping) -> Mapping:

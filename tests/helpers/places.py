@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -26,3 +27,12 @@ def rules() -> dict[str, str]:
     texts = [path.read_text() for path in (REPOSITORY / "rules").glob("*.smk")]
     parts = [rule for text in texts for rule in re.split(r"^rule ", text, flags=re.MULTILINE)[1:]]
     return dict(rule.split(":", 1) for rule in parts)
+
+
+def benchmark(name: str) -> ModuleType:
+    """A module of the benchmarks, which import each other from their own folder."""
+    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.pop(0)

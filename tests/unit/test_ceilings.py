@@ -1,24 +1,17 @@
 """Labels averaged over the voxels of a coarser grid, in the benchmark of what a grid costs."""
 
-import sys
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from places import REPOSITORY
+from places import benchmark
 
 SIZES = st.integers(1, 9)
 
 
 @pytest.fixture(scope="module")
 def ceilings():
-    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-    try:
-        import ceilings
-    finally:
-        sys.path.pop(0)
-    return ceilings
+    return benchmark("ceilings")
 
 
 @given(source=SIZES, target=SIZES)

@@ -1,23 +1,16 @@
 """Statistics over seeds, in the benchmarks on phantoms."""
 
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from places import REPOSITORY
+from places import benchmark
 from scipy import stats
 
 
 @pytest.fixture(scope="module")
 def runs():
-    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-    try:
-        import phantom_runs
-    finally:
-        sys.path.pop(0)
-    return phantom_runs
+    return benchmark("phantom_runs")
 
 
 @given(seed=st.integers(0, 2**31), seeds=st.integers(2, 8))
