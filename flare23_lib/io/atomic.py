@@ -53,8 +53,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         with about_path(path):
             yield temporary
-            with temporary.open("rb+") as file:  # Windows syncs only what may be written
-                os.fsync(file.fileno())
+            sync(temporary)
             temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error counts; what is left is removed by the next start
@@ -63,6 +62,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         _unfinished.discard(temporary)
         held.close()
+
+
+def sync(path: Path) -> None:
+    """Have the operating system write a file to its disk."""
+    with path.open("rb+") as file:  # Windows syncs only what may be written
+        os.fsync(file.fileno())
 
 
 def _locked_temporary(path: Path) -> tuple[IO[bytes], Path]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flare23_lib.io.atomic import atomic_path
+from flare23_lib.io.atomic import atomic_path, sync
 from flare23_lib.networks.weight_files import save_checkpoint
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ def write_latest(folder: Path, content: Mapping[str, Any]) -> None:
     latest = folder / LATEST
     with atomic_path(latest) as temporary:
         save_checkpoint(temporary, content)
+        sync(temporary)  # takes seconds for a large one, during which the newest stays in place
         if latest.exists():
             latest.replace(folder / PREVIOUS)
 

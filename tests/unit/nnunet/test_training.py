@@ -146,8 +146,8 @@ def test_a_broken_newest_checkpoint_is_noticed_and_the_one_before_it_used(result
     process = Command(command(results, checkpoint_minutes=0.001, **long))
     folder = results.root / "store" / "training"
     wait_until(lambda: any(folder.glob(f"*/{CHECKPOINTS}/{checkpoints.PREVIOUS}")), process)
-    process.kill()
-    process.wait()
+    process.terminate()  # saves a checkpoint; a kill can come between the two renames of one
+    ended(process)
     latest = checkpoint_folder(results) / checkpoints.LATEST
     raw = bytearray(latest.read_bytes())
     raw[len(raw) // 2] ^= 1
