@@ -105,8 +105,8 @@ signs of the differences to the chain; with 16, the signs of the differences to 
 `shuffled_longer` of seed 11 with 8, 4 and 0 cases was added when all of that but the two arms with none was known.
 Question: is the control below `sets_longer` with each?
 
-Seeds 12 and 13 with 8 and 16 cases and 36 epochs (arms `lower`, `sets_longer`, `sets_longer_soft`, `chain`) were added
-when all of the above was known. Questions: over the three seeds, the recovery of `sets_longer` and
+Seeds 12 and 13 with 8 and 16 cases and 36 epochs (arms `lower`, `sets_longer`, `sets_longer_soft`, `chain`) were
+added when all of the above was known. Questions: over the three seeds, the recovery of `sets_longer` and
 `sets_longer_soft` with 8 and with 16, and are their differences to the chain above 0 in each?
 
 U of 16 cases is that of 8, and with seeds 12 and 13 both are that of 4, not trained again: the same 170 cases, seed
