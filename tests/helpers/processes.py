@@ -14,6 +14,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,8 @@ class Command:
         )
         self._process.start()
         self.pid = self._process.pid
+        while start_new_session and self.poll() is None and os.getpgid(self.pid) != self.pid:
+            time.sleep(0.01)  # a signal to its group, before there is one, would be an error
 
     @property
     def stdout(self) -> str:
