@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -379,7 +380,8 @@ def test_a_training_that_is_killed_goes_on_from_its_checkpoint(chain, tmp_path):
     assert "resumes from its last checkpoint" in status
     succeed(run_snakemake(chain, "--", target, configfile=longer))
     log = (chain / "results/logs/train/organ_teacher.log").read_text()
-    assert "checkpoint_latest.pth: epoch" in log
+    # Between the two renames of a checkpoint a kill leaves the one before it alone.
+    assert re.search(r"checkpoint_(latest|previous)\.pth: epoch", log)
     epochs = [int(row["epoch"]) for row in read_csv(chain / "results/training/organ_teacher/training.csv")]
     assert epochs == list(range(1, 41))
 
