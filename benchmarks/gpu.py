@@ -82,7 +82,7 @@ PARTS = (
         "survival", 170, "survival.py --precision mixed --kills 2 --epochs 3 --iterations 40 --threads 4 "
         "--from-checkpoint --lifetime 0.3 1.5",
         "survival.py --precision mixed --kills 1 --epochs 2 --iterations 8 --threads 1 "
-        "--from-checkpoint --lifetime 0.1 0.3 --checkpoint-seconds 0", alone=False,
+        "--from-checkpoint --lifetime 0 0.1 --checkpoint-seconds 0", alone=False,
     ),
     Part(
         "case_base", 120, "inference_case.py --folder {case} --network stunet_base --minutes 0.6 --processes 6",

@@ -37,7 +37,8 @@ from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.dataset.summary import write_scan
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.tables import read_csv
-from flare23_lib.nnunet.checkpoints import FINAL, LATEST
+from flare23_lib.nnunet.checkpoints import FINAL, mark
+from flare23_lib.nnunet.training_job import CHECKPOINTS
 from flare23_lib.phantom import PhantomLayout, write_cohort
 from flare23_lib.preprocessing.preprocess_cases import preprocess
 
@@ -95,10 +96,12 @@ def finish(results: Results, args: argparse.Namespace) -> float:
 
 def wait_for_checkpoint(process: subprocess.Popen, root: Path) -> None:
     """Wait until a training has written a checkpoint since now, or has ended."""
-    since = time.time()
-    while process.poll() is None:
-        if any(path.stat().st_mtime > since for path in root.rglob(LATEST)):
-            return
+
+    def marks() -> list[list[int]]:
+        return [mark(folder) for folder in root.glob(f"store/training/*/{CHECKPOINTS}")]
+
+    before = [*marks(), []]
+    while process.poll() is None and all(found in before for found in marks()):
         time.sleep(0.02)
 
 
