@@ -194,11 +194,15 @@ class ResumableTrainer(nnUNetTrainer):
 
     def _must_stop(self, signals: Signals) -> int | None:
         """Return the signal that came to this process or to one of those that train with it, the same in all."""
+        return self._largest(signals.received or 0) or None
+
+    def _largest(self, number: int) -> int:
+        """Return the largest number of all processes, of which none returns before each has come here."""
         if not self.is_ddp:
-            return signals.received
-        flag = torch.tensor([signals.received or 0], device=self.device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        return int(flag) or None
+            return number
+        largest = torch.tensor([number], device=self.device)
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+        return int(largest)
 
     def _is_due(self) -> bool:
         return time.monotonic() - self._last_checkpoint >= self.checkpoint_seconds
@@ -210,6 +214,7 @@ class ResumableTrainer(nnUNetTrainer):
         if signal is not None or self._is_due():
             self._save()
         if signal is not None:
+            self._largest(signal)  # a process that ended before the first has saved would have it killed
             place = f" in epoch {self.current_epoch + 1} after {len(self.epoch.losses)} iterations"
             raise StoppedError(signal, place)
 
