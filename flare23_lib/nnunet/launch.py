@@ -8,7 +8,6 @@ import copy
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +16,15 @@ from typing import Any
 import torch
 import torch.distributed
 import torch.multiprocessing
+from torch.distributed.constants import default_pg_timeout
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from flare23_lib.errors import GpuError, KilledError, TrainingError, first_line
 from flare23_lib.nnunet.plans import CONFIGURATION
 from flare23_lib.nnunet.trainer import FlareTrainer
 from flare23_lib.runtime.signals import Signals, StoppedError
+
+HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,9 @@ def _finish(trainer: FlareTrainer, prepare: Callable[[FlareTrainer], None] | Non
 def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None] | None) -> None:
     """Train in several processes; signals are passed on to them, and their errors are raised here."""
     with Signals() as signals:
-        arguments = (run, _free_port(), prepare)
-        context = torch.multiprocessing.spawn(_train_rank, arguments, run.processes, join=False)
+        # The processes meet here: a port that is free now may be another program's when they have started.
+        store = torch.distributed.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
+        context = torch.multiprocessing.spawn(_train_rank, (run, store.port, prepare), run.processes, join=False)
         passed_on = False
         try:
             while not context.join(timeout=0.2):
@@ -144,11 +147,11 @@ def _train_rank(rank: int, run: TrainingRun, port: int, prepare: Callable[[Flare
     """Train as one of several processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    store = torch.distributed.TCPStore(HOST, port, timeout=default_pg_timeout)
     backend = "nccl" if run.device.type == "cuda" else "gloo"
     if run.device.type == "cuda":
         torch.cuda.set_device(rank)
-    torch.distributed.init_process_group(backend, rank=rank, world_size=run.processes)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=run.processes)
     code = 1
     try:
         with memory_errors():
@@ -167,9 +170,3 @@ _kept: list[FlareTrainer] = []
 That of gloo's process group, which the network holds, waits for a thread with Python's lock in its hands. The thread
 may be waiting for that lock, and the process never ends.
 """
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
