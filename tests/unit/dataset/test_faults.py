@@ -355,6 +355,7 @@ def test_a_file_without_read_permission_is_named(cohort):
         shutil.copy(image(cohort), secret)
         shutil.copy(image(cohort), open_to_all)
         secret.chmod(0)
+        open_to_all.chmod(0o644)
         with as_another_user():
             seen = [read_info(path, False) for path in (secret, open_to_all)]
     assert [(info.issue, info.error) for info in seen] == [

@@ -96,7 +96,7 @@ def test_the_listing_changes_with_every_image_twin_and_stray_file_and_with_permi
         lambda: cohort.image("e", folder="unlabeledTr1800"),
         image.with_suffix("").touch,
         image.with_name("stray.nii.gz").touch,
-        lambda: image.chmod(0o600),
+        lambda: image.chmod(0o400),
     ):
         change()
         seen.append(listing(find(cohort.root, SETTINGS.sources)))
