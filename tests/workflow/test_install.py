@@ -27,7 +27,8 @@ def installed(tmp_path_factory):
     """The folder of programs of an environment that holds the wheel; other packages are this environment's."""
     root = tmp_path_factory.mktemp("wheel")
     source = root / "source"  # a build leaves files beside it
-    shutil.copytree(REPOSITORY / "flare23_lib", source / "flare23_lib", symlinks=True)
+    written = shutil.ignore_patterns("__pycache__")  # at this moment, by other tests
+    shutil.copytree(REPOSITORY / "flare23_lib", source / "flare23_lib", symlinks=True, ignore=written)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]

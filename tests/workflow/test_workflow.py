@@ -23,7 +23,7 @@ def test_every_stage_has_a_named_target(finished_chain):
 
 def test_a_raised_version_starts_the_jobs_of_its_rule(finished_chain, tmp_path):
     for name in ("flare23_lib", "rules", "scripts", "envs"):
-        shutil.copytree(REPOSITORY / name, tmp_path / name)
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "config.yaml"):
         shutil.copy2(REPOSITORY / name, tmp_path)
     module = tmp_path / "flare23_lib" / "versions.py"
