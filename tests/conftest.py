@@ -59,9 +59,10 @@ def snakemake_command(
     ]  # fmt: skip
 
 
-def run_from_scratch(command: list[str], folder: Path) -> subprocess.CompletedProcess:
+def run_from_scratch(command: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess:
     """Run a command with its imports, of which a test expects something."""
-    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    environment = {**ENVIRONMENT, **variables}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def run_snakemake(folder: Path, *arguments: str, **options: Path | str) -> subprocess.CompletedProcess:

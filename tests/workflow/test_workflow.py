@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 
+import matplotlib.font_manager  # has written its list of fonts, during which it says something
 import pytest
 from conftest import run_from_scratch, run_snakemake, snakemake_command
 from places import REPOSITORY
@@ -74,7 +75,8 @@ runpy.run_path(script, {"snakemake": snakemake})
 def test_a_figure_of_a_changed_table_ends_in_one_line_in_its_log(tmp_path, name):
     (tmp_path / "table.csv").write_text("class;DSC\nliver;0,9\n")
     script = REPOSITORY / f"scripts/{name}_figure.py"
-    done = run_from_scratch([sys.executable, "-c", SCRIPT, "table.csv", "f.svg", "f.log", str(script)], tmp_path)
+    command = [sys.executable, "-c", SCRIPT, "table.csv", "f.svg", "f.log", str(script)]
+    done = run_from_scratch(command, tmp_path, MPLCONFIGDIR=matplotlib.get_cachedir())
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
     (line,) = (tmp_path / "f.log").read_text().splitlines()
     assert line.startswith("flare23: table.csv: has semicolons between its columns")
