@@ -61,7 +61,7 @@ class Chromium:
 
     def __exit__(self, *_) -> None:
         self._process.terminate()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=LONGEST_WAIT)
         os.close(self._out)
         os.close(self._in)
 
