@@ -6,9 +6,10 @@ import atexit
 import contextlib
 import copy
 import logging
+import multiprocessing.connection
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,14 +116,18 @@ def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None
         # The processes meet here: a port that is free now may be another program's when they have started.
         store = torch.distributed.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
         context = torch.multiprocessing.spawn(_train_rank, (run, store.port, prepare), run.processes, join=False)
-        passed_on = False
+        passed_on, killed = False, None
         try:
-            while not context.join(timeout=0.2):
+            while context.sentinels:
+                ended = multiprocessing.connection.wait(context.sentinels, 0.2)
+                if ended:
+                    killed = _killed([context.processes[context.sentinels[one]] for one in ended])
+                    context.join(timeout=0)  # ends the others if one has failed
                 if signals.received is not None and not passed_on:
                     passed_on = True
                     for process in context.processes:
                         # They ignore SIGINT, which a terminal sends to them, too.
-                        os.kill(process.pid, signal.SIGTERM)
+                        process.terminate()
         except KeyboardInterrupt:
             for process in context.processes:
                 process.kill()
@@ -130,17 +135,26 @@ def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None
         except (EOFError, ProcessExitedException, ProcessRaisedException) as error:
             if signals.received is not None:
                 raise StoppedError(signals.received) from error
-            if isinstance(error, EOFError):  # a process was ended just when it began to write down its error
-                raise KilledError("a process of the training was killed") from error
-            if isinstance(error, ProcessExitedException):
-                how = f" by {error.signal_name}, probably out of memory" if error.signal_name else ""
-                raise KilledError(f"process {error.error_index} of the training was killed{how}") from error
+            if killed is not None or not isinstance(error, ProcessRaisedException):
+                # Others fail for want of it. One that is killed while it writes down its error leaves half of that.
+                raise KilledError(killed or "a process of the training was killed") from error
             last = str(error).strip().splitlines()[-1]
             if last.startswith("flare23_lib.errors."):
                 name, _, message = last.removeprefix("flare23_lib.errors.").partition(": ")
                 temporary = {kind.__name__: kind for kind in (GpuError, KilledError)}
                 raise temporary.get(name, TrainingError)(message) from error
             raise
+
+
+def _killed(ended: Sequence[multiprocessing.process.BaseProcess]) -> str | None:
+    """Return in words what has killed one of the processes that end; None if none was killed."""
+    for process in ended:
+        process.join()
+        number = -(process.exitcode or 0)
+        if number > 0:
+            name = signal.Signals(number).name
+            return f"a process of the training was killed by {name}, probably out of memory"
+    return None
 
 
 def _train_rank(rank: int, run: TrainingRun, port: int, prepare: Callable[[FlareTrainer], None] | None) -> None:

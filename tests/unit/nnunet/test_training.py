@@ -435,27 +435,43 @@ def test_one_ctrl_c_reaches_all_processes_and_the_state_is_saved(results):
     assert has_checkpoint(results), "none is due in 10 minutes"
 
 
+@pytest.fixture
+def processes_end(monkeypatch):
+    """A function that has a training's processes end with exit codes, and then calls `join`."""
+
+    def end(join, *exit_codes):
+        processes = [SimpleNamespace(exitcode=code, join=lambda: None) for code in exit_codes]
+        context = SimpleNamespace(join=join, processes=processes, sentinels={0: 0, 1: 1})
+        monkeypatch.setattr(launch.torch.multiprocessing, "spawn", lambda *_, **__: context)
+        monkeypatch.setattr(launch.multiprocessing.connection, "wait", lambda sentinels, _: list(sentinels))
+        launch._train_in_processes(SimpleNamespace(processes=2), None)
+
+    return end
+
+
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, StoppedError), (None, KilledError)])
-def test_a_process_that_ends_while_it_writes_down_why_is_no_traceback(monkeypatch, number, kind):
+def test_a_process_that_ends_while_it_writes_down_why_is_no_traceback(processes_end, number, kind):
     def join(timeout):
         if number is not None:
             os.kill(os.getpid(), number)
         raise EOFError("Ran out of input")
 
-    context = SimpleNamespace(join=join, processes=[])
-    monkeypatch.setattr(launch.torch.multiprocessing, "spawn", lambda *_, **__: context)
     with pytest.raises(kind):
-        launch._train_in_processes(SimpleNamespace(processes=2), None)
+        processes_end(join, 1, 1)
 
 
 @pytest.mark.parametrize("kind", [KilledError, GpuError, TrainingError])
-def test_the_error_of_a_process_of_several_keeps_its_kind(monkeypatch, kind):
+def test_the_error_of_a_process_of_several_keeps_its_kind(processes_end, kind):
     text = f"\n\n-- Process 1 terminated\nTraceback\n{kind.__module__}.{kind.__name__}: it ended"
     error = launch.ProcessRaisedException(text, 1, 2)
-    context = SimpleNamespace(join=Mock(side_effect=error), processes=[])
-    monkeypatch.setattr(launch.torch.multiprocessing, "spawn", lambda *_, **__: context)
     with pytest.raises(kind, match=r"^it ended$"):
-        launch._train_in_processes(SimpleNamespace(processes=2), None)
+        processes_end(Mock(side_effect=error), None, 1)
+
+
+def test_what_another_process_says_for_want_of_a_killed_one_is_not_the_reason(processes_end):
+    error = launch.ProcessRaisedException("Traceback\nRuntimeError: Connection reset by peer", 0, 2)
+    with pytest.raises(KilledError, match="killed by SIGKILL"):
+        processes_end(Mock(side_effect=error), 1, -signal.SIGKILL)
 
 
 @pytest.mark.slow  # two processes import nnU-Net once more
