@@ -49,7 +49,7 @@ def test_a_voxel_can_be_what_was_not_annotated():
 @given(seed=SEEDS)
 def test_with_everything_annotated_it_is_nnunets_loss(seed, ignore):
     logits, labels, sets = batch(seed, [range(1, CLASSES)] * 2, ignore)
-    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    ours, theirs = (logits.double().requires_grad_() for _ in range(2))
     loss, expected = LabelSetLoss()(ours, labels, sets), nnunet_loss(IGNORE if ignore else None)(theirs, labels)
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
     loss.backward()
@@ -67,6 +67,7 @@ def test_a_constant_added_to_all_logits_changes_nothing(seed, annotated, constan
 @given(SEEDS, st.permutations([0, 3, 4]))
 def test_classes_that_were_not_annotated_are_interchangeable(seed, order):
     logits, labels, sets = batch(seed, [{1, 2}] * 2, hidden_in={})
+    logits = logits.double()
     permuted = logits.clone()
     permuted[:, [0, 3, 4]] = logits[:, order]
     assert not torch.equal(permuted, logits) or order == [0, 3, 4]
