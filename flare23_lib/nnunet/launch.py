@@ -22,6 +22,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from flare23_lib.errors import GpuError, KilledError, TrainingError, first_line
 from flare23_lib.nnunet.plans import CONFIGURATION
+from flare23_lib.nnunet.sampling import end_with_parent
 from flare23_lib.nnunet.trainer import FlareTrainer
 from flare23_lib.runtime.signals import Signals, StoppedError
 
@@ -159,6 +160,7 @@ def _killed(ended: Sequence[multiprocessing.process.BaseProcess]) -> str | None:
 
 def _train_rank(rank: int, run: TrainingRun, port: int, prepare: Callable[[FlareTrainer], None] | None) -> None:
     """Train as one of several processes."""
+    end_with_parent()  # which holds the lock; PyTorch has SIGINT sent, which is ignored from here on
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
     store = torch.distributed.TCPStore(HOST, port, timeout=default_pg_timeout)

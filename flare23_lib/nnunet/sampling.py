@@ -28,12 +28,16 @@ PR_SET_PDEATHSIG = 1
 def become_worker(thread_id: int) -> None:
     """Make a process that loads batches end with the training, and not before; the augmenter calls it in each.
 
-    Signals that reach the whole process group are for the training to answer; a killed training
-    must leave no process behind.
+    Signals that reach the whole process group are for the training to answer.
     """
     del thread_id
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Have this process killed when its parent ends: a killed training must leave no process behind."""
     with contextlib.suppress(OSError, AttributeError):  # only Linux has it
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

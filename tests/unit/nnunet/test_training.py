@@ -1,5 +1,6 @@
 """Training: what it uses and writes down, and that a kill costs no more than the time since the last checkpoint."""
 
+import contextlib
 import ctypes
 import functools
 import itertools
@@ -548,12 +549,21 @@ def test_a_training_that_goes_on_gives_its_workers_other_seeds(monkeypatch):
     assert len(drawn) == len(set(drawn)) == 3 * (4 + 2)
 
 
-def test_a_worker_leaves_signals_to_the_training_and_ends_with_it():
+def rank_without_a_store():
+    launch.torch.distributed.TCPStore = Mock(side_effect=RuntimeError)
+    with contextlib.suppress(RuntimeError):
+        launch._train_rank(0, SimpleNamespace(), 0, None)
+
+
+@pytest.mark.parametrize(
+    ("begin", "ignored"), [(functools.partial(become_worker, 0), STOPPING), (rank_without_a_store, [signal.SIGINT])]
+)
+def test_a_process_of_a_training_leaves_signals_to_it_and_ends_with_it(begin, ignored):
     child = os.fork()
     if child == 0:
-        become_worker(0)
+        begin()
         number = ctypes.c_int()
         ctypes.CDLL(None).prctl(2, ctypes.byref(number))  # PR_GET_PDEATHSIG
-        ignores = all(signal.getsignal(one) == signal.SIG_IGN for one in STOPPING)
+        ignores = all(signal.getsignal(one) == signal.SIG_IGN for one in ignored)
         os._exit(0 if ignores and number.value == signal.SIGKILL else 1)
     assert os.waitpid(child, 0)[1] == 0
