@@ -22,8 +22,8 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from flare23_lib.errors import GpuError, KilledError, TrainingError, first_line
 from flare23_lib.nnunet.plans import CONFIGURATION
-from flare23_lib.nnunet.sampling import end_with_parent
 from flare23_lib.nnunet.trainer import FlareTrainer
+from flare23_lib.runtime.processes import end_with_parent
 from flare23_lib.runtime.signals import Signals, StoppedError
 
 HOST = "127.0.0.1"

@@ -7,8 +7,6 @@ case is drawn from all that hold it.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -19,10 +17,8 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 from flare23_lib.errors import KilledError
+from flare23_lib.runtime.processes import end_with_parent
 from flare23_lib.runtime.signals import STOPPING
-
-PR_SET_PDEATHSIG = 1
-"""Linux's option of prctl (see its manual page) to be sent a signal when the parent ends."""
 
 
 def become_worker(thread_id: int) -> None:
@@ -34,12 +30,6 @@ def become_worker(thread_id: int) -> None:
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()
-
-
-def end_with_parent() -> None:
-    """Have this process killed when its parent ends: a killed training must leave no process behind."""
-    with contextlib.suppress(OSError, AttributeError):  # only Linux has it
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def endless(loader: nnUNetDataLoader, seeds: Sequence[int], pinned: bool) -> Iterator[dict]:

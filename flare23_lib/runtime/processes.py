@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,9 @@ from typing import TypeVar
 from flare23_lib.errors import KilledError
 from flare23_lib.io import atomic
 from flare23_lib.runtime.progress import progress
+
+PR_SET_PDEATHSIG = 1
+"""Linux's option of prctl (see its manual page) to be sent a signal when the parent ends."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -116,3 +120,12 @@ def _end_with(parent: Connection) -> None:
         parent.recv_bytes()
     atomic.remove_unfinished()
     os._exit(1)
+
+
+def end_with_parent() -> None:
+    """Have this process killed when the one that started it ends, also by a kill; only Linux can do that."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it ended before this
+        os._exit(1)
