@@ -25,6 +25,9 @@ from flare23_lib.io.slices import SliceGrid, grid_of, resampled_along_normal
 
 log = logging.getLogger(__name__)
 
+# pydicom leaves the escape sequences of Chinese (ISO 2022 IR 58) to Python's codec, which keeps them in the text.
+pydicom.charset.handled_encodings = ("iso2022_jp", "iso2022_jp_2")  # type: ignore[assignment]
+
 Irregular = Literal["refuse", "resample"]
 
 MIN_SLICES = 3
@@ -267,6 +270,17 @@ def _stored_frames(file: DicomFile) -> np.ndarray:
         raise
     except Exception as error:  # codecs fail in many ways
         raise ImageError(f"{file}: its pixels cannot be decoded ({first_line(error)})") from error
+
+
+def drop_undecodable(dataset: pydicom.Dataset) -> bool:
+    """Delete the attributes of a file that cannot be decoded; tells whether there were any."""
+    count = len(dataset)
+    for tag in list(dataset.keys()):
+        try:
+            _ = dataset[tag]
+        except Exception:  # pydicom fails in many ways
+            del dataset[tag]
+    return len(dataset) < count
 
 
 def frames_of(dataset: pydicom.Dataset) -> np.ndarray:

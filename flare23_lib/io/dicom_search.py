@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from flare23_lib.errors import ImageError
-from flare23_lib.io.dicom import MIN_SLICES, DicomFile, DicomFrame, Series, frame_attributes
+from flare23_lib.io.dicom import MIN_SLICES, DicomFile, DicomFrame, Series, drop_undecodable, frame_attributes
 from flare23_lib.io.folders import files_below
 from flare23_lib.io.images import is_dicom
 from flare23_lib.io.slices import SAME_DIRECTION
@@ -122,7 +122,7 @@ def find_series(root: Path) -> DicomSearch:
                 dataset = pydicom.dcmread(handle, stop_before_pixels=True, specific_tags=TAGS, force=True)
         except UNREADABLE as error:
             raise ImageError(f"{file}: cannot be read ({error})") from error
-        is_damaged = _drop_undecodable(dataset)
+        is_damaged = drop_undecodable(dataset)
         if dataset.get("Modality") in ("SEG", "RTSTRUCT"):
             series: list[str] = []
             with contextlib.suppress(Exception):  # those before the damage in its header
@@ -146,17 +146,6 @@ def find_series(root: Path) -> DicomSearch:
     if any(series.is_volume for series in found.series) and (others := _what_else(found)):
         log.info("%s: holds beside CT volumes %s", root, others)
     return found
-
-
-def _drop_undecodable(dataset: Dataset) -> bool:
-    """Delete the attributes of a file that cannot be decoded; tells whether there were any."""
-    count = len(dataset)
-    for tag in list(dataset.keys()):
-        try:
-            _ = dataset[tag]
-        except Exception:  # pydicom fails in many ways
-            del dataset[tag]
-    return len(dataset) < count
 
 
 def _series_key(dataset: Dataset) -> tuple[str, str]:

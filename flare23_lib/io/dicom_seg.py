@@ -14,15 +14,18 @@ import numpy as np
 from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
 from highdicom.sr import CodedConcept
+from pydicom.config import disable_value_validation
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.valuerep import DA, TM
 
 from flare23_lib import __version__
 from flare23_lib.choices import OutputType
 from flare23_lib.errors import ImageError
 from flare23_lib.io.anatomy import Code
 from flare23_lib.io.atomic import atomic_path
-from flare23_lib.io.dicom import DicomFile, Series, frame_attributes, frames_of
+from flare23_lib.io.dicom import DicomFile, Series, drop_undecodable, frame_attributes, frames_of
 from flare23_lib.io.label_tables import Structure
 from flare23_lib.io.slices import SAME_DIRECTION, place_tolerance
 
@@ -33,6 +36,9 @@ MAY_BE_EMPTY = (
     "AccessionNumber", "SliceThickness",
 )  # fmt: skip
 """Attributes of type 2 (PS3.5, 7.4.3), which may be empty but not absent; tools that remove names delete them."""
+
+SEXES = ("", "M", "F", "O")
+"""What Patient's Sex may be (PS3.3, C.7.1.1)."""
 
 SERIES_NUMBER = 1000
 """Series Number of what is written; viewers list it behind the images."""
@@ -48,6 +54,8 @@ def structures_and_images(
 ) -> tuple[list[Structure], list[Dataset]]:
     """Return the structures that occur in labels, and the headers of a series' files in the order of its slices.
 
+    What is copied is the first one's, which is made valid.
+
     ImageError if no structure occurs, the labels do not lie on the series' slices, or as `Series.check_dicom_output`.
     """
     series.check_dicom_output(kind)
@@ -59,11 +67,33 @@ def structures_and_images(
         what = f"the {len(series.frames)} slices of {series}"
         raise ImageError(f"{path}: labels of shape {labels.shape} do not lie on {what}")
     images = [file.read(without_pixels=True) for file in series.files]
-    for image in images:
-        for name in MAY_BE_EMPTY:
-            if name not in image:
-                setattr(image, name, None if name == "SliceThickness" else "")
+    _make_valid(images[0])
     return present, images
+
+
+def _make_valid(image: Dataset) -> None:
+    """Turn the text of a header into UTF-8, and empty what may be empty and is absent or no value of its kind.
+
+    highdicom refuses other values, and character sets that the standard and scanners have.
+    """
+    with disable_value_validation():  # which warns of each attribute
+        drop_undecodable(image)
+        image.decode()
+    image.SpecificCharacterSet = "ISO_IR 192"
+    for name in MAY_BE_EMPTY:
+        if name not in image or not _is_valid(image[name]):
+            setattr(image, name, None)
+
+
+def _is_valid(element: DataElement) -> bool:
+    """Tell whether a sex, a date or a time is one; other values pass."""
+    if element.keyword == "PatientSex":
+        return element.value in SEXES
+    try:
+        {"DA": DA, "TM": TM}.get(element.VR, str)(element.value)
+    except ValueError:
+        return False
+    return True
 
 
 def set_made_by(dataset: Dataset, made_by: str) -> None:

@@ -15,6 +15,10 @@ from dicoms import AXIAL, OBLIQUE, SAGITTAL, a_series, an_image, enhanced, new_u
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from pydicom.config import IGNORE
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.tag import Tag
 
 from flare23_lib.errors import ImageError
 from flare23_lib.io.dicom import DicomFile
@@ -217,6 +221,66 @@ def test_series_whose_names_were_deleted_have_dicom_too(tmp_path, write):
     (series,) = choose_series(find_series(folder), folder, None)
     write(tmp_path / "out.dcm", series, labels_of((6, 20, 24)), TABLE, "student")
     assert pydicom.dcmread(tmp_path / "out.dcm").Modality in ("SEG", "RTSTRUCT")
+
+
+CHINESE = b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab"  # of PS3.5, K.3
+JAPANESE = b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B"  # of PS3.5, H.3
+KOREAN = b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7"  # of PS3.5, I.2
+
+
+@pytest.mark.parametrize("write", [write_seg, write_rtstruct])
+@pytest.mark.parametrize(
+    ("charset", "stored", "name"),
+    [
+        ("\\ISO 2022 IR 87", JAPANESE, "Yamada^Tarou=山田^太郎"),
+        ("\\ISO 2022 IR 149", KOREAN, "Hong^Gildong=洪^吉洞"),
+        ("\\ISO 2022 IR 58", CHINESE, "Zhang^XiaoDong=张^小东"),
+        ("ISO 2022 IR 100", "Müller^Jo".encode("latin-1"), "Müller^Jo"),
+        ("ISO 2022 IR 6", b"Doe^Jo", "Doe^Jo"),
+        ("ISO_IR 6", b"Doe^Jo", "Doe^Jo"),
+        ("", b"Doe^Jo", "Doe^Jo"),
+        pytest.param(
+            "UNKNOWN", b"Doe^Jo", "Doe^Jo", marks=pytest.mark.filterwarnings("ignore:Unknown encoding:UserWarning")
+        ),
+    ],
+)
+def test_names_in_any_character_set_are_copied(tmp_path, write, charset, stored, name):
+    slices = a_series(an_image(), SpecificCharacterSet=charset)
+    for one in slices:
+        one["PatientName"] = RawDataElement(Tag("PatientName"), "PN", len(stored), stored, 0, False, True)
+    (series,) = find_series(save(tmp_path / "ct", slices)).series
+    write(tmp_path / "out.dcm", series, labels_of((6, 20, 24)), TABLE, "student")
+    assert str(pydicom.dcmread(tmp_path / "out.dcm").PatientName) == name
+
+
+@pytest.mark.parametrize("write", [write_seg, write_rtstruct])
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("PatientSex", "U"), ("PatientSex", "male"), ("PatientBirthDate", "1960"), ("StudyTime", "12:00:00")],
+)
+def test_what_is_no_sex_date_or_time_is_left_empty(tmp_path, write, keyword, value):
+    slices = a_series(an_image())
+    for one in slices:
+        one[keyword] = DataElement(keyword, dictionary_VR(keyword), value, validation_mode=IGNORE)
+    (series,) = find_series(save(tmp_path / "ct", slices)).series
+    write(tmp_path / "out.dcm", series, labels_of((6, 20, 24)), TABLE, "student")
+    written = pydicom.dcmread(tmp_path / "out.dcm")
+    assert written[keyword].is_empty
+    assert (written.PatientName, written.StudyDate) == ("Doe^Jo", "20260101")
+
+
+@pytest.mark.parametrize("write", [write_seg, write_rtstruct])
+def test_attributes_that_cannot_be_decoded_are_left_out(tmp_path, write):
+    (series,) = find_series(
+        save(tmp_path / "ct", a_series(an_image(), StudyComments="ABCD", BodyPartExamined="ABCD"))
+    ).series
+    for file in series.files:
+        for tag in (b"\x32\x00\x00\x40LT", b"\x18\x00\x15\x00CS"):
+            data = file.path.read_bytes()
+            assert tag in data
+            file.path.write_bytes(data.replace(tag, tag[:4] + b"FD"))  # of 8 bytes
+    write(tmp_path / "out.dcm", series, labels_of((6, 20, 24)), TABLE, "student")
+    assert str(pydicom.dcmread(tmp_path / "out.dcm").PatientName) == "Doe^Jo"
 
 
 def test_a_contour_of_more_than_64_kb_keeps_its_type(tmp_path):
