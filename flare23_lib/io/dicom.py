@@ -18,7 +18,7 @@ import numpy as np
 import pydicom
 
 from flare23_lib.choices import OutputType
-from flare23_lib.errors import ImageError, first_line
+from flare23_lib.errors import ImageError, first_line, listed
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.nifti import Volume, header_for
 from flare23_lib.io.slices import SliceGrid, grid_of, resampled_along_normal
@@ -32,6 +32,9 @@ Irregular = Literal["refuse", "resample"]
 
 MIN_SLICES = 3
 """What has fewer is a localizer or a single image, no volume."""
+
+REFERRED_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+"""What segmentations and structure sets refer to an image by, beside its own UID."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -191,6 +194,9 @@ class Series:
         files = len(self.files)
         if len({frame.uid for frame in self.frames if frame.uid}) < files:
             raise ImageError(f"{self}: its files have no UIDs of their own, so that there can be no DICOM of it")
+        header = self.files[0].read(without_pixels=True)
+        if missing := [name for name in REFERRED_UIDS if not header.get(name)]:
+            raise ImageError(f"{self}: its files have no {listed(missing)}, so that there can be no DICOM of it")
         if kind == "dicom-seg" and 1 < files < len(self.frames):
             raise ImageError(f"{self}: is in {files} multi-frame files, of which there can be no dicom-seg")
 

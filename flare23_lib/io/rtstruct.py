@@ -43,7 +43,7 @@ def write_rtstruct(
     dataset.StructureSetROISequence = [
         _dataset(
             ROINumber=number,
-            ReferencedFrameOfReferenceUID=str(images[0].get("FrameOfReferenceUID", "")),
+            ReferencedFrameOfReferenceUID=str(images[0].FrameOfReferenceUID),
             ROIName=structure.name[:64],
             ROIGenerationAlgorithm="AUTOMATIC",
         )
@@ -116,7 +116,7 @@ def _referenced_frame(image: Dataset, references: Sequence[Dataset]) -> Dataset:
         ReferencedSOPInstanceUID=image.StudyInstanceUID,
         RTReferencedSeriesSequence=[series],
     )
-    return _dataset(FrameOfReferenceUID=image.get("FrameOfReferenceUID", ""), RTReferencedStudySequence=[study])
+    return _dataset(FrameOfReferenceUID=image.FrameOfReferenceUID, RTReferencedStudySequence=[study])
 
 
 def _observation(structure: Structure, number: int) -> Dataset:

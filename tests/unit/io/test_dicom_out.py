@@ -140,6 +140,19 @@ def test_a_series_whose_files_lack_uids_has_no_dicom(tmp_path, write):
         write(tmp_path / "out.dcm", series, labels_of((6, 20, 24)), TABLE, "student")
 
 
+@pytest.mark.parametrize("kind", ["dicom-seg", "rtstruct"])
+@pytest.mark.parametrize("name", ["StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "FrameOfReferenceUID"])
+def test_a_series_without_what_dicom_refers_to_is_refused_before_it_is_segmented(tmp_path, kind, name):
+    slices = a_series(an_image())
+    (tmp_path / "ct").mkdir()
+    for number, one in enumerate(slices):
+        delattr(one, name)
+        one.save_as(tmp_path / "ct" / f"{number}.dcm", enforce_file_format=False)
+    (series,) = find_series(tmp_path / "ct").series
+    with pytest.raises(ImageError, match=f"its files have no {name}, so that there can be no DICOM of it"):
+        series.check_dicom_output(kind)
+
+
 def test_a_segmentation_of_another_series_is_refused(tmp_path):
     series, labels = a_case(tmp_path / "ct")
     other, _ = a_case(tmp_path / "other", origin=(-10, -20, 31))
