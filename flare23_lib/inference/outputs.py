@@ -18,7 +18,7 @@ import numpy as np
 
 from flare23_lib.cache.entries import fingerprint
 from flare23_lib.choices import OutputType
-from flare23_lib.errors import ImageError, UsageError
+from flare23_lib.errors import ImageError, UsageError, first_line
 from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.io.images import read_header, read_image
 from flare23_lib.io.label_tables import (
@@ -205,11 +205,19 @@ class Outputs:
         """Write all that is wanted of a case, from uint8 file values (z, y, x) and the image's header.
 
         With `with_labels=False` the NIfTI file of the labels is left as it is; else DICOM, statistics and pictures
-        that are there and not wanted, which may be of earlier labels, are named in the log.
+        that are there and not wanted, which may be of earlier labels, are named in the log. ImageError if DICOM
+        cannot be written, when all else is.
         """
         if with_labels and "nifti" in self.types:
             write_volume(case.labels, labels, header, header_extension(self.table, self._made_by(case)))
-        self._write_dicom(case, labels)
+        try:
+            self._write_dicom(case, labels)  # first, as what is older than it counts as of other labels
+        finally:  # whatever is wrong with the headers of the series
+            self._write_others(case, labels, header, with_labels)
+
+    def _write_others(
+        self, case: PredictionCase, labels: np.ndarray, header: nib.Nifti1Header, with_labels: bool
+    ) -> None:
         for structure in self.table if self.per_class else ():
             one = (labels == structure.value).astype(np.uint8)
             write_volume(_class_file(case, structure), one, header)
@@ -244,7 +252,11 @@ class Outputs:
             else:
                 from flare23_lib.io.rtstruct import write_rtstruct as write
             file = case.beside(SUFFIXES[kind])
-            write(file, case.image, labels, self.table, self.model, self._dicom_made_by(case))
+            try:
+                write(file, case.image, labels, self.table, self.model, self._dicom_made_by(case))
+            except Exception as error:  # highdicom fails in many ways
+                there = f"; the labels are in {case.labels}" if "nifti" in self.types else ""
+                raise ImageError(f"{file}: cannot be written ({first_line(error)}){there}") from error
 
 
 def write_names(cases: Sequence[PredictionCase], output: Path, table: Sequence[Structure]) -> None:

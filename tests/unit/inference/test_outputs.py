@@ -435,6 +435,22 @@ def test_dicom_that_cannot_be_written_is_refused_before_the_segmentation(model, 
     assert "its files have no UIDs of their own, so that there can be no DICOM of it" in caplog.text
 
 
+@pytest.mark.parametrize("with_nifti", [True, False])
+def test_dicom_that_cannot_be_written_ends_no_other_output(model, ct, tmp_path, caplog, monkeypatch, with_nifti):
+    def fails(*_):
+        raise ValueError("a header that\nno one foresaw")
+
+    monkeypatch.setattr("flare23_lib.io.dicom_seg.write_seg", fails)
+    types = [*["nifti"] * with_nifti, "dicom-seg"]
+    options = ("--output-type", *types, "--statistics", "--preview", "--per-class")
+    assert predict(model, ct, tmp_path / "out", *options) == 1
+    message = f"{tmp_path / 'out/patient.seg.dcm'}: cannot be written (a header that)"
+    there = f"; the labels are in {tmp_path / 'out/patient.nii.gz'}" if with_nifti else ""
+    assert caplog.messages[-1].endswith(message + there)
+    names = ["patient.statistics.json", "patient.png", "patient/liver.nii.gz", *["patient.nii.gz"] * with_nifti]
+    assert all((tmp_path / "out" / name).exists() for name in names)
+
+
 def test_slices_that_say_they_have_one_frame_are_no_multi_frame_files(model, tmp_path):
     save(tmp_path / "ct", a_series(an_image((8, 20, 24)), NumberOfFrames=1))
     assert predict(model, tmp_path / "ct", tmp_path / "seg", "--output-type", "dicom-seg") == 0
