@@ -20,7 +20,7 @@ from flare23_lib.dataset.image_info import header_info
 from flare23_lib.dataset.quality import file_issues, image_issues
 from flare23_lib.errors import ConfigError, ImageError
 from flare23_lib.io.identity import file_identity
-from flare23_lib.io.images import IMAGE_SUFFIXES, Image, files_of, is_dicom
+from flare23_lib.io.images import IMAGE_SUFFIXES, Image, files_of, is_dicom, own_warnings
 from flare23_lib.io.nifti import Stream, Volume, stem
 from flare23_lib.io.patterns import check_utf8
 from flare23_lib.runtime.machine import usable_memory
@@ -258,5 +258,4 @@ def image_warnings(image: Image, volume: Volume) -> tuple[str, ...]:
     if volume.array.size:
         info = replace(info, low=float(volume.array.min()), high=float(volume.array.max()))
     found = (*file_issues(info, has_twin=False, shear_limit=math.inf), *image_issues(info))
-    own = () if isinstance(image, Path) else image.warnings()
-    return (*own, *(message for _, message in found))
+    return (*own_warnings(image), *(message for _, message in found))

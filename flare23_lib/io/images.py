@@ -58,6 +58,17 @@ def read_image(image: Image) -> Volume:
     return read_itk(image)
 
 
+def own_warnings(image: Image) -> tuple[str, ...]:
+    """Return warnings about an image that can be read that its volume does not show, a line each."""
+    if not isinstance(image, Path):
+        return image.warnings()
+    if not image.name.endswith(ITK_SUFFIXES):
+        return ()
+    from flare23_lib.io.itk import has_directions
+
+    return () if has_directions(image) else ("its header has no directions of the axes: left and right are a guess",)
+
+
 def read_header(image: Image) -> tuple[Geometry, int]:
     """Return an image's geometry and the bytes it takes while it is read; errors as `read_image`.
 

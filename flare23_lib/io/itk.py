@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,12 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 TRUE = ("T", "t", "1")
 """How a value of a MetaImage's header begins that is true."""
 
+METAIMAGE_DIRECTIONS = (b"TransformMatrix", b"Rotation", b"Orientation")
+"""Names of the field that has them, each of which MetaIO takes."""
+
+NRRD_DIRECTIONS = (b"space", b"space directions")
+"""Fields that have them together."""
+
 
 def read_itk_geometry(path: Path) -> tuple[Geometry, int]:
     """Return an image's geometry and the bytes that reading it takes, its voxels twice; errors as `read_itk`."""
@@ -33,6 +40,14 @@ def read_itk_geometry(path: Path) -> tuple[Geometry, int]:
     geometry = _geometry(reader, reader.GetNumberOfComponents(), path)
     bytes_per_voxel = SimpleITK.GetArrayFromImage(SimpleITK.Image(1, 1, reader.GetPixelID())).itemsize
     return geometry, 2 * bytes_per_voxel * math.prod(geometry.shape)
+
+
+def has_directions(path: Path) -> bool:
+    """Tell whether a header says where the axes run; SimpleITK takes those of LPS where it does not."""
+    with path.open("rb") as file:
+        lines = file.read(BLOCK_BYTES).splitlines()
+    names = {re.split(rb"[:=]", line, maxsplit=1)[0].strip() for line in lines}
+    return not names.isdisjoint(METAIMAGE_DIRECTIONS) or names.issuperset(NRRD_DIRECTIONS)
 
 
 def read_itk(path: Path) -> Volume:

@@ -470,6 +470,31 @@ def test_a_series_has_the_identity_of_its_patient_spacing_and_sizes(tmp_path, ch
     assert one.identity != other.identity
 
 
+NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 24 20 8\nencoding: raw\nendian: little\n"
+META = "NDims = 3\nDimSize = 24 20 8\nBinaryData = True\nElementType = MET_SHORT\n"
+AXES = "space directions: (1,0,0) (0,1,0) (0,0,2)\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "guessed"),
+    [
+        ("x.nrrd", NRRD + "spacings: 1 1 2\n\n", True),
+        ("x.nrrd", NRRD + "space dimension: 3\n" + AXES + "\n", True),
+        ("x.nrrd", NRRD + "space: RAS\n" + AXES + "\n", False),
+        ("x.mha", META + "ElementDataFile = LOCAL\n", True),
+        ("x.mha", META + "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementDataFile = LOCAL\n", False),
+    ],
+)
+def test_without_directions_of_axes_a_warning_says_that_sides_are_a_guess(
+    model, tmp_path, caplog, name, header, guessed
+):
+    (tmp_path / name).write_bytes(header.encode() + an_image((8, 20, 24)).tobytes())
+    assert predict(model, tmp_path / name, tmp_path / "out") == 0
+    assert ("its header has no directions of the axes: left and right are a guess" in caplog.text) == guessed
+    geometry, _ = read_itk_geometry(tmp_path / name)
+    assert read_volume(tmp_path / "out/x.nii.gz").geometry.difference(geometry) is None
+
+
 def test_dicom_output_of_a_nifti_file_is_refused(model, tmp_path, capsys):
     volume = a_volume((8, 20, 24), dtype=np.int16)
     write_volume(tmp_path / "in" / "x.nii.gz", volume.array, volume.header)
