@@ -162,7 +162,9 @@ def _labels_path(text: str) -> Path:
     """Return the path of a folder for labels, or of a single case's label file."""
     path = Path(text)
     if path.name.lower().endswith(NOT_LABELS) and not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: labels are written as .nii.gz or .nii (or see --output-type)")
+        raise argparse.ArgumentTypeError(
+            f"{text}: give a folder, or X.nii.gz or X.nii, after which other kinds of files are named (X.seg.dcm)"
+        )
     is_file = path.name.endswith((".nii.gz", ".nii")) and not path.is_dir()
     return output_file(text) if is_file else output_folder(text)
 
@@ -183,7 +185,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("-i", "--input", type=Path, required=True,
                         help="a NIfTI, NRRD or MetaImage file, a folder of them, or DICOM (folder, zip)")  # fmt: skip
     parser.add_argument("-o", "--output", type=_labels_path, required=True,
-                        help="folder for the labels; for a single image their file, too")  # fmt: skip
+                        help="folder for the labels; for a single image X.nii.gz, too")  # fmt: skip
     _add_series(parser)
     parser.add_argument("--output-type", nargs="+", choices=get_args(OutputType), default=["nifti"],
                         help="kinds of label files; the last two need DICOM input (default: nifti)")  # fmt: skip

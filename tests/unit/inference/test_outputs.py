@@ -118,6 +118,8 @@ def test_what_is_missing_is_made_from_the_labels_that_are_there(model, ct, tmp_p
 def test_without_nifti_only_dicom_is_written(model, ct, tmp_path):
     assert predict(model, ct, tmp_path / "out", "--output-type", "dicom-seg") == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["patient.seg.dcm"]
+    assert predict(model, ct, tmp_path / "named/x.nii.gz", "--output-type", "dicom-seg") == 0
+    assert [path.name for path in (tmp_path / "named").iterdir()] == ["x.seg.dcm"]
 
 
 def test_without_label_files_only_labels_are_written(model, ct, tmp_path):
@@ -266,9 +268,11 @@ def test_outputs_are_named_after_the_file_that_is_given(model, tmp_path, capsys)
     write_volume(tmp_path / "cts/s1/ct.nii.gz", volume.array, volume.header)
     assert predict(model, tmp_path / "cts/s1/ct.nii.gz", tmp_path / "out/s1.nii.gz", "--statistics") == 0
     assert json.loads((tmp_path / "out/s1.statistics.json").read_text())["case"] == "s1"
-    with pytest.raises(SystemExit):
-        predict(model, tmp_path / "cts/s1/ct.nii.gz", tmp_path / "out/s1.nrrd")
-    assert "labels are written as .nii.gz or .nii" in capsys.readouterr().err
+    for name in ("s1.nrrd", "s1.seg.dcm"):
+        with pytest.raises(SystemExit):
+            predict(model, tmp_path / "cts/s1/ct.nii.gz", tmp_path / "out" / name)
+        message = "give a folder, or X.nii.gz or X.nii, after which other kinds of files are named (X.seg.dcm)"
+        assert f"{name}: {message}" in " ".join(capsys.readouterr().err.split())
     assert predict(model, tmp_path / "cts", tmp_path / "labels") == 1
     assert f"{tmp_path / 'cts/s1'} holds images: give that folder" in capsys.readouterr().err
 
