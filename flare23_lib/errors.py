@@ -26,6 +26,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def without_file(error: BaseException) -> str:
+    """Return what an error says, without the file that errors of the operating system name, for messages that do."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def listed(values: Sequence[object]) -> str:
     """Return the first five values for a message, and how many more there are."""
     return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")

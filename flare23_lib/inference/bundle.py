@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from flare23_lib.choices import MODEL_FILE, WEIGHTS_FILE
-from flare23_lib.errors import BundleError, ConfigError
+from flare23_lib.errors import BundleError, ConfigError, without_file
 from flare23_lib.inference.checkpoint import read_safetensors
 from flare23_lib.inference.model import InferenceDefaults, Model, Weights, read_model
 from flare23_lib.io.atomic import about_path, atomic_path, write_json
@@ -108,7 +108,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     except FileNotFoundError as error:
         raise BundleError(f"{weights}: is missing") from error
     except OSError as error:
-        raise BundleError(f"{weights}: cannot be read ({error})") from error
+        raise BundleError(f"{weights}: cannot be read ({without_file(error)})") from error
     state_dict = read_safetensors(weights)
     _check_weights(weights, model, state_dict)
     return Bundle(model, state_dict)

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from flare23_lib.axes import Spacing, Triple, as_triple
 from flare23_lib.choices import MODEL_FILE, LabelKind, OrientationMode, Precision, Scored, Windows
-from flare23_lib.errors import BundleError, ConfigError, UsageError
+from flare23_lib.errors import BundleError, ConfigError, UsageError, without_file
 from flare23_lib.inference.training_images import TrainingImages
 from flare23_lib.io.anatomy import is_tumor
 from flare23_lib.io.checksum import without_checksum
@@ -241,7 +241,7 @@ def read_model(folder: Path) -> Model:
     try:
         content = without_checksum(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: cannot be read ({error})") from error
+        raise BundleError(f"{path}: cannot be read ({without_file(error)})") from error
     try:
         return Model.from_json(content)
     except BundleError as error:

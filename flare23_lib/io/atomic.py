@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
-from flare23_lib.errors import StoreError
+from flare23_lib.errors import StoreError, without_file
 from flare23_lib.io.checksum import checksum_file, is_as_kept, keep_checksum, without_checksum
 
 try:
@@ -215,7 +215,7 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing; `flare23 verify` finds others") from error
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read ({error})") from error
+        raise StoreError(f"{path} cannot be read ({without_file(error)})") from error
 
 
 def link_to(link: Path, target: Path) -> None:

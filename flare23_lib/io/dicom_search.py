@@ -19,7 +19,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from flare23_lib.errors import ImageError
+from flare23_lib.errors import ImageError, without_file
 from flare23_lib.io.dicom import MIN_SLICES, DicomFile, DicomFrame, Series, drop_undecodable, frame_attributes
 from flare23_lib.io.folders import files_below
 from flare23_lib.io.images import is_dicom
@@ -121,7 +121,7 @@ def find_series(root: Path) -> DicomSearch:
             with file.open() as handle:
                 dataset = pydicom.dcmread(handle, stop_before_pixels=True, specific_tags=TAGS, force=True)
         except UNREADABLE as error:
-            raise ImageError(f"{file}: cannot be read ({error})") from error
+            raise ImageError(f"{file}: cannot be read ({without_file(error)})") from error
         is_damaged = drop_undecodable(dataset)
         if dataset.get("Modality") in ("SEG", "RTSTRUCT"):
             series: list[str] = []

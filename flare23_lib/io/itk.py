@@ -75,7 +75,7 @@ def _check_metaimage(path: Path, size: int) -> None:
         compressed, binary = (fields.get(key, "")[:1] in TRUE for key in ("CompressedData", "BinaryData"))
         is_local = place.lower() == "local"
         voxels = path if is_local else path.parent / place
-        if not compressed and not (binary and voxels.is_file()):  # in text, or in several files
+        if not compressed and (not binary or place.startswith("LIST") or "%" in place):  # in text or several files
             return
         with voxels.open("rb") as data:
             data.seek(start if is_local else 0)

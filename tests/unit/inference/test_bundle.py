@@ -4,6 +4,7 @@ import os
 import pickle
 from collections import OrderedDict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +113,21 @@ def test_weights_that_are_lost_while_they_are_read_are_named_in_one_line(folder,
         assert str(caught.value).startswith(f"{path}: cannot be read (")
         assert os.strerror(number) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_file_that_may_not_be_read_is_named_once(folder, monkeypatch, name):
+    opened = Path.open
+
+    def denied(path, *arguments, **options):
+        if path.name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(BundleError) as caught:
+        load_bundle(folder)
+    assert str(caught.value) == f"{folder / name}: cannot be read (Permission denied)"
 
 
 def test_weights_with_a_flipped_bit_are_neither_loaded_nor_started_from(folder):

@@ -1,11 +1,13 @@
 """Series of every kind that archives hold: read right, or refused in a line that names the fault."""
 
+import errno
 import os
 import random
 import shutil
 import tracemalloc
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,6 +155,17 @@ def test_an_archive_that_cannot_be_unpacked_is_one_line(tmp_path, fault):
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"ct\.zip/a: cannot be read"):
         find_series(path)
+
+
+def test_a_file_that_may_not_be_read_is_named_once(tmp_path, monkeypatch):
+    def denied(path, *_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    folder = save(tmp_path / "ct", a_series(an_image()))
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(ImageError) as caught:
+        find_series(folder)
+    assert str(caught.value) == f"{folder / 'IM0000.dcm'}: cannot be read (Permission denied)"
 
 
 def test_localizers_other_modalities_and_other_orientations_are_no_part_of_a_volume(tmp_path):

@@ -254,6 +254,16 @@ def test_damaged_images_of_other_formats_are_refused(tmp_path, name, voxels, com
                 read_image(tmp_path / name)
 
 
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_metaimage_whose_voxels_are_missing_is_refused_with_their_file(tmp_path, capfd, compressed):
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((2, 3, 4), np.int16)), tmp_path / "x.mhd", compressed)
+    (voxels,) = tmp_path.glob("x.*raw")
+    voxels.unlink()
+    with pytest.raises(ImageError, match=rf"x\.mhd: its voxels cannot be read \(.*No such file.*{voxels.name}'\)$"):
+        read_image(tmp_path / "x.mhd")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_voxels_of_a_metaimage_may_be_text_or_in_several_files(tmp_path):
     array = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
     header = "ObjectType = Image\nNDims = 3\nBinaryData = {}\nDimSize = 4 3 2\nElementType = MET_SHORT\n"
@@ -262,7 +272,10 @@ def test_the_voxels_of_a_metaimage_may_be_text_or_in_several_files(tmp_path):
     (tmp_path / "list.mhd").write_text(header.format("True") + "ElementDataFile = LIST\na.raw\nb.raw\n")
     for name, plane in zip(("a.raw", "b.raw"), array, strict=True):
         (tmp_path / name).write_bytes(plane.tobytes())
-    for name in ("text.mha", "list.mhd"):
+    (tmp_path / "pattern.mhd").write_text(header.format("True") + "ElementDataFile = %d.raw 1 2 1\n")
+    for name, plane in zip(("1.raw", "2.raw"), array, strict=True):
+        (tmp_path / name).write_bytes(plane.tobytes())
+    for name in ("text.mha", "list.mhd", "pattern.mhd"):
         assert np.array_equal(read_image(tmp_path / name).array, array)
 
 
