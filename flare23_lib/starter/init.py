@@ -18,7 +18,7 @@ from flare23_lib.config import Config
 from flare23_lib.config.cohort_models import IGNORE
 from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.dataset.read_files import Task, read_files
-from flare23_lib.errors import CohortError
+from flare23_lib.errors import CohortError, listed
 from flare23_lib.io.anatomy import STRUCTURE, anatomy_of, is_tumor
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.orientation import Orientation
@@ -154,8 +154,10 @@ def _canonical(geometry: Geometry) -> tuple[Triple, Spacing]:
 
 
 def _add_values(source: FolderSource, infos: Sequence[ImageInfo], several: bool) -> None:
-    """Name the values that occur in labeled cases; those of a preset, then those of a table in the folder, then by
-    their numbers."""
+    """Name the values that occur in labeled cases: by a preset, then by a table in the folder, then by their numbers.
+
+    Of the table, labels that no case holds are left out: in `values` they would count as absent in all of them.
+    """
     if not _labeled_cases(source):
         return
     for info in infos:
@@ -164,11 +166,15 @@ def _add_values(source: FolderSource, infos: Sequence[ImageInfo], several: bool)
         source.targets = {str(value): target for value, target in source.keys["values"].items()}
     else:
         present = sorted(map(int, source.present))
-        names = names_of_values(source.folder, present) if source.folder else {}
+        table = names_of_values(source.folder, present) if source.folder else {}
+        absent = {value: name for value, name in table.items() if labels_of(name) and value not in present}
+        if absent:
+            left_out = listed([f"{name} ({value})" for value, name in absent.items()])
+            source.remarks.append(f"no case holds {left_out}: left out, as it would count as absent in all of them")
         unnamed = f"{source.name}_label" if several else "label"  # label_1 of two sources is not the same
         ignored = {IGNORE_VALUE} if len(present) > 1 else set()  # alone it is what some tools write for a mask
-        names = {value: IGNORE if value in ignored else f"{unnamed}_{value}" for value in present} | names
-        source.targets = {str(value): names[value] for value in sorted(names)}
+        names = {value: IGNORE if value in ignored else f"{unnamed}_{value}" for value in present} | table
+        source.targets = {str(value): names[value] for value in sorted(names.keys() - absent.keys())}
     if source.files.masks:  # of masks that overlap the later one has the voxels: tumors lie in organs
         rows = sorted(source.targets.items(), key=lambda row: any(map(is_tumor, labels_of(row[1]))))
         source.targets = dict(rows)
@@ -247,7 +253,7 @@ def _questions(source: FolderSource) -> list[str]:
             counts[name] = max(counts.get(name, 0), source.present[value])
     if source.present and "values" not in source.keys:
         organs = {name: count for name, count in counts.items() if not is_tumor(name)}
-        few = {name: count for name, count in organs.items() if 0 < count < SELDOM * labeled}
+        few = {name: count for name, count in organs.items() if count < SELDOM * labeled}
         if seldom := [f"{name} ({count})" for name, count in few.items() if _is_organ(name)]:
             source.keys["annotated"] = "present"
             questions.append(

@@ -115,16 +115,20 @@ def test_an_organ_in_few_cases_is_not_stated_as_looked_for_and_the_terminal_has_
     assert {model.training.loss for model in config.models.values()} == {"label_sets"}
 
 
-def test_what_no_case_has_and_what_is_no_organ_may_be_absent(tmp_path):
+def test_what_no_case_has_is_left_out_and_what_is_no_organ_may_be_absent(tmp_path):
     """A table may list more than was labeled; a finding is absent where it is not labeled."""
     for number in range(6):
         boxes = {"v1": LIVER} | ({"v2": LEFT} if number < 2 else {})
         write_pairs(tmp_path / "own/img/#.nii.gz", tmp_path / "own/seg/#.nii.gz", [number], **boxes)
-    names = {"liver": 1, "hematoma": 2, "gallbladder": 3}
+    names = {"liver": 1, "hematoma": 2, "gallbladder": 3, "tumor": 4, "ignore": 5}
     (tmp_path / "own/dataset.json").write_text(json.dumps({"labels": names}))
     config = configured(tmp_path, "own")
     assert config.sources["own"].annotated is None
-    assert "in fewer than 6 cases: hematoma (2), gallbladder (0)" in (tmp_path / "m.yaml").read_text()
+    assert config.sources["own"].values == {"1": "liver", "2": "hematoma", "5": "ignore"}
+    assert [label.name for label in config.labels] == ["liver", "hematoma"]
+    text = (tmp_path / "m.yaml").read_text()
+    assert "# no case holds gallbladder (3), tumor (4): left out, as" in text
+    assert "in fewer than 6 cases: hematoma (2); where" in text
 
 
 @pytest.mark.slow

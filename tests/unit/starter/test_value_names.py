@@ -133,5 +133,5 @@ def test_ignored_voxels_are_no_class(tmp_path):
     table = {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}
     (tmp_path / "own/dataset.json").write_text(json.dumps({"labels": table}))
     config = configured(tmp_path, "own")
-    assert dict(config.sources["own"].values) == {"1": "liver", "2": "spleen", "3": "ignore", "255": "ignore"}
-    assert [label.name for label in config.labels] == ["liver", "spleen"]
+    assert dict(config.sources["own"].values) == {"1": "liver", "3": "ignore", "255": "ignore"}
+    assert [label.name for label in config.labels] == ["liver"]
