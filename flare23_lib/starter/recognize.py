@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import combinations, product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from flare23_lib.config.cohort_models import BACKGROUND, IGNORE, Source
 from flare23_lib.config.load import read_yaml
 from flare23_lib.config.messages import explain
 from flare23_lib.dataset.discover import SourceFiles, find, nifti_files
+from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.errors import CohortError
 from flare23_lib.io.nifti import SUFFIXES
 from flare23_lib.starter.file_groups import FileGroup, groups_of, suffix_of
@@ -148,7 +150,8 @@ def _guess(folder: Path) -> FolderSource:
         remarks += [f"{pattern} are label maps beside masks, not used" for pattern in _short_list(others)]
         keys = {"masks" if key == "labels" else key: value for key, value in keys.items()}
         patterns = [keys["masks"]] if isinstance(keys["masks"], str) else keys["masks"]
-        names = sorted({mask for group in masks if group.pattern in patterns for mask in group.files.values()})
+        infos = {path: info for group in groups for path, info in group.infos.items()}
+        names = _by_volume([group for group in masks if group.pattern in patterns], infos)
         keys["values"] = {mask: name_of(number, mask) for number, mask in enumerate(names, start=1)}
     return FolderSource(name, folder, keys, folder_of_table, remarks + unpaired)
 
@@ -335,6 +338,22 @@ class _Masks(FileGroup):
     def rarest(self) -> int:
         """In how many cases the mask occurs that is in the fewest."""
         return min(Counter(self.files.values()).values())
+
+
+def _by_volume(masks: Sequence[_Masks], infos: dict[Path, ImageInfo]) -> list[str]:
+    """Return the names of masks, the largest in its first file that is not empty first: of masks that overlap, the
+    later one has the voxels. `infos` has what is known of files, and what was read of others."""
+    files: dict[str, dict[str, Path]] = defaultdict(dict)
+    for path, mask in (item for group in masks for item in group.files.items()):
+        files[mask][str(path)] = path
+    firsts = {mask: FileGroup("", paths, infos=infos).first_infos() for mask, paths in files.items()}
+    volumes = {mask: next(filter(None, map(_volume, found)), 0.0) for mask, found in firsts.items()}
+    return sorted(volumes, key=lambda mask: (-volumes[mask], mask))
+
+
+def _volume(info: ImageInfo) -> float:
+    """Return the volume in cubic mm of all that a file labels."""
+    return sum((info.voxels or {}).values()) * prod(info.spacing or ())
 
 
 def _masks(

@@ -217,6 +217,19 @@ def test_masks_of_tumors_lie_over_those_of_organs_and_missing_ones_are_unknown(t
     assert set(found.cases[0].voxels) == {1, 2}
 
 
+def test_a_mask_that_holds_others_leaves_them_their_voxels(tmp_path):
+    """The largest comes first, by a case in which it is not empty."""
+    body, aorta = np.s_[1:9, 2:22, 1:29], np.s_[3:7, 6:9, 3:6]
+    for number, name in enumerate(("anna", "bert", "carl")):
+        write(tmp_path / f"own/{name}/ct.nii.gz", ct(number), AFFINE)
+        for mask, box in (("aorta", aorta), ("body", body), ("liver", LIVER if number else np.s_[:0])):
+            write(tmp_path / f"own/{name}/{mask}.nii.gz", labels(v255=box), AFFINE)
+    config = configured(tmp_path, "own")
+    assert list(config.sources["own"].values) == ["body", "liver", "aorta"]
+    cases = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases
+    assert [set(case.voxels) for case in cases] == [{1, 3}, {1, 2, 3}, {1, 2, 3}]
+
+
 def test_a_tumor_that_sources_of_different_organs_share_is_asked_about(tmp_path):
     for source, organ in (("task03", "liver"), ("task07", "pancreas")):
         folder = decathlon(tmp_path / source, cases=3)
