@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ MAX_TRIES = 5
 
 @dataclass
 class FileGroup:
-    """Files of one form: `pattern` with `{case}`, and the files by case.
+    """Files of one form: `pattern` with `{case}`, and the files by case, in composed letters as in the cohort.
 
     In the `short` form what all names begin with is no part of the case. `infos` has the first files that were read.
     """
@@ -34,6 +35,12 @@ class FileGroup:
     short: str = ""
     short_cases: dict[str, Path] = field(default_factory=dict)
     infos: dict[Path, ImageInfo] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.cases, self.short_cases = (
+            {unicodedata.normalize("NFC", case): path for case, path in cases.items()}
+            for cases in (self.cases, self.short_cases)
+        )
 
     @property
     def errors(self) -> dict[Path, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from hashlib import sha256
 from pathlib import Path
 
@@ -80,6 +81,13 @@ def test_names_without_numbers_are_paired(tmp_path):
         write(tmp_path / f"img/{name}_ct.nii.gz", ct(ord(name[0])), AFFINE)
         write(tmp_path / f"gt/{name}_seg.nii.gz", labels(v3=LIVER), AFFINE)
     assert keys(tmp_path)[1] == {"images": "img/{case}_ct.nii.gz", "labels": "gt/{case}_seg.nii.gz"}
+
+
+def test_composed_and_decomposed_letters_are_the_same(tmp_path):
+    for number, name in enumerate(("Jörg 1", "Jörg 2", "Käthe 1", "Käthe 2", "Zoë")):
+        write(tmp_path / f"images/{unicodedata.normalize('NFD', name)}.nii.gz", ct(number), AFFINE)
+        write(tmp_path / f"labels/{unicodedata.normalize('NFC', name)}.nii.gz", labels(v1=LIVER), AFFINE)
+    assert keys(tmp_path)[1] == {"images": "images/{case}.nii.gz", "labels": "labels/{case}.nii.gz"}
 
 
 @pytest.mark.parametrize(
