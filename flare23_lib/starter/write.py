@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from flare23_lib.config.models import Shards
 from flare23_lib.config.training_models import TrainingProtocol
 from flare23_lib.starter.names import has_sides
 from flare23_lib.starter.planner import NetworkPlan
@@ -57,9 +58,14 @@ $models
 
 evaluation: {mode: plain}       # whole volumes, without the challenge's special rules
 device: auto                    # a GPU if there is one
+# Jobs per stage, by the number of cases that were there; another number computes nothing again.
+shards: $shards
 """)
 
 HIDDEN_WEIGHT = float(TrainingProtocol.model_fields["hidden_weight"].default)
+
+CASES_PER_SHARD = 10
+"""Each job takes seconds to start."""
 
 LABEL_SETS = "\n    loss: label_sets        # what was not looked for in a case is not taken for background"
 
@@ -83,6 +89,7 @@ def configuration_text(
     )
     has_unlabeled = any(source.has_unlabeled for source in sources)
     mirror_axes = "[0, 1]    # not along x: labels may tell right from left" if has_sides(every) else "[0, 1, 2]"
+    cases = sum(len(source.files.images) + len(source.files.unlabeled_images) for source in sources)
     categories = [f"  - {_row({'name': source.name, 'sources': [source.name]})}" for source in labeled]
     left_out = () if is_partial else ("hidden_in",)
     rows = [{key: row[key] for key in _ORDER if key in row and key not in left_out} for row in labels]
@@ -99,8 +106,14 @@ def configuration_text(
         strides=_json(plan.strides),
         batch_size=plan.batch_size,
         mirror_axes=mirror_axes + (LABEL_SETS + _hidden_weight(rows)) * is_partial,
+        shards=_row(shards_of(cases)),
         models=_models([_word(source.name) for source in labeled], is_partial, has_unlabeled),
     )
+
+
+def shards_of(cases: int) -> dict[str, int]:
+    """Return jobs per stage for some cases: one for `CASES_PER_SHARD` of them, but no more than the recipe has."""
+    return {stage: min(most, max(1, cases // CASES_PER_SHARD)) for stage, most in Shards()}
 
 
 def _hidden_weight(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -13,10 +13,12 @@ from folders import AFFINE, LEFT, LIVER, RIGHT, configured, ct, decathlon, label
 from places import BASE_CONFIG
 
 from flare23_lib.config import Config
+from flare23_lib.config.models import Shards
 from flare23_lib.dataset.scan import scan_cohort
 from flare23_lib.errors import CohortError
 from flare23_lib.starter.planner import plan_network
 from flare23_lib.starter.recognize import recognize
+from flare23_lib.starter.write import shards_of
 
 
 def test_a_decathlon_task_becomes_a_configuration_that_stands_alone(tmp_path):
@@ -129,6 +131,12 @@ def test_what_no_case_has_is_left_out_and_what_is_no_organ_may_be_absent(tmp_pat
     text = (tmp_path / "m.yaml").read_text()
     assert "# no case holds gallbladder (3), tumor (4): left out, as" in text
     assert "in fewer than 6 cases: hematoma (2); where" in text
+
+
+def test_few_cases_are_few_jobs_and_many_those_of_the_recipe(tmp_path):
+    assert configured(tmp_path, decathlon(tmp_path / "own")).shards == Shards(**dict.fromkeys(dict(Shards()), 1))
+    assert shards_of(45) == {"preprocessing": 4, "pseudo_labels": 4, "predictions": 4}
+    assert shards_of(160) == shards_of(4000) == dict(Shards())
 
 
 @pytest.mark.slow
