@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import combinations, product
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from flare23_lib.config.cohort_models import BACKGROUND, IGNORE, Source
 from flare23_lib.config.load import read_yaml
 from flare23_lib.config.messages import explain
 from flare23_lib.dataset.discover import SourceFiles, find, nifti_files
-from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.errors import CohortError
 from flare23_lib.io.nifti import SUFFIXES
-from flare23_lib.starter.file_groups import FileGroup, groups_of, suffix_of
+from flare23_lib.starter.file_groups import FileGroup, groups_of
+from flare23_lib.starter.masks import Masks, by_volume, masks_of
 from flare23_lib.starter.names import identifier, name_of
 
 HELD_OUT = re.compile(r"[a-z](Ts|Val?)$|(?i:(^|[_-])(test(ing)?|val(id(ation)?)?)$)")
@@ -138,7 +137,7 @@ def _guess(folder: Path) -> FolderSource:
     name = identifier(folder.resolve().name)
     errors = {path: error for group in groups for path, error in group.errors.items()}
     remarks = [*skipped, *(f"{path.relative_to(folder)} cannot be read: {error}" for path, error in errors.items())]
-    masks = _masks(folder, files, labels, images)
+    masks = masks_of(folder, files, labels, images)
     files_of_masks = {path for group in masks for path in group.files}
     others = [group for group in labels if files_of_masks.isdisjoint(group.cases.values())]
     if masks and (preferred := next((group for group in others if _is_preferred(group, masks[0])), None)):
@@ -151,12 +150,12 @@ def _guess(folder: Path) -> FolderSource:
         keys = {"masks" if key == "labels" else key: value for key, value in keys.items()}
         patterns = [keys["masks"]] if isinstance(keys["masks"], str) else keys["masks"]
         infos = {path: info for group in groups for path, info in group.infos.items()}
-        names = _by_volume([group for group in masks if group.pattern in patterns], infos)
+        names = by_volume([group for group in masks if group.pattern in patterns], infos)
         keys["values"] = {mask: name_of(number, mask) for number, mask in enumerate(names, start=1)}
     return FolderSource(name, folder, keys, folder_of_table, remarks + unpaired)
 
 
-def _is_preferred(group: FileGroup, masks: _Masks) -> bool:
+def _is_preferred(group: FileGroup, masks: Masks) -> bool:
     """Return whether label maps of several values have all cases of masks that are instances, or of few cases."""
     return (
         masks.cases.keys() <= {*group.cases, *group.short_cases}
@@ -198,7 +197,7 @@ class _Pair:
     @property
     def table(self) -> Path | None:
         """The closest dataset.json above the labels; masks have names without."""
-        if isinstance(self.label, _Masks):
+        if isinstance(self.label, Masks):
             return None
         folders = next(iter(self.label.cases.values())).parents
         return next((table for folder in folders if (table := folder / "dataset.json").is_file()), None)
@@ -293,7 +292,8 @@ def _why_labels_unused(group: FileGroup, images: Sequence[FileGroup], pairs: Seq
     """Return what a user should know of label maps that are in no pair."""
     cases = {*group.cases, *group.short_cases}
     if taken := [pair for pair in pairs if pair.cases & cases]:
-        return f"are label maps that fit the images of {taken[0].patterns[1]}, too, not used"
+        fits = f"are label maps that fit the images of {taken[0].patterns[1]}, too, not used"
+        return f"{fits}; if each is of one structure, they are `masks` (docs/your_cohort.md)"
     if fitting := [image for image in images if cases & {*image.cases, *image.short_cases}]:
         return f"fit other images of {fitting[0].pattern}; make a source of their own with the same `images`"
     stored = set().union(*(image.cases for image in images))
@@ -326,56 +326,3 @@ def _pairs(images: Sequence[FileGroup], labels: Sequence[FileGroup]) -> Iterator
 
 def _is_held_out(group: FileGroup) -> bool:
     return any(HELD_OUT.search(part) for part in group.pattern.split("/")[:-1])
-
-
-@dataclass
-class _Masks(FileGroup):
-    """Masks of one form: `pattern` with `{mask}`, one of the files of each case, and the masks by file."""
-
-    files: dict[Path, str] = field(default_factory=dict)
-
-    @property
-    def rarest(self) -> int:
-        """In how many cases the mask occurs that is in the fewest."""
-        return min(Counter(self.files.values()).values())
-
-
-def _by_volume(masks: Sequence[_Masks], infos: dict[Path, ImageInfo]) -> list[str]:
-    """Return the names of masks, the largest in its first file that is not empty first: of masks that overlap, the
-    later one has the voxels. `infos` has what is known of files, and what was read of others."""
-    files: dict[str, dict[str, Path]] = defaultdict(dict)
-    for path, mask in (item for group in masks for item in group.files.items()):
-        files[mask][str(path)] = path
-    firsts = {mask: FileGroup("", paths, infos=infos).first_infos() for mask, paths in files.items()}
-    volumes = {mask: next(filter(None, map(_volume, found)), 0.0) for mask, found in firsts.items()}
-    return sorted(volumes, key=lambda mask: (-volumes[mask], mask))
-
-
-def _volume(info: ImageInfo) -> float:
-    """Return the volume in cubic mm of all that a file labels."""
-    return sum((info.voxels or {}).values()) * prod(info.spacing or ())
-
-
-def _masks(
-    folder: Path, files: Sequence[Path], labels: Sequence[FileGroup], images: Sequence[FileGroup]
-) -> list[_Masks]:
-    """Return masks where a folder per case of an image has several label files: those of most names, and others that
-    share names with them."""
-    scans = {path for group in images for path in group.cases.values()}
-    others = {path: path.relative_to(folder).as_posix() for path in files if path not in scans}
-    found: dict[str, _Masks] = {}
-    for group in labels:
-        start, _, name = group.pattern.rpartition("/")
-        if "{case}" in start and "{case}" not in name:
-            before, after = map(re.escape, start.split("{case}"))
-            form = re.compile(f"{before}([^/]+){after}/([^/]+){re.escape(suffix_of(name))}")
-            matches = {path: match for path, text in others.items() if (match := form.fullmatch(text))}
-            cases = {match[1]: path for path, match in matches.items()}
-            pattern, masks = f"{start}/{{mask}}{suffix_of(name)}", {path: match[2] for path, match in matches.items()}
-            found[pattern] = _Masks(pattern, cases, pattern, cases, files=masks)
-    ranked = sorted(found.values(), key=lambda group: -len(set(group.files.values())))
-    names = set(ranked[0].files.values()) if ranked else set()
-    known = {case for group in images for _, cases in group.forms() for case in cases}
-    if len(names) < 2 or known.isdisjoint(ranked[0].cases):
-        return []
-    return [group for group in ranked if not names.isdisjoint(group.files.values())]

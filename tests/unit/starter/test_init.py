@@ -186,7 +186,8 @@ def test_a_table_beside_the_only_labels_names_them(tmp_path):
 def test_labels_of_other_images_in_the_same_folder_can_be_a_source_of_their_own(tmp_path):
     folder = tmp_path / "own"
     for organ, numbers in (("liver", range(3)), ("spleen", range(3, 6))):
-        write_pairs(folder / "images/c_#.nii.gz", folder / f"labels_{organ}/c_#.nii.gz", numbers, v1=LIVER)
+        path = folder / f"labels_{organ}/c_#.nii.gz"
+        write_pairs(folder / "images/c_#.nii.gz", path, numbers, v1=LIVER, v2=LEFT)
     write(folder / "more/x.nii.gz", labels(v1=LIVER), AFFINE)
     assert recognize(folder).remarks == [
         "labels_spleen/{case}.nii.gz fit other images of images/{case}.nii.gz; "

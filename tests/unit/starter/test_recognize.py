@@ -121,7 +121,10 @@ def test_nor_are_three_folders_of_which_the_first_two_are_alike(tmp_path, folder
     assert found.keys["images"] == f"{images[0]}/{{case}}.nii.gz"
     assert found.keys["labels"] == f"{label}/{{case}}.nii.gz"
     others = [folder for folder in folders if folder not in (*images, label)]
-    fits = f"are label maps that fit the images of {label}/{{case}}.nii.gz, too, not used"
+    fits = (
+        f"are label maps that fit the images of {label}/{{case}}.nii.gz, too, not used; if each is of one structure, "
+        "they are `masks` (docs/your_cohort.md)"
+    )
     remarks = [f"{folder}/{{case}}.nii.gz {fits}" for folder in others]
     if second := images[1:]:
         same = "have cases of the same names, not used; if they are others, make a source of their own"
@@ -381,3 +384,69 @@ def test_a_label_that_cannot_be_read_does_not_decide(tmp_path):
     assert [remark.partition(":")[0] for remark in found.remarks] == [
         "labels/0.nii.gz cannot be read", "labels/1.nii.gz cannot be read",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "patterns"),
+    [
+        ("images/c#.nii.gz", "labels_@/c#.nii.gz", ("images/{case}.nii.gz", "labels_{mask}/{case}.nii.gz")),
+        ("images/ct_#.nii.gz", "masks/@/#.nii.gz", ("images/ct_{case}.nii.gz", "masks/{mask}/{case}.nii.gz")),
+        ("ct/anna #.nii", "@/anna #.nii.gz", ("ct/{case}.nii", "{mask}/{case}.nii.gz")),
+        ("c#_ct.nii.gz", "c#_@.nii.gz", ("{case}_ct.nii.gz", "{case}_{mask}.nii.gz")),
+        ("case_#.nii.gz", "case_#_@.nii.gz", ("case_{case}.nii.gz", "case_{case}_{mask}.nii.gz")),
+        ("volume-#.nii", "@-#.nii", ("volume-{case}.nii", "{mask}-{case}.nii")),
+    ],
+)
+def test_files_and_folders_that_are_named_after_structures_are_masks(tmp_path, image, mask, patterns):
+    names = ("liver", "kidney_left", "thing")
+    for number in range(3):
+        write(tmp_path / image.replace("#", f"{number}"), ct(number), AFFINE)
+        for name, box in zip(names[: 2 + number], (LIVER, LEFT, RIGHT), strict=False):
+            write(tmp_path / mask.replace("#", f"{number}").replace("@", name), labels(v1=box), AFFINE)
+    config = configured(tmp_path, ".")
+    (source,) = config.sources.values()
+    assert (source.images, source.masks) == ((patterns[0],), (patterns[1],))
+    assert list(source.values) == ["liver", "kidney_left", "thing"]
+    cases = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases
+    assert [set(case.voxels) for case in cases] == [{1, 2}, {1, 2, 3}, {1, 2, 3}]
+
+
+@pytest.mark.parametrize(
+    ("image", "names"),
+    [
+        ("images/c_#.nii.gz", ("labels_rater1/c_#.nii.gz", "labels_rater2/c_#.nii.gz")),
+        ("images/c_#.nii.gz", ("labels_liver_1/c_#.nii.gz", "labels_liver_2/c_#.nii.gz")),
+        ("c_#_ct.nii.gz", ("c_#_liver_a.nii.gz", "c_#_liver_b.nii.gz")),
+    ],
+)
+def test_label_maps_of_several_raters_are_no_masks(tmp_path, image, names):
+    for name in names:
+        write_pairs(tmp_path / image, tmp_path / name, range(3), v1=LIVER)
+    found = recognize(tmp_path)
+    assert "masks" not in found.keys
+    assert found.remarks == [
+        f"{names[1].replace('c_#', '{case}')} are label maps that fit the images of "
+        f"{names[0].replace('c_#', '{case}')}, too, not used; if each is of one structure, they are `masks` "
+        "(docs/your_cohort.md)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("image", "label"), [("@/#_ct.nii.gz", "@/#_seg.nii.gz"), ("images/@/#.nii.gz", "labels/@/#.nii.gz")]
+)
+def test_images_in_a_folder_per_structure_are_not_those_of_the_others(tmp_path, image, label):
+    for organ in ("liver", "spleen"):
+        paths = (tmp_path / path.replace("@", organ) for path in (image, label))
+        write_pairs(*paths, range(3), v1=LIVER)
+    with pytest.raises(CohortError, match="have cases of the same names"):
+        recognize(tmp_path)
+
+
+def test_masks_of_structures_can_be_of_different_cases(tmp_path):
+    for number, organ in enumerate(("liver", "spleen")):
+        numbers = range(3 * number, 3 * number + 3)
+        write_pairs(tmp_path / "images/c_#.nii.gz", tmp_path / f"labels_{organ}/c_#.nii.gz", numbers, v1=LIVER)
+    config = configured(tmp_path, ".")
+    assert {model.training.loss for model in config.models.values()} == {"label_sets"}
+    cases = scan_cohort(config.cohort, config.cohort_settings(), tmp_path / "memory.jsonl").cases
+    assert [case.annotated for case in cases] == [(1,)] * 3 + [(2,)] * 3
