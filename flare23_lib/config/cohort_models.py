@@ -318,4 +318,7 @@ class QualityIssues(Table):
     other_file_name: Literal["warn"] = _warn("rename it, or change the patterns of the source")
     label_without_image: Literal["warn"] = _warn("add its image, or remove the label")
     no_category: Quarantine = _quarantine("add a category that fits")
+    label_in_no_case: Literal["warn"] = _warn(
+        "nothing, if it was looked for; else correct or remove its row in `values`, or state `annotated`"
+    )
     unlike_other_sources: Literal["warn"] = _warn("compare the `values` of the two sources: numbers may be swapped")

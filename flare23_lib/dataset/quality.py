@@ -45,6 +45,9 @@ MAX_NAME_BYTES = 215
 CT_HIGHEST_LOW, CT_LOWEST_HIGH = -100.0, 100.0
 """In a CT in HU some voxel is below the one (air is -1000, fat about -100) and some above the other (bone)."""
 
+MIN_LOOKED_FOR = 4
+"""A label that was looked for in so many cases of a source occurs in one of them, or is reported."""
+
 
 @dataclass(frozen=True)
 class QualityIssue:

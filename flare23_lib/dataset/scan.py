@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -115,7 +115,7 @@ class _Scanner:
             if self._counts_as_unlabeled(case.case):
                 case = self._without_label(case)
             return replace(self._stated(case, category), category=category.name)
-        if not any(issue.severity == QUARANTINE for issue in self.issues[case.case]):
+        if not self._is_quarantined(case.case):
             listed = ", ".join(map(self.labels.name_of, case.labels_present)) or "none"
             self.issue(case.case, case.label or case.image, "no_category", f"its labels ({listed}) fit no category")
         return case
@@ -155,11 +155,18 @@ class _Scanner:
         empty = any(issue.kind == "empty_label" for issue in self.issues[name])
         return empty and self.severities["empty_label"] == UNLABELED
 
+    def _is_quarantined(self, name: str) -> bool:
+        return any(issue.severity == QUARANTINE for issue in self.issues[name])
+
+    def _taking_part(self) -> list[Case]:
+        return [case for case in self.cases if not self._is_quarantined(case.case)]
+
     def whole_cohort(self) -> None:
         """Look for what only shows when all cases are known."""
         self._same_ids()
         self._same_images()
         self._resliced()
+        self._in_no_case()
         for file in self.found.others:
             self.issue("", file, "other_file_name", "is named neither like an image nor like a label")
 
@@ -269,14 +276,20 @@ class _Scanner:
                 message = f"{name} is a copy of it, resliced by dcm2niix: this one's geometry is not what it says"
                 self.issue(plain.case, plain.image, "resliced_copy", message)
 
+    def _in_no_case(self) -> None:
+        """Look for labels that count as looked for in cases of a source, none of which has them."""
+        cases = self._taking_part()
+        present = {(case.source, value) for case in cases for value in case.voxels}
+        looked_for = Counter((case.source, value) for case in cases for value in case.annotated or ())
+        for (source, value), count in looked_for.items():
+            if count >= quality.MIN_LOOKED_FOR and (source, value) not in present:
+                message = f"{self.labels.name_of(value)} was looked for in {count} cases and occurs in none"
+                self.issue("", f"sources.{source}", "label_in_no_case", message)
+
     def _same_images(self) -> None:
         """Compare contents: voxels where they were read, else the checksum and length of the inflated file."""
         by_content: dict[tuple, list[Case]] = defaultdict(list)
-        by_id: dict[str, Case] = {}
-        for case in self.cases:
-            if not any(issue.severity == QUARANTINE for issue in self.issues[case.case]):
-                by_id.setdefault(case.case, case)
-        for case in by_id.values():
+        for case in self._taking_part():
             info = self.infos[self._image_task(Path(case.image))]
             content = info.content or info.identity.partition("-")[2]
             if not info.error and (info.low is None or info.low != info.high):

@@ -64,6 +64,24 @@ def test_a_label_set_that_fits_no_category_is_refused_by_name(cohort):
     assert [(issue.case, issue.kind) for issue in found.issues] == [("c", "no_category")]
 
 
+def test_a_label_that_was_looked_for_in_four_cases_and_is_in_none_is_named(cohort):
+    (source,) = SETTINGS.sources
+    annotated = ["liver", "stomach", "tumor"]
+    settings = changed(SETTINGS, sources={source: {"annotated": annotated}})
+    cohort.image_path("c").unlink()
+    cohort.label_path("c").unlink()
+    assert scan_cohort(cohort.root, settings, cohort.memory).issues == []  # 3 cases
+    cohort.image("e")
+    cohort.label("e", 1)
+    found = scan_cohort(cohort.root, settings, cohort.memory).issues
+    assert [(issue.case, issue.file, issue.kind, issue.severity, issue.message) for issue in found] == [
+        ("", f"sources.{source}", "label_in_no_case", "warn", "stomach was looked for in 4 cases and occurs in none")
+    ]
+    cohort.label("e", 1, 250)  # one that is left out does not count
+    found = scan_cohort(cohort.root, settings, cohort.memory).issues
+    assert [issue.kind for issue in found] == ["unknown_label_values"]
+
+
 def test_a_second_scan_reads_only_what_is_new(cohort, caplog):
     cohort.scan()
     cohort.image("e", folder="unlabeledTr1800")
