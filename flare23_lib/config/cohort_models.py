@@ -286,6 +286,9 @@ class QualityIssues(Table):
     negative_label_values: Quarantine = _quarantine("export it again, or map the value")
     unknown_label_values: Quarantine = _quarantine("add the value to the `values` of the source, or to `labels`")
     unclear_sides: Quarantine = _quarantine("label right and left apart in it, or leave the case out")
+    vanished_mask: QuarantineOrWarn = _quarantine(
+        "correct the order of `values`: what lies in another structure comes after it"
+    )
     overlapping_masks: WarnOrQuarantine = _warn("check the order of `values`: the later mask has these voxels")
     scaled_label: WarnOrQuarantine = _warn(
         "save it from an integer array, without scl_slope: programs that pass over the scaling see other values"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class ImageInfo:
         whole: whether all values of a label map are whole numbers (within `nifti.label_tolerance`).
         voxels: voxels per value other than 0, for labels; None if a value is not whole or there are too many.
         mapped: whether these are our values, rather than the source's.
-        overlaps: voxels that several masks of a case marked.
+        lost: of masks of a case that lost voxels to later ones, how many, and how many they had, by name.
     """
 
     identity: str = ""
@@ -69,7 +69,7 @@ class ImageInfo:
     whole: bool = True
     voxels: dict[int, int] | None = None
     mapped: bool = False
-    overlaps: int = 0
+    lost: Mapping[str, list[int]] = field(default_factory=dict)
 
     @property
     def geometry(self) -> Geometry:
@@ -89,10 +89,12 @@ class ImageInfo:
 
     @classmethod
     def from_json(cls, content: dict) -> ImageInfo:
-        """Read what `to_json` returned."""
+        """Read what `to_json` returned; ValueError if it counted overlaps of masks and did not name the masks."""
         row: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
         }
+        if row.pop("overlaps", 0):
+            raise ValueError("it does not say which masks overlap")
         return cls(**row | {"voxels": None if content["voxels"] is None else dict(content["voxels"])})
 
 
@@ -127,7 +129,7 @@ def _read_mapped(label: LabelFiles) -> ImageInfo:
         identity=label.files_identity,
         voxels={int(value): count for value, count in value_counts(labels.array).items() if value},
         mapped=True,
-        overlaps=labels.overlaps,
+        lost=labels.lost,
     )
 
 

@@ -152,8 +152,10 @@ def label_issues(info: ImageInfo, labels: LabelMap, table: ValueTable | None = N
         yield "scaled_label", f"{cause}: {off}" if cause else off
     elif cause:
         yield "scaled_label", cause
-    if info.overlaps:
-        yield "overlapping_masks", f"its masks overlap in {info.overlaps} voxels"
+    if vanished := [f"{name} ({size})" for name, (lost, size) in info.lost.items() if lost == size]:
+        yield "vanished_mask", f"later masks have all voxels of {listed(vanished)}"
+    if smaller := [f"{name} ({lost} of {size})" for name, (lost, size) in info.lost.items() if lost < size]:
+        yield "overlapping_masks", f"later masks have voxels of {listed(smaller)}"
     ours = info.our_voxels(table)
     ignored = ours.get(IGNORE_VALUE, 0)
     if not ours.keys() - {0, IGNORE_VALUE}:

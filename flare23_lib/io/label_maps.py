@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -123,9 +123,10 @@ def label_id(identity: str, table: ValueTable | None) -> str:
 
 @dataclass(frozen=True)
 class LabelVolume(Volume):
-    """Labels in our values, and how many voxels more than one mask marked; the later row of the table has them."""
+    """Labels in our values, and of masks that lost voxels to later rows of the table, which stand for something else,
+    how many, and how many they had."""
 
-    overlaps: int = 0
+    lost: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 def read_label_map(label: LabelFiles | Path | str) -> LabelVolume:
@@ -165,18 +166,23 @@ def _read_masks(label: LabelFiles, table: ValueTable | None) -> LabelVolume:
     if table is None or not files:
         raise ImageError(f"{label.path}: none of the masks is there", "cannot_be_read")
     first = read_labels(next(iter(files.values())))
-    mapped, marked = np.zeros(first.array.shape, np.uint8), np.zeros(first.array.shape, bool)
-    overlaps = 0
-    for name, path in files.items():
+    mapped, owners = np.zeros(first.array.shape, np.uint8), np.zeros(first.array.shape, np.uint16)
+    names, lost = list(files), {name: [0, 0] for name in files}
+    for index, (name, path) in enumerate(files.items(), start=1):
         volume = read_labels(path)
         if difference := first.geometry.difference(volume.geometry):
             kind = "shape_mismatch" if volume.array.shape != mapped.shape else "affine_mismatch"
             raise ImageError(f"{path}: does not lie on the other masks: {difference}", kind)
         mask = volume.array != 0
-        overlaps += int(np.count_nonzero(marked & mask))
-        marked |= mask
+        before = owners[mask]
+        owners[mask] = index
+        lost[name][1] = before.size
+        for owner, count in zip(names, np.bincount(before[before > 0])[1:].tolist(), strict=False):
+            if table.targets[owner] not in (0, table.targets[name]):
+                lost[owner][0] += count
         _put(mapped, mask, table.targets[name], f"{path}: the mask", volume)
-    return LabelVolume(mapped, first.geometry, first.header, overlaps)
+    lost = {name: row for name, row in lost.items() if row[0]}
+    return LabelVolume(mapped, first.geometry, first.header, lost)
 
 
 def _put(mapped: np.ndarray, mask: np.ndarray, target: Target, what: str, volume: Volume) -> None:

@@ -254,7 +254,7 @@ def test_every_kind_of_fault_is_made_by_a_test():
     elsewhere = {
         "cannot_be_read", "duplicate_image", "validation_image_in_training", "other_file_name", "overlapping_masks",
         "unclear_sides", "unlike_other_sources", "too_large", "resliced_copy", "name_too_long",
-        "label_in_no_case",
+        "label_in_no_case", "vanished_mask",
     }  # fmt: skip
     assert {kind for _, kind, _ in FAULTS} | elsewhere == set(QualityIssues.model_fields)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from seven_sources import (
     SHAPE,
     expected,
     overrides,
+    preset,
     write_cohort,
 )
 
@@ -39,6 +41,7 @@ from flare23_lib.dataset.sources import SourceLabels, drawn_for_validation
 from flare23_lib.dataset.summary import format_scan, write_scan
 from flare23_lib.errors import ConfigError, ImageError, TrainingError
 from flare23_lib.io.atomic import write_json
+from flare23_lib.io.checksum import OWN_CHECKSUM, digest_of
 from flare23_lib.io.label_maps import ValueTable, label_id, read_label_map, right_side
 from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
@@ -70,6 +73,10 @@ def cohort(seven, tmp_path):
 
 def scan(root, tmp_path, **changes):
     return scan_cohort(root, settings(**changes), tmp_path / "memory.jsonl")
+
+
+def issues_of(found, case):
+    return [(issue.kind, issue.severity, issue.message) for issue in found.issues if issue.case == case]
 
 
 @contextlib.contextmanager
@@ -351,17 +358,48 @@ def test_a_value_that_the_table_lacks_is_named_with_its_source(cohort, tmp_path)
         read_label_map(next(case for case in found.cases if case.case == "lits_liver_002").label_files)
 
 
-def test_masks_that_overlap_are_counted_and_the_later_row_wins(cohort, tmp_path):
+def test_masks_that_overlap_are_named_and_the_later_row_wins(cohort, tmp_path):
     with changed_labels(cohort / "Totalsegmentator_dataset_v201/s001/segmentations/spleen.nii.gz") as spleen:
         spleen[BOXES["liver"]][0, 0, :5] = 1
     found = scan(cohort, tmp_path)
-    issue = next(issue for issue in found.issues if issue.case == "totalsegmentator_s001")
-    assert (issue.kind, issue.severity, issue.message) == (
-        "overlapping_masks", "warn", "its masks overlap in 5 voxels",
-    )  # fmt: skip
     case = next(case for case in found.cases if case.case == "totalsegmentator_s001")
+    assert issues_of(found, case.case) == [
+        ("overlapping_masks", "warn", f"later masks have voxels of liver (5 of {case.voxels[1] + 5})")
+    ]
     labels = read_label_map(case.label_files).array
     assert (labels[BOXES["liver"]][0, 0, :5] == LABELS.value_of("spleen")).all()
+
+
+def test_a_mask_that_later_ones_cover_wholly_leaves_the_case_out(cohort, tmp_path):
+    folder = cohort / "Totalsegmentator_dataset_v201/s001/segmentations"
+    for name, part in (("spleen", np.s_[:3]), ("pancreas", np.s_[2:])):
+        with changed_labels(folder / f"{name}.nii.gz") as mask:
+            mask[BOXES["right_kidney"]][part] = 1
+    values = dict(preset("totalsegmentator")["values"])
+    assert issues_of(scan(cohort, tmp_path), "totalsegmentator_s001") == [
+        ("overlapping_masks", "warn", f"later masks have voxels of spleen (16 of {np.prod((4, 6, 5)) + 48})"),
+        ("vanished_mask", "quarantine", "later masks have all voxels of kidney_right (64)"),
+    ]
+    parts = values | {"kidney_right": "pancreas", "spleen": "pancreas"}  # masks of one label take nothing
+    of_one_label = scan(cohort, tmp_path, sources={"totalsegmentator": {"values": parts}})
+    assert issues_of(of_one_label, "totalsegmentator_s001") == []
+    below = values | {"kidney_right": "background"}
+    background = scan(cohort, tmp_path, sources={"totalsegmentator": {"values": below}})
+    assert [kind for kind, *_ in issues_of(background, "totalsegmentator_s001")] == ["overlapping_masks"]
+
+
+def test_records_that_only_count_overlaps_are_read_again_if_there_are_any(cohort, tmp_path, caplog):
+    first, memory = scan(cohort, tmp_path), tmp_path / "memory.jsonl"
+    lines = []
+    for line in memory.read_text().splitlines():
+        *parts, info = json.loads(line)
+        del info[OWN_CHECKSUM], info["lost"]
+        info["overlaps"] = 5 * parts[1].endswith("s001/segmentations/{mask}.nii.gz")
+        lines.append(json.dumps([*parts, info | {OWN_CHECKSUM: digest_of([*parts, info])}]))
+    memory.write_text("\n".join(lines))
+    caplog.set_level("INFO")
+    assert scan(cohort, tmp_path) == first
+    assert ", 1 of them new or changed" in caplog.text
 
 
 def test_masks_of_another_shape_are_refused(cohort, tmp_path):
