@@ -266,6 +266,7 @@ class QualityIssues(Table):
     implausible_size: QuarantineOrWarn = _quarantine(
         "look up its true spacing and unit of length", **LATER_QUARANTINE
     )
+    few_slices: WarnOrQuarantine = _warn("take it out if it is a localizer or a key image")
     placeholder_spacing: WarnOrQuarantine = _warn("look up the true spacing")
     sheared_axes: WarnOrQuarantine = _warn("resample it to right angles, or accept it")
     strongly_sheared_axes: QuarantineOrWarn = _quarantine("resample it to right angles")

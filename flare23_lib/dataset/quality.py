@@ -36,6 +36,9 @@ MIN_EXTENT_MM = 10.0
 MAX_EXTENTS_MM = (2500.0, 1200.0)
 """No CT of a body is longer than this along its longest axis (a body) and its second longest (a field of view)."""
 
+MIN_SLICES = 8
+"""A CT has so many voxels along each axis, or is reported: localizers and key images have fewer slices."""
+
 ROUNDING_VOXELS = 0.01
 """Affines of image and label that put the corners further apart than this are reported."""
 
@@ -112,6 +115,8 @@ def image_issues(info: ImageInfo) -> Iterator[Finding]:
     """Yield what is wrong with a readable file as a CT."""
     if size := implausible_size(info):
         yield "implausible_size", size
+    if (slices := min(info.geometry.shape)) < MIN_SLICES:
+        yield "few_slices", f"its shortest axis has a length of {slices}, fewer than {MIN_SLICES} voxels"
     if info.spacing == (1.0, 1.0, 1.0):
         yield "placeholder_spacing", "the spacing is 1x1x1 mm, likely a placeholder"
     if not info.finite:

@@ -27,7 +27,7 @@ def laid_out(**layout):
 
 
 AFFINE = np.diag([-2.0, -2.0, 5.0, 1.0])
-SHAPE = (4, 5, 6)
+SHAPE = (8, 9, 10)
 
 
 def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:

@@ -47,9 +47,9 @@ def test_the_tables_count_cases_and_label_sets(cohort, tmp_path):
     cohort.label("a2", 14)
     write_scan(cohort.scan(), tmp_path)
     text = (tmp_path / "categories.csv").read_text()
-    assert "training,tumor,all,2,0,240" in text
-    assert "training,tumor,1 14,1,0,120" in text
-    assert "training,unlabeled,all,1,0,120" in text
+    assert "training,tumor,all,2,0,1440" in text
+    assert "training,tumor,1 14,1,0,720" in text
+    assert "training,unlabeled,all,1,0,720" in text
 
 
 def test_an_id_in_two_folders_is_quarantined(cohort):
@@ -286,6 +286,6 @@ def test_an_empty_label_may_say_that_nothing_was_found(cohort):
 def test_a_damaged_table_of_cases_is_named(cohort, tmp_path):
     write_cases(tmp_path / "cases.csv", cohort.scan().cases)
     text = (tmp_path / "cases.csv").read_text()
-    (tmp_path / "cases.csv").write_text(text.replace(",4,5,6,", ",4,x,6,"))
+    (tmp_path / "cases.csv").write_text(text.replace(",8,9,10,", ",8,x,10,"))
     with pytest.raises(CohortError, match=r"cases\.csv: is damaged"):
         read_cases(tmp_path / "cases.csv")

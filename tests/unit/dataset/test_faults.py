@@ -159,9 +159,12 @@ FAULTS = [
     ("2^63 voxels along an axis", "wrong_length", lambda c: write_header(image(c), (2**63 - 1, 2, 2))),
     ("a product beyond 64 bits", "wrong_length", lambda c: write_header(label(c), (2**32, 2**32, 2), 2, 8)),
     ("10^12 voxels", "wrong_length", lambda c: write_header(image(c), (10**4, 10**4, 10**4))),
-    ("placeholder spacing", "placeholder_spacing", lambda c: save_pair(c, (24, 5, 6), (1, 1, 1))),
+    ("a localizer", "few_slices", lambda c: save_pair(c, (1, 64, 64), (2, 2, 5))),
+    ("a localizer stored the other way", "few_slices", lambda c: save_pair(c, (64, 64, 1), (5, 2, 2))),
+    ("7 slices", "few_slices", lambda c: save_pair(c, (7, 64, 64), (2, 2, 5))),
+    ("placeholder spacing", "placeholder_spacing", lambda c: save_pair(c, (24, 8, 9), (1, 1, 1))),
     ("meters for millimeters", "implausible_size", lambda c: save_pair(c, (24, 48, 48), (8000, 8000, 10000))),
-    ("a field of view of 2.4 m", "implausible_size", lambda c: save_pair(c, (4, 8, 8), (300, 300, 400))),
+    ("a field of view of 2.4 m", "implausible_size", lambda c: save_pair(c, (8, 8, 8), (200, 200, 200))),
     ("slices within 24 nm", "implausible_size", lambda c: save_pair(c, (24, 8, 8), (8, 8, 1e-6))),
     ("1 mm in all", "implausible_size", lambda c: save_pair(c, (24, 48, 48), (0.02, 0.02, 0.02))),
     ("a long and a wide body", "implausible_size", lambda c: save_pair(c, (30, 13, 30), (100, 100, 90))),
@@ -288,7 +291,7 @@ def test_a_label_within_a_hundredth_of_a_voxel_lies_on_its_image(cohort, affine)
 
 def test_geometries_are_compared_at_the_corners_where_a_small_turn_is_large(cohort):
     turned = AFFINE + TURNED * 0.0009
-    shape = (4, 512, 512)
+    shape = (8, 512, 512)
     write(image(cohort), np.random.default_rng(0).integers(-1000, 500, shape).astype(np.int16))
     write(label(cohort), np.ones(shape, np.uint8), turned)
     (fault,) = [fault for fault in cohort.scan().issues if fault.kind != "qform_sform_disagree"]
@@ -304,7 +307,7 @@ def test_rescaled_labels_are_read_as_the_scan_counts_them(cohort):
 
 
 def test_values_between_whole_numbers_are_no_rounding_however_small_the_slope(cohort):
-    write(label(cohort), np.arange(120, dtype=np.uint8).reshape(SHAPE))
+    write(label(cohort), np.resize(np.arange(120, dtype=np.uint8), SHAPE))
     change_header(label(cohort), scl_slope=0.05, scl_inter=0)
     (fault,) = cohort.scan().issues
     assert fault.kind == "fractional_label_values"

@@ -50,9 +50,9 @@ def write_cohort(root, sets, images):
         labeled = number <= len(sets)
         folder = f"imagesTr2200/{(number - 1) // 500 * 500 + 1}-{(number - 1) // 500 * 500 + 500}"
         name = f"{folder if labeled else 'unlabelTr1800'}/FLARE23_{number:04}_0000.nii.gz"
-        write(root / name, random.integers(-1000, 1000, (2, 4, 4)).astype(np.int16))
+        write(root / name, random.integers(-1000, 1000, (8, 8, 8)).astype(np.int16))
         if labeled:
-            label = np.zeros((2, 4, 4), np.uint8)
+            label = np.zeros((8, 8, 8), np.uint8)
             label.ravel()[: len(sets[number - 1])] = sorted(sets[number - 1])
             write(root / f"labelsTr2200/FLARE23_{number:04}.nii.gz", label)
 
