@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,12 +10,15 @@ import numpy as np
 
 from flare23_lib.dataset import compare_sources
 from flare23_lib.dataset.cases import Case, write_cases
-from flare23_lib.dataset.quality import QUARANTINE
+from flare23_lib.dataset.quality import QUARANTINE, QualityIssue
 from flare23_lib.dataset.scan import CohortScan
 from flare23_lib.io.tables import write_csv
 
 ALL = "all"
 """Stands for all label sets of a category in categories.csv."""
+
+SHOWN = 3
+"""Issues of each kind that are shown on the terminal."""
 
 CATEGORY_COLUMNS = ["split", "category", "labels_present", "cases", "quarantined", "voxels"]
 ISSUE_COLUMNS = ["case", "file", "kind", "message", "what_to_do"]
@@ -27,11 +30,10 @@ def write_scan(scan: CohortScan, folder: Path) -> None:
     quarantine.csv lists the issues that leave a case out, warnings.csv the others; categories.csv counts. With
     several sources, sources.csv has what each label looks like in each.
     """
-    for name, quarantined in (("quarantine.csv", True), ("warnings.csv", False)):
-        issues = [issue for issue in scan.issues if (issue.severity == QUARANTINE) == quarantined]
+    for name in ("quarantine.csv", "warnings.csv"):
         rows = [
             {"case": issue.case, "file": issue.file, "kind": issue.kind, "message": issue.message,
-             "what_to_do": issue.remedy} for issue in issues
+             "what_to_do": issue.remedy} for issue in scan.issues if _table(issue.severity) == name
         ]  # fmt: skip
         write_csv(folder / name, ISSUE_COLUMNS, rows)
     write_csv(folder / "categories.csv", CATEGORY_COLUMNS, category_rows(scan))
@@ -40,6 +42,10 @@ def write_scan(scan: CohortScan, folder: Path) -> None:
     else:
         (folder / "sources.csv").unlink(missing_ok=True)
     write_cases(folder / "cases.csv", scan.cases)
+
+
+def _table(severity: str) -> str:
+    return "quarantine.csv" if severity == QUARANTINE else "warnings.csv"
 
 
 def category_rows(scan: CohortScan) -> list[dict]:
@@ -75,7 +81,8 @@ def _count(split: str, category: str, present: str, cases: Sequence[Case]) -> di
 
 
 def format_scan(scan: CohortScan) -> str:
-    """Return the counts as a table for the terminal, and how many issues of each kind there are."""
+    """Return the counts as a table for the terminal, and of each kind of issue how many there are, the first ones and
+    what to do."""
     lines = [f"{'category':<20}{'cases':>8}{'quarantined':>13}{'Gvoxel':>10}"]
     for row in category_rows(scan):
         if row["labels_present"] == ALL:
@@ -88,8 +95,15 @@ def format_scan(scan: CohortScan) -> str:
         lines += [
             f"{name:<20}{sources[name, True] + sources[name, False]:>8}{sources[name, False]:>13}" for name in names
         ]
-    kinds = Counter((issue.severity, issue.kind) for issue in scan.issues)
+    kinds: dict[tuple[str, str], list[QualityIssue]] = defaultdict(list)
+    for issue in scan.issues:
+        kinds[issue.severity, issue.kind].append(issue)
     if kinds:
         lines += ["", f"{'issue':<32}{'files':>8}"]
-        lines += [f"{kind:<32}{number:>8}  {severity}" for (severity, kind), number in sorted(kinds.items())]
+    for (severity, kind), issues in sorted(kinds.items()):
+        lines.append(f"{kind:<32}{len(issues):>8}  {severity}")
+        lines += [f"  {issue.case or issue.file}: {issue.message}" for issue in issues[:SHOWN]]
+        if len(issues) > SHOWN:
+            lines.append(f"  and {len(issues) - SHOWN} more, see {_table(severity)}")
+        lines.append(f"  what to do: {issues[0].remedy}")
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from flare23_lib.config.cohort_models import QualityIssues
 from flare23_lib.dataset.image_info import read_info
 from flare23_lib.dataset.quality import QUARANTINE
 from flare23_lib.dataset.scan import scan_cohort
-from flare23_lib.dataset.summary import write_scan
+from flare23_lib.dataset.summary import format_scan, write_scan
 from flare23_lib.errors import ImageError
 from flare23_lib.io.nifti import read_labels
 from flare23_lib.io.tables import read_csv
@@ -448,6 +448,20 @@ def test_faults_are_written_with_file_reason_and_remedy(cohort, tmp_path):
     assert [(row["case"], row["kind"]) for row in quarantine] == [("b", "unknown_label_values")]
     assert [(row["case"], row["kind"]) for row in warnings] == [("a", "sheared_axes")]
     assert all(row["file"] and row["message"] and row["what_to_do"] for row in quarantine + warnings)
+
+
+def test_the_first_issues_of_each_kind_are_shown_with_what_to_do(cohort):
+    for case in "abef":
+        cohort.image(case)
+        cohort.label(case, 1, 77)
+    (cohort.root / "imagesTr2200/notes.nii.gz").write_bytes(b"")
+    shown = format_scan(cohort.scan()).splitlines()
+    start = shown.index(f"{'unknown_label_values':<32}{4:>8}  quarantine")
+    assert [line.split(":")[0] for line in shown[start + 1 : start + 6]] == [
+        "  a", "  b", "  e", "  and 1 more, see quarantine.csv", "  what to do",
+    ]  # fmt: skip
+    assert all("77" in line for line in shown[start + 1 : start + 4])
+    assert f"  {cohort.root}/imagesTr2200/notes.nii.gz: is named neither like an image nor like a label" in shown
 
 
 def test_the_documentation_names_all_kinds_with_their_severities_the_default_first():
