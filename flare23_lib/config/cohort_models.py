@@ -285,7 +285,9 @@ class QualityIssues(Table):
     # the voxels are not those of a label map
     fractional_label_values: Quarantine = _quarantine("export it as integers")
     negative_label_values: Quarantine = _quarantine("export it again, or map the value")
-    unknown_label_values: Quarantine = _quarantine("add the value to the `values` of the source, or to `labels`")
+    unknown_label_values: Quarantine = _quarantine(
+        "add it to the `values` of the source (as `background` or `ignore` if it is no structure), or to `labels`"
+    )
     unclear_sides: Quarantine = _quarantine("label right and left apart in it, or leave the case out")
     vanished_mask: QuarantineOrWarn = _quarantine(
         "correct the order of `values`: what lies in another structure comes after it"

@@ -172,11 +172,11 @@ def label_issues(info: ImageInfo, labels: LabelMap, table: ValueTable | None = N
     negative = [value for value in info.voxels if value < 0]
     if negative:
         yield "negative_label_values", f"has the values {listed(negative)}"
-    positive = [value for value in info.voxels if value > 0 and value != IGNORE_VALUE]
+    positive = [value for value in sorted(info.voxels) if value > 0 and value != IGNORE_VALUE]
     if table is None and (unknown := [value for value in positive if value not in labels.values]):
-        yield "unknown_label_values", unknown_values(unknown, "`labels`")
+        yield "unknown_label_values", unknown_values(unknown, info.voxels, "`labels`")
     if table is not None and (unknown := table.unknown(positive)):
-        yield "unknown_label_values", unknown_values(unknown)
+        yield "unknown_label_values", unknown_values(unknown, info.voxels)
 
 
 def pair_issues(image: ImageInfo, label: ImageInfo) -> Iterator[Finding]:

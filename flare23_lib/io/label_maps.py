@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,16 +149,20 @@ def read_label_map(label: LabelFiles | Path | str) -> LabelVolume:
         return LabelVolume(volume.array, volume.geometry, volume.header)
     values = [int(value) for value in np.unique(volume.array)]
     if unknown := table.unknown(values):
-        raise ImageError(f"{label.path}: {unknown_values(unknown)}", "unknown_label_values")
+        voxels = {value: int(np.count_nonzero(volume.array == value)) for value in unknown}
+        raise ImageError(f"{label.path}: {unknown_values(unknown, voxels)}", "unknown_label_values")
     mapped = np.zeros(volume.array.shape, np.uint8)
     for value in filter(None, values):
         _put(mapped, volume.array == value, table.target(value), f"{label.path}: value {value}", volume)
     return LabelVolume(mapped, volume.geometry, volume.header)
 
 
-def unknown_values(values: list[int], place: str = "the `values` of its source") -> str:
-    """Return what is wrong with values that a table does not have."""
-    return f"has the values {listed(values)}, which are not in {place}"
+def unknown_values(
+    values: Iterable[int], voxels: Mapping[int, int], place: str = "the `values` of its source"
+) -> str:
+    """Return what is wrong with values that a table does not have; `voxels` are those per value."""
+    counted = [f"{value} ({voxels[value]} voxel{'s' * (voxels[value] != 1)})" for value in values]
+    return f"has the values {listed(counted)}, which are not in {place}"
 
 
 def _read_masks(label: LabelFiles, table: ValueTable | None) -> LabelVolume:

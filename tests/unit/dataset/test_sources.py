@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -349,12 +350,13 @@ def test_right_and_left_that_are_swapped_are_warned_of(cohort, tmp_path):
 def test_a_value_that_the_table_lacks_is_named_with_its_source(cohort, tmp_path):
     with changed_labels(cohort / FILES["lits"][1].format("002")) as array:
         array[0, 0, 0] = 9
+        array[0, 0, 1:3] = 11
     found = scan(cohort, tmp_path)
     assert [case.case for case in found.cases if not case.usable] == ["lits_liver_002"]
     issue = next(issue for issue in found.issues if issue.case == "lits_liver_002")
     assert issue.kind == "unknown_label_values"
-    assert issue.message == "has the values 9, which are not in the `values` of its source"
-    with pytest.raises(ImageError, match="has the values 9"):
+    assert issue.message == "has the values 9 (1 voxel), 11 (2 voxels), which are not in the `values` of its source"
+    with pytest.raises(ImageError, match=re.escape(issue.message)):
         read_label_map(next(case for case in found.cases if case.case == "lits_liver_002").label_files)
 
 
