@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -135,9 +135,12 @@ class Outputs:
             raise _exists(case.labels, f"what is no label map ({error})") from error
         if held := next(self._objections(case, labels), None):
             raise _exists(case.labels, held)
+        return True, labels if self._missing(case) else None
+
+    def _missing(self, case: PredictionCase) -> list[Path]:
+        """Return the files to make beside NIfTI labels that exist: those not there, or not made from the labels."""
         made = case.labels.stat().st_mtime_ns
-        missing = not all(self._is_current(case, file, made) for file in self.files(case))
-        return True, labels if missing else None
+        return [file for file in self.files(case) if not self._is_current(case, file, made)]
 
     def _objections(self, case: PredictionCase, labels: Volume) -> Iterator[str]:
         """Yield what a label file holds that is not what is wanted of a case."""
@@ -204,31 +207,17 @@ class Outputs:
     ) -> None:
         """Write all that is wanted of a case, from uint8 file values (z, y, x) and the image's header.
 
-        With `with_labels=False` the NIfTI file of the labels is left as it is; else DICOM, statistics and pictures
-        that are there and not wanted, which may be of earlier labels, are named in the log. ImageError if DICOM
-        cannot be written, when all else is.
+        With `with_labels=False` the NIfTI file of the labels is left as it is, and so are files that are newer; else
+        DICOM, statistics and pictures that are there and not wanted, which may be of earlier labels, are named in the
+        log. ImageError if DICOM cannot be written, when all else is.
         """
+        wanted = self.files(case) if with_labels else self._missing(case)
         if with_labels and "nifti" in self.types:
             write_volume(case.labels, labels, header, header_extension(self.table, self._made_by(case)))
-        try:
-            self._write_dicom(case, labels)  # first, as what is older than it counts as of other labels
+        try:  # first, as what is older than it counts as of other labels
+            self._write_dicom(case, labels, wanted)
         finally:  # whatever is wrong with the headers of the series
-            self._write_others(case, labels, header, with_labels)
-
-    def _write_others(
-        self, case: PredictionCase, labels: np.ndarray, header: nib.Nifti1Header, with_labels: bool
-    ) -> None:
-        for structure in self.table if self.per_class else ():
-            one = (labels == structure.value).astype(np.uint8)
-            write_volume(_class_file(case, structure), one, header)
-        image = read_image(case.image) if self.needs_image else None
-        if image is not None and self.statistics:
-            from flare23_lib.inference.label_statistics import measure_labels, write_case_statistics
-
-            rows = measure_labels(labels, image, self.table)
-            write_case_statistics(case.beside(STATISTICS), case.name, str(case.image), rows)
-        if image is not None and self.draw is not None:
-            self.draw(case.beside(PREVIEW), case.name, image, labels, self.table)
+            self._write_others(case, labels, header, wanted)
         derived = {
             case.beside(suffix) for suffix in (SUFFIXES["dicom-seg"], SUFFIXES["rtstruct"], STATISTICS, PREVIEW)
         }
@@ -237,8 +226,23 @@ class Outputs:
             if file.exists():
                 log.warning("%s: may be of earlier labels", file)
 
-    def _write_dicom(self, case: PredictionCase, labels: np.ndarray) -> None:
-        kinds = dicom_of(self.types)
+    def _write_others(
+        self, case: PredictionCase, labels: np.ndarray, header: nib.Nifti1Header, wanted: Collection[Path]
+    ) -> None:
+        for structure in self.table:
+            if (file := _class_file(case, structure)) in wanted:
+                write_volume(file, (labels == structure.value).astype(np.uint8), header)
+        numbers, picture = case.beside(STATISTICS), case.beside(PREVIEW)
+        image = read_image(case.image) if numbers in wanted or picture in wanted else None
+        if image is not None and numbers in wanted:
+            from flare23_lib.inference.label_statistics import measure_labels, write_case_statistics
+
+            write_case_statistics(numbers, case.name, str(case.image), measure_labels(labels, image, self.table))
+        if image is not None and picture in wanted and self.draw is not None:
+            self.draw(picture, case.name, image, labels, self.table)
+
+    def _write_dicom(self, case: PredictionCase, labels: np.ndarray, wanted: Collection[Path]) -> None:
+        kinds = [kind for kind in dicom_of(self.types) if case.beside(SUFFIXES[kind]) in wanted]
         if not kinds or isinstance(case.image, Path):
             return
         if not labels.any():

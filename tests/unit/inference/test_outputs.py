@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import unicodedata
 import zipfile
@@ -113,6 +114,23 @@ def test_what_is_missing_is_made_from_the_labels_that_are_there(model, ct, tmp_p
     segments = read_seg(DicomFile(output / "patient.seg.dcm"), series)
     assert np.array_equal(segments[0].mask, labels == 1)
     assert (output / "statistics.csv").exists()
+
+
+def test_only_what_is_missing_or_older_than_the_labels_is_made_from_them(model, ct, tmp_path):
+    output = tmp_path / "out"
+    assert predict(model, ct, output, "--output-type", "nifti", "dicom-seg", "--per-class") == 0
+    liver, seg = output / "patient/liver.nii.gz", output / "patient.seg.dcm"
+    volume, written = read_volume(liver), seg.read_bytes()
+    write_volume(liver, np.ones_like(volume.array), volume.header)  # corrected by hand
+    os.utime(output / "patient/tumor.nii.gz", (0, 0))
+    options = ("--per-class", "--statistics", "--preview")
+    assert predict(model, ct, output, "--output-type", "nifti", "dicom-seg", "rtstruct", *options) == 0
+    assert {"patient.rtstruct.dcm", "patient.statistics.json", "patient.png"} <= {p.name for p in output.iterdir()}
+    assert read_volume(liver).array.all()
+    assert seg.read_bytes() == written
+    assert (output / "patient/tumor.nii.gz").stat().st_mtime > 0
+    assert predict(model, ct, output, "--per-class", "--overwrite") == 0
+    assert np.array_equal(read_volume(liver).array, volume.array)
 
 
 def test_without_nifti_only_dicom_is_written(model, ct, tmp_path):
