@@ -28,7 +28,13 @@ log = logging.getLogger(__name__)
 def _predict(args: argparse.Namespace) -> int:
     from flare23_lib.inference.image_files import MB, default_memory, find_cases
     from flare23_lib.inference.model import chosen_labels, read_model
-    from flare23_lib.inference.outputs import STATISTICS, check_class_names, check_types, write_names
+    from flare23_lib.inference.outputs import (
+        check_class_names,
+        check_tables,
+        check_types,
+        write_names,
+        write_numbers,
+    )
     from flare23_lib.inference.segment_cases import Reader
     from flare23_lib.runtime.machine import seconds_since_start, usable_memory
 
@@ -39,6 +45,9 @@ def _predict(args: argparse.Namespace) -> int:
     if args.per_class and cases:
         check_class_names(table, cases[0])
     outputs = _outputs(args, model, table)
+    with_names = args.label_files and ("nifti" in outputs.types or outputs.per_class)
+    if not args.overwrite:
+        check_tables(cases, args.output, with_names, args.statistics)
     reader = Reader(cases, args.overwrite, outputs)
     args.memory = args.memory or default_memory()
     # torch is imported and the weights are loaded beside it.
@@ -63,16 +72,10 @@ def _predict(args: argparse.Namespace) -> int:
     if args.run_report:
         options = {key: value for key, value in sorted(vars(args).items()) if key != "run"}
         write_run_report(args.run_report, engine, json.loads(json.dumps(options, default=str)), reports)
-    if args.label_files and failed < len(cases) and ("nifti" in outputs.types or outputs.per_class):
+    if with_names and failed < len(cases):
         write_names(cases, args.output, table)
-    if args.statistics and cases:
-        from flare23_lib.inference.label_statistics import write_statistics_table
-
-        folder, own = cases[0].labels.parent, cases[0].beside(STATISTICS)
-        if cases[0].labels == args.output:
-            write_statistics_table(own.with_suffix(".csv"), [own] if own.exists() else [])
-        else:
-            write_statistics_table(folder / "statistics.csv", folder.glob(f"[!.]*{STATISTICS}"))
+    if args.statistics:
+        write_numbers(cases, args.output)
     return 1 if failed else 0
 
 
@@ -95,9 +98,14 @@ def _outputs(args: argparse.Namespace, model: Model, table: tuple[Structure, ...
 def _statistics(args: argparse.Namespace) -> int:
     from flare23_lib.errors import ImageError, one_line
     from flare23_lib.inference.image_files import find_cases
-    from flare23_lib.inference.label_statistics import measure_files, write_statistics_table
+    from flare23_lib.inference.label_statistics import (
+        check_statistics_table,
+        measure_files,
+        write_statistics_table,
+    )
     from flare23_lib.inference.model import read_model
 
+    check_statistics_table(args.output / "statistics.csv")
     table = read_model(args.model).label_table if args.model else None
     cases = find_cases(args.images, args.labels, series=args.series, irregular=args.irregular)
     unused: dict[str, Path] = {}
@@ -218,7 +226,8 @@ def register(commands: Commands) -> None:
     parser.add_argument("--threads", type=at_least(1), help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--shard", type=shard, metavar="I/N",
                         help="only part I (from 0) of N parts of a folder, by a hash of names")  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="segment again what is there already")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="segment again what is there already, and replace files of others")  # fmt: skip
 
     parser = command(commands, "statistics", _statistics, "measure volume and HU of each label")
     parser.add_argument("--labels", type=Path, required=True, help="label file, or folder of X.nii.gz")

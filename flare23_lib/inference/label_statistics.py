@@ -18,7 +18,7 @@ from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.images import read_image
 from flare23_lib.io.label_tables import Structure, label_table, read_label_table
 from flare23_lib.io.nifti import Volume, is_finite, read_labels
-from flare23_lib.io.tables import write_csv
+from flare23_lib.io.tables import refuse_others, write_csv
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +112,11 @@ def measure_files(case: PredictionCase, folder: Path, table: Sequence[Structure]
 def write_case_statistics(path: Path, case: str, image: str, rows: Iterable[LabelStatistics]) -> None:
     """Write a case's numbers as JSON."""
     write_json(path, {"case": case, "image": image, "labels": [asdict(row) for row in rows]})
+
+
+def check_statistics_table(path: Path) -> None:
+    """Raise StoreError if a file is there that `write_statistics_table` would replace, and is of others."""
+    refuse_others(path, ",".join(COLUMNS))
 
 
 def write_statistics_table(path: Path, files: Iterable[Path]) -> None:

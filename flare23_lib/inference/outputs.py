@@ -24,12 +24,13 @@ from flare23_lib.io.images import read_header, read_image
 from flare23_lib.io.label_tables import (
     STEM,
     Structure,
+    check_label_tables,
     header_extension,
     read_label_table,
     read_metadata,
     write_label_tables,
 )
-from flare23_lib.io.nifti import Volume, read_volume, stem, write_volume
+from flare23_lib.io.nifti import Volume, read_volume, write_volume
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +168,9 @@ class Outputs:
                 raise _exists(file, "what was made from another image, or by another model or with other options")
         newest = max((file.stat().st_mtime_ns for file in written), default=0)
         others = [file for file in self.files(case) if file not in written]
+        if "nifti" in self.types and not written:  # NIfTI labels are written before other files
+            for file in filter(Path.exists, others):
+                raise _exists(file, "what may be of others, as there are no labels beside it")
         complete = all(self._is_current(case, file, newest) for file in others)
         return bool(written) and complete and "nifti" not in self.types
 
@@ -263,11 +267,38 @@ class Outputs:
                 raise ImageError(f"{file}: cannot be written ({first_line(error)}){there}") from error
 
 
+def _table(cases: Sequence[PredictionCase], output: Path, name: str) -> Path:
+    """Return the file of a table of all cases beside their labels: `name`, or `X.name` beside a file X.nii.gz."""
+    first = cases[0]
+    return first.beside(f".{name}") if first.labels == output else first.labels.with_name(name)
+
+
+def check_tables(cases: Sequence[PredictionCase], output: Path, names: bool, numbers: bool) -> None:
+    """Raise StoreError if a table of others is where label tables or statistics of all cases are to be written."""
+    if cases and names:
+        tables = _table(cases, output, STEM)
+        check_label_tables(tables.parent, tables.name)
+    if cases and numbers:
+        from flare23_lib.inference.label_statistics import check_statistics_table
+
+        check_statistics_table(_table(cases, output, "statistics.csv"))
+
+
 def write_names(cases: Sequence[PredictionCase], output: Path, table: Sequence[Structure]) -> None:
     """Write label tables for viewers beside the labels: `labels.csv`, or `X.labels.csv` beside a file X.nii.gz."""
     if cases:
-        is_file = cases[0].labels == output
-        write_label_tables(cases[0].labels.parent, table, f"{stem(output)}.{STEM}" if is_file else STEM)
+        tables = _table(cases, output, STEM)
+        write_label_tables(tables.parent, table, tables.name)
+
+
+def write_numbers(cases: Sequence[PredictionCase], output: Path) -> None:
+    """Write `statistics.csv` of all cases whose statistics are beside the labels; `X.statistics.csv` of that one."""
+    if cases:
+        from flare23_lib.inference.label_statistics import write_statistics_table
+
+        table, own = _table(cases, output, "statistics.csv"), cases[0].beside(STATISTICS)
+        files = [own] if cases[0].labels == output else table.parent.glob(f"[!.]*{STATISTICS}")
+        write_statistics_table(table, filter(Path.exists, files))
 
 
 def check_class_names(table: Sequence[Structure], case: PredictionCase) -> None:

@@ -22,7 +22,7 @@ from flare23_lib.errors import ImageError
 from flare23_lib.io.anatomy import Anatomy, codes_of, is_tumor
 from flare23_lib.io.atomic import write_text
 from flare23_lib.io.nifti import open_volume
-from flare23_lib.io.tables import write_csv
+from flare23_lib.io.tables import refuse_others, write_csv
 
 EXTENSION_CODE = 0
 """NIFTI_ECODE_IGNORE, as TotalSegmentator marks its table; nibabel's `get_content` raises for Caret's own code."""
@@ -32,6 +32,15 @@ CARET_CODE = 30
 STEM = "labels"
 
 _CODES = ("Category", "Type", "TypeModifier")
+_COLUMNS = [
+    *("LabelValue", "Name", "Color_R", "Color_G", "Color_B", "Color_A"),
+    *(f"{column}_{part}" for column in _CODES for part in ("CodingScheme", "CodeValue", "CodeMeaning")),
+]
+_FIRST_LINES = {
+    ".csv": ",".join(_COLUMNS),
+    ".ctbl": "# Color table file",
+    ".itksnap.txt": "# ITK-SnAP Label Description File",
+}
 
 
 @dataclass(frozen=True)
@@ -74,11 +83,15 @@ def label_table(
 def write_label_tables(folder: Path, table: Sequence[Structure], stem: str = STEM) -> None:
     """Write `{stem}.csv`, `{stem}.ctbl` and `{stem}.itksnap.txt`, which give label values names and colors in 3D
     Slicer, ITK-SNAP and table programs."""
-    codes = [f"{column}_{part}" for column in _CODES for part in ("CodingScheme", "CodeValue", "CodeMeaning")]
-    columns = ["LabelValue", "Name", "Color_R", "Color_G", "Color_B", "Color_A", *codes]
-    write_csv(folder / f"{stem}.csv", columns, [dict(zip(columns, _slicer_row(row), strict=True)) for row in table])
+    write_csv(folder / f"{stem}.csv", _COLUMNS, [dict(zip(_COLUMNS, _slicer_row(row), strict=True)) for row in table])
     write_text(folder / f"{stem}.ctbl", _slicer_colors(table))
     write_text(folder / f"{stem}.itksnap.txt", _itksnap_labels(table))
+
+
+def check_label_tables(folder: Path, stem: str = STEM) -> None:
+    """Raise StoreError if a file is there that `write_label_tables` would replace, and is of others."""
+    for ending, line in _FIRST_LINES.items():
+        refuse_others(folder / f"{stem}{ending}", line)
 
 
 def _slicer_row(structure: Structure) -> list[str | int]:
@@ -93,13 +106,13 @@ def _slicer_colors(table: Sequence[Structure]) -> str:
     """Return a 3D Slicer color table: index, name without spaces, red, green, blue, opacity."""
     rows = [(0, "background", 0, 0, 0, 0)]
     rows += [(row.value, re.sub(r"\s+", "_", row.name), *row.color, 255) for row in table]
-    lines = ["# Color table file", f"# {len(rows)} values", *(" ".join(map(str, row)) for row in sorted(rows))]
+    lines = [_FIRST_LINES[".ctbl"], f"# {len(rows)} values", *(" ".join(map(str, row)) for row in sorted(rows))]
     return "\n".join(lines) + "\n"
 
 
 def _itksnap_labels(table: Sequence[Structure]) -> str:
     """Return ITK-SNAP's label descriptions: index, red, green, blue, opacity, visible, mesh visible, name."""
-    lines = ["# ITK-SnAP Label Description File", "# IDX -R- -G- -B- -A- VIS MSH LABEL"]
+    lines = [_FIRST_LINES[".itksnap.txt"], "# IDX -R- -G- -B- -A- VIS MSH LABEL"]
     lines.append('    0     0    0    0        0  0  0    "Clear Label"')
     for row in sorted(table, key=lambda row: row.value):
         red, green, blue = row.color

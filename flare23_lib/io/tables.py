@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flare23_lib.errors import StoreError
-from flare23_lib.io.atomic import read_text, write_text
+from flare23_lib.io.atomic import about_path, read_text, write_text
 
 ENCODING = "utf-8-sig"
 """With or without the mark that spreadsheets put in front of UTF-8."""
@@ -19,6 +19,14 @@ def check_columns(path: Path, columns: Sequence[str]) -> None:
     """Raise StoreError if a table's columns are separated by something else than commas."""
     if len(columns) == 1 and ";" in columns[0]:
         raise StoreError(f"{path}: has semicolons between its columns; save it with commas (and decimal points)")
+
+
+def refuse_others(path: Path, first_line: str) -> None:
+    """Raise StoreError if a file is there that does not begin with a line, and so is a table of others."""
+    if path.exists():
+        with about_path(path), path.open(encoding=ENCODING, errors="replace") as file:
+            if file.readline(len(first_line) + 1).rstrip("\n") != first_line:
+                raise StoreError(f"{path}: exists and was not written by flare23; move it, or give another output")
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

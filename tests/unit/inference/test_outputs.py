@@ -389,6 +389,49 @@ def test_statistics_of_others_are_passed_over(model, ct, tmp_path, caplog):
     assert (tmp_path / "out/statistics.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "single"),
+    [("labels.csv", False), ("labels.ctbl", True), ("labels.itksnap.txt", False), ("statistics.csv", True)],
+)
+def test_tables_of_others_are_refused_unless_they_may_be_replaced(model, tmp_path, capsys, name, single):
+    volume, output = a_volume(), tmp_path / "out"
+    write_volume(tmp_path / "in/x.nii.gz", volume.array, volume.header)
+    output.mkdir()
+    mine, other = ((output / f"{prefix}{name}") for prefix in (("x.", "") if single else ("", "x.")))
+    for file in (mine, other):
+        file.write_text("patient;volume\n1;2\n")
+    target = output / "x.nii.gz" if single else output
+    assert predict(model, tmp_path / "in/x.nii.gz", target, "--statistics") == 1
+    assert f"flare23: {mine}: exists and was not written by flare23" in capsys.readouterr().err
+    assert sorted(output.iterdir()) == sorted((mine, other))
+    for overwrite in (["--overwrite"], []):
+        assert predict(model, tmp_path / "in/x.nii.gz", target, "--statistics", *overwrite) == 0
+    assert "patient;volume" in other.read_text()
+    assert "patient;volume" not in mine.read_text()
+
+
+def test_a_table_of_others_is_not_replaced_by_statistics(tmp_path, capsys):
+    (tmp_path / "statistics.csv").write_text("mine")
+    folders = [f"--{name}={tmp_path}" for name in ("labels", "images", "output")]
+    assert main(["statistics", *folders]) == 1
+    assert f"{tmp_path}/statistics.csv: exists and was not written by flare23" in capsys.readouterr().err
+    assert (tmp_path / "statistics.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.statistics.json", "x/liver.nii.gz"])
+def test_files_of_others_under_names_of_a_case_are_refused_unless_they_may_be_replaced(model, tmp_path, caplog, name):
+    volume, mine = a_volume(), tmp_path / "out" / name
+    write_volume(tmp_path / "in/x.nii.gz", volume.array, volume.header)
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    options = ("--per-class", "--statistics", "--preview")
+    assert predict(model, tmp_path / "in", tmp_path / "out", *options) == 1
+    assert f"{mine}: exists and holds what may be of others" in caplog.text
+    assert mine.read_bytes() == b"mine"
+    assert predict(model, tmp_path / "in", tmp_path / "out", *options, "--overwrite") == 0
+    assert mine.read_bytes() != b"mine"
+
+
 def test_hidden_statistics_and_those_beside_a_single_file_are_left_out(model, ct, tmp_path):
     output = tmp_path / "out"
     output.mkdir()
