@@ -6,6 +6,7 @@ imports no torch, and SimpleITK and pydicom only when they are needed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections import Counter
@@ -40,8 +41,11 @@ Draw = Callable[[Path, str, Volume, np.ndarray, Sequence[Structure]], None]
 SUFFIXES: dict[OutputType, str] = {"nifti": ".nii.gz", "dicom-seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 PREVIEW, STATISTICS = ".png", ".statistics.json"
 
-MODEL, IMAGE = "MadeBy", "Image"
-"""Names of the metadata in a label file: the model and options that made it, and the image."""
+MODEL, IMAGE, PRECISION = "MadeBy", "Image", "Precision"
+"""Names of the metadata in a label file: the model and options that made it, the image, what the network computed in.
+
+Labels of another precision are kept: `auto` is another one on another device.
+"""
 
 INCOMPLETE = ("empty_file", "truncated_gzip", "corrupt_gzip", "wrong_length")
 """Faults of label files that are made again; other files are not replaced unasked."""
@@ -85,6 +89,7 @@ class Outputs:
         per_class: also a NIfTI file (0 and 1) of each label, in a folder named after the case.
         statistics: `X.statistics.json`.
         draw: draws `X.png`; None for no picture.
+        precision: what the network computes in, for label files.
     """
 
     table: tuple[Structure, ...] = ()
@@ -94,6 +99,7 @@ class Outputs:
     per_class: bool = False
     statistics: bool = False
     draw: Draw | None = None
+    precision: str = ""
 
     @property
     def needs_image(self) -> bool:
@@ -142,6 +148,12 @@ class Outputs:
         """Return the files to make beside NIfTI labels that exist: those not there, or not made from the labels."""
         made = case.labels.stat().st_mtime_ns
         return [file for file in self.files(case) if not self._is_current(case, file, made)]
+
+    def kept_precision(self, case: PredictionCase) -> str:
+        """Return what the network computed in for labels that are there; empty where they do not say."""
+        with contextlib.suppress(ImageError):
+            return read_metadata(case.labels).get(PRECISION, "")
+        return ""
 
     def _objections(self, case: PredictionCase, labels: Volume) -> Iterator[str]:
         """Yield what a label file holds that is not what is wanted of a case."""
@@ -217,7 +229,8 @@ class Outputs:
         """
         wanted = self.files(case) if with_labels else self._missing(case)
         if with_labels and "nifti" in self.types:
-            write_volume(case.labels, labels, header, header_extension(self.table, self._made_by(case)))
+            metadata = self._made_by(case) | {PRECISION: self.precision}
+            write_volume(case.labels, labels, header, header_extension(self.table, metadata))
         try:  # first, as what is older than it counts as of other labels
             self._write_dicom(case, labels, wanted)
         finally:  # whatever is wrong with the headers of the series

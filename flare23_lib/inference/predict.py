@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import numpy as np
 import torch
 
 from flare23_lib import __version__
-from flare23_lib.errors import one_line
+from flare23_lib.errors import listed, one_line
 from flare23_lib.inference.engine import Engine, Segmentation
 from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.inference.outputs import keep_labels
 from flare23_lib.inference.segment_cases import Reader, segment_cases
 from flare23_lib.io.atomic import write_json
+from flare23_lib.runtime.precision import AUTO
 from flare23_lib.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,8 @@ def predict(reader: Reader, engine: Engine, start: dict[str, float] | None = Non
         What became of each case, in the order in which they were finished.
     """
     reports: list[dict[str, Any]] = []
-    before, count, outputs = start or {}, len(reader.cases), reader.outputs
+    before, count, others = start or {}, len(reader.cases), list[str]()
+    outputs, asked = replace(reader.outputs, precision=engine.precision), engine.model.inference.precision
 
     def write(case: PredictionCase, segmentation: Segmentation, header: nib.Nifti1Header) -> None:
         outputs.write(case, keep_labels(segmentation.labels, outputs.table), header)
@@ -60,13 +63,26 @@ def predict(reader: Reader, engine: Engine, start: dict[str, float] | None = Non
             log.error("%s: %s", place, message)
         elif outcome.kept:
             log.info("%s: %s exists already", place, outputs.first(case))
+            if asked != AUTO and (precision := outputs.kept_precision(case)) not in ("", engine.precision):
+                others.append(f"{case.labels} ({precision})")
         else:
             outcome.seconds, before = before | outcome.seconds, {}
             phases = ", ".join(f"{name} {outcome.seconds[name]:.1f} s" for name in PHASES if name in outcome.seconds)
             log.info("%s: %s (%s)", place, outputs.first(case), phases)
         seconds = {name: round(value, 3) for name, value in outcome.seconds.items()}
-        report = {"case": case.name, "image": str(case.image), "labels": str(case.labels), "seconds": seconds}
-        reports.append(report | {"warnings": outcome.warnings, "error": message})
+        report = {
+            "case": case.name,
+            "image": str(case.image),
+            "labels": str(case.labels),
+            "kept": outcome.kept,
+            "precision": None if outcome.kept or message else engine.precision,
+            "seconds": seconds,
+            "warnings": outcome.warnings,
+            "error": message,
+        }
+        reports.append(report)
+    if others:
+        log.warning("kept, though not computed in %s: %s; --overwrite computes it", engine.precision, listed(others))
     return reports
 
 

@@ -27,8 +27,9 @@ from flare23_lib.io.atomic import TEMPORARY_MARK
 from flare23_lib.io.checksum import CHECKSUMS, is_as_kept
 
 MODEL, COMPLETION = "student", "unlabeled"
-VARYING = {"timings", "seconds", "epoch_seconds", "files", "checksum"}
-"""Keys of JSON files that differ from run to run: durations, and checksums of compressed bytes (checked apart)."""
+VARYING = {"timings", "seconds", "epoch_seconds", "files", "checksum", "kept", "precision"}
+"""Keys of JSON files that differ from run to run: durations, checksums of compressed bytes (checked apart), and in a
+report whether a case was computed in that run."""
 
 KEPT = (".lock", "nnunet.log", "debug.json", ".broken")
 """Files without results: locks, messages, what nnU-Net writes for its developers."""

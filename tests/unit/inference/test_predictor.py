@@ -16,14 +16,14 @@ import flare23_lib
 from flare23_lib import Predictor
 from flare23_lib.cli import main
 from flare23_lib.errors import ConfigError, ImageError
-from flare23_lib.inference.bundle import write_bundle
+from flare23_lib.inference.bundle import load_bundle, write_bundle
 from flare23_lib.inference.model import InferenceDefaults, ModelLabel
 from flare23_lib.io.dicom import DicomFile
 from flare23_lib.io.dicom_search import choose_series, find_series
 from flare23_lib.io.dicom_seg import read_seg
 from flare23_lib.io.images import read_image
 from flare23_lib.io.itk import itk_of_volume
-from flare23_lib.io.label_tables import read_label_table
+from flare23_lib.io.label_tables import header_extension, read_label_table, read_metadata
 from flare23_lib.io.nifti import header_for, read_volume, write_volume
 from flare23_lib.runtime import precision
 
@@ -172,6 +172,31 @@ def test_the_precision_is_the_models_unless_it_is_given(files, tmp_path, monkeyp
     given = ["--precision", asked] if asked else []
     assert main(["predict", *map(str, options), *given]) == 0
     assert json.loads((tmp_path / "run.json").read_text())["precision"] == expected
+
+
+def test_labels_that_are_kept_are_not_reported_in_the_precision_of_the_run(
+    model, files, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(precision, "computes_in_bfloat16", lambda device: True)
+
+    def case_of_run(*options):
+        arguments = ["--model", model, "--input", files / "ct.nii.gz", "--output", tmp_path, "--device", "cpu"]
+        assert main(["predict", *map(str, arguments), "--run-report", str(tmp_path / "run.json"), *options]) == 0
+        (case,) = json.loads((tmp_path / "run.json").read_text())["cases"]
+        return case["kept"], case["precision"]
+
+    assert case_of_run("--precision", "bfloat16") == (False, "bfloat16")
+    assert case_of_run("--precision", "bfloat16") == (True, None)
+    assert "kept, though" not in caplog.text
+    assert case_of_run("--precision", "float32") == (True, None)
+    assert f"kept, though not computed in float32: {tmp_path}/ct.nii.gz (bfloat16); --overwrite" in caplog.text
+    labels = read_volume(tmp_path / "ct.nii.gz")
+    metadata = {name: value for name, value in read_metadata(tmp_path / "ct.nii.gz").items() if name != "Precision"}
+    table = header_extension(load_bundle(model).model.label_table, metadata)  # as before precisions were written
+    write_volume(tmp_path / "ct.nii.gz", labels.array, labels.header, table)
+    assert case_of_run("--precision", "float32") == (True, None)
+    assert case_of_run("--precision", "float32", "--overwrite") == (False, "float32")
+    assert read_metadata(tmp_path / "ct.nii.gz")["Precision"] == "float32"
 
 
 def test_what_is_no_image_is_refused(predictor, tmp_path):
