@@ -87,7 +87,8 @@ class Prepared:
 class Engine:
     """Segments volumes with one model and its inference options (`Bundle.with_inference`).
 
-    Results do not vary from run to run on one machine, nor with the limits of memory except for float rounding.
+    Results do not vary from run to run on one machine; with other numbers of threads or limits of memory they vary by
+    float rounding.
 
     The device is "cpu", "cuda" or "cuda:1". With `compiled` the network is compiled first, for one window at a time.
     That takes a C++ compiler (on a GPU, Triton) and some seconds, and rounds in other places.
