@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from flare23_lib.axes import CONNECTIVITY
-from flare23_lib.errors import ImageError
+from flare23_lib.errors import ImageError, StoreError
 from flare23_lib.inference.image_files import PredictionCase
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.images import read_image
@@ -120,12 +120,12 @@ def check_statistics_table(path: Path) -> None:
 
 
 def write_statistics_table(path: Path, files: Iterable[Path]) -> None:
-    """Write a CSV with a row for each structure of each case, from the cases' JSON files."""
+    """Write a CSV with a row for each structure of each case, from the cases' JSON files; others are passed over."""
     rows: list[dict[str, Any]] = []
     for file in sorted(files):
-        content = read_json(file)
-        if not (isinstance(content, dict) and {"case", "labels"} <= content.keys()):
+        try:
+            content = read_json(file)
+            rows += [{"case": content["case"], **asdict(LabelStatistics(**row))} for row in content["labels"]]
+        except (StoreError, KeyError, TypeError):  # not read, or no JSON of ours
             log.warning("%s: is passed over; it holds no statistics of ours", file)
-            continue
-        rows += [{"case": content["case"], **row} for row in content["labels"]]
     write_csv(path, COLUMNS, rows)

@@ -19,8 +19,9 @@ import numpy as np
 
 from flare23_lib.cache.entries import fingerprint
 from flare23_lib.choices import OutputType
-from flare23_lib.errors import ImageError, UsageError, first_line
+from flare23_lib.errors import ImageError, StoreError, UsageError, first_line
 from flare23_lib.inference.image_files import PredictionCase
+from flare23_lib.io.atomic import read_json
 from flare23_lib.io.images import read_header, read_image
 from flare23_lib.io.label_tables import (
     STEM,
@@ -190,8 +191,16 @@ class Outputs:
         return [case.beside(SUFFIXES[kind]) for kind in dicom_of(self.types)]
 
     def _is_current(self, case: PredictionCase, file: Path, since: int) -> bool:
-        """Tell whether a file is there, not older than a time in ns and, if it is DICOM, made as is wanted."""
+        """Tell whether a file is there, not older than a time in ns and, if it is DICOM, made as is wanted.
+
+        Statistics must be JSON, as a broken file is in the way of the table.
+        """
         if not file.exists() or file.stat().st_mtime_ns < since:
+            return False
+        if file == case.beside(STATISTICS):
+            with contextlib.suppress(StoreError):
+                read_json(file)
+                return True
             return False
         if file not in self._dicom_files(case):
             return True

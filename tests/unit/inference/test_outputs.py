@@ -383,10 +383,27 @@ def test_names_of_labels_do_not_lead_out_of_the_case_s_folder(ct, tmp_path):
 
 def test_statistics_of_others_are_passed_over(model, ct, tmp_path, caplog):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/other.statistics.json").write_text('{"liver": {"volume": 1}}')
+    others = {
+        "other": '{"liver": {"volume": 1}}', "list": "[1]", "cut": '{"case": "a", "lab', "bytes": "\0", "none": "",
+        "rows": '{"case": "a", "labels": [{"liver": 1}]}', "number": '{"case": "a", "labels": 1}',
+    }  # fmt: skip
+    for name, content in others.items():
+        (tmp_path / f"out/{name}.statistics.json").write_text(content)
+    (tmp_path / "out/folder.statistics.json").mkdir()
     assert predict(model, ct, tmp_path / "out", "--statistics") == 0
-    assert "other.statistics.json: is passed over" in caplog.text
-    assert (tmp_path / "out/statistics.csv").exists()
+    for name in (*others, "folder"):
+        assert f"{name}.statistics.json: is passed over" in caplog.text
+    assert {row["case"] for row in read_csv(tmp_path / "out/statistics.csv")} == {"patient"}
+
+
+def test_statistics_that_cannot_be_read_are_made_again_from_the_labels(model, ct, tmp_path):
+    own = tmp_path / "out/patient.statistics.json"
+    assert predict(model, ct, tmp_path / "out", "--statistics") == 0
+    content, table = own.read_text(), (tmp_path / "out/statistics.csv").read_text()
+    own.write_text(content[:100])
+    assert predict(model, ct, tmp_path / "out", "--statistics") == 0
+    assert own.read_text() == content
+    assert (tmp_path / "out/statistics.csv").read_text() == table
 
 
 @pytest.mark.parametrize(
