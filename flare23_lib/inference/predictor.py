@@ -23,7 +23,7 @@ from flare23_lib.inference.training_images import unlike_training
 from flare23_lib.io.geometry import Geometry
 from flare23_lib.io.images import IMAGE_SUFFIXES, Image, read_image
 from flare23_lib.io.label_tables import Structure, header_extension
-from flare23_lib.io.nifti import SUFFIXES, Volume, header_for, millimeters, write_volume
+from flare23_lib.io.nifti import SUFFIXES, Volume, header_for, millimeters, nifti_bytes, write_volume
 from flare23_lib.runtime.devices import choose
 
 if TYPE_CHECKING:
@@ -76,8 +76,9 @@ class Prediction:
         return measure_labels(self.labels, self.image, self._table)
 
     def to_nibabel(self) -> nib.Nifti1Image:
-        """Return the labels as a nibabel image (x, y, z)."""
-        return nib.Nifti1Image(self.labels.T, self.affine)
+        """Return the labels as a nibabel image (x, y, z) with the header that `save` writes, label names included."""
+        kind = nib.Nifti2Image if isinstance(self.image.header, nib.Nifti2Header) else nib.Nifti1Image
+        return kind.from_bytes(nifti_bytes(self.labels, self.image.header, header_extension(self._table)))
 
     def to_simpleitk(self) -> SimpleITK.Image:
         """Return the labels as a SimpleITK image; ImageError for a tilted stack, which it cannot express."""

@@ -342,13 +342,26 @@ def label_tolerance(slope: float) -> float:
 
 
 def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, extension: bytes = b"") -> None:
-    """Write an array (z, y, x) under the geometry of a header, atomically; the same input gives the same bytes.
+    """Write an array as a file .nii or .nii.gz, atomically; the same input gives the same bytes.
 
-    The header's shape, data type, scaling and display range are set for the array; the rest, both affines
-    among it, stays as it was read, to the bit. The file is .nii or .nii.gz. `extension` are bytes between header and
-    voxels, such as those of `label_tables.header_extension`. ImageError if the array's shape is not the header's.
+    Arguments as `nifti_bytes`; ImageError if the array's shape is not the header's.
     """
     path = Path(path)
+    try:
+        raw = nifti_bytes(array, header, extension)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(igzip.compress(raw, compresslevel=1, mtime=0) if path.name.endswith(".gz") else raw)
+
+
+def nifti_bytes(array: np.ndarray, header: nib.Nifti1Header, extension: bytes = b"") -> bytes:
+    """Return the bytes of an uncompressed NIfTI file of an array (z, y, x) under the geometry of a header.
+
+    The header's shape, data type, scaling and display range are set for the array; the rest, both affines
+    among it, stays as it was read, to the bit. `extension` are bytes between header and voxels, such as those of
+    `label_tables.header_extension`. ImageError if the array's shape is not the header's.
+    """
     header = header.copy()
     if header.endianness != "<":
         header = header.as_byteswapped("<")
@@ -360,11 +373,9 @@ def write_volume(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, 
     header["magic"] = SINGLE_MAGIC[int(header.sizeof_hdr)]
     expected = tuple(header.get_data_shape()[::-1])
     if array.shape != expected:
-        raise ImageError(f"{path}: an array of shape {array.shape} does not fit the header's {expected}")
+        raise ImageError(f"an array of shape {array.shape} does not fit the header's {expected}")
     stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    raw = (header.binaryblock + extension).ljust(offset, b"\0") + stored.tobytes()
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(igzip.compress(raw, compresslevel=1, mtime=0) if path.name.endswith(".gz") else raw)
+    return (header.binaryblock + extension).ljust(offset, b"\0") + stored.tobytes()
 
 
 def header_for(shape: tuple[int, int, int], affine: np.ndarray, dtype: np.dtype) -> nib.Nifti1Header:

@@ -106,6 +106,24 @@ def test_a_prediction_is_measured_and_saved_in_any_format(predictor, files, expe
         predictor(files / "ct.nii.gz").save(tmp_path / "b.dcm")
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_labels_for_nibabel_have_the_header_of_those_that_are_saved(predictor, expected, tmp_path, kind):
+    image = kind(IMAGE.T, AFFINE)
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_qform(AFFINE, 1)
+    image.set_sform(AFFINE, 4)
+    nib.save(image, tmp_path / "ct.nii.gz")
+    prediction = predictor(tmp_path / "ct.nii.gz")
+    labels, saved = prediction.to_nibabel(), nib.load(prediction.save(tmp_path / "labels.nii.gz"))
+    assert type(labels) is type(saved) is kind
+    assert labels.header == saved.header
+    assert (labels.header["qform_code"], labels.header["sform_code"]) == (1, 4)
+    assert labels.header.get_xyzt_units() == ("mm", "sec")
+    labels.to_filename(tmp_path / "again.nii.gz")
+    assert read_label_table(tmp_path / "again.nii.gz") == NAMES
+    assert np.array_equal(read_volume(tmp_path / "again.nii.gz").array, expected)
+
+
 def test_an_interpolated_series_is_not_saved_as_dicom(predictor, tmp_path):
     slices = a_series(IMAGE)
     slices[3].ImagePositionPatient = [*slices[3].ImagePositionPatient[:2], 37.8]
