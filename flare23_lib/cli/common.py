@@ -49,6 +49,17 @@ def above_zero(text: str) -> float:
     return number
 
 
+def window_step(text: str) -> float:
+    """Return a distance of windows in patch sizes, in (0, 1], as an option's type."""
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return number
+
+
+window_step.__name__ = "number"  # argparse says: invalid number value
+
+
 def device(text: str) -> str:
     """Return the name of a device, as an option's type."""
     try:
@@ -68,7 +79,9 @@ def shard(text: str) -> Shard:
 def output_folder(text: str) -> Path:
     """Return the path of a folder to write into; refused before any work if that cannot be."""
     path = Path(text)
-    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    place = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not place.exists():
+        raise argparse.ArgumentTypeError(f"{place} is a link that leads nowhere")
     if not place.is_dir():
         raise argparse.ArgumentTypeError(f"{place} is a file, not a folder")
     if not os.access(place, os.W_OK | os.X_OK):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from unicodedata import normalize
 
 from flare23_lib.choices import MODEL_FILE, OrientationMode, OutputType, Precision, Windows
-from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder, shard
+from flare23_lib.cli.common import Commands, at_least, command, device, output_file, output_folder, shard, window_step
 from flare23_lib.errors import BundleError, UsageError
 from flare23_lib.runtime.devices import NAMES
 from flare23_lib.runtime.signals import ended_at_once
@@ -209,10 +209,14 @@ def register(commands: Commands) -> None:
     parser.add_argument("--run-report", type=output_file, metavar="FILE",
                         help="JSON for versions, device, model, and seconds and warnings of each case")  # fmt: skip
     parser.add_argument("--tta", action=argparse.BooleanOptionalAction, default=None,
-                        help="average over mirrored passes (default: the model's)")  # fmt: skip
-    parser.add_argument("--step", type=float, help="distance of windows in patch sizes (default: the model's)")
+                        help="average over mirrored passes, which takes up to 8 times as long (default: the "
+                        "model's)")  # fmt: skip
+    parser.add_argument("--step", type=window_step,
+                        help="distance of windows in patch sizes, above 0 and at most 1; smaller ones take longer "
+                        "(default: the model's)")  # fmt: skip
     parser.add_argument("--windows", choices=get_args(Windows),
-                        help="where windows are laid (default: the model's)")  # fmt: skip
+                        help="which are computed: all, those with body in them, or the one nearest to the center and "
+                        "the others if it holds foreground (default: the model's)")  # fmt: skip
     parser.add_argument("--precision", choices=get_args(Precision),
                         help="auto takes the fastest of the device (default: the model's)")  # fmt: skip
     parser.add_argument("--device", type=device, default="auto",
@@ -246,7 +250,9 @@ def register(commands: Commands) -> None:
     parser.add_argument("--name", help=f"name of the model (default: {EXPORT_DEFAULTS['name']})")
     parser.add_argument("--orientation", choices=get_args(OrientationMode),
                         help="default: what its plans say, else stored, nnU-Net's way")  # fmt: skip
-    parser.add_argument("--step", type=float, help=f"distance of windows (default: {EXPORT_DEFAULTS['step']})")
+    parser.add_argument("--step", type=window_step,
+                        help="distance of windows, above 0 and at most 1 (default: "
+                        f"{EXPORT_DEFAULTS['step']})")  # fmt: skip
     parser.add_argument("--windows", choices=get_args(Windows),
                         help=f"where windows are laid (default: {EXPORT_DEFAULTS['windows']})")  # fmt: skip
     parser.add_argument("--tta", action="store_true", default=None,

@@ -188,6 +188,13 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path):
         (["predict", "--model", "m", "--input", "i", "--output", "taken"], "taken is a file, not a folder"),
         (["predict", "-m", "m", "-i", "i", "-o", "o", "--run-report", "."], "is a folder, not a file"),
         (["predict", "--model", "m", "--input", "i", "--output", "o", "--threads", "-1"], "-1 is less than 1"),
+        (["predict", "-m", "m", "-i", "i", "-o", "link"], "link is a link that leads nowhere"),
+        (["predict", "-m", "m", "-i", "i", "-o", "link/x.nii.gz"], "link is a link that leads nowhere"),
+        (["predict", "-m", "m", "-i", "i", "-o", "o", "--step", "1.5"], "--step: 1.5 is not above 0 and at most 1"),
+        (["predict", "-m", "m", "-i", "i", "-o", "o", "--step", "0"], "--step: 0 is not above 0"),
+        (["predict", "-m", "m", "-i", "i", "-o", "o", "--step", "nan"], "--step: nan is not above 0"),
+        (["predict", "-m", "m", "-i", "i", "-o", "o", "--step", "x"], "--step: invalid number value: 'x'"),
+        (["export", "--checkpoint", "c", "--output", "o", "--step", "1.5"], "--step: 1.5 is not above 0"),
         (["evaluate", "--predictions", "p", "--references", "r", "--output", "taken/in"], "is a file, not a folder"),
         (["evaluate", "--predictions", "p", "--references", "r", "--output", "o", "--processes", "0"], "0 is less"),
         (["rank", "a", "b", "--output", "."], "is a folder, not a file"),
@@ -205,6 +212,7 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path):
 def test_what_cannot_be_written_or_meant_is_refused_before_any_work(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
     assert stopped.value.code == 2
