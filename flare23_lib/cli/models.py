@@ -109,8 +109,12 @@ def _statistics(args: argparse.Namespace) -> int:
     table = read_model(args.model).label_table if args.model else None
     cases = find_cases(args.images, args.labels, series=args.series, irregular=args.irregular)
     unused: dict[str, Path] = {}
+    if not args.labels.exists():
+        raise ImageError(f"{args.labels}: no such file or folder")
     if args.labels.is_dir():  # names look the same in composed and decomposed letters
         unused = {normalize("NFC", path.name): path for path in sorted(args.labels.glob("[!.]*.nii.gz"))}
+        if not unused:
+            raise ImageError(f"{args.labels}: holds no label files (X.nii.gz)")
         found = [unused.pop(normalize("NFC", case.labels.name), case.labels) for case in cases]
         cases = [replace(case, labels=labels) for case, labels in zip(cases, found, strict=True)]
     if not args.images.is_dir() or not all(isinstance(case.image, Path) for case in cases):

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 CHANNEL_SUFFIX = "_0000"
 """What nnU-Net and FLARE append to an image's name, and not to its labels' name."""
 
+NAMELESS = f"its name has nothing before {CHANNEL_SUFFIX}, so that its case has none"
+
 MB = 10**6
 
 HOST_BASE = 700 * MB
@@ -117,7 +119,10 @@ def default_memory() -> int | None:
 
 
 def case_name(path: Path) -> str | None:
-    """Return the name of an image's case, `X` for `X_0000.nii.gz`; None if the name is not that of an image file."""
+    """Return the name of an image's case, `X` for `X_0000.nii.gz`; None if the name is not that of an image file.
+
+    It is empty for `_0000.nii.gz`.
+    """
     name = stem(path, IMAGE_SUFFIXES)
     return None if name is None else name.removesuffix(CHANNEL_SUFFIX)
 
@@ -153,13 +158,16 @@ def find_cases(
             pairs = [*find_series_at(inputs, series, irregular)]
         except ImageError as error:
             below = next((path for path in sorted(inputs.glob("*/*")) if case_name(path)), None)
-            raise ImageError(
-                f"{error}; {below.parent} holds images: give that folder" if below else str(error)
-            ) from error
+            if below is None:
+                raise
+            first, *rows = str(error).split("\n")
+            raise ImageError("\n".join([f"{first}; {below.parent} holds images: give that folder", *rows])) from error
     elif files:
         if inputs.is_dir() and (other := _dicom_among(inputs, files)):
             raise ImageError(f"{inputs}: holds images ({files[0].name}) and DICOM ({other.name}); give one of them")
         pairs = [(name, path) for path in files if (name := case_name(path))]
+    elif case_name(inputs) == "":
+        raise ImageError(f"{inputs}: {NAMELESS}")
     else:
         raise ImageError(f"{inputs}: is no DICOM, and is not named {', '.join('*' + end for end in IMAGE_SUFFIXES)}")
     is_file = bool(stem(output)) and not output.is_dir()
@@ -181,7 +189,8 @@ def _image_files(folder: Path) -> list[Path]:
     images = [path for path in files if case_name(path)]
     for path in files:
         if path.name.lower().endswith(IMAGE_SUFFIXES) and path not in images:
-            log.warning("%s: is skipped; the names of images end in small letters", path)
+            reason = NAMELESS if case_name(path) == "" else "the names of images end in small letters"
+            log.warning("%s: is skipped; %s", path, reason)
     return images
 
 

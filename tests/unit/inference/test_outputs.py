@@ -302,6 +302,12 @@ def test_several_series_are_listed_or_all_segmented_under_their_numbers(model, t
         save(tmp_path / "scan", slices, f"{number}-{{}}")
     assert predict(model, tmp_path / "scan", tmp_path / "out") == 1
     assert "2 CT series; choose with --series" in capsys.readouterr().err
+    (tmp_path / "scan/mixed").mkdir()
+    (tmp_path / "scan/mixed/ct.nii.gz").write_bytes(b"")
+    assert predict(model, tmp_path / "scan", tmp_path / "out") == 1
+    first, *rows = capsys.readouterr().err.splitlines()
+    assert first.endswith(f"UID or all; {tmp_path}/scan/mixed holds images: give that folder")
+    assert not any("images" in row for row in rows)
     assert predict(model, tmp_path / "scan", tmp_path / "out", "--series", "7") == 0
     assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["scan_7.nii.gz"]
     assert predict(model, tmp_path / "scan", tmp_path / "out", "--series", "2") == 1
@@ -665,6 +671,24 @@ def test_statistics_of_files_name_labels_by_the_files_or_the_model(model, tmp_pa
     write_volume(tmp_path / "labels" / "x.nii.gz", labels[:-1], nib.Nifti1Image(labels[:-1].T, np.eye(4)).header)
     assert main(command) == 1
     assert "0 of 1 cases measured" in capsys.readouterr().out
+
+
+def test_statistics_of_a_folder_without_labels_are_one_line(tmp_path, capsys, caplog):
+    volume, _ = statistics_case()
+    for name in ("a", "b"):
+        write_volume(tmp_path / f"images/{name}.nii.gz", volume.array, volume.header)
+    (tmp_path / "labels").mkdir()
+    for name, words in (("labels", "holds no label files"), ("tpyo", "no such file or folder")):
+        command = [
+            f"--labels={tmp_path / name}",
+            f"--images={tmp_path / 'images'}",
+            f"--output={tmp_path / 'output'}",
+        ]
+        assert main(["statistics", *command]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"flare23: {tmp_path / name}: {words}")
+    assert caplog.messages == []
+    assert not (tmp_path / "output").exists()
 
 
 def test_statistics_find_labels_however_their_names_are_encoded_and_tell_those_without_an_image(tmp_path, caplog):

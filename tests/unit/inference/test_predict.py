@@ -165,7 +165,15 @@ def test_a_link_that_leads_nowhere_is_a_fault_and_a_name_in_capitals_is_told(ima
     (images / "CASE_3.NII.GZ").write_bytes(b"")
     faults = run(images, tmp_path / "labels")
     assert [fault.case for fault in faults] == ["gone"]
-    assert "CASE_3.NII.GZ: is skipped" in caplog.text
+    assert "CASE_3.NII.GZ: is skipped; the names of images end in small letters" in caplog.text
+
+
+def test_an_image_without_a_name_of_its_own_is_told(images, tmp_path, caplog):
+    nameless = (images / "case_1_0000.nii.gz").rename(images / "_0000.nii.gz")
+    assert [case.name for case in find_cases(images, tmp_path / "labels")] == ["case_2"]
+    assert f"{nameless}: is skipped; its name has nothing before _0000" in caplog.text
+    with pytest.raises(ImageError, match=r"/_0000\.nii\.gz: its name has nothing before _0000"):
+        find_cases(nameless, tmp_path / "labels")
 
 
 def test_inputs_that_are_not_there_are_refused_in_one_line(tmp_path):
