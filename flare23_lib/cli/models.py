@@ -39,7 +39,7 @@ def _predict(args: argparse.Namespace) -> int:
     from flare23_lib.runtime.machine import seconds_since_start, usable_memory
 
     model = read_model(args.model)
-    table = chosen_labels(model.label_table, args.labels_only)
+    table = chosen_labels(model.label_table, args.labels_only, "--labels-only")
     cases = find_cases(args.input, args.output, args.shard, args.series, args.irregular)
     check_types(args.output_type, cases)
     if args.per_class and cases:

@@ -248,10 +248,12 @@ def read_model(folder: Path) -> Model:
         raise BundleError(f"{path}: {error}") from error
 
 
-def chosen_labels(table: Sequence[Structure], names: Sequence[str]) -> tuple[Structure, ...]:
+def chosen_labels(
+    table: Sequence[Structure], names: Sequence[str], option: str = "labels_only"
+) -> tuple[Structure, ...]:
     """Return the named labels in the order of the table, all if none are named; UsageError for an unknown name."""
     known = [structure.name for structure in table]
     for name in names:
         if name not in known:
-            raise UsageError(f"--labels-only: there is no label {name!r}; the labels are {', '.join(known)}")
+            raise UsageError(f"{option}: there is no label {name!r}; the labels are {', '.join(known)}")
     return tuple(structure for structure in table if not names or structure.name in names)

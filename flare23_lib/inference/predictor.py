@@ -28,6 +28,7 @@ from flare23_lib.runtime.devices import choose
 
 if TYPE_CHECKING:
     import SimpleITK
+    import torch
 
     from flare23_lib.inference.label_statistics import LabelStatistics
     from flare23_lib.io.dicom import Irregular, Series
@@ -123,7 +124,7 @@ class Predictor:
 
     Args:
         model: folder of the bundle.
-        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps"; or PyTorch's device.
         step: distance of windows in patch sizes; None for the model's.
         tta: average over mirrored passes; None for the model's.
         precision: "auto", "float32", "bfloat16" or "float16"; None for the model's.
@@ -139,7 +140,7 @@ class Predictor:
     def __init__(
         self,
         model: str | Path,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         *,
         step: float | None = None,
         tta: bool | None = None,
@@ -149,7 +150,7 @@ class Predictor:
     ) -> None:
         limits = limits or Limits(gpu=4000, host=default_memory())
         bundle = load_bundle(model).with_inference(step, tta, windows, precision)
-        self.engine = Engine(bundle, choose(device), limits)
+        self.engine = Engine(bundle, choose(str(device)), limits)
 
     @property
     def names(self) -> dict[int, str]:

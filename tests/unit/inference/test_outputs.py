@@ -153,7 +153,10 @@ def test_chosen_labels_are_those_of_the_whole_run(model, ct, tmp_path, capsys):
     assert read_label_table(tmp_path / "some" / "patient.nii.gz") == {1: "liver", 14: "tumor"}
     assert (tmp_path / "some" / "labels.ctbl").read_text().count("\n") == 5
     assert predict(model, ct, tmp_path / "some", "--labels-only", "spleen") == 2
-    assert "no label 'spleen'; the labels are liver, right_kidney, tumor" in capsys.readouterr().err
+    assert (
+        "flare23: --labels-only: there is no label 'spleen'; the labels are liver, right_kidney, tumor"
+        in capsys.readouterr().err
+    )
 
 
 def test_labels_of_another_choice_are_not_taken_for_those_asked_for(model, ct, tmp_path, caplog):

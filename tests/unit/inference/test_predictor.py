@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+import torch
 from dicoms import a_series, affine_of, an_image, new_uids, save
 from engines import a_bundle
 
@@ -171,7 +172,7 @@ def test_labels_can_be_chosen(predictor, files, expected):
     prediction = predictor(files / "ct.nii.gz", labels_only=["liver"])
     assert np.array_equal(prediction.labels, np.where(expected == 1, 1, 0))
     assert prediction.names == {1: "liver"}
-    with pytest.raises(ConfigError, match="no label 'spleen'"):
+    with pytest.raises(ConfigError, match="^labels_only: there is no label 'spleen'"):
         predictor(files / "ct.nii.gz", labels_only=["spleen"])
 
 
@@ -215,6 +216,12 @@ def test_labels_that_are_kept_are_not_reported_in_the_precision_of_the_run(
     assert case_of_run("--precision", "float32") == (True, None)
     assert case_of_run("--precision", "float32", "--overwrite") == (False, "float32")
     assert read_metadata(tmp_path / "ct.nii.gz")["Precision"] == "float32"
+
+
+def test_a_device_is_named_or_is_of_pytorch(model):
+    assert Predictor(model, torch.device("cpu")).engine.device == torch.device("cpu")
+    with pytest.raises(ConfigError, match="device: 'meta' is not auto, cpu"):
+        Predictor(model, torch.device("meta"))
 
 
 def test_what_is_no_image_is_refused(predictor, tmp_path):
