@@ -10,7 +10,13 @@ from itertools import pairwise
 from flare23_lib.config.cohort_models import Category, label_map, subset_of
 from flare23_lib.config.messages import check_known
 from flare23_lib.config.models import Configuration
-from flare23_lib.config.source_checks import check_sources, label_sources, sources_state, stated_labels
+from flare23_lib.config.source_checks import (
+    check_sources,
+    label_sources,
+    labels_held,
+    sources_state,
+    stated_labels,
+)
 from flare23_lib.config.training_models import PASSES, Completion, ModelSettings, TrainingProtocol
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime.devices import SEVERAL
@@ -122,6 +128,7 @@ def _check_categories(config: Configuration) -> None:
         check_known(f"{key}.sources", category.sources or (), config.sources, "source")
         if not category.no_labels and not label_sources(config, category):
             raise ConfigError(f"{key}: its sources have no labels; add `no_labels: true`")
+        _check_stated(config, index, category)
         given = {os.path.normpath(folder): folder for folder in category.folders or ()}
         check_known(f"{key}.folders", given, [*map(os.path.normpath, folders)], "folder of training images")
         for earlier in config.categories[:index]:
@@ -129,6 +136,23 @@ def _check_categories(config: Configuration) -> None:
                 raise ConfigError(
                     f"{key}: {category.name!r} gets no case; each that fits it fits {earlier.name!r} before it"
                 )
+
+
+def _check_stated(config: Configuration, index: int, category: Category) -> None:
+    """Refuse labels in `annotated` of a category that a source of its cases has no value or mask for."""
+    if category.annotated in (None, "present"):
+        return
+    for name in category.sources or config.sources:
+        source, held = config.sources[name], labels_held(config, config.sources[name])
+        missing = [label for label in category.annotated if label not in held]
+        part = category.model_copy(update={"sources": (name,)})
+        can_fit = part.model_copy(update={"subset": None}).fits("", held, source.image_folders, name)
+        taken = any(covers(earlier, part) for earlier in config.categories[:index])
+        if missing and source.has_labels and can_fit and not taken:
+            raise ConfigError(
+                f"categories[{index}].annotated: sources.{name}.values has no {', '.join(missing)}, which would "
+                "count as absent from its cases; leave it out, or give these cases a category of their own before it"
+            )
 
 
 def covers(category: Category, other: Category) -> bool:

@@ -45,7 +45,7 @@ def annotated_somewhere(config: Configuration) -> set[str]:
     for source in config.sources.values():
         if source.has_labels:
             listed = names if source.stated in (None, "present") else set(source.stated or ())
-            found |= listed & set(source.targets) if source.values else listed
+            found |= listed & set(labels_held(config, source))
     return found
 
 
@@ -77,8 +77,13 @@ def _check_values(config: Configuration, key: str, source: Source) -> None:
     if source.has_masks and not source.values:
         raise ConfigError(f"{key}.values: the masks that count are missing")
     if source.annotated not in (None, "present"):
-        known = [name for name in names if name in source.targets] if source.values else names
-        check_known(f"{key}.annotated", source.annotated, known, "label of `values`" if source.values else "label")
+        what = "label of `values`" if source.values else "label"
+        check_known(f"{key}.annotated", source.annotated, labels_held(config, source), what)
+
+
+def labels_held(config: Configuration, source: Source) -> list[str]:
+    """Return the labels that a source's files can hold."""
+    return [label.name for label in config.labels if not source.values or label.name in source.targets]
 
 
 def label_sources(config: Configuration, category: Category) -> list[Source]:

@@ -81,6 +81,56 @@ def test_annotated_labels_are_labels(labels, message):
         config("a", a=labels)
 
 
+def with_source(*categories, **source):
+    """The recipe's cohort with one more source, whose labels are the liver and the spleen, and its categories."""
+    lits = {"images": "l/{case}.nii.gz", "labels": "s/{case}.nii.gz", "values": {1: "liver", 2: "spleen"}}
+    changes = {
+        "sources": {"lits": lits | source},
+        "categories": list(categories),
+        "completions": dict.fromkeys(["tumor", "all_organs", "five_organs", "unlabeled"]),
+        "models": dict.fromkeys(["tumor_teacher", "student", "student_2200"])
+        | {"organ_teacher": {"train_on": {"manual_labels": [one["name"] for one in categories]}}},
+        "evaluation": {"compare": []},
+        "model_defaults": {"training": {"loss": "label_sets"}},
+    }
+    return Config.check(merge(read_yaml(RECIPE), changes))
+
+
+OF_LITS = {"name": "a", "sources": ["lits"]}
+
+
+@pytest.mark.parametrize(
+    ("categories", "source", "place"),
+    [
+        ([OF_LITS | {"annotated": ["liver", "tumor", "aorta"]}], {}, "0"),
+        ([LISTS["b"] | {"annotated": ["tumor", "aorta"]}], {}, "0"),
+        ([LISTS["c"] | {"annotated": ["liver", "tumor", "aorta"]}], {}, "0"),
+        ([LISTS["b"], {"name": "d", "sources": ["lits", "flare23"], "annotated": ["tumor", "aorta"]}], {}, "1"),
+        ([{"name": "e", "folders": ["l"], "annotated": ["tumor", "aorta"]}], {}, "0"),
+    ],
+)
+def test_a_category_states_nothing_that_a_source_has_no_value_for(categories, source, place):
+    message = rf"^categories\[{place}\]\.annotated: sources\.lits\.values has no tumor, aorta, which would"
+    with pytest.raises(ConfigError, match=message) as refusal:
+        with_source(*categories, **source)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("categories", "source"),
+    [
+        ([OF_LITS | {"annotated": ["spleen", "liver"]}], {}),
+        ([OF_LITS, {"name": "b", "contains_any": ["liver"], "annotated": ["liver", "tumor"]}], {}),
+        ([LISTS["d"] | {"annotated": ["liver", "tumor"]}], {}),
+        ([LISTS["a"] | {"annotated": ["liver", "tumor"]}], {}),
+        ([{"name": "b", "contains_any": ["liver"], "annotated": ["liver", "tumor"]}], {"values": {}}),
+        ([{"name": "b", "contains_any": ["liver"], "annotated": ["liver", "tumor"]}], {"labels": []}),
+    ],
+)
+def test_a_source_whose_cases_are_in_no_such_category_does_not_matter(categories, source):
+    assert with_source(*categories, **source)
+
+
 def test_annotated_labels_alone_are_no_condition():
     with pytest.raises(ConfigError, match="has no condition"):
         Config.check(merge(read_yaml(RECIPE), {"categories": [{"name": "a", "annotated": ["liver"]}]}))
