@@ -61,11 +61,13 @@ rule preprocess:
             settings=lambda wildcards: CONFIG.preprocessing_settings(wildcards.model),
             patch_size=lambda wildcards: CONFIG.models[wildcards.model].patch_size,
             organs=lambda wildcards: CONFIG.background_organs(wildcards.model),
+            label_names=LABEL_NAMES,
         ),
         intensity=option("--intensity", measured_intensity),
     shell:
         "flare23 stage preprocess"
         " --results {params.results:q}"
+        " --model {wildcards.model}"
         " --settings {params.settings:q}"
         " {params.intensity}"
         " --shard {wildcards.shard}"

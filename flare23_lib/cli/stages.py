@@ -106,15 +106,16 @@ def _measure_intensity(args: argparse.Namespace) -> None:
     measure(args.results, args.model, settings, args.threads, args.output)
 
 
-@stage("preprocess", "prepare training cases", "settings intensity shard")
+@stage("preprocess", "prepare training cases", "model settings intensity shard")
 def _preprocess(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import PreprocessingSettings
     from flare23_lib.preprocessing.fit_intensity import with_intensity
-    from flare23_lib.preprocessing.preprocess_cases import preprocess
+    from flare23_lib.preprocessing.preprocess_cases import check_training_set, preprocess
 
     parts = args.settings
     settings = with_intensity(PreprocessingSettings.from_json(parts["settings"]), args.intensity)
-    preprocess(args.results, settings, parts["patch_size"], args.shard, args.output, parts["organs"])
+    check_training_set(args.results, args.model, settings, parts["label_names"], parts["organs"])
+    preprocess(args.results, settings, parts["patch_size"], args.shard, args.output)
 
 
 @stage(

@@ -34,7 +34,6 @@ from flare23_lib.nnunet.pretrained import TABLE, load_initial_weights, publish, 
 from flare23_lib.nnunet.retry_state import READ, attempt, forget
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
 from flare23_lib.preprocessing.intensity import Intensity
-from flare23_lib.preprocessing.preprocess_cases import no_case
 from flare23_lib.runtime.signals import raised
 
 if TYPE_CHECKING:
@@ -123,15 +122,8 @@ def _train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None) 
         log.info("excluded (quarantine.csv has the reasons): %s", ", ".join(quarantined))
     remove_partial(job.checkpoints)
     with attempt(job.folder.path, runtime.attempt, lambda: checkpoints.mark(job.checkpoints)):
-        if not job.rows:
-            raise no_case(job.model, job.results)
         if not job.seen:
             raise TrainingError(f"{job.model}: none of its {len(job.rows)} cases holds a label")
-        if job.unannotated:
-            raise TrainingError(
-                f"{job.model}: {', '.join(job.unannotated)}: labeled in cases, and looked for in none by `annotated` "
-                "of their categories and sources; nothing could be learned of it"
-            )
         initial = None if pretrained is None else partial(load_initial_weights, pretrained, job.folder.path / TABLE)
         return _run(job, runtime, initial)
 

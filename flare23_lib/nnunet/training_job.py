@@ -54,14 +54,6 @@ class TrainingJob:
         """Names of the other labels."""
         return [name for value, name in self.names.items() if value not in self.seen]
 
-    @property
-    def unannotated(self) -> list[str]:
-        """Names of labels that cases have and that are annotated in none, where the training must know."""
-        if self.settings.training.loss != "label_sets":
-            return []
-        annotated = {int(value) for row in self.rows for value in row[ANNOTATED].split()}
-        return [name for value, name in self.names.items() if value in self.seen and value not in annotated]
-
     @cached_property
     def folder(self) -> CacheFolder:
         """The folder of the training: its fingerprint holds the settings and every case of the training set."""

@@ -167,21 +167,15 @@ def preprocess(
     patch_size: Sequence[int],
     shard: Shard,
     output: Path,
-    organs: Mapping[str, int] | None = None,
 ) -> None:
     """Make the preprocessed cases of a shard that are missing, and its record.
 
-    The settings have the intensity as numbers; the patch size (z, y, x) determines the chunks of the files; `organs`
-    are those that the loss takes for background where they are not labeled (`Config.background_organs`).
+    The settings have the intensity as numbers; the patch size (z, y, x) determines the chunks of the files.
 
     Raises:
         CasesFailedError: the other cases are done, and the record is not written.
-        TrainingError: not all was looked for in some cases, which the loss would take for background.
     """
-    chosen = training_set(results, settings)
-    cases = [case for case in chosen if case.case.case in shard]
-    if organs is not None:
-        _refuse_partial_labels(chosen, organs)
+    cases = [case for case in training_set(results, settings) if case.case.case in shard]
     rows = []
     made = 0
     failures = CaseFailures(len(cases))
@@ -197,6 +191,37 @@ def preprocess(
     failures.raise_any()
     log.info("%d cases, %d files made, the others existed", len(cases), made)
     write_record(output, COLUMNS if settings.label_sets is None else [*COLUMNS, ANNOTATED], rows)
+
+
+def check_training_set(
+    results: Results,
+    model: str,
+    settings: PreprocessingSettings,
+    label_names: Sequence[str],
+    organs: Mapping[str, int] | None,
+) -> None:
+    """Refuse a training set from which a model cannot learn, by the table of cases, before anything is made of it.
+
+    `organs` are those that the loss takes for background where they are not labeled (`Config.background_organs`).
+
+    Raises:
+        TrainingError: there is no case; not all was looked for in some cases, which the loss would take for
+            background; or a label was looked for in none, and the loss must know it.
+    """
+    cases = training_set(results, settings)
+    if not cases:
+        raise no_case(model, results)
+    if organs is not None:
+        _refuse_partial_labels(cases, organs)
+    elif settings.label_sets is not None:
+        held = {value for case in cases for value in case.present}
+        known = {value for case in cases for value in annotated_in(results, settings, settings.label_sets, case)}
+        names = dict(zip(settings.label_values, label_names, strict=True))
+        if unknown := [name for value, name in names.items() if value in held - known]:
+            raise TrainingError(
+                f"{model}: {', '.join(unknown)}: labeled in cases, and looked for in none by `annotated` of their "
+                "categories and sources; nothing could be learned of it"
+            )
 
 
 def _refuse_partial_labels(cases: Sequence[TrainingCase], organs: Mapping[str, int]) -> None:

@@ -119,9 +119,9 @@ def stages(cohort: Path, run: Path) -> list[Stage]:
     training = ("--checkpoint-minutes", "0", "--history", str(results / f"training/{MODEL}/training.csv"))
     return [
         Stage("cohort", [job("cohort", "cohort/cases.csv", cohort=str(cohort), settings=config.cohort_settings())]),
-        Stage("preprocess", [job("preprocess", f"preprocessed/{MODEL}/0-of-1.csv", *shard, patch_size=[8, 16, 16],
-                                 settings=config.preprocessing_settings(MODEL),
-                                 organs=config.background_organs(MODEL))]),
+        Stage("preprocess", [job("preprocess", f"preprocessed/{MODEL}/0-of-1.csv", *model, *shard,
+                                 settings=config.preprocessing_settings(MODEL), patch_size=[8, 16, 16],
+                                 organs=config.background_organs(MODEL), label_names=names)]),
         Stage("train", [job("train", f"training/{MODEL}/training.json", *model, *one, *cpu, *training,
                             settings=config.training_settings(MODEL), label_names=names)]),
         Stage("bundle", [job("export", f"models/{MODEL}/model.json", *model, inference=inference, labels=labels)]),

@@ -29,7 +29,6 @@ from seven_sources import (
     write_cohort,
 )
 
-from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
 from flare23_lib.config.cohort_models import Source, label_map
@@ -46,7 +45,7 @@ from flare23_lib.io.checksum import OWN_CHECKSUM, digest_of
 from flare23_lib.io.label_maps import ValueTable, label_id, read_label_map, right_side
 from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
-from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_in, preprocess
+from flare23_lib.preprocessing.preprocess_cases import TrainingCase, annotated_in, check_training_set
 from flare23_lib.pseudo_labels.pseudo_label import annotated_labels
 
 
@@ -122,9 +121,7 @@ def test_a_mask_that_no_case_has_is_named_and_its_source_not_taken_for_whole(coh
     }
     settings = Config.check(merge(values, {"models": {"student": model}})).preprocessing_settings("student")
     with pytest.raises(TrainingError, match="btcv_001 and totalsegmentator_s001 have different labels annotated"):
-        preprocess(
-            Results(tmp_path / "results"), settings, (8, 8, 8), Shard(0, 1), tmp_path / "record.csv", organs={}
-        )  # fmt: skip
+        check_training_set(Results(tmp_path / "results"), "student", settings, config.label_map.names, organs={})
 
 
 def test_ignored_voxels_of_labels_with_sides_are_warned_of(cohort, tmp_path):
@@ -194,21 +191,19 @@ def test_missing_masks_are_refused_under_a_loss_that_takes_them_for_background(c
     config = Config.check(merge(values, {"models": {"student": {**model, "training": {"loss": "nnunet"}}}}))
     message = "totalsegmentator_s001 and totalsegmentator_s002 have different labels annotated"
     with pytest.raises(TrainingError, match=message):
-        preprocess(
-            Results(tmp_path / "results"), config.preprocessing_settings("student"), (8, 8, 8), Shard(0, 1),
-            tmp_path / "record.csv", config.background_organs("student"),
+        check_training_set(
+            Results(tmp_path / "results"), "student", config.preprocessing_settings("student"),
+            config.label_map.names, config.background_organs("student"),
         )  # fmt: skip
     config = Config.check(merge(values, {"models": {"student": model}}))
     assert config.background_organs("student") is None
 
 
 FIVE, ALL = (1, 2, 3, 4, 13), tuple(range(1, 14))
-NONE_SHARD = Shard(0, 1 << 30)
-"""A shard without a case."""
 
 
-def check_manual(tmp_path, groups, completed=(), shard=NONE_SHARD):
-    """Preprocess a shard of a training set of label sets by source for the ordinary loss."""
+def check_manual(tmp_path, groups, completed=()):
+    """Check a training set of label sets by source for the ordinary loss."""
     sets = [(source, present) for source, found in groups.items() for count, *present in found for _ in range(count)]
     cases = [
         Case(f"{source}_{number}", "i", "l", "training", dict.fromkeys(present, 5), "all_organs", source=source)
@@ -223,7 +218,7 @@ def check_manual(tmp_path, groups, completed=(), shard=NONE_SHARD):
         config.preprocessing_settings("organ_teacher"), label_completions=["unlabeled"] if completed else []
     )
     organs = config.background_organs("organ_teacher")
-    preprocess(results, settings, (8, 8, 8), shard, tmp_path / "record.csv", organs)
+    check_training_set(results, "organ_teacher", settings, config.label_map.names, organs)
 
 
 @pytest.mark.parametrize(
@@ -241,13 +236,6 @@ def test_organs_that_most_cases_of_a_source_lack_are_refused_where_nothing_is_st
     with pytest.raises(TrainingError, match=message) as refused:
         check_manual(tmp_path, groups, completed)
     assert "\n" not in str(refused.value)
-
-
-def test_partial_labels_are_refused_whether_or_not_a_job_has_cases_to_make(tmp_path):
-    """Preprocessed files do not depend on the loss: those of label sets may be there already."""
-    for shard in (Shard(0, 1), NONE_SHARD):
-        with pytest.raises(TrainingError, match="spleen is in 0 of 5"):
-            check_manual(tmp_path, {"a": [(5, 1)], "b": [(5, 3)]}, shard=shard)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,15 @@ import torch
 from cohorts import changed
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from places import RECIPE
-from trainings import MODEL, command, prepare, settings, trainer_of
+from trainings import CHANGES, MODEL, command, prepare, settings, trainer_of
 
 from flare23_lib import versions
+from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results
+from flare23_lib.cli import main
 from flare23_lib.config import Config
-from flare23_lib.dataset.cases import Case
+from flare23_lib.config.load import merge
+from flare23_lib.dataset.cases import Case, write_cases
 from flare23_lib.errors import ConfigError
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.nnunet.losses import LabelSetLoss
@@ -190,12 +193,31 @@ def test_the_preset_of_partial_labels_has_one_teacher_of_all_labels():
     assert chosen.training_settings("student") == changed(recipe.training_settings("student"), soft=True)
 
 
-def test_a_label_that_cases_have_and_nobody_looked_for_is_named(tmp_path):
-    rows = [
-        {"case": "a", "image": "i", "label": "l", "labels_present": "1 2", "annotated": "1"},
-        {"case": "b", "image": "i", "label": "l", "labels_present": "1", "annotated": "1 3"},
+@pytest.mark.parametrize(
+    ("loss", "rows", "message"),
+    [
+        ("label_sets", [((1, 2), (1,)), ((1,), (1, 3))], "student: two: labeled in cases, and looked for in"),
+        ("label_sets", [((1, 2), (1,)), ((1, 2), None)], None),
+        ("nnunet", [((1, 2), (1,)), ((1,), (1,))], None),
+        ("label_sets", [], "student: no case to train on"),
+        ("nnunet", [], "student: no case to train on"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused_before_a_case_is_preprocessed(tmp_path, capsys, loss, rows, message):
+    values = merge(CHANGES, {"model_defaults": {"training": {"loss": loss}}})
+    chosen, results = Config.load([RECIPE], values), Results(tmp_path)
+    whole = [
+        replace(CASE, case=f"case{number}", voxels=dict.fromkeys(present, 5), category="all", annotated=annotated)
+        for number, (present, annotated) in enumerate(rows)
     ]
-    names = ["liver", "kidney", "spleen"]
-    for loss, named in (("label_sets", ["kidney"]), ("nnunet", [])):
-        chosen = changed(settings(loss=loss), label_values=(1, 2, 3))
-        assert TrainingJob(Results(tmp_path), "student", chosen, names, rows).unannotated == named
+    write_cases(results.cases, whole)
+    parts = {
+        "settings": chosen.preprocessing_settings(MODEL).to_json(), "patch_size": [8, 16, 16],
+        "organs": chosen.background_organs(MODEL), "label_names": chosen.label_map.names,
+    }  # fmt: skip
+    output = results.shard("preprocessed", MODEL, Shard(0, 1))
+    job = ["--results", str(tmp_path), "--model", MODEL, "--settings", json.dumps(parts), "--output", str(output)]
+    assert main(["stage", "preprocess", *job, "--shard", "0-of-1"]) == 1, "there are no images either"
+    said = capsys.readouterr().err
+    assert message in said if message else "cases failed" in said
+    assert any(tmp_path.glob("store/preprocessed_*")) == (message is None)

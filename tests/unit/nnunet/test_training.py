@@ -494,9 +494,9 @@ def test_a_training_without_cases_is_given_up_at_once(results):
     record.write_text(record.read_text().splitlines()[0] + "\n")
     first = run(results)
     assert first.returncode == 1
-    assert "no case to train on" in first.stderr
+    assert "student: none of its 0 cases holds a label" in first.stderr
     second = run(results, attempt=2)
-    assert "given up in this run of the workflow: student: no case to train on" in second.stderr
+    assert "given up in this run of the workflow: student: none of its 0 cases" in second.stderr
 
 
 @pytest.mark.parametrize("kind", ["images", "labels"])
