@@ -27,9 +27,9 @@ def check_sources(config: Configuration) -> None:
             raise ConfigError(f"{key}.validation_labels: there are no `validation_images` that they belong to")
         _check_patterns(key, source)
         _check_values(config, key, source)
-    for index, label in enumerate(config.labels):
-        if label.name not in annotated_somewhere(config):
-            raise ConfigError(f"labels[{index}]: {label.name!r} is annotated in no source; nothing can learn it")
+    unknown = [label.name for label in config.labels if label.name not in annotated_somewhere(config)]
+    if unknown:
+        raise ConfigError(f"labels: annotated in no source, so that nothing can learn them: {', '.join(unknown)}")
     draw = config.validation
     if draw is not None:
         labeled = [name for name, source in config.sources.items() if source.has_labels]
