@@ -66,6 +66,8 @@ def _explain(error: ErrorDetails, values: Mapping) -> tuple[int, str]:
         if len(place) == 2 and place[0] in ("models", "completions"):
             others = [name for name in values[place[0]] if name != place[1]]
             message += f"; a new entry needs it (there are {', '.join(map(str, others))})" if others else ""
+            if values.get("recipe") == "none":
+                message += "; with `recipe: none` there is no entry of FLARE23's recipe, which its presets need"
     elif kind == "literal_error" and str(place[-1]).startswith(": nor"):  # see `tables.word_or`
         words = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
         message = f"{value!r} is {f'none of {words},' if ', ' in words else f'neither {words}'}{str(place[-1])[1:]}"

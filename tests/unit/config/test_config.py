@@ -582,6 +582,8 @@ def test_a_file_that_stands_alone_inherits_nothing(tmp_path):
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
     config = Config.load([RECIPE, tmp_path / "own.yaml"])
     assert (list(config.models), list(config.sources), config.completions) == (["student"], ["own"], {})
+    with pytest.raises(ConfigError, match=r"^completions\.tumor: .*; with `recipe: none` there is no entry of"):
+        Config.load([RECIPE, tmp_path / "own.yaml", REPOSITORY / "presets/partial_labels.yaml"])
 
 
 def test_a_configuration_that_is_too_long_for_a_command_line_is_refused():
