@@ -82,19 +82,24 @@ def _count(split: str, category: str, present: str, cases: Sequence[Case]) -> di
 
 def format_scan(scan: CohortScan) -> str:
     """Return the counts as a table for the terminal, and of each kind of issue how many there are, the first ones and
-    what to do."""
-    lines = [f"{'category':<20}{'cases':>8}{'quarantined':>13}{'Gvoxel':>10}"]
+    what to do.
+
+    `used` are the cases that are not quarantined, which is what later stages count.
+    """
+    lines = [f"{'category':<20}{'cases':>8}{'quarantined':>13}{'used':>8}{'Gvoxel':>10}"]
     for row in category_rows(scan):
         if row["labels_present"] == ALL:
             name = row["category"] if row["split"] == "training" else "validation cases"
-            lines.append(f"{name:<20}{row['cases']:>8}{row['quarantined']:>13}{row['voxels'] / 1e9:>10.2f}")
+            cases, quarantined = row["cases"], row["quarantined"]
+            used, size = cases - quarantined, row["voxels"] / 1e9
+            lines.append(f"{name:<20}{cases:>8}{quarantined:>13}{used:>8}{size:>10.2f}")
     sources = Counter((case.source, case.usable) for case in scan.cases)
     names = dict.fromkeys(source for source, _ in sources)
     if len(names) > 1:
-        lines += ["", f"{'source':<20}{'cases':>8}{'quarantined':>13}"]
-        lines += [
-            f"{name:<20}{sources[name, True] + sources[name, False]:>8}{sources[name, False]:>13}" for name in names
-        ]
+        lines += ["", f"{'source':<20}{'cases':>8}{'quarantined':>13}{'used':>8}"]
+        for name in names:
+            used, quarantined = sources[name, True], sources[name, False]
+            lines.append(f"{name:<20}{used + quarantined:>8}{quarantined:>13}{used:>8}")
     kinds: dict[tuple[str, str], list[QualityIssue]] = defaultdict(list)
     for issue in scan.issues:
         kinds[issue.severity, issue.kind].append(issue)

@@ -309,7 +309,15 @@ def test_tables_count_the_cases_of_each_source(seven, tmp_path):
     assert rows["kits", "right_kidney"]["cases"] == "3"
     assert float(rows["kits", "right_kidney"]["ml"]) == 4 * 4 * 4 * 0.125
     assert float(rows["kits", "right_kidney"]["right_mm"]) > 0 > float(rows["kits", "left_kidney"]["right_mm"])
-    assert "kits                       3            0" in format_scan(found)
+    assert "kits                       3            0       3" in format_scan(found)
+
+
+def test_the_table_of_a_scan_has_the_cases_that_are_used_beside_all_and_the_quarantined_ones(cohort, tmp_path):
+    (cohort / FILES["btcv"][1].format("002")).write_bytes(b"")
+    lines = [line.split() for line in format_scan(scan(cohort, tmp_path)).splitlines()]
+    assert ["category", "cases", "quarantined", "used", "Gvoxel"] in lines
+    assert ["source", "cases", "quarantined", "used"] in lines
+    assert [line[:4] for line in lines if line[:1] == ["btcv"]][-1] == ["btcv", "3", "1", "2"]
 
 
 def test_swapped_numbers_are_warned_of_by_both_names(cohort, tmp_path):
