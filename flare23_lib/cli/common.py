@@ -6,12 +6,12 @@ import argparse
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flare23_lib.cache.entries import Shard
 from flare23_lib.choices import RECIPE
-from flare23_lib.errors import ConfigError
+from flare23_lib.errors import ConfigError, UsageError
 from flare23_lib.runtime.devices import check_name
 from flare23_lib.runtime.machine import available_cores
 
@@ -125,6 +125,14 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--configfile", type=Path, nargs="+", metavar="FILE",
                         help="what differs from it, as for snakemake")  # fmt: skip
     parser.add_argument("--config", nargs="+", metavar="KEY=VALUE", help="single values, as for snakemake")
+
+
+def source_name(name: str | None, sources: Mapping[str, object]) -> str:
+    """Return the given source or the first one; UsageError for one that the configuration does not have."""
+    name = name or next(iter(sources))
+    if name not in sources:
+        raise UsageError(f"--source: there is no source {name!r}; there are {', '.join(sources)}")
+    return name
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

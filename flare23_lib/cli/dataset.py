@@ -16,8 +16,9 @@ from flare23_lib.cli.common import (
     load_config,
     output_file,
     output_folder,
+    source_name,
 )
-from flare23_lib.errors import ConfigError, FlareError, UsageError
+from flare23_lib.errors import ConfigError, FlareError
 
 
 def _categorise(args: argparse.Namespace) -> None:
@@ -33,9 +34,7 @@ def _categorise(args: argparse.Namespace) -> None:
                 f"categories[{index}].folders: this command is given other folders than the sources'; use the target "
                 "`cohort` of the workflow"
             )
-    name = args.source or next(iter(settings.sources))
-    if name not in settings.sources:
-        raise UsageError(f"--source: there is no source {name!r}; there are {', '.join(settings.sources)}")
+    name = source_name(args.source, settings.sources)
     source = moved(settings.sources[name], args.images, args.labels, args.unlabeled)
     settings = type(settings).of(settings, sources={name: source}, validation=None)
     output = args.output

@@ -17,6 +17,7 @@ from flare23_lib.cli.common import (
     load_config,
     output_file,
     output_folder,
+    source_name,
 )
 from flare23_lib.errors import UsageError
 
@@ -39,7 +40,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     scoring = Scoring.from_settings(settings, labels, unseen)
     scoring = replace(scoring, processes=args.processes, memory_mb=args.memory)
     folders = args.predictions, args.references, args.output
-    table, extra = evaluate_folders(*folders, scoring, next(iter(config.sources.values())).label_suffix)
+    name = source_name(args.source, config.sources)
+    source = (name, config.sources[name]) if args.source else None
+    table, extra = evaluate_folders(*folders, scoring, config.sources[name].label_suffix, source)
     scored, metrics, summary = (table["status"] == OK).sum(), args.output / "metrics.csv", args.output / "summary.csv"
     print(format_summary(summary))
     print(f"{scored} of {len(table)} cases scored; {metrics} and {summary} are written")
@@ -92,6 +95,9 @@ def register(commands: Commands) -> None:
     parser.add_argument("--predictions", type=Path, required=True, help="folder of label files")
     parser.add_argument("--references", type=Path, required=True, help="folder of label files of the same names")
     parser.add_argument("--output", type=output_folder, required=True, help="folder for metrics.csv and summary.csv")
+    parser.add_argument("--source", metavar="NAME",
+                        help="whose file names, values and annotated labels the references have (default: names as "
+                        "the first one's, values of `labels`)")  # fmt: skip
     parser.add_argument("--model", type=Path,
                         help="bundle that gives names, tolerances and slices of the labels (default: the "
                         "configuration)")  # fmt: skip

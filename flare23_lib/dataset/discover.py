@@ -274,16 +274,26 @@ def moved(source: Source, images: Path, labels: Path, unlabeled: Path | None) ->
             if not folder.is_dir():
                 raise CohortError(f"there is no folder {folder}")
 
-    def within(folder: Path | None, texts: Sequence[str]) -> list[str]:
-        rests = dict.fromkeys(FilePattern.parse(text).rest for text in texts) if folder else ()
-        return [f"{folder.absolute().as_posix().rstrip('/')}/{rest}" for rest in rests if folder]
-
     return Source.of(
         source,
-        images=within(images, source.images),
-        labels=within(labels, source.labels),
-        masks=within(labels, source.masks),
-        unlabeled_images=within(unlabeled, source.unlabeled_images or source.images),
+        images=_within(images, source.images),
+        labels=_within(labels, source.labels),
+        masks=_within(labels, source.masks),
+        unlabeled_images=_within(unlabeled, source.unlabeled_images or source.images),
         validation_images=[],
         validation_labels=[],
     )
+
+
+def labels_in(folder: Path, name: str, source: Source) -> Files:
+    """Return the labels in a folder that are named as those of a source, by case."""
+    texts = (*source.labels, *source.masks) or source.validation_labels
+    source = Source.of(source, **dict.fromkeys(PATTERN_KEYS, ()) | {"labels": _within(folder, texts)})
+    patterns = _placed(Path("/"), source)
+    return _source_files(name, source, patterns, nifti_files({one.place for one in patterns}), set()).labels
+
+
+def _within(folder: Path | None, texts: Sequence[str]) -> list[str]:
+    """Return patterns that begin in another folder; none without one."""
+    rests = dict.fromkeys(FilePattern.parse(text).rest for text in texts) if folder else ()
+    return [f"{folder.absolute().as_posix().rstrip('/')}/{rest}" for rest in rests if folder]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from unicodedata import normalize
@@ -11,14 +11,17 @@ from unicodedata import normalize
 import pandas as pd
 
 from flare23_lib.cache.results import REMEDY, Results
-from flare23_lib.config.cohort_models import label_map
+from flare23_lib.config.cohort_models import Source, label_map
 from flare23_lib.config.settings import EvaluationSettings
 from flare23_lib.dataset.cases import refuse_changed, usable_cases
+from flare23_lib.dataset.discover import labels_in
+from flare23_lib.dataset.sources import SourceLabels
 from flare23_lib.errors import EvaluationError, StoreError, listed
 from flare23_lib.evaluation.cases import OK, Pair, Scoring, score_cases
 from flare23_lib.evaluation.details import write_details
 from flare23_lib.evaluation.tables import DECIMALS, format_summary, score_table, summarize, write_table
 from flare23_lib.io.atomic import read_json
+from flare23_lib.io.label_maps import LabelFiles
 from flare23_lib.io.nifti import SUFFIXES, stem
 from flare23_lib.io.patterns import check_utf8
 from flare23_lib.io.tables import read_csv
@@ -85,34 +88,66 @@ def evaluate_folders(
     output: Path,
     scoring: Scoring,
     reference_suffix: str | None = None,
+    source: tuple[str, Source] | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Score every reference against the prediction of the same name, as `evaluate_cases`.
 
     Returns the scores, and the names of predictions without a reference, which are left out.
 
     Files are named after their cases: X.nii.gz or X.nii. `reference_suffix` is another suffix of
-    references, such as `_seg.nii.gz`, which is used if a file has it and a prediction the name before it.
+    references, such as `_seg.nii.gz`, which is used if a file has it and a prediction the name before it. With a
+    source (and its name), references have its names and values instead, and only what was looked for in it is scored;
+    predictions have the names of its cases, with its prefix or without.
 
     Raises:
         EvaluationError: a folder is missing or holds no file of its kind, no prediction has the name of a
             reference, or as `score_cases`.
     """
     found = _files(predictions, "prediction")
-    truth = _files(references, "reference", reference_suffix)
+    if source is None:
+        read, truth = SourceLabels(), _files(references, "reference", reference_suffix)
+    else:
+        read, truth = SourceLabels.of(source[1], scoring.labels), _of_source(references, *source, found)
     if not set(found) & set(truth):
         truth = {normalize("NFC", stem(path) or case): path for case, path in truth.items()}
     if not set(found) & set(truth):
         one, other = (next(iter(files.values())).name for files in (found, truth))
         raise EvaluationError(
             f"{predictions}: no prediction has the name of a reference ({one} here, {other} in {references}); "
-            "the first source's pattern of labels in the configuration tells what follows a case's name"
+            "the first source's pattern of labels in the configuration tells what follows a case's name; with "
+            "--source NAME another's, and its values, count"
         )
-    pairs = [Pair(case, path, found.get(case)) for case, path in truth.items()]
+    if read.annotated == "present":
+        read, scoring = replace(read, annotated=None), replace(scoring, partial_references=True)
+    pairs = []
+    for case, path in truth.items():
+        label = LabelFiles(path, read.mapping)
+        masks = label.mask_files() if label.has_masks else None
+        pairs.append(Pair(case, label, found.get(case), read.annotated_in((), masks)))
     table = evaluate_cases(pairs, scoring, output)
     extra = [path.name for case, path in found.items() if case not in truth]
     for name in extra:
         log.warning("%s: has no reference and was left out", name)
     return table, extra
+
+
+def _of_source(folder: Path, name: str, source: Source, predictions: Collection[str]) -> dict[str, Path]:
+    """Return the labels of a source in a folder by case, without its prefix where no prediction has it.
+
+    Raises:
+        EvaluationError: the folder is missing or holds none, or a case has two files.
+    """
+    if not folder.is_dir():
+        raise EvaluationError(f"{folder}: there is no such folder of references")
+    found = labels_in(folder, name, source)
+    if not found:
+        raise EvaluationError(f"{folder}: no file is named as the labels of sources.{name}")
+    if not set(found) & set(predictions):
+        found = labels_in(folder, name, Source.of(source, prefix=""))
+    for one, *others in found.values():
+        if others:
+            raise EvaluationError(f"{one}: {others[0].name} is a reference of the same case; keep one of the two")
+    return {case: paths[0] for case, paths in found.items()}
 
 
 def _files(folder: Path, kind: str, suffix: str | None = None) -> dict[str, Path]:

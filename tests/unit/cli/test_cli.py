@@ -13,8 +13,11 @@ from places import BASE_CONFIG, RECIPE, REPOSITORY
 from flare23_lib import cli
 from flare23_lib.cli.common import load_config
 from flare23_lib.config import Config
+from flare23_lib.config.cohort_models import Source
 from flare23_lib.dataset.cases import read_cases
+from flare23_lib.errors import EvaluationError
 from flare23_lib.evaluation import cases as scoring
+from flare23_lib.evaluation.evaluate import evaluate_folders
 from flare23_lib.io import nifti
 from flare23_lib.io.tables import read_csv
 
@@ -79,6 +82,56 @@ def test_evaluate_scores_two_folders(folders):
     header = (folders / "out/metrics.csv").read_text().splitlines()[0].split(",")
     assert header[:2] == ["Name", "liver_DSC"]
     assert (folders / "out/summary.csv").exists()
+
+
+@pytest.mark.parametrize("prefix", ["d_", ""])
+@pytest.mark.parametrize("masks", [False, True])
+def test_evaluate_reads_references_as_a_source_keeps_them(folders, prefix, masks):
+    """Predictions are right in our numbers; the source's are others, and it did not look for the tumor."""
+    (folders / "more").mkdir()
+    for case in ("one", "two"):
+        label = nifti.read_labels(folders / "labels" / f"{case}.nii.gz").array
+        write(folders / "predictions" / f"{prefix}{case}.nii.gz", label)
+        for name, number in (("liver", 1), ("right_kidney", 2), ("spleen", 3)):
+            write(folders / "masks" / case / f"{name}.nii.gz", (label == number).astype(np.uint8))
+        theirs = np.array([0, 30, 20, 10, 0], np.uint8)[label.clip(0, 4)]
+        write(folders / "refs" / f"{case}_seg.nii.gz", theirs)
+    names = {10: "spleen", 20: "right_kidney", 30: "liver"}
+    source = {"labels": "D/{case}_seg.nii.gz", "values": names}
+    if masks:
+        source = {"masks": "D/{case}/{mask}.nii.gz", "values": {name: name for name in names.values()}}
+    text = yaml.safe_dump({"sources": {"d": {"images": "I/{case}.nii.gz", **source}},
+                           "model_defaults": {"training": {"loss": "label_sets"}}})  # fmt: skip
+    (folders / "own.yaml").write_text(text)
+    options = {
+        "predictions": "predictions", "references": "masks" if masks else "refs", "output": "out", "source": "d",
+        "base-config": RECIPE, "configfile": "own.yaml", "processes": 1,
+    }  # fmt: skip
+    done = flare23(folders, "evaluate", *(f"--{name}={value}" for name, value in options.items()))
+    assert done.returncode == 0, done.stderr
+    rows = read_csv(folders / "out/metrics.csv")
+    assert [row["Name"] for row in rows] == [f"{prefix}one", f"{prefix}two"]
+    assert [[row[f"{name}_DSC"] for name in ("liver", "right_kidney", "spleen")] for row in rows] == [["1.0"] * 3] * 2
+    assert {row["tumor_DSC"] for row in rows} == {""}, "an empty cell: nobody looked for it"
+    options |= {"source": "lost"}
+    refused = flare23(folders, "evaluate", *(f"--{name}={value}" for name, value in options.items()))
+    assert refused.returncode == 2
+    assert "--source: there is no source 'lost'; there are flare23, d" in refused.stderr
+
+
+def test_references_of_a_source_that_looked_for_different_labels_are_scored_where_they_occur(folders):
+    labels = Config.load([RECIPE]).label_map
+    patterns = {"images": "{case}.nii.gz", "labels": "D/{case}.nii.gz"}
+    source = Source(**patterns, values=dict(zip(map(str, labels.values), labels.names, strict=True)),
+                    annotated="present")  # fmt: skip
+    paths = folders / "labels", folders / "labels", folders / "out"
+    table, extra = evaluate_folders(*paths, scoring.Scoring(labels), source=("d", source))
+    assert not extra
+    assert table["liver_DSC"].isna().tolist() == [False, True]
+    assert table["spleen_DSC"].isna().tolist() == [True, False]
+    other = source.model_copy(update={"labels": ("D/{case}_l.nii.gz",)})
+    with pytest.raises(EvaluationError, match=r"no file is named as the labels of sources\.d"):
+        evaluate_folders(*paths, scoring.Scoring(labels), source=("d", other))
 
 
 @pytest.mark.parametrize(("side", "scored"), [("predictions", "1 of 2"), ("references", "1 of 1")])
