@@ -119,6 +119,7 @@ def test_what_makes_an_image_no_sound_ct_is_told(images, tmp_path, caplog):
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert [line for line in told if "case_2" in line] == [
         f"2 of 2: {doubtful}: pixdim says 5x0.7123x0.7123 mm, the affine 2.5x0.7123x0.7123 mm",
+        f"2 of 2: {doubtful}: its shortest axis has a length of 6, fewer than 8 voxels",
         f"2 of 2: {doubtful}: every voxel is 40",
     ]
 

@@ -172,7 +172,7 @@ def test_labels_can_be_chosen(predictor, files, expected):
     prediction = predictor(files / "ct.nii.gz", labels_only=["liver"])
     assert np.array_equal(prediction.labels, np.where(expected == 1, 1, 0))
     assert prediction.names == {1: "liver"}
-    with pytest.raises(ConfigError, match="^labels_only: there is no label 'spleen'"):
+    with pytest.raises(ConfigError, match=r"^labels_only: there is no label 'spleen'"):
         predictor(files / "ct.nii.gz", labels_only=["spleen"])
 
 

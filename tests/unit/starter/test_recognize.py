@@ -282,8 +282,10 @@ def test_masks_in_several_places_are_all_taken_or_refused(tmp_path):
     for number in range(6):
         case = folder / f"part{number // 2}/p{number}"
         write(case / "ct.nii.gz", ct(number), AFFINE)
-        for mask in ("seg/liver", "seg/spleen", *(["seg/tumor"] if number > 3 else []), "raw/one", "raw/two"):
-            write(case / f"{mask}.nii.gz", labels(v1=LIVER), AFFINE)
+        masks = {"seg/liver": LIVER, "seg/spleen": LEFT, "seg/tumor": RIGHT, "raw/one": LIVER, "raw/two": LIVER}
+        for mask, place in masks.items():
+            if number > 3 or mask != "seg/tumor":
+                write(case / f"{mask}.nii.gz", labels(v1=place), AFFINE)
     config = configured(tmp_path, folder)
     (source,) = config.sources.values()
     assert sorted(source.images) == [f"part{part}/{{case}}/ct.nii.gz" for part in range(3)]
