@@ -10,8 +10,8 @@ from flare23_lib.io.atomic import read_json
 
 README = " ".join((REPOSITORY / "README.md").read_text().split())
 
-FOUR = "seeds.4 fully labeled, 36 epochs"
-EIGHT, SIXTEEN, NONE = (f"runs.seed 11, {number} fully labeled, 36 epochs.summary" for number in (8, 16, 0))
+FOUR, EIGHT, SIXTEEN = (f"seeds.{number} fully labeled, 36 epochs" for number in (4, 8, 16))
+NONE = "runs.seed 11, 0 fully labeled, 36 epochs.summary"
 ONE = "runs.seed 11, 1 fully labeled.summary"
 GLAND = "summary.arms"
 
@@ -31,9 +31,10 @@ PRINTED = [
     ("recovery_real", f"| U | {{{FOUR}.upper.dsc.mean:.3f}} |"),
     (
         "recovery_real",
-        f"has {{{EIGHT}.sets_longer_soft.dsc.value:.3f}} and {{{SIXTEEN}.sets_longer_soft.dsc.value:.3f}}, the chain "
-        f"{{{EIGHT}.chain.dsc.value:.3f}} and {{{SIXTEEN}.chain.dsc.value:.3f}}, L {{{EIGHT}.lower.dsc.value:.3f}} "
-        f"and {{{SIXTEEN}.lower.dsc.value:.3f}}",
+        f"has {{{EIGHT}.sets_longer_soft.dsc.mean:.3f}} and {{{SIXTEEN}.sets_longer_soft.dsc.mean:.3f}} (recovery "
+        f"{{{EIGHT}.sets_longer_soft.recovery.mean:.2f}} and {{{SIXTEEN}.sets_longer_soft.recovery.mean:.2f}}), the "
+        f"chain {{{EIGHT}.chain.dsc.mean:.3f}} and {{{SIXTEEN}.chain.dsc.mean:.3f}}, "
+        f"L {{{EIGHT}.lower.dsc.mean:.3f}} and {{{SIXTEEN}.lower.dsc.mean:.3f}} (3 seeds)",
     ),
     (
         "recovery_real",
