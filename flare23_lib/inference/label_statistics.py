@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -12,9 +13,9 @@ import numpy as np
 from scipy import ndimage
 
 from flare23_lib.axes import CONNECTIVITY
-from flare23_lib.errors import ImageError, StoreError
+from flare23_lib.errors import ImageError
 from flare23_lib.inference.image_files import PredictionCase
-from flare23_lib.io.atomic import read_json, write_json
+from flare23_lib.io.atomic import about_path, write_json
 from flare23_lib.io.images import read_image
 from flare23_lib.io.label_tables import Structure, label_table, read_label_table
 from flare23_lib.io.nifti import Volume, is_finite, read_labels
@@ -119,13 +120,26 @@ def check_statistics_table(path: Path) -> None:
     refuse_others(path, ",".join(COLUMNS))
 
 
+def read_case_statistics(path: Path) -> list[dict[str, Any]] | None:
+    """Return the rows of a case's JSON file, a column each of `COLUMNS`; None if it holds no statistics of ours.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with about_path(path):
+            content = json.loads(path.read_bytes())
+        return [{"case": content["case"], **asdict(LabelStatistics(**row))} for row in content["labels"]]
+    except (IsADirectoryError, ValueError, KeyError, TypeError):
+        return None
+
+
 def write_statistics_table(path: Path, files: Iterable[Path]) -> None:
     """Write a CSV with a row for each structure of each case, from the cases' JSON files; others are passed over."""
     rows: list[dict[str, Any]] = []
     for file in sorted(files):
-        try:
-            content = read_json(file)
-            rows += [{"case": content["case"], **asdict(LabelStatistics(**row))} for row in content["labels"]]
-        except (StoreError, KeyError, TypeError):  # not read, or no JSON of ours
+        found = read_case_statistics(file)
+        if found is None:
             log.warning("%s: is passed over; it holds no statistics of ours", file)
+        rows += found or []
     write_csv(path, COLUMNS, rows)

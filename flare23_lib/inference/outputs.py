@@ -19,9 +19,8 @@ import numpy as np
 
 from flare23_lib.cache.entries import fingerprint
 from flare23_lib.choices import OutputType
-from flare23_lib.errors import ImageError, StoreError, UsageError, first_line
+from flare23_lib.errors import ImageError, UsageError, first_line
 from flare23_lib.inference.image_files import PredictionCase
-from flare23_lib.io.atomic import read_json
 from flare23_lib.io.images import read_header, read_image
 from flare23_lib.io.label_tables import (
     STEM,
@@ -193,15 +192,14 @@ class Outputs:
     def _is_current(self, case: PredictionCase, file: Path, since: int) -> bool:
         """Tell whether a file is there, not older than a time in ns and, if it is DICOM, made as is wanted.
 
-        Statistics must be JSON, as a broken file is in the way of the table.
+        Statistics must be ours, as the table passes over others.
         """
         if not file.exists() or file.stat().st_mtime_ns < since:
             return False
         if file == case.beside(STATISTICS):
-            with contextlib.suppress(StoreError):
-                read_json(file)
-                return True
-            return False
+            from flare23_lib.inference.label_statistics import read_case_statistics
+
+            return read_case_statistics(file) is not None
         if file not in self._dicom_files(case):
             return True
         from flare23_lib.io.dicom_seg import read_made_by

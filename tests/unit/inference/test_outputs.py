@@ -1,12 +1,14 @@
 """What `flare23 predict` and `statistics` write: names, numbers, pictures, DICOM, each as asked for."""
 
 import csv
+import errno
 import json
 import os
 import shutil
 import unicodedata
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib.image
 import nibabel as nib
@@ -413,6 +415,21 @@ def test_statistics_that_cannot_be_read_are_made_again_from_the_labels(model, ct
     assert predict(model, ct, tmp_path / "out", "--statistics") == 0
     assert own.read_text() == content
     assert (tmp_path / "out/statistics.csv").read_text() == table
+
+
+def test_statistics_are_not_passed_over_where_a_disk_fails(model, ct, tmp_path, monkeypatch, capsys):
+    assert predict(model, ct, tmp_path / "out", "--statistics") == 0
+    own = tmp_path / "out/patient.statistics.json"
+    reading = Path.read_bytes
+
+    def fail(path):
+        if path == own:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return reading(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert predict(model, ct, tmp_path / "out", "--statistics") == 1
+    assert str(own) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
