@@ -287,7 +287,7 @@ def moved(source: Source, images: Path, labels: Path, unlabeled: Path | None) ->
 
 def labels_in(folder: Path, name: str, source: Source) -> Files:
     """Return the labels in a folder that are named as those of a source, by case."""
-    texts = (*source.labels, *source.masks) or source.validation_labels
+    texts = (*source.validation_labels, *source.labels, *source.masks)
     source = Source.of(source, **dict.fromkeys(PATTERN_KEYS, ()) | {"labels": _within(folder, texts)})
     patterns = _placed(Path("/"), source)
     return _source_files(name, source, patterns, nifti_files({one.place for one in patterns}), set()).labels

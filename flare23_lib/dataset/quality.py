@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from flare23_lib.dataset.image_info import ImageInfo
 from flare23_lib.errors import listed
-from flare23_lib.io.label_maps import ValueTable, unknown_values
+from flare23_lib.io.label_maps import Target, ValueTable, unknown_values
 from flare23_lib.labels import IGNORE_VALUE, LabelMap
 
 QUARANTINE, UNLABELED = "quarantine", "unlabeled"
@@ -142,6 +142,11 @@ def implausible_size(info: ImageInfo) -> str | None:
     return f"a voxel of {_millimeters(spacing)} and a volume of {extent} (z, y, x) are no CT's of a body"
 
 
+def _occurs(target: Target, ours: Collection[int]) -> bool:
+    """Return whether voxels are of what a mask stands for, another mask's too, or are ignored by it."""
+    return target == IGNORE_VALUE or not set(target if isinstance(target, tuple) else (target,)).isdisjoint(ours)
+
+
 def label_issues(info: ImageInfo, labels: LabelMap, table: ValueTable | None = None) -> Iterator[Finding]:
     """Yield what is wrong with a readable file as a label map, whose values are ours or those of a source's table."""
     if info.voxels is None:
@@ -157,11 +162,14 @@ def label_issues(info: ImageInfo, labels: LabelMap, table: ValueTable | None = N
         yield "scaled_label", f"{cause}: {off}" if cause else off
     elif cause:
         yield "scaled_label", cause
-    if vanished := [f"{name} ({size})" for name, (lost, size) in info.lost.items() if lost == size]:
-        yield "vanished_mask", f"later masks have all voxels of {listed(vanished)}"
-    if smaller := [f"{name} ({lost} of {size})" for name, (lost, size) in info.lost.items() if lost < size]:
-        yield "overlapping_masks", f"later masks have voxels of {listed(smaller)}"
     ours = info.our_voxels(table)
+    targets = table.targets if table else {}
+    vanished = {name for name, (lost, size) in info.lost.items() if lost == size and not _occurs(targets[name], ours)}
+    if vanished:
+        names = [f"{name} ({size})" for name, (_, size) in info.lost.items() if name in vanished]
+        yield "vanished_mask", f"later masks have all voxels of {listed(names)}"
+    if smaller := [f"{name} ({lost} of {size})" for name, (lost, size) in info.lost.items() if name not in vanished]:
+        yield "overlapping_masks", f"later masks have voxels of {listed(smaller)}"
     ignored = ours.get(IGNORE_VALUE, 0)
     if not ours.keys() - {0, IGNORE_VALUE}:
         yield "empty_label", "has no labeled voxel"

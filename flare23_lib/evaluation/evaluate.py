@@ -112,10 +112,13 @@ def evaluate_folders(
         truth = {normalize("NFC", stem(path) or case): path for case, path in truth.items()}
     if not set(found) & set(truth):
         one, other = (next(iter(files.values())).name for files in (found, truth))
-        raise EvaluationError(
-            f"{predictions}: no prediction has the name of a reference ({one} here, {other} in {references}); "
-            "the first source's pattern of labels in the configuration tells what follows a case's name; with "
+        hint = (
+            "; the first source's pattern of labels in the configuration tells what follows a case's name; with "
             "--source NAME another's, and its values, count"
+        )
+        raise EvaluationError(
+            f"{predictions}: no prediction has the name of a reference ({one} here, {other} in {references})"
+            + hint * (source is None)
         )
     if read.annotated == "present":
         read, scoring = replace(read, annotated=None), replace(scoring, partial_references=True)

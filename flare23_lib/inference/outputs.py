@@ -274,6 +274,7 @@ class Outputs:
             for file in self._dicom_files(case):  # of earlier labels
                 file.unlink(missing_ok=True)
             return
+        failed: list[ImageError] = []
         for kind in kinds:
             if kind == "dicom-seg":
                 from flare23_lib.io.dicom_seg import write_seg as write
@@ -284,7 +285,9 @@ class Outputs:
                 write(file, case.image, labels, self.table, self.model, self._dicom_made_by(case))
             except Exception as error:  # highdicom fails in many ways
                 there = f"; the labels are in {case.labels}" if "nifti" in self.types else ""
-                raise ImageError(f"{file}: cannot be written ({first_line(error)}){there}") from error
+                failed.append(ImageError(f"{file}: cannot be written ({first_line(error)}){there}"))
+        if failed:
+            raise failed[0]
 
 
 def _table(cases: Sequence[PredictionCase], output: Path, name: str) -> Path:

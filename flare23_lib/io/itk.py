@@ -28,7 +28,7 @@ METAIMAGE_DIRECTIONS = (b"TransformMatrix", b"Rotation", b"Orientation")
 """Names of the field that has them, each of which MetaIO takes."""
 
 NRRD_DIRECTIONS = (b"space", b"space directions")
-"""Fields that have them together."""
+"""Fields that have them together, in any case."""
 
 
 def read_itk_geometry(path: Path) -> tuple[Geometry, int]:
@@ -47,7 +47,7 @@ def has_directions(path: Path) -> bool:
     with path.open("rb") as file:
         lines = file.read(BLOCK_BYTES).splitlines()
     names = {re.split(rb"[:=]", line, maxsplit=1)[0].strip() for line in lines}
-    return not names.isdisjoint(METAIMAGE_DIRECTIONS) or names.issuperset(NRRD_DIRECTIONS)
+    return not names.isdisjoint(METAIMAGE_DIRECTIONS) or {name.lower() for name in names}.issuperset(NRRD_DIRECTIONS)
 
 
 def read_itk(path: Path) -> Volume:

@@ -137,7 +137,7 @@ def _train_in_processes(run: TrainingRun, prepare: Callable[[FlareTrainer], None
             if signals.received is not None:
                 raise StoppedError(signals.received) from error
             if killed is not None or not isinstance(error, ProcessRaisedException):
-                # Others fail for want of it. One that is killed while it writes down its error leaves half of that.
+                # The others fail because it is missing. Killed while it writes its error it leaves half of that.
                 raise KilledError(killed or "a process of the training was killed") from error
             last = str(error).strip().splitlines()[-1]
             if last.startswith("flare23_lib.errors."):

@@ -63,8 +63,8 @@ def has_sides(names: Collection[str]) -> bool:
 def names_of_values(folder: Path, present: Collection[int] | None = None) -> dict[int, str]:
     """Return names of values from dataset.json, a table of two columns or ITK-SNAP's label file; empty without.
 
-    With the values that are present in labels, a table that names none of them is passed over. nnU-Net's regions, of
-    several values each, name none.
+    With the values that are present in labels, if any, a table that names none of them is passed over. nnU-Net's
+    regions, of several values each, name none.
     """
     tables = [path for path in sorted(folder.iterdir()) if TABLE.search(path.name.lower())]
     for path in [path for path in (folder / "dataset.json", *tables) if path.is_file()]:
@@ -74,7 +74,7 @@ def names_of_values(folder: Path, present: Collection[int] | None = None) -> dic
         except (OSError, ValueError, csv.Error, FlareError) as error:
             log.warning("%s: names no values, as it cannot be read (%s)", path, error)
             continue
-        if found and (present is None or any(value in found for value in present)):
+        if found and (not present or any(value in found for value in present)):
             return {value: name_of(value, name) for value, name in found.items() if value > 0}
     return {}
 

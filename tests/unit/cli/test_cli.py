@@ -129,6 +129,9 @@ def test_references_of_a_source_that_looked_for_different_labels_are_scored_wher
     assert not extra
     assert table["liver_DSC"].isna().tolist() == [False, True]
     assert table["spleen_DSC"].isna().tolist() == [True, False]
+    validation = {"validation_images": ("V/{case}.nii.gz",), "validation_labels": ("W/{case}.nii.gz",)}
+    other = source.model_copy(update={"labels": ("D/{case}_l.nii.gz",)} | validation)
+    assert evaluate_folders(*paths, scoring.Scoring(labels), source=("d", other))[0].equals(table)
     other = source.model_copy(update={"labels": ("D/{case}_l.nii.gz",)})
     with pytest.raises(EvaluationError, match=r"no file is named as the labels of sources\.d"):
         evaluate_folders(*paths, scoring.Scoring(labels), source=("d", other))

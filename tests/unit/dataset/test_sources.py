@@ -381,6 +381,12 @@ def test_a_mask_that_later_ones_cover_wholly_leaves_the_case_out(cohort, tmp_pat
     parts = values | {"kidney_right": "pancreas", "spleen": "pancreas"}  # masks of one label take nothing
     of_one_label = scan(cohort, tmp_path, sources={"totalsegmentator": {"values": parts}})
     assert issues_of(of_one_label, "totalsegmentator_s001") == []
+    elsewhere = values | {"kidney_right": "liver"}  # of which the liver's own mask has voxels
+    whole = issues_of(
+        scan(cohort, tmp_path, sources={"totalsegmentator": {"values": elsewhere}}), "totalsegmentator_s001"
+    )
+    assert "kidney_right (64 of 64)" in whole[0][2]
+    assert [kind for kind, *_ in whole] == ["overlapping_masks"]
     below = values | {"kidney_right": "background"}
     background = scan(cohort, tmp_path, sources={"totalsegmentator": {"values": below}})
     assert [kind for kind, *_ in issues_of(background, "totalsegmentator_s001")] == ["overlapping_masks"]

@@ -549,13 +549,14 @@ def test_dicom_that_cannot_be_written_ends_no_other_output(model, ct, tmp_path, 
         raise ValueError("a header that\nno one foresaw")
 
     monkeypatch.setattr("flare23_lib.io.dicom_seg.write_seg", fails)
-    types = [*["nifti"] * with_nifti, "dicom-seg"]
+    types = [*["nifti"] * with_nifti, "dicom-seg", "rtstruct"]
     options = ("--output-type", *types, "--statistics", "--preview", "--per-class")
     assert predict(model, ct, tmp_path / "out", *options) == 1
     message = f"{tmp_path / 'out/patient.seg.dcm'}: cannot be written (a header that)"
     there = f"; the labels are in {tmp_path / 'out/patient.nii.gz'}" if with_nifti else ""
     assert caplog.messages[-1].endswith(message + there)
-    names = ["patient.statistics.json", "patient.png", "patient/liver.nii.gz", *["patient.nii.gz"] * with_nifti]
+    names = ["patient.statistics.json", "patient.png", "patient/liver.nii.gz", "patient.rtstruct.dcm"]
+    names += ["patient.nii.gz"] * with_nifti
     assert all((tmp_path / "out" / name).exists() for name in names)
 
 
@@ -589,6 +590,7 @@ AXES = "space directions: (1,0,0) (0,1,0) (0,0,2)\n"
         ("x.nrrd", NRRD + "spacings: 1 1 2\n\n", True),
         ("x.nrrd", NRRD + "space dimension: 3\n" + AXES + "\n", True),
         ("x.nrrd", NRRD + "space: RAS\n" + AXES + "\n", False),
+        ("x.nrrd", NRRD + "Space: RAS\n" + AXES.title() + "\n", False),
         ("x.mha", META + "ElementDataFile = LOCAL\n", True),
         ("x.mha", META + "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementDataFile = LOCAL\n", False),
     ],

@@ -117,6 +117,15 @@ def test_an_organ_in_few_cases_is_not_stated_as_looked_for_and_the_terminal_has_
     assert {model.training.loss for model in config.models.values()} == {"label_sets"}
 
 
+def test_a_table_of_labels_that_are_all_empty_says_what_is_absent(tmp_path):
+    for folder, boxes in (("ill", {"v1": LIVER, "v2": LEFT}), ("healthy", {})):
+        write_pairs(tmp_path / folder / "img/#.nii.gz", tmp_path / folder / "seg/#.nii.gz", range(4), **boxes)
+        (tmp_path / folder / "dataset.json").write_text(json.dumps({"labels": {"liver": 1, "tumor": 2}}))
+    config = configured(tmp_path, "ill", "healthy")
+    assert config.sources["healthy"].values == {"1": "liver", "2": "tumor"}
+    assert "no case holds" not in (tmp_path / "m.yaml").read_text()
+
+
 def test_what_no_case_has_is_left_out_and_what_is_no_organ_may_be_absent(tmp_path):
     """A table may list more than was labeled; a finding is absent where it is not labeled."""
     for number in range(6):
