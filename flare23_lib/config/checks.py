@@ -143,7 +143,8 @@ def _check_stated(config: Configuration, index: int, category: Category) -> None
     if category.annotated in (None, "present"):
         return
     for name in category.sources or config.sources:
-        source, held = config.sources[name], labels_held(config, config.sources[name])
+        source = config.sources[name]
+        held = labels_held(config, source)
         missing = [label for label in category.annotated if label not in held]
         part = category.model_copy(update={"sources": (name,)})
         can_fit = part.model_copy(update={"subset": None}).fits("", held, source.image_folders, name)

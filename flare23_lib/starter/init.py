@@ -167,9 +167,8 @@ def _add_values(source: FolderSource, infos: Sequence[ImageInfo], several: bool)
     else:
         present = sorted(map(int, source.present))
         table = names_of_values(source.folder, present) if source.folder else {}
-        absent = {value: name for value, name in table.items() if labels_of(name) and value not in present}
-        if not present:  # all labels are empty: of healthy controls
-            absent = {}
+        unseen = {value: name for value, name in table.items() if labels_of(name) and value not in present}
+        absent = unseen if present else {}  # all labels may be empty, of healthy controls
         if absent:
             left_out = listed([f"{name} ({value})" for value, name in absent.items()])
             source.remarks.append(f"no case holds {left_out}: left out, as it would count as absent in all of them")
