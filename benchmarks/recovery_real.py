@@ -109,6 +109,9 @@ Seeds 12 and 13 with 8 and 16 cases and 36 epochs (arms `lower`, `sets_longer`, 
 added when all of the above was known. Questions: over the three seeds, the recovery of `sets_longer` and
 `sets_longer_soft` with 8 and with 16, and are their differences to the chain above 0 in each?
 
+`shuffled_longer` of seeds 12 and 13 with 8 and 16 cases and 36 epochs was added when all of the above was known.
+Question: is the control below `sets_longer` with each seed and dose?
+
 U of 16 cases is that of 8, and with seeds 12 and 13 both are that of 4, not trained again: the same 170 cases, seed
 and iterations (with 8 and 4 cases of seed 11 it was trained twice, and its scores agreed in every case).
 
