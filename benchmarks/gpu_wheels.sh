@@ -12,7 +12,7 @@ folder=${1:-build/wheels}
 version=${PYTHON_VERSION:-3.12}
 python=${PYTHON:-python3}
 
-compiled=(blosc2 connected-components-3d isal ndindex numexpr rpds-py)
+compiled=(blosc2 connected-components-3d isal ndindex numexpr psutil rpds-py)
 pure=(acvl_utils batchgenerators batchgeneratorsv2 dynamic_network_architectures jsonschema
   jsonschema-specifications nibabel nnunetv2 referencing)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from flare23_lib.cache.entries import Shard, fingerprint
 from flare23_lib.dataset.image_info import header_info
 from flare23_lib.dataset.quality import file_issues, image_issues
-from flare23_lib.errors import ConfigError, ImageError
+from flare23_lib.errors import ImageError
 from flare23_lib.io.identity import file_identity
 from flare23_lib.io.images import IMAGE_SUFFIXES, Image, files_of, is_dicom, own_warnings
 from flare23_lib.io.nifti import Stream, Volume, stem
@@ -112,10 +112,7 @@ class PredictionCase:
 
 def default_memory() -> int | None:
     """Return the limit on the host where none is given, in MB; None for what is usable here if that is less."""
-    with contextlib.suppress(ConfigError):  # it is not known here
-        if usable_memory() < DEFAULT_MEMORY * MB:
-            return None
-    return DEFAULT_MEMORY
+    return None if usable_memory() < DEFAULT_MEMORY * MB else DEFAULT_MEMORY
 
 
 def case_name(path: Path) -> str | None:

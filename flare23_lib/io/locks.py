@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.util
-import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from flare23_lib.errors import LockError
-
-log = logging.getLogger(__name__)
 
 LOCK_INTERVAL = 0.05
 """Seconds between two attempts at a lock that another process holds."""
@@ -62,30 +56,18 @@ def try_lock(path: Path) -> IO[str] | None:
     Raises:
         LockError: the file system has no locks.
     """
-    with contextlib.ExitStack() as stack:
-        handle = stack.enter_context(path.open("a"))
-        if not _has_locks() or _lock_open(handle):
-            stack.pop_all()
-            return handle
-    return None
-
-
-def _lock_open(handle: IO[str]) -> bool:
     import filelock  # only here: most commands need no lock, and it takes 30 ms
 
-    try:
-        return filelock.lock_descriptor(handle.fileno(), blocking=False)
-    except OSError as error:
-        raise LockError(
-            f"{handle.name}: its file system has no file locks (flock: {error.strerror}); put `results` on another "
-            "one, or have it mounted with flock"
-        ) from error
-
-
-@functools.cache
-def _has_locks() -> bool:
-    """Say whether this Python has locks that end with their process; a warning, once, says that it has none."""
-    there = sys.platform == "win32" or importlib.util.find_spec("fcntl") is not None
-    if not there:
-        log.warning("this Python has no file locks (no module fcntl): run one command at a time in a folder")
-    return there
+    with contextlib.ExitStack() as stack:
+        handle = stack.enter_context(path.open("a"))
+        try:
+            is_free = filelock.lock_descriptor(handle.fileno(), blocking=False)
+        except OSError as error:
+            raise LockError(
+                f"{path}: its file system has no file locks (flock: {error.strerror}); put `results` on another "
+                "one, or have it mounted with flock"
+            ) from error
+        if not is_free:
+            return None
+        stack.pop_all()
+        return handle

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import os
 import platform
@@ -11,7 +10,8 @@ import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
+
+import psutil
 
 from flare23_lib import IMPORTED
 from flare23_lib.errors import ConfigError
@@ -28,21 +28,13 @@ def available_cores() -> int:
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that processes can still get without swapping.
-
-    Raises:
-        ConfigError: neither the kernel (`/proc/meminfo`, on Linux) nor psutil, if it is installed, reports it.
-    """
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return _psutil().virtual_memory().available
-    return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+    """Return the bytes of memory that processes can still get without swapping."""
+    return psutil.virtual_memory().available
 
 
 def usable_memory() -> int:
     """Return nine tenths of the bytes that are free here or held by this process, or of what the SLURM job or control
-    group has if that is less; ConfigError as `available_memory`."""
+    group has if that is less."""
     available = min(available_memory() + own_memory(), memory_limit() or math.inf)
     of_cores = int(os.environ.get("SLURM_MEM_PER_CPU", 0)) * int(os.environ.get("SLURM_CPUS_ON_NODE", 0))
     if granted := int(os.environ.get("SLURM_MEM_PER_NODE", 0)) or of_cores:
@@ -51,22 +43,9 @@ def usable_memory() -> int:
 
 
 def own_memory() -> int:
-    """Return the bytes of memory that this process alone holds; on Linux without mapped files, which others may use.
-
-    ConfigError as `available_memory`.
-    """
-    try:
-        pages = [int(field) for field in Path("/proc/self/statm").read_text(encoding="utf-8").split()]
-    except OSError:
-        return _psutil().Process().memory_info().rss
-    return (pages[1] - pages[2]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _psutil() -> ModuleType:
-    try:
-        return importlib.import_module("psutil")
-    except ImportError as error:
-        raise ConfigError("the free memory is not known here; give a limit, or install psutil") from error
+    """Return the bytes of memory that this process holds; on Linux without mapped files, which others may use."""
+    held = psutil.Process().memory_info()
+    return held.rss - getattr(held, "shared", 0)
 
 
 def memory_limit() -> int | None:

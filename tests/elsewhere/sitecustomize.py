@@ -7,6 +7,10 @@ import signal
 import sys
 import time
 
+import filelock  # noqa: F401
+import psutil
+
+psutil._common.open = open  # it and filelock have code for each system, which cannot run on another one
 for module in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[module] = None
 for name in ("sched_getaffinity", "getuid", "geteuid", "sysconf", "fork", "symlink", "link"):

@@ -8,7 +8,6 @@ import torch
 import yaml
 from cohorts import changed
 from places import BASE_CONFIG, RECIPE, REPOSITORY, rules
-from torch.utils.flop_counter import FlopCounterMode
 
 from flare23_lib import cli
 from flare23_lib.cache.results import Results
@@ -41,7 +40,7 @@ from flare23_lib.inference.windows import pad_to_patch, window_slices, window_st
 from flare23_lib.io.atomic import read_json, write_json
 from flare23_lib.io.tables import read_csv
 from flare23_lib.networks import STUNetArchitecture
-from flare23_lib.networks.size import forward_macs, parameters
+from flare23_lib.networks.size import parameters
 from flare23_lib.networks.stunet import STUNet
 from flare23_lib.nnunet import train
 from flare23_lib.preprocessing.resampling import resampled_shape
@@ -126,13 +125,9 @@ def gb(**amounts):
         {"depth": [2, 1], "widths": [4, 6], "kernel_sizes": [[1, 3, 3], [3, 5, 3]]},
     ],
 )
-def test_work_and_size_are_those_of_the_network_itself(spec):
-    network, classes, patch = STUNetArchitecture.of(**spec), 5, (8, 16, 16)
+def test_the_size_is_that_of_the_network_itself(spec):
+    network, classes = STUNetArchitecture.of(**spec), 5
     model = STUNet(1, classes, **network.to_json())
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        model(torch.zeros(1, 1, *patch))
-    assert forward_macs(network, patch, classes) == counter.get_total_flops() // 2
     assert parameters(network, classes) == sum(weight.numel() for weight in model.parameters())
 
 
