@@ -2,10 +2,10 @@
 
 Each is part of the fingerprints of what the algorithm makes, and of the settings of the rules that run it. Raised, it
 gives those files another place in the store and starts their jobs in the next run. Raise one when the same settings
-and inputs would give something else; tests/test_versions.py holds golden results that fail when one changes without.
+and inputs would give something else; tests/unit/test_versions.py holds golden results that fail when one changes without.
 """
 
-SCAN = 5
+SCAN = 6
 """What is read from a file of the cohort."""
 
 INTENSITY = 1

@@ -249,6 +249,8 @@ def _read_header(path: Path, handle: io.BufferedIOBase) -> nib.Nifti1Header:
             raise ImageError(f"{path}: is {what}, not CT or labels", "unsupported_type")
         if not shape or min(shape) < 1:
             raise ImageError(f"{path}: is not NIfTI (its shape is {shape})", "not_nifti")
+        if set(shape[3:]) == {1}:  # 4-D of a single volume
+            header.set_data_shape(shape[:3])
         offset = float(header["vox_offset"])
         if not 0 <= offset <= MAX_OFFSET:
             raise ImageError(f"{path}: is not NIfTI (its voxels begin at byte {offset:g})", "not_nifti")

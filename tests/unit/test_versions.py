@@ -141,7 +141,7 @@ def test_scans(tmp_path):
     array = np.digitize(wave(SHAPE, 0.5), [0.2, 0.6]).astype(np.uint8)
     nifti.write_volume(tmp_path / "l.nii.gz", array, volume(array).header)
     info = read_info(tmp_path / "l.nii.gz", is_label=True)
-    assert versions.SCAN == 5
+    assert versions.SCAN == 6
     assert (info.shape, info.spacing, info.low, info.high) == (SHAPE, (5.0, 2.0, 2.0), 0.0, 2.0)
     assert (info.content, info.voxels) == GOLDEN_SCAN
 

@@ -135,6 +135,16 @@ def test_an_image_that_is_not_three_dimensional_is_refused(tmp_path):
         nifti.read_volume(tmp_path / "four.nii.gz")
 
 
+def test_a_single_volume_of_four_axes_is_read_as_three(tmp_path):
+    path, array = tmp_path / "four.nii.gz", np.arange(24, dtype=np.int16).reshape(2, 3, 4, 1)
+    nib.save(nib.Nifti1Image(array, np.diag([2.0, 3.0, 4.0, 1.0])), path)
+    volume = nifti.read_volume(path)
+    assert (volume.array == array[..., 0].T).all()
+    assert (volume.geometry.shape, volume.geometry.spacing) == ((4, 3, 2), (4.0, 3.0, 2.0))
+    nifti.write_volume(tmp_path / "labels.nii.gz", volume.array, volume.header)
+    assert nib.load(tmp_path / "labels.nii.gz").shape == (2, 3, 4)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.int16])
 def test_whole_label_values_are_accepted_in_any_type(tmp_path, dtype):
     array = np.array([0, 1, 14, 255], dtype=dtype).reshape(1, 2, 2)
