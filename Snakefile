@@ -1,7 +1,7 @@
 """CT segmentation from partial labels: teachers complete what annotators left open, a student learns from all of it.
 
 What a run makes is said by the configuration's tables `completions` and `models`; the order follows from them.
-Targets: `all` (the default), `cohort`, `estimate`, `teachers`, `pseudo_labels`, `models`, `efficiency`, `evaluation`,
+Targets: `all` (the default), `cohort`, `teachers`, `pseudo_labels`, `models`, `efficiency`, `evaluation`,
 `report`, `model_cards`, or any file.
 """
 

@@ -2,7 +2,8 @@
 
 Each is part of the fingerprints of what the algorithm makes, and of the settings of the rules that run it. Raised, it
 gives those files another place in the store and starts their jobs in the next run. Raise one when the same settings
-and inputs would give something else; tests/unit/test_versions.py holds golden results that fail when one changes without.
+and inputs would give something else; tests/unit/test_versions.py holds golden results that fail when one changes
+without.
 """
 
 SCAN = 6

@@ -3,8 +3,7 @@
 # Takes the files of `sources` in `cohort`; gives cohort/cases.csv (every case), quarantine.csv (what is left out and
 # why), warnings.csv (issues that are only listed) and categories.csv (counts); with several sources also sources.csv
 # (what each label looks like in each source). The files of the cohort are not declared: the rule runs again when their
-# listing changes, and reads only those that are new or changed. `estimate`, a target of its own, gives
-# cohort/estimate.csv: what the run costs.
+# listing changes, and reads only those that are new or changed.
 
 
 rule cohort:
@@ -46,34 +45,4 @@ rule cohort:
         " --settings {params.settings:q}"
         " --threads {threads}"
         " --output {output.cases:q}"
-        " > {log:q} 2>&1"
-
-
-rule estimate:
-    """Say what the run costs; a target of its own."""
-    input:
-        cases=f"{R}/cohort/cases.csv",
-    output:
-        estimate=report(
-            f"{R}/cohort/estimate.csv",
-            category="Cohort",
-            labels={"table": "estimate of cost"},
-        ),
-    log:
-        f"{R}/logs/estimate.log",
-    benchmark:
-        f"{R}/benchmarks/estimate.tsv"
-    conda:
-        "../envs/workflow.yaml"
-    resources:
-        mem_mb=scale_with_attempt(2000),
-        runtime=scale_with_attempt(10),
-    params:
-        results=results,
-        settings=settings(settings=CONFIG.to_json()),
-    shell:
-        "flare23 stage estimate"
-        " --results {params.results:q}"
-        " --settings {params.settings:q}"
-        " --output {output.estimate:q}"
         " > {log:q} 2>&1"

@@ -84,19 +84,6 @@ def _cohort(args: argparse.Namespace) -> None:
     write_scan(scan, args.output.parent)
 
 
-@stage("estimate", "estimate what the run costs", "settings")
-def _estimate(args: argparse.Namespace) -> None:
-    from flare23_lib.config import Config
-    from flare23_lib.dataset.cases import read_cases
-    from flare23_lib.estimate import estimate, format_estimate, sizes_of_cases
-    from flare23_lib.evaluation.tables import write_table
-
-    config = Config.from_json(args.settings["settings"])
-    result = estimate(config, sizes_of_cases(read_cases(args.results.cases)))
-    log.info("%s", format_estimate(result))
-    write_table(args.output, result, "%.6g")
-
-
 @stage("measure-intensity", "measure the intensities of a training set", "model settings threads")
 def _measure_intensity(args: argparse.Namespace) -> None:
     from flare23_lib.config.settings import TrainingSet

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, Strict
 
 from flare23_lib.choices import EvaluationMode, References
 from flare23_lib.config.cohort_models import Category, LabelRow, QualityIssues, Scan, Source, ValidationDraw
-from flare23_lib.config.tables import Identifier, Natural, Pair, PathText, Positive, Share, Table, Text, _results_path
+from flare23_lib.config.tables import Identifier, Natural, Pair, PathText, Positive, Share, Table, Text, results_path
 from flare23_lib.config.training_models import Completion, ModelDefaults, ModelSettings
 from flare23_lib.runtime import devices
 
@@ -78,7 +78,7 @@ class Configuration(Table):
     everything run?"""
     cohort: PathText
     """Folder of the cohort; the sources' patterns begin here, unless they are absolute."""
-    results: Annotated[PathText, AfterValidator(_results_path)] = "results"
+    results: Annotated[PathText, AfterValidator(results_path)] = "results"
     """Folder of everything that is written."""
     sources: dict[Identifier, Source] = Field(min_length=1)
     """Where the cases come from, and what each source's label files mean."""

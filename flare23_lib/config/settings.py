@@ -24,7 +24,7 @@ from flare23_lib.config.training_models import (
 from flare23_lib.networks import Architecture
 
 Values = Annotated[tuple[int, ...], Strict(False)]
-"""LabelRow values."""
+"""Label values."""
 Labels = Annotated[tuple[LabelRow, ...], Strict(False)]
 Made = Annotated[
     InstanceOf[Architecture],

@@ -116,7 +116,7 @@ def _path(text: str) -> str:
     return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
-def _results_path(text: str) -> str:
+def results_path(text: str) -> str:
     """Refuse braces, in which Snakemake looks for names of wildcards."""
     if "{" in text or "}" in text:
         message = "{text} has braces, which Snakemake takes for wildcards; give a folder without"

@@ -13,7 +13,7 @@ from flare23_lib.io.label_maps import Target, ValueTable, unknown_values
 from flare23_lib.labels import IGNORE_VALUE, LabelMap
 
 QUARANTINE, UNLABELED = "quarantine", "unlabeled"
-"""Severities: the case is left out; it is only listed; it counts as a case without a label."""
+"""Severities, beside `warn`, which only lists a case: it is left out; it counts as a case without a label."""
 
 SHEAR_NOTICED_DEGREES = 0.01
 """Axes further from right angles than this are reported; SimpleITK refuses axes from about 0.02 degrees."""

@@ -30,7 +30,7 @@ from flare23_lib.io.locks import lock
 from flare23_lib.labels import Label
 from flare23_lib.networks.weight_files import save_weights
 from flare23_lib.nnunet import history as epochs
-from flare23_lib.nnunet.pretrained import TABLE, load_initial_weights, publish, read_weights
+from flare23_lib.nnunet.pretrained import load_initial_weights, read_weights
 from flare23_lib.nnunet.retry_state import READ, attempt, forget
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
 from flare23_lib.preprocessing.intensity import Intensity
@@ -80,7 +80,6 @@ def train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None, o
             forget(folder.path)
         else:
             metadata = _train(job, runtime, pretrained)
-    publish(folder.path, output)
     epochs.write_named(history, weights.file(HISTORY), {str(value): name for value, name in job.names.items()})
     learned = {row["case"] for row in job.rows}
     cases = [case for case in read_cases(job.results.cases) if case.case in learned]
@@ -124,7 +123,7 @@ def _train(job: TrainingJob, runtime: TrainingRuntime, pretrained: Path | None) 
     with attempt(job.folder.path, runtime.attempt, lambda: checkpoints.mark(job.checkpoints)):
         if not job.seen:
             raise TrainingError(f"{job.model}: none of its {len(job.rows)} cases holds a label")
-        initial = None if pretrained is None else partial(load_initial_weights, pretrained, job.folder.path / TABLE)
+        initial = None if pretrained is None else partial(load_initial_weights, pretrained)
         return _run(job, runtime, initial)
 
 

@@ -44,9 +44,10 @@ def _table(rows: Sequence[tuple[Any, ...]], *head: str) -> list[str]:
 
 def _facts(description: Mapping[str, Any]) -> list[tuple[str, str]]:
     by = "x".join
-    inference = description["inference"]
+    inference, network = description["inference"], description["network"]
+    name = network.get("network_class", "STU-Net").rpartition(".")[-1]
     return [
-        ("network", f"STU-Net, widths {by(map(str, description['network']['widths']))}"),
+        ("network", f"{name}, widths {by(map(str, network['widths']))}" if "widths" in network else name),
         ("resolution (z, y, x)", f"{by(f'{value:g}' for value in description['spacing'])} mm"),
         ("window", f"{by(map(str, description['patch_size']))} voxels, step {inference['step']:g}"),
         ("axes", "any; turned to LPS" if description["orientation"] == "canonical" else "as stored in the file"),

@@ -495,16 +495,6 @@ def test_the_command_ends_in_one_line_where_something_is_missing(arguments, tmp_
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_workflows_job_writes_the_same_table(tmp_path):
-    config = Config.load([RECIPE], {"results": str(tmp_path)})
-    write_cases(tmp_path / "cohort" / "cases.csv", CASES)
-    write_json(tmp_path / "told.json", {"settings": config.to_json()})
-    job = ["stage", "estimate", "--results", tmp_path, "--settings", tmp_path / "told.json"]
-    assert cli.main([*map(str, job), "--output", str(tmp_path / "job.csv")]) == 0
-    assert run("--config", f"results={tmp_path}", "--output", tmp_path / "user.csv") == 0
-    assert (tmp_path / "job.csv").read_bytes() == (tmp_path / "user.csv").read_bytes()
-
-
 # The documentation
 
 

@@ -46,6 +46,7 @@ from flare23_lib.nnunet.plans import plans
 from flare23_lib.nnunet.train import TrainingRuntime, export, train
 from flare23_lib.nnunet.training_job import training_job
 from flare23_lib.pseudo_labels.merge import RULES, MergeRules, merge
+from flare23_lib.report.model_card import write_model_card
 from flare23_lib.report.scores import draw_scores
 
 # A metric: its function and its row
@@ -255,8 +256,10 @@ def test_a_new_network_is_trained(toy, tmp_path):
     job, record = training_job(one, MODEL, settings, NAMES, 1), one.training(MODEL)
     train(job, TrainingRuntime("cpu"), None, record, record.with_name("training.csv"))
     labels = [Label(name, value, tolerance_mm=1.0) for value, name in enumerate(NAMES, start=1)]
-    export(one, MODEL, config.inference_settings(MODEL), labels, tmp_path / "bundle")
-    bundle = load_bundle(tmp_path / "bundle").with_inference(windows="all", precision="float32")
+    export(one, MODEL, config.inference_settings(MODEL), labels, one.model_file(MODEL).parent)
+    write_model_card(one, MODEL, config.model_card.to_json(), tmp_path / "README.md", scored=False)
+    assert "| network | Toy |" in (tmp_path / "README.md").read_text()
+    bundle = load_bundle(one.model_file(MODEL).parent).with_inference(windows="all", precision="float32")
     assert type(bundle.build_network()) is Toy
     assert_predicts(bundle)
     checkpoint = next(one.root.rglob("checkpoint_final.pth"))
