@@ -66,7 +66,7 @@ PRINTED = [
     ),
     ("demo", "Its student finds {as it is.tumors_found} of the {as it is.tumors} tumors with the former and"),
     ("demo", "tumors with the former and {AVX2.tumors_found} with the latter"),
-    ("shuffled_labels", "| a student of shuffled pseudo-labels | {DSC.shuffled.organs:.2f} |"),
+    ("shuffled_labels", "| a student trained on shuffled pseudo-labels | {DSC.shuffled.organs:.2f} |"),
     ("atlas_baseline", "| fixed positions and HU thresholds | {DSC.mean:.2f} |"),
     (
         "inference",
