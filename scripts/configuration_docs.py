@@ -21,18 +21,18 @@ INTRODUCTION = """\
 
 Every key, its values and its default, from `flare23_lib/config/models.py`. `config.yaml` is the paper's recipe, with
 reasons; [your_cohort.md](your_cohort.md) shows how to change it. `NAME` stands for a name of your choice, `[]` for
-each entry of a list. A key without a default must be given, or may be left out where the table says *optional*.
-Keys that had other names in version 0.1 are read by these, too, with a notice, in this release for the last time.
+each entry of a list. A key without a default is required, except where the table says *optional*. This is the last
+release that also reads the key names of version 0.1; it prints a notice.
 
-Everything that shapes a result is part of its fingerprint: a change computes what depends on it, nothing else.
-`shards`, `device`, `max_training_restarts`, `checkpoint_interval_minutes` and `gpus` are in no fingerprint: what one
-device made is not made again on another, though it may differ in the last digits, or by what `precision: auto` takes
-on each ([inference.md](inference.md)). Only efficiency is measured again on another device.
+Everything that determines a result is part of its fingerprint: a change recomputes what depends on it, nothing else.
+`shards`, `device`, `max_training_restarts`, `checkpoint_interval_minutes` and `gpus` are in no fingerprint: results
+of one device are not recomputed on another, though they may differ in the last digits, or by the precision that
+`precision: auto` chooses on each ([inference.md](inference.md)). Only efficiency is measured again on another device.
 """
 
 ELSEWHERE = {
-    "quality_issues": "What is done with each kind: [faults.md](faults.md) lists kinds, severities and defaults.",
-    "model_defaults": "What `models.NAME` holds, without `train_on`, `pretrained`, `gpus`; a model's keys win.",
+    "quality_issues": "[faults.md](faults.md) lists kinds, severities and defaults.",
+    "model_defaults": "The keys of `models.NAME` except `train_on`, `pretrained`, `gpus`; a model's own keys win.",
 }
 """Tables that are listed in another place."""
 
@@ -101,7 +101,7 @@ def _rows(node: Node, root: Node, name: str) -> Iterator[tuple[str, Node, bool]]
 
 
 def _table(root: Node, rows: list[tuple[str, Node, bool]]) -> list[str]:
-    head = ["| key | holds | default | what it is |", "|---|---|---|---|"]
+    head = ["| key | type | default | description |", "|---|---|---|---|"]
     return head + [
         f"| `{name}` | {_kind(node, root)} | {_default(node, required)} | {_linked(node.get('description', ''))} |"
         for name, node, required in rows

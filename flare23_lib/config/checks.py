@@ -291,7 +291,7 @@ def _check_annotated(config: Configuration, key: str, manual: Collection[str], c
         category.name: stated_labels(config, category) for category in config.categories if category.name in manual
     }
     remedy = (
-        "and the loss nnunet takes what was not annotated for background: set training.loss to label_sets, complete "
+        "and the loss nnunet treats what was not annotated as background: set training.loss to label_sets, complete "
         "the labels of one (`completions`), or give all the same `annotated` if they were annotated alike"
     )
     stated: dict[str, frozenset[str]] = {}

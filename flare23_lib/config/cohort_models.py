@@ -78,7 +78,7 @@ class Source(Table):
     `**/` for any folders; of several patterns, each adds its files."""
 
     images: Patterns = ()
-    """Images with label files; without `labels` and `masks`, images without."""
+    """Images with label files; without `labels` and `masks`, images without label files."""
     labels: Patterns = ()
     """Their label files."""
     masks: Patterns = ()
@@ -91,14 +91,13 @@ class Source(Table):
     validation_labels: Patterns = ()
     """Their reference labels, where there are any; with `{mask}` if they are a file per class."""
     values: ValueNames = Field({})
-    """By value in the source's label files (or by name of a mask), the label that it stands for, `ignore` (voxels
-    that count neither in the loss nor in scores), `background` (or null), or a table with `sides`. Without it values
-    are those of `labels`."""
+    """Maps each value in the source's label files (or mask name) to a label, `ignore` (voxels that count neither in
+    the loss nor in scores), `background` (or null), or a table with `sides`. By default the values of `labels`."""
     annotated: NamesOrPresent | None = None
-    """Labels that were looked for in every case, so that one that is absent is known to be absent; or present, if
-    that differs by case and only the labels that occur in it are known. By default the labels of `values`, if any."""
+    """Labels that were annotated in every case, so that one that does not occur is known to be absent; or present, if
+    this differs by case and only the labels that occur in it are known. By default the labels of `values`, if any."""
     prefix: str | None = Field(None, pattern=PREFIX)
-    """Before the names of its cases; by default the source's name and an underscore, so that `001` in the source
+    """Prefix of the names of its cases; by default the source's name and an underscore, so that `001` in the source
     `lits` is the case `lits_001`."""
 
     @property
@@ -149,9 +148,9 @@ class ValidationDraw(Table):
     share: ProperShare
     """Share of the labeled cases of each source, at least one case."""
     sources: Names = ()
-    """Sources that they are drawn from; all that have labels if it is empty."""
+    """Sources that they are drawn from; if empty, all sources with labels."""
     seed: Natural = 0
-    """Another seed draws others."""
+    """Seed of the draw."""
 
 
 class LabelRow(Table):
@@ -166,12 +165,12 @@ class LabelRow(Table):
     kind: LabelKind = "organ"
     """Organ or tumor."""
     scored: Scored = "volume"
-    """Score the whole volume, or only the slices from the first to the last one in which the reference holds the
-    structure."""
+    """Score the whole volume, or only the slices from the first to the last one with the structure in the
+    reference."""
     hidden_in: Names = Field(default=(), exclude_if=lambda value: not value)
-    """Labels whose annotations cover the structure in cases in which it was not annotated itself, as those of organs
-    cover tumors; for the loss label_sets, copy_tumors, and of a tumor for tumor_inside_organs and unmarked_tumors,
-    which put it into no other organ."""
+    """Labels whose annotations cover the structure in cases in which it was not annotated itself, as organs cover
+    tumors. Used by the loss label_sets and copy_tumors, and for tumors by tumor_inside_organs and unmarked_tumors,
+    which put a tumor only into these organs."""
 
 
 def label_map(labels: Iterable[LabelRow]) -> LabelMap:
@@ -197,9 +196,9 @@ class Category(Table):
     subset: Annotated[str, AfterValidator(_subset)] | None = None
     """The case is in this subset of all cases, drawn by name: 0/2 or 1/2 for halves (docs/method.md)."""
     annotated: NamesOrPresent | None = None
-    """Not a condition: the labels that were looked for in each case of the category, so that one that is absent is
-    known to be absent; or present, if that differs by case and only the labels that occur in it are known. Without it
-    that is what the sources state, and if they state nothing, the labels of the conditions."""
+    """Not a condition: the labels that were annotated in each case of the category, so that one that does not occur
+    is known to be absent; or present, if this differs by case and only the labels that occur in it are known. By
+    default what the sources state, and if they state nothing, the labels of the conditions."""
 
     def fits(
         self, case: str, present: Collection[str] | None, folders: Collection[str] = (), source: str = ""
@@ -224,9 +223,9 @@ class Scan(Table):
     check_images: Literal["full", "header"] = "full"
     """Read images whole, or only their headers."""
     shear_limit_degrees: NotNegative = 2
-    """Axes further from right angles are strongly sheared."""
+    """Axes that deviate from right angles by more are strongly sheared."""
     cases_per_category: Count | None = Field(default=None, exclude_if=lambda value: value is None)
-    """For trials: only so many cases of each category and source take part, and as many for validation."""
+    """For trials: the maximum number of cases of each category and source, and of validation cases."""
 
 
 Quarantine = Literal["quarantine"]
@@ -270,34 +269,34 @@ class QualityIssues(Table):
     placeholder_spacing: WarnOrQuarantine = _warn("look up the true spacing")
     sheared_axes: WarnOrQuarantine = _warn("resample it to right angles, or accept it")
     strongly_sheared_axes: QuarantineOrWarn = _quarantine("resample it to right angles")
-    qform_sform_disagree: WarnOrQuarantine = _warn("make the two agree: programs differ in which one they take")
+    qform_sform_disagree: WarnOrQuarantine = _warn("make the two agree: programs differ in which one they use")
     no_orientation: WarnOrQuarantine = _warn(
-        "find out left and right, and write an sform: programs differ in what they assume"
+        "determine left and right, and write an sform: programs differ in what they assume"
     )
-    pixdim_disagrees: QuarantineOrWarn = _quarantine("find out the true spacing and write it to both")
-    not_in_millimeters: WarnOrQuarantine = _warn("nothing, if the unit is true: lengths are converted as ITK does it")
+    pixdim_disagrees: QuarantineOrWarn = _quarantine("determine the true spacing and write it to both")
+    not_in_millimeters: WarnOrQuarantine = _warn("nothing, if the unit is correct: lengths are converted as in ITK")
     nifti2: WarnOrQuarantine = _warn("nothing, unless other programs read it too: SimpleITK does not")
     uncompressed_twin: QuarantineOrWarn = _quarantine("keep one of the two: SimpleITK reads the other's voxels")
     # the voxels are not those of a CT
     not_finite: Quarantine = _quarantine("convert it from the source again")
     constant_image: QuarantineOrWarn = _quarantine("get the file again")
-    not_hounsfield: QuarantineOrWarn = _quarantine("export it in HU, without a window")
+    not_hounsfield: QuarantineOrWarn = _quarantine("export it in HU, without windowing")
     # the voxels are not those of a label map
     fractional_label_values: Quarantine = _quarantine("export it as integers")
     negative_label_values: Quarantine = _quarantine("export it again, or map the value")
     unknown_label_values: Quarantine = _quarantine(
-        "add it to the `values` of the source (as `background` or `ignore` if it is no structure), or to `labels`"
+        "add it to the `values` of the source (as `background` or `ignore` if it is not a structure), or to `labels`"
     )
-    unclear_sides: Quarantine = _quarantine("label right and left apart in it, or leave the case out")
+    unclear_sides: Quarantine = _quarantine("label right and left separately, or leave the case out")
     vanished_mask: QuarantineOrWarn = _quarantine(
-        "correct the order of `values`: what lies in another structure comes after it"
+        "correct the order of `values`: a structure inside another one comes after it"
     )
-    overlapping_masks: WarnOrQuarantine = _warn("check the order of `values`: the later mask has these voxels")
+    overlapping_masks: WarnOrQuarantine = _warn("check the order of `values`: the later mask wins")
     scaled_label: WarnOrQuarantine = _warn(
-        "save it from an integer array, without scl_slope: programs that pass over the scaling see other values"
+        "save it from an integer array, without scl_slope: programs that ignore the scaling see other values"
     )
     ignored_voxels: WarnOrQuarantine = _warn(
-        "nothing, if 255 marks what nobody was sure of; else map the value", **LATER_WARN
+        "nothing, if 255 marks uncertain voxels; else map the value", **LATER_WARN
     )
     empty_label: Literal["quarantine", "unlabeled", "warn"] = _quarantine(
         "remove it if nobody labeled the case; else `quality_issues: {empty_label: warn}`"
@@ -312,7 +311,7 @@ class QualityIssues(Table):
     # the cases do not belong together
     name_too_long: Quarantine = _quarantine("shorten its name: files are named after it", **LATER_QUARANTINE)
     resliced_copy: WarnOrQuarantine = _warn(
-        "drop the plain one, whose slices are not equally far apart, or accept that the patient counts twice",
+        "remove the plain one, whose slices are not equally spaced, or accept that the patient counts twice",
         **LATER_WARN,
     )
     duplicate_case: Quarantine = _quarantine("keep one of them, rename one, or make two sources of them")
@@ -325,6 +324,6 @@ class QualityIssues(Table):
     label_without_image: Literal["warn"] = _warn("add its image, or remove the label")
     no_category: Quarantine = _quarantine("add a category that fits")
     label_in_no_case: Literal["warn"] = _warn(
-        "nothing, if it was looked for; else correct or remove its row in `values`, or state `annotated`"
+        "nothing, if it was annotated; else correct or remove its row in `values`, or state `annotated`"
     )
     unlike_other_sources: Literal["warn"] = _warn("compare the `values` of the two sources: numbers may be swapped")

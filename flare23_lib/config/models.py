@@ -23,11 +23,11 @@ class Evaluation(Table):
     mode: EvaluationMode = "flare23"
     """The challenge's rules, or whole volumes without special rules."""
     min_dsc_for_nsd: Share = 0.2
-    """Lowest DSC with which a structure has an NSD in mode flare23. The challenge's script has 0.2 since March 2024;
-    it had 0.1 when FLARE23's published results were made."""
+    """In mode flare23, NSD = 0 for a structure with a DSC below this. The challenge's script has used 0.2 since March
+    2024; it used 0.1 when FLARE23's published results were made."""
     references: References = "complete"
-    """References are complete, or hold only what was labeled: a structure that one lacks is then not scored in it,
-    unless its source says that it was looked for."""
+    """References are complete, or partial: then a structure that does not occur in a reference is not scored in it,
+    unless its source states that it was annotated."""
     details: bool = False
     """Write HD95, volumes and detected tumors to tables of their own."""
     compare: Annotated[tuple[Pair, ...], Strict(False)] = ()
@@ -47,11 +47,11 @@ class ModelCard(Table):
     """What the card of each model says beside what is known of it."""
 
     license: Text = "not stated; ask those who trained the model"
-    """Under which the weights may be used."""
+    """License of the weights."""
     intended_use: Text = "Research on segmentation of CT images."
-    """What the models are for."""
+    """Intended use of the models."""
     contact: Text = "not stated"
-    """Who answers for them."""
+    """Contact for the models."""
 
 
 ShardCount = Annotated[int, Field(ge=1, le=10_000)]
@@ -72,27 +72,26 @@ class Configuration(Table):
     """All keys of the configuration."""
 
     recipe: Literal["paper", "none"] = Field("paper", exclude_if=lambda value: value == "paper")
-    """none: nothing is inherited from `config.yaml`; the file stands alone."""
+    """none: nothing is inherited from `config.yaml`; the file is self-contained."""
     smoke: bool = Field(False, exclude_if=lambda value: not value)
-    """Run the configuration with tiny networks on a few cases, into a folder `smoke` beside the results: does
-    everything run?"""
+    """Test that everything runs: tiny networks on a few cases, written to a folder `smoke` beside the results."""
     cohort: PathText
-    """Folder of the cohort; the sources' patterns begin here, unless they are absolute."""
+    """Folder of the cohort; the sources' patterns are relative to it, unless they are absolute."""
     results: Annotated[PathText, AfterValidator(results_path)] = "results"
-    """Folder of everything that is written."""
+    """Folder of all outputs."""
     sources: dict[Identifier, Source] = Field(min_length=1)
     """Where the cases come from, and what each source's label files mean."""
     validation: ValidationDraw | None = None
-    """Labeled cases that are drawn for validation, beside the sources' `validation_images`."""
+    """Labeled cases that are drawn for validation, in addition to the sources' `validation_images`."""
     labels: Annotated[tuple[LabelRow, ...], Strict(False)] = Field(min_length=1, max_length=254)
     """Structures that can be labeled."""
     categories: Annotated[tuple[Category, ...], Strict(False)] = Field(min_length=1)
-    """Categories of cases. The first match wins, on the labels present in a case, the folder of its image and its
-    name."""
+    """Categories of cases, by the labels present in a case, its source, the folder of its image and its name. The
+    first match wins."""
     scan: Scan = Scan()
     """How the files of the cohort are read."""
     quality_issues: QualityIssues = QualityIssues()
-    """What is done with each kind of quality issue. Severities that later stages cannot handle are not offered."""
+    """Severity of each kind of quality issue, limited to what later stages can handle."""
     completions: dict[Identifier, Completion] = Field({})
     """Which teacher completes the labels of which category, and by which policy (docs/method.md)."""
     model_defaults: ModelDefaults = ModelDefaults()
@@ -102,7 +101,7 @@ class Configuration(Table):
     evaluation: Evaluation = Evaluation()
     """How the models with `evaluate: true` are scored."""
     report: Report = Report()
-    """The page of the run (docs/report.md)."""
+    """The report of the run (docs/report.md)."""
     model_card: ModelCard = ModelCard()
     """`models/{model}/README.md` (docs/predict.md)."""
     shards: Shards = Shards()
@@ -111,6 +110,6 @@ class Configuration(Table):
     """Where networks run: auto (a GPU if there is one), cpu, cuda, cuda:N (the GPU of that number, from 0) or mps
     (Apple's GPU)."""
     max_training_restarts: Natural = 30
-    """How often a training that ended before its last epoch is started again, from its last checkpoint."""
+    """How often a training that ended before its last epoch is restarted, from its last checkpoint."""
     checkpoint_interval_minutes: Positive = 10
-    """Longest time of training that a kill can cost."""
+    """Minutes between checkpoints: the longest training time that a kill can cost."""

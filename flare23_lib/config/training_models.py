@@ -42,18 +42,18 @@ class MergePolicy(Table):
     """
 
     conflict_policy: Literal["background", "next_class", "ignore"] = "background"
-    """What voxels become that are predicted as an annotated class outside its annotation."""
+    """What happens to voxels that are predicted as an annotated class outside its annotation."""
     tumor_inside_organs: Literal["keep_organ", "ignore", "tumor", "if_sure"] = "keep_organ"
-    """What a tumor becomes that is predicted inside an annotated organ, in cases without annotated tumors; if_sure: a
-    tumor if the mirrored passes agree (min_tumor_agreement), else ignored. With a base those that it predicted count
-    as annotated: set unmarked_tumors to the same."""
+    """What happens to a tumor that is predicted inside an annotated organ, in cases without annotated tumors;
+    if_sure: a tumor if the mirrored passes agree (min_tumor_agreement), else ignored. With a base, tumors that it
+    predicted count as annotated: set unmarked_tumors to the same value."""
     unmarked_tumors: Literal["keep_original", "ignore", "tumor", "if_sure"] = "keep_original"
-    """What predicted tumors become that touch no annotated one, in cases with annotated tumors; keep_original: voxels
-    are decided like all others."""
+    """What happens to predicted tumors that touch no annotated one, in cases with annotated tumors; keep_original:
+    their voxels are decided like all others."""
     min_tumor_agreement: PositiveShare = 0.9
-    """Share of the mirrored passes, averaged over a tumor's voxels, from which if_sure takes it."""
+    """Minimum share of agreeing mirrored passes, averaged over a tumor's voxels, for which if_sure accepts it."""
     min_agreement: Share = 0
-    """Voxels without annotation are ignored where a smaller share of the mirrored passes agrees; 0 for never."""
+    """Unannotated voxels are ignored where a smaller share of the mirrored passes agrees; 0 for never."""
 
     @property
     def chosen(self) -> dict[str, str | float]:
@@ -78,8 +78,8 @@ class LeaveOut(Table):
     share: ProperShare
     """Share of the category's cases, rounded down."""
     changed_between: Text
-    """passes: labels are compared between the teacher's mirrored passes; or another completion of the same category,
-    with whose labels they are compared."""
+    """passes: compare labels between the teacher's mirrored passes; or the name of another completion of the same
+    category, to compare with its labels."""
 
     @property
     def compared_completion(self) -> str | None:
@@ -99,16 +99,16 @@ class Completion(MergePolicy):
     teacher: Text
     """Model that predicts them."""
     base: Text | None = None
-    """Another completion of the same category, whose labels are completed further."""
+    """Another completion of the same category, on which this one builds."""
     annotated: NamesOrPresent | None = None
     """Classes that count as annotated in a case and are not extended: a list, or present for those that occur in it.
-    By default what its category or source states, and present if they state nothing."""
+    By default what its category or source states, or present if they state nothing."""
     min_component_ml: dict[str, Positive] = Field({})
-    """By label, the volume below which components of pseudo-labels are dropped."""
+    """By label, the volume in ml below which components of pseudo-labels are dropped."""
     exclude_most_changed: LeaveOut | None = None
     """Do not learn from the cases whose labels changed most."""
     soft: bool = Field(default=False, exclude_if=lambda value: not value)
-    """Where the teacher hesitates between two classes, learn both, each with its share of their probability."""
+    """Where the teacher is unsure between two classes, learn both, each with its share of their probability."""
 
     @property
     def compared_completion(self) -> str | None:
@@ -180,7 +180,7 @@ class TrainingProtocol(Table):
     """How a model is trained (docs/training.md)."""
 
     epochs: Count = 1000
-    """Epochs; the learning rate falls after each, on a polynomial."""
+    """Epochs; the learning rate decays polynomially after each."""
     iterations_per_epoch: Count = 250
     """Batches per epoch."""
     validation_iterations: Count = 50
@@ -188,7 +188,7 @@ class TrainingProtocol(Table):
     batch_size: Count = 2
     """Patches per batch."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
-    """Of the initial weights and the patches; on a GPU, where processes load them, the order of patches still differs
+    """Seed of the initial weights and the patches; on a GPU, where processes load patches, their order still differs
     from run to run."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Stochastic gradient descent with Nesterov momentum, or AdamW."""
@@ -199,27 +199,27 @@ class TrainingProtocol(Table):
     weight_decay: NotNegative = 3e-5
     """Weight decay of all parameters."""
     precision: Literal["auto", "mixed", "float32", "bfloat16"] = "auto"
-    """auto is 16 bit where the device computes in it (mixed on a GPU, bfloat16 on a CPU with instructions for it),
-    else float32. mixed is nnU-Net's own (float16 with scaled gradients on a GPU, float32 on a CPU). float32 is never
-    TF32. What a device only emulates is refused."""
+    """auto is 16 bit where the device supports it natively (mixed on a GPU, bfloat16 on a CPU), else float32. mixed
+    is nnU-Net's mode (float16 with scaled gradients on a GPU, float32 on a CPU). float32 is never TF32. A precision
+    that the device only emulates is refused."""
     oversample_foreground: Share = 0.33
     """Share of a batch's patches that are forced onto foreground, rounded to whole patches as in nnU-Net (one of two
     above 0.25, both from 0.75)."""
     sampling: Literal["class_balanced", "nnunet"] = "class_balanced"
-    """What a forced patch aims at: each class equally often, or a class of a case drawn before."""
+    """Target of a forced patch: each class equally often, or a class of a case drawn first."""
     loss: Literal["nnunet", "label_sets"] = Field(default="nnunet", exclude_if=lambda value: value == "nnunet")
-    """nnunet takes what was not annotated for background; label_sets learns from cases in which different labels were
+    """nnunet treats unannotated structures as background; label_sets learns from cases in which different labels were
     annotated (docs/training.md)."""
     hidden_weight: Share = Field(default=0.01, exclude_if=lambda value: value == 0.01)
-    """label_sets: weight of a class that the annotation of another may cover (`hidden_in`), beside 1 of the annotated
-    class; far below 1 over the number of such annotations (docs/training.md)."""
+    """label_sets: weight of a class that the annotation of another may cover (`hidden_in`), relative to 1 for the
+    annotated class; should be far below 1 over the number of such annotations (docs/training.md)."""
     targets: Literal["hard", "area", "native"] = Field(default="hard", exclude_if=lambda value: value == "hard")
-    """hard: a label per voxel of the training's grid; area: the share of each label in it, from finer labels; native:
-    the logits are interpolated to the finer labels, as in inference, and the loss is there (docs/training.md)."""
+    """hard: a label per voxel of the training grid; area: the share of each label in it, from finer labels; native:
+    the logits are interpolated to the finer labels, as in inference, for the loss (docs/training.md)."""
     target_factor: Annotated[tuple[Count, Count, Count], Strict(False)] = Field(
         default=(1, 2, 2), exclude_if=lambda value: value == (1, 2, 2)
     )
-    """Finer labels' voxels (z, y, x) in a voxel of the training's grid, for targets area and native."""
+    """Label voxels (z, y, x) per voxel of the training grid, for targets area and native."""
 
     @property
     def label_factor(self) -> tuple[int, int, int] | None:
@@ -237,7 +237,7 @@ class TrainingProtocol(Table):
         return self.loss == "label_sets" or self.copy_tumors is not None
 
     mirror_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Strict(False), *UNIQUE] = (0, 1, 2)
-    """Axes of (z, y, x) that training and test-time augmentation mirror along."""
+    """Axes of (z, y, x) along which training and test-time augmentation mirror."""
 
 
 class InferenceSettings(Table):
@@ -248,25 +248,25 @@ class InferenceSettings(Table):
     tta: bool = False
     """Test-time augmentation: average over all combinations of the model's mirror_axes."""
     windows: Windows = "body"
-    """Windows all over the image, over the body, or (the paper's rule) from the center and on if there is
-    something."""
+    """Windows over the whole image, over the body, or by the paper's rule (first the most central window of each
+    slab, the others only if it holds foreground)."""
     precision: Precision = "auto"
-    """Of the network; logits are summed in float32. auto is 16 bit where the device computes in it (bfloat16, on
-    older GPUs float16), else float32. What a device only emulates is refused."""
+    """Precision of the network; logits are summed in float32. auto is 16 bit where the device supports it natively
+    (bfloat16, on older GPUs float16), else float32. A precision that the device only emulates is refused."""
 
 
 class ModelOptions(Table):
     """Settings of a model that have defaults."""
 
     orientation: OrientationMode = "stored"
-    """Axes as stored in the file, or turned to LPS."""
+    """Axes as stored in the file, or reoriented to LPS."""
     training: TrainingProtocol = TrainingProtocol()
     """How the model is trained (docs/training.md)."""
     inference: InferenceSettings = InferenceSettings()
     """How the model segments (docs/inference.md)."""
     ignore_label: Literal["auto", "always"] = "auto"
-    """Give dataset.json nnU-Net's ignore label, whose mere presence changes nnU-Net's sampling of background patches:
-    where a completion may write it, or always, so that models differ in their labels alone."""
+    """Add nnU-Net's ignore label to dataset.json, whose mere presence changes nnU-Net's sampling of background
+    patches: only if a completion may write it (auto), or always, so that models differ only in their labels."""
     evaluate: bool = False
     """Predict the validation cases and score them."""
 

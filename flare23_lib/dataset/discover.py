@@ -241,7 +241,7 @@ def notices(found: FoundFiles, sources: Mapping[str, Source], draws: bool, evalu
         files = {file for paths in one.masks.values() for file in paths}
         for mask in sources[one.name].values if files else ():
             if not any(Path(str(template).replace(MASK, mask)) in files for template in one.masks):
-                lines.append(f"sources.{one.name}.values: no file fits the mask {mask!r}: looked for in no case")
+                lines.append(f"sources.{one.name}.values: no file fits the mask {mask!r}: annotated in no case")
     labeled = any(set(source.validation_images) & set(source.validation_labels) for source in found.sources)
     if evaluated and not draws and not labeled:
         lines.append(f"models.{evaluated[0]}.evaluate: there is no validation case with a label; its job will fail")

@@ -283,7 +283,7 @@ class _Scanner:
         looked_for = Counter((case.source, value) for case in cases for value in case.annotated or ())
         for (source, value), count in looked_for.items():
             if count >= quality.MIN_LOOKED_FOR and (source, value) not in present:
-                message = f"{self.labels.name_of(value)} was looked for in {count} cases and occurs in none"
+                message = f"{self.labels.name_of(value)} is annotated in {count} cases and occurs in none"
                 self.issue("", f"sources.{source}", "label_in_no_case", message)
 
     def _same_images(self) -> None:

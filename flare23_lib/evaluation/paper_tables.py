@@ -181,7 +181,7 @@ def _differences(scoring: Scoring) -> list[str]:
         )
     if scoring.partial_references:
         lines.append(
-            "Ours are scored in a case only for the classes that its reference holds or its source looked for."
+            "Ours are scored in a case only for classes that occur in its reference or are annotated in its source."
         )
     other = []
     for label in scoring.labels.labels:

@@ -219,8 +219,8 @@ def check_training_set(
         names = dict(zip(settings.label_values, label_names, strict=True))
         if unknown := [name for value, name in names.items() if value in held - known]:
             raise TrainingError(
-                f"{model}: {', '.join(unknown)}: labeled in cases, and looked for in none by `annotated` of their "
-                "categories and sources; nothing could be learned of it"
+                f"{model}: {', '.join(unknown)}: labeled in cases, but annotated in none by `annotated` of their "
+                "categories and sources; nothing could be learned about it"
             )
 
 
@@ -232,7 +232,7 @@ def _refuse_partial_labels(cases: Sequence[TrainingCase], organs: Mapping[str, i
     """
     manual = [case.case for case in cases if case.completion is None]
     remedy = (
-        "the loss nnunet takes what was not annotated for background: set training.loss to label_sets, or complete "
+        "the loss nnunet treats what was not annotated as background: set training.loss to label_sets, or complete "
         "the labels of the category (`completions`)"
     )
     examples = {case.annotated: case.case for case in reversed(manual) if case.annotated is not None}
@@ -249,7 +249,7 @@ def _refuse_partial_labels(cases: Sequence[TrainingCase], organs: Mapping[str, i
             count, total = sum(value in case.voxels for case in members), len(members)
             if value in held and count + math.sqrt(total) < total / 2:
                 raise TrainingError(
-                    f"{name} is in {count} of {total} cases of {source}, and nothing states that it was looked for: "
+                    f"{name} is in {count} of {total} cases of {source}, and nothing states that it was annotated: "
                     f"if it was, in all, list the labels in `annotated` of the category; if not, {remedy}"
                 )
 

@@ -229,14 +229,14 @@ def _labels(sources: Sequence[FolderSource], tolerances: Mapping[str, float]) ->
 
 
 def _ask_about_shared_tumors(sources: Sequence[FolderSource]) -> None:
-    """Ask, of a tumor that several sources with different organs have, whether it was looked for in all organs."""
+    """Ask, of a tumor that several sources with different organs have, whether it was annotated in all organs."""
     organs = {source.name: {name for name in source.labels if not is_tumor(name)} for source in sources}
     for source in sources:
         for name in filter(is_tumor, dict.fromkeys(source.labels)):
             others = [one.name for one in sources if name in one.labels and organs[one.name] != organs[source.name]]
             if others:
                 source.remarks.append(
-                    f"{name} is one label with that of {', '.join(others)}, looked for in all organs of both; else "
+                    f"{name} is one label with that of {', '.join(others)}, annotated in all organs of both; else "
                     f"give each its own, such as liver_{name}, `hidden_in` its organ"
                 )
 
@@ -258,12 +258,12 @@ def _questions(source: FolderSource) -> list[str]:
         if seldom := [f"{name} ({count})" for name, count in few.items() if _is_organ(name)]:
             source.keys["annotated"] = "present"
             questions.append(
-                f"in fewer than half of {labeled} cases: {', '.join(seldom)}; what a case lacks is taken for not "
-                "looked for: remove `annotated: present` if it is absent there"
+                f"in fewer than half of {labeled} cases: {', '.join(seldom)}; a case without one counts as not "
+                "annotated for it: remove `annotated: present` if it is absent there"
             )
         elif rare := [f"{name} ({count})" for name, count in organs.items() if count < OFTEN * labeled]:
             questions.append(
-                f"in fewer than {labeled} cases: {', '.join(rare)}; where not looked for: `annotated: present`"
+                f"in fewer than {labeled} cases: {', '.join(rare)}; if not annotated elsewhere: `annotated: present`"
             )
     if unnamed := [name for name in counts if UNNAMED.search(name)]:
         questions.append(f"no table names {', '.join(unnamed)}: write what they are, here and in `labels`")

@@ -28,8 +28,8 @@ results: $results
 labels:
 $labels
 
-# Where the cases come from, and what the values in each source's label files stand for. What `values` has
-# was looked for in every case, unless `annotated` has a list of labels, or present, if it differs by case.
+# Where the cases come from, and what the values in each source's label files stand for. The labels of `values`
+# were annotated in every case, unless `annotated` has a list of labels, or present, if it differs by case.
 sources:
 $sources
 
@@ -67,7 +67,7 @@ HIDDEN_WEIGHT = float(TrainingProtocol.model_fields["hidden_weight"].default)
 CASES_PER_SHARD = 10
 """Each job takes seconds to start."""
 
-LABEL_SETS = "\n    loss: label_sets        # what was not looked for in a case is not taken for background"
+LABEL_SETS = "\n    loss: label_sets        # structures not annotated in a case do not count as background"
 
 
 def configuration_text(

@@ -75,7 +75,7 @@ def test_a_label_that_was_looked_for_in_four_cases_and_is_in_none_is_named(cohor
     cohort.label("e", 1)
     found = scan_cohort(cohort.root, settings, cohort.memory).issues
     assert [(issue.case, issue.file, issue.kind, issue.severity, issue.message) for issue in found] == [
-        ("", f"sources.{source}", "label_in_no_case", "warn", "stomach was looked for in 4 cases and occurs in none")
+        ("", f"sources.{source}", "label_in_no_case", "warn", "stomach is annotated in 4 cases and occurs in none")
     ]
     cohort.label("e", 1, 250)  # one that is left out does not count
     found = scan_cohort(cohort.root, settings, cohort.memory).issues

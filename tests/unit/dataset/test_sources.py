@@ -113,7 +113,7 @@ def test_a_mask_that_no_case_has_is_named_and_its_source_not_taken_for_whole(coh
     values = merge(yaml.safe_load(RECIPE.read_text()), overrides())
     config = Config.check(values)
     lines = notices(find(cohort, config.sources), config.sources, True, [])
-    assert "sources.totalsegmentator.values: no file fits the mask 'spleen': looked for in no case" in lines
+    assert "sources.totalsegmentator.values: no file fits the mask 'spleen': annotated in no case" in lines
     write_scan(scan(cohort, tmp_path), tmp_path / "results/cohort")
     model = {
         "train_on": {"manual_labels": ["btcv", "totalsegmentator"]},

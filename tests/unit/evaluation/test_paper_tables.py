@@ -172,7 +172,7 @@ def test_other_rules_than_the_challenges_are_noted_where_published_figures_stand
     for name in ("table6", "table9"):
         notes = tables_of(models, same, partial_references=True)[name].notes
         assert (
-            "Ours are scored in a case only for the classes that its reference holds or its source looked for."
+            "Ours are scored in a case only for classes that occur in its reference or are annotated in its source."
             in notes
         )
         notes = tables_of(models, same, min_dsc_for_nsd=0.2)[name].notes

@@ -196,7 +196,7 @@ def test_the_preset_of_partial_labels_has_one_teacher_of_all_labels():
 @pytest.mark.parametrize(
     ("loss", "rows", "message"),
     [
-        ("label_sets", [((1, 2), (1,)), ((1,), (1, 3))], "student: two: labeled in cases, and looked for in"),
+        ("label_sets", [((1, 2), (1,)), ((1,), (1, 3))], "student: two: labeled in cases, but annotated in"),
         ("label_sets", [((1, 2), (1,)), ((1, 2), None)], None),
         ("nnunet", [((1, 2), (1,)), ((1,), (1,))], None),
         ("label_sets", [], "student: no case to train on"),

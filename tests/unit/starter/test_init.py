@@ -111,7 +111,7 @@ def test_an_organ_in_few_cases_is_not_stated_as_looked_for_and_the_terminal_has_
         write_pairs(tmp_path / "own/img/#.nii.gz", tmp_path / "own/seg/#.nii.gz", numbers, **box)
     (tmp_path / "own/dataset.json").write_text(json.dumps({"labels": {"liver": 1, "spleen": 2}}))
     done = flare23(tmp_path, "init", "own", *BASE_CONFIG, "--processes", "1")
-    assert "own: in fewer than half of 10 cases: liver (3); what a case lacks is" in done.stderr
+    assert "own: in fewer than half of 10 cases: liver (3); a case without one counts" in done.stderr
     config = Config.load([tmp_path / "mine.yaml"])
     assert config.sources["own"].annotated == "present"
     assert {model.training.loss for model in config.models.values()} == {"label_sets"}
@@ -139,7 +139,7 @@ def test_what_no_case_has_is_left_out_and_what_is_no_organ_may_be_absent(tmp_pat
     assert [label.name for label in config.labels] == ["liver", "hematoma"]
     text = (tmp_path / "m.yaml").read_text()
     assert "# no case holds gallbladder (3), tumor (4): left out, as" in text
-    assert "in fewer than 6 cases: hematoma (2); where" in text
+    assert "in fewer than 6 cases: hematoma (2); if not annotated" in text
 
 
 def test_few_cases_are_few_jobs_and_many_those_of_the_recipe(tmp_path):
@@ -255,7 +255,7 @@ def test_a_tumor_that_sources_of_different_organs_share_is_asked_about(tmp_path)
         (folder / "dataset.json").write_text(json.dumps(table))
     configured(tmp_path, "task03", "task07")
     text = (tmp_path / "m.yaml").read_text()
-    assert "# tumor is one label with that of task07, looked for in all organs of both" in text
+    assert "# tumor is one label with that of task07, annotated in all organs of both" in text
 
 
 def test_a_tumor_that_many_organs_may_hide_has_a_small_weight(tmp_path):
