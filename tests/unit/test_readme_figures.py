@@ -53,8 +53,8 @@ PRINTED = [
     ),
     (
         "recovery_gland",
-        f"recovers {{{GLAND}.student_long_soft_native.recovery_native.mean:.2f}}; without them "
-        f"{{{GLAND}.student_long_soft.recovery.mean:.2f}}.",
+        f"recovers {{{GLAND}.student_long_soft_native.recovery_native.mean:.2f}}; a student without native targets "
+        f"recovers {{{GLAND}.student_long_soft.recovery.mean:.2f}}.",
     ),
     ("recovery_gland", f"| {{{GLAND}.labeled_only.organs.mean:.3f}} |"),
     ("recovery_gland", f"| {{{GLAND}.full_truth.organs.mean:.3f}} |"),
