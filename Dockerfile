@@ -8,7 +8,8 @@ FROM ${BASE}
 ARG PIP_EXTRA_INDEX_URL
 
 WORKDIR /opt/flare23
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml setup.py constraints.txt config.yaml README.md LICENSE ./
+COPY presets ./presets
 COPY flare23_lib ./flare23_lib
 RUN if python3 -c "import torch" 2> /dev/null; then sed -i "/^torch==/d" constraints.txt; fi \
     && python3 -m pip install --no-cache-dir -c constraints.txt .

@@ -21,5 +21,11 @@ MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 """Holds its weights."""
 
-RECIPE = Path(__file__).parent / "config" / "recipe.yaml"
-"""A copy of the repository's config.yaml, as a part of the package."""
+_PACKAGE = Path(__file__).parent
+_HOLDER = _PACKAGE / "recipe" if (_PACKAGE / "recipe").exists() else _PACKAGE.parent
+
+RECIPE = _HOLDER / "config.yaml"
+"""The recipe: of the built package (setup.py), or of the repository that the package lies in."""
+
+SOURCE_PRESETS = _HOLDER / "presets" / "sources"
+"""The presets of sources, as `RECIPE`."""

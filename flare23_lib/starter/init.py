@@ -14,6 +14,7 @@ import yaml
 
 from flare23_lib.axes import Spacing, Triple, as_triple
 from flare23_lib.cache.results import Results
+from flare23_lib.choices import SOURCE_PRESETS
 from flare23_lib.config import Config
 from flare23_lib.config.cohort_models import IGNORE
 from flare23_lib.dataset.image_info import ImageInfo
@@ -29,9 +30,6 @@ from flare23_lib.starter.recognize import FolderSource, labels_of, recognize
 from flare23_lib.starter.write import configuration_text
 
 log = logging.getLogger(__name__)
-
-PRESETS = Path(__file__).parent.parent / "config" / "presets" / "sources"
-"""Layouts of known data sets."""
 
 SIDES = ("kidney", "adrenal_gland")
 """Structures that some sources label without sides."""
@@ -56,7 +54,7 @@ def init(folders: Sequence[Path], recipe: Path, output: Path, gpu_gb: float, pro
         if places.count(place) > 1:
             raise CohortError(f"{folder}: is given twice")
     tolerances = {label.name: label.tolerance_mm for label in Config.load([recipe]).labels}
-    sources = [recognize(folder, PRESETS) for folder in folders]
+    sources = [recognize(folder, SOURCE_PRESETS) for folder in folders]
     cohort = Path(os.path.commonpath([source.root.absolute() for source in sources]))
     results = output.with_suffix("").name + "_results"
     grid = _inspect(cohort, sources, Results(output.parent / results).scan_memory, processes)

@@ -29,7 +29,8 @@ def installed(tmp_path_factory):
     source = root / "source"  # a build leaves files beside it
     written = shutil.ignore_patterns("__pycache__")  # at this moment, by other tests
     shutil.copytree(REPOSITORY / "flare23_lib", source / "flare23_lib", symlinks=True, ignore=written)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    shutil.copytree(REPOSITORY / "presets", source / "presets")
+    for name in ("pyproject.toml", "setup.py", "config.yaml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     call = partial(subprocess.run, env=ENVIRONMENT, check=True, timeout=600)
@@ -66,8 +67,10 @@ def folder(tmp_path):
 
 @pytest.mark.slow
 def test_a_wheel_predicts_evaluates_and_measures_in_an_empty_folder(installed, folder):
-    code = "import flare23_lib; print(flare23_lib.__file__)"
-    assert str(installed.parent) in run(installed, folder, "python", "-c", code)
+    code = "from flare23_lib.choices import SOURCE_PRESETS; print(*SOURCE_PRESETS.iterdir(), sep='\\n')"
+    presets = run(installed, folder, "python", "-c", code).splitlines()
+    assert all(path.startswith(str(installed.parent)) for path in presets)
+    assert {Path(path).name for path in presets} == {path.name for path in (REPOSITORY / "presets/sources").iterdir()}
     run(installed, folder, "flare23", "predict", "-m", "../model", "-i", "../images", "-o", "labels", "--preview")
     run(installed, folder, "flare23", "predict", "-m", "../model", "-i", "../dicom", "-o", "seg",
         "--output-type", "dicom-seg")  # fmt: skip

@@ -5,7 +5,6 @@ import yaml
 from places import RECIPE, REPOSITORY, script
 from snakemake.cli import parse_config
 
-from flare23_lib.cli import common
 from flare23_lib.config import Config
 from flare23_lib.config.load import merge, parse_overrides, read_yaml
 from flare23_lib.errors import ConfigError
@@ -13,19 +12,6 @@ from flare23_lib.errors import ConfigError
 
 def load(**overrides) -> Config:
     return Config.load([RECIPE], overrides)
-
-
-def test_the_packages_recipe_is_a_copy_and_no_link_which_some_downloads_lose():
-    assert not common.RECIPE.is_symlink()
-    assert common.RECIPE.read_bytes() == RECIPE.read_bytes(), "cp config.yaml flare23_lib/config/recipe.yaml"
-
-
-def test_the_packages_presets_of_sources_are_copies():
-    given, packaged = (
-        {path.name: path.read_bytes() for path in (root / "presets/sources").iterdir()}
-        for root in (REPOSITORY, common.RECIPE.parent)
-    )
-    assert packaged == given, "cp -r presets/sources flare23_lib/config/presets"
 
 
 @pytest.mark.parametrize("preset", sorted(path.name for path in (REPOSITORY / "presets").glob("*.yaml")))
