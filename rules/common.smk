@@ -21,7 +21,7 @@ from flare23_lib.cache.entries import fingerprint
 from flare23_lib.runtime.machine import has_slurm_accounts
 
 try:
-    # Not Snakemake's `config`, in which a key by its old name and by its new one could come from different files.
+    # Not Snakemake's `config`, which does not tell the recipe from what is laid over it (`recipe: none`).
     RECIPE = Path(workflow.basedir) / "config.yaml"
     CONFIG = Config.load([RECIPE, *workflow.overwrite_configfiles], workflow.config_settings.config)
     CONFIG.check_given_files()

@@ -21,8 +21,7 @@ INTRODUCTION = """\
 
 Every key, its values and its default, from `flare23_lib/config/models.py`. `config.yaml` is the paper's recipe, with
 reasons; [your_cohort.md](your_cohort.md) shows how to change it. `NAME` stands for a name of your choice, `[]` for
-each entry of a list. A key without a default is required, except where the table says *optional*. This is the last
-release that also reads the key names of version 0.1; it prints a notice.
+each entry of a list. A key without a default is required, except where the table says *optional*.
 
 Everything that determines a result is part of its fingerprint: a change recomputes what depends on it, nothing else.
 `shards`, `device`, `max_training_restarts`, `checkpoint_interval_minutes` and `gpus` are in no fingerprint: results

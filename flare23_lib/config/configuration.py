@@ -16,7 +16,6 @@ from flare23_lib.config.cohort_models import IGNORE, LabelRow, label_map
 from flare23_lib.config.load import merge, prepared, read_yaml, refuse_idle_nulls
 from flare23_lib.config.messages import explain
 from flare23_lib.config.models import Configuration
-from flare23_lib.config.old_keys import with_new_names, with_sources
 from flare23_lib.config.smoke import is_smoke, shrunk
 from flare23_lib.config.source_checks import label_sources, sources_state
 from flare23_lib.config.training_models import (
@@ -53,7 +52,7 @@ class Config(Configuration):
         As Snakemake does it: what is given is merged in itself, then laid over the first file. So a table in one file
         takes back a `null` in a file before it, and the first file's entries with it.
         """
-        recipe, *given = with_sources(with_new_names([*map(read_yaml, files), overrides or {}]))
+        recipe, *given = [*map(read_yaml, files), overrides or {}]
         merged: dict[str, Any] = reduce(merge, given, {})
         values = merged if merged.get("recipe") == "none" else merge(recipe, merged)
         refuse_idle_nulls(merged, [recipe, *given])

@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     Strict,
     Tag,
+    ValidationInfo,
     WrapValidator,
     model_validator,
 )
@@ -42,9 +43,11 @@ OLD_NAMES = {
     "subset": "part",
     "tile_step_size": "step",
 }
-"""Key -> its name up to version 0.1. For one more release, configurations may have the old names (`old_keys`). Files
-of settings and the store's fingerprints keep them: with new names they would be other fingerprints, and what a user
-has computed would be computed again."""
+"""Key -> its old name, which files of settings and the store's fingerprints keep, and configurations do not have:
+with new names they would be other fingerprints, and what a user has computed would be computed again."""
+
+STORED = "stored"
+"""Context of a validation in which keys may have their old names."""
 
 
 class Table(BaseModel):
@@ -57,13 +60,14 @@ class Table(BaseModel):
         use_attribute_docstrings=True,
         alias_generator=lambda name: OLD_NAMES.get(name, name),
         validate_by_name=True,
-        loc_by_alias=False,
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, values: Any) -> Any:
-        known = {*cls.model_fields, *(field.alias for field in cls.model_fields.values())}
+    def _refuse_unknown_keys(cls, values: Any, info: ValidationInfo) -> Any:
+        known = set(cls.model_fields)
+        if info.context == STORED:
+            known |= {field.alias or name for name, field in cls.model_fields.items()}
         unknown = sorted(set(values) - known, key=str) if isinstance(values, Mapping) else []
         if unknown:
             names = {"unknown": ", ".join(map(repr, unknown)), "known": ", ".join(sorted(cls.model_fields))}
@@ -79,7 +83,7 @@ class Table(BaseModel):
     @classmethod
     def from_json(cls, content: Any) -> Self:
         """Read what `to_json` returned; ValueError if it is something else."""
-        return cls.model_validate(content)
+        return cls.model_validate(content, context=STORED)
 
     def to_json(self, by_alias: bool = True) -> dict[str, Any]:
         """Return the table as plain data, without keys that were not given and have no default.

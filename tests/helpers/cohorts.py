@@ -9,7 +9,6 @@ from places import RECIPE
 
 from flare23_lib.config import Config
 from flare23_lib.config.load import merge
-from flare23_lib.config.old_keys import sources_of
 from flare23_lib.dataset.scan import CohortScan, scan_cohort
 from flare23_lib.io import nifti
 
@@ -21,9 +20,13 @@ def changed(settings, **changes):
     return type(settings).from_json(merge(settings.to_json(by_alias=False), changes))
 
 
-def laid_out(**layout):
-    """Return the recipe's settings with the sources that an old layout stands for; FLARE23's where it has no key."""
-    return type(SETTINGS).of(SETTINGS, sources=sources_of(layout))
+def with_folders(**folders):
+    """Return the recipe's settings with other folders of its source, by key; FLARE23's where none are given."""
+    patterns = {
+        key: [f"{folder}/**/{{case}}{'_0000' * key.endswith('images')}.nii.gz" for folder in names]
+        for key, names in folders.items()
+    }
+    return changed(SETTINGS, sources={"flare23": patterns})
 
 
 AFFINE = np.diag([-2.0, -2.0, 5.0, 1.0])

@@ -412,7 +412,7 @@ def test_pseudo_labeling_that_is_killed_goes_on_with_the_next_case(chain):
         ("completions: {tumor: {teacher: tumor_teacher}}", "in a circle"),
         ("cohort: nowhere", "there is no folder nowhere"),
         ("models: {student: {patch_size: [16, 24]}}", "models.student.patch_size"),
-        ("retries: 1\ncohort: cohort\nretries: 2", "wrong.yaml: retries is there twice in a table (line 3)"),
+        ("device: cpu\ncohort: cohort\ndevice: cpu", "wrong.yaml: device is there twice in a table (line 3)"),
     ],
 )
 def test_a_wrong_configuration_is_refused_in_one_line_before_any_job(finished_chain, tmp_path, change, words):

@@ -116,7 +116,8 @@ def test_a_preset_may_remove_what_is_gone_from_ones_own_recipe(tmp_path):
 
 def test_values_on_the_command_line_are_read_as_snakemake_reads_them():
     pairs = [
-        "cohort=a b", "device=cpu", "shards={predictions: 2}", "retries=010", "checkpoint_minutes=1e1", "check=True",
+        "cohort=a b", "device=cpu", "shards={predictions: 2}", "max_training_restarts=010", "check=True",
+        "checkpoint_interval_minutes=1e1",
         "results=2026-11-28", "none=", "names=[a, b]", "odd={", "report={a: b}", "report={c: d}", "quoted='5'",
         'text="010"',
     ]  # fmt: skip
@@ -186,14 +187,19 @@ def leave_out_by(name):
         ),
         ({"categories": [{"name": "a", "subset": "0/2/3"}]}, "categories[0].subset: '0/2/3' is not a part such as"),
         ({"categories": [{"name": "a", "subset": 0.5}]}, "categories[0].subset: 0.5 is not of type 'string'"),
-        ({"layout": {"prefixes": {"elsewhere": "e"}}}, "layout.prefixes: there is no folder 'elsewhere'"),
         (
-            {"layout": {"validation_labels": ["labels", "validation"], "image_suffix": ".nii.gz"}},
-            "sources.cohort.validation_labels: 'validation/**/{case}.nii.gz' are images, too",
+            {"sources": {"flare23": {"validation_labels": ["l/{case}.nii", "validation/**/{case}_0000.nii.gz"]}}},
+            "sources.flare23.validation_labels: 'validation/**/{case}_0000.nii.gz' are images, too",
         ),
         (
-            {"layout": {"unlabeled_images": ["labelsTr2200"], "image_suffix": ".nii.gz"}},
-            "sources.cohort.labels: 'labelsTr2200/**/{case}.nii.gz' are images, too",
+            {"sources": {"flare23": {"unlabeled_images": "labelsTr2200/**/{case}.nii.gz"}}},
+            "sources.flare23.labels: 'labelsTr2200/**/{case}.nii.gz' are images, too",
+        ),
+        ({"layout": {"training_images": ["images"]}}, "there is no key 'layout'; there are categories, checkpoint_"),
+        ({"retries": 3}, "there is no key 'retries'; there are categories, checkpoint_interval_minutes, cohort"),
+        (
+            {"models": {"student": {"train_on": {"completions": ["tumor"]}}}},
+            "models.student.train_on: there is no key 'completions'; there are label_completions, manual_labels",
         ),
         ({"labels": [{"name": "ignore", "value": 1, "tolerance_mm": 1}]}, "'ignore' is reserved"),
         ({"labels": [{"name": "organs", "value": 1, "tolerance_mm": 1}]}, "'organs' is reserved"),
@@ -403,57 +409,9 @@ def test_the_example_of_the_documentation_is_valid():
     assert config.sources["kits"].targets == ["right_kidney", "left_kidney", "tumor", "ignore"]
 
 
-def test_old_names_of_keys_are_read_and_named_in_one_line(caplog):
-    inference, train_on = {"step": 0.6}, {"completions": ["tumor"]}
-    config = load(
-        faults={"nifti2": "quarantine"}, retries=3, models={"student": {"train_on": train_on, "inference": inference}}
-    )
-    assert config.quality_issues.nifti2 == "quarantine"
-    assert config.max_training_restarts == 3
-    assert config.models["student"].inference.tile_step_size == 0.6
-    assert config.models["student"].train_on.label_completions == ("tumor",)
-    assert [record.getMessage() for record in caplog.records] == [
-        "configuration: old names of keys, which the next release will not read: faults is now quality_issues, "
-        "models.student.inference.step is now tile_step_size, models.student.train_on.completions is now "
-        "label_completions, retries is now max_training_restarts"
-    ]
-
-
-def test_the_new_names_of_keys_are_read_without_a_notice(caplog):
-    load(completions={"again": {"category": "tumor", "teacher": "tumor_teacher", "base": "tumor"}})
-    assert caplog.records == []
-
-
-def test_files_with_old_and_with_new_names_are_laid_over_one_another(tmp_path):
-    files = [tmp_path / name for name in ("preset.yaml", "mine.yaml")]
-    files[0].write_text("models: {student: {inference: {tile_step_size: 0.5}}}\nmax_training_restarts: 1")
-    files[1].write_text("models: {student: {inference: {step: 0.6}}}")
-    assert Config.load([RECIPE, *files]).models["student"].inference.tile_step_size == 0.6
-    assert Config.load([RECIPE, *files[::-1]]).models["student"].inference.tile_step_size == 0.5
-    assert Config.load([RECIPE, *files], {"retries": 2}).max_training_restarts == 2
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        ({"retries": 3, "max_training_restarts": 4}, "max_training_restarts: is given by its old name retries, too"),
-        ({"models": {"student": {"inference": {"step": 0.6, "tile_step_size": 0.7}}}}, "student.inference.tile_step"),
-        (
-            {"categories": [{"name": "a", "part": "0/2", "subset": "0/2"}]},
-            "categories[0].subset: is given by its old",
-        ),
-        ({"completions": {"tumor": {"sure_from": 0.5, "min_tumor_agreement": 0.5}}}, "completions.tumor.min_tumor"),
-    ],
-)
-def test_a_key_that_is_given_by_both_of_its_names_is_refused(overrides, words):
-    with pytest.raises(ConfigError) as caught:
-        load(**overrides)
-    assert words in str(caught.value)
-
-
-def test_messages_have_the_new_names_of_keys():
+def test_messages_name_a_key_as_the_configuration_does_and_not_as_fingerprints_do():
     with pytest.raises(ConfigError, match=r"models\.student\.inference\.tile_step_size: 2 is greater than 1"):
-        load(models={"student": {"inference": {"step": 2}}})
+        load(models={"student": {"inference": {"tile_step_size": 2}}})
 
 
 def test_the_page_of_all_keys_is_made_from_the_models():

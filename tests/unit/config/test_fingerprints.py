@@ -1,7 +1,6 @@
 """The fingerprints of the store are those of version 0.1: results that a user has already are found again.
 
-`fingerprints.json` was recorded with the code of that version, and `every_key.yaml` has its names of keys. Values of
-the recipe that may change are pinned here.
+`fingerprints.json` was recorded with the code of that version. Values of the recipe that may change are pinned here.
 """
 
 import json

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cohorts import SETTINGS, changed, label_array, laid_out, small_cohort, write
+from cohorts import SETTINGS, changed, label_array, small_cohort, with_folders, write
 
 from flare23_lib import versions
 from flare23_lib.cache.entries import Shard
@@ -168,7 +168,7 @@ def test_a_category_may_be_that_of_a_folder(cohort):
     cohort.label("e", 5)
     folders = ["imagesTr2200", "other"]
     categories = [{"name": "source", "folders": ["other"]}, *CATEGORIES]
-    cohort.settings = changed(laid_out(training_images=folders), categories=categories)
+    cohort.settings = changed(with_folders(images=folders), categories=categories)
     found = {case.case: case.category for case in cohort.scan().cases}
     assert found == {"a": "tumor", "b": "all_organs", "c": "five_organs", "d": "unlabeled", "e": "source", "v": ""}
 
@@ -269,7 +269,7 @@ def test_an_empty_label_may_say_that_nothing_was_found(cohort):
     for path in (cohort.label("e"), cohort.label_path("v", "validation-gt"), cohort.label_path("a")):
         write(path, 0 * label_array(1))
     cohort.settings = changed(
-        laid_out(training_images=["imagesTr2200", "controls"]),
+        with_folders(images=["imagesTr2200", "controls"]),
         categories=[*CATEGORIES, {"name": "healthy", "folders": ["controls"]}],
         quality_issues={"empty_label": "warn"},
     )

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from cohorts import SETTINGS, changed, image_array, label_array, laid_out, small_cohort, write
+from cohorts import SETTINGS, changed, image_array, label_array, small_cohort, with_folders, write
 from places import RECIPE
 
 from flare23_lib.config import Config
@@ -36,13 +36,10 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_files_of_the_same_names_are_told_apart_by_prefixes(cohort):
     cohort.image("a", folder="other/images")
     cohort.label("a", 5, folder="other/labels")
-    layout = {
-        "training_images": ["imagesTr2200", "other/images"],
-        "training_labels": ["labelsTr2200", "other/labels"],
-    }
-    cohort.settings = laid_out(**layout)
+    cohort.settings = with_folders(images=["imagesTr2200", "other/images"], labels=["labelsTr2200", "other/labels"])
     assert {issue.kind for issue in cohort.scan().issues} >= {"duplicate_case"}
-    cohort.settings = laid_out(**layout, prefixes={"other/images": "o", "other/labels": "o"})
+    other = {"images": "other/images/{case}_0000.nii.gz", "labels": "other/labels/{case}.nii.gz"}
+    cohort.settings = changed(SETTINGS, sources={"o": other})
     found = cohort.scan()
     assert [(case.case, case.category) for case in found.cases if "a" in case.case] == [
         ("a", "tumor"),
@@ -62,13 +59,8 @@ def test_images_and_labels_may_lie_in_one_folder(tmp_path):
         for name in ("a", "b"):
             write(folder / "all" / f"{name}{image}", label_array())
             write(folder / "all" / f"{name}{label}", label_array())
-        layout = {
-            "training_images": ["all"],
-            "training_labels": ["all"],
-            "image_suffix": image,
-            "label_suffix": label,
-        }
-        assert cases_of(find(folder, laid_out(**layout).sources)) == (["a", "b"], ["a", "b"], [], ())
+        source = Source(images=f"all/{{case}}{image}", labels=f"all/{{case}}{label}", prefix="")
+        assert cases_of(find(folder, {"one": source})) == (["a", "b"], ["a", "b"], [], ())
 
 
 def test_hidden_folders_hold_no_cases(tmp_path):
@@ -104,27 +96,27 @@ def test_the_listing_changes_with_every_image_twin_and_stray_file_and_with_permi
 
 
 def test_a_folder_given_twice_over_holds_each_case_once(cohort):
-    sources = laid_out(training_images=["imagesTr2200", "imagesTr2200/", "./imagesTr2200"]).sources
+    sources = with_folders(images=["imagesTr2200", "imagesTr2200/", "./imagesTr2200"]).sources
     found, expected = (find(cohort.root, given).sources[0] for given in (sources, SETTINGS.sources))
     assert found.images == expected.images
 
 
 def test_folders_that_are_not_there_are_named(cohort):
-    def lines(*evaluated, draws=False, **layout):
-        sources = laid_out(**layout).sources
+    def lines(*evaluated, draws=False, **folders):
+        sources = with_folders(**folders).sources
         return notices(find(cohort.root, sources), sources, draws, evaluated)
 
     assert lines("student") == []
     lost = {"unlabeled_images": ["typo"], "validation_labels": ["lost", "gone"]}
     found = lines("student", **lost)
     assert [line.partition(":")[0] for line in found] == [
-        "sources.cohort.unlabeled_images", *["sources.cohort.validation_labels"] * 2, "models.student.evaluate",
+        "sources.flare23.unlabeled_images", *["sources.flare23.validation_labels"] * 2, "models.student.evaluate",
     ]  # fmt: skip
     assert all(name in line for name, line in zip(("typo", "lost", "gone"), found, strict=False))
     assert len(lines(**lost)) == len(lines("student", draws=True, **lost)) == 3
-    found = lines(training_images=["imagesTr2200", "hospital_b"])
+    found = lines(images=["imagesTr2200", "hospital_b"])
     assert [line.partition(";")[0] for line in found] == [
-        f"sources.cohort.images: there is no folder hospital_b in {cohort.root}"
+        f"sources.flare23.images: there is no folder hospital_b in {cohort.root}"
     ]
     (cohort.root / "unlabeledTr1800").rename(cohort.root / "more")
     found = lines(unlabeled_images=["more", "lost", "unlabelTr1800", "unlabeledTr1800"])
@@ -141,12 +133,12 @@ def test_a_source_without_files_is_named(cohort):
 
 def test_a_file_belongs_to_the_pattern_of_the_innermost_folder(cohort):
     cohort.image("e", folder="imagesTr2200/unlabeled")
-    cohort.settings = laid_out(unlabeled_images=["unlabeledTr1800", "imagesTr2200/unlabeled/"])
+    cohort.settings = with_folders(unlabeled_images=["unlabeledTr1800", "imagesTr2200/unlabeled/"])
     found = cohort.scan()
     assert {case.case: case.category for case in found.cases}["e"] == "unlabeled"
     assert found.issues == []
     for name in (cohort.root / "imagesTr2200/unlabeled", "validation/../imagesTr2200/unlabeled"):
-        spelled = find(cohort.root, laid_out(unlabeled_images=[str(name)]).sources)
+        spelled = find(cohort.root, with_folders(unlabeled_images=[str(name)]).sources)
         assert cases_of(spelled) == (["a", "b", "c"], ["a", "b", "c"], ["e"], ())
 
 
@@ -167,7 +159,7 @@ def test_a_cohort_may_be_the_folder_itself(cohort, monkeypatch):
     for name in ("a", "b", "c"):
         cohort.label_path(name).rename(cohort.root / "imagesTr2200" / f"{name}.nii.gz")
     monkeypatch.chdir(cohort.root / "imagesTr2200")
-    found = find(Path(), laid_out(training_images=["."], training_labels=["."]).sources)
+    found = find(Path(), {"own": Source(images="**/{case}_0000.nii.gz", labels="**/{case}.nii.gz", prefix="")})
     assert cases_of(found) == (["a", "b", "c"], ["a", "b", "c"], [], ())
 
 
