@@ -42,7 +42,8 @@ R = str(RESULTS.root)
 SHARDS = dict(CONFIG.shards)
 DEVICE = CONFIG.device
 CHECKPOINT_MINUTES = str(CONFIG.checkpoint_interval_minutes)  # a resource is no fraction
-RETRIES = CONFIG.max_training_restarts
+# A submitted job runs a Snakemake of its own, which would repeat a training on the same node, in the same memory.
+RETRIES = CONFIG.max_training_restarts if workflow.is_main_process else 0
 LABEL_NAMES = CONFIG.label_map.names
 LABELS = [asdict(label) for label in CONFIG.label_map.labels]
 MEASURED = CONFIG.evaluated if CONFIG.evaluation.efficiency_cases else []

@@ -98,6 +98,19 @@ def test_a_training_whose_input_is_damaged_ends_in_one_line_after_its_retries(ch
     assert "InputFunctionException" not in done.stderr
 
 
+def test_a_submitted_training_is_not_repeated_within_its_job(tmp_path):
+    record = tmp_path / "results/preprocessed/organ_teacher/0-of-1.csv"
+    record.parent.mkdir(parents=True)
+    record.write_text("kase\n")
+    as_submitted = ["--mode", "remote", "--retries", "0", "--force", "--nolock", "--allowed-rules", "train"]
+    target = "results/training/organ_teacher/training.json"
+    done = run_snakemake(tmp_path, "--config", "max_training_restarts=1", *as_submitted, "--", target)
+    assert done.returncode == 1
+    assert "At least one job did not complete successfully" in done.stderr
+    assert (tmp_path / "results/logs/train/organ_teacher.log").exists()
+    assert "Trying to restart" not in done.stderr
+
+
 def test_a_job_is_looked_at_again_only_when_a_file_changed(tmp_path):
     file = tmp_path / "cases.csv"
     entry = CacheFolder.of(tmp_path, "labels", {}).create().entry("a", {})
