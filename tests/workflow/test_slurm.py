@@ -23,6 +23,11 @@ def test_the_profile_speaks_of_rules_that_there_are():
     assert set(profile["set-resources"]) <= rules()
 
 
+def test_the_folder_of_logs_is_no_change_of_the_clone():
+    profile = yaml.safe_load((PROFILE / "config.yaml").read_text())
+    assert f"/{profile['slurm-logdir']}/" in (REPOSITORY / ".gitignore").read_text().splitlines()
+
+
 def test_the_example_of_partitions_has_a_place_for_every_job():
     partitions = yaml.safe_load((PROFILE / "partitions.yaml").read_text())["partitions"]
     assert any(limits.get("max_gpu") for limits in partitions.values())
