@@ -50,6 +50,7 @@ def fresh(folder: Path) -> Path:
 
 def copy_of(finished: Path, folder: Path) -> Path:
     """Copy a finished run, its times included, to go on with."""
+    assert (finished / "results/report/index.html").exists(), "the whole chain, with which this begins, did not end"
     shutil.copytree(finished, folder, symlinks=True)
     return folder
 
@@ -335,7 +336,12 @@ def main() -> None:
     parser.add_argument("drills", nargs="*", choices=[[], *DRILLS], help=f"of {', '.join(DRILLS)} (default: all)")
     parser.add_argument("--folder", type=Path, help="work here and leave everything (default: a temporary folder)")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--patience", type=float, default=1, help="wait this many times as long, on a busy machine")
     args = parser.parse_args()
+    slurm.patience = args.patience
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # As in a shell's background; the workflow that a drill interrupts would ignore it too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not slurm.is_up():
         sys.exit("no SLURM answers; tests/cluster/slurm.sh up --accounting")
     versions = {name: version(name) for name in ("snakemake", "snakemake-executor-plugin-slurm")}

@@ -19,6 +19,8 @@ from places import REPOSITORY
 SCRIPT = REPOSITORY / "tests" / "cluster" / "slurm.sh"
 CHAIN = REPOSITORY / "tests" / "cluster" / "chain.yaml"
 STATUS_SECONDS = 9
+patience = 1.0
+"""How many times as long as on an idle machine a drill waits."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def start(folder: Path, *arguments: str, **options) -> subprocess.Popen:
 
 def wait_until(found: Callable[[], object], seconds: float = 120, process: subprocess.Popen | None = None) -> object:
     """Wait for something and return it; AssertionError if it does not come, or the process ends before."""
+    seconds *= patience
     end = time.monotonic() + seconds
     while not (result := found()):
         assert time.monotonic() < end, f"waited {seconds} s for nothing"
@@ -91,6 +94,7 @@ def wait_until(found: Callable[[], object], seconds: float = 120, process: subpr
 
 def finish(process: subprocess.Popen, folder: Path, seconds: float = 600) -> None:
     """Wait for a run that should end well; AssertionError with the end of its log if it does not."""
+    seconds *= patience
     try:
         code = process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
