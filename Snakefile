@@ -36,6 +36,7 @@ rule all:
 onstart:
     refuse_emulation()
     ask_squeue_for_sacct()
+    submit_patiently()
 
 
 onsuccess:
