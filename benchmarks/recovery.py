@@ -128,7 +128,7 @@ LATER = ("teacher_sets", "teacher_exact_later")
 """The teacher of `SETS`, and the same one later (`recovery_later.yaml`), themselves scored. Question: do organs stay
 what they are under the exact loss? Added when the students of `SETS` were known on seed 4."""
 
-OPTIONS = ("student_left_out", "student_unsure", "student_specks")
+OPTIONS = ("student_unsure", "student_specks")
 
 SOFT = ("student_soft",)
 """A student of soft pseudo-labels by the same teachers. Frozen with `recovery_soft.yaml` before a first run on any

@@ -199,7 +199,7 @@ class Finished:
             row = dict.fromkeys(columns, 0) | {"case": case.case, "file": file, "labels_present": "1 14"}
             rows.append(row)
         self._records("completed_labels", name, columns, rows, self.config.shards.pseudo_labels)
-        write_csv(self.results.collected("completed_labels", name), ["left_out", *columns], rows)
+        write_csv(self.results.collected("completed_labels", name), columns, rows)
 
 
 def measure(folder: Path, number: int) -> dict:

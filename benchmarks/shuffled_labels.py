@@ -62,8 +62,8 @@ def shuffle(config: Config, real: Results, other: Results, completion: str) -> N
         merged = merge(original, predicted, annotated, MergeRules.of(settings, tumors=settings.tumor_values))
         file = f"store/shuffled/{completion}/{case.case}.nii.gz"
         write_volume(other.root / file, merged.labels, own.header)
-        rows.append({"case": case.case, "file": file, "left_out": ""})
-    write_csv(other.collected("completed_labels", completion), ["case", "file", "left_out"], rows)
+        rows.append({"case": case.case, "file": file})
+    write_csv(other.collected("completed_labels", completion), ["case", "file"], rows)
 
 
 def main() -> None:

@@ -36,9 +36,6 @@ SPECKS = 2
 SPECK_VOTES = 1
 """How a merge with `min_agreement` takes the votes where components were dropped."""
 
-CHANGE = 1
-"""How much two completed labels of a case differ."""
-
 EVALUATION = 2
 """Scores of a prediction."""
 

@@ -150,12 +150,6 @@ def base_of_runner_up(wildcards):
     return base(wildcards) if annotated in ("present", "only_present") else []
 
 
-def compared(wildcards):
-    """The record of the completion that one is compared with to leave cases out; empty without one."""
-    name = CONFIG.completions[wildcards.completion].compared_completion
-    return f"{R}/completed_labels/{name}/conflicts.csv" if name else []
-
-
 def refuse_emulation():
     """Before the first job of a run on this machine, refuse a precision that it only emulates."""
     if workflow.local_exec:

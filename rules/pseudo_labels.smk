@@ -52,7 +52,6 @@ rule complete:
         cases=f"{R}/cohort/cases.csv",
         pseudo_labels=f"{R}/pseudo_labels/{{completion}}/{{shard}}.csv",
         base=base,
-        compared=compared,
     output:
         record=f"{R}/completed_labels/{{completion}}/{{shard}}.csv",
     log:
@@ -67,7 +66,7 @@ rule complete:
     params:
         results=results,
         settings=settings(
-            version=[versions.MERGE, versions.SPECKS, versions.SPECK_VOTES, versions.CHANGE],
+            version=[versions.MERGE, versions.SPECKS, versions.SPECK_VOTES],
             settings=lambda wildcards: CONFIG.completion_settings(wildcards.completion),
             label_names=LABEL_NAMES,
             base=base_name,

@@ -17,7 +17,7 @@ from flare23_lib.config.source_checks import (
     sources_state,
     stated_labels,
 )
-from flare23_lib.config.training_models import PASSES, Completion, ModelSettings, TrainingProtocol
+from flare23_lib.config.training_models import Completion, ModelSettings, TrainingProtocol
 from flare23_lib.errors import ConfigError
 from flare23_lib.runtime.devices import SEVERAL
 
@@ -73,8 +73,8 @@ def _needs(config: Configuration, table: str, name: str) -> list[tuple[str, str]
         first = [] if source is None else [("models", source)]
         return first + [("completions", item) for item in model.train_on.label_completions]
     completion = config.completions[name]
-    others = (completion.base, completion.compared_completion)
-    return [("models", completion.teacher), *(("completions", other) for other in others if other is not None)]
+    first = [] if completion.base is None else [("completions", completion.base)]
+    return [("models", completion.teacher), *first]
 
 
 def _unlabeled(config: Configuration) -> set[str]:
@@ -184,8 +184,6 @@ def _is_within(subset: str, other: str) -> bool:
 
 def _check_completion(config: Configuration, name: str, completion: Completion) -> None:
     key, unlabeled = f"completions.{name}", completion.category in _unlabeled(config)
-    if name == PASSES:
-        raise ConfigError(f"{key}: the name is kept for exclude_most_changed.changed_between")
     check_known(f"{key}.category", [completion.category], _category_names(config), "category")
     check_known(f"{key}.teacher", [completion.teacher], config.models, "model")
     check_known(f"{key}.min_component_ml", completion.min_component_ml, _label_names(config), "label")
@@ -198,19 +196,16 @@ def _check_completion(config: Configuration, name: str, completion: Completion) 
             raise ConfigError(f"{key}.{rule}: the category {completion.category!r} has no labels that it could meet")
         if "tumor" in rule and not any(label.kind == "tumor" for label in config.labels):
             raise ConfigError(f"{key}.{rule}: no label is of the kind tumor")
-    others = {"base": completion.base, "exclude_most_changed.changed_between": completion.compared_completion}
-    for place, other in others.items():
-        if other is not None:
-            check_known(f"{key}.{place}", [other], config.completions, "completion")
-            if config.completions[other].category != completion.category:
-                raise ConfigError(f"{key}.{place}: {other!r} completes another category")
+    if completion.base is not None:
+        check_known(f"{key}.base", [completion.base], config.completions, "completion")
+        if config.completions[completion.base].category != completion.category:
+            raise ConfigError(f"{key}.base: {completion.base!r} completes another category")
     _check_passes(config, key, completion)
 
 
 def _check_passes(config: Configuration, key: str, completion: Completion) -> None:
     """Refuse what asks for mirrored passes of a teacher that has none."""
-    asking = completion.asking_for_votes + ["exclude_most_changed"] * completion.compares_passes
-    teacher = config.models[completion.teacher]
+    asking, teacher = completion.asking_for_votes, config.models[completion.teacher]
     if asking and not (teacher.inference.tta and teacher.training.mirror_axes):
         raise ConfigError(
             f"{key}.{asking[0]}: asks how the passes of test-time augmentation agree; models.{completion.teacher} "

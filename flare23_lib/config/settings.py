@@ -12,11 +12,10 @@ from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, Strict
 
 from flare23_lib.choices import EvaluationMode, OrientationMode, References
 from flare23_lib.config.cohort_models import Category, LabelRow, QualityIssues, Scan, Source, ValidationDraw
-from flare23_lib.config.tables import OLD_NAMES, Millimeters, Names, Positive, Share, Table, Voxels
+from flare23_lib.config.tables import Millimeters, Names, Positive, Share, Table, Voxels
 from flare23_lib.config.training_models import (
     Completion,
     IntensityOrMeasure,
-    LeaveOut,
     MergePolicy,
     TrainingProtocol,
     TrainOn,
@@ -142,16 +141,15 @@ class CompletionSettings(MergePolicy):
     category: str
     annotated: AnnotatedValues
     min_component_ml: dict[str, Positive]
-    exclude_most_changed: LeaveOut | None
     label_values: Values
     tumor_values: Values
     hidden_in: dict[str, Values] = Field(default={}, exclude_if=lambda value: not value)
     soft: bool = SOFT
+    leave_out: None = None  # as of version 0.1: fingerprints stay the same
 
     def to_json(self, by_alias: bool = True) -> dict[str, Any]:
-        """Return the settings as plain data; `exclude_most_changed` is there even if it is None."""
-        name = "exclude_most_changed"
-        return {OLD_NAMES[name] if by_alias else name: None, **super().to_json(by_alias)}
+        """Return the settings as plain data; `leave_out` is there, too."""
+        return {"leave_out": None, **super().to_json(by_alias)}
 
 
 class EvaluationSettings(Table):

@@ -32,7 +32,6 @@ OLD_NAMES = {
     "base": "on_top_of",
     "checkpoint_interval_minutes": "checkpoint_minutes",
     "conflict_policy": "dropped_to",
-    "exclude_most_changed": "leave_out",
     "label_completions": "completions",
     "manual_labels": "originals",
     "max_training_restarts": "retries",

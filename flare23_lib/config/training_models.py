@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Strict, Tag, WithJsonSchema
@@ -20,7 +19,6 @@ from flare23_lib.config.tables import (
     PathText,
     Positive,
     PositiveShare,
-    ProperShare,
     Share,
     ShareBelowOne,
     Table,
@@ -29,9 +27,6 @@ from flare23_lib.config.tables import (
     word_or,
 )
 from flare23_lib.networks import NETWORKS, Architecture, STUNetArchitecture
-
-PASSES = "passes"
-"""In the place of a completion's name: labels are compared between the teacher's mirrored passes."""
 
 
 class MergePolicy(Table):
@@ -72,25 +67,6 @@ class MergePolicy(Table):
         return bool(self.asking_for_votes or "ignore" in self.chosen.values())
 
 
-class LeaveOut(Table):
-    """Cases that are not learned from."""
-
-    share: ProperShare
-    """Share of the category's cases, rounded down."""
-    changed_between: Text
-    """passes: compare labels between the teacher's mirrored passes; or the name of another completion of the same
-    category, to compare with its labels."""
-
-    @property
-    def compared_completion(self) -> str | None:
-        """The completion that labels are compared with; None if they are compared between passes."""
-        return None if self.changed_between == PASSES else self.changed_between
-
-    def count(self, cases: int) -> int:
-        """Return how many of a category's cases are not learned from."""
-        return math.floor(self.share * cases + 1e-9)
-
-
 class Completion(MergePolicy):
     """Labels of a category that a teacher completes."""
 
@@ -105,20 +81,8 @@ class Completion(MergePolicy):
     By default what its category or source states, or present if they state nothing."""
     min_component_ml: dict[str, Positive] = Field({})
     """By label, the volume in ml below which components of pseudo-labels are dropped."""
-    exclude_most_changed: LeaveOut | None = None
-    """Do not learn from the cases whose labels changed most."""
     soft: bool = Field(default=False, exclude_if=lambda value: not value)
     """Where the teacher is unsure between two classes, learn both, each with its share of their probability."""
-
-    @property
-    def compared_completion(self) -> str | None:
-        """The completion that this one is compared with to leave cases out; None if with none."""
-        return self.exclude_most_changed.compared_completion if self.exclude_most_changed else None
-
-    @property
-    def compares_passes(self) -> bool:
-        """Whether the teacher's passes are compared to leave cases out."""
-        return self.exclude_most_changed is not None and self.compared_completion is None
 
 
 class Network(Table):

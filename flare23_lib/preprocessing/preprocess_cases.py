@@ -52,7 +52,7 @@ class TrainingCase:
 
 
 def training_set(results: Results, settings: TrainingSet) -> list[TrainingCase]:
-    """Return a model's training cases, sorted; without validation cases and those that a completion leaves out.
+    """Return a model's training cases, sorted; without validation cases.
 
     Raises:
         CohortError: a completed case is not a training case of the cohort.
@@ -70,8 +70,7 @@ def select_cases(
 ) -> list[TrainingCase]:
     """Return a model's training cases out of the cohort's usable training cases; as `training_set`.
 
-    `completed` has, by completion, rows with `case`, `file`, `labels_present` and, if the case is not to be learned
-    from, `left_out`.
+    `completed` has, by completion, rows with `case`, `file` and `labels_present`.
     """
     usable = {case.case: case for case in cases}
     chosen = [
@@ -85,10 +84,9 @@ def select_cases(
                 raise CohortError(
                     f"{row['case']} of completion {completion} is no usable training case; make {results.cases} again"
                 )
-            if not row["left_out"]:
-                present = tuple(map(int, row["labels_present"].split()))
-                label = results.root / row["file"]
-                chosen.append(TrainingCase(usable[row["case"]], label, row["file"], completion, present))
+            present = tuple(map(int, row["labels_present"].split()))
+            label = results.root / row["file"]
+            chosen.append(TrainingCase(usable[row["case"]], label, row["file"], completion, present))
     return sorted(chosen, key=lambda item: item.case.case)
 
 

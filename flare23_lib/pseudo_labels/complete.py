@@ -16,7 +16,6 @@ from flare23_lib import versions
 from flare23_lib.cache.entries import CacheFolder, Entry, Metadata, Shard
 from flare23_lib.cache.results import REMEDY, Results, collect, write_record
 from flare23_lib.config.settings import CompletionSettings
-from flare23_lib.config.tables import OLD_NAMES
 from flare23_lib.dataset.cases import Case, refuse_changed, usable_cases
 from flare23_lib.errors import MergeError, StoreError
 from flare23_lib.inference.segmentations import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
@@ -27,14 +26,7 @@ from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE, SOFT_LABELS, soft_file
 from flare23_lib.pseudo_labels.components import Votes, remove_small_components
 from flare23_lib.pseudo_labels.merge import OUTCOMES, Merged, MergeRules, merge, merge_soft
-from flare23_lib.pseudo_labels.pseudo_label import (
-    annotated_labels,
-    base_of,
-    base_rows,
-    change_between,
-    change_between_passes,
-    most_changed,
-)
+from flare23_lib.pseudo_labels.pseudo_label import annotated_labels, base_of, base_rows
 from flare23_lib.runtime.failures import CaseFailures
 from flare23_lib.runtime.progress import progress
 
@@ -61,7 +53,7 @@ def completion_folder(results: Results, settings: CompletionSettings) -> CacheFo
     """Return the folder of labels merged with these settings."""
     speck_votes = [versions.SPECK_VOTES] if settings.min_component_ml and settings.min_agreement else []
     key = {"version": [versions.MERGE, versions.SPECKS, *speck_votes], **settings.to_json()}
-    del key["category"], key[OLD_NAMES["exclude_most_changed"]]  # which cases there are, and are learned from
+    del key["category"], key["leave_out"]
     return results.cache("completed_labels", key)
 
 
@@ -102,13 +94,8 @@ def shard_entries(
 
 
 def all_entries(job: CompletionJob, shard: Shard) -> list[Entry]:
-    """Return all entries of a shard of `complete`, the changes that are compared included."""
-    found = shard_entries(job, shard, base_rows(job.results, job.base))
-    entries = [entry for _, entry, _ in found]
-    compared = compared_rows(job.results, job.settings)
-    if compared is None:
-        return entries
-    return entries + [_compared_entry(job, case, entry, compared) for case, entry, _ in found]
+    """Return all entries of a shard of `complete`."""
+    return [entry for _, entry, _ in shard_entries(job, shard, base_rows(job.results, job.base))]
 
 
 def complete(job: CompletionJob, shard: Shard, output: Path) -> None:
@@ -118,10 +105,8 @@ def complete(job: CompletionJob, shard: Shard, output: Path) -> None:
         CasesFailedError: the other cases are done, and the record is not written.
         StoreError: a pseudo-label is in no record.
     """
-    results, settings = job.results, job.settings
-    bases = base_rows(results, job.base)
+    bases = base_rows(job.results, job.base)
     entries = shard_entries(job, shard, bases)
-    compared = compared_rows(results, settings)
     rows = []
     made = 0
     failures = CaseFailures(len(entries))
@@ -132,41 +117,10 @@ def complete(job: CompletionJob, shard: Shard, output: Path) -> None:
             texts = [prediction.get(f"agreement_{name}") for name in job.label_names]
             scores = [float(text) for text in texts if text]
             mean = round(sum(scores) / len(scores), 4) if scores else None
-            if settings.exclude_most_changed is None:
-                change = None
-            elif compared is None:
-                change = change_between_passes(scores)
-            else:
-                changed, _ = _compared_entry(job, case, entry, compared).load_or_make(
-                    job.name, partial(_compare, job)
-                )
-                change = changed["results"]["change"]
-            rows.append({**_row(job, case, entry, metadata["results"]), "agreement": mean, "change": change})
+            rows.append({**_row(job, case, entry, metadata["results"]), "agreement": mean})
     failures.raise_any()
     log.info("%s: %d cases, %d of them merged now", job.name, len(entries), made)
     write_record(output, columns_of(job.label_names), rows)
-
-
-def compared_rows(results: Results, settings: CompletionSettings) -> dict[str, dict[str, str]] | None:
-    """Return the records, by case, of the completion with which changes are measured; None without one."""
-    name = settings.exclude_most_changed.compared_completion if settings.exclude_most_changed else None
-    return None if name is None else base_rows(results, name)
-
-
-def change_entry(results: Results, settings: CompletionSettings, case: str, file: str, other: str) -> Entry:
-    """Return the entry of the change between two completed labels of a case."""
-    key = {"version": versions.CHANGE, "label_values": list(settings.label_values)}
-    return results.cache("label_changes", key).entry(case, {"labels": file, "other": other})
-
-
-def _compared_entry(job: CompletionJob, case: Case, entry: Entry, compared: Mapping[str, Mapping[str, str]]) -> Entry:
-    file = job.results.relative(entry.file(LABELS))
-    return change_entry(job.results, job.settings, case.case, file, compared[case.case]["file"])
-
-
-def _compare(job: CompletionJob, entry: Entry) -> Metadata:
-    one, two = (read_labels(job.results.file(entry.inputs[name])).array for name in ("labels", "other"))
-    return entry.save([], {"change": change_between(one, two, job.settings.label_values)})
 
 
 def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[str, str]], entry: Entry) -> Metadata:
@@ -249,7 +203,7 @@ def _beside(prediction: Path, suffix: str) -> np.ndarray:
 def columns_of(label_names: Sequence[str]) -> list[str]:
     """Return the columns of a completion's records: counts of voxels by outcome and class add up to `voxels`."""
     counted = _counted(dict(enumerate(label_names, start=1)))
-    return ["case", "file", "labels_present", "agreement", "change", "voxels", "background", *counted]
+    return ["case", "file", "labels_present", "agreement", "voxels", "background", *counted]
 
 
 def _counted(names: Mapping[int, str]) -> dict[str, tuple[str, int]]:
@@ -275,12 +229,6 @@ def _row(job: CompletionJob, case: Case, entry: Entry, measures: Mapping[str, An
     }
 
 
-def left_out(settings: CompletionSettings, changes: Mapping[str, float]) -> set[str]:
-    """Return the cases of a completion that are not learned from, by how much the labels of each changed."""
-    excluded = settings.exclude_most_changed
-    return set() if excluded is None else most_changed(changes, excluded.count(len(changes)))
-
-
 def collect_completed(job: CompletionJob, shards: int, output: Path, confusion: Path) -> None:
     """Check that every case of the category is completed, count the conflicts and link the labels by plain names.
 
@@ -293,9 +241,6 @@ def collect_completed(job: CompletionJob, shards: int, output: Path, confusion: 
     results, settings = job.results, job.settings
     cases = [case.case for case in usable_cases(results.cases, "training", settings.category)]
     rows = collect(results, "completed_labels", job.name, shards, cases)
-    excluded = left_out(settings, {row["case"]: float(row["change"] or 0) for row in rows})
-    for row in rows:
-        row["left_out"] = "yes" if row["case"] in excluded else ""
     totals: Counter[tuple[int, int]] = Counter()
     for row in rows:
         for original, predicted, count in results.metadata(row["file"])["pairs"]:
@@ -308,9 +253,8 @@ def collect_completed(job: CompletionJob, shards: int, output: Path, confusion: 
     write_csv(confusion, ["original", "predicted", "voxels"], table)
     tumors = [job.names[value] for value in settings.tumor_values]
     write_label_tables(output.parent, label_table(job.label_names, settings.label_values, tumors))
-    write_csv(output, ["case", "file", "left_out", *columns_of(job.label_names)[2:]], rows)
+    columns = columns_of(job.label_names)  # records of earlier versions have more
+    write_csv(output, columns, [{column: row[column] for column in columns} for row in rows])
     for outcome in [*OUTCOMES][1:]:
         total = sum(int(value) for row in rows for name, value in row.items() if name.startswith(f"{outcome}_"))
         log.info("%s: %s %d voxels in %d cases", job.name, outcome, total, len(rows))
-    if excluded:
-        log.info("%s: %d of %d cases changed most and are left out", job.name, len(excluded), len(rows))

@@ -1,13 +1,11 @@
-"""A teacher's labels of a category's training cases: what is annotated in these already, and what changed."""
+"""A teacher's labels of a category's training cases, and what is annotated in these already."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from flare23_lib.cache.entries import Metadata, Shard
+from flare23_lib.cache.entries import Shard
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config.settings import AnnotatedValues, PseudoLabelSettings
 from flare23_lib.dataset.cases import Case, annotated_of, usable_cases
@@ -16,9 +14,6 @@ from flare23_lib.inference.image_files import Extras
 from flare23_lib.inference.segmentations import ModelUse, Wanted, segment_missing
 from flare23_lib.io.atomic import read_json
 from flare23_lib.io.tables import read_csv
-
-DIGITS = 6
-"""Decimals that a change is given with."""
 
 
 def pseudo_label(
@@ -82,44 +77,6 @@ def annotated_labels(annotated: AnnotatedValues, case: Case, bases: Mapping[str,
         return annotated_of(case, annotated)
     stated = case.annotated or () if annotated == "present" else ()
     return sorted({*map(int, base_of(case, bases)["labels_present"].split()), *stated})
-
-
-# Cases whose pseudo-labels changed most can be left out of training. What changes from one teacher to the next, or
-# between the mirrored passes of one, is likely to be wrong. FLARE22's winner (Huang et al., "Revisiting nnU-Net for
-# iterative pseudo labeling and efficient sliding window inference") filtered its unlabeled cases by how their
-# pseudo-labels changed from round to round; this is in that spirit.
-
-
-def change_between(one: np.ndarray, other: np.ndarray, values: Collection[int]) -> float:
-    """Return 1 minus the mean Dice of those of `values` that either label map holds; 0 if neither holds any.
-
-    Both are uint8 (z, y, x) label values, of the same shape.
-    """
-    ones, others = (np.bincount(labels.ravel(), minlength=256) for labels in (one, other))
-    both = np.bincount(one[one == other], minlength=256)
-    held = [value for value in values if ones[value] + others[value]]
-    return round(1 - _mean([2 * both[value] / (ones[value] + others[value]) for value in held]), DIGITS)
-
-
-def change_between_passes(scores: Sequence[float]) -> float:
-    """Return 1 minus the mean of the agreement of the classes that the passes hold; 0 if they hold none."""
-    return round(1 - _mean(scores), DIGITS)
-
-
-def most_changed(changes: Mapping[str, float], count: int) -> set[str]:
-    """Return the `count` cases that changed most; of equal ones the first by name stay."""
-    ordered = sorted(changes, key=lambda case: (changes[case], case))
-    return set(ordered[len(ordered) - count :])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else 1.0
-
-
-def pass_change(metadata: Metadata) -> float:
-    """Return how much a segmentation's labels change between its passes, from the agreement as records hold it."""
-    scores = map(rounded, metadata["results"]["agreement"].values())
-    return change_between_passes([score for score in scores if score is not None])
 
 
 def rounded(value: float | None) -> float | None:

@@ -72,15 +72,7 @@ def method_graph(settings: MethodSettings, cases: Mapping[str, int]) -> Graph:
         ]
         for name, model in settings.models.items()
     }
-    left_out = {
-        completions[name]: row.exclude_most_changed.count(cases.get(row.category, 0))
-        for name, row in settings.completions.items()
-        if row.exclude_most_changed
-    }
-    models = {
-        name: Node("model", name, sum((node.cases or 0) - left_out.get(node, 0) for node in found))
-        for name, found in sources.items()
-    }
+    models = {name: Node("model", name, sum(node.cases or 0 for node in found)) for name, found in sources.items()}
     edges = [(node, models[name]) for name, found in sources.items() for node in found]
     for name, row in settings.completions.items():
         edges.append((completions[row.base] if row.base else categories[row.category], completions[name]))

@@ -135,12 +135,11 @@ class Run:
                 [
                     display_name(name),
                     len(table),
-                    (table["left_out"] != "").sum(),
                     "not measured" if pd.isna(agreement) else f"{100 * agreement:.1f} %",
                     *(f"{100 * number / labeled:.1f} %" if labeled else "-" for number in voxels),
                 ]
             )
-        columns = ["completion", "cases", "left out", "agreement of passes", *map(display_name, outcomes)]
+        columns = ["completion", "cases", "agreement of passes", *map(display_name, outcomes)]
         note = "Voxels in percent of all that either side labels. Agreement: Dice of mirrored passes with their mean."
         return PageTable("Completions", pd.DataFrame(rows, columns=columns), [note])
 

@@ -65,12 +65,13 @@ def unused(results: Results, plan: Plan, config: Config) -> list[Path]:
 
 
 def _may_be_of_others(folder: Path) -> bool:
-    """Return whether a folder is of a stage whose small files no record lists, in the stage's current version.
+    """Return whether a folder is of measured intensities, which no record lists, in their current version.
 
     What other configurations use of them cannot be told from unused files.
     """
-    current = {"intensities": versions.INTENSITY, "label_changes": versions.CHANGE}.get(folder.parent.name)
-    return current is not None and (CacheFolder(folder).read_key() or {}).get("version") == current
+    if folder.parent.name != "intensities":
+        return False
+    return (CacheFolder(folder).read_key() or {}).get("version") == versions.INTENSITY
 
 
 def refuse_under_way(results: Results) -> None:

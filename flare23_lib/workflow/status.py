@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flare23_lib.cache.entries import Entry, Metadata
 from flare23_lib.cache.results import Results
 from flare23_lib.config import Config
-from flare23_lib.config.settings import CompletionSettings, PreprocessingSettings, TrainingSettings
+from flare23_lib.config.settings import PreprocessingSettings, TrainingSettings
 from flare23_lib.config.training_models import IntensityValues
 from flare23_lib.dataset.discover import find, notices
 from flare23_lib.dataset.scan import CohortScan, scan_found
@@ -29,11 +29,11 @@ from flare23_lib.preprocessing.preprocess_cases import (
     record_row,
     select_cases,
 )
-from flare23_lib.pseudo_labels.complete import change_entry, completed_entry, completion_folder, left_out
-from flare23_lib.pseudo_labels.pseudo_label import extras_of, pass_change
+from flare23_lib.pseudo_labels.complete import completed_entry, completion_folder
+from flare23_lib.pseudo_labels.pseudo_label import extras_of
 
 Rows = list[dict]
-"""A completion's cases: `case`, `file`, `labels_present`, `left_out`."""
+"""A completion's cases: `case`, `file`, `labels_present`."""
 
 
 @dataclass
@@ -206,9 +206,8 @@ class _Planner:
             note += ": its settings or its training set changed since it was trained"
         self.plan.steps.append(Step("training", job.model, 1, 1, note, not resumes))
 
-    def _segmentations(
-        self, stage: str, name: str, model: str, wanted: Wanted
-    ) -> tuple[list[Entry], list[Metadata | None]] | None:
+    def _segmentations(self, stage: str, name: str, model: str, wanted: Wanted) -> list[Entry] | None:
+        """Return the entries of segmentations; None if the model is still to be trained."""
         digest = self.digests[model]
         if digest is None:
             self.plan.steps.append(
@@ -217,7 +216,8 @@ class _Planner:
             return None
         folder = segmentation_folder(self.results, digest, self.config.inference_settings(model))
         entries = [segmentation_entry(folder, case, extras) for case, extras in wanted]
-        return entries, self._count(stage, name, entries)
+        self._count(stage, name, entries)
+        return entries
 
     def _completion(self, name: str) -> Rows | None:
         """Return a completion's rows; None if a result that decides them does not exist yet."""
@@ -234,7 +234,7 @@ class _Planner:
             self.plan.steps.append(Step("completion", name, len(cases), len(cases), unknown=True))
             return None
         folder = completion_folder(self.results, settings)
-        predictions = [self.results.relative(entry.file(LABELS)) for entry in segmented[0]]
+        predictions = [self.results.relative(entry.file(LABELS)) for entry in segmented]
         entries = [completed_entry(folder, case, file, bases) for case, file in zip(cases, predictions, strict=True)]
         found = self._count("completion", name, entries)
         rows = []
@@ -245,34 +245,7 @@ class _Planner:
             rows.append(
                 {"case": case.case, "file": self.results.relative(entry.file(LABELS)), "labels_present": text}
             )
-        changes = self._changes(settings, rows, segmented[1])
-        if changes is None:
-            self.plan.steps[-1].unknown = True
-            return None
-        excluded = left_out(settings, changes)
-        return [row | {"left_out": row["case"] in excluded} for row in rows]
-
-    def _changes(
-        self, settings: CompletionSettings, rows: Rows, segmented: Sequence[Metadata | None]
-    ) -> Mapping[str, float] | None:
-        """Return how much each case's labels changed, if that is needed; None if it is not known yet."""
-        if settings.exclude_most_changed is None:
-            return {}
-        compared = settings.exclude_most_changed.compared_completion
-        if compared is None:
-            found = [None if metadata is None else pass_change(metadata) for metadata in segmented]
-        else:
-            known = self.completed[compared]
-            if known is None:
-                return None
-            others = {row["case"]: row["file"] for row in known}
-            entries = [
-                change_entry(self.results, settings, row["case"], row["file"], others[row["case"]]) for row in rows
-            ]
-            loaded = [self._load(entry) for entry in entries]
-            found = [None if metadata is None else metadata["results"]["change"] for metadata in loaded]
-        changes = {row["case"]: change for row, change in zip(rows, found, strict=True) if change is not None}
-        return changes if len(changes) == len(found) else None
+        return rows
 
 
 def format_plan(plan: Plan) -> str:

@@ -20,7 +20,6 @@ from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv
 from flare23_lib.nnunet.training_job import CHECKPOINTS
 from flare23_lib.preprocessing.fit_intensity import intensity_folder
-from flare23_lib.pseudo_labels.complete import change_entry
 from flare23_lib.workflow import cleanup
 from flare23_lib.workflow.cleanup import unused
 from flare23_lib.workflow.status import Plan
@@ -267,16 +266,11 @@ def saved(entry):
 
 def test_small_results_that_no_record_lists_stay_for_other_configurations(cohort, tmp_path, monkeypatch):
     results, config = Results(tmp_path), Config.load([RECIPE])
-    settings = config.completion_settings(next(iter(config.completions)))
-    folders = [
-        saved(intensity_folder(results).entry("case", {"image": "1"})),
-        saved(change_entry(results, settings, "case", "one", "other")),
-    ]
+    folder = saved(intensity_folder(results).entry("case", {"image": "1"}))
     plan = Plan(cohort.scan())
     assert unused(results, plan, config) == []
     monkeypatch.setattr(versions, "INTENSITY", 99)
-    monkeypatch.setattr(versions, "CHANGE", 99)
-    assert unused(results, plan, config) == folders
+    assert unused(results, plan, config) == [folder]
 
 
 @pytest.mark.parametrize("linked", ["store", "store/segmentations"])

@@ -146,10 +146,6 @@ def test_a_completion_may_build_on_another():
 WITHOUT_TTA = {"models": {"organ_teacher": {"inference": {"tta": False}}}}
 
 
-def leave_out_by(name):
-    return {"exclude_most_changed": {"share": 0.1, "changed_between": name}}
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -162,10 +158,6 @@ def leave_out_by(name):
         ({"models": ["student"]}, "models: ['student'] is not of type 'object'"),
         ({"models": {"student": 5}}, "models.student: 5 is not of type 'object'"),
         ({"model_defaults": 5}, "model_defaults: 5 is not of type 'object'"),
-        (
-            {"completions": {"passes": {"category": "tumor", "teacher": "organ_teacher"}}},
-            "completions.passes: the name",
-        ),
         ({"categories": [{"name": "validation", "no_labels": True}]}, "categories[0].name: 'validation' is kept"),
         ({"categories": [{"name": "none", "contains_any": []}]}, "categories[0].contains_any: is empty"),
         (
@@ -276,16 +268,6 @@ def leave_out_by(name):
         ({"completions": {"tumor": {"min_component_ml": {"liver": 0}}}}, "completions.tumor.min_component_ml"),
         ({"completions": {"tumor": {"min_agreement": 2}}}, "completions.tumor.min_agreement"),
         (
-            {"completions": {"tumor": {"exclude_most_changed": {"share": 1, "changed_between": "passes"}}}},
-            "exclude_most_changed.share",
-        ),
-        (
-            {"completions": {"tumor": leave_out_by("nothing")}},
-            "completions.tumor.exclude_most_changed.changed_between",
-        ),
-        ({"completions": {"tumor": leave_out_by("unlabeled")}}, "completes another category"),
-        ({"completions": {"tumor": leave_out_by("tumor")}}, "circle"),
-        (
             {**WITHOUT_TTA, "completions": {"tumor": {"min_agreement": 0.5}}},
             "completions.tumor.min_agreement: asks how",
         ),
@@ -296,10 +278,6 @@ def leave_out_by(name):
                 "completions": {"tumor": {"unmarked_tumors": "if_sure"}},
             },
             "models.organ_teacher has none",
-        ),
-        (
-            {**WITHOUT_TTA, "completions": {"tumor": leave_out_by("passes")}},
-            "completions.tumor.exclude_most_changed: asks how",
         ),
         ({"categories": [{"name": "a", "contains_any": ["heart"]}]}, "categories[0].contains_any"),
         (

@@ -21,7 +21,7 @@ from flare23_lib.inference.segmentations import model_digest, segmentation_entry
 from flare23_lib.nnunet.training_job import TrainingJob
 from flare23_lib.preprocessing import fit_intensity, preprocess_cases
 from flare23_lib.preprocessing.preprocess_cases import TrainingCase
-from flare23_lib.pseudo_labels.complete import change_entry, completed_entry, completion_folder
+from flare23_lib.pseudo_labels.complete import completed_entry, completion_folder
 
 RESULTS = Results(Path("results"))
 CASE = Case("a", "a.nii.gz", "l.nii.gz", "training", {1: 5}, "tumor", (4, 5, 6), (5.0, 2.0, 2.0), "ok", "i", "l")
@@ -121,12 +121,6 @@ def test_a_completed_label_follows_from_image_original_prediction_and_base():
     for place, is_same in ((folder, True), (again, False)):
         one, other = (completed_entry(place, case, "p", base) for case in (CASE, replace(CASE, label_id="other")))
         assert (one == other) == is_same
-
-
-def test_a_change_follows_from_both_labels():
-    settings = config().completion_settings("tumor")
-    asked = [("a", "one", "two"), ("a", "one", "three"), ("a", "three", "two")]
-    assert len({change_entry(RESULTS, settings, *question).name for question in asked}) == len(asked)
 
 
 def test_a_segmentation_follows_from_all_of_the_model_that_shapes_it():

@@ -249,7 +249,7 @@ def test_a_completed_label_of_a_validation_case_stops_the_run(tmp_path):
     write_cases(results.cases, [Case(case="check", image="x", label="y", split="validation", voxels={1: 5})])
     table = results.collected("completed_labels", "all_organs")
     table.parent.mkdir(parents=True)
-    table.write_text("case,file,left_out\ncheck,store/x.nii.gz,\n")
+    table.write_text("case,file\ncheck,store/x.nii.gz\n")
     with pytest.raises(CohortError, match="check"):
         training_set(results, TrainingSet(manual_labels=(), label_completions=("all_organs",)))
 

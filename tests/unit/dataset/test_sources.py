@@ -212,7 +212,7 @@ def check_manual(tmp_path, groups, completed=()):
     cases += [Case("more", "i", None, "training", {}, "unlabeled")] * bool(completed)
     results, config = Results(tmp_path), Config.load([RECIPE])
     write_cases(results.cases, cases)
-    row = {"case": "more", "file": "f", "labels_present": " ".join(map(str, completed)), "left_out": ""}
+    row = {"case": "more", "file": "f", "labels_present": " ".join(map(str, completed))}
     write_csv(results.collected("completed_labels", "unlabeled"), list(row), [row])
     settings = changed(
         config.preprocessing_settings("organ_teacher"), label_completions=["unlabeled"] if completed else []

@@ -17,7 +17,14 @@ from flare23_lib.io.nifti import header_for, read_labels, read_volume, write_vol
 from flare23_lib.io.tables import read_csv, write_csv
 from flare23_lib.labels import IGNORE_VALUE, SOFT_LABELS, pack_soft, soft_file, unpack_soft
 from flare23_lib.pseudo_labels import complete as module
-from flare23_lib.pseudo_labels.complete import LABELS, CompletionJob, complete, completed_entry, completion_folder
+from flare23_lib.pseudo_labels.complete import (
+    LABELS,
+    CompletionJob,
+    collect_completed,
+    complete,
+    completed_entry,
+    completion_folder,
+)
 from flare23_lib.pseudo_labels.pseudo_label import annotated_labels, category_shard
 
 SHAPE, AFFINE = (8, 12, 12), np.diag([10.0, 10.0, 10.0, 1.0])  # a voxel is 1 mL
@@ -267,7 +274,7 @@ def test_a_completed_label_has_its_images_header(tmp_path):
     assert np.array_equal(read_volume(path).geometry.affine, AFFINE)
 
 
-def test_agreement_and_change_are_those_of_the_classes_that_the_passes_hold(tmp_path, monkeypatch):
+def test_the_agreement_is_the_mean_of_the_classes_that_the_passes_hold(tmp_path, monkeypatch):
     written = write_csv
 
     def with_agreement(path, columns, rows):
@@ -277,5 +284,15 @@ def test_agreement_and_change_are_those_of_the_classes_that_the_passes_hold(tmp_
         written(path, columns, rows)
 
     monkeypatch.setattr(sys.modules[__name__], "write_csv", with_agreement)
-    _, made = completed(tmp_path, exclude_most_changed={"share": 0.5, "changed_between": "passes"})
-    assert (float(made["agreement"]), float(made["change"])) == pytest.approx((0.8, 0.2))
+    _, made = completed(tmp_path)
+    assert float(made["agreement"]) == pytest.approx(0.8)
+
+
+def test_a_record_of_an_earlier_version_has_more_columns_and_is_gathered(tmp_path):
+    _, made = completed(tmp_path)
+    results, config = Results(tmp_path / "results"), config_of()
+    write_csv(results.shard("completed_labels", "tumor", SHARD), ["change", *made], [{"change": "", **made}])
+    job = CompletionJob(results, "tumor", None, config.completion_settings("tumor"), config.label_map.names)
+    output = results.collected("completed_labels", "tumor")
+    collect_completed(job, 1, output, output.with_name("confusion.csv"))
+    assert read_csv(output) == [made]

@@ -106,13 +106,6 @@ def test_a_model_counts_the_cases_that_it_learns_from():
     assert cases["model", "student_2200"] == 2200
 
 
-def test_a_model_does_not_count_cases_that_are_left_out():
-    nodes = method_graph(configured("rounds"), flare23.CASES).nodes
-    cases = {(node.kind, node.name): node.cases for node in nodes}
-    assert cases["completed labels", "unlabeled_2"] == 1800
-    assert cases["model", "student_2"] == 4000 - 180
-
-
 def test_a_category_that_is_not_counted_has_no_cases():
     shown = {node.name: node.lines[-1] for node in method_graph(ONE_TEACHER, {"liver": 12, "tumor": 1}).nodes}
     assert shown == {

@@ -202,12 +202,12 @@ def test_cases_without_a_sound_prediction_are_counted_and_not_drawn(config, tmp_
 
 def test_what_became_of_the_voxels_of_a_completion_is_given_in_percent(config, tmp_path):
     results = finished_run(tmp_path, config, validation=1)
-    one = {"case": "A", "left_out": "", "agreement": 0.5, "voxels": 100, "background": 60, "kept_liver": 30}
-    other = {"case": "B", "left_out": "yes", "agreement": 1.0, "voxels": 100, "background": 40, "kept_liver": 60}
+    one = {"case": "A", "agreement": 0.5, "voxels": 100, "background": 60, "kept_liver": 30}
+    other = {"case": "B", "agreement": 1.0, "voxels": 100, "background": 40, "kept_liver": 60}
     rows = [{**one, "taken_tumor": 10}, {**other, "taken_tumor": 0}]
     write_csv(results.collected("completed_labels", "tumor"), list(rows[0]), rows)
     text = Page(report_of(results, config).read_text()).text
-    assert "tumor 2 1 75.0 % 90.0 % 0.0 % 10.0 % 0.0 %" in text
+    assert "tumor 2 75.0 % 90.0 % 0.0 % 10.0 % 0.0 %" in text
     assert "Not completed yet: all organs, five organs, unlabeled." in text
 
 
