@@ -1,8 +1,8 @@
 """How much of what full labels would give does the pipeline recover from partial ones?
 
     python benchmarks/recovery.py --folder FOLDER [--seeds 3 4 5]
-        [--arms sets long longer next exact later options soft]
-        [--runs lower pipeline sets long longer next exact later truth]
+        [--arms sets long longer exact later options soft]
+        [--runs lower pipeline sets long longer exact later truth]
         [--orientation canonical|stored] [--output FILE]
 
 On phantoms, whose whole truth is known but hidden from the pipeline, students of the same network and budget are
@@ -15,10 +15,9 @@ with 95 % intervals.
 label sets (`presets/partial_labels.yaml`); `student_native` learns from the same completed labels at their own
 resolution (`targets: native`), as `full_truth_native` from the truth; `student_sets_soft` and
 `student_sets_soft_native` do so from its soft labels. `long` and `longer`: students of the soft labels of a teacher
-with twice and four times the iterations. `next`: those of `long` with `conflict_policy: next_class`. `exact`: the
-first two with `hidden_weight: 1`. `later`: the teacher of `sets`, and that teacher after 24 more epochs with
-`hidden_weight: 1`. `options`: students with one option of reliability each. `soft`: a student of soft
-pseudo-labels.
+with twice and four times the iterations. `exact`: the first two with `hidden_weight: 1`. `later`: the teacher of
+`sets`, and that teacher after 24 more epochs with `hidden_weight: 1`. `options`: students with one option of
+reliability each. `soft`: a student of soft pseudo-labels.
 
 `--runs truth` runs the two students of the truth alone. Frozen before a first run of `full_truth_native` on any seed;
 aim: a higher organ DSC than that of `full_truth`. `--runs lower` runs L alone, which `pipeline` has, too.
@@ -117,13 +116,6 @@ LONGER = ("student_longer_soft", "student_longer_soft_native")
 on any seed, when that had helped on real CTs and `LONG` was known on both seeds (0.57 each). Aim: a recovery above
 0.6 on seeds 3 and 4."""
 
-NEXT = ("student_next_soft", "student_next_soft_native")
-"""As `LONG`, of the same teacher's completions with `conflict_policy: next_class` (`recovery_next.yaml`). Frozen
-before a first run on any seed, when `student_longer_soft` was known on seed 3 (0.696, below `LONG`'s 0.704), and it
-was seen that most of the right adrenal gland is called liver, which where the liver is annotated becomes background.
-Aim: a recovery above 0.6 on seeds 3 and 4. A copy of the run of `LONG`, as `canonical_next`, spares the teacher's
-training."""
-
 LATER = ("teacher_sets", "teacher_exact_later")
 """The teacher of `SETS`, and the same one later (`recovery_later.yaml`), themselves scored. Question: do organs stay
 what they are under the exact loss? Added when the students of `SETS` were known on seed 4."""
@@ -145,7 +137,6 @@ SETS_RUNS = {
     "sets": ((), SETS + SETS_SOFT, FROM_SETS + SETS_SOFT),
     "long": (("long",), LONG, FROM_SETS),
     "longer": (("long", "longer"), LONGER, FROM_SETS),
-    "next": (("long", "next"), NEXT, FROM_SETS),
     "exact": (("exact",), EXACT, FROM_SETS),
     "later": (("later",), LATER, ("teacher", "later")),
 }
@@ -288,7 +279,7 @@ def main() -> None:
 
 def summarize(runs: dict[int, dict]) -> dict:
     """Return, per arm, the organs' and tumors' DSC and the recovery, over the seeds."""
-    students = ("student", *EXACT, *SETS, *SETS_SOFT, *LONG, *LONGER, *NEXT, *OPTIONS, *SOFT, *LATER)
+    students = ("student", *EXACT, *SETS, *SETS_SOFT, *LONG, *LONGER, *OPTIONS, *SOFT, *LATER)
     known = ("labeled_only", "labeled_only_native", *students, "full_truth", "full_truth_native")
     arms = [arm for arm in known if all(arm in run for run in runs.values())]
     table = {

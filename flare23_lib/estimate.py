@@ -163,8 +163,7 @@ def _stages(config: Config, sizes: pd.DataFrame, figures: Figures) -> Iterator[S
         if table == "completions":
             completion = config.completions[name]
             cases = sizes[sizes["group"] == completion.category]
-            asked = config.pseudo_label_settings(name)
-            key = (completion.teacher, asked, completion.base if asked.annotated is not None else None)
+            key = (completion.teacher, config.pseudo_label_settings(name))
             shared = key in segmented
             segmented.add(key)
             yield _segmentation("pseudo-labels", name, completion.teacher, cases, config, figures, shared)

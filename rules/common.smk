@@ -144,12 +144,6 @@ def base(wildcards):
     return f"{R}/completed_labels/{name}/conflicts.csv" if name else []
 
 
-def base_of_runner_up(wildcards):
-    """The same for the teacher's job, which looks at it only to make labels without the annotated classes."""
-    annotated = CONFIG.pseudo_label_settings(wildcards.completion).annotated
-    return base(wildcards) if annotated in ("present", "only_present") else []
-
-
 def refuse_emulation():
     """Before the first job of a run on this machine, refuse a precision that it only emulates."""
     if workflow.local_exec:

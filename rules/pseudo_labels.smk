@@ -11,7 +11,6 @@ rule pseudo_label:
     input:
         cases=f"{R}/cohort/cases.csv",
         teacher=lambda wildcards: bundle(teacher_name(wildcards)),
-        base=base_of_runner_up,
     output:
         record=f"{R}/pseudo_labels/{{completion}}/{{shard}}.csv",
     log:
@@ -33,7 +32,6 @@ rule pseudo_label:
             settings=lambda wildcards: CONFIG.pseudo_label_settings(wildcards.completion),
             teacher=teacher_name,
             inference=lambda wildcards: CONFIG.inference_settings(teacher_name(wildcards)),
-            base=lambda wildcards: base_name(wildcards) if base_of_runner_up(wildcards) else None,
         ),
     shell:
         "flare23 stage pseudo-label"

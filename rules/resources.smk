@@ -65,7 +65,7 @@ def preprocessed_entries(wildcards):
 def pseudo_label_entries(wildcards):
     """What `pseudo_label` keeps."""
     teacher, settings = teacher_name(wildcards), CONFIG.pseudo_label_settings(wildcards.completion)
-    wanted = category_shard(RESULTS, settings, base_name(wildcards), Shard.parse(wildcards.shard))
+    wanted = category_shard(RESULTS, settings, Shard.parse(wildcards.shard))
     return segmentation_entries(RESULTS, teacher, CONFIG.inference_settings(teacher), wanted)
 
 

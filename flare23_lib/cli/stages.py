@@ -141,7 +141,7 @@ def _pseudo_label(args: argparse.Namespace) -> None:
 
     parts = args.settings
     settings = PseudoLabelSettings.from_json(parts["settings"])
-    pseudo_label(args.results, _model(args, parts["teacher"]), settings, parts["base"], args.shard, args.output)
+    pseudo_label(args.results, _model(args, parts["teacher"]), settings, args.shard, args.output)
 
 
 def _model(args: argparse.Namespace, name: str) -> ModelUse:

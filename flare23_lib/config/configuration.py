@@ -244,10 +244,7 @@ class Config(Configuration):
         """Return what a completion needs of its teacher."""
         settings = self.completion_settings(completion)
         return stages.PseudoLabelSettings(
-            category=settings.category,
-            annotated=settings.annotated if settings.conflict_policy == "next_class" else None,
-            votes=bool(settings.asking_for_votes),
-            soft=settings.soft,
+            category=settings.category, votes=bool(settings.asking_for_votes), soft=settings.soft
         )
 
     def evaluation_settings(self) -> stages.EvaluationSettings:

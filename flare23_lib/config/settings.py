@@ -115,14 +115,11 @@ class PseudoLabelSettings(Table):
 
     Attributes:
         votes: whether the votes of the mirrored passes are needed.
-        annotated: label values that count as annotated, where labels without these classes are needed, too; else
-            None.
         soft: whether soft labels are needed.
     """
 
     category: str
     votes: bool
-    annotated: AnnotatedValues | None = None
     soft: bool = SOFT
 
 

@@ -36,7 +36,7 @@ class MergePolicy(Table):
     voxels that are ignored, so does `if_sure`, which asks how the passes agree, as `min_agreement` does.
     """
 
-    conflict_policy: Literal["background", "next_class", "ignore"] = "background"
+    conflict_policy: Literal["background", "ignore"] = "background"
     """What happens to voxels that are predicted as an annotated class outside its annotation."""
     tumor_inside_organs: Literal["keep_organ", "ignore", "tumor", "if_sure"] = "keep_organ"
     """What happens to a tumor that is predicted inside an annotated organ, in cases without annotated tumors;

@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -41,8 +41,6 @@ class Segmentation:
 
     Attributes:
         labels: uint8 file values in the volume's own stored (z, y, x) geometry.
-        runner_up_labels: the labels that result when the excluded classes may not win, likewise; None if none were
-            excluded.
         tta_agreement: by label name, the Dice between each mirrored pass's labels and the mean's, averaged over the
             passes, at the model's resolution; None for a class that neither holds. Empty without TTA.
         tta_vote_count: uint8, likewise: how many passes give the label of their mean at the nearest voxel of the
@@ -55,7 +53,6 @@ class Segmentation:
     """
 
     labels: np.ndarray
-    runner_up_labels: np.ndarray | None
     tta_agreement: dict[str, float | None]
     tta_vote_count: np.ndarray | None
     soft: np.ndarray | None
@@ -163,7 +160,7 @@ class Engine:
         Raises:
             ImageError: the volume is empty, it or the network's logits hold values that are not finite, or the limits
                 of memory are too low.
-            ConfigError: every class is excluded, or there are no mirrored passes to count.
+            ConfigError: there are no mirrored passes to count.
         """
         return self.infer(self.prepare(volume, extras))
 
@@ -194,18 +191,14 @@ class Engine:
     def infer(self, prepared: Prepared) -> Segmentation:
         """Segment a prepared volume; errors as `segment`."""
         model, flips, extras = self.model, self.flips, prepared.extras
-        excluded = [index for index, value in enumerate(model.values) if value in extras.exclude]
-        if len(excluded) == len(model.values):
-            raise ConfigError("exclude: every label of the model is excluded")
         if extras.votes and len(flips) == 1:
             raise ConfigError(f"model {model.name}: votes need test-time augmentation (tta, mirror_axes)")
-        turn, values = prepared.orientation.forward, np.array(model.values, np.uint8)
-        stored = [np.zeros(prepared.stored_shape, np.uint8) for _ in range(1 + bool(extras.exclude))]
-        outputs = [
-            Output(turn(labels), values, kept_out) for labels, kept_out in zip(stored, ([], excluded), strict=False)
-        ]
-        if extras.soft:
-            outputs[0] = replace(outputs[0], soft=np.zeros(prepared.image.shape, np.int32))
+        turn, labels = prepared.orientation.forward, np.zeros(prepared.stored_shape, np.uint8)
+        output = Output(
+            turn(labels),
+            np.array(model.values, np.uint8),
+            soft=np.zeros(prepared.image.shape, np.int32) if extras.soft else None,
+        )
         agreement = None
         if len(flips) > 1:
             counted = prepared.image.shape if extras.votes else None
@@ -216,7 +209,7 @@ class Engine:
             slabs = self._slabs(padded.shape, box, prepared.body)
             place = self.device if prepared.plan.sums_on_device else torch.device("cpu")
             image = WindowedImage(padded, box, slabs, flips, place)
-            computed = run_slabs(self._network, image, outputs, agreement, prepared.plan, prepared.timer)
+            computed = run_slabs(self._network, image, output, agreement, prepared.plan, prepared.timer)
         log.info("windows: %d computed (%s)", computed, model.inference.windows)
         scores = dict(zip(model.names[1:], agreement.scores()[1:], strict=True)) if agreement else {}
         counts = None
@@ -224,11 +217,10 @@ class Engine:
             counts = np.empty(prepared.stored_shape, np.uint8)
             write_nearest(agreement.vote_count, turn(counts))
         soft = None
-        if outputs[0].soft is not None:
+        if output.soft is not None:
             soft = np.empty(prepared.stored_shape, np.int32)
-            write_nearest(outputs[0].soft, turn(soft))
-        runner_up = stored[1] if extras.exclude else None
-        return Segmentation(stored[0], runner_up, scores, counts, soft, len(flips), prepared.timer.seconds, computed)
+            write_nearest(output.soft, turn(soft))
+        return Segmentation(labels, scores, counts, soft, len(flips), prepared.timer.seconds, computed)
 
     def _slabs(self, shape: Sequence[int], box: Sequence[slice], body: Body | None) -> list[WindowSlab]:
         patch_size, options = self.model.patch_size, self.model.inference

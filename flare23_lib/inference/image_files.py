@@ -57,20 +57,17 @@ class Extras:
     """What is made of an image in addition to its labels.
 
     Attributes:
-        exclude: label values whose classes may not win in runner-up labels; without any, these are not made. Values
-            that the model does not know have no effect.
         votes: how many of the mirrored passes agree at every voxel.
         soft: soft labels: the two strongest classes where the model hesitates between them.
     """
 
-    exclude: tuple[int, ...] = ()
     votes: bool = False
     soft: bool = False
 
     @property
     def voxel_bytes(self) -> int:
         """Bytes that a voxel takes in labels and extras together."""
-        return 1 + bool(self.exclude) + self.votes + 4 * self.soft
+        return 1 + self.votes + 4 * self.soft
 
     @property
     def writing_bytes(self) -> int:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LABELS = ".nii.gz"
-RUNNER_UP_LABELS = ".next.nii.gz"
 TTA_VOTE_COUNT = ".votes.nii.gz"
 
 
@@ -58,7 +57,7 @@ def segmentation_folder(results: Results, digest: str, inference: InferenceSetti
 
 def segmentation_entry(folder: CacheFolder, case: Case, extras: Extras = NO_EXTRAS) -> Entry:
     """Return the entry of a case's segmentation with what is made in addition."""
-    inputs: dict[str, Any] = {"image": case.image_id, "exclude": sorted(extras.exclude)}
+    inputs: dict[str, Any] = {"image": case.image_id, "exclude": []}  # as of version 0.1: names stay the same
     inputs |= {name: True for name in ("votes", "soft") if getattr(extras, name)}
     return folder.entry(case.case, inputs)
 
@@ -142,7 +141,6 @@ def _save(
     scanned, entry = places[case]
     refuse_changed(scanned, image=True)
     volumes = {
-        RUNNER_UP_LABELS: segmentation.runner_up_labels,
         TTA_VOTE_COUNT: segmentation.tta_vote_count,
         SOFT_LABELS: segmentation.soft,
         LABELS: segmentation.labels,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,13 +50,12 @@ class PhaseTimer:
 class Output:
     """A label map that is being made: uint8 file values, axes as the network sees them, background at first.
 
-    `values` has the file value of each class; classes in `excluded` may not win. `soft` is int32, soft labels at the
-    resolution of the network's image, 0 at first; None if they are not wanted.
+    `values` has the file value of each class. `soft` is int32, soft labels at the resolution of the network's image,
+    0 at first; None if they are not wanted.
     """
 
     labels: np.ndarray
     values: np.ndarray
-    excluded: Collection[int] = ()
     soft: np.ndarray | None = None
 
 
@@ -99,7 +98,7 @@ class WindowedImage:
 def run_slabs(
     network: Network,
     windowed: WindowedImage,
-    outputs: Sequence[Output],
+    output: Output,
     agreement: TTAAgreement | None,
     plan: MemoryPlan,
     timer: PhaseTimer,
@@ -109,15 +108,15 @@ def run_slabs(
     Every window is mirrored, run, and mirrored back (as nnU-Net does it; the windows stay where they are), so that
     the mean of several flips' results is nnU-Net's result. Where no window is computed the labels stay background.
 
-    `agreement` counts how the passes of the first output agree; None for a single pass. The timer gets the phases
+    `agreement` counts how the passes agree; None for a single pass. The timer gets the phases
     `windows` and `labels`. ImageError if the logits are not finite.
     """
     computed = 0
     image, slabs, flips = windowed.image, windowed.slabs, windowed.flips
     importance = importance_map([part.stop - part.start for part in slabs[0].windows[0]]).to(windowed.device)
-    for tile in _tiles(windowed, outputs[0].labels.shape, plan.tiles):
+    for tile in _tiles(windowed, output.labels.shape, plan.tiles):
         region = (slice(0, image.shape[0]), tile.rows, tile.columns)
-        sums = LogitAccumulator(importance, region, len(outputs[0].values), len(flips))
+        sums = LogitAccumulator(importance, region, len(output.values), len(flips))
         for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
             sums.open(slab.start)
             for window, logits in _logits(network, image, slab, tile.rows, flips, plan.batch):
@@ -126,7 +125,7 @@ def run_slabs(
             timer.phase("windows")
             part = sums.close(following.start if following else None)
             if part is not None:
-                _finish(part, tile, windowed.box, outputs, agreement)
+                _finish(part, tile, windowed.box, output, agreement)
             timer.phase("labels")
     return computed
 
@@ -205,9 +204,7 @@ def _between(axis: Axis, extent: slice, stop: int) -> slice:
     return slice(first, max(first, last))
 
 
-def _finish(
-    part: FinalSlices, tile: Tile, box: Slices, outputs: Sequence[Output], agreement: TTAAgreement | None
-) -> None:
+def _finish(part: FinalSlices, tile: Tile, box: Slices, output: Output, agreement: TTAAgreement | None) -> None:
     """Write the labels of final slices; ImageError if their sums are not finite, whose labels would be background."""
     if not torch.stack(part.sums.aminmax()).isfinite().all():
         raise ImageError(
@@ -216,18 +213,17 @@ def _finish(
     start, stop = part.start, part.start + len(part.sums)
     ready = _between(tile.axes[0], slice(start, stop), stop)
     first, last = max(ready.start, tile.done), ready.stop
-    for output in outputs:
-        labels = argmax_classes(part.sums, output.excluded)
-        fresh, place = _inside(part, tile, box)
-        if output.soft is not None:
-            divisor = part.weights[fresh] * max(1, len(part.passes))
-            output.soft[place] = soft_labels(part.sums[fresh], divisor, output.values)
-        if agreement is not None and output is outputs[0]:
-            agreement.add([argmax_classes(sums[fresh]) for sums in part.passes], labels[fresh], place)
-        if last > first:
-            axes = (tile.axes[0].part(first, last, start), *tile.axes[1:])
-            made = interpolated_labels(part.sums, labels, axes, part.weights, output.excluded)
-            output.labels[(slice(first, last), *tile.place)] = output.values[made.cpu().numpy()]
+    labels = argmax_classes(part.sums)
+    fresh, place = _inside(part, tile, box)
+    if output.soft is not None:
+        divisor = part.weights[fresh] * max(1, len(part.passes))
+        output.soft[place] = soft_labels(part.sums[fresh], divisor, output.values)
+    if agreement is not None:
+        agreement.add([argmax_classes(sums[fresh]) for sums in part.passes], labels[fresh], place)
+    if last > first:
+        axes = (tile.axes[0].part(first, last, start), *tile.axes[1:])
+        made = interpolated_labels(part.sums, labels, axes, part.weights)
+        output.labels[(slice(first, last), *tile.place)] = output.values[made.cpu().numpy()]
     tile.done = max(tile.done, last)
 
 

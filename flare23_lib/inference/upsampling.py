@@ -10,7 +10,7 @@ fraction of the volume along the borders of organs, are the logits of all classe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -36,16 +36,12 @@ BLOCK_VOXELS = 2**24
 Axes = tuple[Axis, Axis, Axis]
 
 
-def argmax_classes(logits: torch.Tensor, excluded: Collection[int] = ()) -> torch.Tensor:
-    """Return the index of the strongest class of each voxel, of those not excluded; the lowest one wins a tie.
+def argmax_classes(logits: torch.Tensor) -> torch.Tensor:
+    """Return the index of the strongest class of each voxel; the lowest one wins a tie.
 
-    From logits (..., classes) to uint8 (...). At least one class is not excluded.
+    From logits (..., classes) to uint8 (...).
     """
-    if not excluded:
-        return logits.argmax(dim=-1).to(torch.uint8)
-    indices = [index for index in range(logits.shape[-1]) if index not in set(excluded)]
-    left = torch.tensor(indices, device=logits.device)
-    return left[logits.index_select(-1, left).argmax(dim=-1)].to(torch.uint8)
+    return logits.argmax(dim=-1).to(torch.uint8)
 
 
 def soft_labels(sums: torch.Tensor, divisor: torch.Tensor, values: np.ndarray) -> np.ndarray:
@@ -67,21 +63,14 @@ def soft_labels(sums: torch.Tensor, divisor: torch.Tensor, values: np.ndarray) -
     return np.where(hesitating, pack_soft(first, second, hesitating), 0)
 
 
-def interpolated_labels(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    axes: Axes,
-    weight: torch.Tensor,
-    excluded: Collection[int] = (),
-) -> torch.Tensor:
+def interpolated_labels(logits: torch.Tensor, labels: torch.Tensor, axes: Axes, weight: torch.Tensor) -> torch.Tensor:
     """Return the strongest classes of interpolated logits for a block of output voxels.
 
     Args:
         logits: float32 (z, y, x, classes), contiguous.
-        labels: `argmax_classes(logits, excluded)`.
+        labels: `argmax_classes(logits)`.
         axes: (z, y, x), where the block's voxels lie between those of the logits.
         weight: (z, y, x), contiguous, what the logits are to be divided by, positive.
-        excluded: classes that may not win.
 
     Returns:
         uint8 (z, y, x), as many as the axes have places, on the logits' device.
@@ -102,7 +91,7 @@ def interpolated_labels(
             shares = shares / weight.view(-1)[corners]
             # One weighted sum of eight rows per voxel, without the eight rows ever being side by side in memory.
             mixed = F.embedding_bag(corners, rows, mode="sum", per_sample_weights=shares)
-            block[part] = argmax_classes(mixed, excluded)
+            block[part] = argmax_classes(mixed)
     return result
 
 

@@ -18,7 +18,7 @@ from flare23_lib.cache.results import REMEDY, Results, collect, write_record
 from flare23_lib.config.settings import CompletionSettings
 from flare23_lib.dataset.cases import Case, refuse_changed, usable_cases
 from flare23_lib.errors import MergeError, StoreError
-from flare23_lib.inference.segmentations import LABELS, RUNNER_UP_LABELS, TTA_VOTE_COUNT
+from flare23_lib.inference.segmentations import LABELS, TTA_VOTE_COUNT
 from flare23_lib.io.label_maps import read_label_map
 from flare23_lib.io.label_tables import label_table, write_label_tables
 from flare23_lib.io.nifti import Volume, read_labels, read_volume, write_volume
@@ -130,21 +130,15 @@ def _complete_case(job: CompletionJob, case: Case, bases: Mapping[str, Mapping[s
     predicted = read_labels(prediction)
     original, sealed = _original(job, case, bases, prediction, predicted)
     least = {int(value): volume for value, volume in settings.min_component_ml.items()}
-    spacing = predicted.geometry.spacing
-    labels, specks = remove_small_components(predicted.array, least, spacing)
+    labels, specks = remove_small_components(predicted.array, least, predicted.geometry.spacing)
     rules = MergeRules.of(settings, tumors=settings.tumor_values)
-    next_class = None
-    if rules.conflict_policy == "next_class":  # where no class is annotated none is dropped
-        next_class = labels
-        if annotated:
-            next_class, _ = remove_small_components(_beside(prediction, RUNNER_UP_LABELS), least, spacing)
     votes = None
     if rules.asking_for_votes:
         passes = results.metadata(entry.inputs["prediction"])["passes"]
         count = _beside(prediction, TTA_VOTE_COUNT)
         count[labels != predicted.array] = passes  # a component that was dropped is background for certain
         votes = Votes(count, passes)
-    merged = merge(original, labels, annotated, rules, next_class, votes, sealed)
+    merged = merge(original, labels, annotated, rules, votes, sealed)
     # The prediction carries the image's header; the original's may differ from it within the tolerance.
     write_volume(entry.file(LABELS), merged.labels, predicted.header)
     suffixes = [LABELS]

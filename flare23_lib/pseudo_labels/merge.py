@@ -72,7 +72,6 @@ class MergeCase:
     predicted: np.ndarray
     annotated: Collection[int]
     rules: MergeRules
-    next_class: np.ndarray | None
     votes: Votes | None
     outcomes: np.ndarray
     sealed: np.ndarray | None = None
@@ -88,7 +87,6 @@ def merge(
     predicted: np.ndarray,
     annotated: Collection[int],
     rules: MergeRules,
-    next_class: np.ndarray | None = None,
     votes: Votes | None = None,
     sealed: np.ndarray | None = None,
 ) -> Merged:
@@ -112,7 +110,6 @@ def merge(
         predicted: uint8 label values of the same shape.
         annotated: label values that count as annotated in this case.
         rules: who wins.
-        next_class: the prediction's best classes when those annotated may not win, same shape.
         votes: how the teacher's passes agree, same shape.
         sealed: bool, same shape: voxels that become no unmarked tumor, since an annotation marks them to be ignored;
             None for all that the original ignores. Those that another completion ignores may be decided again.
@@ -122,14 +119,11 @@ def merge(
     """
     given = {
         "prediction": predicted,
-        "next class": next_class,
         "count of votes": None if votes is None else votes.count,
     }
     for name, array in given.items():
         if array is not None and array.shape != original.shape:
             raise MergeError(f"the original is {original.shape}, the {name} {array.shape}")
-    if rules.conflict_policy == "next_class" and next_class is None:
-        raise MergeError("conflict_policy next_class needs the next classes of every voxel")
     if rules.asking_for_votes and votes is None:
         raise MergeError("the rules ask how sure the teacher's passes are, and their votes are not given")
 
@@ -141,7 +135,7 @@ def merge(
         pairs += np.bincount(pair.ravel(), minlength=len(pairs))
         outcomes[z], labels[z] = outcome_of[pair], label_of[pair]
     totals = _counted(outcome_of, *np.divmod(np.arange(1 << 16), 256), label_of, pairs)
-    case = MergeCase(original, predicted, annotated, rules, next_class, votes, outcomes, sealed)
+    case = MergeCase(original, predicted, annotated, rules, votes, outcomes, sealed)
     for rule in RULES:
         for outcome, voxels, values in rule(case):
             totals -= _counted(*(volume[voxels] for volume in (outcomes, original, predicted, labels)))
@@ -236,13 +230,6 @@ Decision = tuple[str, Any, np.ndarray | int]
 """An outcome, an index of voxels, and the labels that they get."""
 
 
-def _next_class(case: MergeCase) -> Iterator[Decision]:
-    """Give dropped voxels the next class."""
-    if case.next_class is not None and case.rules.conflict_policy == "next_class":
-        for z, dropped in case.slices_with("dropped"):
-            yield "dropped", (z, dropped), case.next_class[z][dropped]
-
-
 def _unsure(case: MergeCase) -> Iterator[Decision]:
     """Ignore unannotated voxels in which too few passes agree."""
     if case.votes and case.rules.min_agreement:
@@ -273,7 +260,7 @@ def _tumors(case: MergeCase) -> Iterator[Decision]:
             yield outcome, place, case.predicted[place] if is_one else IGNORE_VALUE
 
 
-RULES: list[Callable[[MergeCase], Iterator[Decision]]] = [_next_class, _unsure, _tumors]
+RULES: list[Callable[[MergeCase], Iterator[Decision]]] = [_unsure, _tumors]
 """What decides, in this order, after the table of pairs."""
 
 

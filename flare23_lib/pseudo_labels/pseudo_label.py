@@ -20,15 +20,11 @@ def pseudo_label(
     results: Results,
     teacher: ModelUse,
     settings: PseudoLabelSettings,
-    base: str | None,
     shard: Shard,
     output: Path,
 ) -> None:
-    """Segment a category's cases of a shard with a teacher, and write the shard's record.
-
-    `base` is the name of the completion that this one builds on, or None.
-    """
-    wanted = category_shard(results, settings, base, shard)
+    """Segment a category's cases of a shard with a teacher, and write the shard's record."""
+    wanted = category_shard(results, settings, shard)
     lock_name = f"{settings.category}-{shard}"  # other completions of the category share its segmentations
     made = segment_missing(results, teacher, wanted, lock_name)
     labels = read_json(results.model_file(teacher.name))["labels"][1:]
@@ -40,17 +36,15 @@ def pseudo_label(
     write_record(output, ["case", "file", *(f"agreement_{name}" for name in names.values())], rows)
 
 
-def extras_of(settings: PseudoLabelSettings, case: Case, bases: Mapping[str, Mapping[str, str]]) -> Extras:
-    """Return what a completion needs of a case in addition to labels; `bases` as `base_rows`."""
-    exclude = () if settings.annotated is None else annotated_labels(settings.annotated, case, bases)
-    return Extras(tuple(exclude), settings.votes, settings.soft)
+def extras_of(settings: PseudoLabelSettings) -> Extras:
+    """Return what a completion needs of its cases in addition to labels."""
+    return Extras(settings.votes, settings.soft)
 
 
-def category_shard(results: Results, settings: PseudoLabelSettings, base: str | None, shard: Shard) -> Wanted:
+def category_shard(results: Results, settings: PseudoLabelSettings, shard: Shard) -> Wanted:
     """Return a category's cases of a shard, with what is made of them."""
     cases = [case for case in usable_cases(results.cases, "training", settings.category) if case.case in shard]
-    bases = base_rows(results, base) if settings.annotated is not None else {}
-    return [(case, extras_of(settings, case, bases)) for case in cases]
+    return [(case, extras_of(settings)) for case in cases]
 
 
 def base_rows(results: Results, base: str | None) -> dict[str, dict[str, str]]:

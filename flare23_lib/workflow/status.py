@@ -225,12 +225,10 @@ class _Planner:
         cases = [case for case in self.cases if case.split == "training" and case.category == row.category]
         known = self.completed[row.base] if row.base is not None else []
         bases = {entry["case"]: entry for entry in known or ()}
-        segmented = None
-        if known is not None:
-            asked = self.config.pseudo_label_settings(name)
-            wanted = [(case, extras_of(asked, case, bases)) for case in cases]
-            segmented = self._segmentations("pseudo-labels", name, row.teacher, wanted)
-        if segmented is None:
+        extras = extras_of(self.config.pseudo_label_settings(name))
+        wanted = [(case, extras) for case in cases]
+        segmented = self._segmentations("pseudo-labels", name, row.teacher, wanted)
+        if segmented is None or known is None:
             self.plan.steps.append(Step("completion", name, len(cases), len(cases), unknown=True))
             return None
         folder = completion_folder(self.results, settings)

@@ -345,8 +345,8 @@ def test_the_ignore_label_is_there_when_what_is_built_on_may_write_it():
 
 
 def test_rules_for_what_is_annotated_may_be_given_where_a_completion_builds_on_labels():
-    again = {"category": "unlabeled", "teacher": "student", "base": "unlabeled", "conflict_policy": "next_class"}
-    assert load(completions={"again": again}).completion_settings("again").conflict_policy == "next_class"
+    again = {"category": "unlabeled", "teacher": "student", "base": "unlabeled", "conflict_policy": "ignore"}
+    assert load(completions={"again": again}).completion_settings("again").conflict_policy == "ignore"
 
 
 def test_volumes_of_specks_are_given_by_label_value():

@@ -133,12 +133,11 @@ def test_a_segmentation_follows_from_all_of_the_model_that_shapes_it():
     assert model_digest({**model, "labels": renamed}) == model_digest(model)
 
 
-def test_a_segmentation_follows_from_image_use_classes_left_out_and_extras():
+def test_a_segmentation_follows_from_image_use_and_extras():
     inference = config().inference_settings("student")
     folder = segmentation_folder(RESULTS, "digest", inference)
     assert segmentation_folder(RESULTS, "digest", changed(inference, tile_step_size=0.123)) != folder
-    exclude = [Extras((1,)), Extras((1, 2))]
-    extras = [NO_EXTRAS, *exclude, Extras(votes=True), Extras(soft=True), Extras(votes=True, soft=True)]
+    extras = [NO_EXTRAS, Extras(votes=True), Extras(soft=True), Extras(votes=True, soft=True)]
     asked = [(CASE, one) for one in extras] + [(replace(CASE, image_id="other"), NO_EXTRAS)]
     assert len({segmentation_entry(folder, *question).name for question in asked}) == len(asked)
 

@@ -145,15 +145,13 @@ def whole_logits(engine, image):
 def test_labels_are_those_of_interpolating_the_whole_images_logits(spacing, shape, tta):
     engine = Engine(a_bundle(spacing=spacing).with_inference(tta=tta))
     volume = a_volume(shape)
-    result = engine.segment(volume, Extras((2,)))
+    result = engine.segment(volume)
     assert result.labels.shape == shape
     with torch.inference_mode():
         logits = whole_logits(engine, engine.prepare(volume).image)
     full = F.interpolate(logits[None], size=shape, mode="trilinear", align_corners=False)[0]
     assert (result.labels == full.argmax(dim=0).numpy()).mean() > 0.9999
     assert len(np.unique(result.labels)) > 2
-    full[2] = -torch.inf
-    assert (result.runner_up_labels == full.argmax(dim=0).numpy()).mean() > 0.9999
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 20), (8, 5, 30), (1, 1, 1), (7, 15, 15)])
@@ -161,36 +159,17 @@ def test_an_image_smaller_than_the_patch_is_segmented_whole(shape):
     assert Engine(a_bundle().with_inference(tta=True)).segment(a_volume(shape)).labels.shape == shape
 
 
-def test_an_excluded_class_does_not_win_in_the_alternative():
-    engine = Engine(a_bundle(values=(0, 20, 3, 7)))
-    plain = engine.segment(a_volume())
-    result = engine.segment(a_volume(), Extras((20, 99)))
-    assert plain.runner_up_labels is None
-    assert np.array_equal(result.labels, plain.labels)
-    assert (result.labels == 20).any()
-    assert not (result.runner_up_labels == 20).any()
-    untouched = result.labels != 20
-    assert np.array_equal(result.runner_up_labels[untouched], result.labels[untouched])
-
-
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
 def test_a_class_that_the_model_never_saw_is_never_the_answer(precision):
     bundle = a_bundle(values=(0, 20, 3, 7))
     unseen = replace(bundle, model=replace(bundle.model, unseen=("label_20",)))
-    expected = Engine(bundle.with_inference(precision=precision)).segment(a_volume(), Extras((20,))).runner_up_labels
+    assert (Engine(bundle.with_inference(precision=precision)).segment(a_volume()).labels == 20).any()
     result = Engine(unseen.with_inference(precision=precision, tta=True)).segment(a_volume(), Extras(votes=True))
     assert not (result.labels == 20).any()
-    assert np.array_equal(Engine(unseen.with_inference(precision=precision)).segment(a_volume()).labels, expected)
-
-
-def test_excluding_only_what_the_model_does_not_know_changes_nothing():
-    result = Engine(a_bundle()).segment(a_volume(), Extras((99,)))
-    assert np.array_equal(result.runner_up_labels, result.labels)
-
-
-def test_excluding_everything_is_refused():
-    with pytest.raises(ConfigError, match="every label"):
-        Engine(a_bundle()).segment(a_volume(), Extras((0, 1, 2, 3)))
+    made = Engine(unseen.with_inference(precision=precision)).segment(a_volume()).labels
+    bundle.state_dict["seg_outputs.1.bias"][1] = -1e4
+    expected = Engine(bundle.with_inference(precision=precision)).segment(a_volume()).labels
+    assert np.array_equal(made, expected)
 
 
 def test_a_result_repeats_to_the_bit():
@@ -207,7 +186,7 @@ def whole(request):
 
     def segment():
         engine = Engine(bundle.with_inference(tta=True, windows=request.param, precision="float32"))
-        return engine.segment(volume, Extras((2,), soft=True))
+        return engine.segment(volume, Extras(soft=True))
 
     return segment, segment()
 
@@ -222,7 +201,6 @@ def test_how_the_work_is_cut_does_not_matter(monkeypatch, whole, change):
     monkeypatch.setattr(engine_module, "plan", lambda *given: replace(plan(*given), **change))
     cut = segment()
     assert (cut.labels == expected.labels).mean() >= 0.9999
-    assert (cut.runner_up_labels == expected.runner_up_labels).mean() >= 0.9999
     assert cut.tta_agreement == pytest.approx(expected.tta_agreement, abs=1e-3)
     shares, others = (unpack_soft(result.soft)[2].astype(int) for result in (cut, expected))
     assert (np.abs(shares - others) <= 1).mean() >= 0.999
@@ -513,9 +491,8 @@ def test_each_voxel_counts_once_for_the_agreement(monkeypatch):
     made, kind = [], engine_module.TTAAgreement
     monkeypatch.setattr(engine_module, "TTAAgreement", lambda *given: made.append(kind(*given)) or made[-1])
     engine, volume = Engine(a_bundle().with_inference(tta=True)), a_volume((30, 20, 23))
-    plain = engine.segment(volume).tta_agreement
+    engine.segment(volume)
     assert made[0]._tables[0].sum() == volume.array.size
-    assert engine.segment(volume, Extras((2,))).tta_agreement == plain
 
 
 class OneSided:

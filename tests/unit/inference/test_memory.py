@@ -129,8 +129,8 @@ def test_an_image_that_was_padded_is_counted_beside_its_padded_copy():
 
 
 def test_votes_are_counted_at_both_resolutions():
-    task = CaseSize(image=10 * MB, voxels=200 * MB, shape=(300, 500, 500), passes=8, extras=Extras((1,)))
-    with_vote_count = replace(task, extras=Extras((1,), votes=True))
+    task = CaseSize(image=10 * MB, voxels=200 * MB, shape=(300, 500, 500), passes=8)
+    with_vote_count = replace(task, extras=Extras(votes=True))
     hosts = [plan(a_model(), "float32", CPU, one, Limits(host=60000)).host for one in (task, with_vote_count)]
     assert hosts[1] - hosts[0] == 200 * MB + 300 * 500 * 500
 

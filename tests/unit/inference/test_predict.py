@@ -314,15 +314,15 @@ def test_the_command_line_predicts_without_nnunet_simpleitk_and_pandas(images, t
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case_1.nii.gz", "case_2.nii.gz", *names]
 
 
-def test_runner_up_labels_and_vote_counts_take_memory_while_they_are_written(images, tmp_path, monkeypatch):
+def test_vote_counts_take_memory_while_they_are_written(images, tmp_path, monkeypatch):
     engine = an_engine(limits=Limits(host=8000))
     engine.model = replace(engine.model, inference=replace(engine.model.inference, tta=True))
-    cases = [replace(case, extras=Extras((1,), votes=True)) for case in find_cases(images, tmp_path / "labels")]
+    cases = [replace(case, extras=Extras(votes=True)) for case in find_cases(images, tmp_path / "labels")]
     volume = read_volume(cases[0].image)
-    least = engine.plan(volume.geometry, volume.array.nbytes, Extras((1,), votes=True)).host
+    least = engine.plan(volume.geometry, volume.array.nbytes, Extras(votes=True)).host
     infer = engine.infer
-    # Three label maps, and two copies of the last one.
-    for room, expected in ((5 * volume.array.size, True), (5 * volume.array.size - 1, False)):
+    # Two label maps, and two copies of the last one.
+    for room, expected in ((4 * volume.array.size, True), (4 * volume.array.size - 1, False)):
         engine.limits = Mock(wraps=Limits(host=8000), host_bytes=lambda room=room: least + room)
         reader, written = Reader(cases, overwrite=True), []
         began, started = [], reader._started
@@ -332,7 +332,7 @@ def test_runner_up_labels_and_vote_counts_take_memory_while_they_are_written(ima
         outcomes = list(segment_cases(engine, reader, lambda case, made, header, to=written: to.append(made)))
         assert [outcome.error for outcome in outcomes] == [None, None]
         assert began[0] is expected
-        assert all(one.runner_up_labels is not None and one.tta_vote_count is not None for one in written)
+        assert all(one.tta_vote_count is not None for one in written)
 
 
 def test_the_first_case_is_read_early_only_within_the_limit(images, tmp_path):

@@ -7,10 +7,9 @@ from flare23_lib.inference.upsampling import argmax_classes, interpolated_labels
 from flare23_lib.preprocessing.resampling import Axis
 
 
-def labels_from_logits(logits, shape, excluded=()):
+def labels_from_logits(logits, shape):
     axes = tuple(Axis.between(*sizes) for sizes in zip(logits.shape[:3], shape, strict=True))
-    labels = argmax_classes(logits, excluded)
-    return interpolated_labels(logits, labels, axes, torch.ones(logits.shape[:3]), excluded)
+    return interpolated_labels(logits, argmax_classes(logits), axes, torch.ones(logits.shape[:3]))
 
 
 def channels_last(logits):
@@ -75,17 +74,6 @@ def test_many_blocks_of_output_are_searched(monkeypatch):
     assert torch.equal(labels_from_logits(logits, (11, 13, 15)), whole)
 
 
-def test_an_excluded_class_does_not_win():
-    torch.manual_seed(0)
-    logits = channels_last(torch.randn(4, 5, 6, 7))
-    before = logits.clone()
-    target = (9, 9, 9)
-    without = labels_from_logits(logits, target, excluded={1, 3})
-    assert set(without.unique().tolist()) == {0, 2}
-    assert torch.equal(without, labels_from_logits(logits[..., [0, 2]].contiguous(), target) * 2)
-    assert torch.equal(logits, before)
-
-
 def test_the_lowest_class_wins_a_tie():
     assert not labels_from_logits(torch.zeros(2, 2, 2, 3), (4, 4, 4)).any()
-    assert argmax_classes(torch.tensor([1.0, 5, 5]), excluded={0}).item() == 1
+    assert argmax_classes(torch.tensor([1.0, 5, 5])).item() == 1

@@ -39,8 +39,8 @@ SPECK, DOUBTFUL = (5, 10, 10), (5, 7, 7)
 
 
 def volumes():
-    """The original label, the prediction, its next class and its votes."""
-    original, predicted, following = (np.zeros(SHAPE, np.uint8) for _ in range(3))
+    """The original label, the prediction and its votes."""
+    original, predicted = (np.zeros(SHAPE, np.uint8) for _ in range(2))
     votes = np.full(SHAPE, PASSES, np.uint8)
     original[MARKED] = predicted[MARKED] = predicted[BESIDE] = TUMOR
     predicted[SURE] = predicted[UNSURE] = TUMOR
@@ -48,10 +48,10 @@ def volumes():
     original[1:3, 6:10, 1:6] = LIVER
     predicted[1:3, 6:10, 1:6] = LIVER
     predicted[INSIDE] = TUMOR
-    predicted[OUTSIDE], following[OUTSIDE] = LIVER, STOMACH
+    predicted[OUTSIDE] = LIVER
     predicted[SPECK] = predicted[DOUBTFUL] = SPLEEN
     votes[DOUBTFUL] = 4
-    return original, predicted, following, votes
+    return original, predicted, votes
 
 
 def completed(
@@ -65,7 +65,7 @@ def completed(
     changes = {"completions": {"tumor": row}, "models": {"organ_teacher": {"inference": {"tta": True}}}}
     config = Config.load([RECIPE], changes)
     settings, results = config.completion_settings("tumor"), Results(folder / "results")
-    original, predicted, following, votes = volumes()
+    original, predicted, votes = volumes()
     if without_tumor:
         original[original == TUMOR] = 0
     if healthy:
@@ -82,9 +82,8 @@ def completed(
     write_cases(results.cases, [case])
     store = results.cache("segmentations", {"made": "by hand"}).create()
     entry = store.entry("a", {"image": "image"})
-    soft = np.where(votes < PASSES, pack_soft(predicted, following, 25 * votes), 0)
-    parts = {LABELS: predicted, ".votes.nii.gz": votes} | ({} if healthy else {".next.nii.gz": following})
-    parts |= {SOFT_LABELS: soft} if options.get("soft") else {}
+    soft = np.where(votes < PASSES, pack_soft(predicted, np.zeros_like(predicted), 25 * votes), 0)
+    parts = {LABELS: predicted, ".votes.nii.gz": votes} | ({SOFT_LABELS: soft} if options.get("soft") else {})
     for suffix, array in parts.items():
         write_volume(entry.file(suffix), array, header_for(SHAPE, AFFINE, array.dtype))
     entry.save(list(parts), {"passes": PASSES})
@@ -106,8 +105,6 @@ def completed(
     ("options", "place", "value"),
     [
         ({}, OUTSIDE, 0),
-        ({"conflict_policy": "next_class"}, OUTSIDE, STOMACH),
-        ({"conflict_policy": "next_class", "min_component_ml": {"stomach": 1000}}, OUTSIDE, 0),
         ({"conflict_policy": "ignore"}, OUTSIDE, IGNORE_VALUE),
         ({}, SPECK, SPLEEN),
         ({"min_component_ml": {"spleen": 1.5}}, SPECK, 0),
@@ -212,21 +209,16 @@ def test_what_counts_as_annotated_is_what_is_there_in_the_base_or_what_the_setti
         annotated_labels("present", ABSENT, {"b": base["a"]})
 
 
-def test_the_next_class_is_looked_for_without_what_counts_as_annotated(tmp_path):
+@pytest.mark.parametrize(("options", "extras"), [({}, NO_EXTRAS), ({"soft": True}, Extras(soft=True))])
+def test_a_teacher_makes_what_the_completion_asks_for(tmp_path, options, extras):
     results = Results(tmp_path)
     write_cases(results.cases, [ABSENT])
-    base = {"case": ABSENT.case, "file": "f", "labels_present": f"{STOMACH}"}
-    write_csv(results.collected("completed_labels", "first"), list(base), [base])
-    asked = config_of(conflict_policy="next_class").pseudo_label_settings("tumor")
-    assert category_shard(results, asked, "first", SHARD) == [(ABSENT, Extras((STOMACH,)))]
-    assert category_shard(results, asked, None, SHARD) == [(ABSENT, Extras((LIVER,)))]
-    assert category_shard(results, config_of().pseudo_label_settings("tumor"), "first", SHARD) == [
-        (ABSENT, NO_EXTRAS)
-    ]
+    asked = config_of(**options).pseudo_label_settings("tumor")
+    assert category_shard(results, asked, SHARD) == [(ABSENT, extras)]
 
 
-def test_where_nothing_is_annotated_no_class_is_dropped_and_no_next_one_is_looked_for(tmp_path):
-    labels, record = completed(tmp_path, healthy=True, conflict_policy="next_class")
+def test_where_nothing_is_annotated_no_class_is_dropped(tmp_path):
+    labels, record = completed(tmp_path, healthy=True, conflict_policy="ignore")
     assert np.array_equal(labels, volumes()[1])
     assert not any(int(value) for name, value in record.items() if name.startswith("dropped_"))
 

@@ -18,9 +18,9 @@ def row(*values):
     return np.array(values, dtype=np.uint8).reshape(1, 1, -1)
 
 
-def merged(original, predicted, annotated, next_class=None, votes=None, **rules):
+def merged(original, predicted, annotated, votes=None, **rules):
     votes = None if votes is None else Votes(votes, 8)
-    result = merge(original, predicted, annotated, MergeRules(tumors=(TUMOR,), **rules), next_class, votes)
+    result = merge(original, predicted, annotated, MergeRules(tumors=(TUMOR,), **rules), votes)
     assert result.background + sum(sum(rows.values()) for rows in result.counts.values()) == original.size
     return result.labels.ravel().tolist()
 
@@ -39,10 +39,6 @@ def test_everything_else_takes_the_prediction():
 
 def test_a_class_that_was_looked_for_and_is_absent_stays_absent():
     assert merged(row(1, 0), row(1, 4), [1, 4]) == [1, 0]
-
-
-def test_a_dropped_voxel_can_become_the_next_class():
-    assert merged(row(1, 0, 0), row(1, 1, 2), [1], conflict_policy="next_class", next_class=row(3, 3, 3)) == [1, 3, 2]
 
 
 def test_a_dropped_voxel_can_be_ignored():
@@ -176,11 +172,6 @@ def test_other_shapes_are_refused():
         merge(row(1, 2), row(1), [1], MergeRules())
 
 
-def test_next_class_without_the_next_classes_is_refused():
-    with pytest.raises(MergeError, match="next_class"):
-        merge(row(1), row(1), [1], MergeRules(conflict_policy="next_class"))
-
-
 volumes = arrays(np.uint8, (3, 4, 5), elements=st.sampled_from(VALUES))
 originals = arrays(np.uint8, (3, 4, 5), elements=st.sampled_from(ORIGINALS))
 counts = arrays(np.uint8, (3, 4, 5), elements=st.integers(1, 8))
@@ -188,7 +179,7 @@ subsets = st.sets(st.sampled_from(VALUES[1:]))
 rules = st.builds(
     MergeRules,
     tumors=st.just((TUMOR,)),
-    conflict_policy=st.sampled_from(["background", "next_class", "ignore"]),
+    conflict_policy=st.sampled_from(["background", "ignore"]),
     tumor_inside_organs=st.sampled_from(["keep_organ", "ignore", "tumor", "if_sure"]),
     unmarked_tumors=st.sampled_from(["keep_original", "ignore", "tumor", "if_sure"]),
     min_tumor_agreement=st.sampled_from([0.3, 0.6, 0.9]),
@@ -198,11 +189,10 @@ rules = st.builds(
 
 
 def run(original, predicted, extra, chosen, count=None):
-    """Merge, with the classes present annotated, others too, and for a next class one that may win."""
+    """Merge, with the classes present annotated, and others too."""
     annotated = extra | set(np.unique(original).tolist()) - {0, IGNORE_VALUE}
-    next_class = np.full_like(original, max(set(VALUES) - annotated))
     votes = Votes(np.full_like(original, 8) if count is None else count, 8)
-    return annotated, merge(original, predicted, annotated, chosen, next_class, votes)
+    return annotated, merge(original, predicted, annotated, chosen, votes)
 
 
 def by_hand(original, predicted, annotated, chosen, count):
@@ -245,9 +235,7 @@ def by_hand(original, predicted, annotated, chosen, count):
         elif known:
             labels[place] = known
         elif guess and guess in annotated:
-            labels[place] = {
-                "background": 0, "ignore": IGNORE_VALUE, "next_class": max(set(VALUES) - annotated),
-            }[chosen.conflict_policy]  # fmt: skip
+            labels[place] = {"background": 0, "ignore": IGNORE_VALUE}[chosen.conflict_policy]
         else:
             labels[place] = IGNORE_VALUE if count[place] / 8 < chosen.min_agreement else guess
     return labels
@@ -316,7 +304,7 @@ def softly_merged(original, predicted, annotated, pairs, **rules):
     soft = [0 if pair is None else int(pack_soft(*np.array([*pair, 200], np.uint8))) for pair in pairs]
     soft = np.array(soft, np.int32).reshape(1, 1, -1)
     votes = Votes(np.full(original.shape, 2, np.uint8), 8)
-    labels = merge(original, predicted, annotated, MergeRules(tumors=(TUMOR,), **rules), None, votes).labels
+    labels = merge(original, predicted, annotated, MergeRules(tumors=(TUMOR,), **rules), votes).labels
     result = merge_soft(soft, original, predicted, labels, annotated)
     assert (result[result != 0] == soft[result != 0]).all()
     return (result.ravel() != 0).tolist()
@@ -340,10 +328,9 @@ def test_a_voxel_that_the_merge_ignores_is_not_soft():
     assert softly_merged(row(0), row(1), [1], [(2, 3)], conflict_policy="ignore") == [False]
 
 
-@pytest.mark.parametrize("given", [{"next_class": row(1)}, {"votes": Votes(row(1), 8)}])
-def test_extras_of_another_shape_are_refused(given):
+def test_votes_of_another_shape_are_refused():
     with pytest.raises(MergeError, match="the original is"):
-        merge(row(1, 2), row(1, 0), [1], MergeRules(), **given)
+        merge(row(1, 2), row(1, 0), [1], MergeRules(), Votes(row(1), 8))
 
 
 def test_a_tumor_that_the_merge_added_is_certain():

@@ -23,7 +23,7 @@ completions:
   all_organs_again:
     {category: all_organs, teacher: tumor_teacher, tumor_inside_organs: if_sure, min_component_ml: {liver: 500}}
   five_organs_again:
-    {category: five_organs, teacher: tumor_teacher, conflict_policy: next_class}
+    {category: five_organs, teacher: tumor_teacher, conflict_policy: ignore}
   unlabeled_again: {category: unlabeled, teacher: student}
 models:
   student_again:
