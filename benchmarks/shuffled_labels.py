@@ -29,6 +29,7 @@ from flare23_lib.inference.segmentations import ModelUse, collect_predictions, p
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import read_labels, write_volume
 from flare23_lib.io.tables import read_csv, write_csv
+from flare23_lib.labels import IGNORE_VALUE
 from flare23_lib.nnunet.train import TrainingRuntime, export, train
 from flare23_lib.nnunet.training_job import training_job
 from flare23_lib.preprocessing.preprocess_cases import preprocess
@@ -62,8 +63,9 @@ def shuffle(config: Config, real: Results, other: Results, completion: str) -> N
         merged = merge(original, predicted, annotated, MergeRules.of(settings, tumors=settings.tumor_values))
         file = f"store/shuffled/{completion}/{case.case}.nii.gz"
         write_volume(other.root / file, merged.labels, own.header)
-        rows.append({"case": case.case, "file": file})
-    write_csv(other.collected("completed_labels", completion), ["case", "file"], rows)
+        present = sorted({*np.unique(merged.labels).tolist()} - {0, IGNORE_VALUE})
+        rows.append({"case": case.case, "file": file, "labels_present": " ".join(map(str, present))})
+    write_csv(other.collected("completed_labels", completion), ["case", "file", "labels_present"], rows)
 
 
 def main() -> None:
