@@ -74,3 +74,11 @@ def test_the_readme_says_which_versions_of_python_were_tried_and_what_newer_ones
 def test_environments_have_a_version_of_python_that_was_tried(file):
     found = re.findall(r"(?:- python=|ARG BASE=python:)(3\.\d+)", (REPOSITORY / file).read_text())
     assert found == [project()["requires-python"].removeprefix(">=")]
+
+
+def test_the_images_are_built_of_the_same_files():
+    docker = re.findall(r"^COPY (.*?)(?: \S+)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+    copied = {name for names in docker for name in names.split()} - {"${MODEL}", "predict.sh"}
+    definition = (REPOSITORY / "envs" / "apptainer.def").read_text()
+    assert set(re.findall(r"^    (\S+) /opt/flare23/\1$", definition, re.MULTILINE)) == copied
+    assert "setup.py" in copied
