@@ -1,4 +1,7 @@
-"""A wheel of the project, installed: what a user without the repository can do in an empty folder."""
+"""A wheel of the project, installed: what a user without the repository can do in an empty folder.
+
+It is built of a source distribution, which must hold all that the wheel takes.
+"""
 
 import json
 import os
@@ -30,11 +33,24 @@ def installed(tmp_path_factory):
     written = shutil.ignore_patterns("__pycache__")  # at this moment, by other tests
     shutil.copytree(REPOSITORY / "flare23_lib", source / "flare23_lib", symlinks=True, ignore=written)
     shutil.copytree(REPOSITORY / "presets", source / "presets")
-    for name in ("pyproject.toml", "setup.py", "config.yaml", "README.md", "LICENSE"):
+    for name in (
+        "pyproject.toml",
+        "setup.py",
+        "MANIFEST.in",
+        "config.yaml",
+        "constraints.txt",
+        "README.md",
+        "LICENSE",
+    ):
         shutil.copy(REPOSITORY / name, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     call = partial(subprocess.run, env=ENVIRONMENT, check=True, timeout=600)
-    call([*pip, "wheel", "--no-deps", "--wheel-dir", root, source])
+    call([*pip, "install", "--target", root / "tools", "setuptools>=77"])
+    build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    tools = {**ENVIRONMENT, "PYTHONPATH": str(root / "tools")}
+    call([sys.executable, "-c", build, root], cwd=source, env=tools, stdout=subprocess.DEVNULL)
+    (distribution,) = root.glob("*.tar.gz")
+    call([*pip, "wheel", "--no-deps", "--wheel-dir", root, distribution])
     (wheel,) = root.glob("*.whl")
     call([sys.executable, "-m", "venv", "--without-pip", root / "venv"])
     call([*pip, "--python", root / "venv" / "bin" / "python", "install", "--no-deps", wheel])
