@@ -27,5 +27,8 @@ _HOLDER = _PACKAGE / "recipe" if (_PACKAGE / "recipe").exists() else _PACKAGE.pa
 RECIPE = _HOLDER / "config.yaml"
 """The recipe: of the built package (setup.py), or of the repository that the package lies in."""
 
-SOURCE_PRESETS = _HOLDER / "presets" / "sources"
-"""The presets of sources, as `RECIPE`."""
+PRESETS = _HOLDER / "presets"
+"""The presets, as `RECIPE`."""
+
+SOURCE_PRESETS = PRESETS / "sources"
+"""The presets of sources."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, reduce
+from itertools import compress
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ValidationError
 
 import flare23_lib.config.settings as stages
-from flare23_lib.choices import WEIGHTS_FILE
+from flare23_lib.choices import PRESETS, WEIGHTS_FILE
 from flare23_lib.config.checks import check_consistency, order_of
 from flare23_lib.config.cohort_models import IGNORE, LabelRow, label_map
 from flare23_lib.config.load import merge, prepared, read_yaml, refuse_idle_nulls
@@ -52,10 +53,12 @@ class Config(Configuration):
         As Snakemake does it: what is given is merged in itself, then laid over the first file. So a table in one file
         takes back a `null` in a file before it, and the first file's entries with it.
         """
-        recipe, *given = [*map(read_yaml, files), overrides or {}]
+        layers = [read_yaml(file) for file in files]
+        recipe, *given = [*layers, overrides or {}]
         merged: dict[str, Any] = reduce(merge, given, {})
         values = merged if merged.get("recipe") == "none" else merge(recipe, merged)
-        refuse_idle_nulls(merged, [recipe, *given])
+        ours = [Path(file).resolve().is_relative_to(PRESETS.resolve()) for file in files]
+        refuse_idle_nulls(merged, [recipe, *given], list(compress(layers, ours)))
         smoke = is_smoke(values.pop("smoke", None))
         return cls.check(shrunk(values) if smoke else values)
 

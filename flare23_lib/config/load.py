@@ -85,17 +85,19 @@ def read_yaml(path: Path) -> dict:
     return content or {}
 
 
-def refuse_idle_nulls(merged: Mapping, layers: Sequence[Mapping]) -> None:
+def refuse_idle_nulls(merged: Mapping, layers: Sequence[Mapping], presets: Sequence[Mapping] = ()) -> None:
     """Refuse a null for a model, completion or source of which no file has an entry, with a ConfigError.
 
-    Entries of the package's recipe may be removed twice: from one's own copy of it, and in a preset.
+    Entries of the package's recipe may be removed twice: from one's own copy of it, and in a preset. So may those
+    that `presets`, of the package, remove: config.yaml of a clone is the package's recipe, and may be edited.
     """
     for key in ("models", "completions", "sources"):
         tables = [table for layer in layers if isinstance(table := layer.get(key), Mapping)]
         known = {name: None for table in tables for name, entry in table.items() if entry is not None}
         given = merged.get(key)
-        for name, entry in given.items() if isinstance(given, Mapping) else ():
-            if entry is None and name not in known and name not in read_yaml(RECIPE)[key]:
+        entries = given.items() if isinstance(given, Mapping) else ()
+        for name in [name for name, entry in entries if entry is None and name not in known]:
+            if not any(name in (layer.get(key) or ()) for layer in (read_yaml(RECIPE), *presets)):
                 raise ConfigError(f"{key}.{name}: null removes nothing; there are {', '.join(map(str, known))}")
 
 

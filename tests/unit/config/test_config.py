@@ -94,6 +94,19 @@ def test_a_null_for_an_entry_that_is_in_no_file_is_refused(tmp_path, text, words
     assert str(caught.value).startswith(words)
 
 
+def test_a_preset_may_remove_what_the_recipe_of_a_clone_has_no_more(tmp_path, monkeypatch):
+    recipe = yaml.safe_load(RECIPE.read_text())
+    del recipe["models"]["student_2200"]
+    recipe["evaluation"]["compare"] = []
+    edited, own = tmp_path / "config.yaml", tmp_path / "own.yaml"
+    edited.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    own.write_text("models: {student_2200: null}")
+    monkeypatch.setattr("flare23_lib.config.load.RECIPE", edited)
+    assert "student_2200" not in Config.load([edited, REPOSITORY / "presets/second_look.yaml"]).models
+    with pytest.raises(ConfigError, match="student_2200: null removes nothing"):
+        Config.load([edited, own])
+
+
 @pytest.mark.parametrize("smoke", ["false", "true"])
 def test_a_null_may_remove_an_entry_of_another_file_and_be_given_twice(tmp_path, smoke):
     (tmp_path / "first.yaml").write_text(
