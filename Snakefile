@@ -36,7 +36,6 @@ rule all:
 onstart:
     refuse_emulation()
     ask_squeue_for_sacct()
-    submit_patiently()
 
 
 onsuccess:

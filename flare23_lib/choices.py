@@ -21,7 +21,7 @@ MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 """Holds its weights."""
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).resolve().parent
 _HOLDER = _PACKAGE / "recipe" if (_PACKAGE / "recipe").exists() else _PACKAGE.parent
 
 RECIPE = _HOLDER / "config.yaml"

@@ -153,12 +153,6 @@ def refuse_emulation():
             sys.exit(f"configuration: {error}")
 
 
-def submit_patiently():
-    """Where jobs go to a SLURM, put a stand-in for `sbatch` on the PATH, which waits while the queue is full."""
-    if workflow.executor_plugin.name == "slurm":
-        environ["PATH"] = f"{workflow.basedir}/profiles/slurm/patient{pathsep}{environ['PATH']}"
-
-
 def ask_squeue_for_sacct():
     """Where jobs go to a SLURM without accounts, put a stand-in for `sacct` on the PATH.
 

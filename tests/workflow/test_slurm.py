@@ -46,34 +46,6 @@ def test_the_stand_in_for_sacct_asks_squeue_about_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("refusal", "submissions"),
-    [
-        ("sbatch: error: QOSMaxSubmitJobPerUserLimit", 3),
-        ("sbatch: error: AssocMaxSubmitJobLimit", 3),
-        ("sbatch: error: AssocGrpSubmitJobsLimit", 3),
-        ("Batch job submission failed: Unable to contact slurm controller (connect failure)", 3),
-        ("Batch job submission failed: Socket timed out on send/recv operation", 3),
-        ("Batch job submission failed: Invalid account or account/partition combination specified", 1),
-    ],
-)
-def test_the_stand_in_for_sbatch_submits_again_what_was_refused_for_now(tmp_path, refusal, submissions):
-    calls = tmp_path / "calls"
-    refuse = f"echo '{refusal}' >&2; exit 1"
-    script = f'echo "$*" >> {calls}; if [ $(wc -l < {calls}) -lt 3 ]; then {refuse}; fi; echo 7'
-    for name, text in (("sbatch", script), ("sleep", "")):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    stand_in = PROFILE / "patient" / "sbatch"
-    done = subprocess.run(
-        ["sbatch", "--comment", "a  b"], env={"PATH": f"{stand_in.parent}:{tmp_path}:/usr/bin:/bin"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert calls.read_text().splitlines() == ["--comment a  b"] * submissions
-    expected = (0, "7\n", "") if submissions == 3 else (1, "", refusal + "\n")
-    assert (done.returncode, done.stdout, done.stderr) == expected
-
-
-@pytest.mark.parametrize(
     ("script", "has_accounts"),
     [
         ("echo 'AccountingStorageType   = accounting_storage/slurmdbd'", True),
