@@ -11,6 +11,7 @@ float32 rounding. Random smooth logits, by factors up and down and odd shapes, a
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,10 @@ import torch.nn.functional as F
 from inference_case import case_path, make
 from provenance import provenance
 
+from flare23_lib.axes import as_triple
 from flare23_lib.inference.bundle import load_bundle
 from flare23_lib.inference.network import WindowNetwork
-from flare23_lib.inference.upsampling import argmax_classes, interpolated_labels
+from flare23_lib.inference.upsampling import Axes, argmax_classes, interpolated_labels
 from flare23_lib.inference.windows import all_windows, importance_map
 from flare23_lib.io.atomic import write_json
 from flare23_lib.io.nifti import read_volume
@@ -66,7 +68,7 @@ def slab_wise(logits: torch.Tensor, shape: tuple[int, int, int], thickness: int 
     labels = torch.empty(shape, dtype=torch.uint8)
     for start in range(0, shape[0], thickness):
         part = axis.part(start, start + thickness)
-        between = torch.lerp(logits[:, part.lower], logits[:, part.upper], part.share[:, None, None])
+        between = torch.lerp(logits[:, part.lower], logits[:, part.upper], part.weight[:, None, None])
         labels[start : start + thickness] = F.interpolate(between, size=shape[1:], mode="bilinear").argmax(dim=0)
     return labels
 
@@ -81,7 +83,7 @@ def timed(function: Callable[[], torch.Tensor], repeats: int) -> tuple[torch.Ten
     return result, min(seconds)
 
 
-def undecided_share(labels: torch.Tensor, axes: tuple[Axis, ...]) -> float:
+def undecided_share(labels: torch.Tensor, axes: Axes) -> float:
     """Return the share of output voxels whose eight corners disagree."""
     data = labels.numpy()
     low = high = data
@@ -102,16 +104,16 @@ def count_different(logits: torch.Tensor, made: torch.Tensor, full: torch.Tensor
     places = (made != full).nonzero()
     axes = [Axis.between(size, new) for size, new in zip(logits.shape[:3], made.shape, strict=True)]
     real = 0
-    for place in map(tuple, places.tolist()):
-        corner = [(int(a.lower[i]), int(a.upper[i]), float(a.share[i])) for a, i in zip(axes, place, strict=True)]
+    for place in places.tolist():
+        corner = [((int(a.lower[i]), int(a.upper[i])), float(a.weight[i])) for a, i in zip(axes, place, strict=True)]
         values = torch.zeros(logits.shape[-1], dtype=torch.float64)
         for z in (0, 1):
             for y in (0, 1):
                 for x in (0, 1):
                     sides = list(zip(corner, (z, y, x), strict=True))
-                    share = np.prod([c[2] if side else 1 - c[2] for c, side in sides])
-                    values += share * logits[tuple(c[side] for c, side in sides)].double()
-        gap = abs(float(values[int(made[place])] - values[int(full[place])]))
+                    share = math.prod(weight if side else 1 - weight for (_, weight), side in sides)
+                    values += share * logits[tuple(ends[side] for (ends, _), side in sides)].double()
+        gap = abs(float(values[int(made[*place])] - values[int(full[*place])]))
         real += gap > ROUNDING * float(values.abs().max())
     return {"different": len(places), "different_beyond_rounding": real}
 
@@ -125,7 +127,7 @@ def smooth_logits() -> list[dict]:
         logits = 10 * F.interpolate(coarse, size=source, mode="trilinear")[0]
         full = slab_wise(logits, target)
         last = logits.permute(1, 2, 3, 0).contiguous()
-        axes = tuple(Axis.between(size, new) for size, new in zip(source, target, strict=True))
+        axes = as_triple(Axis.between(size, new) for size, new in zip(source, target, strict=True))
         labels = argmax_classes(last)
         made = interpolated_labels(last, labels, axes, torch.ones(source))
         undecided = round(undecided_share(labels, axes), 4)
@@ -144,24 +146,25 @@ def main() -> None:
     with torch.inference_mode():
         logits, shape = trained_logits(args.folder)
         labels, argmax_seconds = timed(lambda: argmax_classes(logits), args.repeats)
-        axes = tuple(Axis.between(size, new) for size, new in zip(logits.shape[:3], shape, strict=True))
+        axes = as_triple(Axis.between(size, new) for size, new in zip(logits.shape[:3], shape, strict=True))
         weight = torch.ones(logits.shape[:3])
         made, seconds = timed(lambda: interpolated_labels(logits, labels, axes, weight), args.repeats)
         _, nearest = timed(lambda: F.interpolate(labels[None, None], size=shape, mode="nearest"), args.repeats)
         first = logits.permute(3, 0, 1, 2).contiguous()
         full, full_seconds = timed(lambda: slab_wise(first, shape), 1 if args.repeats == 1 else 2)
+        smooth = smooth_logits()
         result = {
             "logits": [*first.shape], "labels": [*shape], "seconds": round(seconds, 3),
             "full_seconds": round(full_seconds, 2), "ratio": round(full_seconds / seconds, 1),
             "argmax_seconds": round(argmax_seconds, 3), "nearest_seconds": round(nearest, 3),
             "undecided": round(undecided_share(labels, axes), 5),
             "foreground": round(float((made > 0).float().mean()), 4),
-            **count_different(logits, made, full), "smooth_random_logits": smooth_logits(),
+            **count_different(logits, made, full), "smooth_random_logits": smooth,
         }  # fmt: skip
     print(f"{result['ratio']} times as fast as full interpolation: {seconds:.2f} s against {full_seconds:.2f} s; "
           f"nearest {nearest:.2f} s; {result['undecided']:.2%} undecided; {result['different']} voxels different, "
           f"{result['different_beyond_rounding']} beyond rounding")  # fmt: skip
-    for row in result["smooth_random_logits"]:
+    for row in smooth:
         print(row)
     write_json(args.output, {**provenance(), **result})
 
