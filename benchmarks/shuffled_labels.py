@@ -92,7 +92,7 @@ def main() -> None:
     history = other.training(model).with_name("training.csv")
     train(job, TrainingRuntime(config.device, threads), None, other.training(model), history)
     inference = config.inference_settings(model)
-    export(other, model, inference, names, other.bundle(model))
+    export(other, model, inference, config.label_map.labels, other.bundle(model))
     use = ModelUse(model, inference, config.device, threads)
     predict_validation(other, use, ALL, other.shard("predictions", model, ALL))
     collect_predictions(other, model, 1, other.collected("predictions", model))
