@@ -2,9 +2,9 @@
 
 For each size it writes a cohort of tiny files in FLARE23's proportions, scans it, and lays out a finished results
 folder of the paper's recipe with the workflow's own functions: every record and every note, while the heavy files
-hold a few bytes. That the layout is right is not taken on trust: `flare23 status` must find nothing to do. Then it
-times, as a user would run them: the dry run of a fresh start, a dry run and a run with nothing to do, `flare23
-status` and `flare23 verify`.
+hold a few bytes and the networks, whose weights `flare23 verify` reads, are tiny. That the layout is right is not
+taken on trust: `flare23 status` must find nothing to do. Then it times, as a user would run them: the dry run of a
+fresh start, a dry run and a run with nothing to do, `flare23 status` and `flare23 verify`.
 
     python benchmarks/scale.py --output benchmarks/results/scale.json
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import subprocess
@@ -24,16 +23,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import yaml
 from provenance import provenance
+from training import TINY
 
 from flare23_lib.cache.entries import Entry, Shard, checksum
 from flare23_lib.cache.results import Results, write_record
 from flare23_lib.config import Config
 from flare23_lib.dataset.cases import Case, read_cases
 from flare23_lib.inference import segmentations
+from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.io import nifti
 from flare23_lib.io.atomic import read_json, write_json
-from flare23_lib.io.tables import write_csv
+from flare23_lib.networks.stunet import STUNet
 from flare23_lib.nnunet import train
 from flare23_lib.nnunet.training_job import WEIGHTS, TrainingJob
 from flare23_lib.preprocessing import preprocess_cases
@@ -41,8 +43,14 @@ from flare23_lib.pseudo_labels import complete
 from flare23_lib.pseudo_labels.merge import OUTCOMES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SHARES = {"tumor": (0.374, (14,)), "all_organs": (0.0625, range(1, 14)), "five_organs": (0.113, (1, 2, 3, 4, 13))}
+SHARES: dict[str, tuple[float, Sequence[int]]] = {
+    "tumor": (0.374, (14,)),
+    "all_organs": (0.0625, range(1, 14)),
+    "five_organs": (0.113, (1, 2, 3, 4, 13)),
+}
 VALIDATION = 50
+OWN = "tiny.yaml"
+"""The file of what differs from the recipe: the networks."""
 
 
 def command(*arguments: str, folder: Path) -> tuple[float, str]:
@@ -61,16 +69,16 @@ def snakemake(folder: Path, *arguments: str, results: str = "results") -> tuple[
     """Run snakemake on the benchmark's cohort."""
     return command(
         "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "2", "--workflow-profile",
-        str(REPOSITORY / "profiles" / "default"), "--quiet", "rules", "--config", "cohort=cohort",
-        f"results={results}", *arguments, folder=folder,
+        str(REPOSITORY / "profiles" / "default"), "--quiet", "rules", "--configfile", OWN,
+        "--config", "cohort=cohort", f"results={results}", *arguments, folder=folder,
     )  # fmt: skip
 
 
 def flare23(folder: Path, *arguments: str) -> tuple[float, str]:
     """Run flare23 on the benchmark's cohort."""
     return command(
-        "flare23", *arguments, "--base-config", str(REPOSITORY / "config.yaml"), "--config", "cohort=cohort",
-        "results=results", folder=folder,
+        "flare23", *arguments, "--base-config", str(REPOSITORY / "config.yaml"), "--configfile", OWN,
+        "--config", "cohort=cohort", "results=results", folder=folder,
     )  # fmt: skip
 
 
@@ -79,7 +87,9 @@ def write_cohort(folder: Path, number: int) -> None:
     random = np.random.default_rng(0)
     image = nifti.header_for((2, 4, 4), np.diag([-2.0, -2.0, 5.0, 1.0]), np.dtype(np.int16))
     label = nifti.header_for((2, 4, 4), np.diag([-2.0, -2.0, 5.0, 1.0]), np.dtype(np.uint8))
-    kinds = [values for share, values in SHARES.values() for _ in range(round(share * number))]
+    kinds: list[Sequence[int] | None] = [
+        values for share, values in SHARES.values() for _ in range(round(share * number))
+    ]
     kinds += [None] * (number - len(kinds))
     for index, values in enumerate(kinds):
         name = f"FLARE23_{index:05}"
@@ -151,21 +161,20 @@ class Finished:
         if name in self.config.evaluated:
             cases = [case for case in self.cases if case.split == "validation"]
             self._segment("predictions", name, name, cases)
-            rows = [{"case": case.case, "file": file} for case, file in zip(cases, self.made, strict=True)]
-            write_csv(self.results.collected("predictions", name), ["case", "file"], rows)
+            output = self.results.collected("predictions", name)
+            segmentations.collect_predictions(self.results, name, self.config.shards.predictions, output)
 
     def _train(self, name: str, rows: Sequence[Mapping]) -> None:
-        settings = self.config.training_settings(name)
+        settings, labels = self.config.training_settings(name), self.config.label_map.labels
         entry = TrainingJob(self.results, name, settings, self.config.label_map.names, rows).weights
-        sha = hashlib.sha256(name.encode()).hexdigest()
-        self._entry(entry, [WEIGHTS], {"weights_sha256": sha})
+        described = train.describe(name, settings, self.config.inference_settings(name), labels, "")
+        network = STUNet(1, len(described.labels), **settings.network.to_json())
+        write_bundle(self.results.bundle(name), described, network.state_dict())
+        model = read_json(self.results.bundle(name) / "model.json")
+        self._entry(entry, [WEIGHTS], {"weights_sha256": model["weights"]["sha256"]})
         record = {"model": name, "weights": self.results.relative(entry.file(WEIGHTS)), "labels_unseen": []}
         write_json(self.results.training(name), record)
-        inference, labels = self.config.inference_settings(name), self.config.label_map.labels
-        model = train.describe(name, settings, inference, labels, sha)
-        write_json(self.results.bundle(name) / "model.json", model.to_json())
-        (self.results.bundle(name) / "model.safetensors").write_bytes(b"weights")
-        self.digests[name] = segmentations.model_digest(read_json(self.results.bundle(name) / "model.json"))
+        self.digests[name] = segmentations.model_digest(model)
 
     def _segment(self, stage: str, name: str, model: str, cases: Sequence[Case]) -> None:
         folder = segmentations.segmentation_folder(
@@ -198,16 +207,21 @@ class Finished:
             file = self.results.relative(entry.file(complete.LABELS))
             row = dict.fromkeys(columns, 0) | {"case": case.case, "file": file, "labels_present": "1 14"}
             rows.append(row)
-        self._records("completed_labels", name, columns, rows, self.config.shards.pseudo_labels)
-        write_csv(self.results.collected("completed_labels", name), columns, rows)
+        shards, output = self.config.shards.pseudo_labels, self.results.collected("completed_labels", name)
+        self._records("completed_labels", name, columns, rows, shards)
+        job = complete.CompletionJob(self.results, name, None, settings, self.config.label_map.names)
+        complete.collect_completed(job, shards, output, output.with_name("confusion.csv"))
 
 
 def measure(folder: Path, number: int) -> dict:
     """Return the figures for a number of cases."""
     write_cohort(folder / "cohort", number)
+    recipe = REPOSITORY / "config.yaml"
+    tiny = {"models": dict.fromkeys(Config.load([recipe]).models, TINY)}
+    (folder / OWN).write_text(yaml.safe_dump(tiny), encoding="utf-8")
     planned, said = snakemake(folder, "--dry-run", results="fresh")
     jobs = next(int(line.split()[-1]) for line in said.splitlines() if line.startswith("total"))
-    config = Config.load([REPOSITORY / "config.yaml"], {"cohort": "cohort", "results": str(folder / "results")})
+    config = Config.load([recipe, folder / OWN], {"cohort": "cohort", "results": str(folder / "results")})
     scanned, _ = snakemake(folder, "--", "results/cohort/cases.csv")
     finished = Finished(config, Results(folder / "results"))
     finished.lay_out()
