@@ -55,7 +55,9 @@ def pairs(folder: Path, images: str, labels: str) -> Iterator[tuple[np.ndarray, 
 def build_atlas(folder: Path, layout: PhantomLayout) -> dict[str, AtlasEntry]:
     """Average the organs of the training cases that hold organs beyond the five and no tumor."""
     beyond = [FLARE23_VALUES[name] for name in ("aorta", "inferior_vena_cava", "esophagus", "stomach")]
-    centers, spreads, brightness = ({name: [] for name in ORGANS} for _ in range(3))
+    centers: dict[str, list[list[float]]] = {name: [] for name in ORGANS}
+    spreads: dict[str, list[list[float]]] = {name: [] for name in ORGANS}
+    brightness: dict[str, list[np.ndarray]] = {name: [] for name in ORGANS}
     for image, labels, axes in pairs(folder, layout.images, layout.labels):
         if not np.isin(beyond, labels).all() or (labels == FLARE23_VALUES["tumor"]).any():
             continue

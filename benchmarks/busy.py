@@ -55,7 +55,7 @@ def predict_seconds(folder: Path, environment: dict[str, str]) -> float:
 
 def training_seconds(folder: Path, environment: dict[str, str]) -> float:
     """Return the seconds of an iteration of the demo's training, in a process of its own."""
-    arguments = [sys.executable, __file__, "--folder", folder, "--iterations"]
+    arguments = [sys.executable, __file__, "--folder", str(folder), "--iterations"]
     done = subprocess.run(
         arguments, env={**os.environ, **environment}, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )

@@ -38,6 +38,7 @@ MARGIN = 30
 RUNS = 5
 Timing = dict[str, float]
 Scores = dict[str, tuple[float, float]]
+Side = Callable[[Path, Path, LabelMap], tuple[Scores, Timing]]
 
 
 def draw_case(folder: Path) -> None:
@@ -97,9 +98,10 @@ def official(reference: Path, prediction: Path, labels: LabelMap) -> tuple[Score
     from flare23_lib.evaluation.metrics import MIN_DSC_FOR_NSD
 
     begun = time.perf_counter()
-    image = nib.load(reference)
+    image = nib.Nifti1Image.from_filename(reference)
     spacing = image.header.get_zooms()[:3]
-    first, second = image.get_fdata().astype(np.int8), nib.load(prediction).get_fdata().astype(np.int8)
+    first = image.get_fdata().astype(np.int8)
+    second = nib.Nifti1Image.from_filename(prediction).get_fdata().astype(np.int8)
     read = time.perf_counter()
     scores = {}
     for label in labels.labels:
@@ -120,7 +122,7 @@ def official(reference: Path, prediction: Path, labels: LabelMap) -> tuple[Score
     return scores, {"read": read - begun, "score": done - read, "total": done - begun}
 
 
-def run(side: Callable, reference: Path, prediction: Path, labels: LabelMap, runs: int) -> tuple[Scores, Timing]:
+def run(side: Side, reference: Path, prediction: Path, labels: LabelMap, runs: int) -> tuple[Scores, Timing]:
     """Run one side so many times; the median of each time, and the peak memory of all in MB of 2**20.
 
     `cpu` is the processor time of reading and scoring: what other load on the machine changes least.
@@ -135,10 +137,10 @@ def run(side: Callable, reference: Path, prediction: Path, labels: LabelMap, run
     return results[0][0], {**timing, "peak_mb": round(peak)}
 
 
-def alone(*arguments: object) -> tuple[Scores, Timing]:
+def alone(side: Side, reference: Path, prediction: Path, labels: LabelMap, runs: int) -> tuple[Scores, Timing]:
     """Call `run` in a fresh process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(run, *arguments).result()
+        return pool.submit(run, side, reference, prediction, labels, runs).result()
 
 
 def main() -> None:

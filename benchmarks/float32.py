@@ -42,8 +42,8 @@ def convolved(image: torch.Tensor, weight: torch.Tensor) -> dict[str, torch.Tens
     """Return a convolution's result and the gradient of its weights."""
     weight = weight.clone().requires_grad_()
     result = F.conv3d(image, weight, padding=1)
-    (result * result.detach().roll(1, 1)).sum().backward()
-    return {"convolution": result.detach(), "gradient": weight.grad}
+    (gradient,) = torch.autograd.grad((result * result.detach().roll(1, 1)).sum(), weight)
+    return {"convolution": result.detach(), "gradient": gradient}
 
 
 def computed(device: torch.device, kind: torch.dtype) -> dict[str, torch.Tensor]:
@@ -56,7 +56,7 @@ def computed(device: torch.device, kind: torch.dtype) -> dict[str, torch.Tensor]
     torch.manual_seed(0)
     network = STUNet(1, 15, **Architecture.named("stunet_tiny").to_json())
     network.apply(network.initialize)
-    network = network.to(device, kind, memory_format=torch.channels_last_3d).eval()
+    network = network.to(device, kind, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
     with torch.no_grad():
         logits = network(patch)
     found = {**convolved(image, weight), "network": logits}

@@ -66,7 +66,7 @@ def sides_of(device: str, precision: str) -> dict[str, tuple[str, ...]]:
 def process(command: list[str], work: Path) -> dict[str, Any]:
     """Run a process; returns its seconds, its processors' seconds, its peak resident memory in MB, and a GPU's."""
     gpu = find_gpu()
-    with (work / "log.txt").open("w") as handle:
+    with (work / "log.txt").open("wb") as handle:
         profile, code = profile_command(command, gpu, handle)
     if code:
         raise RuntimeError((work / "log.txt").read_text()[-2000:])

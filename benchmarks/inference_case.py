@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from provenance import provenance
 from scipy import ndimage
 
+from flare23_lib.axes import as_triple
 from flare23_lib.inference.bundle import write_bundle
 from flare23_lib.inference.model import InferenceDefaults, Model, ModelLabel
 from flare23_lib.io.atomic import read_json, write_json
@@ -242,7 +243,7 @@ def make_model(
 def make(folder: Path, network: str = "stunet_small", making: Making = Making()) -> None:
     """Make what is not there yet: the CT is drawn while the model learns."""
     recipe = RECIPES[network]
-    recipe = replace(recipe, spacing=tuple(size * making.coarseness for size in recipe.spacing))
+    recipe = replace(recipe, spacing=as_triple(size * making.coarseness for size in recipe.spacing))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(making.processes, mp_context=context) as pool:
         case = None if case_path(folder).exists() else pool.submit(draw_case, folder, making.coarseness)

@@ -168,7 +168,7 @@ def compare_devices(bundle: Bundle, volume: Volume, device: str) -> dict:
         return engine.segment(volume).labels
 
     reference = labels("cpu", "float32")
-    result = {}
+    result: dict[str, dict] = {}
     for precision in ("float32", "bfloat16", "float16"):
         if not computes_in(device, precision):
             result[precision] = {"not_run": f"{device} does not compute in {precision}"}

@@ -65,8 +65,7 @@ def scores(results: Path, model: str) -> dict[str, float]:
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
     """Return the mean of a figure over seeds and its 95 % interval by Student's t."""
-    values = np.asarray(values, dtype=float)
-    mean = float(values.mean())
+    mean = float(np.mean(values))
     if len(values) < 2:
         return {"mean": round(mean, 4), "interval": None, "seeds": len(values)}
     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))

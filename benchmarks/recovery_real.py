@@ -233,7 +233,7 @@ STUDIES = {
 SEEDS, FULL, EPOCHS = (11,), 8, 12
 RESAMPLINGS = 2000
 
-LABEL_SETS = {"training": {"loss": "label_sets"}}
+LABEL_SETS = {"loss": "label_sets"}
 
 
 def assign(study: Study, cases: Sequence[Case], full: int, seed: int) -> dict[str, str]:
@@ -285,9 +285,12 @@ def completions(teachers: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return {f"{group}_by_{teacher}": {"category": group, "teacher": teacher} for group, teacher in teachers.items()}
 
 
-def learner(labels: Mapping[str, Sequence[str]], evaluate: bool = True, **options: Any) -> dict[str, Any]:
+def learner(
+    labels: Mapping[str, Sequence[str]], *, evaluate: bool = True, training: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return a model's row."""
-    return {"train_on": dict(labels), "evaluate": evaluate, **options}
+    row: dict[str, Any] = {"train_on": dict(labels), "evaluate": evaluate}
+    return row | ({"training": training} if training else {})
 
 
 def arms(study: Study, full: int, epochs: int) -> dict[str, dict[str, Any]]:
@@ -304,7 +307,7 @@ def arms(study: Study, full: int, epochs: int) -> dict[str, dict[str, Any]]:
     present = {"full": organs, **dict.fromkeys(sites, "present")}
     everything = dict.fromkeys(GROUPS, organs)
     # The control: each site is said to have annotated what the next one has.
-    following = {"full": organs}
+    following: dict[str, Sequence[str]] = {"full": organs}
     following |= {site: study.sites[after] for site, after in zip(sites, [*sites[1:], sites[0]], strict=True)}
 
     def categories(annotated: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -330,7 +333,7 @@ def arms(study: Study, full: int, epochs: int) -> dict[str, dict[str, Any]]:
     def soft_labels(teacher: str) -> dict[str, dict[str, Any]]:
         return {f"{site}_by_{teacher}_soft": {"category": site, "teacher": teacher, "soft": True} for site in sites}
 
-    sets = {"sets": learner({"manual_labels": groups}, **LABEL_SETS)}
+    sets = {"sets": learner({"manual_labels": groups}, training=LABEL_SETS)}
     sets_long = {"sets_long": longer(sets["sets"], 2)}
     sets_longer = {"sets_longer": longer(sets["sets"], 4)}
     lower = learner({"manual_labels": ["full"]})
@@ -419,7 +422,7 @@ def endpoint(scores: np.ndarray) -> float:
 def resampled(figure: Callable[..., float], *scores: np.ndarray) -> dict[str, Any]:
     """Return a figure of arms' scores and its 95 % interval over resamplings of the cases, the same for all arms."""
     random = np.random.default_rng(0)
-    values = []
+    values: list[float] = []
     while len(values) < RESAMPLINGS:
         chosen = random.integers(len(scores[0]), size=len(scores[0]))
         picked = [one[chosen] for one in scores]

@@ -64,7 +64,7 @@ def ct(seed: int) -> np.ndarray:
 
 def read_with_nibabel(path: Path) -> dict[int, int]:
     """Return voxels per value, as scripts often count them."""
-    values, counts = np.unique(nib.load(path).get_fdata(), return_counts=True)
+    values, counts = np.unique(nib.Nifti1Image.from_filename(path).get_fdata(), return_counts=True)
     return {int(value): int(count) for value, count in zip(values, counts, strict=True) if value}
 
 

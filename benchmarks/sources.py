@@ -31,7 +31,7 @@ from flare23_lib.io.atomic import write_json
 
 SHAPE = (2, 4, 4)
 AFFINE = np.diag([-2.0, -2.0, 5.0, 1.0])
-VALUES = {
+VALUES: dict[str, dict[str, str | dict[str, list[str]]]] = {
     "a": {"1": "liver", "2": "spleen"},
     "b": {"5": "liver", "7": "spleen"},
     "c": {"1": "liver", "2": {"sides": ["right_kidney", "left_kidney"]}},
@@ -95,7 +95,7 @@ def measure(folder: Path, own: Path | None) -> dict[str, Any]:
     """Return the figures of a cohort in a folder."""
     files = [REPOSITORY / "config.yaml", *([own] if own else [])]
     config = Config.load(files, {"cohort": str(folder / "cohort")})
-    found, files_found = cpu_seconds(lambda: find(config.cohort, config.sources))
+    found, files_found = cpu_seconds(lambda: find(Path(config.cohort), config.sources))
     scans = [cpu_seconds(lambda: scan_cohort(Path(config.cohort), config.cohort_settings(), folder / "memory"))
              for _ in range(2)]  # fmt: skip
     scan = scans[0][1]

@@ -63,7 +63,7 @@ def prepare(folder: Path, config: Config) -> Results:
     scan = scan_cohort(folder / "cohort", config.cohort_settings(), results.scan_memory)
     write_scan(scan, results.cases.parent)
     settings = config.preprocessing_settings(MODEL)
-    preprocess(results, settings, TINY["patch_size"], shard, results.shard("preprocessed", MODEL, shard))
+    preprocess(results, settings, config.models[MODEL].patch_size, shard, results.shard("preprocessed", MODEL, shard))
     told = {"settings": config.training_settings(MODEL).to_json(), "label_names": config.label_map.names}
     write_json(results.root / "training.json", told)
     return results

@@ -13,8 +13,10 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import blosc2
 import numpy as np
@@ -76,7 +78,7 @@ def preprocessing(make: Callable[[tuple[float, ...]], object]) -> dict[str, floa
     """Return what a stored and a resampled voxel cost, as Mvoxel/s, and how well that foretells a third spacing."""
     stored = prod(SHAPE) / 1e6
     made = {target: prod(resampled_shape(SHAPE, SPACING, target)) / 1e6 for target in (FINE, COARSE, BETWEEN)}
-    spent = {target: cpu_seconds(lambda target=target: make(target)) for target in made}
+    spent = {target: cpu_seconds(partial(make, target)) for target in made}
     resampled = (spent[FINE] - spent[COARSE]) / (made[FINE] - made[COARSE])
     read = (spent[COARSE] - resampled * made[COARSE]) / stored
     foretold = read * stored + resampled * made[BETWEEN]
@@ -92,7 +94,7 @@ def stages(folder: Path, config: Config) -> dict[str, float]:
     shifted = np.roll(volume.array, 2, axis=2)
     prediction = folder / "prediction.nii.gz"
     write_volume(prediction, shifted, volume.header)
-    tumors = [label.value for label in config.label_map.tumors]
+    tumors = tuple(label.value for label in config.label_map.tumors)
     annotated = [label.value for label in config.labels if label.value % 2]
 
     def segment() -> None:
@@ -132,7 +134,8 @@ def stages(folder: Path, config: Config) -> dict[str, float]:
 def network() -> dict[str, float]:
     """Return TMAC/s of a network on one core: forward passes, and training iterations of three times their work."""
     architecture = Architecture.named(NETWORK, STRIDES)
-    model = STUNet(1, CLASSES, **architecture.to_json()).to(memory_format=torch.channels_last_3d)
+    model = STUNet(1, CLASSES, **architecture.to_json())
+    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     macs = forward_macs(architecture, NETWORK_PATCH, CLASSES) / 1e12
     patch = torch.randn(1, 1, *NETWORK_PATCH)
     rates = {}
@@ -201,7 +204,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rates = stages(Path(folder), config)
         disk = bytes_per_voxel(arguments.cohort, Path(folder), config)
-    result = {
+    result: dict[str, dict[str, Any]] = {
         "case": {"shape": SHAPE, "spacing": SPACING},
         "network": {"name": NETWORK, "patch_size": NETWORK_PATCH, "classes": CLASSES},
         "Mvoxel_per_core_second": {name: round(value, 3) for name, value in rates.items()},

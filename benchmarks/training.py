@@ -48,6 +48,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = {"stunet_large": "organ_teacher"}
 """Whose patch, spacing and strides a network gets from the recipe; the student's if not named."""
 
+Loss = torch.Tensor | Mapping[str, np.ndarray]
+"""What a step gives, ours or nnU-Net's."""
+
 TINY = {
     "network": {"depth": [1, 1, 1], "widths": [4, 8, 8]},
     "patch_size": [16, 24, 24],
@@ -120,7 +123,7 @@ def bare(network: torch.nn.Module) -> torch.nn.Module:
     return getattr(network, "_orig_mod", network)
 
 
-def number(loss: torch.Tensor | Mapping[str, np.ndarray]) -> float:
+def number(loss: Loss) -> float:
     """Return the loss that a step of ours, or of nnU-Net's, gives; waits for the device."""
     return float(loss["loss"] if isinstance(loss, Mapping) else loss)
 
@@ -161,20 +164,20 @@ class Clock:
 
     def run(self, iterations: int) -> None:
         """Take steps as a training takes them: a loss is read while the next step is computed."""
-        losses, last = [], None
+        losses: list[float] = []
+        unread: list[Loss] = []
         began = self.now()
         if self.on_gpu:
             held = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
         for _ in range(iterations):
             batch = next(self.trainer.dataloader_train)
-            loss = self.step(batch)
-            if last is not None:
-                losses.append(number(last))
-            last = loss
+            unread.append(self.step(batch))
+            if len(unread) > 1:
+                losses.append(number(unread.pop(0)))
         if self.on_gpu:
             self.utilization.append(torch.cuda.utilization())
-        losses.append(number(last))
+        losses.append(number(unread.pop()))
         self.seconds += self.now() - began
         self.iterations += iterations
         self.losses.append(round(float(np.mean(losses)), 3))

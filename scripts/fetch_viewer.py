@@ -53,14 +53,21 @@ def fetch(folder: Path) -> Path:
     return next(folder.glob("*.tgz"))
 
 
+def member(archive: tarfile.TarFile, name: str) -> bytes:
+    """Return a file in an archive; ends with a line if it is something else there."""
+    if (file := archive.extractfile(name)) is None:
+        sys.exit(f"{name} is not a file")
+    return file.read()
+
+
 def unpack(archive: Path, folder: Path, sha512: str = SHA512) -> None:
     """Check an archive and write niivue.js and LICENSE.txt; ends with a line if it is another archive."""
     if hashlib.sha512(archive.read_bytes()).hexdigest() != sha512:
         sys.exit(f"{archive.name} is not the archive that was pinned: its SHA-512 differs")
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive) as content:
-        about = json.load(content.extractfile("package/package.json"))
-        script = content.extractfile("package/dist/niivue.umd.js").read()
+        about = json.loads(member(content, "package/package.json"))
+        script = member(content, "package/dist/niivue.umd.js")
     text = LICENSE.format(
         name="NiiVue",
         version=about["version"],

@@ -44,7 +44,7 @@ class MergeRules(MergePolicy):
     can be in; of any organ where they are not given."""
 
     tumors: Values = ()
-    hidden_in: dict[str, Values] = Field({})
+    hidden_in: dict[str, Values] = Field(default={})
 
 
 @dataclass(frozen=True)
