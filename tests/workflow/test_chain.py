@@ -181,7 +181,7 @@ def test_status_says_that_everything_is_there(finished_chain):
 
 def test_scores_that_are_older_than_their_cohort_are_shown_with_a_note(chain):
     os.utime(chain / "results/cohort/cases.csv")
-    shown = succeed(run_snakemake(chain, "--", "results/report/figures/cohort.svg"))
+    shown = succeed(run_snakemake(chain, "--force", "--", "results/report/figures/cohort.svg"))
     assert "summary.csv; older than its inputs: the target `evaluation` updates it" in shown
 
 
