@@ -253,7 +253,7 @@ def kill(finished: Path, folder: Path) -> dict:
     assert slurm.running(folder, "train"), "the training ended too soon; more epochs are needed"
     process = slurm.start(folder, "--", TEACHER, configfiles=[folder / "long.yaml"])
     slurm.wait_until(lambda: len(slurm.running(folder, "train")) == 2, 120, process)
-    slurm.wait_until(lambda: "waiting for it" in training_log(folder), 60, process)
+    slurm.wait_until(lambda: "waiting for another job" in training_log(folder), 60, process)
     slurm.finish(process, folder)
     assert len(weights(folder)) == 1
     assert epochs_once(folder)
