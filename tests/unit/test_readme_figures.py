@@ -103,7 +103,7 @@ PRINTED = [
     ),
     (
         "inference_labels",
-        "({different} of 117 million voxels differs, by rounding) | {seconds:.2f} s | {full_seconds:.1f} s |",
+        "({different} of 117 million voxels differ) | {seconds:.2f} s | {full_seconds:.1f} s |",
     ),
     (
         "evaluation",
