@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, reduce
-from itertools import compress
 from pathlib import Path
 from typing import Any, Self
 
@@ -57,8 +56,9 @@ class Config(Configuration):
         recipe, *given = [*layers, overrides or {}]
         merged: dict[str, Any] = reduce(merge, given, {})
         values = merged if merged.get("recipe") == "none" else merge(recipe, merged)
-        ours = [Path(file).resolve().is_relative_to(PRESETS.resolve()) for file in files]
-        refuse_idle_nulls(merged, [recipe, *given], list(compress(layers, ours)))
+        ours = zip(files, layers, strict=True)
+        presets = [layer for file, layer in ours if Path(file).resolve().is_relative_to(PRESETS)]
+        refuse_idle_nulls(merged, [recipe, *given], presets)
         smoke = is_smoke(values.pop("smoke", None))
         return cls.check(shrunk(values) if smoke else values)
 
